@@ -1,0 +1,263 @@
+"""The seam between whoever asks and whatever answers.
+
+Faces build a `GenerationRequest`; an `Engine` answers with `Piece`s and one `Finish`, or raises.
+Nothing else crosses, so a new face or a new engine touches one room.
+"""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from exo_rkllm.errors import ExoRkllmError
+
+Kind: TypeAlias = Literal["answer", "thinking", "tool_call"]
+Reason: TypeAlias = Literal["stop", "length", "tool_calls", "abort"]
+Output: TypeAlias = Literal["text", "hidden", "logits"]
+JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
+
+
+# ── what is asked ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """None means the model's own default; a value an engine cannot honour is refused, never ignored."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repeat_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An encoded image (PNG, JPEG) as the client sent it."""
+
+    data: bytes
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    id: str
+    name: str
+    arguments: str  # JSON text, exactly as the model wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    name: str
+    description: str = ""
+    parameters: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    images: tuple[Image, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One question. Exactly one of `messages`, `prompt` (no template applied) and `tokens` is given."""
+
+    model: str = ""
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    tokens: tuple[int, ...] | None = None
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: str = "auto"  # none, auto, required, or the name of one tool
+    thinking: bool | None = None
+    output: Output = "text"
+    lora: str = ""
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+# ── what is answered ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class Piece:
+    """Text that came with one token. Not frozen: one is made a token, and freezing doubles its cost."""
+
+    text: str
+    token: int = -1
+    kind: Kind = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """float32 rows of hidden states or logits; `data` is a view, valid as long as it is referenced."""
+
+    output: Output
+    rows: int
+    width: int
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the request waits for: `queued` (done = people ahead), `loading`, `prefill` (done of total tokens)."""
+
+    stage: Literal["queued", "loading", "prefill"]
+    done: int = 0
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """`cached` prompt tokens were found in the KV cache and not computed again."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds; zero where the engine does not know."""
+
+    queued: float = 0.0
+    load: float = 0.0
+    prefill: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    reason: Reason
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+
+
+Event: TypeAlias = Piece | Array | Progress | Finish
+
+
+# ── who answers ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back, for engines and hosts that work on ids."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]: ...
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int]) -> str: ...
+
+
+class Model(ABC):
+    """What is known of a model before it is loaded; a catalogue entry is one, a bare file is another."""
+
+    @property
+    @abstractmethod
+    def id(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def engine(self) -> str:
+        """Name of the backend that loads it: `rkllm`, `dummy`, `llamacpp`, `openai`, a plugin's."""
+
+    @property
+    @abstractmethod
+    def path(self) -> Path | None: ...
+
+    @property
+    @abstractmethod
+    def context(self) -> int:
+        """Tokens of prompt and answer together; 0 lets the engine take the file's own limit."""
+
+    @property
+    def options(self) -> Mapping[str, JSON]:
+        """Engine settings from the model's card; an engine refuses a key it does not know."""
+        return {}
+
+    @property
+    def sampling(self) -> Sampling:
+        """The model's defaults."""
+        return Sampling()
+
+    @property
+    def reuse(self) -> bool:
+        """Whether the KV cache may be kept between runs; off where reuse is known to corrupt (Gemma)."""
+        return True
+
+    def tokenizer(self) -> Tokenizer | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do, known once it is initialized; dispatch and faces decide by it."""
+
+    chat: bool = False  # takes messages and tools itself; otherwise it wants a rendered prompt
+    sampling_per_run: bool = True
+    hidden: bool = False
+    logits: bool = False
+    images: bool = False
+    tokens: bool = True
+    parallel: int = 1
+    context: int = 0
+
+
+class Engine(ABC):
+    """One loaded model. Requests may be started together; an engine runs `capabilities.parallel` at a time.
+
+    Closing the iterator of `generate` (or cancelling its reader) ends that run and no other.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @abstractmethod
+    async def initialize(self) -> None:
+        """Load the model, or raise the sentence that says why not. May be called once."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities: ...
+
+    async def warmup(self) -> None:
+        """Bring the first answer's one-off costs forward."""
+        async for _ in self.generate(GenerationRequest(prompt="Hi", max_tokens=1)):
+            pass
+
+    @abstractmethod
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Pieces as they come, then one Finish; failures raise an `ExoRkllmError`."""
+
+    @abstractmethod
+    async def abort(self, request_id: str) -> None:
+        """End that run with reason `abort`; unknown ids are ignored, since a run may just have ended."""
+
+    @abstractmethod
+    async def lost(self) -> ExoRkllmError:
+        """Returns when this engine can serve no more, with the reason; for `close` the reason is a plain one."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Free everything, within seconds, whatever state the engine is in. May be called twice."""
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that unloading would free, None where it cannot be measured."""
+        return None

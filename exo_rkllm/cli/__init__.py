@@ -1,0 +1,75 @@
+"""The command line: a table of verbs, each verb's module imported only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from exo_rkllm import __version__
+from exo_rkllm.errors import ExoRkllmError, UsageError
+
+
+class Verb(NamedTuple):
+    """`module` has `arguments(parser)`, which declares the flags, and `main(args)`, which returns the exit code."""
+
+    name: str
+    module: str
+    summary: str
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb("run", "exo_rkllm.cli.run", "ask a model once, or chat with it"),
+    Verb("inspect", "exo_rkllm.cli.inspect", "say what a .rkllm file is, without loading it"),
+    Verb("runtime", "exo_rkllm.cli.runtime", "find, check or install the vendor library"),
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The top level only: verbs stay strings until one is chosen, so that `--help` answers at once."""
+    width = max(len(verb.name) for verb in VERBS)
+    listing = "\n".join(f"  {verb.name:<{width}}  {verb.summary}" for verb in VERBS)
+    top = argparse.ArgumentParser(
+        prog="exo-rkllm",
+        usage="exo-rkllm [--version] VERB ...",
+        description="Local language models on Rockchip NPUs.",
+        epilog=f"verbs:\n{listing}\n\nexo-rkllm VERB --help says more of one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"exo-rkllm {__version__}")
+    top.add_argument("verb", metavar="VERB", choices=[verb.name for verb in VERBS], help=argparse.SUPPRESS)
+    top.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return top
+
+
+def verb_parser(verb: Verb) -> argparse.ArgumentParser:
+    """One verb's own parser, also read by the man page and the completion."""
+    own = argparse.ArgumentParser(
+        prog=f"exo-rkllm {verb.name}",
+        description=verb.summary[0].upper() + verb.summary[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    importlib.import_module(verb.module).arguments(own)
+    return own
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 done, 1 a failure with its sentence, 2 wrong usage, 130 interrupted."""
+    top = parser()
+    chosen = top.parse_args(argv)
+    verb = next(verb for verb in VERBS if verb.name == chosen.verb)
+    args = verb_parser(verb).parse_args(chosen.rest)
+    try:
+        return int(importlib.import_module(verb.module).main(args))
+    except ExoRkllmError as error:
+        print(f"exo-rkllm: {error.sentence}", file=sys.stderr)
+        if error.hint:
+            print(f"  try: {error.hint}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader is gone; the interpreter would complain about it once more
+        return 141

@@ -1,0 +1,133 @@
+"""Every failure a user can meet: one sentence, and the command that repairs it."""
+
+from __future__ import annotations
+
+
+class ExoRkllmError(Exception):
+    """The one class behind all of them; the journal, the CLI and every API print the same two lines.
+
+    `sentence` says what is wrong with the facts in it, `hint` says what to do (a command where there is one).
+    `code` is stable, for programs; `status` is the HTTP status that the faces answer with.
+    """
+
+    code = "error"
+    status = 500
+
+    def __init__(self, sentence: str, hint: str = "") -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.hint}".rstrip()
+
+
+class UsageError(ExoRkllmError):
+    """What was asked for makes no sense, whatever the machine: exit code 2."""
+
+    code = "usage"
+    status = 400
+
+
+class ConfigError(ExoRkllmError):
+    """A configuration file, variable or flag cannot be used."""
+
+    code = "config"
+
+
+class RuntimeMissing(ExoRkllmError):
+    """No librkllmrt.so was found, or it cannot be opened."""
+
+    code = "runtime_missing"
+    status = 503
+
+
+class RuntimeUnsupported(ExoRkllmError):
+    """A librkllmrt.so was found whose layout is not known: it is refused, never guessed at."""
+
+    code = "runtime_unsupported"
+    status = 503
+
+
+class NotSupported(ExoRkllmError):
+    """The loaded runtime or backend has no such function."""
+
+    code = "not_supported"
+    status = 400
+
+
+class BoardError(ExoRkllmError):
+    """The NPU, its driver or a device node cannot be used."""
+
+    code = "board"
+    status = 503
+
+
+class ModelNotFound(ExoRkllmError):
+    """No such file, or no such entry in the catalogue."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class ModelFileError(ExoRkllmError):
+    """The file is there and is not a model that can be loaded here."""
+
+    code = "model_file"
+    status = 422
+
+
+class LoadError(ExoRkllmError):
+    """The runtime refused the model."""
+
+    code = "load_failed"
+    status = 503
+
+
+class OutOfMemory(LoadError):
+    """Neither RAM nor NPU address space for the model."""
+
+    code = "out_of_memory"
+
+
+class ContextOverflow(ExoRkllmError):
+    """The prompt does not fit into the model's context."""
+
+    code = "context_overflow"
+    status = 400
+
+
+class RunError(ExoRkllmError):
+    """The runtime gave up on one answer."""
+
+    code = "run_failed"
+
+
+class RunnerLost(ExoRkllmError):
+    """The child process that held the model died, hung or talked nonsense."""
+
+    code = "runner_lost"
+    status = 502
+
+
+class Busy(ExoRkllmError):
+    """A queue is full; `retry_after` is the honest guess in seconds."""
+
+    code = "busy"
+    status = 503
+
+    def __init__(self, sentence: str, hint: str = "", retry_after: float = 1.0) -> None:
+        super().__init__(sentence, hint)
+        self.retry_after = retry_after
+
+
+def _all_classes(base: type[ExoRkllmError]) -> list[type[ExoRkllmError]]:
+    return [base, *(found for child in base.__subclasses__() for found in _all_classes(child))]
+
+
+def from_code(code: str, sentence: str, hint: str = "") -> ExoRkllmError:
+    """Rebuild an error that crossed a process boundary as its code and its two lines."""
+    for kind in _all_classes(ExoRkllmError):
+        if kind.code == code:
+            return kind(sentence, hint)
+    return ExoRkllmError(sentence, hint)

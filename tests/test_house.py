@@ -1,0 +1,82 @@
+"""The house keeps its shape: imports go downwards only, and the runner's child stays small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "exo_rkllm"
+
+# Lowest first. A module may import rooms of its own row only where `SAME_ROW` says so, and any lower row.
+ROWS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("config",),
+    ("runtime", "board"),
+    ("runner",),
+    ("backends",),
+    ("plugins",),
+    ("catalogue",),
+    ("dispatch",),
+    ("api", "cluster", "metrics", "engine", "models", "detection", "exo_engine"),
+    ("daemon",),
+    ("cli", "__main__"),
+)
+RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
+# The package's own name holds the version only, so every room may read it.
+FREE = {"exo_rkllm", "exo_rkllm.__version__"}
+
+
+def rooms_imported(source: str) -> set[str]:
+    """Rooms that a module's text imports, wherever in the text the import stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [f"{node.module}.{alias.name}" if node.module == "exo_rkllm" else node.module for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("exo_rkllm.") and name not in FREE}
+    return found
+
+
+def room_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downwards(path: Path) -> None:
+    room = room_of(path)
+    assert room in RANK, f"{room} has no place in the house: give it a row in {Path(__file__).name}"
+    for other in rooms_imported(path.read_text()):
+        assert other == room or RANK[other] < RANK[room], f"{room} must not import {other}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_relative_imports(path: Path) -> None:
+    levels = [node.level for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    assert not any(levels), "absolute imports only: a reader sees the room in the line"
+
+
+def test_an_upward_import_would_be_seen() -> None:
+    assert rooms_imported("def f():\n    from exo_rkllm.api import openai") == {"api"}
+    assert rooms_imported("from exo_rkllm import daemon, __version__") == {"daemon"}
+
+
+def imported_by(statement: str) -> set[str]:
+    """Modules in memory after one statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys; print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_command_line_starts_light() -> None:
+    assert not imported_by("import exo_rkllm.cli") & {"asyncio", "numpy", "aiohttp", "ctypes", "jinja2"}
