@@ -23,7 +23,8 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("dispatch",),
     ("api", "cluster", "metrics", "engine", "models", "detection", "exo_engine"),
     ("daemon",),
-    ("cli", "__main__"),
+    ("cli",),
+    ("__main__",),
 )
 RANK = {room: rank for rank, row in enumerate(ROWS) for room in row}
 # The package's own name holds the version only, so every room may read it.
@@ -37,7 +38,8 @@ def rooms_imported(source: str) -> set[str]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = [f"{node.module}.{alias.name}" if node.module == "exo_rkllm" else node.module for alias in node.names]
+            inside = node.module == "exo_rkllm"
+            names = [f"exo_rkllm.{alias.name}" if inside else node.module for alias in node.names]
         else:
             continue
         found |= {name.split(".")[1] for name in names if name.startswith("exo_rkllm.") and name not in FREE}
