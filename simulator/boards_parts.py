@@ -1,4 +1,4 @@
-"""What a SoC, a kernel and a driver put into a tree; numbers are the reference's (npu-platform, section in brackets)."""
+"""What a SoC, a kernel and a driver put into a tree; numbers are of npu-platform (its section in brackets)."""
 
 from __future__ import annotations
 
@@ -379,7 +379,7 @@ def interrupts(tree: Tree, shape: Shape, counts: tuple[int, ...] = (1042, 977, 1
     rows.append(f" 18:     812345{blank}     GICv3  26 Level     arch_timer")
     rows += [
         f" {89 + core}: {count:10d}{blank}     GICv3 {irq} Level     {shape.iommu:x}.iommu, {shape.npu}"
-        for core, (irq, count) in enumerate(zip(shape.hwirqs, counts))
+        for core, (irq, count) in enumerate(zip(shape.hwirqs, counts, strict=False))
     ]
     rows.append(f"IPI0:      52345{blank}       Rescheduling interrupts")
     tree.data("proc/interrupts", "".join(row + "\n" for row in rows).encode())
