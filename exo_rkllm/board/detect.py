@@ -72,14 +72,14 @@ class Board:
         """Why no RKLLM model can run here now; None where one can."""
         if self.soc and not self.soc.rkllm:
             return BoardError(
-                f"The NPU of the {self.soc.title} cannot run RKLLM models: the vendor's library takes {RKLLM_SOCS} only.",
+                f"The NPU of the {self.soc.title} cannot run RKLLM models: the library takes {RKLLM_SOCS} only.",
                 OTHER_ENGINES,
             )
         if self.state != "vendor_ready" or self.npu is None:
             return BoardError(self.sentence, self.hint)
         if version.older(self.npu.version, version.MINIMUM):
             return BoardError(
-                f"The kernel's NPU driver is {self.npu.version}, and the RKLLM library needs {version.MINIMUM} or newer.",
+                f"The kernel's NPU driver is {self.npu.version}; the RKLLM library needs {version.MINIMUM} or newer.",
                 UPGRADE,
             )
         if not self.tree:

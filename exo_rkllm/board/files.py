@@ -78,7 +78,7 @@ def strings(path: Path) -> tuple[str, ...]:
 def names(folder: Path) -> list[str]:
     """Entries of a folder in a stable order; none where it cannot be listed."""
     try:
-        return sorted(os.listdir(folder))
+        return sorted(path.name for path in folder.iterdir())
     except OSError:
         return []
 
@@ -91,7 +91,7 @@ def properties(path: Path) -> dict[str, str]:
 def link_name(path: Path) -> str:
     """Last part of where a link points, which is how sysfs names a device's driver; empty where there is none."""
     try:
-        return os.path.basename(os.readlink(path))
+        return path.readlink().name
     except OSError:
         return ""
 

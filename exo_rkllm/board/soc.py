@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Soc:
-    """`rkllm` says whether the vendor's runtime takes it, `npu_hz` and `ddr_hz` are the clocks its benchmarks ran at."""
+    """`rkllm`: whether the vendor's runtime takes it; `npu_hz` and `ddr_hz`: the clocks its benchmarks ran at."""
 
     name: str
     cores: int

@@ -65,48 +65,47 @@ VENDOR_KERNEL = (
     "Boot a vendor kernel (Armbian: sudo apt install linux-image-vendor-rk35xx linux-dtb-vendor-rk35xx; "
     "others: your board maker's 6.1 image), then reboot."
 )
-UNMASK = "Start the container with --security-opt systempaths=unconfined (Docker, Podman), so that /proc/device-tree is there."
+UNMASK = "Start the container with --security-opt systempaths=unconfined (Docker, Podman); it shows /proc/device-tree."
+OVERLAY = "Switch on its overlay (Radxa: sudo rsetup, Overlays, Enable NPU; Armbian: sudo armbian-config), then reboot."
+LOAD_DRIVER = f"sudo modprobe rknpu; where there is no such module: {VENDOR_KERNEL}"
 OTHER_ENGINES = "GGUF models (llama.cpp) and remote servers work on this machine too: exo-rkllm engines"
 
 
 def decide(seen: Seen) -> Verdict:
     soc = (seen.named.name.upper() + " ") if seen.named else ""
+    kernel = seen.kernel or "unknown"
     if seen.vendor:
         return Verdict("vendor_ready", f"The {soc}NPU {seen.vendor[0]} runs with the vendor's driver.")
     if seen.rocket:
         return Verdict(
             "mainline_rocket",
-            f"The {soc}NPU runs with mainline's driver rocket, which the RKLLM library cannot use (only Mesa Teflon can).",
+            f"The {soc}NPU runs with mainline's driver rocket, which Mesa Teflon can use and the RKLLM library cannot.",
             VENDOR_KERNEL,
         )
     for device in seen.unbound:
         if device.waiting:
             return Verdict(
                 "deferred",
-                f"The NPU device {device.name} waits for another driver (its regulator or IOMMU), so none could bind to it.",
+                f"The NPU device {device.name} waits for another driver (regulator or IOMMU), so none could bind to it.",
                 "sudo cat /sys/kernel/debug/devices_deferred; sudo dmesg | grep -iE 'npu|rk860|rk806|iommu'",
             )
     for device in seen.unbound:
         return Verdict(
             "no_driver",
-            f"The NPU device {device.name} is switched on and no driver is bound to it (kernel {seen.kernel or 'unknown'}).",
-            VENDOR_KERNEL
-            if _mainline(device.compatible)
-            else f"sudo modprobe rknpu; where there is no such module: {VENDOR_KERNEL[0].lower()}{VENDOR_KERNEL[1:]}",
+            f"The NPU device {device.name} is on and no driver is bound to it (kernel {kernel}).",
+            VENDOR_KERNEL if _mainline(device.compatible) else LOAD_DRIVER,
         )
     for node in seen.nodes:
         if not node.enabled:
             return Verdict(
                 "disabled_in_dt",
                 f"The device tree switches the NPU off ({node.path}).",
-                VENDOR_KERNEL
-                if _mainline(node.compatible)
-                else "Switch on its overlay (Radxa: sudo rsetup, Overlays, Enable NPU; Armbian: sudo armbian-config), then reboot.",
+                VENDOR_KERNEL if _mainline(node.compatible) else OVERLAY,
             )
     if seen.named and seen.named.soc:
         return Verdict(
             "kernel_without_npu_node",
-            f"The {soc.strip()} has an NPU, and the device tree of this kernel ({seen.kernel or 'unknown'}) does not have it.",
+            f"The {soc.strip()} has an NPU, and the device tree of this kernel ({kernel}) does not have it.",
             VENDOR_KERNEL,
         )
     if not seen.tree:
@@ -124,7 +123,7 @@ def _nothing_to_read(seen: Seen) -> Verdict:
         return Verdict("unknown", "This container hides the device tree, so nothing says what board this is.", UNMASK)
     return Verdict(
         "unknown",
-        "There is no device tree, so this is a PC or a board that was started through ACPI; neither has a Rockchip NPU driver.",
+        "There is no device tree: this is a PC, or a board that was started through ACPI, and neither has an NPU driver.",
         OTHER_ENGINES,
     )
 

@@ -76,7 +76,7 @@ PROFILES = {
     "load-single": Expected("vendor_ready", "rk3562", 1),
     "model-missing": Expected("vendor_ready"),
     "model-hostile": Expected("vendor_ready"),
-    "acpi": Expected("unknown", "", None, (), "engines", "started through ACPI"),
+    "acpi": Expected("unknown", "", None, (), "engines", "PC, or a board"),
     "raspberry-pi": Expected("unsupported_soc", "", None, (), "engines", "Raspberry Pi 5"),
     "coprocessor": Expected("vendor_ready"),
 }
