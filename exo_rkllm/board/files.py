@@ -105,5 +105,6 @@ def clean(found: str, longest: int = 80) -> str:
 
 def numbered(folder: Path, prefix: str) -> Iterator[Path]:
     """`prefix0`, `prefix1`, ... in the order of their numbers."""
-    found = [name for name in names(folder) if re.fullmatch(prefix + "[0-9]{1,4}", name)]
-    return (folder / name for name in sorted(found, key=lambda name: int(name[len(prefix) :])))
+    matches = [re.fullmatch(f"{re.escape(prefix)}([0-9]{{1,4}})", name) for name in names(folder)]
+    found = sorted((int(match[1]), match[0]) for match in matches if match)
+    return (folder / name for _, name in found)

@@ -79,14 +79,14 @@ def decide(seen: Seen) -> Verdict:
     if seen.rocket:
         return Verdict(
             "mainline_rocket",
-            f"The {soc}NPU runs with mainline's driver rocket, which Mesa Teflon can use and the RKLLM library cannot.",
+            f"The {soc}NPU runs with mainline's driver rocket, which the RKLLM library cannot use.",
             VENDOR_KERNEL,
         )
     for device in seen.unbound:
         if device.waiting:
             return Verdict(
                 "deferred",
-                f"The NPU device {device.name} waits for another driver (regulator or IOMMU), so none could bind to it.",
+                f"The NPU device {device.name} waits for another driver (regulator or IOMMU), so none is bound to it.",
                 "sudo cat /sys/kernel/debug/devices_deferred; sudo dmesg | grep -iE 'npu|rk860|rk806|iommu'",
             )
     for device in seen.unbound:
@@ -123,7 +123,7 @@ def _nothing_to_read(seen: Seen) -> Verdict:
         return Verdict("unknown", "This container hides the device tree, so nothing says what board this is.", UNMASK)
     return Verdict(
         "unknown",
-        "There is no device tree: this is a PC, or a board that was started through ACPI, and neither has an NPU driver.",
+        "There is no device tree: this is a PC, or a board that was started through ACPI without an NPU driver.",
         OTHER_ENGINES,
     )
 
