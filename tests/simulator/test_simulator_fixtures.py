@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from simulated import REFUSED, VERSIONS, Library
+from tests.simulated import REFUSED, VERSIONS, Library
 
 
 @pytest.mark.parametrize("version", [*VERSIONS, *REFUSED])
