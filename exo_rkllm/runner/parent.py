@@ -288,9 +288,7 @@ class Runner:
             return RunnerLost(
                 f"The process of {self._name} was killed by {name} while {doing}.", HINTS.get(-status, LAST_WORDS)
             )
-        return RunnerLost(
-            f"The process of {self._name} ended with exit code {status} while {doing}.", LAST_WORDS
-        )
+        return RunnerLost(f"The process of {self._name} ended with exit code {status} while {doing}.", LAST_WORDS)
 
     def _fail(self, error: ExoRkllmError) -> None:
         """Only the first reason counts; every waiting caller hears it at once."""
