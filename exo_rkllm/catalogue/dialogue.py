@@ -282,9 +282,12 @@ def _rendered(voice: Voice, request: GenerationRequest) -> Dialogue:
     messages = request.messages
     if voice.system and not any(message.role == "system" for message in messages):
         messages = conversation.with_system(messages, voice.system)
-    if way is not None and not voice.takes_tools:
+    template = voice.template
+    if way is not None and voice.tool_template is not None:
+        template = voice.tool_template
+    elif way is not None:
         messages = offer.told(messages, tools)
-    prompt = conversation.render(voice, messages, tools, thinking=request.thinking)
+    prompt = conversation.render(template, messages, tools, thinking=request.thinking)
     prompt, thinking = _opened(prompt, voice.reasoning, wanted=request.thinking)
     forced = way.forced(must_call) if way is not None and must_call is not None else ""
     if forced and thinking:
