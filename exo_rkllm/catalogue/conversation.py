@@ -84,7 +84,7 @@ def render(template: Template, messages: Sequence[Message], tools: Sequence[Tool
                 add_generation_prompt=True,
                 **switches,
             )
-        except TemplateError as error:  # noqa: PERF203 - a template is tried at most four times
+        except TemplateError as error:
             refusal = refusal or error
     raise refusal or TemplateError("There is nothing to answer.", "Give at least one message.")
 

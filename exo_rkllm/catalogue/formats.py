@@ -54,7 +54,8 @@ def _object(value: Any) -> ToolCall:
     """One call as a JSON object: name, and the arguments under any of the words in use."""
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+    name = value.get("name") if isinstance(value, dict) else None
+    if not isinstance(name, str) or not name.strip():
         raise ValueError("no name")
     for word in ("arguments", "parameters"):
         if word in value:
@@ -66,7 +67,7 @@ def _object(value: Any) -> ToolCall:
         arguments = _loads(arguments) if arguments.strip() else {}
     if not isinstance(arguments, dict):
         raise ValueError("arguments are no object")  # noqa: TRY004 - it is the text that is wrong
-    return call(value["name"], arguments)
+    return call(name.strip(), arguments)
 
 
 def read_json(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
