@@ -6,6 +6,9 @@ from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+# A round in which so many clients were served is declared over, or it would never end where every client is new.
+REMEMBERED = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -40,14 +43,12 @@ class Line:
         return replace(self, entries=tuple(entries), latest={**self.latest, entry.client: joined.round})
 
     def served(self, ticket: int) -> Line:
-        """Without the entry whose turn came; rounds that are over are forgotten."""
+        """Without the entry whose turn came; rounds that are over are forgotten, and all of them with the last one."""
         entry = self.entry(ticket)
-        now = max(self.round, entry.round)
-        return Line(
-            tuple(other for other in self.entries if other is not entry),
-            now,
-            {client: last for client, last in self.latest.items() if last >= now},
-        )
+        entries = tuple(other for other in self.entries if other is not entry)
+        now = max(self.round, entry.round) + (len(self.latest) > REMEMBERED)
+        latest = {client: last for client, last in self.latest.items() if last >= now} if entries else {}
+        return Line(entries, now, latest)
 
     def left(self, ticket: int) -> Line:
         """Without an entry that gave up; its client's later ones move up, so that giving up costs no turn."""
