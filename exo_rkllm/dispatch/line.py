@@ -43,12 +43,11 @@ class Line:
         return replace(self, entries=tuple(entries), latest={**self.latest, entry.client: joined.round})
 
     def served(self, ticket: int) -> Line:
-        """Without the entry whose turn came; rounds that are over are forgotten, and all of them with the last one."""
+        """Without the entry whose turn came; rounds that are over are forgotten."""
         entry = self.entry(ticket)
         entries = tuple(other for other in self.entries if other is not entry)
         now = max(self.round, entry.round) + (len(self.latest) > REMEMBERED)
-        latest = {client: last for client, last in self.latest.items() if last >= now} if entries else {}
-        return Line(entries, now, latest)
+        return Line(entries, now, {client: last for client, last in self.latest.items() if last >= now})
 
     def left(self, ticket: int) -> Line:
         """Without an entry that gave up; its client's later ones move up, so that giving up costs no turn."""
