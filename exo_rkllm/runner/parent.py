@@ -38,7 +38,7 @@ HINTS: Mapping[int, str] = {
 }
 LAST_WORDS = "Its last words are in the log: exo-rkllm logs"
 # The command line of a child. Its module path is ours, whatever way this package was started.
-BOOT = "import sys; sys.path[:] = sys.argv[5].split(chr(0)); from exo_rkllm.runner.child import main; "
+BOOT = "import sys; sys.path[:] = sys.argv[5].split(chr(58)); from exo_rkllm.runner.child import main; "
 BOOT += "main(*map(int, sys.argv[1:5]))"
 
 
@@ -236,7 +236,7 @@ class Runner:
         # Bound to the thread that starts the child (prctl(2)), so only the thread that lives longest may ask for it.
         die_with_us = threading.current_thread() is threading.main_thread()
         numbers = [theirs.fileno(), box, os.getpid(), int(die_with_us)]
-        path = "\0".join(str(Path(entry or ".").absolute()) for entry in sys.path)
+        path = ":".join(str(Path(entry or ".").absolute()) for entry in sys.path)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", BOOT, *map(str, numbers), path],
