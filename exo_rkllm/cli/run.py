@@ -155,7 +155,7 @@ class Chat:
         if self._args.json:
             print(json.dumps({"finish": asdict(finish), "load_seconds": self._load_seconds}), flush=True)
             return
-        print()
+        print(flush=True)
         if self._args.verbose:
             print(*timings(finish, self._load_seconds), sep="\n", file=sys.stderr)
 
