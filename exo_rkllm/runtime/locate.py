@@ -31,7 +31,7 @@ DIRECTORIES = (
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One path that was looked at. `version` is set where it can be used; `problem` where there is a file that can't."""
+    """One path that was looked at: `version` where it can be used, `problem` where it holds what cannot."""
 
     path: Path
     origin: Origin
@@ -92,9 +92,7 @@ def look(path: Path, origin: Origin) -> Place:
         return Place(path, origin, problem=error)
 
 
-def search(
-    explicit: Path | None = None, environ: Mapping[str, str] | None = None, root: Path = Path("/")
-) -> Search:
+def search(explicit: Path | None = None, environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> Search:
     """`root` stands for the file system's, so that a test or a mounted image can be searched."""
     wanted = candidates(explicit, os.environ if environ is None else environ, root)
     return Search(tuple(look(path, origin) for path, origin in wanted))

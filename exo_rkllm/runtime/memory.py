@@ -15,6 +15,10 @@ S = TypeVar("S", bound=ctypes.Structure)
 # Behind every struct of ours: a library that reads past the end finds zeros, not our heap (reference 1.10, 7.1).
 SLACK = 256
 FLOAT = ctypes.sizeof(ctypes.c_float)
+READ_ONLY, WRITABLE = 0x100, 0x200
+_from_memory = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
+    ("PyMemoryView_FromMemory", ctypes.pythonapi)
+)
 
 
 def zeroed(kind: type[S], count: int = 1) -> ctypes.Array[S]:
@@ -65,3 +69,9 @@ def floats(what: str, data: Buffer, rows: int) -> Any:
     else:
         raw = (ctypes.c_char * view.nbytes).from_buffer(view)
     return ctypes.cast(raw, ctypes.POINTER(ctypes.c_float))
+
+
+def view_of(address: int | None, size: int, *, writable: bool = False) -> memoryview:
+    """Bytes of the library's memory, not copied; whoever asks must release the view before the library frees them."""
+    view: memoryview = _from_memory(address, size, WRITABLE if writable else READ_ONLY)
+    return view

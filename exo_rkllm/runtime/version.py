@@ -71,7 +71,7 @@ def in_string(data: Bytes) -> str | None:
 
 
 def in_blobs(data: Bytes) -> str | None:
-    import hashlib  # noqa: PLC0415: costs the child 3 MB, needed only where the string is missing
+    import hashlib  # costs the child 3 MB, and is needed only where the string is missing
 
     digest = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
     digest.update(data)
@@ -87,7 +87,7 @@ def in_bytes(data: Bytes) -> Version | None:
 
 
 def guess(data: Bytes) -> str:
-    """What the exported names say of a file without a version. Only ever printed: names cannot tell 1.2.1 from 1.3.0."""
+    """What the exported names say of a file without a version. Only ever printed: they cannot tell 1.2.1 from 1.3.0."""
     for name, verdict in MISSING_NAMES:
         if data.find(b"\0%s\0" % name.encode()) < 0:
             return verdict
@@ -110,7 +110,8 @@ def read(path: Path) -> Version:
         if (found := in_bytes(data)) is not None:
             return found
         raise RuntimeUnsupported(
-            f"{path} does not say which release it is and {guess(data)}; supported are {supported_text()}.", INSTALL_HINT
+            f"{path} does not say which release it is and {guess(data)}; supported are {supported_text()}.",
+            INSTALL_HINT,
         )
 
 
