@@ -64,5 +64,5 @@ class Features:
                 "exo-rkllm runtime --install FILE puts another librkllmrt.so in place",
             )
 
-    def names(self) -> frozenset[str]:
-        return frozenset(name for name in FEATURES if self.has(name))
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in FEATURES if self.has(name))

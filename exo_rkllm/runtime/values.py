@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeAlias
 
@@ -199,7 +199,7 @@ class SessionFacts:
     generation: str
     context: int
     cpus: tuple[int, ...]
-    supports: Collection[str]
+    supports: tuple[str, ...]
     driver: str | None = None
     platform: str | None = None
     toolkit: str | None = None
@@ -214,5 +214,4 @@ class SessionFacts:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {name: list(value) if isinstance(value, (tuple, frozenset)) else value
-                for name, value in asdict(self).items()}  # fmt: skip
+        return asdict(self)

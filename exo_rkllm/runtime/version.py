@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -41,6 +41,7 @@ MISSING_NAMES: tuple[tuple[str, str], ...] = (
     ("rkllm_set_chat_template", "looks like 1.1.x: it has no function rkllm_set_chat_template"),
     ("rkllm_get_kv_cache_size", "looks like 1.2.0 or 1.2.1b1: it has no function rkllm_get_kv_cache_size"),
 )
+BOARD = (64, "aarch64")
 INSTALL_HINT = "exo-rkllm runtime --install FILE with a librkllmrt.so from the vendor's release, aarch64"
 
 
@@ -115,9 +116,12 @@ def read(path: Path) -> Version:
         )
 
 
-def check(path: Path) -> Version:
-    """The release of a file that this interpreter can load and this program supports; anything else raises."""
-    _check_elf(path)
+def check(path: Path, *, for_board: bool = False) -> Version:
+    """The release of a file that this program supports and this interpreter can load; anything else raises.
+
+    `for_board` takes the boards' own machine as well: an image for a board is often built elsewhere.
+    """
+    _check_elf(path, (BOARD,) if for_board else ())
     found = read(path)
     if not found.supported:
         raise RuntimeUnsupported(
@@ -128,7 +132,7 @@ def check(path: Path) -> Version:
     return found
 
 
-def _check_elf(path: Path) -> None:
+def _check_elf(path: Path, also: Sequence[tuple[int, str]]) -> None:
     try:
         found = elf.read(path)
     except OSError as error:
@@ -136,7 +140,7 @@ def _check_elf(path: Path) -> None:
     here = elf.of_this_interpreter()
     if found is None or not found.shared:
         raise RuntimeMissing(f"{path} is not a shared library (no ELF header).", INSTALL_HINT)
-    if (found.bits, found.machine) != (here.bits, here.machine):
+    if (found.bits, found.machine) not in ((here.bits, here.machine), *also):
         raise RuntimeMissing(f"{path} is built for {found}, and this Python is {here}.", INSTALL_HINT)
 
 
