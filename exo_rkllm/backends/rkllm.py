@@ -45,8 +45,6 @@ OPTIONS: Mapping[str, tuple[type, JSON]] = {
     # The template inside the .rkllm file, for models that come without tokenizer files.
     "runtime_template": (bool, False),
 }
-# What the toolkit converts for where nobody says otherwise (reference 2.2).
-DEFAULT_CONTEXT = 4096
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
 
@@ -135,7 +133,7 @@ class RkllmEngine(Engine):
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
         runner, told = await Runner.start(
             self.model.id,
-            find(self._host.library).path,
+            find(self._host.library),
             self._load_params(self.model.path),
             report=self._host.report,
             limits=self._host.limits,
@@ -151,28 +149,28 @@ class RkllmEngine(Engine):
         names = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
         return values.LoadParams(
             model_path=str(path),
-            max_context_len=self.model.context or DEFAULT_CONTEXT,
+            max_context_len=self.model.context,
             cpus=tuple(self._options["cpus"]) or self._host.cpus,
             **{name: self._options[name] for name in names},
-            sampling=values.Sampling(**self._defaults),  # type: ignore[arg-type]  # integers stay integers
+            **self._defaults,  # type: ignore[arg-type]  # integers stay integers
         )
 
     async def _prepare(self, runner: Runner, told: Mapping[str, Any]) -> None:
         """What is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
-        features = told["features"]
-        if "chat template" in features and not self._options["runtime_template"]:
+        features = told["supports"]
+        if "set_chat_template" in features and not self._options["runtime_template"]:
             await runner.call("set_chat_template", system_prompt="", prefix="", postfix="")
         for name, adapter in self._options["loras"].items():
-            await runner.call("load_lora", adapter=name, path=adapter["path"], scale=adapter.get("scale", 1.0))
+            await runner.call("load_lora", name=name, path=adapter["path"], scale=adapter.get("scale", 1.0))
         if self._options["prompt_cache"]:
             await runner.call("load_prompt_cache", path=self._options["prompt_cache"])
-        self._keeps_history = self._options["runtime_template"] and "history" in features
+        self._keeps_history = self._options["runtime_template"] and "keep_history" in features
         self._capabilities = Capabilities(
             chat=self._options["runtime_template"],
-            sampling_per_run="sampling per run" in features,
+            sampling_per_run="sampling_per_run" in features,
             hidden=True,
             logits="logits" in features,
-            context=self.model.context or DEFAULT_CONTEXT,
+            context=told["context"],
         )
 
     @property
