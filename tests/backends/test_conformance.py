@@ -19,7 +19,6 @@ from tests.simulated import VERSIONS, Library
 QUESTION = "one two three four five six seven eight nine ten"
 
 
-
 BACKENDS = ("dummy", *VERSIONS)
 
 

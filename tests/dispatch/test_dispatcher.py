@@ -67,6 +67,17 @@ async def test_who_waits_is_told_how_many_are_ahead_and_each_time_it_changes(cli
     assert await asyncio.gather(*answers) == ["one two three"] * 3
 
 
+async def test_nobody_is_told_the_same_twice() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].load = 0.02
+    first = theatre.ask("qwen")
+    assert await first.__anext__() == Progress("loading")
+    leaves = asyncio.create_task(theatre.answer("qwen"))
+    await asyncio.sleep(0.005)
+    leaves.cancel()
+    assert isinstance(await first.__anext__(), Piece)
+
+
 async def test_an_unknown_model_is_refused_before_anything() -> None:
     with pytest.raises(ModelNotFound):
         await Theatre("qwen").answer("gpt-4")
