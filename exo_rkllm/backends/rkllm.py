@@ -183,6 +183,11 @@ class RkllmEngine(Engine):
     def memory(self) -> int | None:
         return None if self._runner is None else self._runner.memory
 
+    @property
+    def pid(self) -> int | None:
+        """Of the child, for whoever measures or explains."""
+        return None if self._runner is None else self._runner.pid
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         runner = self._loaded()
         job = self._job(request)
