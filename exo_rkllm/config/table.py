@@ -48,18 +48,25 @@ class Api:
     allow_anonymous: bool = field(
         default=False, metadata=about("Serve the network without keys: everybody who reaches the port may ask.", True)
     )
-    cors: tuple[str, ...] = field(
+    hosts: tuple[str, ...] = field(
         default=(),
-        metadata=about("Web origins whose pages may call the API from a browser.", ("https://chat.example.org",)),
+        metadata=about("Names, besides localhost, under which a loopback API may be called.", ("rock5.local",)),
     )
-    max_body: Bytes = field(
+    origins: tuple[str, ...] = field(
+        default=(),
+        metadata=about("Web origins whose pages may call the API; `*` is any.", ("https://chat.example.org",)),
+    )
+    body_bytes: Bytes = field(
         default=32_000_000,
         metadata=about("Largest request that is read; images in a conversation count.", 64_000_000, check=POSITIVE),
     )
-    request_timeout: Seconds = field(
-        default=30.0,
+    body_seconds: Seconds = field(
+        default=30.0, metadata=about("Time that a client has for sending its request.", 60.0, check=POSITIVE)
+    )
+    idle_seconds: Seconds = field(
+        default=60.0,
         metadata=about(
-            "Time that a client has for sending its request, and for taking the answer's end.", 60.0, check=POSITIVE
+            "Time for which a client may take nothing of its answer before it is let go.", 30.0, check=POSITIVE
         ),
     )
 
@@ -189,6 +196,10 @@ class Cluster:
             "dashboard",
             check=one_of("own", "dashboard"),
         ),
+    )
+    discovery_port: int = field(default=52413, metadata=about("exo's `--discovery-port`.", 52513, check=PORT))
+    api_port: int = field(
+        default=52415, metadata=about("exo's `--api-port`, where every node answers `/node_id`.", 52515, check=PORT)
     )
 
 
