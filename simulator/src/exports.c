@@ -74,8 +74,10 @@ static struct input *arguments(struct session *s, const RKLLMInput *given, const
     bool good = abi_infer(params, infer);
     for (size_t i = 0; good && i < lanes; i++)
         good = abi_input(given == NULL ? NULL : &given[i], &inputs[i]);
-    if (good && session_begin(s))
+    if (good && session_begin(s)) {
+        atomic_store(&s->active, true);
         return inputs;
+    }
     free(inputs);
     return NULL;
 }

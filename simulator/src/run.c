@@ -444,7 +444,9 @@ int run(struct session *s, const struct input *inputs, const struct infer *infer
         .started = pace_now(),
     };
     s->runs++;
+    board_show_load(&s->board, true);
     int status = perform(&task, inputs);
+    board_show_load(&s->board, false);
     for (size_t i = 0; i < lanes; i++)
         prompt_free(&task.prompts[i]);
     free(task.prompts);

@@ -52,7 +52,6 @@ bool session_begin(struct session *s)
         s->running = true;
         s->runner = pthread_self();
         atomic_store(&s->abort_at, 0);
-        atomic_store(&s->active, 1);
     }
     pthread_mutex_unlock(&s->lock);
     if (!free)
@@ -64,7 +63,7 @@ void session_end(struct session *s)
 {
     pthread_mutex_lock(&s->lock);
     s->running = false;
-    atomic_store(&s->active, 0);
+    atomic_store(&s->active, false);
     pthread_cond_broadcast(&s->idle);
     pthread_mutex_unlock(&s->lock);
 }

@@ -62,13 +62,13 @@ struct session {
 
     pthread_mutex_t lock; /* the fields below */
     pthread_cond_t idle;
-    bool running;
+    bool running; /* a run, or another call that must not meet one */
     bool leaving; /* rkllm_destroy waits for the run to end */
     pthread_t runner;
     pthread_t thread; /* of rkllm_run_async */
     bool has_thread;
 
-    _Atomic int active;      /* what rkllm_is_running says */
+    atomic_bool active;       /* what rkllm_is_running says */
     _Atomic int64_t abort_at; /* nanoseconds, monotonic; 0 = nobody wants an abort */
     bool paused;
     unsigned runs;
