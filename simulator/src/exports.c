@@ -47,7 +47,7 @@ EXPORT int rkllm_destroy(LLMHandle handle)
         return -1;
     struct session *s = handle;
     pthread_mutex_lock(&s->lock);
-    bool own = s->running && pthread_equal(s->runner, pthread_self());
+    bool own = s->running && s->has_runner && pthread_equal(s->runner, pthread_self());
     if (!own) {
         s->leaving = true;
         atomic_store(&s->abort_at, 1);

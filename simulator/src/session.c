@@ -50,6 +50,7 @@ bool session_begin(struct session *s)
     bool free = !s->running && !s->leaving;
     if (free) {
         s->running = true;
+        s->has_runner = true;
         s->runner = pthread_self();
         atomic_store(&s->abort_at, 0);
     }
@@ -57,6 +58,21 @@ bool session_begin(struct session *s)
     if (!free)
         log_line('E', "SIMULATOR: the handle is busy, one run at a time");
     return free;
+}
+
+void session_leaves_thread(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->has_runner = false;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void session_runs_here(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->has_runner = true;
+    s->runner = pthread_self();
+    pthread_mutex_unlock(&s->lock);
 }
 
 void session_end(struct session *s)
