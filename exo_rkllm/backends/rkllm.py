@@ -29,7 +29,7 @@ from exo_rkllm.backends.ledger import Ledger
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.parent import Done, Limits, Report, Rows, Runner, Started
-from exo_rkllm.runtime import values
+from exo_rkllm.runtime import modelfile, values, version
 from exo_rkllm.runtime.locate import find
 
 # Options of an rkllm model's card: name, type, and what holds where the card is silent.
@@ -54,6 +54,8 @@ class Host:
 
     report: Report
     library: Path | None = None
+    # The SoC's name, such as RK3588; empty where nobody knows, and then no file is refused for another one's sake.
+    platform: str = ""
     cpus: tuple[int, ...] = ()
     limits: Limits = Limits()
 
@@ -131,9 +133,11 @@ class RkllmEngine(Engine):
     async def initialize(self) -> None:
         if self.model.path is None:
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
+        library = find(self._host.library)
+        self._check_file(self.model.path, library)
         runner, told = await Runner.start(
             self.model.id,
-            find(self._host.library),
+            library,
             self._load_params(self.model.path),
             report=self._host.report,
             limits=self._host.limits,
@@ -144,6 +148,13 @@ class RkllmEngine(Engine):
         except BaseException:
             await runner.close()
             raise
+
+    def _check_file(self, path: Path, library: Path) -> None:
+        """What the file itself says against this runtime and SoC, before minutes of loading say the same."""
+        release = version.read(library).release
+        for objection in modelfile.check(modelfile.inspect(path), self._host.platform, release, self.model.context):
+            if objection.certain:
+                raise objection.error
 
     def _load_params(self, path: Path) -> values.LoadParams:
         names = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
