@@ -37,13 +37,21 @@ def load(environment: Mapping[str, str], file: Path | None = None) -> Config:
 
 
 def _files(here: Places, named: Path | None) -> list[Path]:
-    if named is not None and not named.is_file():
+    if named is not None and not _is_there(named):
         raise ConfigError(f"There is no configuration file {named}.", "exo-rkllm config show --defaults prints one")
     found: list[Path] = []
     for path in here.configs if named is None else (named,):
-        found += [path] if path.is_file() else []
+        found += [path] if _is_there(path) else []
         found += sorted((path.parent / "conf.d").glob("*.toml"))
     return found
+
+
+def _is_there(path: Path) -> bool:
+    """A home that this user may not enter holds nothing for it."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return False
 
 
 def read_file(path: Path) -> Values:

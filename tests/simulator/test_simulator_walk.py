@@ -53,9 +53,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("level", ["0", "2"])
-def test_a_walk_through_everything(
-    driver: Compile, models: Path, board_root: Path, version: str, level: str
-) -> None:
+def test_a_walk_through_everything(driver: Compile, models: Path, board_root: Path, version: str, level: str) -> None:
     environment = {**os.environ, "RKLLM_LOG_LEVEL": level, "ASAN_OPTIONS": "detect_leaks=1"}
     done = subprocess.run(
         [driver(SOURCE, version), models], env=environment, capture_output=True, text=True, timeout=60
