@@ -8,6 +8,7 @@
 #include "vectors.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -288,6 +289,11 @@ static enum end generate(struct task *task)
         if (!some)
             return END_FINISHED;
         task->perf.generate_tokens++;
+        char clock[32];
+        if (b->clock) {
+            task->outputs[0].text = clock;
+            task->outputs[0].len = (size_t)snprintf(clock, sizeof clock, "%.0f ", pace_now() * 1e9);
+        }
         if (deliver(s, task->userdata, shown ? RKLLM_RUN_NORMAL : RKLLM_RUN_WAITING, task->outputs, NULL)) {
             if (!task->infer->keep_history)
                 return END_PAUSED;
@@ -444,7 +450,9 @@ int run(struct session *s, const struct input *inputs, const struct infer *infer
         .started = pace_now(),
     };
     s->runs++;
+    board_show_load(&s->board, true);
     int status = perform(&task, inputs);
+    board_show_load(&s->board, false);
     for (size_t i = 0; i < lanes; i++)
         prompt_free(&task.prompts[i]);
     free(task.prompts);
@@ -464,6 +472,7 @@ static void *run_errand(void *given)
 {
     struct errand *errand = given;
     struct session *s = errand->s;
+    session_runs_here(s);
     run(s, errand->inputs, &errand->infer, errand->userdata);
     free(errand->inputs);
     free(errand);
@@ -480,6 +489,7 @@ int run_async(struct session *s, const struct input *inputs, const struct infer 
     memcpy(errand->inputs, inputs, lanes * sizeof *inputs);
     if (s->has_thread)
         pthread_join(s->thread, NULL);
+    session_leaves_thread(s);
     s->has_thread = pthread_create(&s->thread, NULL, run_errand, errand) == 0;
     if (s->has_thread)
         return 0;
