@@ -45,9 +45,10 @@ def main(args: argparse.Namespace) -> int:
     return chat.converse() if prompt is None else chat.once(prompt)
 
 
-def model_of(name: str, context: int) -> Model:
-    """A path is a bare file."""
-    return RkllmFile(Path(name), context)
+def host(library: Path | None, report: Report) -> Host:
+    """The board as its device tree tells it; CPUs and SoC are unknown on a machine that is none."""
+    soc = detect(board_root()).soc
+    return Host(report, library, "" if soc is None else soc.name, () if soc is None else default_cpus(soc))
 
 
 class Chat:
@@ -155,7 +156,7 @@ class Chat:
         if self._args.json:
             print(json.dumps({"finish": asdict(finish), "load_seconds": self._load_seconds}), flush=True)
             return
-        print()
+        print(flush=True)
         if self._args.verbose:
             print(*timings(finish, self._load_seconds), sep="\n", file=sys.stderr)
 
