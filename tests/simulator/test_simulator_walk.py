@@ -72,9 +72,7 @@ def test_a_walk_through_everything(driver: Compile, models: Path, board_root: Pa
 @pytest.mark.skipif(platform.machine() == "aarch64", reason="this machine is an arm64 one: the walk above was it")
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_same_walk_on_arm64(
-    library: Library, models: Path, board_root: Path, tmp_path: Path, version: str
-) -> None:
+def test_the_same_walk_on_arm64(library: Library, models: Path, board_root: Path, tmp_path: Path, version: str) -> None:
     so = library(version, machine="aarch64")
     walk = tmp_path / "walk"
     command = [CROSS, *FLAGS, *layout(version), SOURCE, so, f"-Wl,-rpath,{so.parent}", "-o", walk]
