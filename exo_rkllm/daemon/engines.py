@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from exo_rkllm.backends.base import Engine, Model
-from exo_rkllm.backends.rkllm import Host
+from exo_rkllm.backends.host import Host
 from exo_rkllm.board.detect import Board
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.config import Config
@@ -85,4 +85,4 @@ def windows(board: Board) -> int:
 
 def hindrance(board: Board, library: ExoRkllmError | None) -> ExoRkllmError | None:
     """The first thing that keeps every model from the NPU; the board comes before the library."""
-    return board.obstacle or library
+    return board.obstacle() or library
