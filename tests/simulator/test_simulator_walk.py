@@ -60,9 +60,7 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("level", ["0", "2"])
-def test_a_walk_through_everything(
-    driver: Compile, models: Path, board_root: Path, version: str, level: str
-) -> None:
+def test_a_walk_through_everything(driver: Compile, models: Path, board_root: Path, version: str, level: str) -> None:
     environment = {**os.environ, "RKLLM_LOG_LEVEL": level, "ASAN_OPTIONS": "detect_leaks=1"}
     done = subprocess.run(
         [driver(SOURCE, version), models], env=environment, capture_output=True, text=True, timeout=60
@@ -74,9 +72,7 @@ def test_a_walk_through_everything(
 @pytest.mark.skipif(platform.machine() == "aarch64", reason="this machine is an arm64 one: the walk above was it")
 @pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_same_walk_on_arm64(
-    library: Library, models: Path, board_root: Path, tmp_path: Path, version: str
-) -> None:
+def test_the_same_walk_on_arm64(library: Library, models: Path, board_root: Path, tmp_path: Path, version: str) -> None:
     so = library(version, machine="aarch64")
     walk = tmp_path / "walk"
     command = [CROSS, *FLAGS, *layout(version), SOURCE, so, f"-Wl,-rpath,{so.parent}", "-o", walk]
