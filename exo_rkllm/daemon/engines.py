@@ -85,4 +85,4 @@ def windows(board: Board) -> int:
 
 def hindrance(board: Board, library: ExoRkllmError | None) -> ExoRkllmError | None:
     """The first thing that keeps every model from the NPU; the board comes before the library."""
-    return board.obstacle or library
+    return board.obstacle() or library
