@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from exo_rkllm.backends.base import (
     Timings,
     Usage,
 )
+from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.ledger import Ledger
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner.jobs import Job
-from exo_rkllm.runner.parent import Done, Limits, Report, Rows, Runner, Started
+from exo_rkllm.runner.parent import Done, Rows, Runner, Started
 from exo_rkllm.runtime import modelfile, values, version
 from exo_rkllm.runtime.locate import find
 
@@ -46,18 +47,6 @@ OPTIONS: Mapping[str, tuple[type, JSON]] = {
     "runtime_template": (bool, False),
 }
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What the machine gives to every rkllm engine. `report` gets the library's own lines."""
-
-    report: Report
-    library: Path | None = None
-    # The SoC's name, such as RK3588; empty where nobody knows, and then no file is refused for another one's sake.
-    platform: str = ""
-    cpus: tuple[int, ...] = ()
-    limits: Limits = Limits()
 
 
 class RkllmFile(Model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,10 @@ def _files(here: Places, named: Path | None) -> list[Path]:
         raise ConfigError(f"There is no configuration file {named}.", "exo-rkllm config show --defaults prints one")
     found: list[Path] = []
     for path in here.configs if named is None else (named,):
-        found += [path] if path.is_file() else []
-        found += sorted((path.parent / "conf.d").glob("*.toml"))
+        # A home that this user may not enter holds nothing for it.
+        with suppress(PermissionError):
+            found += [path] if path.is_file() else []
+            found += sorted((path.parent / "conf.d").glob("*.toml"))
     return found
 
 

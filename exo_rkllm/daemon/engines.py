@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from exo_rkllm.backends.base import Engine, Model
-from exo_rkllm.backends.rkllm import Host
+from exo_rkllm.backends.host import Host
 from exo_rkllm.board.detect import Board
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.config import Config
