@@ -13,9 +13,8 @@ from typing import Any
 
 from exo_rkllm.api.control import Controls
 from exo_rkllm.backends.base import JSON
-from exo_rkllm.backends.rkllm import Host
+from exo_rkllm.backends.host import Host, host_of
 from exo_rkllm.board.detect import Board
-from exo_rkllm.board.soc import default_cpus
 from exo_rkllm.board.watch import Watch
 from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Catalogue
@@ -76,6 +75,8 @@ class Parts:
     def begin(self) -> None:
         """Nothing here waits: models that are to be there from the start load while the API already answers."""
         log.info("%s", self.watch.board.sentence)
+        # Children inherit it; the library reads it when a model is loaded (reference 4.6).
+        os.environ["RKLLM_LOG_LEVEL"] = str(self.config.runtime.log_level)
         self._watch_board()
         self._watch_library()
         self._look_at_library()
@@ -136,9 +137,7 @@ class Parts:
             self.dispatcher.board_back()
 
     def _host(self) -> Host:
-        board = self.watch.board
-        cpus = default_cpus(board.soc, os.sched_getaffinity(0))
-        return Host(report=self._report, library=self.library, cpus=cpus)
+        return host_of(Path(self.config.board.root), self.library, self._report)
 
     def _report(self, lines: Sequence[str]) -> None:
         for line in lines:

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from exo_rkllm.daemon.parts import Parts
 from exo_rkllm.daemon.systemd import Notifier, inherited, watchdog_seconds
 from exo_rkllm.daemon.web import application
 from exo_rkllm.errors import ConfigError
+from exo_rkllm.log.setup import begin
 
 log = logging.getLogger(__name__)
 
@@ -158,5 +159,11 @@ class Server:
             await asyncio.sleep(seconds / 2)
 
 
-async def serve(parts: Parts, environment: Mapping[str, str]) -> None:
-    await Server(parts, environment).run()
+def run(config: Config, environment: Mapping[str, str], read: Callable[[], Config]) -> None:
+    """The whole life of the daemon; `read` gives the configuration anew."""
+    ring = begin(config.log.level, environment)
+
+    async def live() -> None:
+        await Server(Parts(config, ring, read), environment).run()
+
+    asyncio.run(live())
