@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
@@ -18,8 +18,9 @@ from typing import Any, Protocol, TypeAlias
 from aiohttp import web
 
 from exo_rkllm import __version__
+from exo_rkllm.api.leaving import cancelled_when_gone
 from exo_rkllm.api.peer import peer_of
-from exo_rkllm.backends.base import JSON
+from exo_rkllm.backends.base import JSON, Array, GenerationRequest, Message, Piece, Sampling
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 from exo_rkllm.log.ring import Ring
@@ -28,9 +29,18 @@ log = logging.getLogger(__name__)
 
 VERSION_HEADER = "X-Exo-Rkllm-Version"
 LINES = "application/jsonl"
+# The fields of a question, as `GenerationRequest` has them.
+QUESTION: Mapping[str, type] = {
+    "model": str,
+    "prompt": str,
+    "messages": list,
+    "sampling": dict,
+    "max_tokens": int,
+    "thinking": bool,
+    "keep_alive": float,
+}
+Plain: TypeAlias = Mapping[str, Any]
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# Sent down a stream that has nothing to say for so long, since a reader that is gone is noticed by writing only.
-HEARTBEAT = 15.0
 
 
 class Pull(Protocol):
@@ -70,6 +80,7 @@ def routes(controls: Controls) -> list[web.RouteDef]:
         web.get("/control/version", socket.version),
         web.get("/control/status", socket.status),
         web.get("/control/logs", socket.logs),
+        web.post("/control/ask", socket.ask),
         web.post("/control/load", socket.load),
         web.post("/control/unload", socket.unload),
         web.post("/control/pull", socket.pull),
@@ -97,6 +108,20 @@ class Control:
         if "follow" in request.query:
             return await _stream(request, _dicts(self._on.ring.follow(count)))
         return _json({"lines": [asdict(line) for line in self._on.ring.latest(count)]})
+
+    async def ask(self, request: web.Request) -> web.StreamResponse:
+        """A question without any API's dialect: for `exo-rkllm run`, which then needs no model of its own in memory."""
+        asked = await _body(request, **QUESTION)
+        return await _stream(request, self._answer(_question(asked), asked.get("keep_alive")))
+
+    async def _answer(self, question: GenerationRequest, keep_alive: float | None) -> AsyncGenerator[Plain, None]:
+        answer = self._on.dispatcher.generate(question, client="local", keep_alive=keep_alive)
+        async with aclosing(answer):
+            async for event in answer:
+                if isinstance(event, Piece):
+                    yield {"kind": event.kind, "text": event.text}
+                elif not isinstance(event, Array):
+                    yield {type(event).__name__.lower(): asdict(event)}
 
     async def load(self, request: web.Request) -> web.StreamResponse:
         asked = await _body(request, model=str, keep_alive=float, pin=bool)
@@ -160,6 +185,20 @@ async def _body(request: web.Request, **fields: type) -> dict[str, Any]:
     return body
 
 
+def _question(asked: Mapping[str, Any]) -> GenerationRequest:
+    try:
+        return GenerationRequest(
+            model=_model(asked),
+            messages=tuple(Message(**message) for message in asked.get("messages", ())),
+            prompt=asked.get("prompt"),
+            sampling=Sampling(**asked.get("sampling", {})),
+            max_tokens=asked.get("max_tokens"),
+            thinking=asked.get("thinking"),
+        )
+    except TypeError as error:
+        raise UsageError(f"The question cannot be read: {error}.") from None
+
+
 def _model(asked: Mapping[str, Any]) -> str:
     name = asked.get("model", "")
     if not name:
@@ -219,35 +258,26 @@ async def _dicts(steps: AsyncGenerator[Any, None]) -> AsyncGenerator[dict[str, A
             yield asdict(step)
 
 
-async def _stream(request: web.Request, values: AsyncIterator[Mapping[str, Any]]) -> web.StreamResponse:
-    """The first value is waited for, so that a refusal can still be a status and not a line."""
-    first = await anext(values, None)
-    response = web.StreamResponse(headers={VERSION_HEADER: __version__, "Content-Type": LINES})
-    await response.prepare(request)
-    end: Mapping[str, Any] = {"done": True}
-    waits: asyncio.Future[Any] | None = None
-    try:
-        value = first
-        while value is not None:
-            await _line(response, value)
-            waits = asyncio.ensure_future(anext(values, None))
-            while not (await asyncio.wait({waits}, timeout=HEARTBEAT))[0]:
-                await response.write(b"\n")
-            value = waits.result()
-    except ExoRkllmError as error:
-        end = {"error": _parts(error)}
-    except (ConnectionError, asyncio.CancelledError):
-        raise
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-        end = {"error": _parts(_broken())}
-    finally:
-        if waits is not None and not waits.done():
-            waits.cancel()
-            await asyncio.wait({waits})
-        if isinstance(values, AsyncGenerator):
-            await values.aclose()
-    await _line(response, end)
+async def _stream(request: web.Request, values: AsyncGenerator[Mapping[str, Any], None]) -> web.StreamResponse:
+    """The first value is waited for, so that a refusal is still a status. A reader who leaves ends all of it."""
+    with cancelled_when_gone(request):
+        async with aclosing(values):
+            value = await anext(values, None)
+            response = web.StreamResponse(headers={VERSION_HEADER: __version__, "Content-Type": LINES})
+            await response.prepare(request)
+            end: Mapping[str, Any] = {"done": True}
+            try:
+                while value is not None:
+                    await _line(response, value)
+                    value = await anext(values, None)
+            except ExoRkllmError as error:
+                end = {"error": _parts(error)}
+            except (ConnectionError, asyncio.CancelledError):
+                raise
+            except Exception:
+                log.exception("%s %s failed", request.method, request.path)
+                end = {"error": _parts(_broken())}
+        await _line(response, end)
     return response
 
 

@@ -156,6 +156,10 @@ class Dispatcher:
     def reconfigure(self, limits: Limits) -> None:
         self._post(on.Reconfigured(limits))
 
+    def beat(self) -> None:
+        """One decision that changes nothing, for a watchdog that wants to see one taken."""
+        self._post(on.Tick())
+
     async def drain(self, timeout: float) -> None:
         """No new requests; what runs may end within so many seconds; then every engine is closed."""
         self._post(on.Drain())
