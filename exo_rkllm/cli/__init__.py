@@ -30,6 +30,10 @@ VERBS: tuple[Verb, ...] = (
     Verb("run", "exo_rkllm.cli.run", "ask a model once, or chat with it"),
     Verb("inspect", "exo_rkllm.cli.inspect", "say what a .rkllm file is, without loading it"),
     Verb("runtime", "exo_rkllm.cli.runtime", "find, check or install the vendor library"),
+    Verb("board", "exo_rkllm.cli.board", "say what this machine and its NPU are"),
+    Verb("doctor", "exo_rkllm.cli.doctor", "check everything a model needs, and name the repair"),
+    Verb("top", "exo_rkllm.cli.top", "watch the NPU, the models and the requests"),
+    Verb("selftest", "exo_rkllm.cli.selftest", "measure what only a board can show, into a report"),
 )
 
 
