@@ -22,6 +22,11 @@ class Verb(NamedTuple):
 
 VERBS: tuple[Verb, ...] = (
     Verb("run", "exo_rkllm.cli.run", "ask a model once, or chat with it"),
+    Verb("models", "exo_rkllm.cli.models", "list the models that are here"),
+    Verb("show", "exo_rkllm.cli.show", "say what is known of a model"),
+    Verb("pull", "exo_rkllm.cli.pull", "fetch a model from Hugging Face or a mirror"),
+    Verb("import", "exo_rkllm.cli.importing", "make models of files that are on this machine"),
+    Verb("rm", "exo_rkllm.cli.rm", "remove models"),
     Verb("inspect", "exo_rkllm.cli.inspect", "say what a .rkllm file is, without loading it"),
     Verb("runtime", "exo_rkllm.cli.runtime", "find, check or install the vendor library"),
 )
