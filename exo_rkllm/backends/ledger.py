@@ -6,7 +6,6 @@ length of the prompt has to be known from before: from the boundaries of the las
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 
@@ -32,7 +31,6 @@ class Ledger:
         return 0 if abs(prefilled - whole) < abs(prefilled + held - whole) else held
 
     def _held(self, prompt: str) -> int:
-        common = len(os.path.commonprefix([prompt, self.prompt + self.answer]))
-        if common >= len(self.prompt + self.answer):
+        if prompt.startswith(self.prompt + self.answer):
             return self.prompt_tokens + self.answer_tokens
-        return self.prompt_tokens if common >= len(self.prompt) else 0
+        return self.prompt_tokens if prompt.startswith(self.prompt) else 0

@@ -29,8 +29,8 @@ from exo_rkllm.backends.ledger import Ledger
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.parent import Done, Limits, Report, Rows, Runner, Started
+from exo_rkllm.runtime import values
 from exo_rkllm.runtime.locate import find
-from exo_rkllm.runtime.session import LoadParams
 
 # Options of an rkllm model's card: name, type, and what holds where the card is silent.
 OPTIONS: Mapping[str, tuple[type, JSON]] = {
@@ -95,7 +95,9 @@ def options_of(model: Model) -> dict[str, Any]:
     """The card's options over the defaults; an unknown name or a wrong type is refused."""
     for name, value in model.options.items():
         if name not in OPTIONS:
-            raise UsageError(f"{model.id} sets {name!r}, which engine rkllm does not have.", f"It has: {', '.join(OPTIONS)}.")
+            raise UsageError(
+                f"{model.id} sets {name!r}, which engine rkllm does not have.", f"It has: {', '.join(OPTIONS)}."
+            )
         wanted = OPTIONS[name][0]
         if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
             raise UsageError(f"{model.id} sets {name} to {value!r}, which is not of type {wanted.__name__}.")
@@ -106,7 +108,7 @@ def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
     """What is set, in the runtime's terms."""
     values = {name: value for name, value in asdict(wanted).items() if value is not None}
     if "seed" in values:
-        raise NotSupported(f"{model} runs on librkllmrt, which takes no seed.", "Leave seed out; top_k 1 is deterministic.")
+        raise NotSupported(f"{model} runs on librkllmrt, which takes no seed.", "Leave it out.")
     if values.get("temperature") == 0:
         values["top_k"] = 1  # the vendor's demos force greedy decoding by this (reference 2.2)
     return values
@@ -128,45 +130,45 @@ class RkllmEngine(Engine):
     async def initialize(self) -> None:
         if self.model.path is None:
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
-        runner, facts = await Runner.start(
+        runner, told = await Runner.start(
             self.model.id,
-            find(self._host.library),
+            find(self._host.library).path,
             self._load_params(self.model.path),
             report=self._host.report,
             limits=self._host.limits,
         )
         self._runner = runner
         try:
-            await self._prepare(runner, facts)
+            await self._prepare(runner, told)
         except BaseException:
             await runner.close()
             raise
 
-    def _load_params(self, path: Path) -> LoadParams:
+    def _load_params(self, path: Path) -> values.LoadParams:
         names = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
-        return LoadParams(
+        return values.LoadParams(
             model_path=str(path),
             max_context_len=self.model.context,
             cpus=tuple(self._options["cpus"]) or self._host.cpus,
             **{name: self._options[name] for name in names},
-            **self._defaults,
+            sampling=values.Sampling(**self._defaults),  # type: ignore[arg-type]  # integers stay integers
         )
 
-    async def _prepare(self, runner: Runner, facts: Mapping[str, Any]) -> None:
+    async def _prepare(self, runner: Runner, told: Mapping[str, Any]) -> None:
         """What is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
-        supports = facts["supports"]
-        if "set_chat_template" in supports and not self._options["runtime_template"]:
+        features = told["features"]
+        if "chat template" in features and not self._options["runtime_template"]:
             await runner.call("set_chat_template", system_prompt="", prefix="", postfix="")
         for name, adapter in self._options["loras"].items():
-            await runner.call("load_lora", name=name, path=adapter["path"], scale=adapter.get("scale", 1.0))
+            await runner.call("load_lora", adapter=name, path=adapter["path"], scale=adapter.get("scale", 1.0))
         if self._options["prompt_cache"]:
             await runner.call("load_prompt_cache", path=self._options["prompt_cache"])
         self._capabilities = Capabilities(
             chat=self._options["runtime_template"],
-            sampling_per_run="sampling_per_run" in supports,
+            sampling_per_run="sampling per run" in features,
             hidden=True,
-            logits="logits" in supports,
-            context=facts["context"],
+            logits="logits" in features,
+            context=self.model.context or told["facts"]["max_context_limit"],
         )
 
     @property
@@ -227,7 +229,9 @@ class RkllmEngine(Engine):
         if not self._options["runtime_template"]:
             raise UsageError(f"{self.model.id} got messages that nobody rendered.", "Ask through the daemon.")
         if not follows and (len(request.messages) != 1 or request.messages[0].role != "user"):
-            raise NotSupported(f"{self.model.id} has no chat template of ours, so it can't take up a conversation.", IMPORT_HINT)
+            raise NotSupported(
+                f"{self.model.id} has no chat template of ours, so it can't take up a conversation.", IMPORT_HINT
+            )
         return request.messages[-1].content
 
     def _sampling(self, wanted: Sampling) -> Mapping[str, float]:

@@ -17,15 +17,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.runner import wire
-from exo_rkllm.runner.jobs import Job, inputs_of, spec_of
+from exo_rkllm.runner.jobs import Job, inputs_of, load_params, spec_of
 from exo_rkllm.runner.wire import TOKEN_HEAD, TOKEN_ID, Frame, Kind
 from exo_rkllm.runtime.blackbox import BlackBox
-from exo_rkllm.runtime.session import Library, LoadParams, Session
+from exo_rkllm.runtime.library import Library
+from exo_rkllm.runtime.session import Session
 
 PR_SET_PDEATHSIG = 1
 # The vendor's own demo raises it to this: older libraries hold a descriptor a buffer (reference 4.4).
@@ -151,7 +154,11 @@ class Child:
 
     def serve(self) -> None:
         self._listener.start()
-        handlers: dict[Kind, Callable[[Task], None]] = {Kind.LOAD: self._load, Kind.RUN: self._run, Kind.CALL: self._call}
+        handlers: dict[Kind, Callable[[Task], None]] = {
+            Kind.LOAD: self._load,
+            Kind.RUN: self._run,
+            Kind.CALL: self._call,
+        }
         try:
             while (task := self._listener.inbox.get()).frame.kind is not Kind.BYE:
                 try:
@@ -171,10 +178,11 @@ class Child:
 
     def _load(self, task: Task) -> None:
         order = task.frame.json()
-        library = Library.open(order["library"])
-        self._session = Session.open(library, LoadParams.from_json(order["params"]), self._box)
+        library = Library.open(Path(order["library"]))
+        self._session = Session.open(library, load_params(order["params"]), self._box)
         self._send_log()
-        self._send_json(Kind.READY, task.frame.run, self._session.facts.to_json())
+        facts = asdict(self._session.facts)
+        self._send_json(Kind.READY, task.frame.run, {"facts": facts, "features": library.features()})
 
     def _run(self, task: Task) -> None:
         session, listener, run = self._loaded(), self._listener, task.frame.run
@@ -183,11 +191,12 @@ class Child:
             self._send_json(Kind.DONE, run, {"stopped": True})
             return
         self._send(wire.pack(Kind.STARTED, run))
-        limit = job.max_tokens or 0
+        counts = not session.library.supports("max_new_tokens per run")
+        limit = job.max_tokens if counts and job.max_tokens else 0
         pack, push, token_kind, id_size = TOKEN_HEAD.pack, self._sock.sendall, int(Kind.TOKEN), TOKEN_ID.size
         sent = 0
 
-        def on_token(text: bytes, token: int, waiting: bool) -> None:  # noqa: ARG001, FBT001: the session's signature
+        def on_token(text: bytes, token: int, waiting: bool) -> None:  # noqa: FBT001 - the session's signature
             nonlocal sent
             sent += 1
             if not limit or sent <= limit:
@@ -195,20 +204,21 @@ class Child:
             if sent == limit:
                 listener.stop(run)
 
+        on_rows = None if job.output == "text" else self._on_rows(run)
         try:
             if job.clear_first:
-                session.clear_kv()
-            stats = session.run(inputs_of(job, task.fds), on_token, spec_of(job, session), self._on_rows(run))
+                self._forget(session)
+            stats = session.run(inputs_of(job, task.fds), on_token, spec_of(job, session.library), on_rows)
         finally:
             stopped = listener.end(run)
         if stopped and not job.clear_first:
             self._forget(session)
         self._send_log()
-        self._send_json(Kind.DONE, run, {**stats.to_json(), "stopped": stopped, "sent": min(sent, limit or sent)})
+        self._send_json(Kind.DONE, run, {**asdict(stats), "stopped": stopped, "sent": min(sent, limit or sent)})
 
     @staticmethod
     def _forget(session: Session) -> None:
-        """What an aborted run leaves in the KV cache is undefined (reference 2.8)."""
+        """After an abort the KV cache's content is undefined (reference 2.8); 1.1.x keeps none between runs."""
         with suppress(NotSupported):
             session.clear_kv()
 
@@ -238,7 +248,8 @@ class Child:
 
     def _send_log(self) -> None:
         if lines := self._box.new_lines():
-            self._send_json(Kind.LOG, 0, {"lines": lines})
+            self._box.cut()
+            self._send_json(Kind.LOG, 0, {"lines": lines, "offset": self._box.offset})
 
     def _send_json(self, kind: Kind, run: int, value: dict[str, Any]) -> None:
         self._send(wire.pack_json(kind, run, value))
@@ -260,11 +271,13 @@ def settle(parent: int, *, die_with_parent: bool) -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123: pathlib would double our imports
-        score.write(OOM_SCORE)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
 
 def main(sock: int, box: int, parent: int, die_with_parent: int) -> None:
     """Called by the command line that `parent.start` builds, with descriptors it inherited."""
     settle(parent, die_with_parent=bool(die_with_parent))
-    Child(socket.socket(fileno=sock), BlackBox(box)).serve()
+    black_box = BlackBox(box)
+    black_box.buffer_by_line()
+    Child(socket.socket(fileno=sock), black_box).serve()

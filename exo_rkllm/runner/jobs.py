@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from exo_rkllm.errors import UsageError
-from exo_rkllm.runtime.session import EmbedInput, Input, MultimodalInput, PromptInput, RunSpec, Session, TokenInput
+from exo_rkllm.runtime.library import Library
+from exo_rkllm.runtime.values import (
+    EmbedInput,
+    Input,
+    LoadParams,
+    Media,
+    MultimodalInput,
+    PromptInput,
+    RunSpec,
+    Sampling,
+    Tags,
+    TokenInput,
+)
 
 MODES = {"text": "generate", "hidden": "hidden", "logits": "logits"}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Exactly one of `prompt`, `tokens` and `embeds` is given; arrays travel as memory files beside the frame."""
+    """`prompt` or `tokens` or one array named `embed`; media arrays go beside a prompt.
+
+    Arrays travel as memory files beside the frame; here stands what they are: the kind and the fields of `Media`.
+    """
 
     prompt: str | None = None
     tokens: Sequence[int] | None = None
-    # Name and figures of each attached array: {"kind": "embed", "n_tokens": 3} or {"kind": "image", ...}.
     arrays: Sequence[Mapping[str, Any]] = ()
     output: str = "text"
     max_tokens: int | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
     lora: str = ""
     save_prompt_cache: str = ""
-    # The runtime's own conversation, with its own template; everything else relies on prefix reuse (reference 7.1).
+    # The runtime's own conversation with its own template; everything else relies on prefix reuse (reference 7.1).
     keep_history: bool = False
     clear_first: bool = False
 
@@ -37,4 +49,40 @@ class Job:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Job:
-        return cls(**{name: value[name] for name in (known.name for known in fields(cls))})
+        return cls(**{known.name: value[known.name] for known in fields(cls)})
+
+
+def load_params(value: Mapping[str, Any]) -> LoadParams:
+    """What `dataclasses.asdict` made of one, back again."""
+    nested = {"sampling": Sampling(**value["sampling"]), "image_tags": Tags(**value["image_tags"])}
+    return LoadParams(**{**value, **nested, "cpus": tuple(value["cpus"])})
+
+
+def inputs_of(job: Job, fds: Sequence[int]) -> Input:
+    if job.tokens is not None:
+        return TokenInput(job.tokens)
+    media = {array["kind"]: _media(array, fd) for array, fd in zip(job.arrays, fds, strict=True)}
+    if "embed" in media:
+        return EmbedInput(media["embed"].data, media["embed"].n_tokens)
+    if media:
+        return MultimodalInput(job.prompt or "", media.get("image"), media.get("video"), media.get("audio"))
+    return PromptInput(job.prompt or "")
+
+
+def spec_of(job: Job, library: Library) -> RunSpec:
+    """Where the runtime takes no limit per run, the child counts (see `child.py`)."""
+    return RunSpec(
+        mode=MODES[job.output],  # type: ignore[arg-type]  # the table's values are the literals
+        sampling=Sampling(**job.sampling) if job.sampling else None,  # type: ignore[arg-type]  # integers stay integers
+        max_new_tokens=job.max_tokens if library.supports("max_new_tokens per run") else None,
+        keep_history=job.keep_history,
+        lora=job.lora,
+        save_prompt_cache=job.save_prompt_cache,
+    )
+
+
+def _media(array: Mapping[str, Any], fd: int) -> Media:
+    """Mapped privately and writable: the library takes a plain pointer, and what it writes stays its own."""
+    figures = {name: value for name, value in array.items() if name not in {"kind", "tags"}}
+    data = memoryview(mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
+    return Media(data=data, tags=Tags(**array.get("tags", {})), **figures)

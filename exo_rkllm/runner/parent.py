@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,7 +26,7 @@ from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, Kind
 from exo_rkllm.runtime.blackbox import BlackBox
-from exo_rkllm.runtime.session import LoadParams
+from exo_rkllm.runtime.values import LoadParams
 
 # How a child that is gone is explained, by the signal that ended it.
 HINTS: Mapping[int, str] = {
@@ -134,12 +134,12 @@ class Runner:
         params: LoadParams,
         *,
         report: Report,
-        limits: Limits = Limits(),  # noqa: B008: a frozen value
+        limits: Limits = Limits(),
     ) -> tuple[Runner, Mapping[str, Any]]:
         """The child with its model loaded, and what the runtime said of the model."""
         runner = cls(name, limits, report)
         try:
-            facts = await runner._ask(Kind.LOAD, {"library": str(library), "params": params.to_json()})
+            facts = await runner._ask(Kind.LOAD, {"library": str(library), "params": asdict(params)})
         except BaseException:
             await runner.close()
             raise
@@ -285,8 +285,12 @@ class Runner:
         doing = "answering" if self._runs else "loading or asked for something" if self._calls else "idle"
         if status < 0:
             name = signal.Signals(-status).name
-            return RunnerLost(f"The process of {self._name} was killed by {name} while {doing}.", HINTS.get(-status, LAST_WORDS))
-        return RunnerLost(f"The process of {self._name} ended by itself (exit code {status}) while {doing}.", LAST_WORDS)
+            return RunnerLost(
+                f"The process of {self._name} was killed by {name} while {doing}.", HINTS.get(-status, LAST_WORDS)
+            )
+        return RunnerLost(
+            f"The process of {self._name} ended by itself (exit code {status}) while {doing}.", LAST_WORDS
+        )
 
     def _fail(self, error: ExoRkllmError) -> None:
         """Only the first reason counts; every waiting caller hears it at once."""
@@ -420,7 +424,9 @@ class Runner:
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind is Kind.LOG:
-            self._report(frame.json()["lines"])
+            words = frame.json()
+            self._box.offset = words["offset"]
+            self._report(words["lines"])
         elif frame.run in self._calls:
             self._on_answer(self._calls[frame.run], frame)
         else:

@@ -1,0 +1,87 @@
+"""Messages and tools in the shape that Hugging Face's templates expect, and what is done for templates that refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from exo_rkllm.backends.base import Message, Tool
+from exo_rkllm.catalogue.voice import Voice
+from exo_rkllm.errors import TemplateError
+
+
+def message_value(message: Message) -> dict[str, Any]:
+    value: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:
+        value["content"] = [{"type": "image"} for _ in message.images] + [{"type": "text", "text": message.content}]
+    if message.reasoning:
+        value["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        value["tool_calls"] = [
+            {
+                "id": made.id,
+                "type": "function",
+                "function": {"name": made.name, "arguments": _arguments(made.arguments)},
+            }
+            for made in message.tool_calls
+        ]
+    if message.tool_call_id:
+        value["tool_call_id"] = message.tool_call_id
+    if message.name:
+        value["name"] = message.name
+    return value
+
+
+def _arguments(text: str) -> Any:
+    """Templates walk over the arguments, so they get the object; what is none stays text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def tool_value(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return {"type": "function", "function": function}
+
+
+def with_system(messages: Sequence[Message], words: str) -> tuple[Message, ...]:
+    """The words in a system message: the one there is, or a new one in front."""
+    if messages and messages[0].role == "system":
+        first = dataclasses.replace(messages[0], content=f"{messages[0].content}\n\n{words}".strip())
+        return (first, *messages[1:])
+    return (Message("system", words), *messages)
+
+
+def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """System words in front of the first question, for templates that know no system role (Gemma 2)."""
+    words = "\n\n".join(message.content for message in messages if message.role == "system" and message.content)
+    rest = [message for message in messages if message.role != "system"]
+    for index, message in enumerate(rest):
+        if message.role == "user":
+            rest[index] = dataclasses.replace(message, content=f"{words}\n\n{message.content}".strip())
+            break
+    return tuple(rest)
+
+
+def render(voice: Voice, messages: Sequence[Message], tools: Sequence[Tool], *, thinking: bool | None) -> str:
+    switches = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
+
+    def with_messages(those: Sequence[Message]) -> str:
+        return voice.template.render(
+            messages=[message_value(message) for message in those],
+            tools=[tool_value(tool) for tool in tools] or None,
+            documents=None,
+            add_generation_prompt=True,
+            **switches,
+        )
+
+    try:
+        return with_messages(messages)
+    except TemplateError:
+        if not any(message.role == "system" for message in messages):
+            raise
+        return with_messages(without_system(messages))
