@@ -45,6 +45,8 @@ OPTIONS: Mapping[str, tuple[type, JSON]] = {
     # The template inside the .rkllm file, for models that come without tokenizer files.
     "runtime_template": (bool, False),
 }
+# What the toolkit converts for where nobody says otherwise (reference 2.2).
+DEFAULT_CONTEXT = 4096
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
 
@@ -124,6 +126,7 @@ class RkllmEngine(Engine):
         self._capabilities = Capabilities()
         self._numbers: dict[str, int] = {}
         self._ledger = Ledger()
+        self._keeps_history = False
         # What the runtime's own history holds; grows only where its own template is used.
         self._history: tuple[Message, ...] = ()
 
@@ -148,7 +151,7 @@ class RkllmEngine(Engine):
         names = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
         return values.LoadParams(
             model_path=str(path),
-            max_context_len=self.model.context,
+            max_context_len=self.model.context or DEFAULT_CONTEXT,
             cpus=tuple(self._options["cpus"]) or self._host.cpus,
             **{name: self._options[name] for name in names},
             sampling=values.Sampling(**self._defaults),  # type: ignore[arg-type]  # integers stay integers
@@ -163,12 +166,13 @@ class RkllmEngine(Engine):
             await runner.call("load_lora", adapter=name, path=adapter["path"], scale=adapter.get("scale", 1.0))
         if self._options["prompt_cache"]:
             await runner.call("load_prompt_cache", path=self._options["prompt_cache"])
+        self._keeps_history = self._options["runtime_template"] and "history" in features
         self._capabilities = Capabilities(
             chat=self._options["runtime_template"],
             sampling_per_run="sampling per run" in features,
             hidden=True,
             logits="logits" in features,
-            context=self.model.context or told["facts"]["max_context_limit"],
+            context=self.model.context or DEFAULT_CONTEXT,
         )
 
     @property
@@ -178,6 +182,11 @@ class RkllmEngine(Engine):
     @property
     def memory(self) -> int | None:
         return None if self._runner is None else self._runner.memory
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, for whoever measures or explains."""
+        return None if self._runner is None else self._runner.pid
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         runner = self._loaded()
@@ -219,8 +228,8 @@ class RkllmEngine(Engine):
             max_tokens=request.max_tokens,
             sampling=self._sampling(request.sampling),
             lora=request.lora,
-            keep_history=self._options["runtime_template"] and bool(request.messages),
-            clear_first=not self.model.reuse or (self._options["runtime_template"] and not follows),
+            keep_history=self._keeps_history and bool(request.messages),
+            clear_first=not self.model.reuse or (self._keeps_history and not follows),
         )
 
     def _prompt(self, request: GenerationRequest, *, follows: bool) -> str:
@@ -247,7 +256,7 @@ class RkllmEngine(Engine):
 
     def _remember(self, request: GenerationRequest, answer: str, done: Done) -> None:
         """What the runtime's cache holds after this run."""
-        if done.stopped or not request.messages:
+        if done.stopped or not request.messages or not self._keeps_history:
             self._history = ()
         else:
             self._history = (*request.messages, Message("assistant", answer))

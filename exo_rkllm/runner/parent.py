@@ -38,7 +38,7 @@ HINTS: Mapping[int, str] = {
 }
 LAST_WORDS = "Its last words are in the log: exo-rkllm logs"
 # The command line of a child. Its module path is ours, whatever way this package was started.
-BOOT = "import sys; sys.path[:] = sys.argv[5].split(chr(0)); from exo_rkllm.runner.child import main; "
+BOOT = "import sys; sys.path[:] = sys.argv[5].split(chr(58)); from exo_rkllm.runner.child import main; "
 BOOT += "main(*map(int, sys.argv[1:5]))"
 
 
@@ -236,7 +236,7 @@ class Runner:
         # Bound to the thread that starts the child (prctl(2)), so only the thread that lives longest may ask for it.
         die_with_us = threading.current_thread() is threading.main_thread()
         numbers = [theirs.fileno(), box, os.getpid(), int(die_with_us)]
-        path = "\0".join(str(Path(entry or ".").absolute()) for entry in sys.path)
+        path = ":".join(str(Path(entry or ".").absolute()) for entry in sys.path)
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", BOOT, *map(str, numbers), path],
@@ -282,15 +282,13 @@ class Runner:
         self._exited.set()
 
     def _obituary(self, status: int) -> RunnerLost:
-        doing = "answering" if self._runs else "loading or asked for something" if self._calls else "idle"
+        doing = "answering" if self._runs else "loading" if self._calls else "idle"
         if status < 0:
             name = signal.Signals(-status).name
             return RunnerLost(
                 f"The process of {self._name} was killed by {name} while {doing}.", HINTS.get(-status, LAST_WORDS)
             )
-        return RunnerLost(
-            f"The process of {self._name} ended by itself (exit code {status}) while {doing}.", LAST_WORDS
-        )
+        return RunnerLost(f"The process of {self._name} ended with exit code {status} while {doing}.", LAST_WORDS)
 
     def _fail(self, error: ExoRkllmError) -> None:
         """Only the first reason counts; every waiting caller hears it at once."""
@@ -344,7 +342,7 @@ class Runner:
             return
         what = "did not stop when told to" if self._abort_by == min(deadlines) else "said nothing"
         seconds = self._limits.abort if self._abort_by == min(deadlines) else self._patience
-        self._fail(RunnerLost(f"The process of {self._name} {what} for {seconds:.0f} s and was ended.", LAST_WORDS))
+        self._fail(RunnerLost(f"The process of {self._name} {what} for {seconds:g} s and was ended.", LAST_WORDS))
         self._kill()
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────

@@ -49,6 +49,7 @@ MODES = {
 }
 # The vendor's default threads: the big cores of an 8-CPU SoC, all of a 4-CPU one (reference 5.2).
 BIG_CORES = {8: (4, 5, 6, 7), 4: (0, 1, 2, 3)}
+MOST_NPU_CORES = 3
 
 
 class Filled:
@@ -88,9 +89,13 @@ class Filled:
 
 
 def default_cpus(allowed: Sequence[int]) -> tuple[int, ...]:
-    """Threads for the model where nobody chose: the board's big cores, as far as this process may use them."""
-    wanted = BIG_CORES.get(os.cpu_count() or 0, tuple(allowed)[:4])
-    return tuple(cpu for cpu in wanted if cpu in allowed) or tuple(allowed)[:4]
+    """Threads for the model where nobody chose: the board's big cores, or what of them this process may use.
+
+    No fewer than the model's NPU cores, or the library refuses; on a machine that is no board any four will do.
+    """
+    wanted = BIG_CORES.get(os.cpu_count() or 0, BIG_CORES[4])
+    usable = tuple(cpu for cpu in wanted if cpu in allowed)
+    return usable if len(usable) >= MOST_NPU_CORES else wanted
 
 
 def load_params(library: Library, params: LoadParams) -> Filled:
