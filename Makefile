@@ -9,7 +9,7 @@ help: ## this list
 
 run: ## a simulated Orange Pi 5 Plus with a demo model: one streamed answer (ONCE=1 ends after it)
 	@tools/setup run
-	@$(PYTHON) tools/demo.py $(if $(ONCE),--once)
+	@$(PYTHON) -m tools.demo $(if $(ONCE),--once)
 
 test: ## lint, types and the whole test suite, with coverage
 	@tools/setup test

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.base import Message, Tool
-from exo_rkllm.catalogue.voice import Voice
 from exo_rkllm.errors import TemplateError
 
+if TYPE_CHECKING:
+    from exo_rkllm.catalogue.template import Template
 
-def message_value(message: Message) -> dict[str, Any]:
+
+def message_value(message: Message, *, text: bool = False) -> dict[str, Any]:
     value: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.images:
         value["content"] = [{"type": "image"} for _ in message.images] + [{"type": "text", "text": message.content}]
     if message.reasoning:
-        value["reasoning_content"] = message.reasoning
+        value["reasoning_content"] = value["thought"] = message.reasoning  # the second is MiniCPM3's word
     if message.tool_calls:
         value["tool_calls"] = [
             {
                 "id": made.id,
                 "type": "function",
-                "function": {"name": made.name, "arguments": _arguments(made.arguments)},
+                "function": {"name": made.name, "arguments": made.arguments if text else _arguments(made.arguments)},
             }
             for made in message.tool_calls
         ]
@@ -67,21 +69,32 @@ def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(rest)
 
 
-def render(voice: Voice, messages: Sequence[Message], tools: Sequence[Tool], *, thinking: bool | None) -> str:
+def render(template: Template, messages: Sequence[Message], tools: Sequence[Tool], *, thinking: bool | None) -> str:
+    """The prompt. Where the template refuses, what differs between templates is tried before its word is final:
+    arguments as text (DeepSeek), and system words said by the user (Gemma)."""
     switches = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
+    offered = [tool_value(tool) for tool in tools] or None
+    refusal: TemplateError | None = None
+    for those, text in _attempts(messages):
+        try:
+            return template.render(
+                messages=[message_value(message, text=text) for message in those],
+                tools=offered,
+                documents=None,
+                add_generation_prompt=True,
+                **switches,
+            )
+        except TemplateError as error:
+            refusal = refusal or error
+    raise refusal or TemplateError("There is nothing to answer.", "Give at least one message.")
 
-    def with_messages(those: Sequence[Message]) -> str:
-        return voice.template.render(
-            messages=[message_value(message) for message in those],
-            tools=[tool_value(tool) for tool in tools] or None,
-            documents=None,
-            add_generation_prompt=True,
-            **switches,
-        )
 
-    try:
-        return with_messages(messages)
-    except TemplateError:
-        if not any(message.role == "system" for message in messages):
-            raise
-        return with_messages(without_system(messages))
+def _attempts(messages: Sequence[Message]) -> Iterator[tuple[Sequence[Message], bool]]:
+    calls = any(message.tool_calls for message in messages)
+    yield messages, False
+    if calls:
+        yield messages, True
+    if any(message.role == "system" for message in messages):
+        yield without_system(messages), False
+        if calls:
+            yield without_system(messages), True

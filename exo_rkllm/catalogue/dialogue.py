@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from exo_rkllm.backends.base import Capabilities, Event, Finish, GenerationRequest, Kind, Model, Piece
+from exo_rkllm.backends.base import Capabilities, Event, Finish, GenerationRequest, Model, Piece
 from exo_rkllm.catalogue import conversation, offer
 from exo_rkllm.catalogue.formats import Reasoning, ToolFormat
 from exo_rkllm.catalogue.store import Entry
@@ -49,25 +49,27 @@ class Marks:
                 if text.endswith(mark[:size]):
                     longest = size
                     break
-        if "\n" in self.triggers:
-            sure = text[: len(text) - longest]
-            blank = sure[len(sure.rstrip()) :]
-            if "\n" in blank:
-                longest += len(blank)
-        return longest
+        return longest + self.swallowed(text[: len(text) - longest])
+
+    def swallowed(self, text: str) -> int:
+        """Line breaks and blanks at the end that belong to a tag behind them."""
+        if "\n" not in self.triggers:
+            return 0
+        blank = text[len(text.rstrip()) :]
+        return len(blank) - blank.index("\n") if "\n" in blank else 0
 
 
 class Dialogue:
     """One run, read as it comes."""
 
     __slots__ = (
-        *("_buffer", "_calls", "_format", "_held", "_kind", "_marks", "_opened", "_plain", "_reasoning", "_said"),
-        *("_scanned", "_skip", "_state", "_stops", "_triggers", "request", "stopped"),
+        *("_buffer", "_calls", "_format", "_ends", "_held", "_marks", "_opened", "_plain", "_reasoning", "_said"),
+        *("_scanned", "_skip", "_state", "_stops", "_thinking", "_triggers", "request", "stopped"),
     )
 
-    _kind: Kind
     _plain: bool
     _state: State
+    _thinking: bool
 
     def __init__(
         self,
@@ -85,6 +87,7 @@ class Dialogue:
         self._reasoning = reasoning
         self._format = tools
         self._stops = frozenset(self.request.stop)
+        self._ends = Marks.of(self._stops).pattern
         opens = tools.open if tools else ()
         begin, close = ((reasoning.open,), (reasoning.close,)) if reasoning else ((), ())
         answer = Marks.of((*self._stops, *opens, *begin), breaks=tools is not None)
@@ -107,7 +110,7 @@ class Dialogue:
             self._buffer = forced.removeprefix(self._opened)
             self._held = [Piece(self._buffer)] if self._buffer else []
         else:
-            self._enter("thinking" if thinking else self._after(), skip=thinking)
+            self._enter("thinking" if thinking else self._after(), skip=reasoning is not None)
 
     @classmethod
     def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
@@ -124,8 +127,11 @@ class Dialogue:
     def feed(self, piece: Piece) -> Sequence[Piece]:
         """What is certain by now; text that may still become a tag or a stop string stays inside."""
         if self._plain and self._triggers.isdisjoint(piece.text):
-            piece.kind = self._kind
+            if self._thinking:
+                piece.kind = "thinking"
             return (piece,)
+        if piece.kind != "answer":
+            return (*self._flush(), piece)  # an engine that chats has read it already
         if self.stopped or not piece.text:
             return ()
         self._held.append(piece)
@@ -138,23 +144,30 @@ class Dialogue:
 
     def end(self, finish: Finish) -> Sequence[Event]:
         """What was held back, then the finish with its real reason."""
-        out: list[Piece] = []
-        if self._state == "call":
-            self._close(len(self._buffer), 0, out)
-        if self._state == "thinking":
-            self._take(len(self._buffer.rstrip()), out)
-        else:
-            self._take(len(self._buffer), out)
+        out = self._flush()
         reason = "stop" if self.stopped else finish.reason
         if self._calls and reason == "stop":
             reason = "tool_calls"
         self._enter("done")
         return (*out, dataclasses.replace(finish, reason=reason))
 
+    def _flush(self) -> list[Piece]:
+        """All that waits, as what it most likely is."""
+        out: list[Piece] = []
+        if self._state == "call":
+            self._close(len(self._buffer), 0, out)
+        if self._state == "lead":
+            self._enter("answer")
+        while self._step(out):
+            pass
+        self._take(len(self._buffer.rstrip() if self._thinking else self._buffer), out)
+        self._drop(len(self._buffer))
+        return out
+
     def _enter(self, state: State, *, skip: bool = False) -> None:
         """`skip`: blanks at the beginning belong to the tag before them."""
         self._state = state
-        self._kind = "thinking" if state == "thinking" else "answer"
+        self._thinking = state == "thinking"
         self._triggers = self._marks[state].triggers
         self._scanned = 0
         self._skip = skip
@@ -190,13 +203,11 @@ class Dialogue:
             self._close(start, tag, out)
         elif mark in self._stops:
             self._take(start, out)
-            self._drop(len(self._buffer))
-            self.stopped = True
-            self._enter("done")
+            self._stop()
         elif reasoning and mark == reasoning.open and (self._said or self._buffer[:start].strip()):
             self._take(start + len(mark), out)  # an answer that speaks of the tag
         else:
-            self._take(len(self._buffer[:start].rstrip()), out)
+            self._take(start - self._marks[self._state].swallowed(self._buffer[:start]), out)
             self._drop(self._buffer.index(mark) + len(mark))
             if reasoning and mark == reasoning.open:
                 self._enter("thinking", skip=True)
@@ -206,6 +217,11 @@ class Dialogue:
                 self._enter("call")
                 self._opened = mark
         return bool(self._buffer)
+
+    def _stop(self) -> None:
+        self._drop(len(self._buffer))
+        self.stopped = True
+        self._enter("done")
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────
 
@@ -235,7 +251,10 @@ class Dialogue:
             self._enter("answer")
             if self._opened:
                 out.append(Piece(self._opened))
-            self._take(size + tag, out)
+            found = self._ends.search(self._buffer, 0, size + tag) if self._ends else None
+            self._take(found.start() if found else size + tag, out)
+            if found:
+                self._stop()
             return
         self._drop(size + tag)
         self._calls += len(calls)
@@ -247,9 +266,11 @@ class Dialogue:
     def _take(self, size: int, out: list[Piece]) -> None:
         """Let the first `size` characters go, in the pieces that they came in."""
         for piece in self._cut(size):
-            piece.kind = self._kind
+            if self._thinking:
+                piece.kind = "thinking"
+            else:
+                self._said = self._said or not piece.text.isspace()
             out.append(piece)
-            self._said = self._said or self._kind == "answer"
 
     def _drop(self, size: int) -> None:
         self._cut(size)
@@ -282,9 +303,12 @@ def _rendered(voice: Voice, request: GenerationRequest) -> Dialogue:
     messages = request.messages
     if voice.system and not any(message.role == "system" for message in messages):
         messages = conversation.with_system(messages, voice.system)
-    if way is not None and not voice.takes_tools:
+    template = voice.template
+    if way is not None and voice.tool_template is not None:
+        template = voice.tool_template
+    elif way is not None:
         messages = offer.told(messages, tools)
-    prompt = conversation.render(voice, messages, tools, thinking=request.thinking)
+    prompt = conversation.render(template, messages, tools, thinking=request.thinking)
     prompt, thinking = _opened(prompt, voice.reasoning, wanted=request.thinking)
     forced = way.forced(must_call) if way is not None and must_call is not None else ""
     if forced and thinking:

@@ -54,7 +54,8 @@ def _object(value: Any) -> ToolCall:
     """One call as a JSON object: name, and the arguments under any of the words in use."""
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not value["name"]:
+    name = value.get("name") if isinstance(value, dict) else None
+    if not isinstance(name, str) or not name.strip():
         raise ValueError("no name")
     for word in ("arguments", "parameters"):
         if word in value:
@@ -66,7 +67,7 @@ def _object(value: Any) -> ToolCall:
         arguments = _loads(arguments) if arguments.strip() else {}
     if not isinstance(arguments, dict):
         raise ValueError("arguments are no object")  # noqa: TRY004 - it is the text that is wrong
-    return call(value["name"], arguments)
+    return call(name.strip(), arguments)
 
 
 def read_json(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
@@ -130,6 +131,26 @@ def read_xml(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
     if not found:
         return read_json(text, tools)  # the same family also writes the older form
     return found
+
+
+ELEMENT = re.compile(r'\s*name="([^"]+)"\s*>(.*)\Z', re.DOTALL)
+PARAM = re.compile(r'<param name="([^"]+)">(?:<!\[CDATA\[(.*?)\]\]>|(.*?))</param>', re.DOTALL)
+
+
+def read_elements(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
+    """` name="NAME"><param name="KEY">value</param>`, the rest of a `<function` element; MiniCPM5."""
+    found = ELEMENT.match(text)
+    if not found:
+        raise ValueError("no call")
+    return [
+        call(
+            found[1],
+            {
+                key: _typed(quoted or plain, _schema(tools, found[1], key))
+                for key, quoted, plain in PARAM.findall(found[2])
+            },
+        )
+    ]
 
 
 DEEPSEEK = re.compile(r"(?:function)?<｜tool▁sep｜>\s*([^\n]+)\n```(?:json)?\n(.*?)\n```", re.DOTALL)
@@ -271,12 +292,20 @@ TOOLS: Mapping[str, ToolFormat] = {
             "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>" + (f"{name}\n```json\n" if name else "")
         ),
     ),
-    "phi": ToolFormat(("<|tool_call|>",), ("<|/tool_call|>",), read_json, _json_start("<|tool_call|>[", "arguments")),
+    "phi": ToolFormat(
+        ("<|tool_call|>", "functools"), ("<|/tool_call|>",), read_json, _json_start("<|tool_call|>[", "arguments")
+    ),
     "minicpm": ToolFormat(
         ("<|tool_call_start|>",),
         ("<|tool_call_end|>",),
         read_python,
         lambda name: f"<|tool_call_start|>\n```python\n{name}(" if name else "<|tool_call_start|>\n```python\n",
+    ),
+    "minicpm-xml": ToolFormat(
+        ("<function",),
+        ("</function>",),
+        read_elements,
+        lambda name: f'<function name="{name}">' if name else '<function name="',
     ),
     "internlm": ToolFormat(
         ("<|action_start|><|plugin|>", "<|action_start|> <|plugin|>"),

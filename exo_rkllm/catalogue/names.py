@@ -39,18 +39,28 @@ def plain_file_name(name: str) -> bool:
     )
 
 
-def id_from(file_name: str) -> str:
-    """The name that people will say for `Qwen2.5-1.5B-Instruct-rk3588-w8a8-opt-0.rkllm`: qwen2.5-1.5b-instruct."""
-    stem = re.sub(r"\.(rkllm|gguf)$", "", file_name.strip(), flags=re.IGNORECASE)
-    bare = stem
+def _stem(file_name: str) -> str:
+    return re.sub(r"\.(rkllm|gguf)$", "", file_name.strip(), flags=re.IGNORECASE)
+
+
+def bare_name(file_name: str) -> str:
+    """A model file's name without what the conversion added to it."""
+    bare = _stem(file_name)
     while (shorter := CONVERSION.sub("", bare, count=1)) != bare:
         bare = shorter
-    for candidate in (bare, stem, "model"):
-        cleaned = re.sub(r"[^a-z0-9._-]+", "-", candidate.lower(), flags=re.ASCII)
-        cleaned = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", cleaned))[:LONGEST].strip("-._")
-        if valid_id(cleaned):
-            return cleaned
-    raise AssertionError("'model' is a valid id")
+    return bare
+
+
+def plain_id(text: str) -> str:
+    """Any text as an id; empty where nothing of it can be."""
+    cleaned = re.sub(r"[^a-z0-9._-]+", "-", text.lower(), flags=re.ASCII)
+    cleaned = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", cleaned)).lstrip("-._")[:LONGEST].rstrip("-._")
+    return cleaned if valid_id(cleaned) else ""
+
+
+def id_from(file_name: str) -> str:
+    """The name that people will say for `Qwen2.5-1.5B-Instruct-rk3588-w8a8-opt-0.rkllm`: qwen2.5-1.5b-instruct."""
+    return plain_id(bare_name(file_name)) or plain_id(_stem(file_name)) or "model"
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def way_of(voice: Voice, tools: Sequence[Tool]) -> ToolFormat | None:
     """The model's own way where it has one; otherwise the commonest, which then has to be explained to it."""
     if not tools:
         return None
-    if voice.tools is not None and voice.takes_tools:
+    if voice.tools is not None and voice.tool_template is not None:
         return voice.tools
     return TOOLS["hermes"]
 

@@ -300,7 +300,8 @@ class Catalogue:
             if path.is_file():
                 sync(path)
         sync(stage)
-        (stage / LOCK).unlink(missing_ok=True)
+        for own in stage.glob(".*"):
+            own.unlink()  # the lock, and what a pull kept for resuming
         if replace and target.exists():
             old = self.directory / (REPLACED + checked.id)
             shutil.rmtree(old, ignore_errors=True)

@@ -36,7 +36,7 @@ BITS = 1024
 
 # Everything that published templates use, and what is as harmless; `items` is ours since Jinja 3.0 lacks it.
 FILTERS = (
-    *("abs", "attr", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float"),
+    *("abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float"),
     *("forceescape", "format", "groupby", "indent", "int", "join", "last", "length", "list", "lower", "map", "max"),
     *("min", "reject", "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "sort"),
     *("string", "striptags", "sum", "title", "trim", "truncate", "unique", "upper", "wordcount"),
@@ -44,7 +44,7 @@ FILTERS = (
 GLOBALS = ("dict", "namespace", "cycler", "joiner")
 # Methods of strings that make long ones out of short ones.
 WIDE_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs"}
-NEVER_METHODS = {"format", "format_map", "translate", "maketrans"}
+NEVER_METHODS = {"translate", "maketrans"}
 
 
 class Exhausted(Exception):
@@ -204,8 +204,21 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self.budget.spend((values[0].count("\n") + 1) * (width if isinstance(width, int) else _size(width)))
 
     def _check_format(self, pattern: str) -> None:
-        if re.search(r"\*|\d{4,}", pattern):
-            raise Exhausted("a format with a width over 999")
+        if re.search(r"\*|\d{4,}|\{[^{}]*\{", pattern):
+            raise Exhausted("a format with a width over 999, or with a width that is computed")
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        self._check_attribute(obj, attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        self._check_attribute(obj, argument)
+        return super().getitem(obj, argument)
+
+    def _check_attribute(self, obj: object, name: object) -> None:
+        """Here, since Jinja wraps `format` and `format_map` before a call could tell them."""
+        if isinstance(obj, str) and name in ("format", "format_map"):
+            self._check_format(obj)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **keywords: Any) -> Any:
         self.budget.step()

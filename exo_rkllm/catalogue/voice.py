@@ -23,6 +23,7 @@ SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls
 # What a template's text says of the model's habits, most telling first.
 TOOL_MARKS = (
     ("<function=", "qwen-xml"),
+    ('<function name="', "minicpm-xml"),
     ("<|tool_call>", "gemma"),
     ("<tool_call>", "hermes"),
     ("<｜tool▁calls▁begin｜>", "deepseek"),
@@ -38,15 +39,11 @@ REASONING_MARKS = (("<|channel>", "channel"), ("<|thought_start|>", "thought"), 
 @dataclass(frozen=True, slots=True)
 class Voice:
     template: Template
+    tool_template: Template | None  # the one that tells the model of tools; None where a system message has to
     tools: ToolFormat | None
     reasoning: Reasoning | None
     stop: tuple[str, ...]
     system: str = ""
-
-    @property
-    def takes_tools(self) -> bool:
-        """Whether the template itself tells the model of tools; otherwise a system message does."""
-        return "tools" in self.template.variables
 
 
 def _read_json(path: Path) -> Any:
@@ -129,11 +126,16 @@ def read_voice(folder: Path, card: Card) -> Voice:
         or FAMILIES[family_of(card.base_model, card.id, card.source)]
     )
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
-    tools = card.chat.tools or (_marked(source, TOOL_MARKS) if source else "") or family.tools
+    template = _compiled(source or family.template, special)
+    own = _compiled(family.template, {"bos_token": family.bos, **special}) if source else template
+    telling = next((one for one in (template, own) if "tools" in one.variables), None)
+    marked = _marked(source, TOOL_MARKS) if telling is template else ""
+    tools = card.chat.tools or marked or family.tools
     reasoning = card.chat.reasoning or (_marked(source, REASONING_MARKS) if source else "") or family.reasoning
     stop = [*card.chat.stop, special.get("eos_token", ""), *_eos_texts(folder, config), *family.stop]
     return Voice(
-        _compiled(source or family.template, special),
+        template,
+        telling if tools and tools != "none" else None,
         _row("tools", tools, TOOLS, card.id),
         _row("reasoning", reasoning, REASONING, card.id),
         tuple(dict.fromkeys(text for text in stop if text)),
@@ -144,8 +146,10 @@ def read_voice(folder: Path, card: Card) -> Voice:
 def voice_of(model: Model) -> Voice:
     """For a model without a card (a bare file): its family's markup, by its name."""
     family = FAMILIES[family_of(model.path.name if model.path else "", model.id)]
+    template = _compiled(family.template, {"bos_token": family.bos})
     return Voice(
-        _compiled(family.template, {"bos_token": family.bos}),
+        template,
+        template if family.tools and "tools" in template.variables else None,
         TOOLS.get(family.tools),
         REASONING.get(family.reasoning),
         family.stop,

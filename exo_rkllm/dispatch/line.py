@@ -6,6 +6,9 @@ from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+# A round in which so many clients were served is declared over, or it would never end where every client is new.
+REMEMBERED = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -42,12 +45,9 @@ class Line:
     def served(self, ticket: int) -> Line:
         """Without the entry whose turn came; rounds that are over are forgotten."""
         entry = self.entry(ticket)
-        now = max(self.round, entry.round)
-        return Line(
-            tuple(other for other in self.entries if other is not entry),
-            now,
-            {client: last for client, last in self.latest.items() if last >= now},
-        )
+        entries = tuple(other for other in self.entries if other is not entry)
+        now = max(self.round, entry.round) + (len(self.latest) > REMEMBERED)
+        return Line(entries, now, {client: last for client, last in self.latest.items() if last >= now})
 
     def left(self, ticket: int) -> Line:
         """Without an entry that gave up; its client's later ones move up, so that giving up costs no turn."""

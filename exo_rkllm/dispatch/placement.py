@@ -77,7 +77,7 @@ def plan(state: State, name: str, available: int) -> Plan:
     def fits(without: Sequence[ModelState]) -> Fits | None:
         stay = [other for other in loaded if other not in without]
         free = available - state.limits.reserve + sum(other.takes for other in without)
-        if model.takes > free or 0 < state.limits.max_loaded <= len(stay):
+        if model.takes > max(0, free) or 0 < state.limits.max_loaded <= len(stay):
             return None
         if model.needs.npu == 0:
             return Fits(None)
@@ -111,23 +111,24 @@ def plan(state: State, name: str, available: int) -> Plan:
 def refusal(state: State, model: ModelState, loaded: Sequence[ModelState], available: int) -> OutOfMemory:
     """The sentence with the figures, and what the reader could do about them."""
     free = max(0, available - state.limits.reserve)
-    size = f"{model.name} needs {gigabytes(model.takes)} of memory"
-    pinned = [other for other in loaded if state.pinned(other)]
-    if model.takes > free:
-        sentence = f"{size} and {gigabytes(free)} are free."
+    movable = sum(other.takes for other in loaded if not state.pinned(other))
+    if model.takes > free + movable:
+        sentence = f"{model.name} needs {gigabytes(model.takes)} of memory and {gigabytes(free)} are free"
+        sentence += f", {gigabytes(free + movable)} with nothing else loaded." if movable else "."
     elif 0 < state.limits.max_loaded <= len(loaded):
-        sentence = f"{model.name} would be one model more than max_loaded = {state.limits.max_loaded} allows."
+        sentence = f"{model.name} would be one model more than models.max_loaded = {state.limits.max_loaded} allows."
     else:
         sentence = (
-            f"{model.name} needs {gigabytes(model.needs.npu)} of NPU addresses in a row, "
-            f"and {state.limits.domains} windows of {gigabytes(WINDOW)} have no such place left."
+            f"{model.name} needs {gigabytes(model.needs.npu)} of NPU addresses, "
+            f"and the driver's {state.limits.domains} windows of {gigabytes(WINDOW)} have no room."
         )
+    pinned = [other for other in loaded if state.pinned(other)]
     if not pinned:
-        return OutOfMemory(
-            sentence, "Nothing of ours is left to unload: stop other programs, or take a smaller model or context."
-        )
-    frees = ", ".join(f"{other.name} frees {gigabytes(other.takes)}" for other in pinned)
-    return OutOfMemory(sentence, f"Unloading {frees}: exo-rkllm unload {pinned[0].name}")
+        return OutOfMemory(sentence, "Stop other programs, or take a smaller model, quantisation or context.")
+    one = max(pinned, key=lambda other: other.takes)
+    return OutOfMemory(
+        sentence, f"{one.name} is pinned; unloading it frees {gigabytes(one.takes)}: exo-rkllm unload {one.name}"
+    )
 
 
 def gigabytes(size: int) -> str:

@@ -1,1 +1,1 @@
-"""librkllmrt behind one typed session. `locate` finds it, `version` reads what it is, `abi` has its layouts."""
+"""librkllmrt, the vendor's closed library: find it, tell its version, speak its ABI, understand what it prints."""

@@ -1,63 +1,123 @@
-"""What the library prints, kept in a memory file: its only error details go to stdout.
+"""What the library prints, kept in an anonymous memory file: its only error details come on stdout (reference 4).
 
-The daemon makes the file and hands it to the child as its fd 1 and 2. Nothing can block on it, as on a pipe that nobody
-reads, and it is still there when the child is not.
+A pipe would block the library while nobody reads, and a file on disk outlives a crash. Both processes hold the same
+memory file: the child reads the lines of a call that failed, and after a crash the parent reads what is left.
 """
 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
-LINE_BUFFERED = 1  # _IOLBF of glibc and musl
-# Past this size, what was read already is cut off the file.
-KEPT = 1 << 20
-# At most so much is looked at in one go; megabytes of garbage have their middle left out.
-READ = 1 << 18
+STDOUT, STDERR = 1, 2
+IOLBF = 1
+# What one reading gives at most. Init prints some 20 lines, at RKLLM_LOG_LEVEL=2 some hundred.
+BOUND = 1 << 20
+PUNCH_HOLE_KEEP_SIZE = 3
+GAP = "... (more was printed than is kept)"
+# Everything but tab and line feed that would do something to a terminal or a journal.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+class Log(Protocol):
+    """What a session needs: the lines of one call, without taking them from whoever collects the log."""
+
+    def mark(self) -> int: ...
+
+    def since(self, mark: int) -> list[str]: ...
 
 
 class BlackBox:
-    """One reader's view of the file. Both ends may have one; only the child's cuts the file."""
+    """One end of the memory file `fd`. Where that is this process's stdout, C prints to it line by line from now on.
+
+    `new_lines` takes lines out: their memory goes back to the kernel and nobody reads them twice, in whichever process.
+    `mark` and `since` only look.
+    """
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self.offset = 0
+        self.fd = fd
+        self._libc = ctypes.CDLL(None)
+        self._taken = 0
+        # stdout and stderr share the file, so each write has to go to its end.
+        fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+        if _is_stdout(fd):
+            stdout = ctypes.c_void_p.in_dll(self._libc, "stdout")
+            self._libc.setvbuf(stdout, None, IOLBF, ctypes.c_size_t(0))
 
-    def buffer_by_line(self) -> None:
-        """The C library buffers a file by 4 KiB otherwise, and a crash would take the last words with it."""
-        libc = ctypes.CDLL(None)
-        libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, LINE_BUFFERED, 0)
+    @classmethod
+    def create(cls) -> BlackBox:
+        return cls(os.memfd_create("rkllm-log", os.MFD_CLOEXEC))
 
-    def peek(self) -> list[str]:
-        """The lines since the last `new_lines`, which will give them once more."""
-        return self._lines(os.fstat(self._fd).st_size)
+    def mark(self) -> int:
+        """The end of what was printed so far, for `since`."""
+        self._libc.fflush(None)
+        return os.fstat(self.fd).st_size
+
+    def since(self, mark: int) -> list[str]:
+        return self._lines(mark, self.mark())
 
     def new_lines(self) -> list[str]:
-        """The lines since the last call."""
-        size = os.fstat(self._fd).st_size
-        lines = self._lines(size)
-        self.offset = size
+        """What nobody has taken yet."""
+        size = self.mark()
+        if size == self._taken:
+            return []
+        lines = self._lines(self._first_data(size), size)
+        # A hole, not a truncation: a thread that prints meanwhile must not lose its line.
+        offset, length = ctypes.c_int64(self._taken), ctypes.c_int64(size - self._taken)
+        self._libc.fallocate(self.fd, PUNCH_HOLE_KEEP_SIZE, offset, length)
+        self._taken = size
         return lines
 
-    def cut(self) -> None:
-        """Give back the memory of what was read; for the only writer, between two calls into the library."""
-        if self.offset > KEPT and self.offset == os.fstat(self._fd).st_size:
-            os.ftruncate(self._fd, 0)
-            self.offset = 0
-
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        os.close(self.fd)
 
-    def _lines(self, size: int) -> list[str]:
-        if size - self.offset <= READ:
-            return _split(os.pread(self._fd, size - self.offset, self.offset))
-        half = READ // 2
-        left_out = f"[{size - self.offset - READ} bytes left out]"
-        head, tail = os.pread(self._fd, half, self.offset), os.pread(self._fd, half, size - half)
-        return [*_split(head), left_out, *_split(tail)]
+    def _first_data(self, size: int) -> int:
+        """Behind what another end has taken."""
+        try:
+            return os.lseek(self.fd, self._taken, os.SEEK_DATA)
+        except OSError:
+            return size
+
+    def _lines(self, start: int, end: int) -> list[str]:
+        """The last BOUND bytes of a range; the rest of a page that was taken reads as NUL."""
+        cut = end - start > BOUND
+        data = os.pread(self.fd, min(end - start, BOUND), max(start, end - BOUND)).lstrip(b"\0")
+        lines = [CONTROL.sub("\ufffd", line) for line in data.decode(errors="replace").split("\n")]
+        return [GAP] * cut + [line for line in lines[cut:] if line]
 
 
-def _split(data: bytes) -> list[str]:
-    return [line for line in data.decode("utf-8", "replace").splitlines() if line.strip()]
+def _is_stdout(fd: int) -> bool:
+    try:
+        return os.path.sameopenfile(fd, STDOUT)
+    except OSError:  # a daemon without stdout
+        return False
+
+
+@contextmanager
+def redirected() -> Iterator[BlackBox]:
+    """This process's stdout and stderr go into a box meanwhile: for the library without a child process."""
+    box = BlackBox.create()
+    saved = os.dup(STDOUT), os.dup(STDERR)
+    _point_at((box.fd, box.fd), box)
+    try:
+        yield box
+    finally:
+        _point_at(saved, box)
+        for fd in saved:
+            os.close(fd)
+        box.close()
+
+
+def _point_at(targets: tuple[int, int], box: BlackBox) -> None:
+    """What is still buffered belongs to where the descriptors point now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    box.mark()
+    for fd, number in zip(targets, (STDOUT, STDERR), strict=True):
+        os.dup2(fd, number)

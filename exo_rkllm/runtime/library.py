@@ -1,65 +1,89 @@
-"""The shared object, opened once its release is known, with every function's types set from the generation's table."""
+"""The vendor's library, opened: its release, what it can do, and its functions with their types."""
 
 from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TypeAlias
 
-from exo_rkllm.errors import NotSupported, RuntimeMissing
-from exo_rkllm.runtime import abi
-from exo_rkllm.runtime.version import check, read
+from exo_rkllm.errors import ExoRkllmError, RuntimeMissing, RuntimeUnsupported
+from exo_rkllm.runtime import abi, version
+from exo_rkllm.runtime.abi.shared import Generation
+from exo_rkllm.runtime.features import Features
+from exo_rkllm.runtime.version import Version
 
-# What the loader says when it refuses, and what repairs it (reference 4.5).
-LOADER: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"libgomp\.so\.1"), "sudo apt install libgomp1"),
-    (re.compile(r"libstdc\+\+\.so\.6: cannot open"), "sudo apt install libstdc++6"),
-    (re.compile(r"(?:GLIBC|GLIBCXX|CXXABI)_\S+. not found"), "It needs Debian 11, Ubuntu 20.04 or newer"),
-    (re.compile(r"libomp\.so"), "This is the Android build; take the one for Linux aarch64"),
-    (re.compile(r"undefined symbol"), "The file is damaged: exo-rkllm runtime --install FILE"),
-)
+Function: TypeAlias = Callable[..., int]
+
+# What dlopen says, and what repairs it (reference 4.5).
+OPEN_FAILURES: tuple[tuple[str, str, str], ...] = (
+    (r"libgomp\.so\.1: cannot open", "needs libgomp.so.1, which is not installed", "apt install libgomp1"),
+    (r"libstdc\+\+\.so\.6: cannot open", "needs libstdc++.so.6, which is not installed", "apt install libstdc++6"),
+    (r"(\S+\.so[.\d]*): cannot open shared object file", "needs {0}, which is not installed", "apt-file search {0}"),
+    (
+        r"version `(\S+)' not found",
+        "needs {0}, and this system is older",
+        "Use Debian 11, Ubuntu 20.04 or newer, or an older librkllmrt",
+    ),
+    (
+        r"wrong ELF class|Exec format error|invalid ELF header",
+        "is not built for this system",
+        "exo-rkllm runtime --install FILE with the aarch64 library on a 64-bit system",
+    ),
+    (r"cannot apply additional memory protection|Permission denied|failed to map", "may not be mapped here: {text}",
+     "Check that its file system is not mounted noexec: findmnt -T {path}"),
+)  # fmt: skip
 
 
 class Library:
-    """One loaded librkllmrt of a known release."""
+    """One librkllmrt.so in this process. `functions` has every one of the generation's, by its C name."""
 
-    def __init__(self, path: Path, release: str) -> None:
+    def __init__(self, path: Path, found: Version, generation: Generation, dll: ctypes.CDLL) -> None:
         self.path = path
-        self.release = release
-        self.layout: ModuleType = abi.layout(release)
-        try:
-            self._handle = ctypes.CDLL(str(path))
-            self.functions = {name: self._bind(name, *types) for name, types in self.layout.SIGNATURES.items()}
-        except (OSError, AttributeError) as error:
-            hint = next(
-                (hint for pattern, hint in LOADER if pattern.search(str(error))), "exo-rkllm runtime --install FILE"
-            )
-            raise RuntimeMissing(f"{path} cannot be loaded: {error}.", hint) from error
+        self.version = found.release
+        self.generation = generation
+        self.features = Features(found.release)
+        self.functions = _bind(path, found.release, dll, generation)
 
     @classmethod
-    def open(cls, path: Path) -> Library:
-        """Version first, library second: nothing of an unknown release is ever mapped."""
-        binary = read(path)
-        check(binary)
-        return cls(path, binary.version)
-
-    def _bind(self, name: str, result: Any, arguments: tuple[Any, ...]) -> Any:
-        function = self._handle[name]
-        function.restype, function.argtypes = result, arguments
-        return function
+    def open(cls, path: Path | str) -> Library:
+        """Tell the release from the file's bytes, then load it; nothing of it runs before its layout is known."""
+        path = Path(path).absolute()
+        found = version.check(path)
+        try:
+            dll = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise open_failure(path, str(error)) from error
+        return cls(path, found, abi.load(found.release), dll)
 
     def supports(self, feature: str) -> bool:
-        return abi.supports(self.release, feature)
+        """A name of `features.FEATURES`."""
+        return self.features.has(feature)
 
-    def need(self, feature: str, what: str = "") -> None:
-        if not self.supports(feature):
-            raise NotSupported(
-                f"{what or feature[0].upper() + feature[1:]} is not supported by runtime {self.release}:"
-                f" needs {abi.SINCE[feature]} or newer.",
-                "exo-rkllm runtime --install FILE with a newer librkllmrt.so",
+
+def _bind(path: Path, release: str, dll: ctypes.CDLL, generation: Generation) -> Mapping[str, Function]:
+    bound: dict[str, Function] = {}
+    for name, (restype, argtypes) in generation.functions.items():
+        try:
+            function = getattr(dll, name)
+        except AttributeError as error:
+            raise RuntimeUnsupported(
+                f"{path} says it is librkllmrt {release} and lacks {name}, which {release} has.",
+                version.INSTALL_HINT,
+            ) from error
+        function.restype = restype
+        function.argtypes = argtypes
+        bound[name] = function
+    return bound
+
+
+def open_failure(path: Path, text: str) -> ExoRkllmError:
+    """What the dynamic loader's sentence means for whoever installed the library."""
+    for pattern, meaning, hint in OPEN_FAILURES:
+        if (match := re.search(pattern, text)) is not None:
+            words = {"text": text, "path": path}
+            return RuntimeMissing(
+                f"{path} {meaning.format(*match.groups(), **words)}.", hint.format(*match.groups(), **words)
             )
-
-    def features(self) -> list[str]:
-        return [feature for feature in abi.SINCE if self.supports(feature)]
+    return RuntimeMissing(f"{path} cannot be loaded: {text}.", f"ldd {path}")

@@ -1,22 +1,24 @@
-"""Which release a librkllmrt.so is, read from its bytes: nothing of it is loaded or called to find out."""
+"""Which release a librkllmrt.so is, told from its bytes alone: nothing of it is loaded or called (reference 1.11)."""
 
 from __future__ import annotations
 
-import hashlib
 import mmap
-import platform
 import re
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from exo_rkllm.errors import RuntimeMissing, RuntimeUnsupported
-from exo_rkllm.runtime.abi import RELEASES
+from exo_rkllm.runtime import abi, elf
 
-# The text every 1.2 and 1.3 build carries (reference 1.11); suffixes such as b1 belong to the version.
-BANNER = re.compile(rb"RKLLM SDK \(version:\s*([0-9][0-9A-Za-z.]*)")
-# Whether 1.0 and 1.1 builds carry it is unverified, so these are known by the whole file, as git names it.
+Bytes: TypeAlias = "bytes | mmap.mmap"
+Evidence: TypeAlias = Literal["version string", "git blob"]
+
+STRING = re.compile(rb"RKLLM SDK \(version:\s*([0-9][0-9A-Za-z.]*)")
+RELEASE = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:b(?:eta)?(\d*))?")
+
+# Git blob ids of the vendor's own files: for releases that may not carry the string, and for a bare proof of origin.
 BLOBS: Mapping[str, str] = {
     "a026cbe60905af0ad6c07dfa2fcc339dd4b9fa10": "1.0.1",
     "66dfdc7c25cdca9ccf9930798118e17abf7592ff": "1.1.0",
@@ -31,70 +33,116 @@ BLOBS: Mapping[str, str] = {
     "0084abc34ab43359cfa9fd5d4c92ece34127dbd0": "1.2.3",
     "34167b32f99cb7ab19e21fb579fb750d96b878f1": "1.3.0",
 }
-MACHINES: Mapping[int, str] = {3: "x86 (32 bit)", 40: "arm (32 bit)", 62: "x86_64", 183: "aarch64", 243: "riscv64"}
-SUPPORTED = "1.1.0 to 1.1.4, 1.2.0, 1.2.1b1, 1.2.1 to 1.2.3, 1.3.0 and 1.3.1"
+
+# Exported names, and what their absence says of a file without a version: the first that is missing counts.
+MISSING_NAMES: tuple[tuple[str, str], ...] = (
+    ("rkllm_init", "is not an RKLLM runtime: it has no function rkllm_init"),
+    ("rkllm_run_async", "looks like 1.0.x: it has no function rkllm_run_async"),
+    ("rkllm_set_chat_template", "looks like 1.1.x: it has no function rkllm_set_chat_template"),
+    ("rkllm_get_kv_cache_size", "looks like 1.2.0 or 1.2.1b1: it has no function rkllm_get_kv_cache_size"),
+)
+BOARD = (64, "aarch64")
+INSTALL_HINT = "exo-rkllm runtime --install FILE with a librkllmrt.so from the vendor's release, aarch64"
 
 
 @dataclass(frozen=True, slots=True)
-class Binary:
-    """What a file is, as far as its own bytes tell; empty text where they do not."""
+class Version:
+    """A release and where it was read."""
 
-    path: Path
-    machine: str
-    version: str
+    release: str
+    evidence: Evidence
 
     @property
     def supported(self) -> bool:
-        return self.version in RELEASES
+        return self.release in abi.RELEASES
 
 
-def read(path: Path) -> Binary:
-    """The file's machine and release, or RuntimeMissing where it is no shared library that can be read."""
+def order(release: str) -> tuple[int, ...]:
+    """Sorts releases; a beta comes before its release. () for a text that is no release at all."""
+    match = RELEASE.fullmatch(release)
+    if match is None:
+        return ()
+    major, minor, patch, beta = match.groups()
+    return (int(major), int(minor), int(patch), 1 if beta is None else 0, int(beta or 0))
+
+
+def in_string(data: Bytes) -> str | None:
+    match = STRING.search(data)
+    return match[1].decode() if match else None
+
+
+def in_blobs(data: Bytes) -> str | None:
+    import hashlib  # costs the child 3 MB, and is needed only where the string is missing
+
+    digest = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
+    digest.update(data)
+    return BLOBS.get(digest.hexdigest())
+
+
+def in_bytes(data: Bytes) -> Version | None:
+    if (release := in_string(data)) is not None:
+        return Version(release, "version string")
+    if (release := in_blobs(data)) is not None:
+        return Version(release, "git blob")
+    return None
+
+
+def guess(data: Bytes) -> str:
+    """What the exported names say of a file without a version. Only ever printed: they cannot tell 1.2.1 from 1.3.0."""
+    for name, verdict in MISSING_NAMES:
+        if data.find(b"\0%s\0" % name.encode()) < 0:
+            return verdict
+    return "looks like 1.2.1 or newer, and names cannot tell which"
+
+
+def supported_text(releases: Iterable[str] = abi.RELEASES) -> str:
+    *first, last = releases
+    return f"{', '.join(first)} and {last}"
+
+
+def read(path: Path) -> Version:
+    """The release of this file, or RuntimeUnsupported where nothing in it says so."""
+    with path.open("rb") as file:
+        try:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise RuntimeMissing(f"{path} is empty.", INSTALL_HINT) from error
+    with data:
+        if (found := in_bytes(data)) is not None:
+            return found
+        raise RuntimeUnsupported(
+            f"{path} does not say which release it is and {guess(data)}; supported are {supported_text()}.",
+            INSTALL_HINT,
+        )
+
+
+def check(path: Path, *, for_board: bool = False) -> Version:
+    """The release of a file that this program supports and this interpreter can load; anything else raises.
+
+    `for_board` takes the boards' own machine as well: an image for a board is often built elsewhere.
+    """
+    _check_elf(path, (BOARD,) if for_board else ())
+    found = read(path)
+    if not found.supported:
+        raise RuntimeUnsupported(
+            f"{path} is librkllmrt {found.release} (by its {found.evidence}), which is not supported;"
+            f" supported are {supported_text()}.",
+            INSTALL_HINT,
+        )
+    return found
+
+
+def _check_elf(path: Path, also: Sequence[tuple[int, str]]) -> None:
     try:
-        with path.open("rb") as file:
-            machine = machine_of(file.read(20))
-            if not machine:
-                raise RuntimeMissing(f"{path} is not an ELF library.", "exo-rkllm runtime --install FILE")
-            with closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as content:
-                return Binary(path, machine, version_of(content))
+        found = elf.read(path)
     except OSError as error:
-        raise RuntimeMissing(f"{path} cannot be read: {error.strerror}.", _hint(error, path)) from error
+        raise RuntimeMissing(f"{path} cannot be read: {error.strerror}.", _unreadable_hint(path, error)) from error
+    here = elf.of_this_interpreter()
+    if found is None or not found.shared:
+        raise RuntimeMissing(f"{path} is not a shared library (no ELF header).", INSTALL_HINT)
+    if (found.bits, found.machine) not in ((here.bits, here.machine), *also):
+        raise RuntimeMissing(f"{path} is built for {found}, and this Python is {here}.", INSTALL_HINT)
 
 
-def check(binary: Binary) -> None:
-    """Refuses what this process cannot load, and what nobody knows the layout of."""
-    ours = platform.machine()
-    if binary.machine != ours:
-        raise RuntimeUnsupported(
-            f"{binary.path} is built for {binary.machine}, this system is {ours}.",
-            f"exo-rkllm runtime --install FILE with a librkllmrt.so for {ours}",
-        )
-    if not binary.supported:
-        found = f"version {binary.version}" if binary.version else "of a version that it does not tell"
-        raise RuntimeUnsupported(
-            f"{binary.path} is {found}; supported are {SUPPORTED}.",
-            "exo-rkllm runtime --install FILE with a supported librkllmrt.so",
-        )
-
-
-def machine_of(head: bytes) -> str:
-    """The architecture in an ELF header; empty where it is none."""
-    if len(head) < 20 or head[:4] != b"\x7fELF":
-        return ""
-    number = int.from_bytes(head[18:20], "little" if head[5] == 1 else "big")
-    return MACHINES.get(number, f"ELF machine {number}")
-
-
-def version_of(content: bytes | mmap.mmap) -> str:
-    """The banner's version, else the one of a file that the vendor published; else empty."""
-    if found := BANNER.search(content):
-        return found[1].decode()
-    digest = hashlib.sha1(b"blob %d\0" % len(content), usedforsecurity=False)
-    digest.update(content)
-    return BLOBS.get(digest.hexdigest(), "")
-
-
-def _hint(error: OSError, path: Path) -> str:
-    if isinstance(error, PermissionError):
-        return f"sudo chmod a+r {path}"
-    return "exo-rkllm runtime says where it looks; --install FILE puts one in place"
+def _unreadable_hint(path: Path, error: OSError) -> str:
+    return f"chmod a+r {path}" if isinstance(error, PermissionError) else INSTALL_HINT

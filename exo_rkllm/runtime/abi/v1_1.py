@@ -1,30 +1,27 @@
-"""1.1.0 to 1.1.4: five byte-identical headers."""
+"""Runtime 1.1.0 to 1.1.4: identical headers (reference, G2)."""
 
 from __future__ import annotations
 
-from ctypes import (
-    CFUNCTYPE,
-    POINTER,
-    Structure,
-    Union,
-    c_bool,
-    c_char_p,
-    c_float,
-    c_int,
-    c_int32,
-    c_size_t,
-    c_uint8,
-    c_void_p,
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int, c_int32, c_uint8, c_void_p
+
+from exo_rkllm.runtime.abi.shared import (
+    SINCE_110,
+    Generation,
+    Handle,
+    RKLLMInput110,
+    RKLLMLoraParam,
+    RKLLMMultiModelInput110,
+    RKLLMPromptCacheParam,
+    RKLLMResultLastHiddenLayer,
+    VoidResultCallback,
 )
 
-from exo_rkllm.runtime.abi import common
 
-
-class ExtendParam(Structure):
+class RKLLMExtendParam(Structure):
     _fields_ = (("base_domain_id", c_int32), ("reserved", c_uint8 * 112))
 
 
-class Param(Structure):
+class RKLLMParam(Structure):
     _fields_ = (
         ("model_path", c_char_p),
         ("max_context_len", c_int32),
@@ -43,44 +40,35 @@ class Param(Structure):
         ("img_start", c_char_p),
         ("img_end", c_char_p),
         ("img_content", c_char_p),
-        ("extend_param", ExtendParam),
+        ("extend_param", RKLLMExtendParam),
     )
 
 
-class MultimodalInput(Structure):
-    _fields_ = (("prompt", c_char_p), ("image_embed", c_void_p), ("n_image_tokens", c_size_t))
-
-
-class Inputs(Union):
-    _fields_ = (
-        ("prompt_input", c_char_p),
-        ("embed_input", common.EmbedInput),
-        ("token_input", common.TokenInput),
-        ("multimodal_input", MultimodalInput),
-    )
-
-
-class Input(Structure):
-    _anonymous_ = ("inputs",)
-    _fields_ = (("input_type", c_int), ("inputs", Inputs))
-
-
-class InferParam(Structure):
+class RKLLMInferParam(Structure):
     _fields_ = (
         ("mode", c_int),
-        ("lora_params", POINTER(common.LoraParam)),
-        ("prompt_cache_params", POINTER(common.PromptCacheParam)),
+        ("lora_params", POINTER(RKLLMLoraParam)),
+        ("prompt_cache_params", POINTER(RKLLMPromptCacheParam)),
     )
 
 
-class Result(Structure):
-    _fields_ = (
-        ("text", c_char_p),
-        ("token_id", c_int32),
-        ("last_hidden_layer", common.ResultLastHiddenLayer),
-    )
+class RKLLMResult(Structure):
+    _fields_ = (("text", c_char_p), ("token_id", c_int32), ("last_hidden_layer", RKLLMResultLastHiddenLayer))
 
 
-ResultCallback = CFUNCTYPE(None, c_void_p, c_void_p, c_int)
-CALLBACK_RETURNS = False
-SIGNATURES = common.signatures(Param, Input, InferParam, ResultCallback)
+GENERATION = Generation(
+    name="1.1.0",
+    param=RKLLMParam,
+    multimodal_input=RKLLMMultiModelInput110,
+    input=RKLLMInput110,
+    infer_param=RKLLMInferParam,
+    result=RKLLMResult,
+    result_callback=VoidResultCallback,
+    functions={
+        **SINCE_110,
+        "rkllm_createDefaultParam": (RKLLMParam, ()),
+        "rkllm_init": (c_int, (POINTER(Handle), POINTER(RKLLMParam), VoidResultCallback)),
+        "rkllm_run": (c_int, (Handle, POINTER(RKLLMInput110), POINTER(RKLLMInferParam), c_void_p)),
+        "rkllm_run_async": (c_int, (Handle, POINTER(RKLLMInput110), POINTER(RKLLMInferParam), c_void_p)),
+    },
+)

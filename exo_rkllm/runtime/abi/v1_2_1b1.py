@@ -1,45 +1,50 @@
-"""1.2.1b1: as 1.2.0 with a larger multimodal struct."""
+"""Runtime 1.2.1b1: as 1.2.0, but for several images and their size in the multimodal input (reference, G3b)."""
 
 from __future__ import annotations
 
-from ctypes import Structure, Union, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import POINTER, Structure, Union, c_char_p, c_int, c_void_p
 
-from exo_rkllm.runtime.abi import common
-from exo_rkllm.runtime.abi.v1_2_0 import ExtendParam as ExtendParam
-from exo_rkllm.runtime.abi.v1_2_0 import InferParam as InferParam
-from exo_rkllm.runtime.abi.v1_2_0 import Param as Param
-from exo_rkllm.runtime.abi.v1_2_0 import Result as Result
-from exo_rkllm.runtime.abi.v1_2_0 import ResultCallback as ResultCallback
-
-
-class MultimodalInput(Structure):
-    _fields_ = (
-        ("prompt", c_char_p),
-        ("image_embed", c_void_p),
-        ("n_image_tokens", c_size_t),
-        ("n_image", c_size_t),
-        ("image_width", c_size_t),
-        ("image_height", c_size_t),
-    )
+from exo_rkllm.runtime.abi.shared import (
+    SINCE_120,
+    Generation,
+    Handle,
+    RKLLMEmbedInput,
+    RKLLMInferParam120,
+    RKLLMMultiModalInput121b1,
+    RKLLMParam120,
+    RKLLMResult120,
+    RKLLMTokenInput,
+    VoidResultCallback,
+)
 
 
-class Inputs(Union):
+class InputUnion(Union):
     _fields_ = (
         ("prompt_input", c_char_p),
-        ("embed_input", common.EmbedInput),
-        ("token_input", common.TokenInput),
-        ("multimodal_input", MultimodalInput),
+        ("embed_input", RKLLMEmbedInput),
+        ("token_input", RKLLMTokenInput),
+        ("multimodal_input", RKLLMMultiModalInput121b1),
     )
 
 
-class Input(Structure):
-    _anonymous_ = ("inputs",)
-    _fields_ = (("input_type", c_int), ("inputs", Inputs))
+class RKLLMInput(Structure):
+    _anonymous_ = ("union",)
+    _fields_ = (("input_type", c_int), ("union", InputUnion))
 
 
-CALLBACK_RETURNS = False
-SIGNATURES: common.Signatures = {
-    **common.signatures(Param, Input, InferParam, ResultCallback),
-    "rkllm_set_chat_template": (c_int, (c_void_p, c_char_p, c_char_p, c_char_p)),
-    "rkllm_clear_kv_cache": (c_int, (c_void_p, c_int)),
-}
+GENERATION = Generation(
+    name="1.2.1b1",
+    param=RKLLMParam120,
+    multimodal_input=RKLLMMultiModalInput121b1,
+    input=RKLLMInput,
+    infer_param=RKLLMInferParam120,
+    result=RKLLMResult120,
+    result_callback=VoidResultCallback,
+    functions={
+        **SINCE_120,
+        "rkllm_createDefaultParam": (RKLLMParam120, ()),
+        "rkllm_init": (c_int, (POINTER(Handle), POINTER(RKLLMParam120), VoidResultCallback)),
+        "rkllm_run": (c_int, (Handle, POINTER(RKLLMInput), POINTER(RKLLMInferParam120), c_void_p)),
+        "rkllm_run_async": (c_int, (Handle, POINTER(RKLLMInput), POINTER(RKLLMInferParam120), c_void_p)),
+    },
+)

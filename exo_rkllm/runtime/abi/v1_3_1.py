@@ -1,27 +1,28 @@
-"""1.3.1: as 1.3.0 with audio at the end of the multimodal struct."""
+"""Runtime 1.3.1: as 1.3.0, but for audio in the multimodal input (reference, G6)."""
 
 from __future__ import annotations
 
-from ctypes import POINTER, Structure, Union, c_bool, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import POINTER, Structure, Union, c_bool, c_char_p, c_float, c_int, c_size_t, c_void_p
 
-from exo_rkllm.runtime.abi import common
-from exo_rkllm.runtime.abi.v1_3_0 import ADDED as ADDED
-from exo_rkllm.runtime.abi.v1_3_0 import Callback as Callback
-from exo_rkllm.runtime.abi.v1_3_0 import EmbedCallback as EmbedCallback
-from exo_rkllm.runtime.abi.v1_3_0 import ExtendParam as ExtendParam
-from exo_rkllm.runtime.abi.v1_3_0 import Image as Image
-from exo_rkllm.runtime.abi.v1_3_0 import InferParam as InferParam
-from exo_rkllm.runtime.abi.v1_3_0 import Param as Param
-from exo_rkllm.runtime.abi.v1_3_0 import Result as Result
-from exo_rkllm.runtime.abi.v1_3_0 import ResultCallback as ResultCallback
-from exo_rkllm.runtime.abi.v1_3_0 import SamplingParam as SamplingParam
-from exo_rkllm.runtime.abi.v1_3_0 import TokenizerCallback as TokenizerCallback
-from exo_rkllm.runtime.abi.v1_3_0 import Video as Video
+from exo_rkllm.runtime.abi.shared import (
+    SINCE_121,
+    Generation,
+    Handle,
+    ImageInput,
+    IntResultCallback,
+    RKLLMCallback,
+    RKLLMEmbedInput,
+    RKLLMInferParam130,
+    RKLLMParam130,
+    RKLLMResult121,
+    RKLLMTokenInput,
+    VideoInput,
+)
 
 
-class Audio(Structure):
+class AudioInput(Structure):
     _fields_ = (
-        ("audio_embed", c_void_p),
+        ("audio_embed", POINTER(c_float)),
         ("n_audio_tokens", c_size_t),
         ("n_audio", c_size_t),
         ("audio_start", c_char_p),
@@ -30,23 +31,37 @@ class Audio(Structure):
     )
 
 
-class MultimodalInput(Structure):
-    _fields_ = (("prompt", c_char_p), ("image", Image), ("video", Video), ("audio", Audio))
+class RKLLMMultiModalInput(Structure):
+    _fields_ = (("prompt", c_char_p), ("image", ImageInput), ("video", VideoInput), ("audio", AudioInput))
 
 
-class Inputs(Union):
+class InputUnion(Union):
     _fields_ = (
         ("prompt_input", c_char_p),
-        ("embed_input", common.EmbedInput),
-        ("token_input", common.TokenInput),
-        ("multimodal_input", MultimodalInput),
+        ("embed_input", RKLLMEmbedInput),
+        ("token_input", RKLLMTokenInput),
+        ("multimodal_input", RKLLMMultiModalInput),
     )
 
 
-class Input(Structure):
-    _anonymous_ = ("inputs",)
-    _fields_ = (("role", c_char_p), ("enable_thinking", c_bool), ("input_type", c_int), ("inputs", Inputs))
+class RKLLMInput(Structure):
+    _anonymous_ = ("union",)
+    _fields_ = (("role", c_char_p), ("enable_thinking", c_bool), ("input_type", c_int), ("union", InputUnion))
 
 
-CALLBACK_RETURNS = True
-SIGNATURES: common.Signatures = {**common.signatures(Param, Input, InferParam, POINTER(Callback)), **ADDED}
+GENERATION = Generation(
+    name="1.3.1",
+    param=RKLLMParam130,
+    multimodal_input=RKLLMMultiModalInput,
+    input=RKLLMInput,
+    infer_param=RKLLMInferParam130,
+    result=RKLLMResult121,
+    result_callback=IntResultCallback,
+    functions={
+        **SINCE_121,
+        "rkllm_createDefaultParam": (RKLLMParam130, ()),
+        "rkllm_init": (c_int, (POINTER(Handle), POINTER(RKLLMParam130), POINTER(RKLLMCallback))),
+        "rkllm_run": (c_int, (Handle, POINTER(RKLLMInput), POINTER(RKLLMInferParam130), c_void_p)),
+        "rkllm_run_async": (c_int, (Handle, POINTER(RKLLMInput), POINTER(RKLLMInferParam130), c_void_p)),
+    },
+)
