@@ -27,7 +27,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 FIELD_NAME = re.compile(r"[A-Za-z0-9._-]{1,40}", re.ASCII)
 # Escapes that may stand for what no text has: half a surrogate pair, and the end of a C string.
 SUSPECT = re.compile(rb"\\u(?:[dD][89a-fA-F]|0000)")
-ID = "exo_rkllm.id"
+# aiohttp 3.14 warns of plain strings, and 3.8 has nothing else.
+ID: Any = web.RequestKey("id", str) if hasattr(web, "RequestKey") else "exo_rkllm.id"
 DEEPEST = 64
 
 
