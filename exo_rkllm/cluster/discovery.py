@@ -33,7 +33,7 @@ def new_nonce() -> bytes:
 
 
 class Discovery:
-    """Tells `found` of exo nodes, `torn` of too many clusters, `changed` of interfaces; says Hello while `searching`."""
+    """Tells of exo nodes, of more clusters than one and of interfaces; says Hello to everybody while it searches."""
 
     def __init__(
         self,
@@ -55,19 +55,21 @@ class Discovery:
         self._loop = asyncio.get_running_loop()
         self._listing = interfaces.LINKS
         self._netlink = interfaces.opened()
+        self.problem: DiscoveryFailed | None = None
         self._socket = self._bound()
 
     def start(self) -> None:
         """Listen; `search` makes us ask as well."""
         self._loop.add_reader(self._netlink, self._kernel_spoke)
-        self._loop.add_reader(self._socket, self._somebody_spoke)
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._somebody_spoke)
         interfaces.ask(self._netlink, interfaces.LINKS)
 
     def search(self, *, on: bool) -> None:
         """Ask every second, as exo does, or only those who turn up."""
         if on and self._timer is None:
             self.hearing.lost()
-            self._timer = self._loop.call_soon(self._say_hello)  # type: ignore[assignment]  # cancelled just the same
+            self._timer = self._loop.call_later(0, self._say_hello)
         elif not on and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -75,10 +77,11 @@ class Discovery:
     def close(self) -> None:
         self.search(on=False)
         for one in (self._netlink, self._socket):
-            self._loop.remove_reader(one)
-            one.close()
+            if one is not None:
+                self._loop.remove_reader(one)
+                one.close()
 
-    def _bound(self) -> socket.socket:
+    def _bound(self) -> socket.socket | None:
         udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -89,10 +92,11 @@ class Discovery:
             udp.bind(("::", self._port))
         except OSError as error:
             udp.close()
-            raise DiscoveryFailed(
+            self.problem = DiscoveryFailed(
                 f"UDP port {self._port} for exo's discovery cannot be opened: {error.strerror}.",
                 f"See who has it: ss -lnup 'sport = :{self._port}'; or name exo nodes in [cluster] endpoints.",
-            ) from None
+            )
+            return None
         return udp
 
     # ── the kernel ──
@@ -125,21 +129,19 @@ class Discovery:
             self._listing = interfaces.LINKS
 
     def _join(self) -> None:
+        if self._socket is None:
+            return
         usable = {entry.index for entry in self.table.usable()}
         for index in usable - self._joined:
             with contextlib.suppress(OSError):  # an interface may go while it is joined
-                self._membership(socket.IPV6_JOIN_GROUP, index)
+                _group(self._socket, socket.IPV6_JOIN_GROUP, index)
                 self._joined.add(index)
                 if self._timer is not None:
                     self._ask(self.hearing.questions(self._loop.time()), (index,))
         for index in self._joined - usable:
             with contextlib.suppress(OSError):  # the kernel has left the group with the interface
-                self._membership(socket.IPV6_LEAVE_GROUP, index)
+                _group(self._socket, socket.IPV6_LEAVE_GROUP, index)
         self._joined &= usable
-
-    def _membership(self, option: int, index: int) -> None:
-        group = socket.inet_pton(socket.AF_INET6, GROUP) + struct.pack("@I", index)
-        self._socket.setsockopt(socket.IPPROTO_IPV6, option, group)
 
     # ── the network ──
 
@@ -148,6 +150,8 @@ class Discovery:
         self._ask(self.hearing.questions(self._loop.time()), tuple(self._joined))
 
     def _ask(self, questions: list[Ask], everywhere: tuple[int, ...] = ()) -> None:
+        if self._socket is None:
+            return
         for question in questions:
             data = encode(question.hello)
             targets = (
@@ -160,6 +164,8 @@ class Discovery:
                     self._socket.sendto(data, target)
 
     def _somebody_spoke(self) -> None:
+        if self._socket is None:
+            return
         for _ in range(BURST):
             try:
                 data, sender = self._socket.recvfrom(LONGEST)
@@ -180,3 +186,7 @@ class Discovery:
                 self._told[0](outcome)
             else:
                 self._told[1](outcome)
+
+
+def _group(udp: socket.socket, option: int, index: int) -> None:
+    udp.setsockopt(socket.IPPROTO_IPV6, option, socket.inet_pton(socket.AF_INET6, GROUP) + struct.pack("@I", index))

@@ -119,6 +119,7 @@ class Hearing:
         """What to say to everybody now; drawn anew each second, as exo does."""
         if self._since is None:
             self._since = now
+        self._mend(now)
         self._questions.clear()
         wanted = self._guesses if self._namespace is None else (self._namespace,)
         return [] if self._torn else [Ask(self._question(namespace)) for namespace in wanted]
@@ -197,6 +198,12 @@ class Hearing:
         self._torn, self._namespace = True, None
         self._peers.clear()
         return [Torn(tuple(sorted(self._label(namespace) for namespace in self._heard)))]
+
+    def _mend(self, now: float) -> None:
+        """Of several clusters one is left."""
+        left = [namespace for namespace, seen in self._heard.items() if now - seen.at < FORGET]
+        if self._torn and len(left) == 1:
+            self._torn, self._namespace = False, left[0]
 
     def _note(self, namespace: bytes, source: Source, now: float) -> None:
         if namespace not in self._heard and len(self._heard) >= STRANGERS:

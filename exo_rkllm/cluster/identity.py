@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class Identity:
         if valid_node_id(found):
             return found
         made = os.urandom(16).hex().lstrip("0")
-        self._write(self._id, made)
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs a new id at each start, no more
+            self._write(self._id, made)
         return made
 
     def stay_out(self) -> str:
@@ -35,10 +37,11 @@ class Identity:
             return ""
 
     def keep_out(self, sentence: str) -> None:
-        if sentence:
-            self._write(self._out, sentence)
-        else:
-            self._out.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if sentence:
+                self._write(self._out, sentence)
+            else:
+                self._out.unlink(missing_ok=True)
 
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,10 +28,11 @@ ROOM_IN, ROOM_OUT = 8192, 1024
 CONNECT_MS = 2000
 # Nodes answer for their addresses within milliseconds; a dead one is not waited for any longer.
 ADDRESSES_IN = 0.5
+CLOSE_IN = 1.0
 TOPICS, LIVE = "topics/", "live/"
 PUBLISHED = ("local_events", "commands", "election_messages")
 SUBSCRIBED = ("global_events", "election_messages", "download_commands")
-_LOCATOR = re.compile(r"tcp/\[?([0-9a-fA-F.:]+)")
+_LOCATOR = re.compile(r"tcp/(?:\[([^\]%]+)[^\]]*\]|([0-9.]+)):\d+")
 
 
 def configuration(endpoints: Sequence[str]) -> Mapping[str, str]:
@@ -88,6 +89,7 @@ class Connection:
         self._kept: list[object] = []  # zenoh ends what nobody holds
         self._loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = self._loop.create_future()
+        self.closed: asyncio.Future[None] = self._loop.create_future()
         threading.Thread(target=self._run, name="exo-link", daemon=True).start()
 
     def publish(self, topic: str, payload: bytes) -> bool:
@@ -142,6 +144,13 @@ class Connection:
     # ── in the thread ──
 
     def _run(self) -> None:
+        try:
+            self._live()
+        finally:
+            # nothing of zenoh is left in this thread by now: it must not be met by the end of the process
+            self._in_loop(self._ended)
+
+    def _live(self) -> None:
         import zenoh
 
         try:
@@ -201,6 +210,10 @@ class Connection:
         if not self._over.is_set():
             self._inbox.put(incoming)
 
+    def _ended(self) -> None:
+        if not self.closed.done():
+            self.closed.set_result(None)
+
     def _settle(self, failure: LinkFailed | None) -> None:
         def settle() -> None:
             if self.opened.done():
@@ -225,7 +238,7 @@ class ZenohLink:
         return self._inbox.dropped
 
     async def open(self, endpoints: Sequence[str]) -> None:
-        await self.close()
+        self._give_up()
         connection = Connection(endpoints, self._inbox)
         try:
             await asyncio.shield(connection.opened)
@@ -252,9 +265,16 @@ class ZenohLink:
         return {node: found for answer in answers for node, found in described(answer).items()}
 
     async def close(self) -> None:
+        """A link that is alive is gone within milliseconds; a dead one is left to itself."""
+        connection = self._give_up()
+        if connection is not None:
+            await asyncio.wait([connection.closed], timeout=CLOSE_IN)
+
+    def _give_up(self) -> Connection | None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.end()
+        return connection
 
 
 def described(payload: bytes) -> dict[str, tuple[str, ...]]:
@@ -262,7 +282,7 @@ def described(payload: bytes) -> dict[str, tuple[str, ...]]:
     try:
         told = json.loads(payload)
         node, locators = told["zid"], told["locators"]
-        found = [match[1] for locator in locators if (match := _LOCATOR.match(locator))]
+        found = [match[1] or match[2] for locator in locators if (match := _LOCATOR.match(locator))]
         return {str(node): tuple(one for one in found if not ipaddress.ip_address(one).is_link_local)}
     except (ValueError, KeyError, TypeError):
         return {}

@@ -129,4 +129,6 @@ class Outbox:
 
     @property
     def deadline(self) -> float | None:
-        return min((sent.last + RESEND for sent in self._sent.values()), default=None)
+        """By the oldest one; those behind it were sent later."""
+        oldest = next(iter(self._sent.values()), None)
+        return None if oldest is None else oldest.last + RESEND

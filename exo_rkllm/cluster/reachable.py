@@ -1,4 +1,4 @@
-"""`GET /node_id` where the cluster lives: exo nodes ask each address of a node for it, and nothing else answers there."""
+"""`GET /node_id` where the cluster lives: exo nodes ask every address of a node for it. Nothing else answers there."""
 
 from __future__ import annotations
 
