@@ -28,6 +28,7 @@ from exo_rkllm.log.ring import Ring
 from exo_rkllm.log.setup import set_level
 from exo_rkllm.metrics.serving import Serving
 from exo_rkllm.runtime import locate
+from exo_rkllm.runtime.version import Version
 
 log = logging.getLogger(__name__)
 vendor = logging.getLogger("exo_rkllm.librkllmrt")
@@ -58,6 +59,7 @@ class Parts:
         self.catalogue = Catalogue(Path(config.models.directory))
         self.watch = Watch(Path(config.board.root), self._board_changed)
         self.library: Path | None = None
+        self.release: Version | None = None
         self._library_trouble: ExoRkllmError | None = None
         self.serving = Serving()
         self.dispatcher = Dispatcher(
@@ -115,10 +117,11 @@ class Parts:
         try:
             place = locate.search(self._chosen()).require()
         except ExoRkllmError as trouble:
-            self.library, self._library_trouble = None, trouble
+            self.library, self._library_trouble, self.release = None, trouble, None
             log.warning("%s", trouble)
         else:
             self.library, self._library_trouble = place.path, None
+            self.release = place.version
             log.info("%s is %s.", place.path, place.held)
 
     def _library_changed(self) -> None:
