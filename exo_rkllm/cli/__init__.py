@@ -28,8 +28,17 @@ VERBS: tuple[Verb, ...] = (
     Verb("logs", "exo_rkllm.cli.logs", "the daemon's latest lines"),
     Verb("config", "exo_rkllm.cli.config", "check the configuration, show it, take it over"),
     Verb("run", "exo_rkllm.cli.run", "ask a model once, or chat with it"),
+    Verb("models", "exo_rkllm.cli.models", "list the models that are here"),
+    Verb("show", "exo_rkllm.cli.show", "say what is known of a model"),
+    Verb("pull", "exo_rkllm.cli.pull", "fetch a model from Hugging Face or a mirror"),
+    Verb("import", "exo_rkllm.cli.importing", "make models of files that are on this machine"),
+    Verb("rm", "exo_rkllm.cli.rm", "remove models"),
     Verb("inspect", "exo_rkllm.cli.inspect", "say what a .rkllm file is, without loading it"),
     Verb("runtime", "exo_rkllm.cli.runtime", "find, check or install the vendor library"),
+    Verb("board", "exo_rkllm.cli.board", "say what this machine and its NPU are"),
+    Verb("doctor", "exo_rkllm.cli.doctor", "check everything a model needs, and name the repair"),
+    Verb("top", "exo_rkllm.cli.top", "watch the NPU, the models and the requests"),
+    Verb("selftest", "exo_rkllm.cli.selftest", "measure what only a board can show, into a report"),
 )
 
 
