@@ -84,9 +84,9 @@ def control_socket(control: Control) -> socket.socket:
     path = Path(control.socket)
     _clear(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
+    mask = os.umask(0o077)
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         sock.bind(str(path))
     except OSError as error:
         sock.close()
@@ -106,7 +106,7 @@ def give_to_group(path: Path, group: str) -> None:
         os.chown(path, -1, grp.getgrnam(group).gr_gid)
         path.chmod(GROUP_MAY)
     except (KeyError, PermissionError):
-        log.info("%s is for this user only: there is no group %s, or this user is not in it.", path, group)
+        log.debug("%s is for this user only: there is no group %s, or this user is not in it.", path, group)
 
 
 def _clear(path: Path) -> None:

@@ -33,6 +33,8 @@ from exo_rkllm.runtime.version import Version
 log = logging.getLogger(__name__)
 vendor = logging.getLogger("exo_rkllm.librkllmrt")
 
+# The library marks its lines by a letter. It warns of what we do on purpose, and errors reach the client as sentences.
+VENDOR_LEVELS: Mapping[str, int] = {"E ": logging.WARNING, "W ": logging.DEBUG}
 # Sections and keys that are read at start only; a reload says that they wait for a restart.
 AT_START = (
     "board",
@@ -144,7 +146,7 @@ class Parts:
 
     def _report(self, lines: Sequence[str]) -> None:
         for line in lines:
-            vendor.info("%s", line)
+            vendor.log(VENDOR_LEVELS.get(line[:2], logging.DEBUG), "%s", line)
 
     # ── configuration ────────────────────────────────────────────────────────────────────────────
 

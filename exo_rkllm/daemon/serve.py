@@ -68,8 +68,7 @@ class Server:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            for face in faces:
-                await face.cleanup()
+            await asyncio.gather(*(face.cleanup() for face in faces))
             await parts.end()
             if self._control is not None:
                 listen.remove(self._control)
