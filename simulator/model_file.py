@@ -106,6 +106,7 @@ class SimModel:
     endless: bool = False  # never ends by itself: the reply starts over
     seed: int = 0
     split_multibyte: bool = False  # bytes of a character come one by one as NORMAL, without WAITING
+    clock: bool = False  # each token's text is the monotonic clock in ns, read just before its callback
     finish_text: str = ""  # text that the FINISH call carries, NULL without
     logits_last_only: bool = False  # GET_LOGITS gives the last row only
     embedding_outputs: int = 1  # image embeddings are so many times as wide (Qwen3-VL's deep stack)
@@ -150,7 +151,17 @@ class SimModel:
 
 # Fields that stand in the file as `sim.` + their name.
 SIM_FIELDS = (
-    *("reply", "tool_reply", "thinking", "endless", "seed", "split_multibyte", "finish_text", "logits_last_only"),
+    *(
+        "reply",
+        "tool_reply",
+        "thinking",
+        "endless",
+        "seed",
+        "split_multibyte",
+        "clock",
+        "finish_text",
+        "logits_last_only",
+    ),
     *("embedding_outputs", "prefill_base_ms", "prefill_tps", "decode_tps", "load_seconds", "abort_delay_ms"),
     *("faults", "ignore_abort", "error_style", "false_success", "npu_bytes", "full_domains", "malloc_bytes", "dtype"),
 )

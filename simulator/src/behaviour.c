@@ -35,6 +35,7 @@ struct behaviour behaviour_read(const struct model *m)
         .ignore_abort = model_int(m, "sim.ignore_abort", 0),
         .endless = model_int(m, "sim.endless", 0),
         .split_multibyte = model_int(m, "sim.split_multibyte", 0),
+        .clock = model_int(m, "sim.clock", 0),
         .logits_last_only = model_int(m, "sim.logits_last_only", 0),
         .false_success = text_of(m, "sim.false_success", "").at,
         .error_style = text_of(m, "sim.error_style", "both").at,

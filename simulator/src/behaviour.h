@@ -32,6 +32,7 @@ struct behaviour {
     bool ignore_abort;
     bool endless;
     bool split_multibyte;
+    bool clock; /* each token's text is the monotonic clock in ns, read just before its callback */
     bool logits_last_only;
     char *false_success; /* "", "abort" or "null" */
     char *error_style;   /* "both", "return" or "callback" */

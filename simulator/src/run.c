@@ -8,6 +8,7 @@
 #include "vectors.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -288,6 +289,11 @@ static enum end generate(struct task *task)
         if (!some)
             return END_FINISHED;
         task->perf.generate_tokens++;
+        char clock[32];
+        if (b->clock) {
+            task->outputs[0].text = clock;
+            task->outputs[0].len = (size_t)snprintf(clock, sizeof clock, "%.0f ", pace_now() * 1e9);
+        }
         if (deliver(s, task->userdata, shown ? RKLLM_RUN_NORMAL : RKLLM_RUN_WAITING, task->outputs, NULL)) {
             if (!task->infer->keep_history)
                 return END_PAUSED;

@@ -1,0 +1,171 @@
+"""An engine without weights: it repeats the question, for tests and for hosts that want to see the path work."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from pathlib import Path
+
+from exo_rkllm.backends.base import (
+    JSON,
+    Capabilities,
+    Engine,
+    Event,
+    Finish,
+    GenerationRequest,
+    Model,
+    Piece,
+    Progress,
+    Reason,
+    Timings,
+    Tokenizer,
+    Usage,
+)
+from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunnerLost, UsageError
+
+# Options of a dummy model's card and their defaults; 0 means as fast as possible.
+OPTIONS: Mapping[str, float] = {"tokens_per_second": 0.0, "load_seconds": 0.0}
+
+
+class Words(Tokenizer):
+    """A token is a word with the blanks in front of it, numbered in the order of first appearance."""
+
+    def __init__(self) -> None:
+        self._words: list[str] = []
+        self._ids: dict[str, int] = {}
+
+    def encode(self, text: str) -> list[int]:
+        return [self._id(word) for word in re.findall(r"\s*\S+|\s+$", text)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "".join(self._words[token] for token in tokens if 0 <= token < len(self._words))
+
+    def _id(self, word: str) -> int:
+        if word not in self._ids:
+            self._ids[word] = len(self._words)
+            self._words.append(word)
+        return self._ids[word]
+
+
+class DummyModel(Model):
+    def __init__(self, name: str = "dummy", context: int = 4096, options: Mapping[str, JSON] | None = None) -> None:
+        self._id = name
+        self._context = context
+        self._options = dict(options or {})
+        self._words = Words()
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    @property
+    def engine(self) -> str:
+        return "dummy"
+
+    @property
+    def path(self) -> Path | None:
+        return None
+
+    @property
+    def context(self) -> int:
+        return self._context
+
+    @property
+    def options(self) -> Mapping[str, JSON]:
+        return self._options
+
+    def tokenizer(self) -> Tokenizer:
+        return self._words
+
+
+class DummyEngine(Engine):
+    """Works for any model; the model's context and the options above are honoured, so that limits can be seen."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self._pace = self._option("tokens_per_second")
+        self._load = self._option("load_seconds")
+        unknown = sorted(set(model.options) - set(OPTIONS))
+        if unknown:
+            raise UsageError(
+                f"The dummy engine has no option {unknown[0]!r}.", f"It has: {', '.join(sorted(OPTIONS))}."
+            )
+        self._words = Words()
+        self._turn = asyncio.Lock()
+        self._aborted: set[str] = set()
+        self._closed: asyncio.Future[ExoRkllmError] | None = None
+
+    def _option(self, key: str) -> float:
+        value = self.model.options.get(key, OPTIONS[key])
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise UsageError(f"Option {key!r} of the dummy engine must be a number, not {value!r}.")
+        return float(value)
+
+    async def initialize(self) -> None:
+        self._closed = asyncio.get_running_loop().create_future()
+        await asyncio.sleep(self._load)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(chat=True, context=self.model.context)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if request.output != "text":
+            raise NotSupported(f"The dummy engine has no {request.output}.", "Use a model with engine = 'rkllm'.")
+        self._alive()
+        queued = time.monotonic()
+        async with self._turn:
+            self._alive()
+            started = time.monotonic()
+            question = self._tokens(request)
+            room = self.model.context - len(question)
+            if room <= 0:
+                raise ContextOverflow(
+                    f"The prompt has {len(question)} tokens, the context of {self.model.id} {self.model.context}.",
+                    "Shorten the conversation.",
+                )
+            limit = room if request.max_tokens is None else min(room, request.max_tokens)
+            yield Progress("prefill", len(question), len(question))
+            sent = 0
+            reason: Reason = "stop" if len(question) <= limit else "length"
+            for token in question[:limit]:
+                if self._pace:
+                    await asyncio.sleep(1 / self._pace)
+                elif sent % 64 == 63:
+                    await asyncio.sleep(0)  # an answer of thousands of words must not hold the loop
+                if request.id in self._aborted:
+                    reason = "abort"
+                    break
+                self._alive()
+                yield Piece(self._words.decode((token,)), token)
+                sent += 1
+            self._aborted.discard(request.id)
+            yield Finish(
+                reason,
+                Usage(len(question), 0, sent),
+                Timings(queued=started - queued, decode=time.monotonic() - started),
+            )
+
+    def _tokens(self, request: GenerationRequest) -> list[int]:
+        if request.tokens is not None:
+            return list(request.tokens)
+        text = request.prompt if request.prompt is not None else request.messages[-1].content
+        return self._words.encode(text)
+
+    def _alive(self) -> None:
+        if self._closed is None or self._closed.done():
+            raise RunnerLost(f"The engine of {self.model.id} is closed.", "Load the model again.")
+
+    async def abort(self, request_id: str) -> None:
+        self._aborted.add(request_id)
+
+    async def lost(self) -> ExoRkllmError:
+        if self._closed is None:
+            raise UsageError("An engine that was never initialized cannot be lost.")
+        return await asyncio.shield(self._closed)
+
+    async def close(self) -> None:
+        if self._closed is not None and not self._closed.done():
+            self._closed.set_result(RunnerLost(f"The engine of {self.model.id} was closed.", "Load the model again."))
