@@ -10,7 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exo_rkllm.backends.base import JSON
-from exo_rkllm.backends.rkllm import Host, RkllmEngine, RkllmFile
+from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from simulator.model_file import SimModel, write
 
 VERSION = "1.3.0"

@@ -172,7 +172,8 @@ Value: TypeAlias = "str | bytes | int | float | bool | Sequence[str | bytes] | S
 
 
 def masked(data: bytes) -> bytes:
-    return bytes(byte ^ MASK[i % 256] for i, byte in enumerate(data))
+    mask = (MASK * (len(data) // 256 + 1))[: len(data)]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(mask, "little")).to_bytes(len(data), "little")
 
 
 def _string(text: str | bytes) -> bytes:

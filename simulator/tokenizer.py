@@ -68,17 +68,17 @@ def token(piece: str) -> int:
     return ids()[piece.encode()]
 
 
-def encode(text: str | bytes) -> list[int]:
-    """Token ids of a text, tags such as `<|im_start|>` included."""
+def encode(text: str | bytes, *, control: bool = True) -> list[int]:
+    """Token ids of a text; without `control`, tags such as `<|im_start|>` are text like any other."""
     data = text.encode() if isinstance(text, str) else text
-    table = ids()
+    table, kinds = ids(), pieces()
     found: list[int] = []
     at = 0
     while at < len(data):
         size = min(longest(), len(data) - at)
-        while data[at : at + size] not in table:
+        while (token := table.get(data[at : at + size])) is None or (not control and kinds[token][1] == CONTROL):
             size -= 1
-        found.append(table[data[at : at + size]])
+        found.append(token)
         at += size
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ from exo_rkllm.backends.base import (
     Timings,
     Usage,
 )
+from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.ledger import Ledger
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner.jobs import Job
-from exo_rkllm.runner.parent import Done, Limits, Report, Rows, Runner, Started
-from exo_rkllm.runtime import values
+from exo_rkllm.runner.parent import Done, Rows, Runner, Started
+from exo_rkllm.runtime import modelfile, values, version
 from exo_rkllm.runtime.locate import find
 
 # Options of an rkllm model's card: name, type, and what holds where the card is silent.
@@ -45,19 +46,7 @@ OPTIONS: Mapping[str, tuple[type, JSON]] = {
     # The template inside the .rkllm file, for models that come without tokenizer files.
     "runtime_template": (bool, False),
 }
-# What the toolkit converts for where nobody says otherwise (reference 2.2).
-DEFAULT_CONTEXT = 4096
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What the machine gives to every rkllm engine. `report` gets the library's own lines."""
-
-    report: Report
-    library: Path | None = None
-    cpus: tuple[int, ...] = ()
-    limits: Limits = Limits()
 
 
 class RkllmFile(Model):
@@ -133,9 +122,11 @@ class RkllmEngine(Engine):
     async def initialize(self) -> None:
         if self.model.path is None:
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
+        library = find(self._host.library)
+        self._check_file(self.model.path, library)
         runner, told = await Runner.start(
             self.model.id,
-            find(self._host.library).path,
+            library,
             self._load_params(self.model.path),
             report=self._host.report,
             limits=self._host.limits,
@@ -147,32 +138,39 @@ class RkllmEngine(Engine):
             await runner.close()
             raise
 
+    def _check_file(self, path: Path, library: Path) -> None:
+        """What the file itself says against this runtime and SoC, before minutes of loading say the same."""
+        release = version.read(library).release
+        for objection in modelfile.check(modelfile.inspect(path), self._host.platform, release, self.model.context):
+            if objection.certain:
+                raise objection.error
+
     def _load_params(self, path: Path) -> values.LoadParams:
         names = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
         return values.LoadParams(
             model_path=str(path),
-            max_context_len=self.model.context or DEFAULT_CONTEXT,
+            max_context_len=self.model.context,
             cpus=tuple(self._options["cpus"]) or self._host.cpus,
             **{name: self._options[name] for name in names},
-            sampling=values.Sampling(**self._defaults),  # type: ignore[arg-type]  # integers stay integers
+            **self._defaults,  # type: ignore[arg-type]  # integers stay integers
         )
 
     async def _prepare(self, runner: Runner, told: Mapping[str, Any]) -> None:
         """What is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
-        features = told["features"]
-        if "chat template" in features and not self._options["runtime_template"]:
+        features = told["supports"]
+        if "set_chat_template" in features and not self._options["runtime_template"]:
             await runner.call("set_chat_template", system_prompt="", prefix="", postfix="")
         for name, adapter in self._options["loras"].items():
-            await runner.call("load_lora", adapter=name, path=adapter["path"], scale=adapter.get("scale", 1.0))
+            await runner.call("load_lora", name=name, path=adapter["path"], scale=adapter.get("scale", 1.0))
         if self._options["prompt_cache"]:
             await runner.call("load_prompt_cache", path=self._options["prompt_cache"])
-        self._keeps_history = self._options["runtime_template"] and "history" in features
+        self._keeps_history = self._options["runtime_template"] and "keep_history" in features
         self._capabilities = Capabilities(
             chat=self._options["runtime_template"],
-            sampling_per_run="sampling per run" in features,
+            sampling_per_run="sampling_per_run" in features,
             hidden=True,
             logits="logits" in features,
-            context=self.model.context or DEFAULT_CONTEXT,
+            context=told["context"],
         )
 
     @property

@@ -15,7 +15,7 @@ CONVERSION = re.compile(
     r"(?:^|[-_. ])(?:rk35(?:62|76|88s?)|rv1126b|"
     r"w8a8(?:_g(?:128|256|512))?|w4a16(?:_g(?:32|64|128))?|w4a8_g32|"
     r"opt-?[01]|level[01]|hybrid(?:-?(?:ratio|rate))?-?[01](?:\.\d+)?|ctx\d+k?|\d+k|"
-    r"rkllm|gguf|v?\d+\.\d+\.\d+(?:b\d+)?|npu|core\d)(?=$|[-_. ]|\d)",
+    r"rkllm-?v?\d+\.\d+\.\d+(?:b\d+)?|rkllm|gguf|v?\d+\.\d+\.\d+(?:b\d+)?|npu|core\d)(?=$|[-_. ]|\d)",
     re.IGNORECASE,
 )
 
@@ -39,18 +39,28 @@ def plain_file_name(name: str) -> bool:
     )
 
 
-def id_from(file_name: str) -> str:
-    """The name that people will say for `Qwen2.5-1.5B-Instruct-rk3588-w8a8-opt-0.rkllm`: qwen2.5-1.5b-instruct."""
-    stem = re.sub(r"\.(rkllm|gguf)$", "", file_name.strip(), flags=re.IGNORECASE)
-    bare = stem
+def _stem(file_name: str) -> str:
+    return re.sub(r"\.(rkllm|gguf)$", "", file_name.strip(), flags=re.IGNORECASE)
+
+
+def bare_name(file_name: str) -> str:
+    """A model file's name without what the conversion added to it."""
+    bare = _stem(file_name)
     while (shorter := CONVERSION.sub("", bare, count=1)) != bare:
         bare = shorter
-    for candidate in (bare, stem, "model"):
-        cleaned = re.sub(r"[^a-z0-9._-]+", "-", candidate.lower(), flags=re.ASCII)
-        cleaned = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", cleaned))[:LONGEST].strip("-._")
-        if valid_id(cleaned):
-            return cleaned
-    raise AssertionError("'model' is a valid id")
+    return bare
+
+
+def plain_id(text: str) -> str:
+    """Any text as an id; empty where nothing of it can be."""
+    cleaned = re.sub(r"[^a-z0-9._-]+", "-", text.lower(), flags=re.ASCII)
+    cleaned = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", cleaned)).lstrip("-._")[:LONGEST].rstrip("-._")
+    return cleaned if valid_id(cleaned) else ""
+
+
+def id_from(file_name: str) -> str:
+    """The name that people will say for `Qwen2.5-1.5B-Instruct-rk3588-w8a8-opt-0.rkllm`: qwen2.5-1.5b-instruct."""
+    return plain_id(bare_name(file_name)) or plain_id(_stem(file_name)) or "model"
 
 
 @dataclass(frozen=True, slots=True)

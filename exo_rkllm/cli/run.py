@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Message, Model, Piece, Sampling
-from exo_rkllm.backends.rkllm import Host, RkllmEngine, RkllmFile
+from exo_rkllm.backends.host import host_of
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.config import load
 from exo_rkllm.errors import NotSupported, UsageError
 
 SAMPLING = ("temperature", "top_k", "top_p", "repeat_penalty", "frequency_penalty", "presence_penalty")
@@ -45,9 +49,12 @@ def main(args: argparse.Namespace) -> int:
     return chat.converse() if prompt is None else chat.once(prompt)
 
 
-def model_of(name: str, context: int) -> Model:
-    """A path is a bare file."""
-    return RkllmFile(Path(name), context)
+def model_of(name: str, context: int, sampling: Sampling, models: Path) -> Model:
+    """A file where it looks like one, else an entry of the catalogue. A file has no defaults of its own, so it is
+    loaded with what was asked for, which runtimes before 1.3.0 take at no other time."""
+    if name.endswith(".rkllm") or "/" in name or Path(name).exists():
+        return RkllmFile(Path(name), context, sampling)
+    return Catalogue(models).resolve(name)
 
 
 class Chat:
@@ -56,8 +63,12 @@ class Chat:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        self._engine: Engine = RkllmEngine(model_of(args.model, args.context), Host(self._report, args.library))
-        self._sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
+        config = load(os.environ)
+        library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
+        sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
+        model = model_of(args.model, args.context, sampling, Path(config.models.directory))
+        self._engine: Engine = RkllmEngine(model, host_of(Path(config.board.root), library, self._report))
+        self._sampling = sampling
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()
         self._load_seconds = 0.0

@@ -8,6 +8,7 @@ a token passes no queue, no task and no decision. Whatever ends it posts Gone, a
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from exo_rkllm.backends.base import Engine, Event, Finish, GenerationRequest, Model, Piece, Progress
+from exo_rkllm.backends.observe import Loaded, Nobody, Observer, Restarted
 from exo_rkllm.dispatch import state as on
 from exo_rkllm.dispatch.decide import deadline, decide, idle_deadline
 from exo_rkllm.dispatch.dialogue import Begin, Verbatim
@@ -24,6 +26,8 @@ from exo_rkllm.dispatch.placed import Placed
 from exo_rkllm.dispatch.state import Effect, Happening, Limits, ModelState, Needs, State
 from exo_rkllm.dispatch.status import ModelStatus, RequestStatus, Status
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
+
+log = logging.getLogger(__name__)
 
 
 class Dispatcher:
@@ -37,6 +41,7 @@ class Dispatcher:
         needs: Callable[[Model], Needs],
         available: Callable[[], int],
         begin: Begin = Verbatim,
+        observer: Observer | None = None,
         limits: Limits = Limits(),  # noqa: B008 - a frozen value
     ) -> None:
         self._find = find
@@ -44,6 +49,7 @@ class Dispatcher:
         self._needs = needs
         self._available = available
         self._begin = begin
+        self._observer = Nobody() if observer is None else observer
         self._state = State(limits)
         self._tickets = 0
         self._jobs: dict[int, Job] = {}
@@ -84,13 +90,14 @@ class Dispatcher:
                     if type(event) is Piece:
                         if dialogue.stopped:
                             continue  # what the engine still says until it heard of it
-                        job.pieces += 1
+                        job.token(time.monotonic())
                         for piece in dialogue.feed(event):
                             yield piece
                         if dialogue.stopped:
                             await engine.abort(dialogue.request.id)
                     elif type(event) is Finish:
                         for last in dialogue.end(job.end(event, time.monotonic())):
+                            job.finish = last if type(last) is Finish else job.finish
                             yield last
                     else:
                         yield event
@@ -106,9 +113,10 @@ class Dispatcher:
 
     def _leave(self, job: Job) -> None:
         del self._jobs[job.ticket]
+        self._observer.answered(job.account(time.monotonic()))
         if isinstance(job.error, RunnerLost) and self._engines.get(job.model.id) is job.engine is not None:
             # Before Gone frees the place: the next request must not start on an engine that is dead.
-            self._post(on.Lost(job.model.id, job.error))
+            self._lost(job.model.id, job.error)
         if job.engine is not None and job.finish is None and job.error is None:
             self._spawn(self._gone_once_settled(job, job.engine))
         else:
@@ -147,6 +155,10 @@ class Dispatcher:
 
     def reconfigure(self, limits: Limits) -> None:
         self._post(on.Reconfigured(limits))
+
+    def beat(self) -> None:
+        """One decision that changes nothing, for a watchdog that wants to see one taken."""
+        self._post(on.Tick())
 
     async def drain(self, timeout: float) -> None:
         """No new requests; what runs may end within so many seconds; then every engine is closed."""
@@ -266,24 +278,38 @@ class Dispatcher:
         """One engine from its load to its end, whoever ends it."""
         model = self._models[name]
         engine: Engine | None = None
+        began = time.monotonic()
         try:
             engine = self._make(Placed(model, domain) if domain else model)
             self._engines[name] = engine
             await engine.initialize()
+            self._observer.loaded(Loaded(name, time.monotonic() - began))
             self._post(on.Loaded(name, engine.capabilities.parallel, engine.memory or 0))
-            self._post(on.Lost(name, await engine.lost()))
+            self._lost(name, await engine.lost())
         except asyncio.CancelledError:
             pass  # Close wants it so; the engine is closed all the same
         except ExoRkllmError as error:
-            self._post(on.Lost(name, own(error)))
-        except Exception as error:  # noqa: BLE001 - an engine of somebody else's must not take the daemon along
-            self._post(on.Lost(name, LoadError(f"The engine of {name} failed: {error!r}.", "exo-rkllm logs")))
+            self._observer.loaded(Loaded(name, time.monotonic() - began, error.code))
+            self._lost(name, own(error))
+        except Exception as error:  # an engine of somebody else's must not take the daemon along
+            log.exception("The engine of %s failed.", name)
+            self._observer.loaded(Loaded(name, time.monotonic() - began, LoadError.code))
+            self._lost(name, LoadError(f"The engine of {name} failed: {error!r}.", "exo-rkllm logs"))
         finally:
             if engine is not None:
                 await engine.close()
             self._engines.pop(name, None)
             del self._lives[name]
             self._post(on.Closed(name))
+
+    def _lost(self, name: str, error: ExoRkllmError) -> None:
+        """Told by the engine, and by each request that found it dead; the first counts."""
+        phase = self._state.models[name].phase
+        if phase in ("loading", "ready"):
+            log.error("%s: %s", name, error, extra={"model": name})
+        if phase == "ready":
+            self._observer.restarted(Restarted(name, error.code))
+        self._post(on.Lost(name, error))
 
     def _set_timer(self) -> None:
         if self._timer is not None:

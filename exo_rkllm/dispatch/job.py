@@ -6,7 +6,8 @@ import asyncio
 import copy
 from dataclasses import replace
 
-from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Model, Progress
+from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Model, Progress, Timings, Usage
+from exo_rkllm.backends.observe import Answered, Gaps
 from exo_rkllm.dispatch.state import ModelState
 from exo_rkllm.errors import ExoRkllmError
 
@@ -28,6 +29,8 @@ class Job:
         "engine",
         "error",
         "finish",
+        "first",
+        "gaps",
         "load",
         "model",
         "pieces",
@@ -49,6 +52,8 @@ class Job:
         self.engine: Engine | None = None
         self.finish: Finish | None = None
         self.took: float | None = None
+        self.first: float | None = None
+        self.gaps = Gaps()
         self.error: ExoRkllmError | None = None
         self._news: Progress | None = None
         self._told: Progress | None = None
@@ -72,6 +77,13 @@ class Job:
             self._told = self._news = progress
             self._wake()
 
+    def token(self, now: float) -> None:
+        """One piece came from the engine: all that is done for each of them besides handing it on."""
+        self.pieces += 1
+        if self.first is None:
+            self.first = now
+        self.gaps.tick(now)
+
     def start(self, now: float, model: ModelState) -> None:
         """Its turn has come; of the time it waited, what the model's load took is told apart."""
         self.started = now
@@ -85,6 +97,17 @@ class Job:
         queued = started - self.asked - self.load + finish.timings.queued
         self.finish = replace(finish, timings=replace(finish.timings, queued=queued, load=self.load))
         return self.finish
+
+    def account(self, now: float) -> Answered:
+        """What became of it, for whoever counts."""
+        reason: str
+        if self.finish is not None:
+            reason, usage, timings = self.finish.reason, self.finish.usage, self.finish.timings
+        else:
+            reason = "abort" if self.error is None else self.error.code
+            usage, timings = Usage(completion=self.pieces), Timings(load=self.load)
+        first = None if self.first is None else self.first - self.asked
+        return Answered(self.model.id, reason, now - self.asked, usage, timings, first, self.gaps)
 
     def fail(self, error: ExoRkllmError) -> None:
         self.error = own(error)

@@ -17,18 +17,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.runner import wire
-from exo_rkllm.runner.jobs import Job, inputs_of, load_params, spec_of
+from exo_rkllm.runner.jobs import Job, inputs_of, spec_of
 from exo_rkllm.runner.wire import TOKEN_HEAD, TOKEN_ID, Frame, Kind
 from exo_rkllm.runtime.blackbox import BlackBox
-from exo_rkllm.runtime.library import Library
-from exo_rkllm.runtime.session import Session
+from exo_rkllm.runtime.session import Library, LoadParams, OnRows, Session
 
 PR_SET_PDEATHSIG = 1
 # The vendor's own demo raises it to this: older libraries hold a descriptor a buffer (reference 4.4).
@@ -179,10 +177,9 @@ class Child:
     def _load(self, task: Task) -> None:
         order = task.frame.json()
         library = Library.open(Path(order["library"]))
-        self._session = Session.open(library, load_params(order["params"]), self._box)
+        self._session = Session.open(library, LoadParams.from_json(order["params"]), self._box)
         self._send_log()
-        facts = asdict(self._session.facts)
-        self._send_json(Kind.READY, task.frame.run, {"facts": facts, "features": library.features()})
+        self._send_json(Kind.READY, task.frame.run, self._session.facts.to_json())
 
     def _run(self, task: Task) -> None:
         session, listener, run = self._loaded(), self._listener, task.frame.run
@@ -191,7 +188,7 @@ class Child:
             self._send_json(Kind.DONE, run, {"stopped": True})
             return
         self._send(wire.pack(Kind.STARTED, run))
-        counts = not session.library.supports("max_new_tokens per run")
+        counts = not session.library.supports("max_new_tokens_per_run")
         limit = job.max_tokens if counts and job.max_tokens else 0
         pack, push, token_kind, id_size = TOKEN_HEAD.pack, self._sock.sendall, int(Kind.TOKEN), TOKEN_ID.size
         sent = 0
@@ -206,24 +203,16 @@ class Child:
 
         on_rows = None if job.output == "text" else self._on_rows(run)
         try:
-            if job.clear_first:
-                self._forget(session)
+            if job.clear_first and session.library.supports("clear_kv"):  # 1.1.x keeps nothing between runs
+                session.clear_kv()
             stats = session.run(inputs_of(job, task.fds), on_token, spec_of(job, session.library), on_rows)
         finally:
             stopped = listener.end(run)
-        if stopped and not job.clear_first:
-            self._forget(session)
         self._send_log()
-        self._send_json(Kind.DONE, run, {**asdict(stats), "stopped": stopped, "sent": min(sent, limit or sent)})
+        self._send_json(Kind.DONE, run, {**stats.to_json(), "stopped": stopped, "sent": min(sent, limit or sent)})
 
-    @staticmethod
-    def _forget(session: Session) -> None:
-        """After an abort the KV cache's content is undefined (reference 2.8); 1.1.x keeps none between runs."""
-        with suppress(NotSupported):
-            session.clear_kv()
-
-    def _on_rows(self, run: int) -> Callable[[str, int, int, memoryview], None]:
-        def on_rows(kind: str, rows: int, width: int, view: memoryview) -> None:
+    def _on_rows(self, run: int) -> OnRows:
+        def on_rows(kind: str, rows: int, width: int, view: memoryview[float]) -> None:
             fd = wire.memory_file(f"{kind}-{run}", view)
             try:
                 head = {"output": kind, "rows": rows, "width": width}
@@ -248,8 +237,7 @@ class Child:
 
     def _send_log(self) -> None:
         if lines := self._box.new_lines():
-            self._box.cut()
-            self._send_json(Kind.LOG, 0, {"lines": lines, "offset": self._box.offset})
+            self._send_json(Kind.LOG, 0, {"lines": lines})
 
     def _send_json(self, kind: Kind, run: int, value: dict[str, Any]) -> None:
         self._send(wire.pack_json(kind, run, value))
@@ -278,6 +266,4 @@ def settle(parent: int, *, die_with_parent: bool) -> None:
 def main(sock: int, box: int, parent: int, die_with_parent: int) -> None:
     """Called by the command line that `parent.start` builds, with descriptors it inherited."""
     settle(parent, die_with_parent=bool(die_with_parent))
-    black_box = BlackBox(box)
-    black_box.buffer_by_line()
-    Child(socket.socket(fileno=sock), black_box).serve()
+    Child(socket.socket(fileno=sock), BlackBox(box)).serve()

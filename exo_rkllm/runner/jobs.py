@@ -10,16 +10,16 @@ from typing import Any
 
 from exo_rkllm.runtime.library import Library
 from exo_rkllm.runtime.values import (
+    AudioEmbeds,
     EmbedInput,
+    ImageEmbeds,
     Input,
-    LoadParams,
-    Media,
     MultimodalInput,
     PromptInput,
     RunSpec,
     Sampling,
-    Tags,
     TokenInput,
+    VideoEmbeds,
 )
 
 MODES = {"text": "generate", "hidden": "hidden", "logits": "logits"}
@@ -27,9 +27,10 @@ MODES = {"text": "generate", "hidden": "hidden", "logits": "logits"}
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`prompt` or `tokens` or one array named `embed`; media arrays go beside a prompt.
+    """`prompt` or `tokens` or one array of kind `embed`; arrays of media go beside a prompt.
 
-    Arrays travel as memory files beside the frame; here stands what they are: the kind and the fields of `Media`.
+    Arrays travel as memory files beside the frame; here stands what they are: their kind and the figures of
+    `ImageEmbeds`, `VideoEmbeds` and their kin.
     """
 
     prompt: str | None = None
@@ -52,37 +53,40 @@ class Job:
         return cls(**{known.name: value[known.name] for known in fields(cls)})
 
 
-def load_params(value: Mapping[str, Any]) -> LoadParams:
-    """What `dataclasses.asdict` made of one, back again."""
-    nested = {"sampling": Sampling(**value["sampling"]), "image_tags": Tags(**value["image_tags"])}
-    return LoadParams(**{**value, **nested, "cpus": tuple(value["cpus"])})
-
-
 def inputs_of(job: Job, fds: Sequence[int]) -> Input:
     if job.tokens is not None:
         return TokenInput(job.tokens)
-    media = {array["kind"]: _media(array, fd) for array, fd in zip(job.arrays, fds, strict=True)}
+    media = {array["kind"]: (_mapped(fd), _figures(array)) for array, fd in zip(job.arrays, fds, strict=True)}
     if "embed" in media:
-        return EmbedInput(media["embed"].data, media["embed"].n_tokens)
-    if media:
-        return MultimodalInput(job.prompt or "", media.get("image"), media.get("video"), media.get("audio"))
-    return PromptInput(job.prompt or "")
+        data, figures = media["embed"]
+        return EmbedInput(data, **figures)
+    if not media:
+        return PromptInput(job.prompt or "")
+    image, video, audio = (media.get(kind) for kind in ("image", "video", "audio"))
+    return MultimodalInput(
+        job.prompt or "",
+        image and ImageEmbeds(image[0], **image[1]),
+        video and VideoEmbeds(video[0], **video[1]),
+        audio and AudioEmbeds(audio[0], **audio[1]),
+    )
 
 
 def spec_of(job: Job, library: Library) -> RunSpec:
     """Where the runtime takes no limit per run, the child counts (see `child.py`)."""
     return RunSpec(
         mode=MODES[job.output],  # type: ignore[arg-type]  # the table's values are the literals
-        sampling=Sampling(**job.sampling) if job.sampling else None,  # type: ignore[arg-type]  # integers stay integers
-        max_new_tokens=job.max_tokens if library.supports("max_new_tokens per run") else None,
+        sampling=Sampling(**job.sampling),  # type: ignore[arg-type]  # integers stay integers
+        max_new_tokens=job.max_tokens if library.supports("max_new_tokens_per_run") else None,
         keep_history=job.keep_history,
         lora=job.lora,
         save_prompt_cache=job.save_prompt_cache,
     )
 
 
-def _media(array: Mapping[str, Any], fd: int) -> Media:
-    """Mapped privately and writable: the library takes a plain pointer, and what it writes stays its own."""
-    figures = {name: value for name, value in array.items() if name not in {"kind", "tags"}}
-    data = memoryview(mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))
-    return Media(data=data, tags=Tags(**array.get("tags", {})), **figures)
+def _figures(array: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in array.items() if name != "kind"}
+
+
+def _mapped(fd: int) -> memoryview:
+    """Privately and writable: the library takes a plain pointer, and what it writes stays its own."""
+    return memoryview(mmap.mmap(fd, 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE))

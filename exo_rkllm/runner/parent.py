@@ -17,11 +17,11 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from exo_rkllm.errors import ExoRkllmError, RunnerLost, from_code
+from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, Kind
@@ -139,7 +139,7 @@ class Runner:
         """The child with its model loaded, and what the runtime said of the model."""
         runner = cls(name, limits, report)
         try:
-            facts = await runner._ask(Kind.LOAD, {"library": str(library), "params": asdict(params)})
+            facts = await runner._ask(Kind.LOAD, {"library": str(library), "params": params.to_json()})
         except BaseException:
             await runner.close()
             raise
@@ -195,9 +195,9 @@ class Runner:
         for over in list(self._leaving.values()):
             await over.wait()
 
-    async def call(self, name: str, **arguments: Any) -> Any:
+    async def call(self, function: str, /, **arguments: Any) -> Any:
         """One of the session's rare functions, after the runs that wait already."""
-        return (await self._ask(Kind.CALL, {"name": name, "arguments": arguments}))["result"]
+        return (await self._ask(Kind.CALL, {"name": function, "arguments": arguments}))["result"]
 
     async def lost(self) -> ExoRkllmError:
         return await asyncio.shield(self._lost)
@@ -231,8 +231,8 @@ class Runner:
     def _spawn(self) -> None:
         self._sock, theirs = socket.socketpair()
         self._sock.setblocking(False)
-        box = os.memfd_create("rkllm-log", os.MFD_CLOEXEC)
-        self._box = BlackBox(box)
+        self._box = BlackBox.create()
+        box = self._box.fd
         # Bound to the thread that starts the child (prctl(2)), so only the thread that lives longest may ask for it.
         die_with_us = threading.current_thread() is threading.main_thread()
         numbers = [theirs.fileno(), box, os.getpid(), int(die_with_us)]
@@ -246,10 +246,10 @@ class Runner:
                 pass_fds=(theirs.fileno(), box),
                 start_new_session=True,
             )
-        except BaseException:
+        except OSError as error:
             self._sock.close()
             self._box.close()
-            raise
+            raise LoadError(f"The process of {self._name} cannot be started: {error.strerror}.", "ulimit -a") from error
         finally:
             theirs.close()
         self._pidfd = os.pidfd_open(self._process.pid)
@@ -332,17 +332,16 @@ class Runner:
 
     def _on_silence(self) -> None:
         self._watchdog = None
-        deadlines = [] if self._patience is None else [self._heard + self._patience]
         if self._abort_by is not None:
-            deadlines.append(self._abort_by)
-        if not deadlines:
+            due, what, limit = self._abort_by, "did not stop when told to", self._limits.abort
+        elif self._patience is not None:
+            due, what, limit = self._heard + self._patience, "said nothing", self._patience
+        else:
             return
-        if min(deadlines) > self._loop.time():
-            self._watch(min(deadlines))
+        if due > self._loop.time():
+            self._watch(due)
             return
-        what = "did not stop when told to" if self._abort_by == min(deadlines) else "said nothing"
-        seconds = self._limits.abort if self._abort_by == min(deadlines) else self._patience
-        self._fail(RunnerLost(f"The process of {self._name} {what} for {seconds:g} s and was ended.", LAST_WORDS))
+        self._fail(RunnerLost(f"The process of {self._name} {what} for {limit:g} s and was ended.", LAST_WORDS))
         self._kill()
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────
@@ -422,9 +421,7 @@ class Runner:
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind is Kind.LOG:
-            words = frame.json()
-            self._box.offset = words["offset"]
-            self._report(words["lines"])
+            self._report(frame.json()["lines"])
         elif frame.run in self._calls:
             self._on_answer(self._calls[frame.run], frame)
         else:

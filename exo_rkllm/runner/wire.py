@@ -125,7 +125,7 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     return data, fds
 
 
-def memory_file(name: str, data: bytes | memoryview) -> int:
+def memory_file(name: str, data: bytes | memoryview[int] | memoryview[float]) -> int:
     """An anonymous file with these bytes; it lives as long as somebody holds a descriptor or a mapping of it."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC)
     try:

@@ -1,16 +1,19 @@
 #include "board.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct soc {
     const char *compatible; /* after "rockchip,", before a bin letter */
     const char *name;
     int cpus;
+    int cores;
 } SOCS[] = {
-    {"rk3588", "RK3588", 8},   {"rk3582", "RK3588", 8}, {"rk3583", "RK3588", 8}, {"rk3576", "RK3576", 8},
-    {"rv1126b", "RV1126B", 4}, {"rk3562", "RK3562", 4}, {"rk3566", "lite", 0},   {"rk3568", "lite", 0},
+    {"rk3588", "RK3588", 8, 3},   {"rk3582", "RK3588", 8, 3}, {"rk3583", "RK3588", 8, 2}, {"rk3576", "RK3576", 8, 2},
+    {"rv1126b", "RV1126B", 4, 1}, {"rk3562", "RK3562", 4, 1}, {"rk3566", "lite", 0, 1},   {"rk3568", "lite", 0, 1},
 };
 
 static size_t slurp(const char *under_root, char *into, size_t room)
@@ -59,6 +62,7 @@ struct board board_read(void)
         if (soc != NULL) {
             snprintf(board.soc, sizeof board.soc, "%s", soc->name);
             board.cpus = soc->cpus;
+            board.cores = soc->cores;
             break;
         }
     }
@@ -67,6 +71,28 @@ struct board board_read(void)
         snprintf(board.driver, sizeof board.driver, "%.31s", text);
     }
     return board;
+}
+
+void board_show_load(const struct board *board, bool busy)
+{
+    const char *path = getenv("RKLLM_SIM_LOAD_FILE");
+    int file = path == NULL ? -1 : open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (file < 0)
+        return;
+    char line[128] = "NPU load:";
+    size_t used = strlen(line);
+    for (int core = 0; core < board->cores; core++) {
+        int load = busy ? 67 + core : 0; /* a decoding RK3588 shows 65 to 70 % a core */
+        if (board->cores > 1)
+            used += (size_t)snprintf(line + used, sizeof line - used, "%s Core%d: %2d%%,", core == 0 ? " " : "", core, load);
+        else
+            used += (size_t)snprintf(line + used, sizeof line - used, " %2d%%", load);
+    }
+    line[used++] = '\n';
+    /* Busy and idle lines have the same length: a reader never sees a half or an empty one. */
+    ssize_t wrote = write(file, line, used);
+    (void)wrote;
+    close(file);
 }
 
 int version_compare(const char *a, const char *b)

@@ -47,7 +47,7 @@ EXPORT int rkllm_destroy(LLMHandle handle)
         return -1;
     struct session *s = handle;
     pthread_mutex_lock(&s->lock);
-    bool own = s->running && pthread_equal(s->runner, pthread_self());
+    bool own = s->running && s->has_runner && pthread_equal(s->runner, pthread_self());
     if (!own) {
         s->leaving = true;
         atomic_store(&s->abort_at, 1);
@@ -74,8 +74,10 @@ static struct input *arguments(struct session *s, const RKLLMInput *given, const
     bool good = abi_infer(params, infer);
     for (size_t i = 0; good && i < lanes; i++)
         good = abi_input(given == NULL ? NULL : &given[i], &inputs[i]);
-    if (good && session_begin(s))
+    if (good && session_begin(s)) {
+        atomic_store(&s->active, true);
         return inputs;
+    }
     free(inputs);
     return NULL;
 }

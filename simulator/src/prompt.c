@@ -54,10 +54,10 @@ static bool encode_by_caller(struct session *s, const char *text, size_t len, st
 }
 #endif
 
-bool prompt_encode(struct session *s, const char *text, size_t len, struct tokens *to)
+bool prompt_encode(struct session *s, const char *text, size_t len, const char *plain, struct tokens *to)
 {
     if (s->has_tokenizer) {
-        encode(&s->vocabulary, text, len, to);
+        encode(&s->vocabulary, text, len, plain, to);
         return true;
     }
 #if RKLLM_GEN >= RKLLM_G5
@@ -71,7 +71,7 @@ bool prompt_encode(struct session *s, const char *text, size_t len, struct token
 static bool add_text(struct session *s, struct prompt *prompt, uint64_t tag, const char *text, size_t len)
 {
     struct tokens tokens = {0};
-    bool good = len == 0 || prompt_encode(s, text, len, &tokens);
+    bool good = len == 0 || prompt_encode(s, text, len, NULL, &tokens);
     for (size_t i = 0; good && i < tokens.count; i++)
         add(prompt, tag | (uint32_t)tokens.ids[i], tokens.ids[i], NULL);
     tokens_free(&tokens);
@@ -202,7 +202,7 @@ bool prompt_build(struct session *s, const struct lane *lane, const struct input
             system = chat_render(&s->chat, input, lane->cache.history == 0, &prompt->text);
         if (system > 0 && s->has_tokenizer) {
             struct tokens front = {0};
-            encode(&s->vocabulary, prompt->text.at, system, &front);
+            encode(&s->vocabulary, prompt->text.at, system, NULL, &front);
             prompt->system = front.count;
             tokens_free(&front);
         }
@@ -219,13 +219,10 @@ bool prompt_build(struct session *s, const struct lane *lane, const struct input
         }
     }
     if (good) {
-        prompt->user = chat_last_user(bytes_text(&prompt->text));
-        if (input->text != NULL && !input->tool && strcmp(prompt->user.at, prompt->text.at) == 0) {
-            bytes_free(&prompt->user); /* an unknown template: what the caller passed is the user's part */
-            prompt->user = chat_last_user(input->text);
-        }
+        bool given = input->text != NULL && !input->tool;
+        prompt->user = chat_last_user(given ? input->text : bytes_text(&prompt->text));
         if (s->log_level >= 2)
-            log_line('D', "prompt: %s", prompt->text.at);
+            log_line('D', "prompt: %s", bytes_text(&prompt->text));
     }
     return good;
 }

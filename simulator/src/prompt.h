@@ -21,6 +21,6 @@ bool prompt_build(struct session *session, const struct lane *lane, const struct
 void prompt_free(struct prompt *prompt);
 
 /* Token ids of a text, by the model's vocabulary or the caller's tokenizer. */
-bool prompt_encode(struct session *session, const char *text, size_t len, struct tokens *to);
+bool prompt_encode(struct session *session, const char *text, size_t len, const char *plain, struct tokens *to);
 
 #endif

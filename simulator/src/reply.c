@@ -8,7 +8,25 @@
 
 #define ASKED_MOST 160
 
+/* The answer as it grows. What is quoted from the prompt is plain: its tags do not end the answer. */
+struct script {
+    struct bytes text;
+    struct bytes plain; /* a byte each, 1 = quoted */
+};
+
 static const char TOOL_RESPONSE[] = "<tool_response>";
+
+static void say(struct script *script, const char *text, size_t len, char plain)
+{
+    bytes_add(&script->text, text, len);
+    for (size_t i = 0; i < len; i++)
+        bytes_add(&script->plain, &plain, 1);
+}
+
+static void say_text(struct script *script, const char *text)
+{
+    say(script, text, strlen(text), 0);
+}
 
 static bool ends_with(const struct bytes *text, const char *end)
 {
@@ -45,7 +63,7 @@ static struct bytes *placeholder(const struct session *s, const struct prompt *p
 
 /* Takes {placeholders} and [[one|of|these]]; everything else, single brackets and JSON included, stays as it is. */
 static void expand(const struct session *s, const struct prompt *prompt, const char *text, size_t len,
-                   struct sampler *sampler, struct bytes *to)
+                   struct sampler *sampler, struct script *to)
 {
     const char *end = text + len;
     while (text < end) {
@@ -54,7 +72,7 @@ static void expand(const struct session *s, const struct prompt *prompt, const c
             const char *close = memchr(text, '}', left);
             struct bytes room;
             if (close != NULL && placeholder(s, prompt, text + 1, (size_t)(close - text - 1), &room) != NULL) {
-                bytes_add(to, room.at, room.len);
+                say(to, room.at, room.len, 1);
                 bytes_free(&room);
                 text = close + 1;
                 continue;
@@ -73,7 +91,7 @@ static void expand(const struct session *s, const struct prompt *prompt, const c
                     at = stop + 1;
                 }
                 size_t taken = sampler_choose(sampler, options, count);
-                bytes_add(to, options[taken].at, options[taken].len);
+                say(to, options[taken].at, options[taken].len, 0);
                 text = close + 2;
                 continue;
             }
@@ -81,7 +99,7 @@ static void expand(const struct session *s, const struct prompt *prompt, const c
         const char *plain = text + 1;
         while (plain < end && *plain != '{' && *plain != '[')
             plain++;
-        bytes_add(to, text, (size_t)(plain - text));
+        say(to, text, (size_t)(plain - text), 0);
         text = plain;
     }
 }
@@ -95,7 +113,7 @@ static const char *rule(const struct session *s, const char *text)
 }
 
 /* The first tool of the prompt's <tools> section whose name the user mentions. */
-static bool tool_call(const struct prompt *prompt, struct bytes *to)
+static bool tool_call(const struct prompt *prompt, struct script *to)
 {
     const char *at = strstr(prompt->text.at, "<tools>");
     const char *end = at == NULL ? NULL : strstr(at, "</tools>");
@@ -108,9 +126,9 @@ static bool tool_call(const struct prompt *prompt, struct bytes *to)
             return false;
         size_t len = strcspn(++at, "\"");
         if (len > 0 && memmem(prompt->user.at, prompt->user.len, at, len) != NULL) {
-            bytes_say(to, "<tool_call>\n{\"name\": \"");
-            bytes_add(to, at, len);
-            bytes_say(to, "\", \"arguments\": {}}\n</tool_call>");
+            say_text(to, "<tool_call>\n{\"name\": \"");
+            say(to, at, len, 1);
+            say_text(to, "\", \"arguments\": {}}\n</tool_call>");
             return true;
         }
     }
@@ -135,15 +153,15 @@ static bool tool_result(struct prompt *prompt)
     return true;
 }
 
-static void think(const struct session *s, const struct prompt *prompt, struct sampler *sampler, struct bytes *to)
+static void think(const struct session *s, const struct prompt *prompt, struct sampler *sampler, struct script *to)
 {
     const struct text *thinking = &s->behaviour.thinking;
     if (thinking->len == 0 || ends_with(&prompt->text, "</think>\n\n"))
         return;
     if (!ends_with(&prompt->text, "<think>\n")) /* some templates open the tag themselves */
-        bytes_say(to, "<think>\n");
+        say_text(to, "<think>\n");
     expand(s, prompt, thinking->at, thinking->len, sampler, to);
-    bytes_say(to, "\n</think>\n\n");
+    say_text(to, "\n</think>\n\n");
 }
 
 bool reply_choose(struct session *s, const struct prompt *given, const struct adapter *adapter,
@@ -154,24 +172,26 @@ bool reply_choose(struct session *s, const struct prompt *given, const struct ad
     bytes_add(&prompt.user, given->user.at, given->user.len);
     struct sampler sampler = {.sampling = *sampling,
                               .state = mix((uint64_t)s->behaviour.seed) ^ mix(s->runs * 64u + lane)};
-    struct bytes text = {0};
+    struct script answer = {0};
 
-    think(s, &prompt, &sampler, &text);
+    think(s, &prompt, &sampler, &answer);
     const char *ruled = rule(s, prompt.user.at);
     if (ruled == NULL)
         ruled = rule(s, prompt.text.at);
     if (adapter != NULL)
-        expand(s, &prompt, adapter->reply.at, adapter->reply.len, &sampler, &text);
+        expand(s, &prompt, adapter->reply.at, adapter->reply.len, &sampler, &answer);
     else if (ruled != NULL)
-        expand(s, &prompt, ruled, strlen(ruled), &sampler, &text);
+        expand(s, &prompt, ruled, strlen(ruled), &sampler, &answer);
     else if (s->behaviour.tool_reply.len > 0 && tool_result(&prompt))
-        expand(s, &prompt, s->behaviour.tool_reply.at, s->behaviour.tool_reply.len, &sampler, &text);
-    else if (!tool_call(&prompt, &text))
-        expand(s, &prompt, s->behaviour.reply.at, s->behaviour.reply.len, &sampler, &text);
+        expand(s, &prompt, s->behaviour.tool_reply.at, s->behaviour.tool_reply.len, &sampler, &answer);
+    else if (!tool_call(&prompt, &answer))
+        expand(s, &prompt, s->behaviour.reply.at, s->behaviour.reply.len, &sampler, &answer);
 
     to->count = 0;
-    bool good = text.len == 0 || prompt_encode(s, text.at, text.len, to);
-    bytes_free(&text);
+    struct bytes *text = &answer.text;
+    bool good = text->len == 0 || prompt_encode(s, text->at, text->len, answer.plain.at, to);
+    bytes_free(&answer.text);
+    bytes_free(&answer.plain);
     bytes_free(&prompt.user);
     return good;
 }

@@ -450,7 +450,9 @@ int run(struct session *s, const struct input *inputs, const struct infer *infer
         .started = pace_now(),
     };
     s->runs++;
+    board_show_load(&s->board, true);
     int status = perform(&task, inputs);
+    board_show_load(&s->board, false);
     for (size_t i = 0; i < lanes; i++)
         prompt_free(&task.prompts[i]);
     free(task.prompts);
@@ -470,6 +472,7 @@ static void *run_errand(void *given)
 {
     struct errand *errand = given;
     struct session *s = errand->s;
+    session_runs_here(s);
     run(s, errand->inputs, &errand->infer, errand->userdata);
     free(errand->inputs);
     free(errand);
@@ -486,6 +489,7 @@ int run_async(struct session *s, const struct input *inputs, const struct infer 
     memcpy(errand->inputs, inputs, lanes * sizeof *inputs);
     if (s->has_thread)
         pthread_join(s->thread, NULL);
+    session_leaves_thread(s);
     s->has_thread = pthread_create(&s->thread, NULL, run_errand, errand) == 0;
     if (s->has_thread)
         return 0;

@@ -50,9 +50,9 @@ bool session_begin(struct session *s)
     bool free = !s->running && !s->leaving;
     if (free) {
         s->running = true;
+        s->has_runner = true;
         s->runner = pthread_self();
         atomic_store(&s->abort_at, 0);
-        atomic_store(&s->active, 1);
     }
     pthread_mutex_unlock(&s->lock);
     if (!free)
@@ -60,11 +60,26 @@ bool session_begin(struct session *s)
     return free;
 }
 
+void session_leaves_thread(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->has_runner = false;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void session_runs_here(struct session *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->has_runner = true;
+    s->runner = pthread_self();
+    pthread_mutex_unlock(&s->lock);
+}
+
 void session_end(struct session *s)
 {
     pthread_mutex_lock(&s->lock);
     s->running = false;
-    atomic_store(&s->active, 0);
+    atomic_store(&s->active, false);
     pthread_cond_broadcast(&s->idle);
     pthread_mutex_unlock(&s->lock);
 }

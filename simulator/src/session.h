@@ -62,13 +62,14 @@ struct session {
 
     pthread_mutex_t lock; /* the fields below */
     pthread_cond_t idle;
-    bool running;
+    bool running; /* a run, or another call that must not meet one */
     bool leaving; /* rkllm_destroy waits for the run to end */
-    pthread_t runner;
+    bool has_runner;
+    pthread_t runner; /* the thread whose rkllm_destroy would wait for itself */
     pthread_t thread; /* of rkllm_run_async */
     bool has_thread;
 
-    _Atomic int active;      /* what rkllm_is_running says */
+    atomic_bool active;       /* what rkllm_is_running says */
     _Atomic int64_t abort_at; /* nanoseconds, monotonic; 0 = nobody wants an abort */
     bool paused;
     unsigned runs;
@@ -88,6 +89,8 @@ bool session_any(void);
 void session_forget(struct session *session);
 
 bool session_begin(struct session *session); /* false, with a sentence, while a run is active */
+void session_leaves_thread(struct session *session); /* the run goes on in another thread, */
+void session_runs_here(struct session *session);     /* which is this one */
 void session_end(struct session *session);
 
 int run(struct session *session, const struct input *inputs, const struct infer *infer, void *userdata);

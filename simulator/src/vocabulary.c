@@ -84,7 +84,7 @@ void vocabulary_free(struct vocabulary *vocabulary)
     *vocabulary = (struct vocabulary){0};
 }
 
-void encode(const struct vocabulary *vocabulary, const char *text, size_t len, struct tokens *to)
+void encode(const struct vocabulary *vocabulary, const char *text, size_t len, const char *plain, struct tokens *to)
 {
     for (size_t at = 0; at < len;) {
         int32_t best = vocabulary->bytes[(uint8_t)text[at]];
@@ -94,7 +94,8 @@ void encode(const struct vocabulary *vocabulary, const char *text, size_t len, s
         for (size_t i = 0; i < most; i++) {
             hash = hash_step(hash, text[at + i]);
             int32_t id = lookup(vocabulary, hash, text + at, i + 1);
-            if (id >= 0) {
+            bool tag = id >= 0 && vocabulary->pieces[id].kind == KIND_CONTROL;
+            if (id >= 0 && !(tag && plain != NULL && plain[at])) {
                 best = id;
                 best_len = i + 1;
             }

@@ -35,7 +35,8 @@ struct tokens {
 
 struct vocabulary vocabulary_read(const struct model *model);
 void vocabulary_free(struct vocabulary *vocabulary);
-void encode(const struct vocabulary *vocabulary, const char *text, size_t len, struct tokens *to);
+/* Where `plain` (of the text's length, NULL for nowhere) is not 0, a tag such as <|im_end|> is text like any other. */
+void encode(const struct vocabulary *vocabulary, const char *text, size_t len, const char *plain, struct tokens *to);
 void decode(const struct vocabulary *vocabulary, const int32_t *ids, size_t count, struct bytes *to);
 
 void tokens_add(struct tokens *to, int32_t id);

@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from exo_rkllm.backends.base import Engine, Event, Finish, GenerationRequest, Message, Piece, Progress
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
-from exo_rkllm.backends.rkllm import Host, RkllmEngine, RkllmFile
+from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, RunnerLost
 from tests.simulated import VERSIONS, Library
 

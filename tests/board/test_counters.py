@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.board.files import WAKING
 from exo_rkllm.board.sources import Sources, find
 from simulator import boards
+from tests.opens import Opens
 
 Build = Callable[[str], Path]
 
@@ -237,44 +237,20 @@ def test_runtime_power_management_that_is_compiled_out_is_not_power(board: Build
 # ── what a reading costs, and what it must not touch ─────────────────────────────────────────────
 
 
-class Opens:
-    """Paths that this process opens, from the interpreter's own audit events; hooks cannot be removed, only muted."""
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        self.on = False
-        sys.addaudithook(self._hook)
-
-    def _hook(self, event: str, args: tuple[object, ...]) -> None:
-        if self.on and event == "open":
-            self.paths.append(str(args[0]))
-
-
-@pytest.fixture(scope="module")
-def opens() -> Iterator[Opens]:
-    tracer = Opens()
-    yield tracer
-    tracer.on = False
-
-
 def test_a_reading_opens_few_files_and_none_that_wakes_the_npu(board: Build, opens: Opens) -> None:
     for name in ("rk3588-busy", "rk3576-soc-bus", "rv1126b-misc", "rk3588s-mainline", "debugfs-bound"):
         root = board(name)
         known = sources(root)
-        opens.paths.clear()
-        opens.on = True
-        read(known)
-        opens.on = False
-        assert 5 < len(opens.paths) <= 30, opens.paths
-        assert not [path for path in opens.paths if Path(path).name in WAKING or path.startswith(f"{root}/dev/")]
+        with opens.traced() as paths:
+            read(known)
+        assert 5 < len(paths) <= 30, paths
+        assert not [path for path in paths if Path(path).name in WAKING or path.startswith(f"{root}/dev/")]
 
 
 def test_detection_wakes_nothing_either(board: Build, opens: Opens) -> None:
     root = board("rk3588-busy")
-    opens.paths.clear()
-    opens.on = True
-    detect(root)
-    sources(root)
-    opens.on = False
-    assert len(opens.paths) > 20
-    assert not [path for path in opens.paths if Path(path).name in WAKING or path.startswith(f"{root}/dev/")]
+    with opens.traced() as paths:
+        detect(root)
+        sources(root)
+    assert len(paths) > 20
+    assert not [path for path in paths if Path(path).name in WAKING or path.startswith(f"{root}/dev/")]

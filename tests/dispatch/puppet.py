@@ -20,6 +20,7 @@ from exo_rkllm.backends.base import (
     Timings,
     Usage,
 )
+from exo_rkllm.backends.observe import Answered, Loaded, Restarted
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import Limits, Needs
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, RunnerLost
@@ -144,6 +145,24 @@ class Puppet(Engine):
             self.die("The puppet was closed.")
 
 
+class Seen:
+    """An observer that keeps everything."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answered] = []
+        self.loads: list[Loaded] = []
+        self.restarts: list[Restarted] = []
+
+    def answered(self, event: Answered) -> None:
+        self.answers.append(event)
+
+    def loaded(self, event: Loaded) -> None:
+        self.loads.append(event)
+
+    def restarted(self, event: Restarted) -> None:
+        self.restarts.append(event)
+
+
 class Theatre:
     """A dispatcher over puppets; every model that has a stage exists."""
 
@@ -151,7 +170,9 @@ class Theatre:
         self.stages = {name: Stage() for name in names}
         self.memory = memory
         self.needs = Needs(1000, 1000)
+        self.seen = Seen()
         self.dispatcher = Dispatcher(
+            observer=self.seen,
             find=self._find,
             engine=lambda model: Puppet(model, self.stages[model.id]),
             needs=lambda model: self.needs,

@@ -221,6 +221,19 @@ def test_a_busy_model_answers_first_and_then_makes_room() -> None:
     assert list(world.running) == [after]
 
 
+def test_a_model_whose_turn_on_the_npu_is_still_to_come_is_not_taken_away_before_it() -> None:
+    world = board(pinned=frozenset({QWEN}))
+    world.memory = 6 * GB
+    world.up(QWEN, GEMMA)
+    running, before = world.submit(QWEN), world.submit(GEMMA)
+    world.submit(LLAMA)
+    assert world.engines[GEMMA] == "ready"
+    world.finish(running)
+    assert list(world.running) == [before]
+    world.finish(before)
+    assert world.engines[GEMMA] == "closing"
+
+
 def test_a_pinned_model_stays_and_the_refusal_names_it() -> None:
     world = board()
     world.load(GEMMA, pin=True)

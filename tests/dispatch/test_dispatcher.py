@@ -67,6 +67,17 @@ async def test_who_waits_is_told_how_many_are_ahead_and_each_time_it_changes(cli
     assert await asyncio.gather(*answers) == ["one two three"] * 3
 
 
+async def test_nobody_is_told_the_same_twice() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].load = 0.02
+    first = theatre.ask("qwen")
+    assert await first.__anext__() == Progress("loading")
+    leaves = asyncio.create_task(theatre.answer("qwen"))
+    await asyncio.sleep(0.005)
+    leaves.cancel()
+    assert isinstance(await first.__anext__(), Piece)
+
+
 async def test_an_unknown_model_is_refused_before_anything() -> None:
     with pytest.raises(ModelNotFound):
         await Theatre("qwen").answer("gpt-4")
@@ -425,3 +436,37 @@ async def test_a_card_that_changed_counts_from_the_next_load_on() -> None:
     await theatre.dispatcher.unload("qwen")
     await theatre.answer("qwen")
     assert theatre.dispatcher._state.models["qwen"].needs.memory == 5000
+
+
+async def test_whoever_counts_is_told_of_every_answer_load_and_crash() -> None:
+    theatre = Theatre("qwen")
+    seen, stage = theatre.seen, theatre.stages["qwen"]
+    stage.load = 0.01
+    await theatre.answer("qwen", "one two three")
+    (answer,) = seen.answers
+    assert (answer.model, answer.reason, answer.usage.completion) == ("qwen", "stop", 3)
+    assert answer.first_token is not None
+    assert 0.01 <= answer.first_token <= answer.seconds
+    assert answer.gaps is not None
+    assert sum(answer.gaps.counts) == 2
+    (load,) = seen.loads
+    assert (load.model, load.error) == ("qwen", "")
+    assert load.seconds >= 0.01
+
+    stage.pace = 0.002
+    leaves = theatre.ask("qwen", "a b c d e f g")
+    await first_piece(leaves)
+    await leaves.aclose()
+    assert (seen.answers[-1].reason, seen.answers[-1].usage.completion) == ("abort", 1)
+
+    doomed = asyncio.create_task(theatre.answer("qwen", "a b c d e f g"))
+    await until(lambda: len(stage.started) == 3)
+    stage.fails.append(LoadError("Not again."))
+    theatre.puppet("qwen").die()
+    with pytest.raises(RunnerLost):
+        await doomed
+    assert [restart.reason for restart in seen.restarts] == ["runner_lost"]
+    with pytest.raises(LoadError):
+        await theatre.answer("qwen")
+    assert [answer.reason for answer in seen.answers[2:]] == ["runner_lost", "load_failed"]
+    assert [load.error for load in seen.loads] == ["", "load_failed"]

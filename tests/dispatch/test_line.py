@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_rkllm.dispatch.line import EMPTY, REMEMBERED, Line, Waiting
@@ -74,6 +74,7 @@ def test_nothing_is_remembered_of_clients_of_past_rounds() -> None:
         assert len(line.latest) <= REMEMBERED + 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60), st.data())
 def test_the_busy_ones_are_served_alike(arrivals: list[str], data: st.DataObject) -> None:
     """Clients who always wait are never apart by more than one turn."""
@@ -90,6 +91,7 @@ def test_the_busy_ones_are_served_alike(arrivals: list[str], data: st.DataObject
         assert max(served[client] for client in always) - min(served[client] for client in always) <= 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("jsl"), st.sampled_from("abc")), max_size=80))
 def test_nothing_is_lost_and_nothing_doubled(steps: list[tuple[str, str]]) -> None:
     line, inside, ticket = EMPTY, set[int](), 0

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece
-from exo_rkllm.backends.rkllm import Host, RkllmEngine, RkllmFile
+from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.parent import Limits
@@ -211,7 +212,8 @@ async def test_the_child_dies_with_its_parent(
     script = f"""
 import asyncio, sys
 from pathlib import Path
-from exo_rkllm.backends.rkllm import Host, RkllmEngine, RkllmFile
+from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.backends.base import GenerationRequest, Message
 async def main():
     engine = RkllmEngine(RkllmFile(Path({str(model)!r})), Host(lambda _: None, Path({str(library("1.3.0"))!r})))
