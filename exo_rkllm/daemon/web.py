@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
-from pathlib import Path
 
 from aiohttp import web
 
@@ -16,7 +15,8 @@ from exo_rkllm.api.parts import Settings
 from exo_rkllm.board.counters import read
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.catalogue.hub import Access
-from exo_rkllm.catalogue.pull import Step, Wanted, pull
+from exo_rkllm.catalogue.pull import Wanted, pull
+from exo_rkllm.catalogue.steps import Step
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.daemon.parts import Parts
 from exo_rkllm.runtime.abi import RELEASES
