@@ -104,7 +104,7 @@ class SimModel:
     tool_reply: str = DEFAULT_TOOL_REPLY  # when the last turn brings a tool's result
     thinking: str = ""  # said first, between <think> and </think>, unless thinking is switched off
     endless: bool = False  # never ends by itself: the reply starts over
-    seed: int = 0
+    seed: int = 8  # the default answer then begins with its plainest wording
     split_multibyte: bool = False  # bytes of a character come one by one as NORMAL, without WAITING
     clock: bool = False  # each token's text is the monotonic clock in ns, read just before its callback
     finish_text: str = ""  # text that the FINISH call carries, NULL without

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from exo_rkllm.api import anthropic, embeddings, ollama, openai, responses
+from exo_rkllm.api import anthropic, embeddings, ollama, openai, page, responses, status
 from exo_rkllm.api.conversations import Conversations
 from exo_rkllm.api.endpoint import Endpoint
 from exo_rkllm.api.parts import Parts
@@ -19,6 +19,8 @@ def endpoints() -> tuple[Endpoint, ...]:
         *responses.endpoints(Conversations()),
         *anthropic.ENDPOINTS,
         *ollama.ENDPOINTS,
+        *status.ENDPOINTS,
+        *page.endpoints(),
     )
 
 

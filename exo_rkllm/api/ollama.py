@@ -160,7 +160,7 @@ EMBED = Table(
     "OllamaEmbedRequest",
     (
         asking.MODEL,
-        Field("input", Either((Text(), List(Text(), most=2048)), "a string or a list of them"), "Texts.", required=True),
+        Field("input", Either((Text(), List(Text(), most=2048)), "a string or a list of them"), "Texts.", True),
         Field("truncate", Switch(), "Not read: nothing is cut, and a text that does not fit is refused."),
         Field("dimensions", Whole(1, 1 << 20), "Length of the vectors; only the model's own."),
         Field("options", OPTIONS, "Not read."),

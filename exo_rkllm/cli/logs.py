@@ -30,5 +30,5 @@ def plain(line: Mapping[str, Any]) -> str:
     """As the daemon writes it on a terminal, with the day."""
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["time"]))
     level = "" if line["level"] == "info" else f"{line['level']}: "
-    fields = " ".join(f"{name}={value}" for name, value in line["fields"].items())
-    return f"{moment} {level}{line['text']}" + (f"  [{fields}]" if fields else "")
+    request = line["fields"].get("request", "")
+    return f"{moment} {level}{line['text']}" + (f"  [{request}]" if request else "")

@@ -28,10 +28,13 @@ from exo_rkllm.log.ring import Ring
 from exo_rkllm.log.setup import set_level
 from exo_rkllm.metrics.serving import Serving
 from exo_rkllm.runtime import locate
+from exo_rkllm.runtime.version import Version
 
 log = logging.getLogger(__name__)
 vendor = logging.getLogger("exo_rkllm.librkllmrt")
 
+# The library marks its lines by a letter. It warns of what we do on purpose, and errors reach the client as sentences.
+VENDOR_LEVELS: Mapping[str, int] = {"E ": logging.WARNING, "W ": logging.DEBUG}
 # Sections and keys that are read at start only; a reload says that they wait for a restart.
 AT_START = (
     "board",
@@ -58,6 +61,7 @@ class Parts:
         self.catalogue = Catalogue(Path(config.models.directory))
         self.watch = Watch(Path(config.board.root), self._board_changed)
         self.library: Path | None = None
+        self.release: Version | None = None
         self._library_trouble: ExoRkllmError | None = None
         self.serving = Serving()
         self.dispatcher = Dispatcher(
@@ -115,10 +119,11 @@ class Parts:
         try:
             place = locate.search(self._chosen()).require()
         except ExoRkllmError as trouble:
-            self.library, self._library_trouble = None, trouble
+            self.library, self._library_trouble, self.release = None, trouble, None
             log.warning("%s", trouble)
         else:
             self.library, self._library_trouble = place.path, None
+            self.release = place.version
             log.info("%s is %s.", place.path, place.held)
 
     def _library_changed(self) -> None:
@@ -141,7 +146,7 @@ class Parts:
 
     def _report(self, lines: Sequence[str]) -> None:
         for line in lines:
-            vendor.info("%s", line)
+            vendor.log(VENDOR_LEVELS.get(line[:2], logging.DEBUG), "%s", line)
 
     # ── configuration ────────────────────────────────────────────────────────────────────────────
 
