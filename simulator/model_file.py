@@ -259,8 +259,8 @@ def write(path: Path, model: SimModel) -> Path:
     tensor = _string("token_embd.weight") + struct.pack("<I", 1)
     before = len(header) + 20 + sum(map(len, values)) + len(tensor) + 20
     data = max(model.size - before - len(footer), 64)
-    offset = -before % 32
-    tensor += struct.pack("<QIQ", data - offset, 24, offset)  # 24 = int8
+    padding = -before % 32  # GGUF: tensor data begin at the next multiple of 32, and offsets count from there
+    tensor += struct.pack("<QIQ", data - padding, 24, 0)  # 24 = int8
     with path.open("wb") as file:
         file.write(header + struct.pack("<IQQ", 3, 1, len(values)))
         file.writelines(values)
