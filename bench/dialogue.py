@@ -1,6 +1,6 @@
 """What reading an answer costs a token: nothing to find, thoughts, tags about, a stop string about.
 
-    python -m bench.dialogue
+python -m bench.dialogue
 """
 
 from __future__ import annotations

@@ -192,9 +192,9 @@ def _container(root: Path) -> str:
     """systemd, Podman and Docker leave these; empty outside of one."""
     if (name := files.text(root / "run/systemd/container")) is not None:
         return files.clean(name) or "container"
-    if (root / "run/.containerenv").exists():
+    if files.there(root / "run/.containerenv"):
         return "podman"
-    return "docker" if (root / ".dockerenv").exists() else ""
+    return "docker" if files.there(root / ".dockerenv") else ""
 
 
 def _coprocessors(root: Path) -> Iterator[str]:
@@ -267,7 +267,7 @@ def _device_nodes(root: Path, *, rocket: bool) -> tuple[tuple[DeviceNode, ...], 
     found = tuple(
         _node(root, path, "card" if kind == "card" else "render", guessed=guessed) for path, kind in owned or orphans
     )
-    if not found and (root / "sys/class/misc/rknpu").exists():
+    if not found and files.there(root / "sys/class/misc/rknpu"):
         return (_node(root, root / "sys/class/misc/rknpu", "misc"),), "dma_heap"
     return found, "drm_gem"
 
@@ -277,4 +277,4 @@ def _node(
 ) -> DeviceNode:
     name = files.properties(device / "uevent").get("DEVNAME") or device.name
     path = "/dev/" + files.clean(name)
-    return DeviceNode(path, kind, (root / path[1:]).exists(), guessed)
+    return DeviceNode(path, kind, files.there(root / path[1:]), guessed)

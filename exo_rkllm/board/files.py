@@ -108,3 +108,11 @@ def numbered(folder: Path, prefix: str) -> Iterator[Path]:
     matches = [re.fullmatch(f"{re.escape(prefix)}([0-9]{{1,4}})", name) for name in names(folder)]
     found = sorted((int(match[1]), match[0]) for match in matches if match)
     return (folder / name for _, name in found)
+
+
+def there(path: Path) -> bool:
+    """Whether it exists, as far as this user may know."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

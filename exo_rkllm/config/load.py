@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,21 +38,15 @@ def load(environment: Mapping[str, str], file: Path | None = None) -> Config:
 
 
 def _files(here: Places, named: Path | None) -> list[Path]:
-    if named is not None and not _is_there(named):
+    if named is not None and not named.is_file():
         raise ConfigError(f"There is no configuration file {named}.", "exo-rkllm config show --defaults prints one")
     found: list[Path] = []
     for path in here.configs if named is None else (named,):
-        found += [path] if _is_there(path) else []
-        found += sorted((path.parent / "conf.d").glob("*.toml"))
+        # A home that this user may not enter holds nothing for it.
+        with suppress(PermissionError):
+            found += [path] if path.is_file() else []
+            found += sorted((path.parent / "conf.d").glob("*.toml"))
     return found
-
-
-def _is_there(path: Path) -> bool:
-    """A home that this user may not enter holds nothing for it."""
-    try:
-        return path.is_file()
-    except PermissionError:
-        return False
 
 
 def read_file(path: Path) -> Values:

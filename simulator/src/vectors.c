@@ -39,7 +39,7 @@ float *vectors_hidden(const struct session *s, const struct prompt *prompt)
     float *rows = need(calloc(prompt->count * width + 1, sizeof *rows));
     double *sum = need(calloc(width, sizeof *sum));
     for (size_t at = 0; at < prompt->count; at++) {
-        float weight;
+        float weight = 0;
         const float *given = prompt->rows[at];
         uint64_t hash = given == NULL ? meaning(s, prompt->ids[at], &weight) : 0;
         double scale = 1.0 / sqrt((double)at + 1);

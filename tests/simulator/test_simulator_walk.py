@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,13 @@ SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 NAMES = {2.0: "G2", 3.0: "G3", 3.5: "G3B", 4.0: "G4", 5.0: "G5", 6.0: "G6"}
 
 Compile = Callable[[Path, str], Path]
+CROSS, QEMU = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
+MISSING = [name for name in (CROSS, QEMU) if shutil.which(name) is None]
+
+
+def layout(version: str) -> tuple[str, str]:
+    """The compiler's flags for a caller of that version."""
+    return f"-DRKLLM_GEN=RKLLM_{NAMES[GENERATIONS[version]]}", f"-I{REPOSITORY / 'simulator' / 'include'}"
 
 
 @pytest.fixture
@@ -29,9 +38,7 @@ def driver(library: Library, tmp_path: Path) -> Callable[[Path, str], Path]:
     def compiled(source: Path, version: str) -> Path:
         so = library(version, sanitize=True)
         out = tmp_path / source.stem
-        define = f"-DRKLLM_GEN=RKLLM_{NAMES[GENERATIONS[version]]}"
-        include = f"-I{REPOSITORY / 'simulator' / 'include'}"
-        command = ["gcc", *FLAGS, *SANITIZE, define, include, source, so, f"-Wl,-rpath,{so.parent}", "-o", out]
+        command = ["gcc", *FLAGS, *SANITIZE, *layout(version), source, so, f"-Wl,-rpath,{so.parent}", "-o", out]
         subprocess.run([*map(str, command)], check=True, capture_output=True, text=True)
         return out
 
@@ -52,11 +59,25 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("level", ["0", "2"])
-def test_a_walk_through_everything(driver: Compile, models: Path, board_root: Path, version: str, level: str) -> None:
-    environment = {**os.environ, "RKLLM_LOG_LEVEL": level, "ASAN_OPTIONS": "detect_leaks=1"}
+def test_a_walk_through_everything(driver: Compile, models: Path, board_root: Path, version: str) -> None:
+    walk = driver(SOURCE, version)
+    for level in ("0", "2"):
+        environment = {**os.environ, "RKLLM_LOG_LEVEL": level, "ASAN_OPTIONS": "detect_leaks=1"}
+        done = subprocess.run([walk, models], env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.endswith("walked\n")
+
+
+@pytest.mark.skipif(platform.machine() == "aarch64", reason="this machine is an arm64 one: the walk above was it")
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_same_walk_on_arm64(library: Library, models: Path, board_root: Path, tmp_path: Path, version: str) -> None:
+    so = library(version, machine="aarch64")
+    walk = tmp_path / "walk"
+    command = [CROSS, *FLAGS, *layout(version), SOURCE, so, f"-Wl,-rpath,{so.parent}", "-o", walk]
+    subprocess.run([*map(str, command)], check=True, capture_output=True, text=True)
     done = subprocess.run(
-        [driver(SOURCE, version), models], env=environment, capture_output=True, text=True, timeout=60
+        [QEMU, "-L", "/usr/aarch64-linux-gnu", walk, models], capture_output=True, text=True, timeout=120
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("walked\n")
