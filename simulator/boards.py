@@ -202,6 +202,7 @@ def rk3588_dkms_on_mainline() -> Tree:
     parts.driver_files(tree, shape)
     parts.interrupts(tree, shape)
     parts.regulator(tree, shape)
+    tree.data("dev/dma_heap/system", b"", 0o660)
     return tree
 
 
@@ -449,6 +450,21 @@ def busy(name: str, percent: list[int]) -> Tree:
     return tree
 
 
+def job_errors() -> Tree:
+    """A kernel log with a hung job between lines that only look bad (6, notes 7, 8 and 12)."""
+    tree = board("orangepi-5-plus")
+    lines = (
+        "RKNPU fdab0000.npu: can't request region for resource [mem 0xfdab0000-0xfdabffff]",
+        "RKNPU fdab0000.npu: RKNPU: failed to find power_model node",
+        "RKNPU: switch iommu domain from 0 to 1",
+        "RKNPU: failed to wait job, task counter: 0, flags: 0x5, ret = 0, elapsed time: 6163us",
+        "RKNPU: job timeout, flags: 0x0:",
+        "RKNPU: soft reset, num: 1",
+    )
+    tree.data("dev/kmsg", "".join(f"6,{number},1{number}00,-;{line}\n" for number, line in enumerate(lines)).encode())
+    return tree
+
+
 def load(data: bytes) -> Callable[[], Tree]:
     def build() -> Tree:
         tree = busy("rock-5b", [0, 0, 0])
@@ -550,6 +566,7 @@ PROFILES: dict[str, Callable[[], Tree]] = {
     "rknpu-symlink-trap": rknpu_symlink_trap,
     "ddr-slow": ddr_slow,
     "hot": hot,
+    "job-errors": job_errors,
     "load-empty": load(b""),
     "load-truncated": load(b"NPU load:  Core0: 65%, Cor"),
     "load-binary": load(bytes(range(256))),

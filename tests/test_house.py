@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("catalogue",),
     ("dispatch",),
     ("api", "cluster", "metrics", "engine", "models", "detection", "exo_engine"),
-    ("daemon",),
+    ("daemon", "doctor"),
     ("cli",),
     ("__main__",),
 )

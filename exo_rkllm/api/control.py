@@ -216,7 +216,7 @@ def _note(request: web.Request, does: str, what: str) -> None:
     """Who changed the daemon for everybody is written down."""
     sock = None if request.transport is None else request.transport.get_extra_info("socket")
     who = peer_of(sock) if sock is not None else "somebody"
-    log.info("%s %s %s.", who, does, what, extra={"peer": who, "model": what})
+    log.info("%s %s %s.", who, does, what, extra={"peer": who})
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from exo_rkllm.backends.base import JSON
-from exo_rkllm.catalogue.pull import Step
+from exo_rkllm.catalogue.steps import Step
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 

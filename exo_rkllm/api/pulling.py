@@ -13,7 +13,7 @@ from exo_rkllm.api.answer import NDJSON
 from exo_rkllm.api.endpoint import Call
 from exo_rkllm.api.faults import body_of
 from exo_rkllm.api.serve import always
-from exo_rkllm.catalogue.pull import Stage, Step
+from exo_rkllm.catalogue.steps import Stage, Step
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 
 STATUS: Mapping[Stage, str] = {

@@ -15,7 +15,7 @@ CONVERSION = re.compile(
     r"(?:^|[-_. ])(?:rk35(?:62|76|88s?)|rv1126b|"
     r"w8a8(?:_g(?:128|256|512))?|w4a16(?:_g(?:32|64|128))?|w4a8_g32|"
     r"opt-?[01]|level[01]|hybrid(?:-?(?:ratio|rate))?-?[01](?:\.\d+)?|ctx\d+k?|\d+k|"
-    r"rkllm|gguf|v?\d+\.\d+\.\d+(?:b\d+)?|npu|core\d)(?=$|[-_. ]|\d)",
+    r"rkllm-?v?\d+\.\d+\.\d+(?:b\d+)?|rkllm|gguf|v?\d+\.\d+\.\d+(?:b\d+)?|npu|core\d)(?=$|[-_. ]|\d)",
     re.IGNORECASE,
 )
 

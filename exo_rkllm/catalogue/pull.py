@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import shutil
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeAlias
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, names
 from exo_rkllm.catalogue.choice import choose
 from exo_rkllm.catalogue.hub import Access, Body, File, Hub, Interrupted, Repository, repos
+from exo_rkllm.catalogue.steps import Stage, Step
 from exo_rkllm.catalogue.store import LOCK, Catalogue, Entry
 from exo_rkllm.errors import ExoRkllmError, ModelExists, PullError, UsageError
 
@@ -49,22 +50,6 @@ class Wanted:
         if not names.valid_repo(repo) or (revision and not names.REPO_PART.fullmatch(revision)):
             raise UsageError(f"{text!r} is no repository.", "exo-rkllm pull ORG/REPO or ORG/REPO:FILE")
         return cls(repo, revision, file)
-
-
-Stage: TypeAlias = Literal["resolving", "note", "downloading", "verifying", "writing", "done"]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a pull or an import is at. `note` is worth a line, the others replace each other."""
-
-    stage: Stage
-    text: str
-    file: str = ""
-    sha256: str = ""
-    done: int = 0
-    total: int = 0
-    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +94,31 @@ async def pull(
                     yield step
             yield Step("writing", "fetching what belongs to it", file.path)
             bases = await _bases(hub, repo)
-            async with aclosing(_companions(hub, stage, repo, bases)) as steps:
+            async with aclosing(companions(hub, stage, repo, bases)) as steps:
                 async for note in steps:
                     yield note
-            card = describe.describe(
+            make = functools.partial(
+                describe.describe,
                 stage,
                 cards.Weights(PurePosixPath(file.path).name, step.done, step.sha256),
                 id=name or _free_id(catalogue, file, repo, replace=replace),
-                repo=f"{repo.id}/{PurePosixPath(file.path).parent}",
+                repo=repo.id,
+                path=file.path,
                 source=f"{repo.id}@{repo.revision}:{file.path}",
                 base_model=bases[0] if bases else "",
             )
+            card = await asyncio.to_thread(_described, stage, make)
             entry = await asyncio.to_thread(catalogue.publish, stage, card, replace=replace)
         yield Step("done", f"{entry.id} is ready", file.path, step.sha256, step.done, step.done, entry.id)
+
+
+def _described(stage: Path, make: Callable[[], cards.Card]) -> cards.Card:
+    """What is no model is not kept either, however right its checksum."""
+    try:
+        return make()
+    except ExoRkllmError:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -388,12 +385,14 @@ def front_matter(text: str) -> list[str]:
     return [one.strip().strip("'\"") for one in found]
 
 
-async def _companions(hub: Hub, stage: Path, repo: Repository, bases: tuple[str, ...]) -> AsyncGenerator[Step, None]:
+async def companions(
+    hub: Hub, stage: Path, repo: Repository | None, bases: tuple[str, ...]
+) -> AsyncGenerator[Step, None]:
     """The tokenizer's files: the repository's own, and the base model's for those that it lacks. None is a must."""
-    found = await _fetch_companions(hub, stage, repo)
+    found = _present(stage) if repo is None else await _fetch_companions(hub, stage, repo)
     if {"tokenizer_config.json", "tokenizer.json", "config.json"} <= found:
         return
-    asked: set[str] = {repo.id.lower()}
+    asked: set[str] = set() if repo is None else {repo.id.lower()}
     queue = list(bases)
     while queue and len(asked) < 4:
         base = queue.pop(0)

@@ -14,6 +14,7 @@ from exo_rkllm.errors import UsageError
 from exo_rkllm.runtime import abi, locate
 from exo_rkllm.runtime.install import Progress, install
 from exo_rkllm.runtime.locate import Place, Search
+from exo_rkllm.runtime.version import supported_text
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,7 @@ def report(search: Search) -> Iterator[str]:
     yield "looked at" + (f" (set by {locate.VARIABLE})" if search.places[0].origin == "environment" else "")
     for place in search.places:
         yield f"  {place.path!s:<{width}}  {held(place)}{'  <- used' if place is used else ''}"
-    yield f"supported: {', '.join(abi.RELEASES)}"
+    yield f"supported: {supported_text()}"
 
 
 def held(place: Place) -> str:

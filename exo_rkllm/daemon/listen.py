@@ -27,10 +27,10 @@ def is_loopback(sock: socket.socket) -> bool:
     return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def check_open(sockets: Sequence[socket.socket], api: Api) -> None:
+def check_open(sockets: Sequence[socket.socket], api: Api, *, keys: bool) -> None:
     """Off loopback only with keys, or when the operator said in so many words that none are needed."""
     seen = [sock for sock in sockets if not is_loopback(sock)]
-    if seen and not api.keys and not api.allow_anonymous:
+    if seen and not keys and not api.allow_anonymous:
         raise ConfigError(
             f"The API would listen on {shown(seen[0])} for the whole network, and there are no API keys.",
             "Name a file with keys in [api] keys, or set allow_anonymous = true there.",
@@ -84,9 +84,9 @@ def control_socket(control: Control) -> socket.socket:
     path = Path(control.socket)
     _clear(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
+    mask = os.umask(0o077)
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         sock.bind(str(path))
     except OSError as error:
         sock.close()
@@ -106,7 +106,7 @@ def give_to_group(path: Path, group: str) -> None:
         os.chown(path, -1, grp.getgrnam(group).gr_gid)
         path.chmod(GROUP_MAY)
     except (KeyError, PermissionError):
-        log.info("%s is for this user only: there is no group %s, or this user is not in it.", path, group)
+        log.debug("%s is for this user only: there is no group %s, or this user is not in it.", path, group)
 
 
 def _clear(path: Path) -> None:

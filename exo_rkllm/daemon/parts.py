@@ -9,13 +9,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.api.control import Controls
 from exo_rkllm.backends.base import JSON
-from exo_rkllm.backends.rkllm import Host
+from exo_rkllm.backends.host import Host, host_of
 from exo_rkllm.board.detect import Board
-from exo_rkllm.board.soc import default_cpus
 from exo_rkllm.board.watch import Watch
 from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Catalogue
@@ -23,16 +22,23 @@ from exo_rkllm.config import Config
 from exo_rkllm.daemon import engines
 from exo_rkllm.daemon.appearance import Appearance
 from exo_rkllm.daemon.memory import available
+from exo_rkllm.daemon.node import node
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ConfigError, ExoRkllmError
 from exo_rkllm.log.ring import Ring
 from exo_rkllm.log.setup import set_level
 from exo_rkllm.metrics.serving import Serving
 from exo_rkllm.runtime import locate
+from exo_rkllm.runtime.version import Version
+
+if TYPE_CHECKING:
+    from exo_rkllm.cluster.node import Node
 
 log = logging.getLogger(__name__)
 vendor = logging.getLogger("exo_rkllm.librkllmrt")
 
+# The library marks its lines by a letter. It warns of what we do on purpose, and errors reach the client as sentences.
+VENDOR_LEVELS: Mapping[str, int] = {"E ": logging.WARNING, "W ": logging.DEBUG}
 # Sections and keys that are read at start only; a reload says that they wait for a restart.
 AT_START = (
     "board",
@@ -59,8 +65,10 @@ class Parts:
         self.catalogue = Catalogue(Path(config.models.directory))
         self.watch = Watch(Path(config.board.root), self._board_changed)
         self.library: Path | None = None
+        self.release: Version | None = None
         self._library_trouble: ExoRkllmError | None = None
         self.serving = Serving()
+        self.node: Node | None = None
         self.dispatcher = Dispatcher(
             find=self.catalogue.resolve,
             engine=lambda model: engines.make(model, self._host()),
@@ -73,9 +81,23 @@ class Parts:
 
     # ── begin, end ───────────────────────────────────────────────────────────────────────────────
 
+    async def join(self, environment: Mapping[str, str]) -> None:
+        """The exo cluster, once the API answers: a board that cannot join still serves."""
+        self.node = node(self.config, environment, self.dispatcher, self.catalogue, lambda: self.watch.board)
+        if self.node is not None:
+            await self.node.start()
+
+    async def leave(self) -> None:
+        """So that no node of the cluster waits for this board."""
+        leaving, self.node = self.node, None
+        if leaving is not None:
+            await leaving.stop()
+
     def begin(self) -> None:
         """Nothing here waits: models that are to be there from the start load while the API already answers."""
         log.info("%s", self.watch.board.sentence)
+        # Children inherit it; the library reads it when a model is loaded (reference 4.6).
+        os.environ["RKLLM_LOG_LEVEL"] = str(self.config.runtime.log_level)
         self._watch_board()
         self._watch_library()
         self._look_at_library()
@@ -114,10 +136,11 @@ class Parts:
         try:
             place = locate.search(self._chosen()).require()
         except ExoRkllmError as trouble:
-            self.library, self._library_trouble = None, trouble
+            self.library, self._library_trouble, self.release = None, trouble, None
             log.warning("%s", trouble)
         else:
             self.library, self._library_trouble = place.path, None
+            self.release = place.version
             log.info("%s is %s.", place.path, place.held)
 
     def _library_changed(self) -> None:
@@ -136,13 +159,11 @@ class Parts:
             self.dispatcher.board_back()
 
     def _host(self) -> Host:
-        board = self.watch.board
-        cpus = default_cpus(board.soc, os.sched_getaffinity(0))
-        return Host(report=self._report, library=self.library, cpus=cpus)
+        return host_of(Path(self.config.board.root), self.library, self._report)
 
     def _report(self, lines: Sequence[str]) -> None:
         for line in lines:
-            vendor.info("%s", line)
+            vendor.log(VENDOR_LEVELS.get(line[:2], logging.DEBUG), "%s", line)
 
     # ── configuration ────────────────────────────────────────────────────────────────────────────
 

@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from exo_rkllm.api import control
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.config import Config
 from exo_rkllm.daemon import listen
+from exo_rkllm.daemon.keys import keys_file
 from exo_rkllm.daemon.parts import Parts
 from exo_rkllm.daemon.systemd import Notifier, inherited, watchdog_seconds
 from exo_rkllm.daemon.web import application
 from exo_rkllm.errors import ConfigError
+from exo_rkllm.log.setup import begin
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Server:
         config, parts = self._parts.config, self._parts
         parts.begin()
         faces = [
-            await self._serve(application(parts), self._api_sockets(config)),
+            await self._serve_api(config),
             await self._serve(control.application(parts.controls(self._facts)), [self._control_socket(config)]),
         ]
         tasks = [asyncio.create_task(self._tell_status()), asyncio.create_task(self._watchdog())]
@@ -58,7 +60,9 @@ class Server:
         log.info("exo-rkllm %s serves on %s.", __version__, ", ".join(listen.shown(sock) for sock in self._listening))
         self._notify.ready()
         try:
+            await parts.join(self._environment)
             await self._stop.wait()
+            await parts.leave()
             await self._drain(faces)
         finally:
             for number in with_signals:
@@ -66,8 +70,7 @@ class Server:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            for face in faces:
-                await face.cleanup()
+            await asyncio.gather(*(face.cleanup() for face in faces))
             await parts.end()
             if self._control is not None:
                 listen.remove(self._control)
@@ -75,11 +78,12 @@ class Server:
 
     # ── sockets ──────────────────────────────────────────────────────────────────────────────────
 
-    def _api_sockets(self, config: Config) -> Sequence[socket.socket]:
+    async def _serve_api(self, config: Config) -> web.AppRunner:
         given = [sock for sock in self._inherited if sock.family != socket.AF_UNIX]
         sockets = given or listen.api_sockets(config.api)
-        listen.check_open(sockets, config.api)
-        return sockets
+        listen.check_open(sockets, config.api, keys=keys_file(config.api, self._environment) is not None)
+        loopback = all(listen.is_loopback(sock) for sock in sockets)
+        return await self._serve(application(self._parts, self._environment, loopback=loopback), sockets)
 
     def _control_socket(self, config: Config) -> socket.socket:
         """One that systemd made has its owner and mode from its unit, and stays when we go."""
@@ -158,5 +162,11 @@ class Server:
             await asyncio.sleep(seconds / 2)
 
 
-async def serve(parts: Parts, environment: Mapping[str, str]) -> None:
-    await Server(parts, environment).run()
+def run(config: Config, environment: Mapping[str, str], read: Callable[[], Config]) -> None:
+    """The whole life of the daemon; `read` gives the configuration anew."""
+    ring = begin(config.log.level, environment)
+
+    async def live() -> None:
+        await Server(Parts(config, ring, read), environment).run()
+
+    asyncio.run(live())

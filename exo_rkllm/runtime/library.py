@@ -20,7 +20,9 @@ Function: TypeAlias = Callable[..., int]
 OPEN_FAILURES: tuple[tuple[str, str, str], ...] = (
     (r"libgomp\.so\.1: cannot open", "needs libgomp.so.1, which is not installed", "apt install libgomp1"),
     (r"libstdc\+\+\.so\.6: cannot open", "needs libstdc++.so.6, which is not installed", "apt install libstdc++6"),
-    (r"(\S+\.so[.\d]*): cannot open shared object file", "needs {0}, which is not installed", "apt-file search {0}"),
+    (r"libomp\.so: cannot open", "is the Android build (it needs libomp.so)",
+     "exo-rkllm runtime --install FILE with the library for Linux aarch64"),
+    (r"(\S+\.so\S*): cannot open shared object file", "needs {0}, which is not installed", "apt-file search {0}"),
     (
         r"version `(\S+)' not found",
         "needs {0}, and this system is older",

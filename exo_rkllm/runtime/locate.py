@@ -82,7 +82,7 @@ def candidates(explicit: Path | None, environ: Mapping[str, str], root: Path) ->
 
 def look(path: Path, origin: Origin) -> Place:
     """What one place holds. A directory stands for the library in it."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where this user may not look
         path = path / NAME
     try:
         return Place(path, origin, version=version.check(path))

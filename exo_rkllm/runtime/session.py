@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -49,6 +50,8 @@ __all__ = [
 DEFAULT_CONTEXT = 4096
 # How long `close` waits for a run that it aborted; the slowest abort anybody reported took 1.4 s (reference 2.8).
 CLOSE_SECONDS = 5.0
+# How long the thread of an async run may take to end once it has said FINISH.
+ASYNC_END_SECONDS = 5.0
 PLAIN = RunSpec()
 
 
@@ -254,7 +257,10 @@ class Session:
         return stats
 
     def _finish_async(self, run: Run, mark: int, arguments: tuple[Any, ...]) -> RunStats:
-        """`arguments` are what the library reads until now."""
+        """FINISH comes from the library's thread, which has still to end. `arguments` are what it reads until then."""
+        until = time.monotonic() + ASYNC_END_SECONDS
+        while self.is_running() and time.monotonic() < until:
+            time.sleep(0.001)
         self._end()
         try:
             return self._outcome(run, 0, mark)
@@ -275,8 +281,9 @@ class Session:
             run = self._running
             if run is None:
                 return False
-            run.aborted = True
-            run.drain()
+            if not run.aborted:
+                run.aborted = True
+                run.drain()
             if self._runner != threading.get_ident():
                 self._call("rkllm_abort")
                 return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -95,8 +95,12 @@ def guess(data: Bytes) -> str:
     return "looks like 1.2.1 or newer, and names cannot tell which"
 
 
-def supported_text(releases: Iterable[str] = abi.RELEASES) -> str:
-    *first, last = releases
+def supported_text() -> str:
+    """As a sentence says it: releases of one generation as a range."""
+    groups: dict[str, list[str]] = {}
+    for release, module in abi.RELEASES.items():
+        groups.setdefault(module, []).append(release)
+    *first, last = (group[0] if len(group) == 1 else f"{group[0]} to {group[-1]}" for group in groups.values())
     return f"{', '.join(first)} and {last}"
 
 

@@ -69,6 +69,7 @@ PROFILES = {
     "rknpu-symlink-trap": Expected("vendor_ready"),
     "ddr-slow": Expected("vendor_ready"),
     "hot": Expected("vendor_ready"),
+    "job-errors": Expected("vendor_ready"),
     "load-empty": Expected("vendor_ready"),
     "load-truncated": Expected("vendor_ready"),
     "load-binary": Expected("vendor_ready"),
