@@ -211,9 +211,7 @@ async def test_an_oversized_body_is_refused_before_it_is_read() -> None:
         status, said, _ = await post(server, "/v1/chat/completions", ask("x" * 2000))
         assert status == 413 and said["error"]["code"] == "body_too_large"
         chunks = (
-            b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-            + b"800\r\n"
-            + b"x" * 2048
+            b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n" + b"x" * 2048
         )
         assert b"413" in (await raw(server, chunks + b"\r\n0\r\n\r\n", seconds=2)).split(b"\r\n")[0]
 
