@@ -171,7 +171,7 @@ async def world(
             limits=limits or Limits(),
         )
         made = parts(dispatcher=dispatcher, catalogue=catalogue, settings=lambda: settings or Settings(), **more)
-        runner = web.AppRunner(application(made), access_log=None)
+        runner = web.AppRunner(application(made), access_log=None, lingering_time=0.2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
