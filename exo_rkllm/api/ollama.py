@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -160,7 +161,7 @@ EMBED = Table(
     "OllamaEmbedRequest",
     (
         asking.MODEL,
-        Field("input", Either((Text(), List(Text(), most=2048)), "a string or a list of them"), "Texts.", required=True),
+        Field("input", Either((Text(), List(Text(), most=2048)), "a string or a list of them"), "Texts.", True),
         Field("truncate", Switch(), "Not read: nothing is cut, and a text that does not fit is refused."),
         Field("dimensions", Whole(1, 1 << 20), "Length of the vectors; only the model's own."),
         Field("options", OPTIONS, "Not read."),
@@ -510,8 +511,8 @@ async def pull(call: Call) -> web.StreamResponse:
 async def delete(call: Call) -> web.StreamResponse:
     entry = named(call)
     await call.parts.dispatcher.unload(entry.id)
-    call.parts.catalogue.remove(entry.id)
-    return web.Response()
+    await asyncio.to_thread(call.parts.catalogue.remove, entry.id)
+    return web.json_response({})
 
 
 async def refused(call: Call) -> web.StreamResponse:

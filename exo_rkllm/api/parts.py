@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from exo_rkllm.backends.base import JSON
+from exo_rkllm.catalogue.steps import Step
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 
@@ -44,35 +45,22 @@ class Settings:
         return not self.loopback and not self.allow_anonymous
 
 
-@dataclass(frozen=True, slots=True)
-class Pulled:
-    """How far a pull is; `digest` and the sizes are there while a file is being fetched."""
-
-    status: str
-    digest: str = ""
-    total: int = 0
-    completed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Scrape:
-    body: bytes
-    content_type: str
-
-
 def _unknown() -> Plain:
     return {}
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """`board` gives facts and readings as plain values, read when asked; whoever asks again and again holds `watch`."""
+    """`board` gives facts and readings as plain values (`gauges`); whoever asks again and again holds `watch`.
+
+    `metrics` takes the request's Accept header and gives the page and its type; `pull` takes ORG/REPO[:FILE].
+    """
 
     dispatcher: Dispatcher
     catalogue: Catalogue
     settings: Callable[[], Settings] = Settings
-    pull: Callable[[str], AsyncIterator[Pulled]] | None = None
-    metrics: Callable[[str], Scrape] | None = None
+    pull: Callable[[str], AsyncGenerator[Step, None]] | None = None
+    metrics: Callable[[str], tuple[bytes, str]] | None = None
     board: Callable[[], Plain] = _unknown
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext
     cluster: Callable[[], Plain] = _unknown

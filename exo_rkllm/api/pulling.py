@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -11,14 +12,24 @@ from aiohttp import web
 from exo_rkllm.api.answer import NDJSON
 from exo_rkllm.api.endpoint import Call
 from exo_rkllm.api.faults import body_of
-from exo_rkllm.api.parts import Pulled
 from exo_rkllm.api.serve import always
+from exo_rkllm.catalogue.steps import Stage, Step
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 
+STATUS: Mapping[Stage, str] = {
+    "resolving": "pulling manifest",
+    "verifying": "verifying sha256 digest",
+    "writing": "writing manifest",
+    "done": "success",
+}
 
-def value_of(pulled: Pulled) -> dict[str, Any]:
-    sizes = {"digest": pulled.digest, "total": pulled.total, "completed": pulled.completed}
-    return {"status": pulled.status, **{name: value for name, value in sizes.items() if value}}
+
+def value_of(step: Step) -> dict[str, Any]:
+    """Clients draw a bar for each digest, and wait for the word success."""
+    if step.stage != "downloading":
+        return {"status": STATUS.get(step.stage, step.text)}
+    digest = f"sha256:{step.sha256}" if step.sha256 else step.file
+    return {"status": f"pulling {step.file}", "digest": digest, "total": step.total, "completed": step.done}
 
 
 async def pulled(call: Call, name: str, *, stream: bool) -> web.StreamResponse:
@@ -26,7 +37,7 @@ async def pulled(call: Call, name: str, *, stream: bool) -> web.StreamResponse:
     if call.parts.pull is None:
         raise NotSupported("This daemon fetches no models.", f"exo-rkllm pull {name}")
     response: web.StreamResponse | None = None
-    async with aclosing(call.parts.pull(name)) as progress:  # type: ignore[type-var]
+    async with aclosing(call.parts.pull(name)) as progress:
         try:
             async for step in progress:
                 if stream:
@@ -39,9 +50,7 @@ async def pulled(call: Call, name: str, *, stream: bool) -> web.StreamResponse:
             return response
     if not stream:
         return web.json_response({"status": "success"})
-    response = response or await _begun(call)
-    await response.write(b'{"status": "success"}\n')
-    return response
+    return response or await _begun(call)
 
 
 async def _begun(call: Call) -> web.StreamResponse:

@@ -26,7 +26,7 @@ from jinja2.visitor import NodeTransformer
 
 from exo_rkllm.errors import TemplateError
 
-SOURCE_LIMIT = 512 * 1024
+SOURCE_LIMIT = 128 * 1024
 CHARACTERS = 8 * 1024 * 1024
 STEPS = 300_000
 SECONDS = 5.0

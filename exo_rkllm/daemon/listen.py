@@ -27,10 +27,10 @@ def is_loopback(sock: socket.socket) -> bool:
     return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def check_open(sockets: Sequence[socket.socket], api: Api) -> None:
+def check_open(sockets: Sequence[socket.socket], api: Api, *, keys: bool) -> None:
     """Off loopback only with keys, or when the operator said in so many words that none are needed."""
     seen = [sock for sock in sockets if not is_loopback(sock)]
-    if seen and not api.keys and not api.allow_anonymous:
+    if seen and not keys and not api.allow_anonymous:
         raise ConfigError(
             f"The API would listen on {shown(seen[0])} for the whole network, and there are no API keys.",
             "Name a file with keys in [api] keys, or set allow_anonymous = true there.",

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequen
 from contextlib import ExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.api.control import Controls, PullRequest
 from exo_rkllm.backends.base import JSON, Capabilities, GenerationRequest, Model
@@ -23,7 +23,9 @@ from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import Config
 from exo_rkllm.daemon import engines
 from exo_rkllm.daemon.appearance import Appearance
+from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.daemon.memory import available
+from exo_rkllm.daemon.node import node
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ConfigError, ExoRkllmError
 from exo_rkllm.log.ring import Ring
@@ -31,6 +33,9 @@ from exo_rkllm.log.setup import set_level
 from exo_rkllm.metrics.serving import Serving
 from exo_rkllm.runtime import abi, locate
 from exo_rkllm.runtime.locate import Place
+
+if TYPE_CHECKING:
+    from exo_rkllm.cluster.node import Node
 
 log = logging.getLogger(__name__)
 vendor = logging.getLogger("exo_rkllm.librkllmrt")
@@ -54,9 +59,12 @@ AT_START = (
 class Parts:
     """`begin` and `end` stand around everything; `reload` in between takes a new configuration over."""
 
-    def __init__(self, config: Config, ring: Ring, read: Callable[[], Config]) -> None:
+    def __init__(self, config: Config, environment: Mapping[str, str], ring: Ring, read: Callable[[], Config]) -> None:
         self.config = config
+        self.keys = read_keys(config.api, environment)
         self.ring = ring
+        self.node: Node | None = None
+        self._environment = environment
         self._read = read
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = ExitStack()
@@ -88,6 +96,22 @@ class Parts:
         self._watch_library()
         self._look_at_library()
         self._apply()
+
+    async def join(self) -> None:
+        """The exo cluster, once the API answers: a board that cannot join still serves."""
+        try:
+            joining = node(self.config, self._environment, self.dispatcher, self.catalogue, lambda: self.watch.board)
+            if joining is not None:
+                await joining.start()
+                self.node = joining
+        except (ExoRkllmError, OSError) as error:
+            log.error("No exo cluster is joined: %s", error)  # noqa: TRY400 - the sentence is all there is
+
+    async def leave(self) -> None:
+        """So that no node of the cluster waits for this board."""
+        leaving, self.node = self.node, None
+        if leaving is not None:
+            await leaving.stop()
 
     async def end(self) -> None:
         """After the dispatcher has drained."""
@@ -161,12 +185,14 @@ class Parts:
         """Takes over what can be taken over; a configuration with a mistake leaves the old one in force."""
         try:
             new = self._read()
+            keys = read_keys(new.api, self._environment)
         except ConfigError as error:
             log.error("The configuration was not taken over: %s", error)  # noqa: TRY400 - the sentence is all there is
             raise
         waits = list(differing(self.config, new, AT_START))
         changed = [name for name in differing(self.config, new) if name not in waits]
-        self.config = new
+        changed += ["API keys"] if keys != self.keys else []
+        self.config, self.keys = new, keys
         self._apply()
         log.info("Configuration taken over: %s.", ", ".join(changed) or "nothing changed")
         if waits:
@@ -221,7 +247,7 @@ class Parts:
         from exo_rkllm.catalogue.pull import Wanted, pull
 
         named = {"HF_ENDPOINT": asked.endpoint, "HF_TOKEN": asked.token}
-        access = Access.of({**os.environ, **{name: value for name, value in named.items() if value}})
+        access = Access.of({**self._environment, **{name: value for name, value in named.items() if value}})
         here = self.watch.board.soc
         soc = asked.soc or ("" if here is None else here.name)
         return pull(self.catalogue, Wanted.parse(asked.model), access, soc=soc, name=asked.name, replace=asked.replace)

@@ -62,7 +62,9 @@ class Server:
         log.info("exo-rkllm %s serves on %s.", __version__, ", ".join(listen.shown(sock) for sock in self._listening))
         self._notify.ready()
         try:
+            await parts.join()
             await self._stop.wait()
+            await parts.leave()
             await self._drain(faces)
         finally:
             for number in with_signals:
@@ -81,7 +83,7 @@ class Server:
     def _api_sockets(self, config: Config) -> Sequence[socket.socket]:
         given = [sock for sock in self._inherited if sock.family != socket.AF_UNIX]
         sockets = given or listen.api_sockets(config.api)
-        listen.check_open(sockets, config.api)
+        listen.check_open(sockets, config.api, keys=bool(self._parts.keys))
         return sockets
 
     def _control_socket(self, config: Config) -> socket.socket:
@@ -166,6 +168,6 @@ def run(config: Config, environment: Mapping[str, str], read: Callable[[], Confi
     ring = begin(config.log.level, environment)
 
     async def live() -> None:
-        await Server(Parts(config, ring, read), environment).run()
+        await Server(Parts(config, environment, ring, read), environment).run()
 
     asyncio.run(live())

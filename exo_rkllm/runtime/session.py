@@ -281,8 +281,9 @@ class Session:
             run = self._running
             if run is None:
                 return False
-            run.aborted = True
-            run.drain()
+            if not run.aborted:
+                run.aborted = True
+                run.drain()
             if self._runner != threading.get_ident():
                 self._call("rkllm_abort")
                 return True

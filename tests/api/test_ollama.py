@@ -131,7 +131,17 @@ async def nothing() -> AsyncIterator[None]:
 
 @pytest.mark.parametrize(
     ("said", "seconds"),
-    [(None, None), (300, 300), ("5m", 300), ("1h30m", 5400), ("-1", -1), ("-1s", -1), ("0", 0), ("250ms", 0.25), ("", None)],
+    [
+        (None, None),
+        (300, 300),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("-1", -1),
+        ("-1s", -1),
+        ("0", 0),
+        ("250ms", 0.25),
+        ("", None),
+    ],
 )
 def test_durations_are_gos(said: float | str | None, seconds: float | None) -> None:
     assert seconds_of(said) == seconds

@@ -208,7 +208,11 @@ async def test_json_that_violates_its_schema_is_an_error(client: AsyncOpenAI, sa
         ("tool_choice", "required", "no tools are given"),
         ("messages", [], "messages must not be empty"),
         ("messages", [{"role": "wizard", "content": ""}], "messages\\[0\\].role must be one of"),
-        ("messages", [{"role": "user", "content": [{"type": "text"}]}], "messages\\[0\\].content\\[0\\].text is missing"),
+        (
+            "messages",
+            [{"role": "user", "content": [{"type": "text"}]}],
+            "messages\\[0\\].content\\[0\\].text is missing",
+        ),
         ("reasoning_effort", "high", "does not think aloud"),
     ],
 )
@@ -324,6 +328,9 @@ async def test_a_response_helper_of_the_client_reads_our_stream(client: AsyncOpe
 
 
 async def test_a_response_that_fails_says_so_in_its_stream(client: AsyncOpenAI) -> None:
-    events = [event async for event in await client.responses.create(model="qwen", input="!break in the middle of it", stream=True)]
+    events = [
+        event
+        async for event in await client.responses.create(model="qwen", input="!break in the middle of it", stream=True)
+    ]
     assert events[-1].type == "response.failed"
     assert events[-1].response.error is not None and "gave up" in events[-1].response.error.message

@@ -101,7 +101,8 @@ class Scripted(Engine):
             raise ContextOverflow(f"The prompt has {tokens} tokens, the context {self.model.context}.", "Shorten it.")
         yield Progress("prefill", tokens, tokens)
         if request.output == "hidden":
-            rows = [float(sum(map(ord, word)) % 97 + column) for word in prompt.split() for column in range(WIDTH)]
+            words = prompt.split() if request.tokens is None else map(str, request.tokens)
+            rows = [float(sum(map(ord, word)) % 97 + column) for word in words for column in range(WIDTH)]
             yield Array("hidden", len(rows) // WIDTH, WIDTH, memoryview(array.array("f", rows)).cast("B"))
             yield Finish("stop", Usage(tokens, 0, 0), Timings(prefill=0.001))
             return

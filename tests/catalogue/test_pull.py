@@ -154,6 +154,9 @@ async def test_another_file_of_the_same_name_gets_a_longer_name(hub: LocalHub, c
     hub.add("third/Qwen", {FILE: model("third")})
     steps = await pulled(hub, catalogue, Wanted("third/Qwen"))
     assert steps[-1].id == "third-qwen2.5-1.5b-instruct-rk3588-w8a8-opt-0-hybrid-ratio-0.0"
+    hub.add("third/Qwen", {f"again/{FILE}": model("fourth")})
+    with pytest.raises(ModelExists, match=r"There is a model 'qwen2\.5-1\.5b-instruct' already"):
+        await pulled(hub, catalogue, Wanted("third/Qwen"))
     with pytest.raises(ModelExists, match="from another file"):
         await pulled(hub, catalogue, Wanted("third/Qwen"), name="qwen2.5-1.5b-instruct")
     steps = await pulled(hub, catalogue, Wanted("third/Qwen"), name="mine")
@@ -259,6 +262,66 @@ async def test_a_part_that_rotted_is_fetched_once_more_from_the_beginning(hub: L
     again = await pulled(hub, catalogue)
     assert again[-1].stage == "done"
     assert "starting over" in notes(again)
+
+
+async def test_a_part_that_is_too_long_is_fetched_again(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.faults.pause = 0.001
+    steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
+    async for step in steps:
+        if step.stage == "downloading":
+            break
+    await steps.aclose()
+    hub.faults.pause = 0
+    [part] = catalogue.directory.glob(".pull-*/*.part")
+    part.write_bytes(WEIGHTS + b"more")
+    again = await pulled(hub, catalogue)
+    assert again[-1].stage == "done"
+    assert "starting over" in notes(again)
+
+
+async def test_a_file_that_ends_early_without_a_length_is_asked_for_again(
+    hub: LocalHub, catalogue: Catalogue, hurried: None
+) -> None:
+    hub.faults.short = 1_000_000
+    with pytest.raises(PullError, match="ended after 1000000 of 3000001 bytes"):
+        await pulled(hub, catalogue)
+    assert catalogue.list() == ()
+
+
+async def test_a_file_whose_length_nobody_says_is_taken_as_it_comes(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.faults.sizes = hub.faults.digests = False
+    hub.faults.surplus = b"!"
+    hub.repos[REPO.repo].files[FILE] = large(WEIGHTS, hashlib.sha256(WEIGHTS + b"!").hexdigest())
+    assert (await pulled(hub, catalogue))[-1].stage == "done"
+
+
+async def test_a_file_that_changes_under_the_pull_is_refused(hub: LocalHub, catalogue: Catalogue) -> None:
+    steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
+    async for step in steps:
+        if step.stage == "note":
+            hub.repos[REPO.repo].files[FILE] = large(WEIGHTS[::-1])
+            break
+    with pytest.raises(PullError, match="changed while it was being fetched"):
+        [step async for step in steps]
+    hub.faults.digests = False
+    steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
+    async for step in steps:
+        if step.stage == "note":
+            hub.repos[REPO.repo].files[FILE] = large(WEIGHTS[:100])
+            break
+    with pytest.raises(PullError, match=r"sends 100 bytes of .*, its listing says 3000001"):
+        [step async for step in steps]
+    assert left(catalogue) == []
+
+
+@pytest.mark.parametrize(("status", "says"), [(418, "answers HTTP 418 for"), (416, "fewer bytes than asked for")])
+async def test_other_answers_are_sentences(
+    hub: LocalHub, catalogue: Catalogue, hurried: None, status: int, says: str
+) -> None:
+    hub.faults.answer = status
+    with pytest.raises(PullError, match=says):
+        await pulled(hub, catalogue)
+    assert left(catalogue) == []
 
 
 async def test_two_pulls_of_one_file_do_not_mix(hub: LocalHub, catalogue: Catalogue) -> None:
@@ -462,6 +525,28 @@ async def test_a_base_models_base_is_asked_too(hub: LocalHub, catalogue: Catalog
     hub.add("org/chain", {"c.rkllm": model("c")}, card={"base_model": ["org/gguf", 3, "nonsense"]})
     entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/chain")))[-1].id)
     assert entry.voice().template.source == "{{ messages[0].content }}!"
+
+
+async def test_a_repository_with_everything_asks_nobody_else(hub: LocalHub, catalogue: Catalogue) -> None:
+    config = json.dumps({"text_config": {"num_hidden_layers": 3, "hidden_size": 8}, "num_hidden_layers": True}).encode()
+    files: dict[str, bytes | Large] = {
+        "t.rkllm": model("t"),
+        "tokenizer_config.json": TOKENIZER,
+        "tokenizer.json": b"{}",
+        "config.json": config,
+    }
+    hub.add("org/whole", files, card={"base_model": "org/whole"})
+    card = catalogue.get((await pulled(hub, catalogue, Wanted("org/whole")))[-1].id).card
+    assert (card.layers, card.hidden_size, card.base_model) == (3, 8, "")
+
+
+async def test_bases_that_lead_in_a_circle_are_asked_once(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.add("org/a", {"x.rkllm": model("x")}, card={"base_model": ["org/b", "org/c"]})
+    hub.add("org/b", {}, card={"base_model": ["org/c", "org/a"]})
+    hub.add("org/c", {"config.json": b"[]"}, card={"base_model": "org/b"})
+    await pulled(hub, catalogue, Wanted("org/a"))
+    listings = [asked.path for asked in hub.asked if asked.path.startswith("/api")]
+    assert len(listings) == len(set(listings)) == 3
 
 
 async def test_without_a_tokenizer_the_family_speaks(hub: LocalHub, catalogue: Catalogue) -> None:

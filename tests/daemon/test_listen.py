@@ -29,7 +29,7 @@ def listening(opened: ExitStack, api: Api) -> list[socket.socket]:
 
 def test_loopback_needs_no_key(opened: ExitStack) -> None:
     sockets = listening(opened, Api(listen="127.0.0.1", port=0))
-    listen.check_open(sockets, Api())
+    listen.check_open(sockets, Api(), keys=False)
     assert listen.shown(sockets[0]).startswith("127.0.0.1:")
 
 
@@ -37,10 +37,10 @@ def test_loopback_needs_no_key(opened: ExitStack) -> None:
 def test_the_network_needs_keys_or_a_word_that_it_does_not(opened: ExitStack, address: str) -> None:
     sockets = listening(opened, Api(listen=address, port=0))
     with pytest.raises(ConfigError, match="for the whole network, and there are no API keys") as caught:
-        listen.check_open(sockets, Api())
+        listen.check_open(sockets, Api(), keys=False)
     assert "allow_anonymous = true" in caught.value.hint
-    listen.check_open(sockets, Api(keys="/etc/keys"))
-    listen.check_open(sockets, Api(allow_anonymous=True))
+    listen.check_open(sockets, Api(keys="/etc/keys"), keys=True)
+    listen.check_open(sockets, Api(allow_anonymous=True), keys=False)
 
 
 def test_both_families_answer_where_one_address_is_all_of_them(opened: ExitStack) -> None:
