@@ -77,6 +77,34 @@ class ModelFileError(ExoRkllmError):
     status = 422
 
 
+class ModelExists(ExoRkllmError):
+    """The catalogue has an entry of that name already."""
+
+    code = "model_exists"
+    status = 409
+
+
+class CardError(ExoRkllmError):
+    """A model's card cannot be used."""
+
+    code = "card"
+    status = 422
+
+
+class PullError(ExoRkllmError):
+    """A model could not be fetched."""
+
+    code = "pull_failed"
+    status = 502
+
+
+class TemplateError(ExoRkllmError):
+    """A chat template refused the conversation, or cannot be rendered at all."""
+
+    code = "template"
+    status = 400
+
+
 class LoadError(ExoRkllmError):
     """The runtime refused the model."""
 

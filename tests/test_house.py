@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "exo_rkllm"
 # Lowest first. A module may import rooms of its own row only where `SAME_ROW` says so, and any lower row.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("config",),
+    ("config", "log"),
     ("runtime", "board"),
     ("runner",),
     ("backends",),
@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("catalogue",),
     ("dispatch",),
     ("api", "cluster", "metrics", "engine", "models", "detection", "exo_engine"),
-    ("daemon",),
+    ("daemon", "doctor"),
     ("cli",),
     ("__main__",),
 )

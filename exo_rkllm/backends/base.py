@@ -249,6 +249,9 @@ class Engine(ABC):
     async def abort(self, request_id: str) -> None:
         """End that run with reason `abort`; unknown ids are ignored, since a run may just have ended."""
 
+    async def settled(self, request_id: str) -> None:  # noqa: B027 - most engines have nothing to wait for
+        """Returns when a run whose iterator was closed early holds the hardware no longer."""
+
     @abstractmethod
     async def lost(self) -> ExoRkllmError:
         """Returns when this engine can serve no more, with the reason; for `close` the reason is a plain one."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exo_cluster.desk import MODEL, Desk
+
 from exo_rkllm.cluster.node import Node
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.settings import ClusterSettings

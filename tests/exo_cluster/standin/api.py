@@ -10,9 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
-
 from exo_cluster.standin.master import new_id
 from exo_cluster.standin.state import Json, State, unwrap
+
 from exo_rkllm.cluster.drift import _camel
 from exo_rkllm.cluster.schema.revisions import Revision
 

@@ -18,12 +18,12 @@ from typing import Any, NoReturn
 
 import zenoh
 from aiohttp import web
-
 from exo_cluster.standin.api import Api
 from exo_cluster.standin.election import Election
 from exo_cluster.standin.master import Master, Poisoned, event, new_id
 from exo_cluster.standin.router import EventRouter
-from exo_cluster.standin.state import Json, unwrap
+from exo_cluster.standin.state import Json
+
 from exo_rkllm.cluster.interfaces import ADDRESSES, LINKS, Interfaces, ask, ends_dump, opened
 from exo_rkllm.cluster.namespace import digest
 from exo_rkllm.cluster.packets import GROUP, Hello, WhatsUp, decode, encode

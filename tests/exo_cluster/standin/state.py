@@ -8,11 +8,7 @@ from typing import Any
 Json = Any
 PASSIVE = {"TestEvent", "ChunkGenerated", "TaskAcknowledged", "InputChunkReceived", "TracesCollected", "TracesMerged"}
 # Maps keyed by ids, whose keys are no field names.
-MAPS = (
-    "instances runners downloads tasks last_seen node_identities node_memory node_disk node_system node_network"
-    " node_thunderbolt node_thunderbolt_bridge node_rdma_ctl node_backends instance_links prefill_server_ports"
-    " custom_model_cards"
-).split()
+MAPS = ["instances", "runners", "downloads", "tasks", "last_seen", "node_identities", "node_memory", "node_disk", "node_system", "node_network", "node_thunderbolt", "node_thunderbolt_bridge", "node_rdma_ctl", "node_backends", "instance_links", "prefill_server_ports", "custom_model_cards"]
 
 
 def unwrap(value: Json) -> tuple[str, Json]:

@@ -1,0 +1,33 @@
+# Everything a developer types. `make run` and `make test` work from a bare clone.
+.PHONY: help run test lint bench setup simulator clean
+.DEFAULT_GOAL := help
+
+PYTHON := .venv/bin/python
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+run: ## a simulated Orange Pi 5 Plus with a demo model: one streamed answer (ONCE=1 ends after it)
+	@tools/setup run
+	@$(PYTHON) -m tools.demo $(if $(ONCE),--once)
+
+test: ## lint, types and the whole test suite, with coverage
+	@tools/setup test
+	@tools/check
+
+lint: ## ruff and mypy only
+	@tools/setup test
+	@tools/check lint
+
+bench: ## what a token costs, as tables
+	@tools/setup test
+	@$(PYTHON) -m bench
+
+setup: ## what `make test` needs, without running it
+	@tools/setup test
+
+simulator: ## the stand-in librkllmrt of every generation
+	@$(MAKE) --no-print-directory -C simulator
+
+clean: ## away with everything that was built
+	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

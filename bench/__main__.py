@@ -1,0 +1,16 @@
+"""`python -m bench [NAME ...]`: every table, or the named ones."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+TABLES = ("tokens", "dispatch", "start")
+
+
+def main(names: list[str]) -> None:
+    for name in names or TABLES:
+        importlib.import_module(f"bench.{name}").main()
+
+
+main(sys.argv[1:])

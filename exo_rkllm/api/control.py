@@ -1,0 +1,285 @@
+"""The control socket: what the command line asks of the daemon, as JSON over HTTP on a group-owned Unix socket.
+
+Whoever may open the socket may do everything here; its file permissions are the only door. Long answers are JSON
+lines: one object a step, and at the end `{"done": ...}` or `{"error": ...}`, so that a cut connection is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeAlias
+
+from aiohttp import web
+
+from exo_rkllm import __version__
+from exo_rkllm.api.leaving import cancelled_when_gone
+from exo_rkllm.api.peer import peer_of
+from exo_rkllm.backends.base import JSON, Array, GenerationRequest, Message, Piece, Sampling
+from exo_rkllm.dispatch.dispatcher import Dispatcher
+from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
+from exo_rkllm.log.ring import Ring
+
+log = logging.getLogger(__name__)
+
+VERSION_HEADER = "X-Exo-Rkllm-Version"
+LINES = "application/jsonl"
+# The fields of a question, as `GenerationRequest` has them.
+QUESTION: Mapping[str, type] = {
+    "model": str,
+    "prompt": str,
+    "messages": list,
+    "sampling": dict,
+    "max_tokens": int,
+    "thinking": bool,
+    "keep_alive": float,
+}
+Plain: TypeAlias = Mapping[str, Any]
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Pull(Protocol):
+    """The catalogue's: steps as frozen dataclasses, or an error."""
+
+    def __call__(self, source: str, *, name: str, replace: bool) -> AsyncGenerator[Any, None]: ...
+
+
+class Remove(Protocol):
+    """Deletes the entry and returns its id."""
+
+    def __call__(self, name: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """What the control socket works on. `facts` is what a status says besides the dispatcher's own."""
+
+    dispatcher: Dispatcher
+    ring: Ring
+    reload: Callable[[], Mapping[str, JSON]]
+    facts: Callable[[], Mapping[str, JSON]]
+    pull: Pull | None = None
+    remove: Remove | None = None
+
+
+def application(controls: Controls) -> web.Application:
+    app = web.Application(middlewares=[_guarded], client_max_size=1 << 20)
+    app.add_routes(routes(controls))
+    return app
+
+
+def routes(controls: Controls) -> list[web.RouteDef]:
+    """For an application of one's own, below /control."""
+    socket = Control(controls)
+    return [
+        web.get("/control/version", socket.version),
+        web.get("/control/status", socket.status),
+        web.get("/control/logs", socket.logs),
+        web.post("/control/ask", socket.ask),
+        web.post("/control/load", socket.load),
+        web.post("/control/unload", socket.unload),
+        web.post("/control/pull", socket.pull),
+        web.post("/control/rm", socket.remove),
+        web.post("/control/reload", socket.reload),
+    ]
+
+
+class Control:
+    """One handler a verb."""
+
+    def __init__(self, controls: Controls) -> None:
+        self._on = controls
+
+    async def version(self, request: web.Request) -> web.StreamResponse:
+        return _json({"version": __version__, "pid": os.getpid()})
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        if "follow" not in request.query:
+            return _json(self._status())
+        return await _stream(request, self._statuses())
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        count = _whole(request.query.get("lines", "100"), "lines")
+        if "follow" in request.query:
+            return await _stream(request, _dicts(self._on.ring.follow(count)))
+        return _json({"lines": [asdict(line) for line in self._on.ring.latest(count)]})
+
+    async def ask(self, request: web.Request) -> web.StreamResponse:
+        """A question without any API's dialect: for `exo-rkllm run`, which then needs no model of its own in memory."""
+        asked = await _body(request, **QUESTION)
+        return await _stream(request, self._answer(_question(asked), asked.get("keep_alive")))
+
+    async def _answer(self, question: GenerationRequest, keep_alive: float | None) -> AsyncGenerator[Plain, None]:
+        answer = self._on.dispatcher.generate(question, client="local", keep_alive=keep_alive)
+        async with aclosing(answer):
+            async for event in answer:
+                if isinstance(event, Piece):
+                    yield {"kind": event.kind, "text": event.text}
+                elif not isinstance(event, Array):
+                    yield {type(event).__name__.lower(): asdict(event)}
+
+    async def load(self, request: web.Request) -> web.StreamResponse:
+        asked = await _body(request, model=str, keep_alive=float, pin=bool)
+        name = _model(asked)
+        _note(request, "loads", name)
+        await self._on.dispatcher.load(name, asked.get("keep_alive"), pin=asked.get("pin", False))
+        return _json(self._status())
+
+    async def unload(self, request: web.Request) -> web.StreamResponse:
+        name = _model(await _body(request, model=str))
+        _note(request, "unloads", name)
+        return _json({"unloaded": await self._on.dispatcher.unload(name)})
+
+    async def pull(self, request: web.Request) -> web.StreamResponse:
+        asked = await _body(request, model=str, name=str, replace=bool)
+        source = _model(asked)
+        if self._on.pull is None:
+            raise NotSupported("This daemon pulls no models.", "exo-rkllm pull while the daemon is stopped")
+        _note(request, "pulls", source)
+        steps = self._on.pull(source, name=asked.get("name", ""), replace=asked.get("replace", False))
+        return await _stream(request, _dicts(steps))
+
+    async def remove(self, request: web.Request) -> web.StreamResponse:
+        name = _model(await _body(request, model=str))
+        if self._on.remove is None:
+            raise NotSupported("This daemon deletes no models.", "exo-rkllm rm while the daemon is stopped")
+        _note(request, "deletes", name)
+        await self._on.dispatcher.unload(name)
+        return _json({"removed": await asyncio.get_running_loop().run_in_executor(None, self._on.remove, name)})
+
+    async def reload(self, request: web.Request) -> web.StreamResponse:
+        _note(request, "reloads", "the configuration")
+        return _json(self._on.reload())
+
+    def _status(self) -> dict[str, Any]:
+        return {**asdict(self._on.dispatcher.status()), **self._on.facts()}
+
+    async def _statuses(self) -> AsyncGenerator[dict[str, Any], None]:
+        async with aclosing(self._on.dispatcher.subscribe()) as changes:
+            async for _ in changes:
+                yield self._status()
+
+
+# ── requests ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _body(request: web.Request, **fields: type) -> dict[str, Any]:
+    """A JSON object with these fields and no others."""
+    try:
+        body = json.loads(await request.read())
+    except ValueError:
+        raise UsageError("The request's body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise UsageError("The request's body is not a JSON object.")
+    for name, value in body.items():
+        if name not in fields:
+            raise UsageError(f"There is no field {name!r}.", f"There are: {', '.join(fields)}.")
+        wanted = (int, float) if fields[name] is float else fields[name]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and fields[name] is not bool):
+            raise UsageError(f"The field {name!r} must be {fields[name].__name__}, not {value!r}.")
+    return body
+
+
+def _question(asked: Mapping[str, Any]) -> GenerationRequest:
+    try:
+        return GenerationRequest(
+            model=_model(asked),
+            messages=tuple(Message(**message) for message in asked.get("messages", ())),
+            prompt=asked.get("prompt"),
+            sampling=Sampling(**asked.get("sampling", {})),
+            max_tokens=asked.get("max_tokens"),
+            thinking=asked.get("thinking"),
+        )
+    except TypeError as error:
+        raise UsageError(f"The question cannot be read: {error}.") from None
+
+
+def _model(asked: Mapping[str, Any]) -> str:
+    name = asked.get("model", "")
+    if not name:
+        raise UsageError("No model was named.", "exo-rkllm models lists them.")
+    return str(name)
+
+
+def _whole(text: str, name: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"{name} must be a whole number, not {text!r}.")
+    return int(text)
+
+
+def _note(request: web.Request, does: str, what: str) -> None:
+    """Who changed the daemon for everybody is written down."""
+    sock = None if request.transport is None else request.transport.get_extra_info("socket")
+    who = peer_of(sock) if sock is not None else "somebody"
+    log.info("%s %s %s.", who, does, what, extra={"peer": who})
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@web.middleware
+async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every failure leaves as the three parts of our errors, for the command line to print."""
+    try:
+        return await handler(request)
+    except ExoRkllmError as error:
+        return _json({"error": _parts(error)}, error.status)
+    except web.HTTPException as error:
+        sentence = f"The daemon has nothing under {request.method} {request.path}."
+        hint = "Command and daemon differ in their versions: systemctl restart exo-rkllm"
+        return _json({"error": {"code": "usage", "sentence": sentence, "hint": hint}}, error.status)
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return _json({"error": _parts(_broken())}, 500)
+
+
+def _broken() -> ExoRkllmError:
+    return ExoRkllmError("Something broke inside exo-rkllm.", "exo-rkllm logs shows what.")
+
+
+def _parts(error: ExoRkllmError) -> dict[str, str]:
+    return {"code": error.code, "sentence": error.sentence, "hint": error.hint}
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.json_response(value, status=status, headers={VERSION_HEADER: __version__})
+
+
+async def _dicts(steps: AsyncGenerator[Any, None]) -> AsyncGenerator[dict[str, Any], None]:
+    async with aclosing(steps):
+        async for step in steps:
+            yield asdict(step)
+
+
+async def _stream(request: web.Request, values: AsyncGenerator[Mapping[str, Any], None]) -> web.StreamResponse:
+    """The first value is waited for, so that a refusal is still a status. A reader who leaves ends all of it."""
+    with cancelled_when_gone(request):
+        async with aclosing(values):
+            value = await anext(values, None)
+            response = web.StreamResponse(headers={VERSION_HEADER: __version__, "Content-Type": LINES})
+            await response.prepare(request)
+            end: Mapping[str, Any] = {"done": True}
+            try:
+                while value is not None:
+                    await _line(response, value)
+                    value = await anext(values, None)
+            except ExoRkllmError as error:
+                end = {"error": _parts(error)}
+            except (ConnectionError, asyncio.CancelledError):
+                raise
+            except Exception:
+                log.exception("%s %s failed", request.method, request.path)
+                end = {"error": _parts(_broken())}
+        await _line(response, end)
+    return response
+
+
+async def _line(response: web.StreamResponse, value: Mapping[str, Any]) -> None:
+    await response.write(json.dumps(value, separators=(",", ":")).encode() + b"\n")

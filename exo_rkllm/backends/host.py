@@ -1,0 +1,34 @@
+"""What the machine gives to every engine that loads a model here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from exo_rkllm.board.detect import detect
+from exo_rkllm.board.soc import default_cpus
+from exo_rkllm.runner.parent import Limits, Report
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """`report` gets the library's own lines. An empty `platform` refuses no file for another SoC's sake."""
+
+    report: Report
+    library: Path | None = None
+    platform: str = ""
+    cpus: tuple[int, ...] = ()
+    limits: Limits = Limits()
+
+
+def host_of(root: Path, library: Path | None, report: Report) -> Host:
+    """The board below `root`; on a machine that is none, SoC and CPUs are left to the library.
+
+    Another root is another board, whose CPUs this process need not have.
+    """
+    soc = detect(root).soc
+    if soc is None:
+        return Host(report, library)
+    allowed = os.sched_getaffinity(0) if root == Path("/") else range(soc.cpus)
+    return Host(report, library, soc.title, default_cpus(soc, allowed))

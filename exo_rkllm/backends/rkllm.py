@@ -1,0 +1,306 @@
+"""The NPU: one child process with the vendor library and one model, behind the `Engine` seam."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from exo_rkllm.backends.base import (
+    JSON,
+    Array,
+    Capabilities,
+    Engine,
+    Event,
+    Finish,
+    GenerationRequest,
+    Message,
+    Model,
+    Piece,
+    Progress,
+    Reason,
+    Sampling,
+    Timings,
+    Usage,
+)
+from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.ledger import Ledger
+from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
+from exo_rkllm.runner.jobs import Job
+from exo_rkllm.runner.parent import Done, Rows, Runner, Started
+from exo_rkllm.runtime import modelfile, values, version
+from exo_rkllm.runtime.locate import find
+
+# Options of an rkllm model's card: name, type, and what holds where the card is silent.
+OPTIONS: Mapping[str, tuple[type, JSON]] = {
+    "n_keep": (int, -1),
+    "base_domain_id": (int, 0),
+    "embed_flash": (bool, True),
+    "cpus": (list, []),
+    "skip_special_token": (bool, True),
+    "ignore_eos_token": (bool, False),
+    "loras": (dict, {}),
+    "prompt_cache": (str, ""),
+    # The template inside the .rkllm file, for models that come without tokenizer files.
+    "runtime_template": (bool, False),
+}
+IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
+
+
+class RkllmFile(Model):
+    """A bare .rkllm file, without a catalogue entry: the template inside it has to do."""
+
+    def __init__(self, path: Path, context: int = 0, sampling: Sampling | None = None) -> None:
+        self._path = path
+        self._context = context
+        self._sampling = sampling or Sampling()
+
+    @property
+    def id(self) -> str:
+        return self._path.stem
+
+    @property
+    def engine(self) -> str:
+        return "rkllm"
+
+    @property
+    def path(self) -> Path | None:
+        return self._path
+
+    @property
+    def context(self) -> int:
+        return self._context
+
+    @property
+    def sampling(self) -> Sampling:
+        return self._sampling
+
+    @property
+    def options(self) -> Mapping[str, JSON]:
+        return {"runtime_template": True}
+
+
+def options_of(model: Model) -> dict[str, Any]:
+    """The card's options over the defaults; an unknown name or a wrong type is refused."""
+    for name, value in model.options.items():
+        if name not in OPTIONS:
+            raise UsageError(
+                f"{model.id} sets {name!r}, which engine rkllm does not have.", f"It has: {', '.join(OPTIONS)}."
+            )
+        wanted = OPTIONS[name][0]
+        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+            raise UsageError(f"{model.id} sets {name} to {value!r}, which is not of type {wanted.__name__}.")
+    return {name: model.options.get(name, default) for name, (_, default) in OPTIONS.items()}
+
+
+def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
+    """What is set, in the runtime's terms."""
+    values = {name: value for name, value in asdict(wanted).items() if value is not None}
+    if "seed" in values:
+        raise NotSupported(f"{model} runs on librkllmrt, which takes no seed.", "Leave it out.")
+    if values.get("temperature") == 0:
+        values["top_k"] = 1  # the vendor's demos force greedy decoding by this (reference 2.2)
+    return values
+
+
+class RkllmEngine(Engine):
+    def __init__(self, model: Model, host: Host) -> None:
+        super().__init__(model)
+        self._host = host
+        self._options = options_of(model)
+        self._defaults = sampling_of(model.sampling, model.id)
+        self._runner: Runner | None = None
+        self._capabilities = Capabilities()
+        self._numbers: dict[str, int] = {}
+        self._ledger = Ledger()
+        self._keeps_history = False
+        # What the runtime's own history holds; grows only where its own template is used.
+        self._history: tuple[Message, ...] = ()
+
+    async def initialize(self) -> None:
+        if self.model.path is None:
+            raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
+        library = find(self._host.library)
+        self._check_file(self.model.path, library)
+        runner, told = await Runner.start(
+            self.model.id,
+            library,
+            self._load_params(self.model.path),
+            report=self._host.report,
+            limits=self._host.limits,
+        )
+        self._runner = runner
+        try:
+            await self._prepare(runner, told)
+        except BaseException:
+            await runner.close()
+            raise
+
+    def _check_file(self, path: Path, library: Path) -> None:
+        """What the file itself says against this runtime and SoC, before minutes of loading say the same."""
+        release = version.read(library).release
+        for objection in modelfile.check(modelfile.inspect(path), self._host.platform, release, self.model.context):
+            if objection.certain:
+                raise objection.error
+
+    def _load_params(self, path: Path) -> values.LoadParams:
+        names = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
+        return values.LoadParams(
+            model_path=str(path),
+            max_context_len=self.model.context,
+            cpus=tuple(self._options["cpus"]) or self._host.cpus,
+            **{name: self._options[name] for name in names},
+            **self._defaults,  # type: ignore[arg-type]  # integers stay integers
+        )
+
+    async def _prepare(self, runner: Runner, told: Mapping[str, Any]) -> None:
+        """What is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
+        features = told["supports"]
+        if "set_chat_template" in features and not self._options["runtime_template"]:
+            await runner.call("set_chat_template", system_prompt="", prefix="", postfix="")
+        for name, adapter in self._options["loras"].items():
+            await runner.call("load_lora", name=name, path=adapter["path"], scale=adapter.get("scale", 1.0))
+        if self._options["prompt_cache"]:
+            await runner.call("load_prompt_cache", path=self._options["prompt_cache"])
+        self._keeps_history = self._options["runtime_template"] and "keep_history" in features
+        self._capabilities = Capabilities(
+            chat=self._options["runtime_template"],
+            sampling_per_run="sampling_per_run" in features,
+            hidden=True,
+            logits="logits" in features,
+            context=told["context"],
+        )
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def memory(self) -> int | None:
+        return None if self._runner is None else self._runner.memory
+
+    @property
+    def pid(self) -> int | None:
+        """Of the child, for whoever measures or explains."""
+        return None if self._runner is None else self._runner.pid
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        runner = self._loaded()
+        job = self._job(request)
+        asked = started = time.monotonic()
+        answer: list[str] = []
+        number = self._numbers[request.id] = runner.number()
+        run = runner.run(number, job, Piece)
+        try:
+            async for batch in run:
+                for event in batch:
+                    if isinstance(event, Piece):
+                        answer.append(event.text)
+                        yield event
+                    elif isinstance(event, Started):
+                        started = time.monotonic()
+                        yield Progress("prefill")
+                    elif isinstance(event, Rows):
+                        yield Array(request.output, event.rows, event.width, event.data)
+                    else:
+                        self._remember(request, "".join(answer), event)
+                        yield self._finish(job, event, "".join(answer), started - asked)
+        finally:
+            del self._numbers[request.id]
+            await run.aclose()
+
+    def _job(self, request: GenerationRequest) -> Job:
+        """The request in the runtime's terms, or the sentence that says what the runtime cannot do."""
+        if request.tools or any(message.images for message in request.messages):
+            what = "tools" if request.tools else "images"
+            raise NotSupported(f"{self.model.id} takes no {what} without a chat template of ours.", IMPORT_HINT)
+        if request.output == "logits" and not self._capabilities.logits:
+            raise NotSupported(f"{self.model.id} runs on a runtime without logits.", "Install runtime 1.2.0 or newer.")
+        follows = bool(self._history) and request.messages[:-1] == self._history
+        return Job(
+            prompt=None if request.tokens is not None else self._prompt(request, follows=follows),
+            tokens=request.tokens,
+            output=request.output,
+            max_tokens=request.max_tokens,
+            sampling=self._sampling(request.sampling),
+            lora=request.lora,
+            keep_history=self._keeps_history and bool(request.messages),
+            clear_first=not self.model.reuse or (self._keeps_history and not follows),
+        )
+
+    def _prompt(self, request: GenerationRequest, *, follows: bool) -> str:
+        if request.prompt is not None:
+            return request.prompt
+        if not self._options["runtime_template"]:
+            raise UsageError(f"{self.model.id} got messages that nobody rendered.", "Ask through the daemon.")
+        if not follows and (len(request.messages) != 1 or request.messages[0].role != "user"):
+            raise NotSupported(
+                f"{self.model.id} has no chat template of ours, so it can't take up a conversation.", IMPORT_HINT
+            )
+        return request.messages[-1].content
+
+    def _sampling(self, wanted: Sampling) -> Mapping[str, float]:
+        """Per run from runtime 1.3.0 on; before, only what the model was loaded with can be honoured."""
+        values = {**self._defaults, **sampling_of(wanted, self.model.id)}
+        if self._capabilities.sampling_per_run or values == self._defaults:
+            return values if self._capabilities.sampling_per_run else {}
+        changed = ", ".join(sorted(name for name, value in values.items() if self._defaults.get(name) != value))
+        raise NotSupported(
+            f"This runtime takes {changed} only when {self.model.id} is loaded; per request needs 1.3.0 or newer.",
+            "exo-rkllm runtime --install FILE, or set it under [sampling] in the model's model.toml",
+        )
+
+    def _remember(self, request: GenerationRequest, answer: str, done: Done) -> None:
+        """What the runtime's cache holds after this run."""
+        if done.stopped or not request.messages or not self._keeps_history:
+            self._history = ()
+        else:
+            self._history = (*request.messages, Message("assistant", answer))
+
+    def _finish(self, job: Job, done: Done, answer: str, queued: float) -> Finish:
+        figures = done.figures
+        computed, completion = figures.get("prefill_tokens", 0), figures.get("sent", 0)
+        if job.tokens is not None:
+            cached = max(0, len(job.tokens) - computed)
+        else:
+            cached = 0 if job.clear_first else self._ledger.cached(job.prompt or "", computed)
+        forgotten = done.stopped or job.clear_first or job.prompt is None
+        self._ledger = Ledger() if forgotten else Ledger(job.prompt or "", computed + cached, answer, completion)
+        return Finish(
+            self._reason(job, done, computed + cached + completion, completion),
+            Usage(computed + cached, cached, completion),
+            Timings(
+                queued=queued,
+                prefill=figures.get("prefill_ms", 0.0) / 1000,
+                decode=figures.get("generate_ms", 0.0) / 1000,
+            ),
+        )
+
+    def _reason(self, job: Job, done: Done, total: int, completion: int) -> Reason:
+        if job.max_tokens is not None and completion >= job.max_tokens:
+            return "length"
+        if done.stopped:
+            return "abort"
+        return "length" if 0 < self._capabilities.context <= total else "stop"
+
+    def _loaded(self) -> Runner:
+        if self._runner is None:
+            raise RunnerLost(f"{self.model.id} is not loaded.", "Load it first: exo-rkllm load NAME")
+        return self._runner
+
+    async def abort(self, request_id: str) -> None:
+        if request_id in self._numbers:
+            self._loaded().abort(self._numbers[request_id])
+
+    async def settled(self, request_id: str) -> None:
+        if self._runner is not None:
+            await self._runner.settled()
+
+    async def lost(self) -> ExoRkllmError:
+        return await self._loaded().lost()
+
+    async def close(self) -> None:
+        if self._runner is not None:
+            await self._runner.close()

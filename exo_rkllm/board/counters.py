@@ -1,0 +1,215 @@
+"""One reading of everything a board tells about its NPU without being woken: some fourteen small files.
+
+What cannot be read is absent and its reason is kept; nothing is ever reported as 0 for want of a better value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from exo_rkllm.board import files
+from exo_rkllm.board.load import parse_load
+from exo_rkllm.board.sources import Devfreq, Sources
+
+KIB = 1024
+# A sensor that is powered down or broken prints values outside of what silicon survives.
+COLDEST, HOTTEST = -60.0, 200.0
+# `error` and `unsupported` are states too, and say nothing about power (3.4).
+POWERED = {"active": True, "resuming": True, "suspending": True, "suspended": False}
+MEMINFO = re.compile(rb"^(\w+):\s+(\d{1,15}) kB$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    hertz: int
+    minimum: int | None
+    maximum: int | None  # drops while the chip is hot (3.6)
+    top: int | None
+    governor: str
+
+    @property
+    def throttled(self) -> bool:
+        return self.maximum is not None and self.top is not None and self.maximum < self.top
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """None is "not known here"; `absent` says why, by the collector's name."""
+
+    powered: bool | None = None
+    status: str = ""
+    powered_seconds: float | None = None
+    load: tuple[float, ...] | None = None
+    clock: Clock | None = None
+    ddr: Clock | None = None
+    celsius: float | None = None
+    zone: str = ""
+    interrupts: tuple[int, ...] | None = None
+    volts: float | None = None
+    memory_total: int | None = None
+    memory_available: int | None = None
+    cma_total: int | None = None
+    cma_free: int | None = None
+    absent: Mapping[str, str] = field(default_factory=dict)
+
+
+class Absent(Exception):  # never leaves this module
+    """Half a sentence that says why a collector has nothing."""
+
+
+def read(sources: Sources) -> Reading:
+    """Every collector once; one that fails leaves its fields out and disturbs no other."""
+    found: dict[str, Any] = {}
+    absent: dict[str, str] = {}
+    for name, collect in COLLECTORS.items():
+        try:
+            found |= collect(sources)
+        except Absent as missing:
+            absent[name] = str(missing)
+    return replace(Reading(absent=absent), **found)
+
+
+def read_power(sources: Sources) -> bool | None:
+    """Whether the NPU has power; one file a device, and the only thing a sleeping sampler looks at."""
+    try:
+        return bool(_power(sources)["powered"])
+    except Absent:
+        return None
+
+
+def read_load(sources: Sources) -> tuple[float, ...] | None:
+    try:
+        loads: tuple[float, ...] = _load(sources)["load"]
+    except Absent:
+        return None
+    return loads
+
+
+# ── collectors ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _bytes(path: Path, sources: Sources, limit: int = 4096) -> bytes:
+    try:
+        return files.read(path, limit)
+    except OSError as error:
+        raise Absent(files.reason(error, path, sources.root)) from None
+
+
+def _number(path: Path, sources: Sources, lowest: int = 0) -> int:
+    found = files.whole(_bytes(path, sources, 64).decode("ascii", "replace").strip())
+    if found is None or found < lowest:
+        raise Absent(f"/{path.relative_to(sources.root)} holds no such number")
+    return found
+
+
+def _load(sources: Sources) -> dict[str, Any]:
+    if sources.folder is None:
+        raise Absent(sources.no_folder or "there is no NPU driver")
+    line = _bytes(sources.folder / "load", sources, 1024)
+    load = parse_load(line)
+    # A line that was cut between two cores is well-formed and short.
+    if load is None or (sources.cores is not None and len(load) < sources.cores):
+        raise Absent(f"/{(sources.folder / 'load').relative_to(sources.root)} holds no load of {sources.cores} cores")
+    return {"load": load}
+
+
+def _power(sources: Sources) -> dict[str, Any]:
+    if not sources.names:
+        raise Absent("there is no NPU driver")
+    texts = [_bytes(device / "power/runtime_status", sources, 64) for device in sources.devices]
+    states = [files.clean(text.decode("ascii", "replace"), 16) for text in texts]
+    if not set(states) <= set(POWERED):
+        raise Absent(f"the driver's runtime power state is {', '.join(states) or 'empty'}")
+    awake = [state for state in states if POWERED[state]]
+    return {"status": awake[0] if awake else "suspended", "powered": bool(awake)}
+
+
+def _powered_seconds(sources: Sources) -> dict[str, Any]:
+    if not sources.names:
+        raise Absent("there is no NPU driver")
+    milliseconds = [_number(device / "power/runtime_active_time", sources) for device in sources.devices]
+    return {"powered_seconds": max(milliseconds) / 1000}
+
+
+def _clock(sources: Sources) -> dict[str, Any]:
+    if sources.npu_clock is None:
+        raise Absent("the driver registered no clock with devfreq")
+    return {"clock": _read_clock(sources.npu_clock, sources)}
+
+
+def _ddr(sources: Sources) -> dict[str, Any]:
+    if sources.ddr_clock is None:
+        raise Absent("the kernel has no clock control for the memory (dmc)")
+    return {"ddr": _read_clock(sources.ddr_clock, sources)}
+
+
+def _read_clock(devfreq: Devfreq, sources: Sources) -> Clock:
+    return Clock(
+        hertz=_number(devfreq.path / "cur_freq", sources),
+        minimum=files.number(devfreq.path / "min_freq"),
+        maximum=files.number(devfreq.path / "max_freq"),
+        top=devfreq.top,
+        governor=files.clean(files.text(devfreq.path / "governor") or "", 32),
+    )
+
+
+def _temperature(sources: Sources) -> dict[str, Any]:
+    if sources.zone is None:
+        raise Absent("no thermal zone is the NPU's or the chip's")
+    celsius = _number(sources.zone / "temp", sources, int(COLDEST * 1000)) / 1000
+    if celsius > HOTTEST:
+        raise Absent(f"the sensor {sources.zone_type} says {celsius:.0f} degrees")
+    return {"celsius": celsius, "zone": sources.zone_type}
+
+
+def _interrupts(sources: Sources) -> dict[str, Any]:
+    """One row a core, shared with its IOMMU; the hardware's number orders them as the cores are (3.4)."""
+    if not sources.names:
+        raise Absent("there is no NPU driver")
+    lines = _bytes(sources.root / "proc/interrupts", sources, files.LIMIT).decode("ascii", "replace").splitlines()
+    cpus = len(lines[0].split()) if lines else 0
+    rows = []
+    for line in lines[1:]:
+        words = line.replace(",", " ").split()
+        counts, tail = words[1 : cpus + 1], words[cpus + 1 :]
+        owners = [sources.names.index(word) for word in tail if word in sources.names]
+        if owners and all(count.isdecimal() for count in counts):
+            hardware = next((int(word) for word in tail if word.isdecimal()), 0)
+            rows.append((owners[0], hardware, sum(map(int, counts))))
+    if not rows:
+        raise Absent("/proc/interrupts has no row of the NPU")
+    return {"interrupts": tuple(count for _, _, count in sorted(rows))}
+
+
+def _voltage(sources: Sources) -> dict[str, Any]:
+    if sources.regulator is None:
+        raise Absent("no regulator is named vdd_npu")
+    return {"volts": _number(sources.regulator / "microvolts", sources) / 1e6}
+
+
+def _memory(sources: Sources) -> dict[str, Any]:
+    lines = dict(MEMINFO.findall(_bytes(sources.root / "proc/meminfo", sources, 16384)))
+    names = {"memory_total": b"MemTotal", "memory_available": b"MemAvailable"}
+    if sources.cma:
+        names |= {"cma_total": b"CmaTotal", "cma_free": b"CmaFree"}
+    found = {name: int(lines[key]) * KIB for name, key in names.items() if key in lines}
+    if not found:
+        raise Absent("/proc/meminfo holds no MemTotal")
+    return found
+
+
+COLLECTORS: Mapping[str, Callable[[Sources], dict[str, Any]]] = {
+    "load": _load,
+    "power": _power,
+    "powered_time": _powered_seconds,
+    "clock": _clock,
+    "ddr": _ddr,
+    "temperature": _temperature,
+    "interrupts": _interrupts,
+    "voltage": _voltage,
+    "memory": _memory,
+}

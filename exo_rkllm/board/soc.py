@@ -1,0 +1,149 @@
+"""The SoCs with a Rockchip NPU, one row each (npu-platform 1.2, 1.3, 3.6, 5.2; rkllm-runtime 1.8, 5.2)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Soc:
+    """`rkllm`: whether the vendor's runtime takes it; `npu_hz` and `ddr_hz`: the clocks its benchmarks ran at."""
+
+    name: str
+    cores: int
+    tops: float
+    rkllm: bool
+    cpus: int
+    npu_node: str
+    npu_hz: int
+    ddr_hz: int
+    zones: tuple[str, ...]  # thermal zones by preference: kernels differ in index and in name
+    benchmark: str = ""  # a row of the vendor's table at these clocks (rkllm-runtime 5.1)
+
+    @property
+    def title(self) -> str:
+        return self.name.upper()
+
+
+SOCS: tuple[Soc, ...] = (
+    Soc(
+        name="rk3588",
+        cores=3,
+        tops=6,
+        rkllm=True,
+        cpus=8,
+        npu_node="npu@fdab0000",
+        npu_hz=1_000_000_000,
+        ddr_hz=2_112_000_000,
+        zones=("npu-thermal", "soc-thermal", "package-thermal"),
+        benchmark="32.9 tokens/s for Qwen3 0.6B w8a8",
+    ),
+    Soc(
+        name="rk3576",
+        cores=2,
+        tops=6,
+        rkllm=True,
+        cpus=8,
+        npu_node="npu@27700000",
+        npu_hz=950_000_000,
+        ddr_hz=2_112_000_000,
+        zones=("npu-thermal", "soc-thermal", "package-thermal"),
+        benchmark="24.9 tokens/s for Qwen3 0.6B w4a16",
+    ),
+    Soc(
+        name="rk3562",
+        cores=1,
+        tops=1,
+        rkllm=True,
+        cpus=4,
+        npu_node="npu@ff300000",
+        npu_hz=1_000_000_000,
+        ddr_hz=2_112_000_000,
+        zones=("soc-thermal",),
+        benchmark="10.9 tokens/s for Qwen3 0.6B w8a8",
+    ),
+    Soc(
+        name="rv1126b",
+        cores=1,
+        tops=3,
+        rkllm=True,
+        cpus=4,
+        npu_node="npu@22000000",
+        npu_hz=800_000_000,
+        ddr_hz=1_332_000_000,
+        zones=("cpu-thermal",),
+        benchmark="15.0 tokens/s for Qwen3 0.6B w4a16",
+    ),
+    Soc(
+        name="rk3568",
+        cores=1,
+        tops=1,
+        rkllm=False,
+        cpus=4,
+        npu_node="npu@fde40000",
+        npu_hz=900_000_000,
+        ddr_hz=0,
+        zones=("soc-thermal", "cpu-thermal"),
+    ),
+    Soc(
+        name="rk3566",
+        cores=1,
+        tops=0.8,
+        rkllm=False,
+        cpus=4,
+        npu_node="npu@fde40000",
+        npu_hz=900_000_000,
+        ddr_hz=0,
+        zones=("soc-thermal", "cpu-thermal"),
+    ),
+)
+BY_NAME = {soc.name: soc for soc in SOCS}
+# Bins of the same silicon; letters after the number (rk3588s, rk3588f, rk3588j) never change the NPU.
+FAMILY = {"rk3582": "rk3588", "rk3583": "rk3588"}
+# Anchored, so that `rockchip,rk3588s-orangepi-5` stays a board's name. All 432 trees of the reference resolve by it.
+COMPATIBLE = re.compile(r"rockchip,(?P<family>rv1126b|(?:rk|rv)[0-9]{4})(?P<variant>[a-z]?[0-9]?)")
+NPU_COMPATIBLE = re.compile(r"rockchip,(?P<family>rv1126b|(?:rk|rv)[0-9]{4})-(?:rknpu|rknn-core)")
+RKLLM_SOCS = ", ".join(soc.title for soc in SOCS if soc.rkllm)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a device tree calls the SoC (`rk3588s`), and its row where there is one."""
+
+    name: str
+    soc: Soc | None
+
+
+def named(compatible: Sequence[str]) -> Named | None:
+    """The first entry that is a SoC of Rockchip's; rows win over names nobody knows."""
+    hits = [hit for hit in map(COMPATIBLE.fullmatch, compatible) if hit]
+    found = [Named(hit["family"] + hit["variant"], _row(hit["family"])) for hit in hits]
+    return next((one for one in found if one.soc), found[0] if found else None)
+
+
+def named_by_npu(compatible: Iterable[str]) -> Named | None:
+    """The way out where the board's own list says nothing: the NPU's node names its SoC."""
+    for hit in map(NPU_COMPATIBLE.fullmatch, compatible):
+        if hit:
+            return Named(hit["family"], _row(hit["family"]))
+    return None
+
+
+def _row(family: str) -> Soc | None:
+    return BY_NAME.get(FAMILY.get(family, family))
+
+
+def default_cpus(soc: Soc | None, allowed: Iterable[int], threads: int = 4) -> tuple[int, ...]:
+    """CPUs for the runtime's mask: the big cluster (CPU4-7) of an 8-CPU SoC, else CPU0-3, as far as they are allowed.
+
+    Always set: the library leaves the mask undefined where it counts neither 4 nor 8 CPUs (rkllm-runtime 1.8), and it
+    wants at least as many CPUs as the model has NPU cores, so a narrow affinity is filled up from what is allowed.
+    """
+    usable = sorted(set(allowed))
+    eight = soc.cpus == 8 if soc else len(usable) >= 8
+    wanted = range(4, 8) if eight else range(4)
+    chosen = [cpu for cpu in wanted if cpu in usable]
+    others = [cpu for cpu in reversed(usable) if cpu not in chosen]
+    return tuple(sorted((chosen + others)[:threads]))

@@ -1,0 +1,56 @@
+"""The board as the daemon holds it: detected at start, looked at again when udev says that something happened."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from exo_rkllm.board.detect import Board, detect
+from exo_rkllm.board.monitor import Change, EventSource
+from exo_rkllm.board.sources import find
+
+log = logging.getLogger(__name__)
+
+
+class Watch:
+    """`on_change` gets the board before and after, only when they differ, on the loop's thread.
+
+    Make the event source first and this second: what happens in between is then in the source's queue.
+    """
+
+    def __init__(self, root: Path, on_change: Callable[[Board, Board], None] | None = None) -> None:
+        self._root = root
+        self._on_change = on_change
+        self._source: EventSource | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.board = detect(root)
+        self.sources = find(root, self.board)
+
+    def start(self, loop: asyncio.AbstractEventLoop, source: EventSource) -> None:
+        self._loop, self._source = loop, source
+        loop.add_reader(source.fileno(), self._readable)
+
+    def look(self) -> Board:
+        """Detect again now; also for whoever stumbles over a path that is gone."""
+        before, self.board = self.board, detect(self._root)
+        self.sources = find(self._root, self.board)
+        if self.board != before:
+            log.info("%s", self.board.sentence)
+            if self._on_change is not None:
+                self._on_change(before, self.board)
+        return self.board
+
+    def close(self) -> None:
+        if self._loop is not None and self._source is not None:
+            self._loop.remove_reader(self._source.fileno())
+            self._source.close()
+        self._loop = self._source = None
+
+    def _readable(self) -> None:
+        changes: list[Change] = self._source.drain() if self._source is not None else []
+        for change in changes:
+            log.debug("%s", change.sentence)
+        if changes:
+            self.look()

@@ -1,0 +1,107 @@
+"""Which of a repository's files is for this board, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from exo_rkllm.catalogue.filenames import Named, is_adapter, named
+from exo_rkllm.errors import ModelNotFound
+
+# What each SoC runs, best first (reference 3.4 and 5.1: eight bits are the rule on RK3588, which has no other; where
+# four bits exist they are about half as large and a third to a half faster, grouped ones keep more of the quality).
+PREFERRED: Mapping[str, tuple[str, ...]] = {
+    "rk3588": ("w8a8", "w8a8_g512", "w8a8_g256", "w8a8_g128"),
+    "rk3576": ("w4a16_g128", "w4a16_g64", "w4a16_g32", "w4a16", "w8a8"),
+    "rk3562": ("w8a8", "w4a16_g128", "w4a16_g64", "w4a16_g32", "w4a8_g32"),
+    "rv1126b": ("w4a16_g128", "w4a16_g64", "w4a16_g32", "w4a16", "w8a8"),
+}
+ENDINGS = (".rkllm",)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    file: str
+    why: str
+
+
+def candidates(files: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted(file for file in files if file.lower().endswith(ENDINGS) and not is_adapter(file)))
+
+
+def choose(files: Sequence[str], repo: str, soc: str, wanted: str = "") -> Choice:
+    """`wanted` is a file, or a word that only one file's name has; `soc` is empty off a board."""
+    offered = candidates(files)
+    if wanted:
+        return _wanted(offered, files, repo, wanted)
+    if not offered:
+        others = sorted({file.rpartition(".")[2] for file in files if "." in file})[:6]
+        raise ModelNotFound(
+            f"{repo} has no .rkllm file, only: {', '.join(others) or 'nothing'}.",
+            "Look for a conversion of the model: most have rkllm or rk3588 in their names.",
+        )
+    facts = {file: named(file, repo) for file in offered}
+    fitting = [file for file in offered if not soc or facts[file].platform in (soc, "")]
+    if not fitting:
+        made_for = ", ".join(sorted({fact.platform.upper() for fact in facts.values()}))
+        raise ModelNotFound(
+            f"{repo} has files for {made_for} only, and this board is an {soc.upper()}.",
+            "Look for a conversion for this SoC: a file is tied to the SoC that it was made for.",
+        )
+    ranked = sorted(fitting, key=lambda file: (_rank(facts[file], soc), file))
+    tied = [file for file in ranked if _rank(facts[file], soc) == _rank(facts[ranked[0]], soc)]
+    platforms = {facts[file].platform for file in fitting}
+    if len(tied) > 1 or (not soc and len(platforms) > 1):
+        several = tied if soc else sorted(fitting)
+        raise ModelNotFound(
+            f"{repo} has several files that would do: {_listed(several)}.",
+            f"Say which: exo-rkllm pull {repo}:{several[0]}",
+        )
+    return Choice(ranked[0], _why(ranked[0], facts[ranked[0]], len(offered), len(fitting), soc))
+
+
+def _wanted(offered: Sequence[str], files: Sequence[str], repo: str, wanted: str) -> Choice:
+    lowered = wanted.lower()
+    for match in (
+        [file for file in files if file == wanted],
+        [file for file in offered if file.lower() == lowered],
+        [file for file in offered if file.lower().rpartition("/")[2] in (lowered, f"{lowered}.rkllm")],
+        [file for file in offered if named(file).quantization == lowered],
+        [file for file in offered if lowered in file.lower()],
+    ):
+        if len(match) == 1:
+            return Choice(match[0], "as asked for")
+        if match:
+            raise ModelNotFound(
+                f"{wanted!r} fits several files of {repo}: {_listed(match)}.", f"exo-rkllm pull {repo}:{match[0]}"
+            )
+    raise ModelNotFound(
+        f"{repo} has no file {wanted!r}; it has: {_listed(offered) or 'no .rkllm file'}.", f"exo-rkllm pull {repo}"
+    )
+
+
+def _rank(fact: Named, soc: str) -> tuple[int, int, float, int]:
+    """Lower is better: made for this SoC, its best quantization, least mixed, optimized for speed."""
+    order = PREFERRED.get(soc or fact.platform, ())
+    return (
+        0 if fact.platform == soc else 1,
+        order.index(fact.quantization) if fact.quantization in order else len(order),
+        fact.hybrid,
+        fact.optimization if fact.optimization >= 0 else 2,
+    )
+
+
+def _why(file: str, fact: Named, offered: int, fitting: int, soc: str) -> str:
+    if offered == 1:
+        return "the only model file" + (f", made for {fact.platform.upper()}" if fact.platform else "")
+    reasons = [f"{fitting} of {offered} files fit {soc.upper()}" if soc else f"one of {offered}"]
+    if fact.quantization:
+        reasons.append(f"{fact.quantization} is what runs best there")
+    if "hybrid" in file.lower():
+        reasons.append(f"hybrid ratio {fact.hybrid:g} is the fastest offered")
+    return ", ".join(reasons)
+
+
+def _listed(files: Sequence[str]) -> str:
+    shown = ", ".join(files[:12])
+    return shown + (f" and {len(files) - 12} more" if len(files) > 12 else "")

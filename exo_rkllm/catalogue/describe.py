@@ -1,0 +1,150 @@
+"""A card out of what is there: the file's name, what the file says itself, and the files beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from exo_rkllm.backends.base import Sampling
+from exo_rkllm.catalogue import names
+from exo_rkllm.catalogue.card import Card, Chat, Weights
+from exo_rkllm.catalogue.families import FAMILIES, family_of
+from exo_rkllm.catalogue.filenames import named
+from exo_rkllm.catalogue.voice import read_voice
+from exo_rkllm.runtime import modelfile
+
+T = TypeVar("T")
+
+# Beside the file's own size, a load takes this (reference 3.2: 100 to 300 MB, an estimate).
+OVERHEAD = 200 * 1024 * 1024
+ENGINES: Mapping[str, str] = {".rkllm": "rkllm", ".gguf": "llamacpp"}
+# Files that make a model's voice, with the most bytes each may have; JSON and Jinja only, never code.
+COMPANIONS: Mapping[str, int] = {
+    "tokenizer_config.json": 8 * 1024 * 1024,
+    "chat_template.jinja": 128 * 1024,
+    "chat_template.json": 512 * 1024,
+    "generation_config.json": 256 * 1024,
+    "config.json": 1024 * 1024,
+    "special_tokens_map.json": 1024 * 1024,
+    "tokenizer.json": 64 * 1024 * 1024,
+}
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Empty for a file that is missing, too large, or no JSON object: each of these files is optional."""
+    try:
+        if path.stat().st_size > COMPANIONS.get(path.name, 1024 * 1024):
+            return {}
+        read = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def _number(held: Mapping[str, Any], *keys: str) -> int:
+    for key in keys:
+        value = held.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40:
+            return value
+    return 0
+
+
+def _shape(folder: Path) -> Mapping[str, Any]:
+    """config.json's numbers; models that also see keep the language part's in a table of their own."""
+    config = read_json(folder / "config.json")
+    for inner in ("text_config", "llm_config", "language_config"):
+        if isinstance(config.get(inner), dict):
+            return {**config, **config[inner]}
+    return config
+
+
+def cache_bytes(shape: Mapping[str, Any], context: int) -> int:
+    """The key-value cache: fp16 (reference 2.10)."""
+    heads = _number(shape, "num_attention_heads")
+    kv_heads = _number(shape, "num_key_value_heads") or heads
+    head = _number(shape, "head_dim") or (_number(shape, "hidden_size") // heads if heads else 0)
+    return 2 * _number(shape, "num_hidden_layers", "num_layers") * kv_heads * head * 2 * context
+
+
+def sampling_of(folder: Path) -> Sampling:
+    """The makers' own defaults."""
+    held = read_json(folder / "generation_config.json")
+
+    def number(key: str, most: float) -> float | None:
+        value = held.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            return None
+        return float(value)
+
+    top_k = number("top_k", 1e6)
+    return Sampling(
+        temperature=number("temperature", 10),
+        top_p=number("top_p", 1),
+        top_k=int(top_k) if top_k else None,
+        repeat_penalty=number("repetition_penalty", 10),
+    )
+
+
+def _over(defaults: Sampling, chosen: Sampling | None) -> Sampling:
+    values = {} if chosen is None else dataclasses.asdict(chosen)
+    return dataclasses.replace(defaults, **{key: value for key, value in values.items() if value is not None})
+
+
+def pretty(model: str) -> str:
+    """`Qwen/Qwen2.5-1.5B-Instruct` as people write it."""
+    return model.rpartition("/")[2].replace("-", " ").replace("_", " ").strip()
+
+
+def describe(
+    folder: Path,
+    weights: Weights,
+    *,
+    id: str = "",
+    repo: str = "",
+    path: str = "",
+    source: str = "",
+    base_model: str = "",
+    chat: Chat | None = None,
+    sampling: Sampling | None = None,
+    context: int = 0,
+) -> Card:
+    """The card of the weights in `folder`; raises where they are no model.
+
+    The file's own word counts most, then the name under which its repository has it (`path`). What `sampling` sets
+    goes before the makers' defaults.
+    """
+    engine = ENGINES.get(Path(weights.file).suffix.lower(), "rkllm")
+    facts = modelfile.inspect(folder / weights.file) if engine == "rkllm" else None
+    by_name = named(path or weights.file, repo)
+
+    def said(name: str, otherwise: T) -> T:
+        fact = getattr(facts, name, None)
+        return otherwise if fact is None or fact.source == "name" else fact.value
+
+    shape = _shape(folder)
+    tokens = context or said("max_context", by_name.context)
+    cache = cache_bytes(shape, tokens or 4096) or (facts.kv_bytes_per_token or 0 if facts else 0) * (tokens or 4096)
+    card = Card(
+        id=id or names.id_from(weights.file),
+        name=pretty(base_model) if base_model else pretty(names.bare_name(weights.file)),
+        engine=engine,
+        base_model=base_model,
+        source=source,
+        platform=str(said("platform", by_name.platform)).lower(),
+        quantization=str(said("dtype", by_name.quantization)).lower(),
+        runtime_floor=said("toolkit", by_name.toolkit),
+        context=tokens,
+        layers=_number(shape, "num_hidden_layers", "num_layers") or said("layers", 0),
+        hidden_size=_number(shape, "hidden_size") or said("embedding_length", 0),
+        memory=weights.size + OVERHEAD + cache,
+        reuse=FAMILIES[family_of(base_model, weights.file, repo)].reuse,
+        weights=weights,
+        sampling=_over(sampling_of(folder), sampling),
+        chat=chat or Chat(),
+    )
+    # Tags that are special tokens reach us only where the runtime is told not to leave those out.
+    hides = engine == "rkllm" and read_voice(folder, card).special
+    return dataclasses.replace(card, options={"skip_special_token": False}) if hides else card

@@ -1,0 +1,114 @@
+"""What a model may be called, and which entry a spoken name means. Strings only: no name here ever becomes a path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+LONGEST = 128
+# ASCII letters, digits and . _ - and never a dot in front: hidden folders are the store's own.
+ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
+REPO_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})", re.ASCII)
+# What a conversion adds to a model's name (reference 3.3), taken off again to get the name people say.
+CONVERSION = re.compile(
+    r"(?:^|[-_. ])(?:rk35(?:62|76|88s?)|rv1126b|"
+    r"w8a8(?:_g(?:128|256|512))?|w4a16(?:_g(?:32|64|128))?|w4a8_g32|"
+    r"opt-?[01]|level[01]|hybrid(?:-?(?:ratio|rate))?-?[01](?:\.\d+)?|ctx\d+k?|\d+k|"
+    r"rkllm-?v?\d+\.\d+\.\d+(?:b\d+)?|rkllm|gguf|v?\d+\.\d+\.\d+(?:b\d+)?|npu|core\d)(?=$|[-_. ]|\d)",
+    re.IGNORECASE,
+)
+
+
+def valid_id(name: str) -> bool:
+    return len(name) <= LONGEST and ID.fullmatch(name) is not None and ".." not in name
+
+
+def valid_repo(name: str) -> bool:
+    org, slash, repo = name.partition("/")
+    return bool(slash) and ".." not in name and all(REPO_PART.fullmatch(part) for part in (org, repo))
+
+
+def plain_file_name(name: str) -> bool:
+    """Whether it names a file inside its folder and nothing else, on any file system."""
+    return (
+        0 < len(name.encode("utf-8", "replace")) <= 255
+        and not name.startswith(".")
+        and not any(sign in '/\\:*?"<>|' or ord(sign) < 32 or 0x7F <= ord(sign) <= 0x9F for sign in name)
+        and not any(0xD800 <= ord(sign) <= 0xDFFF for sign in name)
+    )
+
+
+def _stem(file_name: str) -> str:
+    return re.sub(r"\.(rkllm|gguf)$", "", file_name.strip(), flags=re.IGNORECASE)
+
+
+def bare_name(file_name: str) -> str:
+    """A model file's name without what the conversion added to it."""
+    bare = _stem(file_name)
+    while (shorter := CONVERSION.sub("", bare, count=1)) != bare:
+        bare = shorter
+    return bare
+
+
+def plain_id(text: str) -> str:
+    """Any text as an id; empty where nothing of it can be."""
+    cleaned = re.sub(r"[^a-z0-9._-]+", "-", text.lower(), flags=re.ASCII)
+    cleaned = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", cleaned)).lstrip("-._")[:LONGEST].rstrip("-._")
+    return cleaned if valid_id(cleaned) else ""
+
+
+def id_from(file_name: str) -> str:
+    """The name that people will say for `Qwen2.5-1.5B-Instruct-rk3588-w8a8-opt-0.rkllm`: qwen2.5-1.5b-instruct."""
+    return plain_id(bare_name(file_name)) or plain_id(_stem(file_name)) or "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What one entry answers to: its id, the repositories it comes from, and its variant (quantization, file)."""
+
+    id: str
+    repos: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+
+
+def _same(left: str, right: str) -> bool:
+    return left.casefold() == right.casefold()
+
+
+def _by_stem(stem: str, known: Sequence[Known]) -> list[Known]:
+    """Exact id first, then repository, then the ids that begin with the words said."""
+    for found in (
+        [one for one in known if _same(one.id, stem)],
+        [one for one in known if any(_same(repo, stem) for repo in one.repos)],
+        [one for one in known if "/" not in stem and any(_same(repo.partition("/")[2], stem) for repo in one.repos)],
+        [one for one in known if one.id.casefold().startswith(stem.casefold() + "-")],
+    ):
+        if found:
+            return found
+    return []
+
+
+def matching(name: str, known: Iterable[Known]) -> list[Known]:
+    """All entries that a name may mean: one is an answer, none and several are not.
+
+    `name`, `org/repo`, and both with `:tag`, where a tag is a quantization, a file, a size that belongs to the
+    name (Ollama's `qwen2.5:1.5b` is `qwen2.5-1.5b`), or `latest`, which says nothing.
+    """
+    known = list(known)
+    if not name or len(name) > 4 * LONGEST:
+        return []
+    stem, colon, tag = name.rpartition(":") if ":" in name else (name, "", "")
+    stem = re.sub(r"\.rkllm$", "", stem, flags=re.IGNORECASE)
+    if not stem or (colon and not tag):
+        return []
+    if not colon or _same(tag, "latest"):
+        return _by_stem(stem, known)
+    sized = _by_stem(f"{stem}-{tag}", known)
+    if sized:
+        return sized
+    return [
+        one
+        for one in _by_stem(stem, known)
+        if any(_same(variant, tag) or _same(variant, f"{tag}.rkllm") for variant in one.variants)
+    ]

@@ -1,0 +1,383 @@
+"""The models folder: one folder an entry, made and removed in one step, never half there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
+from exo_rkllm.catalogue import card as cards
+from exo_rkllm.catalogue import names
+from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.tokenizer import read_tokenizer
+from exo_rkllm.catalogue.voice import Voice, read_voice
+from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
+
+INCOMING = ".incoming-"
+REPLACED = ".replaced-"
+TRASH = ".trash-"
+PULL = ".pull-"
+LOCK = ".lock"
+PULLS_KEPT = 7 * 24 * 3600.0
+
+
+class Entry(Model):
+    """A model that can be asked for by name; what is expensive to read (template, tokenizer) is read once and kept."""
+
+    __slots__ = ("_card", "_folder", "_tokenizer", "_voice", "_voice_stamp")
+
+    def __init__(self, folder: Path, card: Card) -> None:
+        self._folder = folder
+        self._card = card
+        self._voice: Voice | None = None
+        self._voice_stamp: tuple[int, ...] = ()
+        self._tokenizer: tuple[Tokenizer | None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Entry({self._card.id!r})"
+
+    @property
+    def card(self) -> Card:
+        return self._card
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    @property
+    def id(self) -> str:
+        return self._card.id
+
+    @property
+    def engine(self) -> str:
+        return self._card.engine
+
+    @property
+    def path(self) -> Path | None:
+        return self._folder / self._card.weights.file if self._card.weights else None
+
+    @property
+    def context(self) -> int:
+        return self._card.context
+
+    @property
+    def options(self) -> Mapping[str, JSON]:
+        return self._card.options
+
+    @property
+    def sampling(self) -> Sampling:
+        return self._card.sampling
+
+    @property
+    def reuse(self) -> bool:
+        return self._card.reuse
+
+    def tokenizer(self) -> Tokenizer | None:
+        if self._tokenizer is None:
+            self._tokenizer = (read_tokenizer(self._folder),)
+        return self._tokenizer[0]
+
+    def voice(self) -> Voice:
+        """Compiled once, and again when the template's file changed: owners edit templates in place."""
+        stamp = _stamp(self._folder, *(self._folder / name for name in (self._card.chat.template,) if name))
+        if self._voice is None or stamp != self._voice_stamp:
+            self._voice = read_voice(self._folder, self._card)
+            self._voice_stamp = stamp
+        return self._voice
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A folder that looks like an entry and is none, with the reason."""
+
+    folder: Path
+    error: ExoRkllmError
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    entries: tuple[Entry, ...]
+    problems: tuple[Problem, ...]
+
+
+def _stamp(*paths: Path) -> tuple[int, ...]:
+    """Changes whenever one of the files does."""
+    return tuple(number for path in paths for number in _seen(path))
+
+
+def _seen(path: Path) -> tuple[int, ...]:
+    try:
+        seen = path.stat()
+    except OSError:
+        return (0,)
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+
+
+def sync(path: Path) -> None:
+    """On disk before it is renamed into place: a power cut must not leave an entry with an empty file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """A folder that cannot be written is the operator's matter: say which, and how it is owned."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"The models folder {directory} cannot be changed: {error.strerror}.",
+            f"ls -ld {directory}; a running service's models are changed through it, as a member of its group",
+        ) from None
+
+
+class Stage:
+    """A hidden folder where an entry is put together; its lock tells a living maker from a dead one's leavings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with _writing(folder.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._handle)
+            raise ModelExists(
+                "This model is just being fetched or imported.", "Wait for it: exo-rkllm models"
+            ) from None
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def _abandoned(folder: Path) -> bool:
+    try:
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+class Catalogue:
+    """All entries of one models folder. Looking costs a stat an entry; only what changed is read again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._seen: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────
+
+    def scan(self) -> Listing:
+        found: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
+        try:
+            children = sorted(os.scandir(self.directory), key=lambda child: child.name)
+        except FileNotFoundError:
+            children = []
+        except OSError as error:
+            raise CardError(
+                f"The models folder {self.directory} cannot be read: {error.strerror}.",
+                f"ls -ld {self.directory}",
+            ) from None
+        for child in children:
+            if child.name.startswith(".") or not (child.is_dir(follow_symlinks=False) or child.is_symlink()):
+                continue
+            folder = self.directory / child.name
+            stamp = _stamp(folder, folder / cards.FILE)
+            known = self._seen.get(child.name)
+            one = known[1] if known and known[0] == stamp else self._read(folder, linked=child.is_symlink())
+            if one is not None:
+                found[child.name] = (stamp, one)
+        self._seen = found
+        return Listing(
+            tuple(one for _, one in found.values() if isinstance(one, Entry)),
+            tuple(one for _, one in found.values() if isinstance(one, Problem)),
+        )
+
+    def list(self) -> tuple[Entry, ...]:
+        return self.scan().entries
+
+    def get(self, name: str) -> Entry:
+        """The entry with exactly this id."""
+        for entry in self.list():
+            if entry.id == name:
+                return entry
+        raise self._unknown(name)
+
+    def resolve(self, name: str) -> Entry:
+        """The one entry that a name as people and clients say it means; see `names.matching` for the rule."""
+        entries = {entry.id: entry for entry in self.list()}
+        found = names.matching(name, [known(entry.card) for entry in entries.values()])
+        if len(found) > 1:
+            listed = ", ".join(sorted(one.id for one in found))
+            raise ModelNotFound(f"{_quoted(name)} may mean {listed}.", "Say which: exo-rkllm models")
+        if not found:
+            raise self._unknown(name)
+        return entries[found[0].id]
+
+    def _unknown(self, name: str) -> ModelNotFound:
+        hint = "exo-rkllm models lists those that are; exo-rkllm pull ORG/REPO fetches one."
+        return ModelNotFound(f"No model {_quoted(name)} in {self.directory}.", hint)
+
+    def _read(self, folder: Path, *, linked: bool) -> Entry | Problem | None:
+        """None for a folder that never claimed to be an entry."""
+        path = folder / cards.FILE
+        try:
+            if linked:
+                if not path.is_file():
+                    return None
+                raise CardError(
+                    f"{folder} is a symbolic link, and names may not leave the models folder.",
+                    f"exo-rkllm import {folder.resolve()}",
+                )
+            with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                raw = file.read(cards.LARGEST + 1)
+            return self._entry(folder, path, raw)
+        except FileNotFoundError:
+            return None
+        except ExoRkllmError as error:
+            return Problem(folder, error)
+        except OSError as error:
+            return Problem(folder, CardError(f"{path} cannot be read: {error.strerror}.", f"ls -l {path}"))
+
+    def _entry(self, folder: Path, path: Path, raw: bytes) -> Entry:
+        if len(raw) > cards.LARGEST:
+            raise CardError(f"{path} has more than {cards.LARGEST // 1024} KiB.", "A card is a page of text.")
+        try:
+            card = cards.parse(raw.decode(), str(path))
+        except UnicodeDecodeError:
+            raise CardError(f"{path} is not UTF-8 text.", f"file {path}") from None
+        if card.id != folder.name:
+            raise CardError(
+                f"{path} says id = {card.id!r} and lies in the folder {folder.name!r}.", "Make them the same."
+            )
+        if card.weights:
+            weights = folder / card.weights.file
+            try:
+                seen = weights.lstat()
+            except FileNotFoundError:
+                raise CardError(
+                    f"{path} names {card.weights.file}, which is not there.", f"exo-rkllm rm {card.id}"
+                ) from None
+            if not stat.S_ISREG(seen.st_mode):
+                raise CardError(f"{weights} is not a plain file.", "Put the file itself there: exo-rkllm import FILE")
+            if card.weights.size and seen.st_size != card.weights.size:
+                raise CardError(
+                    f"{weights} has {seen.st_size} bytes, its card says {card.weights.size}.",
+                    f"exo-rkllm rm {card.id}, then pull or import it again",
+                )
+        return Entry(folder, card)
+
+    # ── making and removing ──────────────────────────────────────────────────────────────────────
+
+    @contextlib.contextmanager
+    def staging(self, key: str = "") -> Iterator[Path]:
+        """A hidden folder to build an entry in; with a key it stays and is found again, so that a pull resumes."""
+        folder = self.directory / (PULL + key if key else INCOMING + secrets.token_hex(8))
+        stage = Stage(folder)
+        try:
+            yield folder
+        finally:
+            if not key:
+                shutil.rmtree(folder, ignore_errors=True)
+            stage.close()
+
+    def publish(self, stage: Path, card: Card, *, replace: bool = False) -> Entry:
+        """Turn a finished stage into the entry `card.id`, in one rename, durable before it is seen."""
+        text = cards.dump(card)
+        checked = cards.parse(text)  # what we write, we can read
+        target = self.directory / checked.id
+        (stage / cards.FILE).write_text(text, encoding="utf-8")
+        for path in stage.iterdir():
+            if path.is_file():
+                sync(path)
+        sync(stage)
+        for own in stage.glob(".*"):
+            own.unlink()  # the lock, and what a pull kept for resuming
+        if replace and target.exists():
+            old = self.directory / (REPLACED + checked.id)
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            stage.rename(target)
+            sync(self.directory)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            try:
+                stage.rename(target)
+            except OSError:
+                raise ModelExists(
+                    f"There is a model {checked.id!r} already.", f"exo-rkllm rm {checked.id}, or choose --name"
+                ) from None
+            sync(self.directory)
+        return self.get(checked.id)
+
+    def remove(self, name: str) -> Entry:
+        """Gone in one rename; the bytes are freed after it. Only the full id will do: a guess must not delete."""
+        entry = self.get(name)
+        self._discard(entry.folder)
+        return entry
+
+    def _discard(self, folder: Path) -> None:
+        trash = self.directory / (TRASH + secrets.token_hex(8))
+        with _writing(self.directory):
+            folder.rename(trash)
+            sync(self.directory)
+        shutil.rmtree(trash, ignore_errors=True)
+
+    def clean(self, now: float | None = None) -> None:
+        """Take away what a crash or a power cut left: half-made entries, removed ones, pulls nobody resumed."""
+        now = time.time() if now is None else now
+        if not self.directory.is_dir():
+            return
+        for folder in list(self.directory.iterdir()):
+            if folder.is_symlink() or not folder.is_dir():
+                continue
+            name = folder.name
+            if name.startswith(REPLACED):
+                target = self.directory / name.removeprefix(REPLACED)
+                if names.valid_id(target.name) and not target.exists():
+                    folder.rename(target)
+                    continue
+            elif name.startswith(PULL):
+                if now - folder.stat().st_mtime < PULLS_KEPT or not _abandoned(folder):
+                    continue
+            elif not name.startswith((INCOMING, TRASH)) or (name.startswith(INCOMING) and not _abandoned(folder)):
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quoted(name: str) -> str:
+    """A name from outside, safe to print in a terminal or a log."""
+    shown = name if len(name) <= 100 else name[:97] + "..."
+    return "'" + "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in shown) + "'"
+
+
+def known(card: Card) -> names.Known:
+    repo, _, rest = card.source.partition("@")
+    file = rest.partition(":")[2] or (card.weights.file if card.weights else "")
+    return names.Known(
+        card.id,
+        tuple(one for one in (repo, card.base_model) if one),
+        tuple(one for one in (card.quantization, file, card.platform) if one),
+    )

@@ -1,0 +1,105 @@
+"""`exo-rkllm inspect FILE`: what a .rkllm file is, without loading it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from exo_rkllm.runtime import locate, modelfile
+from exo_rkllm.runtime.modelfile import Fact, ModelFacts, Objection
+
+SOURCES = {"header": "the file's head", "footer": "the file's end", "name": "its name, so it may be wrong"}
+LABELS = {
+    "toolkit": "converted with",
+    "platform": "platform",
+    "npu_cores": "NPU cores",
+    "max_context": "context",
+    "dtype": "quantisation",
+    "optimization": "optimisation",
+    "hybrid_ratio": "hybrid ratio",
+    "name": "name",
+    "architecture": "architecture",
+    "parameters": "parameters",
+    "vocab_size": "vocabulary",
+    "embedding_length": "embedding",
+    "layers": "layers",
+    "heads": "heads",
+    "kv_heads": "KV heads",
+    "head_dim": "head size",
+    "has_tokenizer": "own tokenizer",
+    "has_embedding": "own embedding",
+    "vision": "vision",
+    "lora": "LoRA adapter",
+}
+WORTH_MISSING = ("toolkit", "platform", "npu_cores", "max_context", "dtype", "architecture", "layers")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", type=Path, help="a .rkllm file")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def main(args: argparse.Namespace) -> int:
+    facts = modelfile.inspect(args.file)
+    place = locate.search().found
+    release = place.version.release if place is not None and place.version is not None else ""
+    objections = modelfile.check(facts, runtime=release)
+    if args.json:
+        print(json.dumps(as_json(facts, objections, release), indent=2))
+    else:
+        print(*report(facts, objections, release), sep="\n")
+    return 0
+
+
+def as_json(facts: ModelFacts, objections: tuple[Objection, ...], release: str) -> dict[str, Any]:
+    return {
+        "path": str(facts.path),
+        "size": facts.size,
+        "known_head": facts.known_head,
+        "facts": {name: asdict(fact) for name, fact in facts.known().items()},
+        "kv_bytes_per_token": facts.kv_bytes_per_token,
+        "runtime": release or None,
+        "objections": [
+            {"code": objection.error.code, "sentence": objection.error.sentence, "hint": objection.error.hint,
+             "certain": objection.certain}
+            for objection in objections
+        ],
+    }  # fmt: skip
+
+
+def report(facts: ModelFacts, objections: tuple[Objection, ...], release: str) -> Iterator[str]:
+    """For people: the file, its facts with their sources, what is unknown, and what it means here."""
+    known = facts.known()
+    yield f"{facts.path}: {size(facts.size)}"
+    if not facts.known_head:
+        yield "  Its head has no outline that is known; only its end and its name were read."
+    rows = [(LABELS[name], shown(fact), SOURCES[fact.source]) for name, fact in known.items()]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    for label, value, source in rows:
+        yield f"  {label:<{widths[0]}}  {value:<{widths[1]}}  from {source}"
+    if (per_token := facts.kv_bytes_per_token) is not None and facts.max_context is not None:
+        context = facts.max_context.value
+        yield f"  memory: about {size(facts.memory(context) or 0)} at {context} tokens ({per_token:,} bytes a token)"
+    if unknown := [LABELS[name] for name in WORTH_MISSING if name not in known]:
+        yield f"  not known: {', '.join(unknown)}"
+    yield from verdict(objections, release)
+
+
+def verdict(objections: tuple[Objection, ...], release: str) -> Iterator[str]:
+    for objection in objections:
+        yield f"{'!' if objection.certain else '?'} {objection.error.sentence}"
+        yield f"  try: {objection.error.hint}"
+    if release and not objections:
+        yield f"Nothing speaks against it on this machine's runtime {release}."
+
+
+def shown(fact: Fact[Any]) -> str:
+    return {True: "yes", False: "no"}[fact.value] if isinstance(fact.value, bool) else str(fact.value)
+
+
+def size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,197 @@
+"""`exo-rkllm run`: ask a model once, or chat with it, without a daemon."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Message, Model, Piece, Sampling
+from exo_rkllm.backends.host import host_of
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.config import load
+from exo_rkllm.errors import NotSupported, UsageError
+
+SAMPLING = ("temperature", "top_k", "top_p", "repeat_penalty", "frequency_penalty", "presence_penalty")
+BYE = frozenset({"/bye", "/exit", "/quit"})
+INTERRUPTED = 130
+T = TypeVar("T")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a .rkllm file, or a name that `exo-rkllm models` lists")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="the question; without it stdin, or a conversation")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens")
+    parser.add_argument("--context", type=int, default=0, metavar="N", help="tokens of prompt and answer together")
+    for name in SAMPLING:
+        flag, kind = "--" + name.replace("_", "-"), int if name == "top_k" else float
+        parser.add_argument(flag, type=kind, metavar="X", help=f"sampling: {name.replace('_', ' ')}")
+    parser.add_argument("--library", type=Path, metavar="FILE", help="this librkllmrt.so, not the one that is found")
+    parser.add_argument("--verbose", action="store_true", help="the library's own lines, and timings after each answer")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: the pieces, then the figures")
+
+
+def main(args: argparse.Namespace) -> int:
+    if args.max_tokens is not None and args.max_tokens < 1:
+        raise UsageError(f"--max-tokens {args.max_tokens} leaves no room for an answer.", "Give 1 or more.")
+    chat = Chat(args)
+    prompt = args.prompt if args.prompt is not None or sys.stdin.isatty() else sys.stdin.read()
+    return chat.converse() if prompt is None else chat.once(prompt)
+
+
+def model_of(name: str, context: int, sampling: Sampling, models: Path) -> Model:
+    """A file where it looks like one, else an entry of the catalogue. A file has no defaults of its own, so it is
+    loaded with what was asked for, which runtimes before 1.3.0 take at no other time."""
+    if name.endswith(".rkllm") or "/" in name or Path(name).exists():
+        return RkllmFile(Path(name), context, sampling)
+    return Catalogue(models).resolve(name)
+
+
+class Chat:
+    """One loaded model and the conversation with it. The loop runs only while something is awaited, so that between
+    the answers the terminal belongs to the prompt and Ctrl-C means what it means everywhere."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        config = load(os.environ)
+        library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
+        sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
+        model = model_of(args.model, args.context, sampling, Path(config.models.directory))
+        self._engine: Engine = RkllmEngine(model, host_of(Path(config.board.root), library, self._report))
+        self._sampling = sampling
+        self._messages: tuple[Message, ...] = ()
+        self._loop = asyncio.new_event_loop()
+        self._load_seconds = 0.0
+
+    def _report(self, lines: Sequence[str]) -> None:
+        if self._args.verbose:
+            print(*lines, sep="\n", file=sys.stderr)
+
+    def once(self, prompt: str) -> int:
+        with self._opened():
+            return self._ask(prompt)
+
+    def converse(self) -> int:
+        with self._opened():
+            print(f"{self._engine.model.id} listens. /bye or Ctrl-D ends, Ctrl-C stops an answer.", file=sys.stderr)
+            while True:
+                try:
+                    line = input(">>> ").strip()
+                except EOFError:
+                    print()
+                    return 0
+                except KeyboardInterrupt:
+                    print("\n/bye or Ctrl-D ends.")
+                    continue
+                if line in BYE:
+                    return 0
+                if line:
+                    try:
+                        self._ask(line)
+                    except NotSupported as error:
+                        print(error, file=sys.stderr)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        try:
+            self._await(self._load())
+            yield
+        finally:
+            self._loop.run_until_complete(self._engine.close())
+            self._loop.close()
+
+    async def _load(self) -> None:
+        loading = asyncio.ensure_future(self._engine.initialize())
+        began = time.monotonic()
+        try:
+            while not (await asyncio.wait({loading}, timeout=1.0))[0]:
+                waited = f"\rloading {self._engine.model.id}: {time.monotonic() - began:.0f} s"
+                print(waited, end="", file=sys.stderr, flush=True)
+        except asyncio.CancelledError:
+            loading.cancel()
+            await asyncio.wait({loading})
+            raise
+        finally:
+            self._load_seconds = time.monotonic() - began
+            if self._load_seconds > 1:
+                print(file=sys.stderr)
+        await loading
+
+    def _ask(self, prompt: str) -> int:
+        """Exit code of one question: 0, or 130 where Ctrl-C ended the answer."""
+        request = GenerationRequest(
+            model=self._engine.model.id,
+            messages=(*self._messages, Message("user", prompt)),
+            sampling=self._sampling,
+            max_tokens=self._args.max_tokens,
+        )
+        try:
+            answer = self._await(self._answer(request))
+        except KeyboardInterrupt:
+            self._messages = ()
+            print("\n(stopped; the next question starts a new conversation)", file=sys.stderr)
+            return INTERRUPTED
+        self._messages = (*request.messages, Message("assistant", answer))
+        return 0
+
+    async def _answer(self, request: GenerationRequest) -> str:
+        """Prints while it listens; leaving early closes the generator, which ends the run."""
+        pieces: list[str] = []
+        async with aclosing(self._engine.generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Piece):
+                    pieces.append(event.text)
+                    self._print(event)
+                elif isinstance(event, Finish):
+                    self._print_finish(event)
+        return "".join(pieces)
+
+    def _print(self, piece: Piece) -> None:
+        if self._args.json:
+            print(json.dumps({"text": piece.text, "token": piece.token, "kind": piece.kind}), flush=True)
+        else:
+            print(piece.text, end="", flush=True)
+
+    def _print_finish(self, finish: Finish) -> None:
+        if self._args.json:
+            print(json.dumps({"finish": asdict(finish), "load_seconds": self._load_seconds}), flush=True)
+            return
+        print(flush=True)
+        if self._args.verbose:
+            print(*timings(finish, self._load_seconds), sep="\n", file=sys.stderr)
+
+    def _await(self, work: Coroutine[None, None, T]) -> T:
+        """Runs the loop for one thing; Ctrl-C cancels it, so that everything is put away before it is reported."""
+        task = self._loop.create_task(work)
+        self._loop.add_signal_handler(signal.SIGINT, task.cancel)
+        try:
+            return self._loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            self._loop.remove_signal_handler(signal.SIGINT)
+
+
+def timings(finish: Finish, load: float) -> Iterator[str]:
+    """The lines of `ollama run --verbose`, so that figures can be compared; what nobody measured is left out."""
+    usage, spent = finish.usage, finish.timings
+    yield f"{'load duration:':<22}{load:.2f} s"
+    yield f"{'prompt eval count:':<22}{usage.prompt} tokens, {usage.cached} of them cached"
+    if spent.prefill:
+        yield f"{'prompt eval duration:':<22}{spent.prefill:.3f} s"
+        yield f"{'prompt eval rate:':<22}{(usage.prompt - usage.cached) / spent.prefill:.2f} tokens/s"
+    yield f"{'eval count:':<22}{usage.completion} tokens"
+    if spent.decode:
+        yield f"{'eval duration:':<22}{spent.decode:.3f} s"
+        yield f"{'eval rate:':<22}{usage.completion / spent.decode:.2f} tokens/s"
+    yield f"{'ended by:':<22}{finish.reason}"

@@ -1,0 +1,76 @@
+"""The table for people: a commented file to start from, the manual's page, and what is in force."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from exo_rkllm.config.kinds import quoted
+from exo_rkllm.config.table import SECTIONS, TABLE, Config, Key, keys
+
+HEAD = """\
+# Configuration of exo-rkllm. Every line with a setting is commented out and shows its default.
+# Further files in conf.d/*.toml beside this one are read after it, in the order of their names, and
+# variables EXO_RKLLM_<SECTION>_<KEY> after those. Check what you wrote: exo-rkllm config check
+# Then: systemctl reload exo-rkllm (no request is dropped).
+"""
+WIDTH = 100
+PREFACE = """\
+# Configuration
+
+Made from `exo_rkllm/config/table.py`; a test keeps it in step. `exo-rkllm config show --defaults` prints the same as a
+file to start from.
+
+The service reads `/etc/exo-rkllm/config.toml`, then `/etc/exo-rkllm/conf.d/*.toml` in the order of their names, then
+the environment. Whoever starts `exo-rkllm serve` without being the service has `~/.config/exo-rkllm/config.toml` read
+after these. `EXO_RKLLM_CONFIG` or `--config` names another file, which then stands alone with the `conf.d` beside it.
+
+A key that does not exist or has the wrong type is an error with its file, line and the nearest key that exists:
+`exo-rkllm config check`. `systemctl reload exo-rkllm` takes a changed file over without dropping a request; what needs
+a restart says so in the log."""
+
+
+def default_file() -> str:
+    return HEAD + "".join(f"\n# {_about(section)}\n[{section}]\n{_lines(section)}" for section in SECTIONS)
+
+
+def _lines(section: str) -> str:
+    says = {key: textwrap.fill(key.says, WIDTH, initial_indent="# ", subsequent_indent="# ") for key in keys(section)}
+    return "\n".join(f"{text}\n# {_assigned(key, key.default)}\n" for key, text in says.items())
+
+
+def _assigned(key: Key, value: object) -> str:
+    return f"{key.name} = {key.kind.write(value)}"
+
+
+def _about(section: str) -> str:
+    return (SECTIONS[section].__doc__ or "").strip()
+
+
+def page() -> str:
+    """docs/configuration.md."""
+    parts = [PREFACE]
+    for section in SECTIONS:
+        parts.append(f"## `[{section}]`\n\n{_about(section)}")
+        rows = ["| Key | Type | Default | What it does | Example | Variable |", "|---|---|---|---|---|---|"]
+        rows += [
+            f"| `{key.name}` | {key.kind.name} | `{key.kind.write(key.default)}` | {key.says} | "
+            f"`{key.kind.write(key.example)}` | `{key.variable}` |"
+            for key in TABLE[section].values()
+        ]
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def in_force(config: Config) -> str:
+    """A file that would give this configuration; what differs from the default is marked."""
+    head = [f"# read from {quoted(file)[1:-1]}" for file in config.files] or ["# no configuration file was found"]
+    return "\n".join([*head, *_in_force(config)]) + "\n"
+
+
+def _in_force(config: Config) -> Iterator[str]:
+    for section, table in TABLE.items():
+        yield f"\n[{section}]"
+        for key in table.values():
+            value = getattr(getattr(config, section), key.name)
+            yield _assigned(key, value) + ("" if value == key.default else "  # set")

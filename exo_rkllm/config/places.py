@@ -1,0 +1,50 @@
+"""Where things are when the configuration does not say: one rule for the service, one for everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSTEM_CONFIG = Path("/etc/exo-rkllm/config.toml")
+SYSTEM_SOCKET = Path("/run/exo-rkllm/control.sock")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """`configs` are read in this order; `sockets` are tried in this order by the command line."""
+
+    configs: tuple[Path, ...]
+    models: Path
+    state: Path
+    socket: Path
+    sockets: tuple[Path, ...]
+    credentials: Path | None
+
+
+def places(environment: Mapping[str, str]) -> Places:
+    """systemd tells a service its folders (StateDirectory=, RuntimeDirectory=); a user has the XDG ones."""
+    credentials = environment.get("CREDENTIALS_DIRECTORY")
+    chosen = environment.get("EXO_RKLLM_CONFIG")
+    home = Path(environment.get("HOME") or "/")
+    own = _xdg(environment, "XDG_CONFIG_HOME", home / ".config") / "exo-rkllm/config.toml"
+    configs = (Path(chosen),) if chosen else (SYSTEM_CONFIG, own)
+    secret = Path(credentials) if credentials else None
+    if "STATE_DIRECTORY" in environment:
+        state = _first(environment["STATE_DIRECTORY"])
+        socket = _first(environment.get("RUNTIME_DIRECTORY", str(SYSTEM_SOCKET.parent))) / SYSTEM_SOCKET.name
+        return Places(configs[:1], state / "models", state, socket, (socket,), secret)
+    state = _xdg(environment, "XDG_DATA_HOME", home / ".local/share") / "exo-rkllm"
+    socket = _xdg(environment, "XDG_RUNTIME_DIR", home / ".cache") / "exo-rkllm" / SYSTEM_SOCKET.name
+    return Places(configs, state / "models", state, socket, (socket, SYSTEM_SOCKET), secret)
+
+
+def _first(directories: str) -> Path:
+    """systemd gives several folders with colons between them."""
+    return Path(directories.split(":")[0])
+
+
+def _xdg(environment: Mapping[str, str], name: str, default: Path) -> Path:
+    """A relative path in these variables is to be ignored (XDG base directory specification)."""
+    value = environment.get(name, "")
+    return Path(value) if value.startswith("/") else default

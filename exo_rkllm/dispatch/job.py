@@ -1,0 +1,132 @@
+"""One request between the run loop and whoever iterates its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from dataclasses import replace
+
+from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Model, Progress, Timings, Usage
+from exo_rkllm.backends.observe import Answered, Gaps
+from exo_rkllm.dispatch.state import ModelState
+from exo_rkllm.errors import ExoRkllmError
+
+
+def own(error: ExoRkllmError) -> ExoRkllmError:
+    """One reason may be raised to many, and an exception that is raised collects the frames of its raiser."""
+    return copy.copy(error)
+
+
+def story(answered: Answered) -> str:
+    """One line for the log."""
+    usage, timings = answered.usage, answered.timings
+    pace = f", {usage.completion / timings.decode:.1f} a second" if timings.decode > 0 else ""
+    waited = (
+        f", after {timings.queued + timings.load:.1f} s of waiting" if timings.queued + timings.load >= 0.05 else ""
+    )
+    cached = f" ({usage.cached} cached)" if usage.cached else ""
+    return (
+        f"{answered.model}: {answered.reason}, {usage.prompt} tokens in{cached} and {usage.completion} out "
+        f"in {answered.seconds:.1f} s{pace}{waited}."
+    )
+
+
+class Job:
+    """The run loop writes into it, its reader waits on it; no task stands between the two."""
+
+    __slots__ = (
+        "_news",
+        "_told",
+        "_waiter",
+        "asked",
+        "client",
+        "engine",
+        "error",
+        "finish",
+        "first",
+        "gaps",
+        "load",
+        "model",
+        "pieces",
+        "request",
+        "started",
+        "ticket",
+        "took",
+    )
+
+    def __init__(self, ticket: int, request: GenerationRequest, model: Model, client: str, now: float) -> None:
+        self.ticket = ticket
+        self.request = request
+        self.model = model
+        self.client = client
+        self.asked = now
+        self.started: float | None = None
+        self.load = 0.0
+        self.pieces = 0
+        self.engine: Engine | None = None
+        self.finish: Finish | None = None
+        self.took: float | None = None
+        self.first: float | None = None
+        self.gaps = Gaps()
+        self.error: ExoRkllmError | None = None
+        self._news: Progress | None = None
+        self._told: Progress | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def news(self) -> Progress | None:
+        """What it waits for now, whenever that changes; None once its turn has come."""
+        while True:
+            if self.error is not None:
+                raise self.error
+            if self.started is not None:
+                return None
+            if self._news is not None:
+                news, self._news = self._news, None
+                return news
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def tell(self, progress: Progress) -> None:
+        if progress != self._told:
+            self._told = self._news = progress
+            self._wake()
+
+    def token(self, now: float) -> None:
+        """One piece came from the engine: all that is done for each of them besides handing it on."""
+        self.pieces += 1
+        if self.first is None:
+            self.first = now
+        self.gaps.tick(now)
+
+    def start(self, now: float, model: ModelState) -> None:
+        """Its turn has come; of the time it waited, what the model's load took is told apart."""
+        self.started = now
+        self.load = min(model.load_seconds, max(0.0, model.since - self.asked))
+        self._wake()
+
+    def end(self, finish: Finish, now: float) -> Finish:
+        """The engine's Finish with the time that was spent before the engine heard of the request."""
+        started = now if self.started is None else self.started
+        self.took = now - started
+        queued = started - self.asked - self.load + finish.timings.queued
+        self.finish = replace(finish, timings=replace(finish.timings, queued=queued, load=self.load))
+        return self.finish
+
+    def account(self, now: float) -> Answered:
+        """What became of it, for whoever counts."""
+        reason: str
+        if self.finish is not None:
+            reason, usage, timings = self.finish.reason, self.finish.usage, self.finish.timings
+        else:
+            reason = "abort" if self.error is None else self.error.code
+            usage, timings = Usage(completion=self.pieces), Timings(load=self.load)
+        first = None if self.first is None else self.first - self.asked
+        return Answered(self.model.id, reason, now - self.asked, usage, timings, first, self.gaps)
+
+    def fail(self, error: ExoRkllmError) -> None:
+        self.error = own(error)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

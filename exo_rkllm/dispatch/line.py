@@ -1,0 +1,90 @@
+"""The queue of one model: clients take turns, whatever number of requests each of them throws in."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+# A round in which so many clients were served is declared over, or it would never end where every client is new.
+REMEMBERED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Tickets are handed out in the order of arrival, over all models."""
+
+    ticket: int
+    client: str
+    since: float
+    keep_alive: float | None = None
+    round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Fair queueing with one request as the unit of cost.
+
+    A client's requests join one round each, never a round before the one being served: a newcomer waits for one
+    request of everybody who is there, and not for the forty requests of one of them.
+    """
+
+    entries: tuple[Waiting, ...] = ()
+    round: int = 0
+    latest: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def join(self, entry: Waiting) -> Line:
+        joined = replace(entry, round=max(self.round, self.latest.get(entry.client, -1) + 1))
+        entries = list(self.entries)
+        insort(entries, joined, key=_order)
+        return replace(self, entries=tuple(entries), latest={**self.latest, entry.client: joined.round})
+
+    def served(self, ticket: int) -> Line:
+        """Without the entry whose turn came; rounds that are over are forgotten."""
+        entry = self.entry(ticket)
+        entries = tuple(other for other in self.entries if other is not entry)
+        now = max(self.round, entry.round) + (len(self.latest) > REMEMBERED)
+        return Line(entries, now, {client: last for client, last in self.latest.items() if last >= now})
+
+    def left(self, ticket: int) -> Line:
+        """Without an entry that gave up; its client's later ones move up, so that giving up costs no turn."""
+        gone = self.entry(ticket)
+        entries = [
+            replace(other, round=other.round - 1) if other.client == gone.client and other.round > gone.round else other
+            for other in self.entries
+            if other is not gone
+        ]
+        latest = dict(self.latest)
+        if gone.client in latest:
+            latest[gone.client] -= 1
+        return replace(self, entries=tuple(sorted(entries, key=_order)), latest=latest)
+
+    def entry(self, ticket: int) -> Waiting:
+        return next(entry for entry in self.entries if entry.ticket == ticket)
+
+    def has(self, ticket: int) -> bool:
+        return any(entry.ticket == ticket for entry in self.entries)
+
+    def of(self, client: str) -> int:
+        return sum(entry.client == client for entry in self.entries)
+
+    def next(self, before: int | None = None) -> Waiting | None:
+        """Whose turn it is; `before` passes over tickets that came at or after that one."""
+        for entry in self.entries:
+            if before is None or entry.ticket < before:
+                return entry
+        return None
+
+    @property
+    def oldest(self) -> int | None:
+        return min((entry.ticket for entry in self.entries), default=None)
+
+
+def _order(entry: Waiting) -> tuple[int, int]:
+    return entry.round, entry.ticket
+
+
+EMPTY = Line()

@@ -1,0 +1,59 @@
+"""What a check found: a level, the fact that was seen, and the command that repairs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Level: TypeAlias = Literal["pass", "warn", "fail", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`skip`: it could not be looked at, because of what failed before or because nobody may here."""
+
+    level: Level
+    fact: str
+    repair: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    check: str
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    user: str
+    lines: tuple[Line, ...]
+
+    def count(self, level: Level) -> int:
+        return sum(line.finding.level == level for line in self.lines)
+
+    @property
+    def ok(self) -> bool:
+        return self.count("fail") == 0
+
+
+def good(fact: str) -> Finding:
+    return Finding("pass", fact)
+
+
+def poor(fact: str, repair: str) -> Finding:
+    return Finding("warn", fact, repair)
+
+
+def bad(fact: str, repair: str) -> Finding:
+    return Finding("fail", fact, repair)
+
+
+def unseen(fact: str) -> Finding:
+    return Finding("skip", fact)
+
+
+def worst(findings: Sequence[Finding]) -> Finding:
+    """The first of the worst level, for checks that look at several things."""
+    order: tuple[Level, ...] = ("fail", "warn", "pass", "skip")
+    return min(findings, key=lambda finding: order.index(finding.level))

@@ -1,0 +1,154 @@
+"""What was served: counters and histograms that dispatch feeds, and the state of now, asked for at scrape time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from prometheus_client.core import Metric
+
+from exo_rkllm import __version__
+from exo_rkllm.backends.observe import GAP_BOUNDS, Answered, Loaded, Restarted
+from exo_rkllm.metrics.families import Page
+from exo_rkllm.metrics.histogram import Histogram
+
+# From the vendor's table: 0.1 s to 5 s to the first token at 128 prompt tokens, minutes for a long document.
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+BOUNDS = {
+    "rkllm_time_to_first_token_seconds": SECONDS,
+    "rkllm_inter_token_seconds": GAP_BOUNDS,
+    "rkllm_queue_seconds": (0.01, *SECONDS),
+    "rkllm_prefill_seconds": SECONDS,
+    "rkllm_decode_seconds": SECONDS,
+    "rkllm_request_seconds": SECONDS,
+    "rkllm_model_load_seconds": SECONDS,
+}
+TOKENS = ("rkllm_prompt_tokens_total", "rkllm_cached_prompt_tokens_total", "rkllm_generated_tokens_total")
+# Names come from the catalogue and from error classes, both short; whatever makes them grow ends up in one series.
+MOST_VALUES = 64
+OTHER = "other"
+
+
+class ModelNow(Protocol):
+    """dispatch's `ModelStatus`, as far as it is counted."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def memory(self) -> int: ...
+    @property
+    def running(self) -> Sequence[object]: ...
+    @property
+    def waiting(self) -> Sequence[object]: ...
+
+
+class StatusNow(Protocol):
+    """dispatch's `Status`."""
+
+    @property
+    def models(self) -> Sequence[ModelNow]: ...
+    @property
+    def hindrance(self) -> str: ...
+
+
+class Bounded:
+    """Label values that were seen, up to a number; later ones are `other`."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if value not in self._seen:
+            if len(self._seen) >= MOST_VALUES:
+                return OTHER
+            self._seen.add(value)
+        return value
+
+
+class Serving:
+    """An `Observer` that counts; one a daemon."""
+
+    def __init__(self) -> None:
+        self.counters: dict[tuple[str, tuple[str, ...]], float] = {}
+        self.histograms: dict[tuple[str, str], Histogram] = {}
+        self._model = Bounded()
+        self._reason = Bounded()
+
+    def answered(self, event: Answered) -> None:
+        model = self._model(event.model)
+        self._count("rkllm_requests_total", 1, model, self._reason(event.reason))
+        for name, tokens in zip(TOKENS, (event.usage.prompt, event.usage.cached, event.usage.completion), strict=True):
+            self._count(name, tokens, model)
+        self._observe("rkllm_request_seconds", event.seconds, model)
+        self._observe("rkllm_queue_seconds", event.timings.queued, model)
+        if event.first_token is not None:
+            self._observe("rkllm_time_to_first_token_seconds", event.first_token, model)
+        if event.gaps is not None:
+            self._histogram("rkllm_inter_token_seconds", model).merge(event.gaps.counts, event.gaps.total)
+        # Zero is "the engine does not know" (Timings), not an instant.
+        if event.timings.prefill > 0:
+            self._observe("rkllm_prefill_seconds", event.timings.prefill, model)
+        if event.timings.decode > 0:
+            self._observe("rkllm_decode_seconds", event.timings.decode, model)
+
+    def loaded(self, event: Loaded) -> None:
+        model = self._model(event.model)
+        self._count("rkllm_model_loads_total", 1, model, self._reason(event.error or "ok"))
+        if event.error:
+            return
+        self._observe("rkllm_model_load_seconds", event.seconds, model)
+        # A counter that first appears with its first event has no rate for that event.
+        for name in TOKENS:
+            self._count(name, 0, model)
+        self._count("rkllm_requests_total", 0, model, self._reason("stop"))
+        self._count("rkllm_worker_restarts_total", 0, model, self._reason("crash"))
+
+    def restarted(self, event: Restarted) -> None:
+        self._count("rkllm_worker_restarts_total", 1, self._model(event.model), self._reason(event.reason))
+
+    def _count(self, name: str, value: float, *labels: str) -> None:
+        self.counters[name, labels] = self.counters.get((name, labels), 0.0) + max(value, 0)
+
+    def _observe(self, name: str, value: float, model: str) -> None:
+        self._histogram(name, model).observe(value)
+
+    def _histogram(self, name: str, model: str) -> Histogram:
+        if (name, model) not in self.histograms:
+            self.histograms[name, model] = Histogram(BOUNDS[name])
+        return self.histograms[name, model]
+
+
+class ServingCollector:
+    """`runtime` gives the vendor library's version and generation, None where there is none."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        status: Callable[[], StatusNow],
+        runtime: Callable[[], tuple[str, str] | None] = lambda: None,
+    ) -> None:
+        self._serving = serving
+        self._status = status
+        self._runtime = runtime
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        page, status = Page(), self._status()
+        page.add("rkllm_daemon_info", 1, __version__)
+        if (runtime := self._runtime()) is not None:
+            page.add("rkllm_runtime_info", 1, *runtime)
+        page.add("rkllm_serving", 0 if status.hindrance else 1)
+        for model in status.models[:MOST_VALUES]:
+            page.add("rkllm_model_loaded", 1 if model.state == "ready" else 0, model.name)
+            page.add("rkllm_model_memory_bytes", model.memory if model.state == "ready" else None, model.name)
+            page.add("rkllm_requests_running", len(model.running), model.name)
+            page.add("rkllm_requests_waiting", len(model.waiting), model.name)
+        for (name, labels), value in self._serving.counters.items():
+            page.add(name, value, *labels)
+        for (name, label), histogram in self._serving.histograms.items():
+            page.histogram(name, histogram.buckets(), histogram.total, label)
+        return page.families()

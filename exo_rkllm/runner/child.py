@@ -1,0 +1,269 @@
+"""The child: it loads one model, answers one run at a time, and never outlives the process that started it.
+
+The main thread belongs to the vendor library: it loads, runs and gets the callbacks. A second thread listens to the
+daemon, because only another thread can abort a run, and notices when the daemon is gone. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import resource
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+from exo_rkllm.errors import ExoRkllmError, NotSupported
+from exo_rkllm.runner import wire
+from exo_rkllm.runner.jobs import Job, inputs_of, spec_of
+from exo_rkllm.runner.wire import TOKEN_HEAD, TOKEN_ID, Frame, Kind
+from exo_rkllm.runtime.blackbox import BlackBox
+from exo_rkllm.runtime.session import Library, LoadParams, OnRows, Session
+
+PR_SET_PDEATHSIG = 1
+# The vendor's own demo raises it to this: older libraries hold a descriptor a buffer (reference 4.4).
+OPEN_FILES = 102400
+# An abort that comes before the library has begun is lost, so it is said again while the run lasts.
+ABORT_AGAIN_MS = 50
+# How long a run may take to end once the daemon is gone or has said goodbye.
+GOODBYE_SECONDS = 2.0
+# The kernel's out-of-memory killer takes the child that holds the weights, not the daemon that can say why.
+OOM_SCORE = "500"
+# What CALL may name: the session's rare functions. Everything else is a frame of its own.
+CALLS = frozenset({
+    "clear_kv", "kv_size", "load_lora", "load_prompt_cache", "release_prompt_cache", "set_chat_template",
+    "set_function_tools",
+})  # fmt: skip
+
+
+class Task(NamedTuple):
+    frame: Frame
+    fds: list[int]
+
+
+class Listener(threading.Thread):
+    """Reads frames, queues work for the main thread, and aborts a run: the one that was meant, no other."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(name="listener", daemon=True)
+        self.inbox: SimpleQueue[Task] = SimpleQueue()
+        self._sock = sock
+        self._frames = wire.Reader(wire.TO_CHILD)
+        self._fds: list[int] = []
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self._running = 0
+        self._ended = 0
+        self._to_stop: set[int] = set()
+
+    def begin(self, run: int, session: Session) -> bool:
+        """Main thread: a run starts; False where it was aborted while it waited."""
+        with self._lock:
+            if run in self._to_stop:
+                self._to_stop.discard(run)
+                self._ended = run
+                return False
+            self._running, self._session = run, session
+            return True
+
+    def end(self, run: int) -> bool:
+        """Main thread: the run is over; True where somebody had told it to stop."""
+        with self._lock:
+            stopped = run in self._to_stop
+            self._to_stop.discard(run)
+            self._running, self._ended, self._session = 0, run, None
+            return stopped
+
+    def stop(self, run: int) -> None:
+        """Any thread, also inside a callback, where the library itself must not be called."""
+        with self._lock:
+            if run > self._ended:
+                self._to_stop.add(run)
+        os.eventfd_write(self._wake, 1)
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        aborting = False
+        while True:
+            for fd, _ in poll.poll(ABORT_AGAIN_MS if aborting else None):
+                if fd == self._wake:
+                    os.eventfd_read(self._wake)
+                elif not self._listen():
+                    self._leave()
+                    return
+            aborting = self._abort()
+
+    def _listen(self) -> bool:
+        """False when the daemon is gone, talks nonsense or says goodbye."""
+        try:
+            data, fds = wire.receive(self._sock)
+            frames = self._frames.feed(data)
+        except (OSError, wire.ProtocolError):
+            return False
+        self._fds += fds
+        for frame in frames:
+            if frame.kind is Kind.BYE:
+                return False
+            if frame.kind is Kind.ABORT:
+                self.stop(frame.run)
+                continue
+            count = frame.json().get("fds", 0) if frame.kind is Kind.RUN else 0
+            taken, self._fds = self._fds[:count], self._fds[count:]
+            self.inbox.put(Task(frame, taken))
+        return bool(data)
+
+    def _abort(self) -> bool:
+        """Holding the lock, so that the run cannot end and the next one begin in between."""
+        with self._lock:
+            if self._session is None or self._running not in self._to_stop:
+                return False
+            self._session.abort()
+            return True
+
+    def _leave(self) -> None:
+        """Let the main thread free the model; where it hangs in the library, the kernel frees it."""
+        self.inbox.put(Task(Frame(Kind.BYE, 0, b""), []))
+        with self._lock:
+            self._to_stop.add(self._running)
+        ends = time.monotonic() + GOODBYE_SECONDS
+        while time.monotonic() < ends:
+            self._abort()
+            time.sleep(ABORT_AGAIN_MS / 1000)
+        os._exit(0)
+
+
+class Child:
+    def __init__(self, sock: socket.socket, box: BlackBox) -> None:
+        self._sock = sock
+        self._box = box
+        self._listener = Listener(sock)
+        self._session: Session | None = None
+
+    def serve(self) -> None:
+        self._listener.start()
+        handlers: dict[Kind, Callable[[Task], None]] = {
+            Kind.LOAD: self._load,
+            Kind.RUN: self._run,
+            Kind.CALL: self._call,
+        }
+        try:
+            while (task := self._listener.inbox.get()).frame.kind is not Kind.BYE:
+                try:
+                    handlers[task.frame.kind](task)
+                except ExoRkllmError as error:
+                    self._send_log()
+                    two_lines = {"code": error.code, "sentence": error.sentence, "hint": error.hint}
+                    self._send_json(Kind.FAILED, task.frame.run, two_lines)
+                finally:
+                    for fd in task.fds:
+                        os.close(fd)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # the daemon is gone: nobody is left to answer
+        finally:
+            if self._session is not None:
+                self._session.close()
+
+    def _load(self, task: Task) -> None:
+        order = task.frame.json()
+        library = Library.open(Path(order["library"]))
+        self._session = Session.open(library, LoadParams.from_json(order["params"]), self._box)
+        self._send_log()
+        self._send_json(Kind.READY, task.frame.run, self._session.facts.to_json())
+
+    def _run(self, task: Task) -> None:
+        session, listener, run = self._loaded(), self._listener, task.frame.run
+        job = Job.from_json(task.frame.json())
+        if not listener.begin(run, session):
+            self._send_json(Kind.DONE, run, {"stopped": True})
+            return
+        self._send(wire.pack(Kind.STARTED, run))
+        counts = not session.library.supports("max_new_tokens_per_run")
+        limit = job.max_tokens if counts and job.max_tokens else 0
+        pack, push, token_kind, id_size = TOKEN_HEAD.pack, self._sock.sendall, int(Kind.TOKEN), TOKEN_ID.size
+        sent = 0
+
+        def on_token(text: bytes, token: int, waiting: bool) -> None:  # noqa: FBT001 - the session's signature
+            nonlocal sent
+            sent += 1
+            if not limit or sent <= limit:
+                push(pack(len(text) + id_size, token_kind, run, token) + text)
+            if sent == limit:
+                listener.stop(run)
+
+        on_rows = None if job.output == "text" else self._on_rows(run)
+        try:
+            if job.clear_first and session.library.supports("clear_kv"):  # 1.1.x keeps nothing between runs
+                session.clear_kv()
+            stats = session.run(inputs_of(job, task.fds), on_token, spec_of(job, session.library), on_rows)
+        finally:
+            stopped = listener.end(run)
+        self._send_log()
+        self._send_json(Kind.DONE, run, {**stats.to_json(), "stopped": stopped, "sent": min(sent, limit or sent)})
+
+    def _on_rows(self, run: int) -> OnRows:
+        def on_rows(kind: str, rows: int, width: int, view: memoryview[float]) -> None:
+            fd = wire.memory_file(f"{kind}-{run}", view)
+            try:
+                head = {"output": kind, "rows": rows, "width": width}
+                wire.send(self._sock, wire.pack_json(Kind.ROWS, run, head), (fd,))
+            finally:
+                os.close(fd)
+
+        return on_rows
+
+    def _call(self, task: Task) -> None:
+        order = task.frame.json()
+        if order["name"] not in CALLS:
+            raise NotSupported(f"A model's process has no call {order['name']!r}.")
+        result = getattr(self._loaded(), order["name"])(**order["arguments"])
+        self._send_log()
+        self._send_json(Kind.REPLY, task.frame.run, {"result": result})
+
+    def _loaded(self) -> Session:
+        if self._session is None:
+            raise NotSupported("This process holds no model yet.")
+        return self._session
+
+    def _send_log(self) -> None:
+        if lines := self._box.new_lines():
+            self._send_json(Kind.LOG, 0, {"lines": lines})
+
+    def _send_json(self, kind: Kind, run: int, value: dict[str, Any]) -> None:
+        self._send(wire.pack_json(kind, run, value))
+
+    def _send(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+
+def settle(parent: int, *, die_with_parent: bool) -> None:
+    """Make this process one that can be killed, cannot be interrupted by the terminal, and leaves no core file."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    if die_with_parent:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+
+
+def main(sock: int, box: int, parent: int, die_with_parent: int) -> None:
+    """Called by the command line that `parent.start` builds, with descriptors it inherited."""
+    settle(parent, die_with_parent=bool(die_with_parent))
+    Child(socket.socket(fileno=sock), BlackBox(box)).serve()

@@ -1,0 +1,475 @@
+"""The daemon's end of a child process: start it, feed it runs, and say why when it is lost.
+
+Nothing here waits for the vendor library: a crash, a hang or garbage ends in one `RunnerLost` for everybody who waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code
+from exo_rkllm.runner import wire
+from exo_rkllm.runner.jobs import Job
+from exo_rkllm.runner.wire import TOKEN_ID, Frame, Kind
+from exo_rkllm.runtime.blackbox import BlackBox
+from exo_rkllm.runtime.values import LoadParams
+
+# How a child that is gone is explained, by the signal that ended it.
+HINTS: Mapping[int, str] = {
+    signal.SIGSEGV: "Check that runtime and model belong together: exo-rkllm doctor",
+    signal.SIGBUS: "Check that runtime and model belong together: exo-rkllm doctor",
+    # Reference 4.2: runtime 1.3.0 carries instructions that an RK3588 lacks.
+    signal.SIGILL: "Install a runtime build that fits this CPU: exo-rkllm runtime --install FILE",
+    signal.SIGKILL: "Look for the out-of-memory killer: journalctl -k --grep 'Out of memory'",
+}
+LAST_WORDS = "Its last words are in the log: exo-rkllm logs"
+# The command line of a child. Its module path is ours, whatever way this package was started.
+BOOT = "import sys; sys.path[:] = sys.argv[5].split(chr(58)); from exo_rkllm.runner.child import main; "
+BOOT += "main(*map(int, sys.argv[1:5]))"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds of silence after which a child counts as hung. Prefill is silent, so its limit grows with the prompt."""
+
+    load: float = 300.0
+    prefill: float = 60.0
+    # The slowest row of the vendor's table is 34 ms a prompt token (RV1126B, Qwen3.5 0.8B); three times that.
+    prefill_token: float = 0.1
+    token: float = 30.0
+    # The longest abort anybody reported took 1.4 s (reference 2.8).
+    abort: float = 10.0
+    close: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run's turn has come: prefill begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    output: str
+    rows: int
+    width: int
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The end of a run, with the session's figures as they came."""
+
+    figures: Mapping[str, Any]
+    stopped: bool
+
+
+Token: TypeAlias = Any
+MakeToken: TypeAlias = Callable[[str, int], Token]
+Report: TypeAlias = Callable[[Sequence[str]], None]
+
+
+class _Run:
+    """Events of one run between the reader and whoever iterates it; bounded by the model's context."""
+
+    __slots__ = ("decoder", "error", "events", "make", "patience", "started", "waiter")
+
+    def __init__(self, make: MakeToken, patience: float) -> None:
+        self.make = make
+        self.patience = patience
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.events: deque[Any] = deque()
+        self.waiter: asyncio.Future[None] | None = None
+        self.error: ExoRkllmError | None = None
+        self.started = False
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+class Runner:
+    """One child. `start` gives a loaded one or raises; after `lost` it answers nobody."""
+
+    def __init__(self, name: str, limits: Limits, report: Report) -> None:
+        self._name = name
+        self._limits = limits
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._lost: asyncio.Future[ExoRkllmError] = self._loop.create_future()
+        self._exited = asyncio.Event()
+        self._frames = wire.Reader(wire.TO_PARENT)
+        self._fds: deque[int] = deque()
+        self._runs: dict[int, _Run] = {}
+        # Runs that nobody listens to any more and that the child has not ended yet.
+        self._leaving: dict[int, asyncio.Event] = {}
+        self._calls: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
+        self._number = 0
+        self._outbox: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._heard = self._loop.time()
+        self._patience: float | None = None
+        self._abort_by: float | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._spawn()
+
+    @classmethod
+    async def start(
+        cls,
+        name: str,
+        library: Path,
+        params: LoadParams,
+        *,
+        report: Report,
+        limits: Limits = Limits(),
+    ) -> tuple[Runner, Mapping[str, Any]]:
+        """The child with its model loaded, and what the runtime said of the model."""
+        runner = cls(name, limits, report)
+        try:
+            facts = await runner._ask(Kind.LOAD, {"library": str(library), "params": params.to_json()})
+        except BaseException:
+            await runner.close()
+            raise
+        return runner, facts
+
+    # ── what the engine asks for ─────────────────────────────────────────────────────────────────
+
+    def number(self) -> int:
+        """A name for the next run, under which it can be aborted."""
+        self._number += 1
+        return self._number
+
+    async def run(
+        self, number: int, job: Job, make: MakeToken, arrays: Sequence[memoryview] = ()
+    ) -> AsyncGenerator[Sequence[Any], None]:
+        """Batches of what is ready together: `make(text, token)`, Started, Rows, and Done as the very last."""
+        self._check()
+        length = len(job.tokens) if job.tokens is not None else len(job.prompt or "")
+        run = _Run(make, self._limits.prefill + length * self._limits.prefill_token)
+        self._runs[number] = run
+        fds = tuple(wire.memory_file(f"input-{number}", view) for view in arrays)
+        self._post(wire.pack(Kind.RUN, number, job.to_json(len(fds))), fds)
+        try:
+            while True:
+                while run.events:
+                    batch, run.events = run.events, deque()
+                    yield batch
+                    if isinstance(batch[-1], Done):
+                        return
+                if run.error is not None:
+                    raise run.error
+                run.waiter = self._loop.create_future()
+                await run.waiter
+        finally:
+            if self._runs.pop(number, None) is not None and not self._lost.done():
+                self._leaving[number] = asyncio.Event()
+                self._abort(number, started=run.started)
+
+    def abort(self, number: int) -> None:
+        """Ends a run that is being iterated: its Done comes soon."""
+        if not self._lost.done() and (run := self._runs.get(number)) is not None:
+            self._abort(number, started=run.started)
+
+    def _abort(self, number: int, *, started: bool) -> None:
+        self._post(wire.pack(Kind.ABORT, number))
+        if started:
+            patience = max(self._limits.abort, self._patience or 0.0)
+            self._abort_by = self._loop.time() + patience
+            self._watch(self._abort_by)
+
+    async def settled(self) -> None:
+        """Returns when the runs that were left early are over in the child, too."""
+        for over in list(self._leaving.values()):
+            await over.wait()
+
+    async def call(self, function: str, /, **arguments: Any) -> Any:
+        """One of the session's rare functions, after the runs that wait already."""
+        return (await self._ask(Kind.CALL, {"name": function, "arguments": arguments}))["result"]
+
+    async def lost(self) -> ExoRkllmError:
+        return await asyncio.shield(self._lost)
+
+    async def close(self) -> None:
+        """Goodbye, then SIGKILL where the library does not let go."""
+        self._closing = True
+        self._post(wire.pack(Kind.BYE, 0))
+        self._fail(RunnerLost(f"{self._name} was unloaded.", "Ask again: it is loaded on demand."))
+        try:
+            await asyncio.wait_for(self._exited.wait(), self._limits.close)
+        except (asyncio.TimeoutError, asyncio.CancelledError):
+            self._kill()
+            await self._exited.wait()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def memory(self) -> int | None:
+        """Resident bytes of the child: what unloading gives back of RAM."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return None
+        return int(pages) * mmap.PAGESIZE
+
+    # ── the process ──────────────────────────────────────────────────────────────────────────────
+
+    def _spawn(self) -> None:
+        self._sock, theirs = socket.socketpair()
+        self._sock.setblocking(False)
+        self._box = BlackBox.create()
+        box = self._box.fd
+        # Bound to the thread that starts the child (prctl(2)), so only the thread that lives longest may ask for it.
+        die_with_us = threading.current_thread() is threading.main_thread()
+        numbers = [theirs.fileno(), box, os.getpid(), int(die_with_us)]
+        path = ":".join(str(Path(entry or ".").absolute()) for entry in sys.path)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", BOOT, *map(str, numbers), path],
+                stdin=subprocess.DEVNULL,
+                stdout=box,
+                stderr=box,
+                pass_fds=(theirs.fileno(), box),
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._sock.close()
+            self._box.close()
+            raise LoadError(f"The process of {self._name} cannot be started: {error.strerror}.", "ulimit -a") from error
+        finally:
+            theirs.close()
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._sock, self._on_readable)
+        self._loop.add_reader(self._pidfd, self._on_exit)
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+
+    def _on_exit(self) -> None:
+        """The child is gone: take what it still said, then tell everybody why."""
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        status = self._process.wait()
+        with suppress(wire.ProtocolError, BlockingIOError):
+            while self._receive():
+                pass
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        for fd in [*self._fds, *(fd for _, fds in self._outbox for fd in fds)]:
+            os.close(fd)
+        self._fds.clear()
+        self._outbox.clear()
+        if lines := self._box.new_lines():
+            self._report(lines)
+        self._box.close()
+        self._fail(self._obituary(status))
+        self._exited.set()
+
+    def _obituary(self, status: int) -> RunnerLost:
+        doing = "answering" if self._runs else "loading" if self._calls else "idle"
+        if status < 0:
+            name = signal.Signals(-status).name
+            return RunnerLost(
+                f"The process of {self._name} was killed by {name} while {doing}.", HINTS.get(-status, LAST_WORDS)
+            )
+        return RunnerLost(f"The process of {self._name} ended with exit code {status} while {doing}.", LAST_WORDS)
+
+    def _fail(self, error: ExoRkllmError) -> None:
+        """Only the first reason counts; every waiting caller hears it at once."""
+        if not self._lost.done():
+            self._lost.set_result(error)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        for run in self._runs.values():
+            run.error = self._lost.result()
+            run.wake()
+        for number in list(self._leaving):
+            self._let_go(number)
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(self._lost.result())
+
+    def _let_go(self, number: int) -> None:
+        if (over := self._leaving.pop(number, None)) is not None:
+            over.set()
+
+    def _check(self) -> None:
+        if self._lost.done():
+            raise self._lost.result()
+
+    # ── silence ──────────────────────────────────────────────────────────────────────────────────
+
+    def _expect(self, patience: float | None) -> None:
+        """From now on, so many seconds of silence are too many; None while nothing is to be heard."""
+        self._patience = patience
+        if patience is not None:
+            self._heard = self._loop.time()
+            self._watch(self._heard + patience)
+
+    def _watch(self, when: float) -> None:
+        """One timer, moved only when it fires: a token costs an assignment, not a timer."""
+        if self._watchdog is None or when < self._watchdog.when():
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+            self._watchdog = self._loop.call_at(when, self._on_silence)
+
+    def _on_silence(self) -> None:
+        self._watchdog = None
+        if self._abort_by is not None:
+            due, what, limit = self._abort_by, "did not stop when told to", self._limits.abort
+        elif self._patience is not None:
+            due, what, limit = self._heard + self._patience, "said nothing", self._patience
+        else:
+            return
+        if due > self._loop.time():
+            self._watch(due)
+            return
+        self._fail(RunnerLost(f"The process of {self._name} {what} for {limit:g} s and was ended.", LAST_WORDS))
+        self._kill()
+
+    # ── the stream ───────────────────────────────────────────────────────────────────────────────
+
+    async def _ask(self, kind: Kind, value: dict[str, Any]) -> Mapping[str, Any]:
+        self._check()
+        number = self.number()
+        answer: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
+        self._calls[number] = answer
+        if self._patience is None:
+            self._expect(self._limits.load)
+        self._post(wire.pack_json(kind, number, value))
+        try:
+            return await answer
+        finally:
+            del self._calls[number]
+
+    def _post(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        if self._exited.is_set():
+            for fd in fds:
+                os.close(fd)
+            return
+        self._outbox.append((data, fds))
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox:
+            data, fds = self._outbox[0]
+            try:
+                sent = wire.send_some(self._sock, data, fds)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._flush)
+                return
+            except OSError:
+                break  # the child is gone; its exit explains why
+            for fd in fds:
+                os.close(fd)
+            if sent == len(data):
+                self._outbox.popleft()
+            else:
+                self._outbox[0] = (data[sent:], ())
+        self._loop.remove_writer(self._sock)
+
+    def _on_readable(self) -> None:
+        try:
+            if not self._receive():
+                self._kill()  # it closed the stream without dying: nothing it does now can reach us
+                self._loop.remove_reader(self._sock)
+        except BlockingIOError:
+            pass
+        except wire.ProtocolError as error:
+            self._loop.remove_reader(self._sock)
+            self._fail(RunnerLost(f"The process of {self._name} sent {error}.", LAST_WORDS))
+            self._kill()
+
+    def _receive(self) -> bool:
+        """One read and what it means; False at the end of the stream."""
+        try:
+            data, fds = wire.receive(self._sock)
+        except ConnectionError:
+            return False
+        self._fds += fds
+        self._heard = self._loop.time()
+        touched: _Run | None = None
+        for frame in self._frames.feed(data):
+            if frame.kind is not Kind.TOKEN:
+                self._on_frame(frame)
+            elif (run := self._runs.get(frame.run)) is not None:
+                (token,) = TOKEN_ID.unpack_from(frame.payload)
+                run.events.append(run.make(run.decoder.decode(frame.payload[TOKEN_ID.size :]), token))
+                touched = run  # one run at a time: all tokens of a read belong to it, but for those of a dropped one
+        if touched is not None:
+            touched.wake()
+            if self._patience != self._limits.token:
+                self._expect(self._limits.token)
+        return bool(data)
+
+    def _on_frame(self, frame: Frame) -> None:
+        if frame.kind is Kind.LOG:
+            self._report(frame.json()["lines"])
+        elif frame.run in self._calls:
+            self._on_answer(self._calls[frame.run], frame)
+        else:
+            self._on_run_frame(self._runs.get(frame.run), frame)
+
+    def _on_answer(self, call: asyncio.Future[Mapping[str, Any]], frame: Frame) -> None:
+        self._expect(None)
+        if call.done():
+            return
+        if frame.kind is Kind.FAILED:
+            call.set_exception(from_code(**frame.json()))
+        else:
+            call.set_result(frame.json())
+
+    def _on_run_frame(self, run: _Run | None, frame: Frame) -> None:
+        """`run` is None where whoever asked has left; the child's state must be followed all the same."""
+        if frame.kind is Kind.STARTED:
+            self._expect(self._limits.prefill if run is None else run.patience)
+            event: Any = Started()
+        elif frame.kind is Kind.ROWS:
+            event = self._rows(frame)
+        else:
+            self._abort_by = None
+            self._runs.pop(frame.run, None)
+            self._let_go(frame.run)
+            self._expect(self._limits.token if self._runs or self._leaving else None)
+            event = None if frame.kind is Kind.FAILED else Done(frame.json(), bool(frame.json().get("stopped")))
+        if run is None:
+            return
+        run.started = True
+        if isinstance(event, Done) and (rest := run.decoder.decode(b"", final=True)):
+            run.events.append(run.make(rest, -1))
+        if event is None:
+            run.error = from_code(**frame.json())
+        else:
+            run.events.append(event)
+        run.wake()
+
+    def _rows(self, frame: Frame) -> Rows:
+        head = frame.json()
+        if not self._fds:
+            raise wire.ProtocolError("rows without their memory file")
+        fd = self._fds.popleft()
+        try:
+            size = head["rows"] * head["width"] * 4
+            view = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+        except (OSError, ValueError) as error:
+            raise wire.ProtocolError("rows that do not fill their memory file") from error
+        finally:
+            os.close(fd)
+        return Rows(head["output"], head["rows"], head["width"], view)

@@ -1,0 +1,407 @@
+"""The library's messages as errors: a table of what it prints, what that means, and what repairs it (reference 4).
+
+Rows stand from the cause to the consequence, since one failure prints several of them: the first row that any line
+matches is the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from exo_rkllm.errors import (
+    BoardError,
+    ContextOverflow,
+    ExoRkllmError,
+    LoadError,
+    ModelFileError,
+    ModelNotFound,
+    NotSupported,
+    OutOfMemory,
+    UsageError,
+)
+from exo_rkllm.runtime import log
+from exo_rkllm.runtime.log import LogLine
+
+NEWER_RUNTIME = "exo-rkllm runtime --install FILE with librkllmrt {wanted} or newer"
+NEWEST_RUNTIME = "exo-rkllm runtime --install FILE with a newer librkllmrt"
+DOWNLOAD = "exo-rkllm inspect {path} says more; download the file again"
+DOCTOR = "exo-rkllm doctor names what is missing"
+CPUS = "Leave cpus out of the model's card, or list other CPU numbers there"
+SMALLER = "Unload another model, lower its context, or set base_domain_id to another number in the model's card"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Named groups of the pattern may stand in sentence and hint, beside model, path, runtime, platform and target.
+
+    `proves`: the load failed where this was printed, even if init said 0, as 1.1.x does (reference 2.1).
+    """
+
+    pattern: str
+    kind: type[ExoRkllmError]
+    sentence: str
+    hint: str
+    proves: bool = False
+
+
+TABLE: tuple[Row, ...] = (
+    # ── the file cannot be opened, or is no model ──
+    Row(
+        r"failed to open '(?P<file>[^']*)': '(?P<reason>No such file or directory)'",
+        ModelNotFound,
+        "There is no file {file}.",
+        "ls {file}",
+    ),
+    Row(
+        r"failed to open '(?P<file>[^']*)': '(?P<reason>[^']*)'",
+        ModelFileError,
+        "{file} cannot be opened: {reason}.",
+        "ls -l {file}",
+    ),
+    Row(
+        r"invalid rkllm model!|invalid magic number|invalid version number|invalid magic characters",
+        ModelFileError,
+        "{model} is not a .rkllm file that runtime {runtime} can read.",
+        DOWNLOAD,
+    ),
+    Row(
+        r"wrong number of tensors, expected (?P<wanted>\d+), got (?P<got>\d+)",
+        ModelFileError,
+        "{model} is damaged: it has {got} tensors, expected are {wanted}.",
+        DOWNLOAD,
+    ),
+    Row(
+        r"failed to read tensor (?:info|data)|tensor \S+ not found|wrong shape",
+        ModelFileError,
+        "{model} is damaged or cut off.",
+        DOWNLOAD,
+    ),
+    Row(
+        r"32-bit systems only support models with weights smaller than 2GB",
+        LoadError,
+        "{model} is over 2 GB, which a 32-bit system cannot load.",
+        "Use a 64-bit system or a smaller model",
+    ),
+    # ── file and runtime do not belong together ──
+    Row(
+        r"runtime version is lower than the rkllm-toolkit version. Please update rkllm-runtime to (?P<wanted>\S+)",
+        LoadError,
+        "{model} was converted with toolkit {wanted}, which runtime {runtime} is too old for.",
+        NEWER_RUNTIME,
+    ),
+    Row(
+        r"RKLLM model version is (?P<wanted>\S+), but current librkllmrt.so is support model version <= (?P<most>\S+)",
+        LoadError,
+        "{model} has format {wanted}, and runtime {runtime} reads up to {most}.",
+        NEWEST_RUNTIME,
+    ),
+    Row(
+        r"invalid rknn llm model magic",
+        ModelFileError,
+        "{model} comes from a toolkit that runtime {runtime} does not understand.",
+        "Get a file that was converted for this runtime, or install the runtime it was converted for",
+        proves=True,
+    ),
+    Row(
+        r"unsupported model architecture: (?P<wanted>\S+)",
+        LoadError,
+        "Runtime {runtime} does not know the architecture {wanted} of {model}.",
+        NEWEST_RUNTIME,
+    ),
+    Row(
+        r"the model architecture (?P<wanted>\S+) is not supported by rkllm",
+        LoadError,
+        "Runtime {runtime} does not know the architecture {wanted} of {model}.",
+        NEWEST_RUNTIME,
+    ),
+    Row(
+        r"An unsupported rope type was detected",
+        LoadError,
+        "Runtime {runtime} does not know the position encoding of {model}.",
+        NEWEST_RUNTIME,
+    ),
+    # ── the board ──
+    Row(
+        r"target_platform does not match the real platform",
+        ModelFileError,
+        "{model} is built for {target}, and this board is {platform}.",
+        "Get the file that was converted for {platform}",
+    ),
+    Row(
+        r"Your platform is lite",
+        BoardError,
+        "This board's SoC (RK3566 or RK3568) cannot run RKLLM models.",
+        "RKLLM needs an RK3588, RK3576, RK3562 or RV1126B",
+    ),
+    Row(
+        r"Your platform is UNKNOWN_PLATFORM",
+        BoardError,
+        "The runtime cannot tell which SoC this is.",
+        "In a container, mount /sys/firmware/devicetree/base and unmask /proc/device-tree; exo-rkllm doctor",
+    ),
+    Row(
+        r"Your platform is (?P<found>\S+)",
+        BoardError,
+        "Runtime {runtime} does not run on {found}.",
+        "exo-rkllm runtime --install FILE with a librkllmrt that knows {found}",
+    ),
+    Row(r"Query platform error!", BoardError, "The runtime cannot ask the NPU driver what this board is.", DOCTOR),
+    Row(
+        r"failed to open rknpu module|failed to open rknn device|Device is not available|Get device properties failed",
+        BoardError,
+        "The NPU cannot be opened: no rknpu driver, or no permission on its device.",
+        DOCTOR,
+    ),
+    # ── memory ──
+    Row(
+        r"failed to malloc npu memory, size: (?P<size>\d+)",
+        OutOfMemory,
+        "There is no room for {model} in the NPU's memory ({size} bytes were refused).",
+        SMALLER,
+        proves=True,
+    ),
+    Row(
+        r"Too many open files|errno: 24\b",
+        OutOfMemory,
+        "The process ran out of file descriptors while it loaded {model}.",
+        "Raise the limit: LimitNOFILE=102400 in the unit, ulimit -n 102400 in a shell",
+    ),
+    Row(
+        r"failed to allocate handle, ret: -?\d+, errno: (?P<errno>\d+)|failed to allocate IOVA",
+        OutOfMemory,
+        "There is no room for {model} in the NPU's memory.",
+        SMALLER,
+        proves=True,
+    ),
+    Row(
+        r"ggml_calloc|unable to allocate backend CPU buffer|std::bad_alloc|Cannot allocate memory",
+        OutOfMemory,
+        "There is not enough RAM for {model}.",
+        "Unload another model, or choose a smaller model or context",
+    ),
+    # ── parameters of the load ──
+    Row(
+        r"max_context\[(?P<asked>-?\d+)\] must be less than the model's max_context_limit\[(?P<limit>\d+)\]",
+        LoadError,
+        "{model} has a context of {limit} tokens at most, and {asked} were asked for.",
+        "Ask for {limit} or fewer: --context {limit}, or context = {limit} in the model's card",
+    ),
+    Row(
+        r"n_keep must be less than the max_context_len",
+        LoadError,
+        "n_keep is not below the context of {model}.",
+        "Lower n_keep in the model's card",
+    ),
+    Row(
+        r"number of enabled CPUs must be greater than or equal to the number of NPU cores",
+        LoadError,
+        "{model} uses {cores} NPU cores, and fewer CPUs than that were enabled.",
+        CPUS,
+    ),
+    Row(r"Mismatch between enabled CPUs mask and expected count", LoadError, "The list of CPUs is wrong.", CPUS),
+    Row(
+        r"Expected The number of enabled CPUs between 1 and (?P<most>\d+) for (?P<soc>\S+), but got (?P<got>-?\d+)",
+        LoadError,
+        "{soc} takes 1 to {most} CPUs for a model, and {got} were listed.",
+        CPUS,
+    ),
+    Row(
+        r"For (?P<soc>\S+), only CPUs 0 to (?P<most>\d+) can be set",
+        LoadError,
+        "On {soc} a model can use the CPUs 0 to {most} only.",
+        CPUS,
+    ),
+    Row(
+        r"base_domain_id must >= 0, but current base_domain_id is (?P<got>-?\d+)",
+        LoadError,
+        "base_domain_id is {got}, and must be 0 or more.",
+        "Change base_domain_id in the model's card",
+    ),
+    # ── what is asked of a loaded model ──
+    Row(
+        r"length of prompt is greater than max context \(prompt: (?P<got>\d+) tokens, max context: (?P<limit>\d+)\)",
+        ContextOverflow,
+        "The prompt has {got} tokens, and {model} has a context of {limit}.",
+        "Shorten the prompt, or load the model with a larger context",
+    ),
+    Row(
+        r"the context is not enough!",
+        ContextOverflow,
+        "The conversation does not fit into the context of {model}.",
+        "Start a new conversation, or load the model with a larger context",
+    ),
+    Row(
+        r"Not Found Lora adapter named: (?P<name>.+)",
+        UsageError,
+        "{model} has no LoRA adapter {name}.",
+        "Name one of the adapters in the model's card",
+    ),
+    Row(
+        r"Lora adapter path does not exist!",
+        ModelNotFound,
+        "The LoRA adapter's file does not exist.",
+        "Check the adapter's path in the model's card",
+    ),
+    Row(
+        r"Lora adapter '(?P<name>[^']*)' is already initialized!",
+        UsageError,
+        "The LoRA adapter {name} is loaded already.",
+        "Load each adapter once, or give it another name",
+    ),
+    Row(
+        r"prompt cache file '(?P<file>[^']*)' does not exist",
+        ModelNotFound,
+        "There is no prompt cache {file}.",
+        "Save one first, or leave prompt_cache out of the model's card",
+    ),
+    Row(
+        r"prompt cache file '(?P<file>[^']*)' is empty",
+        ModelFileError,
+        "The prompt cache {file} is empty.",
+        "rm {file}, and save it again",
+    ),
+    Row(
+        r"failed to load prompt cache from (?P<file>.+)",
+        ModelFileError,
+        "The prompt cache {file} cannot be read.",
+        "rm {file}, and save it again",
+    ),
+    Row(
+        r"the prompt dose not match the current model",  # spelling as in the binary
+        ModelFileError,
+        "The prompt cache was saved with another model than {model}.",
+        "Save it again with this model",
+    ),
+    Row(
+        r"prompt cache is not supported for (?P<name>\S+)",
+        NotSupported,
+        "The runtime keeps no prompt cache for {name} models.",
+        "Leave prompt_cache out of the model's card",
+    ),
+    Row(
+        r"Getting the (?P<what>.+) is not supported for multiple batches",
+        NotSupported,
+        "The {what} cannot be had from a batch.",
+        "Load the model with n_batch 1",
+    ),
+    Row(
+        r"start_pos and end_pos are only valid when",
+        UsageError,
+        "A range of the KV cache can be cleared only while a run without history is paused.",
+        "Clear all of it, or pause the run first",
+    ),
+    Row(
+        r"patch_h\[(?P<h>\d+)\] \* patch_w\[(?P<w>\d+)\] != n_image_token\[(?P<got>\d+)\]",
+        UsageError,
+        "An image of {got} tokens does not have the size that was given ({h} times {w} patches).",
+        "Give the width and height that the image was encoded at",
+    ),
+    # ── consequences: the cause was not printed ──
+    Row(
+        r"meet unkown (?P<what>\w+)",
+        LoadError,
+        "{model} needs a computation that its file does not hold ({what}).",
+        "Lower the context (4096 or less on older files), or get the file from another source",
+    ),
+    Row(
+        r"matmul\(\S+\) run failed",
+        BoardError,
+        "The NPU driver failed to compute (driver {driver}).",
+        "Use a kernel with rknpu 0.9.8; exo-rkllm doctor",
+    ),
+    Row(
+        r"load model file error!|rknn_init fail!",
+        LoadError,
+        "The NPU's part of runtime {runtime} refused {model}.",
+        "exo-rkllm inspect {path}, and check that file and runtime belong together",
+        proves=True,
+    ),
+    Row(
+        r"GGML_ASSERT",
+        LoadError,
+        "Runtime {runtime} stopped at a check of its own with {model}.",
+        "exo-rkllm inspect {path}, and check that file and runtime belong together",
+    ),
+    Row(
+        r"the model version is too old, please use the latest toolkit",
+        ModelFileError,
+        "{model} is older than runtime {runtime} supports.",
+        "Get a file that was converted with a newer toolkit",
+    ),
+    Row(
+        r"rknpu driver version is too low, please upgrade to (?P<wanted>\S+)",
+        BoardError,
+        "The NPU driver {driver} is older than {wanted}, which runtime {runtime} asks for.",
+        "Use a kernel with rknpu 0.9.8; exo-rkllm doctor",
+    ),
+)  # fmt: skip
+# Says only that something failed.
+EMPTY_WORDS = frozenset({"rkllm_init failed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a sentence may name beside the message's own words."""
+
+    path: str
+    runtime: str
+
+    def words(self, lines: Iterable[str]) -> Mapping[str, str]:
+        said = log.facts(lines)
+        return {
+            "path": self.path,
+            "model": self.path.rpartition("/")[2],
+            "runtime": self.runtime,
+            "platform": said.platform or "another SoC",
+            "target": said.target_platform or "another SoC",
+            "driver": said.driver or "of this kernel",
+            "cores": str(said.npu_cores or "several"),
+        }
+
+
+def match(lines: Iterable[LogLine]) -> tuple[Row, Mapping[str, str]] | None:
+    """The row nearest to the cause, and the words of its message."""
+    messages = [line.message for line in lines]
+    for row in TABLE:
+        for message in messages:
+            if (found := re.search(row.pattern, message)) is not None:
+                return row, {name: text or "" for name, text in found.groupdict().items()}
+    return None
+
+
+def explain(lines: Iterable[str], context: Context) -> ExoRkllmError | None:
+    """The error behind these lines; None where none of them is known."""
+    lines = list(lines)
+    found = match(map(log.parse, lines))
+    if found is None:
+        return None
+    row, words = found
+    known = {**context.words(lines), **words}
+    return row.kind(row.sentence.format_map(known), row.hint.format_map(known))
+
+
+def proves_failure(lines: Iterable[str]) -> bool:
+    """Whether the load failed although init said 0."""
+    messages = [log.parse(line).message for line in lines]
+    return any(re.search(row.pattern, message) for row in TABLE if row.proves for message in messages)
+
+
+def last_words(lines: Iterable[str]) -> str:
+    """The last error line that says something, for a message that no row knows."""
+    said = [line.message for line in map(log.parse, lines) if line.level == "E" and line.message not in EMPTY_WORDS]
+    return said[-1] if said else ""
+
+
+def failure(lines: Iterable[str], context: Context, doing: str, otherwise: type[ExoRkllmError]) -> ExoRkllmError:
+    """Always an error: the known one, else `otherwise` with the library's own last words."""
+    lines = list(lines)
+    if (known := explain(lines, context)) is not None:
+        return known
+    words = last_words(lines)
+    said = f": {words}" if words else ", without a reason"
+    return otherwise(
+        f"Runtime {context.runtime} failed at {doing}{said}.",
+        "RKLLM_LOG_LEVEL=2 in its environment makes the runtime say more",
+    )

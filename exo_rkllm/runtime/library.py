@@ -1,0 +1,91 @@
+"""The vendor's library, opened: its release, what it can do, and its functions with their types."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from exo_rkllm.errors import ExoRkllmError, RuntimeMissing, RuntimeUnsupported
+from exo_rkllm.runtime import abi, version
+from exo_rkllm.runtime.abi.shared import Generation
+from exo_rkllm.runtime.features import Features
+from exo_rkllm.runtime.version import Version
+
+Function: TypeAlias = Callable[..., int]
+
+# What dlopen says, and what repairs it (reference 4.5).
+OPEN_FAILURES: tuple[tuple[str, str, str], ...] = (
+    (r"libgomp\.so\.1: cannot open", "needs libgomp.so.1, which is not installed", "apt install libgomp1"),
+    (r"libstdc\+\+\.so\.6: cannot open", "needs libstdc++.so.6, which is not installed", "apt install libstdc++6"),
+    (r"libomp\.so: cannot open", "is the Android build (it needs libomp.so)",
+     "exo-rkllm runtime --install FILE with the library for Linux aarch64"),
+    (r"(\S+\.so\S*): cannot open shared object file", "needs {0}, which is not installed", "apt-file search {0}"),
+    (
+        r"version `(\S+)' not found",
+        "needs {0}, and this system is older",
+        "Use Debian 11, Ubuntu 20.04 or newer, or an older librkllmrt",
+    ),
+    (
+        r"wrong ELF class|Exec format error|invalid ELF header",
+        "is not built for this system",
+        "exo-rkllm runtime --install FILE with the aarch64 library on a 64-bit system",
+    ),
+    (r"cannot apply additional memory protection|Permission denied|failed to map", "may not be mapped here: {text}",
+     "Check that its file system is not mounted noexec: findmnt -T {path}"),
+)  # fmt: skip
+
+
+class Library:
+    """One librkllmrt.so in this process. `functions` has every one of the generation's, by its C name."""
+
+    def __init__(self, path: Path, found: Version, generation: Generation, dll: ctypes.CDLL) -> None:
+        self.path = path
+        self.version = found.release
+        self.generation = generation
+        self.features = Features(found.release)
+        self.functions = _bind(path, found.release, dll, generation)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Library:
+        """Tell the release from the file's bytes, then load it; nothing of it runs before its layout is known."""
+        path = Path(path).absolute()
+        found = version.check(path)
+        try:
+            dll = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise open_failure(path, str(error)) from error
+        return cls(path, found, abi.load(found.release), dll)
+
+    def supports(self, feature: str) -> bool:
+        """A name of `features.FEATURES`."""
+        return self.features.has(feature)
+
+
+def _bind(path: Path, release: str, dll: ctypes.CDLL, generation: Generation) -> Mapping[str, Function]:
+    bound: dict[str, Function] = {}
+    for name, (restype, argtypes) in generation.functions.items():
+        try:
+            function = getattr(dll, name)
+        except AttributeError as error:
+            raise RuntimeUnsupported(
+                f"{path} says it is librkllmrt {release} and lacks {name}, which {release} has.",
+                version.INSTALL_HINT,
+            ) from error
+        function.restype = restype
+        function.argtypes = argtypes
+        bound[name] = function
+    return bound
+
+
+def open_failure(path: Path, text: str) -> ExoRkllmError:
+    """What the dynamic loader's sentence means for whoever installed the library."""
+    for pattern, meaning, hint in OPEN_FAILURES:
+        if (match := re.search(pattern, text)) is not None:
+            words = {"text": text, "path": path}
+            return RuntimeMissing(
+                f"{path} {meaning.format(*match.groups(), **words)}.", hint.format(*match.groups(), **words)
+            )
+    return RuntimeMissing(f"{path} cannot be loaded: {text}.", f"ldd {path}")

@@ -1,0 +1,103 @@
+"""Where librkllmrt.so is looked for, and what each place held: the search is a report, not only a path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from exo_rkllm.errors import ExoRkllmError, RuntimeMissing
+from exo_rkllm.runtime import version
+from exo_rkllm.runtime.version import Version
+
+Origin: TypeAlias = Literal["argument", "environment", "system"]
+
+NAME = "librkllmrt.so"
+VARIABLE = "EXO_RKLLM_RUNTIME_LIBRARY"
+# Where `exo-rkllm runtime --install` puts it, then where the vendor's guides and other servers do.
+OURS = Path("/usr/lib/exo-rkllm")
+DIRECTORIES = (
+    OURS,
+    Path("/usr/local/lib/exo-rkllm"),
+    Path("/usr/local/lib"),
+    Path("/usr/lib"),
+    Path("/usr/lib/aarch64-linux-gnu"),
+    Path("/usr/local/lib/aarch64-linux-gnu"),
+    Path("/opt/rkllm/lib"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One path that was looked at: `version` where it can be used, `problem` where it holds what cannot."""
+
+    path: Path
+    origin: Origin
+    version: Version | None = None
+    problem: ExoRkllmError | None = None
+
+    @property
+    def held(self) -> str:
+        """What was there, as a phrase for a report."""
+        if self.version is not None:
+            return f"librkllmrt {self.version.release}"
+        return "nothing" if self.problem is None else self.problem.sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    places: tuple[Place, ...]
+
+    @property
+    def found(self) -> Place | None:
+        """The first place that can be used."""
+        return next((place for place in self.places if place.version is not None), None)
+
+    def require(self) -> Place:
+        """The place that is used, or the error that says most: what a file lacks before that there is none."""
+        if self.found is not None:
+            return self.found
+        for place in self.places:
+            if place.problem is not None:
+                raise place.problem
+        looked = ", ".join(str(place.path.parent) for place in self.places)
+        raise RuntimeMissing(
+            f"No {NAME} was found (looked in {looked}).",
+            "exo-rkllm runtime --install FILE puts the vendor's library in place",
+        )
+
+
+def candidates(explicit: Path | None, environ: Mapping[str, str], root: Path) -> tuple[tuple[Path, Origin], ...]:
+    """A path that somebody named is the only one: falling back from it would hide the mistake."""
+    if explicit is not None:
+        return ((explicit, "argument"),)
+    if environ.get(VARIABLE):
+        return ((Path(environ[VARIABLE]), "environment"),)
+    # The vendor's demos are started with this variable (reference 4.6).
+    loader = tuple(Path(entry) for entry in environ.get("LD_LIBRARY_PATH", "").split(":") if entry.startswith("/"))
+    return tuple((root / directory.relative_to("/") / NAME, "system") for directory in loader + DIRECTORIES)
+
+
+def look(path: Path, origin: Origin) -> Place:
+    """What one place holds. A directory stands for the library in it."""
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where this user may not look
+        path = path / NAME
+    try:
+        return Place(path, origin, version=version.check(path))
+    except ExoRkllmError as error:
+        if origin == "system" and not os.path.lexists(path):
+            return Place(path, origin)
+        return Place(path, origin, problem=error)
+
+
+def search(explicit: Path | None = None, environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> Search:
+    """`root` stands for the file system's, so that a test or a mounted image can be searched."""
+    wanted = candidates(explicit, os.environ if environ is None else environ, root)
+    return Search(tuple(look(path, origin) for path, origin in wanted))
+
+
+def find(explicit: Path | None = None) -> Path:
+    """The library to use; raises what is wrong where there is none."""
+    return search(explicit).require().path

@@ -1,0 +1,1 @@
+"""Stand-ins for what only a board has: the vendor library, model files, the board itself."""

@@ -1,0 +1,40 @@
+/* LoRA adapters: a simulated adapter is a simulated model file whose reply replaces the base model's. */
+#include "log.h"
+#include "session.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const struct adapter *adapter_named(const struct session *s, const char *name)
+{
+    for (size_t i = 0; i < s->n_adapters; i++)
+        if (strcmp(s->adapters[i].name, name) == 0)
+            return &s->adapters[i];
+    return NULL;
+}
+
+int adapter_load(struct session *s, const char *path, const char *name)
+{
+    if (access(path, F_OK) != 0) {
+        log_line('E', "Lora adapter path does not exist!");
+        return -1;
+    }
+    if (adapter_named(s, name) != NULL) {
+        log_line('E', "Lora adapter '%s' is already initialized!", name);
+        return -1;
+    }
+    struct model *file = model_open(path, SIM_VERSION);
+    if (file == NULL)
+        return -1;
+    struct adapter adapter = {.name = copied(name)};
+    adapter.tag = (s->n_adapters + 1) << 40;
+    adapter.reply.at = model_text(file, "sim.reply", &adapter.reply.len);
+    if (adapter.reply.at == NULL)
+        adapter.reply.at = copied("");
+    model_close(file);
+
+    s->adapters = need(realloc(s->adapters, (s->n_adapters + 1) * sizeof *s->adapters));
+    s->adapters[s->n_adapters++] = adapter;
+    return 0;
+}

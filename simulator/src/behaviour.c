@@ -1,0 +1,82 @@
+#include "behaviour.h"
+
+#include "bytes.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static struct text text_of(const struct model *model, const char *key, const char *otherwise)
+{
+    struct text text = {0};
+    text.at = model_text(model, key, &text.len);
+    if (text.at == NULL) {
+        text.at = copied(otherwise);
+        text.len = strlen(otherwise);
+    }
+    return text;
+}
+
+struct behaviour behaviour_read(const struct model *m)
+{
+    struct behaviour b = {
+        .reply = text_of(m, "sim.reply", "{user}"),
+        .thinking = text_of(m, "sim.thinking", ""),
+        .tool_reply = text_of(m, "sim.tool_reply", ""),
+        .finish_text = text_of(m, "sim.finish_text", ""),
+        .load_seconds = model_real(m, "sim.load_seconds", 0),
+        .prefill_base_ms = model_real(m, "sim.prefill_base_ms", 0),
+        .prefill_tps = model_real(m, "sim.prefill_tps", 0),
+        .decode_tps = model_real(m, "sim.decode_tps", 0),
+        .abort_delay_ms = model_int(m, "sim.abort_delay_ms", 0),
+        .seed = model_int(m, "sim.seed", 0),
+        .npu_bytes = model_int(m, "sim.npu_bytes", 0),
+        .malloc_bytes = model_int(m, "sim.malloc_bytes", 0),
+        .embedding_outputs = model_int(m, "sim.embedding_outputs", 1),
+        .ignore_abort = model_int(m, "sim.ignore_abort", 0),
+        .endless = model_int(m, "sim.endless", 0),
+        .split_multibyte = model_int(m, "sim.split_multibyte", 0),
+        .clock = model_int(m, "sim.clock", 0),
+        .logits_last_only = model_int(m, "sim.logits_last_only", 0),
+        .false_success = text_of(m, "sim.false_success", "").at,
+        .error_style = text_of(m, "sim.error_style", "both").at,
+        .dtype = text_of(m, "sim.dtype", "").at,
+    };
+    size_t replies, faults;
+    b.full_domains = model_ints(m, "sim.full_domains", &b.n_full_domains);
+    b.rule_match = model_texts(m, "sim.rules.match", NULL, &b.rules);
+    b.rule_reply = model_texts(m, "sim.rules.reply", NULL, &replies);
+    if (replies < b.rules) {
+        for (size_t i = replies; i < b.rules; i++)
+            free(b.rule_match[i]);
+        b.rules = replies;
+    }
+    char **texts = model_texts(m, "sim.faults", NULL, &faults);
+    b.faults = need(calloc(faults + 1, sizeof *b.faults));
+    for (size_t i = 0; i < faults; i++) {
+        if (fault_parse(texts[i], &b.faults[b.n_faults]))
+            b.n_faults++;
+        free(texts[i]);
+    }
+    free(texts);
+    return b;
+}
+
+void behaviour_free(struct behaviour *b)
+{
+    for (size_t i = 0; i < b->rules; i++) {
+        free(b->rule_match[i]);
+        free(b->rule_reply[i]);
+    }
+    free(b->rule_match);
+    free(b->rule_reply);
+    free(b->reply.at);
+    free(b->thinking.at);
+    free(b->tool_reply.at);
+    free(b->finish_text.at);
+    free(b->full_domains);
+    free(b->false_success);
+    free(b->error_style);
+    free(b->dtype);
+    free(b->faults);
+    *b = (struct behaviour){0};
+}

@@ -1,0 +1,88 @@
+/* Prompt cache files: the positions of a run, as large on disk as the real KV values would be (sparse). */
+#include "log.h"
+#include "session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define KIND 43             /* first word of the one file that was looked at */
+#define FIXED (615 * 1024)  /* what stands before the values in it */
+
+struct header {
+    int32_t kind;
+    int32_t unused;
+    int32_t tokens;
+    int32_t unused_too;
+    uint64_t fingerprint;
+};
+
+static bool supported(const struct session *s)
+{
+    if (strncmp(model_architecture(s->model), "rwkv", 4) != 0)
+        return true;
+    log_line('W', "prompt cache is not supported for %s", model_architecture(s->model));
+    return false;
+}
+
+int prompt_cache_load(struct session *s, const char *path)
+{
+    struct stat about;
+    struct header header;
+    if (!supported(s))
+        return -1;
+    if (stat(path, &about) != 0) {
+        log_line('E', "prompt cache file '%s' does not exist", path);
+        return -1;
+    }
+    if (about.st_size == 0) {
+        log_line('E', "prompt cache file '%s' is empty", path);
+        return -1;
+    }
+    FILE *file = fopen(path, "rbe");
+    bool good = file != NULL && fread(&header, sizeof header, 1, file) == 1 && header.kind == KIND &&
+                header.tokens >= 0 && (int64_t)header.tokens * 8 <= about.st_size;
+    if (good && header.fingerprint != model_fingerprint(s->model)) {
+        log_line('E', "the prompt dose not match the current model[%s]", model_path(s->model));
+        fclose(file);
+        return -1;
+    }
+    struct cache loaded = {0};
+    for (int32_t i = 0; good && i < header.tokens; i++) {
+        uint64_t key;
+        good = fread(&key, sizeof key, 1, file) == 1;
+        cache_add(&loaded, good ? key : 0);
+    }
+    if (file != NULL)
+        fclose(file);
+    if (!good) {
+        cache_free(&loaded);
+        log_line('E', "failed to load prompt cache from %s", path);
+        return -1;
+    }
+    cache_free(&s->loaded);
+    s->loaded = loaded;
+    return 0;
+}
+
+bool prompt_cache_save(struct session *s, const char *path)
+{
+    const struct cache *cache = &s->lanes[0].cache;
+    if (!supported(s))
+        return false;
+    if (path == NULL)
+        path = "./prompt_cache.bin";
+    FILE *file = fopen(path, "wbe");
+    struct header header = {.kind = KIND, .tokens = (int32_t)cache->count, .fingerprint = model_fingerprint(s->model)};
+    size_t token = 2 * 2 * (size_t)s->layers * (size_t)s->kv_heads * (size_t)s->head_dim + 16;
+    bool good = file != NULL && fwrite(&header, sizeof header, 1, file) == 1 &&
+                fwrite(cache->keys, sizeof *cache->keys, cache->count, file) == cache->count && fflush(file) == 0 &&
+                ftruncate(fileno(file), (off_t)(FIXED + cache->count * token)) == 0;
+    if (file != NULL)
+        fclose(file);
+    if (!good)
+        log_line('E', "failed to save prompt cache to %s", path);
+    return good;
+}

@@ -1,0 +1,500 @@
+/* One run: prompt, prefill, decode loop, finish. */
+#include "deliver.h"
+#include "log.h"
+#include "pace.h"
+#include "prompt.h"
+#include "reply.h"
+#include "timings.h"
+#include "vectors.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The vendor's library looks for an abort between chunks of a long prompt; its chunk size is not known. */
+#define PREFILL_CHUNK 128
+
+struct task {
+    struct session *s;
+    const struct infer *infer;
+    const struct adapter *adapter;
+    void *userdata;
+    struct prompt *prompts;
+    struct output *outputs;
+    size_t lanes;
+    size_t most; /* tokens to generate */
+    struct perf perf;
+    double started;
+    bool aborted;
+};
+
+enum end { END_FINISHED, END_ABORTED, END_PAUSED, END_FAILED };
+
+static bool abort_due(const struct session *s)
+{
+    int64_t wanted = atomic_load_explicit(&s->abort_at, memory_order_relaxed);
+    if (wanted == 0 || s->behaviour.ignore_abort)
+        return false;
+    return s->behaviour.abort_delay_ms == 0 ||
+           pace_now() * 1e9 >= (double)wanted + (double)s->behaviour.abort_delay_ms * 1e6;
+}
+
+static int failed(struct task *task)
+{
+    struct session *s = task->s;
+    const char *style = s->behaviour.error_style;
+    for (size_t i = 0; s->paused && i < task->lanes; i++)
+        s->lanes[i].cache.history = s->lanes[i].before;
+    s->paused = false;
+    if (strcmp(style, "return") != 0)
+        deliver(s, task->userdata, RKLLM_RUN_ERROR, NULL, NULL);
+    return strcmp(style, "callback") == 0 ? 0 : -1;
+}
+
+/* ── the context window ────────────────────────────────────────────────────────────────────────── */
+
+static bool make_room(const struct session *s, struct cache *cache, size_t count)
+{
+    size_t most = (size_t)s->load.context;
+    if (count > most) {
+        log_line('E', "the length of prompt is greater than max context (prompt: %zu tokens, max context: %zu)", count,
+                 most);
+        return false;
+    }
+    if (cache->history + count < most)
+        return true;
+    size_t keep = s->load.n_keep >= 0 ? (size_t)s->load.n_keep : cache->system;
+    size_t over = cache->history + count + 1 - most;
+    if (keep + over > cache->history) {
+        log_line('E', "the context is not enough! (history: %zu, prompt: %zu, max context: %zu)", cache->history, count,
+                 most);
+        return false;
+    }
+    cache_cut(cache, cache->history); /* what stands behind the history would move under it */
+    if (s->log_level >= 2)
+        log_line('I', "context to be full[%zu], delete the kv cache in [%zu, %zu), total: %zu", most, keep, keep + over,
+                 over);
+    cache_remove(cache, keep, keep + over);
+    return true;
+}
+
+/* While decoding: with n_keep the window moves on, without it (-1) the answer ends. */
+static bool room_for_token(const struct session *s, struct cache *cache)
+{
+    size_t most = (size_t)s->load.context;
+    if (cache->count < most)
+        return true;
+    if (s->load.n_keep < 0)
+        return false;
+    size_t keep = (size_t)s->load.n_keep;
+    size_t over = (cache->count - keep + 1) / 2;
+    if (s->log_level >= 2)
+        log_line('I', "context to be full[%zu], delete the kv cache in [%zu, %zu), total: %zu", most, keep, keep + over,
+                 over);
+    cache_remove(cache, keep, keep + over);
+    return true;
+}
+
+/* ── prefill ───────────────────────────────────────────────────────────────────────────────────── */
+
+static bool reuses(const struct session *s, const struct input *input)
+{
+    bool rows = input->type == RKLLM_INPUT_EMBED || input->type == RKLLM_INPUT_MULTIMODAL;
+    bool linear = strncmp(model_architecture(s->model), "rwkv", 4) == 0 ||
+                  strncmp(model_architecture(s->model), "qwen35", 6) == 0;
+    return !(rows && version_compare(SIM_VERSION, "1.2.3") < 0) && !(linear && version_compare(SIM_VERSION, "1.3.1") < 0);
+}
+
+/* How many of the prompt's positions need not be computed. The last one always is: it gives the first token. */
+static size_t reusable(struct session *s, struct cache *cache, const struct prompt *prompt, const struct input *input)
+{
+    if (prompt->count == 0 || !reuses(s, input))
+        return 0;
+    size_t matched = RKLLM_GEN >= RKLLM_G3 || s->paused ? cache_match(cache, prompt->keys, prompt->count) : 0;
+    size_t from_file = cache->history == 0 ? cache_match(&s->loaded, prompt->keys, prompt->count) : 0;
+    matched = matched > from_file ? matched : from_file;
+    return matched < prompt->count ? matched : prompt->count - 1;
+}
+
+static bool embed_by_caller(struct session *s, int32_t *ids, size_t count)
+{
+#if RKLLM_GEN >= RKLLM_G5
+    if (s->has_embedding || count == 0)
+        return true;
+    if (s->callbacks.embed == NULL) {
+        log_line('E', "the model has no embedding and embed_callback is NULL");
+        return false;
+    }
+    for (size_t end = 0, start; end < count;) {
+        for (start = end; start < count && ids[start] < 0;) /* rows that came as an embedding */
+            start++;
+        for (end = start; end < count && ids[end] >= 0;)
+            end++;
+        size_t len = (end - start) * (size_t)s->width * sizeof(float);
+        if (len == 0)
+            break;
+        void *rows = need(malloc(len));
+        int status = s->callbacks.embed(s->callbacks.embed_userdata, ids + start, end - start, rows, len);
+        free(rows);
+        if (status != 0) {
+            log_line('E', "embed_callback failed, ret: %d", status);
+            return false;
+        }
+    }
+    return true;
+#else
+    (void)s, (void)ids, (void)count;
+    return true;
+#endif
+}
+
+static bool prefill(struct task *task, const struct input *inputs)
+{
+    struct session *s = task->s;
+    size_t most = 0;
+    bool whole = task->infer->mode != RKLLM_INFER_GENERATE; /* rows are asked for every position */
+    for (size_t i = 0; i < task->lanes; i++) {
+        struct cache *cache = &s->lanes[i].cache;
+        struct prompt *prompt = &task->prompts[i];
+        if (!make_room(s, cache, prompt->count))
+            return false;
+        size_t matched = whole ? 0 : reusable(s, cache, prompt, &inputs[i]);
+        if (s->log_level >= 2)
+            log_line('I', "kv cache matches %zu / %zu tokens of prompt", matched, prompt->count);
+        size_t fresh = prompt->count - matched;
+        if (!embed_by_caller(s, prompt->ids + matched, fresh))
+            return false;
+        cache_cut(cache, cache->history);
+        if (cache->history == 0)
+            cache->system = prompt->system;
+        for (size_t k = 0; k < prompt->count; k++)
+            cache_add(cache, prompt->keys[k]);
+        task->perf.prefill_tokens += (int)fresh;
+        most = fresh > most ? fresh : most;
+    }
+    if (faults_strike(s->behaviour.faults, s->behaviour.n_faults, AT_PREFILL, 0))
+        return false;
+
+    const struct behaviour *b = &s->behaviour;
+    double base = b->prefill_base_ms / 1000;
+    double step = b->prefill_tps > 0 ? 1 / b->prefill_tps : 0;
+    for (size_t done = 0; done < most && !task->aborted; done += PREFILL_CHUNK) {
+        size_t now = done + PREFILL_CHUNK < most ? done + PREFILL_CHUNK : most;
+        if (base + step > 0)
+            pace_until(task->started + base + (double)now * step);
+        task->aborted = abort_due(s);
+    }
+    return true;
+}
+
+/* ── decode ────────────────────────────────────────────────────────────────────────────────────── */
+
+static bool is_control(const struct session *s, int32_t id)
+{
+    return id >= 0 && (size_t)id < s->vocabulary.count && s->vocabulary.pieces[id].kind == KIND_CONTROL;
+}
+
+static bool is_eos(const struct session *s, int32_t id)
+{
+    for (size_t i = 0; i < s->vocabulary.n_eos; i++)
+        if (id >= 0 && id == s->vocabulary.eos[i])
+            return true;
+    return false;
+}
+
+/* The next token of one element. False when the answer is over. */
+static bool next_token(const struct session *s, struct lane *lane)
+{
+    int32_t eos = s->vocabulary.n_eos > 0 ? s->vocabulary.eos[0] : -1;
+    bool ended = eos >= 0 && lane->token == eos;
+    if (lane->said >= lane->reply.count && (ended || s->behaviour.endless || (s->load.ignore_eos && eos < 0)))
+        lane->said = 0; /* past an ignored end the model tells it all again */
+    if (lane->said < lane->reply.count) {
+        lane->token = lane->reply.ids[lane->said++];
+        return true;
+    }
+    lane->token = eos;
+    return eos >= 0 && (s->load.ignore_eos || !s->load.skip_special);
+}
+
+/* One step of one element: its token and the text that it shows. False when the answer is over. */
+static bool advance(struct session *s, struct lane *lane, uint64_t tag, struct output *output)
+{
+    *output = (struct output){.token = -1};
+    lane->done = lane->done || !room_for_token(s, &lane->cache) || !next_token(s, lane);
+    if (lane->done)
+        return false;
+    cache_add(&lane->cache, tag | (uint32_t)lane->token);
+    output->token = lane->token;
+    lane->waiting = false;
+    if (!s->has_tokenizer || (s->load.skip_special && is_control(s, lane->token))) {
+        output->text = s->has_tokenizer ? "" : NULL;
+    } else {
+        const struct piece *piece = &s->vocabulary.pieces[lane->token];
+        if (lane->held.len == 0 && (s->behaviour.split_multibyte || utf8_waiting(piece->text, piece->len) == 0)) {
+            output->text = piece->text;
+            output->len = piece->len;
+        } else {
+            bytes_add(&lane->held, piece->text, piece->len);
+            lane->waiting = utf8_waiting(lane->held.at, lane->held.len) > 0;
+            if (!lane->waiting) {
+                lane->text.len = 0;
+                bytes_add(&lane->text, lane->held.at, lane->held.len);
+                lane->held.len = 0;
+                output->text = lane->text.at;
+                output->len = lane->text.len;
+            }
+        }
+    }
+    lane->done = is_eos(s, lane->token) && !s->load.ignore_eos;
+    return true;
+}
+
+static enum end generate(struct task *task)
+{
+    struct session *s = task->s;
+    const struct behaviour *b = &s->behaviour;
+    uint64_t tag = task->adapter == NULL ? 0 : task->adapter->tag;
+    double step = b->decode_tps > 0 ? 1 / b->decode_tps : 0;
+    double deadline = pace_now();
+    int64_t fault = faults_next(b->faults, b->n_faults, 0);
+
+    for (size_t made = 0;; made++) {
+        if ((int64_t)made == fault) {
+            if (faults_strike(b->faults, b->n_faults, AT_TOKEN, fault))
+                return END_FAILED;
+            fault = faults_next(b->faults, b->n_faults, fault + 1);
+        }
+        if (made >= task->most)
+            return END_FINISHED;
+        if (made > 0 && step > 0) {
+            double now = pace_now();
+            deadline += step;
+            if (deadline < now) /* the callback took longer than a step: what is lost is not caught up */
+                deadline = now;
+            pace_until(deadline);
+        }
+        if (abort_due(s))
+            return END_ABORTED;
+        bool some = false, shown = false;
+        for (size_t i = 0; i < task->lanes; i++) {
+            if (!advance(s, &s->lanes[i], tag, &task->outputs[i]))
+                continue;
+            some = true;
+            shown |= !s->lanes[i].waiting;
+            if (!s->has_embedding && !embed_by_caller(s, &s->lanes[i].token, 1))
+                return END_FAILED;
+        }
+        if (!some)
+            return END_FINISHED;
+        task->perf.generate_tokens++;
+        char clock[32];
+        if (b->clock) {
+            task->outputs[0].text = clock;
+            task->outputs[0].len = (size_t)snprintf(clock, sizeof clock, "%.0f ", pace_now() * 1e9);
+        }
+        if (deliver(s, task->userdata, shown ? RKLLM_RUN_NORMAL : RKLLM_RUN_WAITING, task->outputs, NULL)) {
+            if (!task->infer->keep_history)
+                return END_PAUSED;
+            log_line('W', "SIMULATOR: return 1 pauses runs with keep_history 0 only");
+        }
+    }
+}
+
+/* ── hidden states and logits ──────────────────────────────────────────────────────────────────── */
+
+static enum end rows(struct task *task)
+{
+    struct session *s = task->s;
+    struct prompt *prompt = &task->prompts[0];
+    struct output output = {.token = -1, .count = (int)prompt->count};
+    LLMCallState state = RKLLM_RUN_NORMAL;
+
+    if (task->infer->mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER) {
+        output.rows = vectors_hidden(s, prompt);
+        output.width = s->width;
+#if RKLLM_GEN < RKLLM_G3
+        state = RKLLM_RUN_GET_LAST_HIDDEN_LAYER;
+#endif
+    } else {
+        size_t first = s->behaviour.logits_last_only ? prompt->count - 1 : 0;
+        output.rows = vectors_logits(s, prompt, &s->lanes[0].reply, first);
+        output.width = (int)s->vocabulary.count;
+        output.count = (int)(prompt->count - first);
+        output.logits = true;
+    }
+    struct output nothing = {.token = -1};
+    deliver(s, task->userdata, RKLLM_RUN_NORMAL, &nothing, NULL); /* seen on 1.2.x: one call without data first */
+    deliver(s, task->userdata, state, &output, NULL);
+    task->perf.generate_tokens = 1;
+    return END_FINISHED;
+}
+
+/* ── the run ───────────────────────────────────────────────────────────────────────────────────── */
+
+static bool prepare(struct task *task, const struct input *inputs)
+{
+    struct session *s = task->s;
+    const struct infer *infer = task->infer;
+    const struct sampling *sampling = infer->has_sampling ? &infer->sampling : &s->load.sampling;
+
+    if (infer->lora != NULL && (task->adapter = adapter_named(s, infer->lora)) == NULL) {
+        log_line('E', "Not Found Lora adapter named: %s", infer->lora);
+        return false;
+    }
+    if (task->lanes > 1 && infer->mode != RKLLM_INFER_GENERATE) {
+        log_line('E', "Getting the %s is not supported for multiple batches",
+                 infer->mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER ? "last hidden layer" : "logits");
+        return false;
+    }
+    for (size_t i = 0; i < task->lanes; i++) {
+        struct lane *lane = &s->lanes[i];
+        bool resumed = s->paused;
+        if (resumed && inputs[i].type == RKLLM_INPUT_PROMPT && *inputs[i].text == 0)
+            continue; /* nothing was put in: it just goes on */
+        if (!prompt_build(s, lane, &inputs[i], task->adapter, &task->prompts[i]))
+            return false;
+        if (task->prompts[i].count == 0) {
+            log_line('E', "the prompt is empty");
+            return false;
+        }
+        if (resumed)
+            continue; /* the rest of the answer follows what was put in */
+        lane->said = 0;
+        lane->held.len = 0;
+        lane->token = -1;
+        lane->done = false;
+        if (!reply_choose(s, &task->prompts[i], task->adapter, sampling, i, &lane->reply))
+            return false;
+    }
+    int32_t most = infer->max_new != 0 ? infer->max_new : s->load.max_new;
+    task->most = most > 0 ? (size_t)most : SIZE_MAX;
+    return true;
+}
+
+static void settle(struct task *task, enum end end)
+{
+    struct session *s = task->s;
+    size_t added = s->lanes[0].cache.count - s->lanes[0].cache.history;
+    s->paused = end == END_PAUSED;
+    for (size_t i = 0; i < task->lanes; i++) {
+        struct cache *cache = &s->lanes[i].cache;
+        if (task->infer->keep_history || end == END_PAUSED)
+            cache->history = cache->count;
+        else
+            cache->history = s->lanes[i].before < cache->count ? s->lanes[i].before : cache->count;
+    }
+    if (task->infer->save_cache && end == END_FINISHED)
+        prompt_cache_save(s, task->infer->cache_path);
+    if (s->log_level >= 1)
+        timings_log(s, &task->perf);
+    if (s->log_level >= 2) {
+        if (task->infer->keep_history)
+            log_line('I', "In this conversation: the newly added user cache size is %zu; system cache size is %zu", added,
+                     s->lanes[0].cache.system);
+        log_line('I', end == END_ABORTED ? "rkllm_run was aborted" : "rkllm_run ended");
+    }
+}
+
+static int perform(struct task *task, const struct input *inputs)
+{
+    struct session *s = task->s;
+    if (s->doomed) {
+        log_plain("GGML_ASSERT(view_src == NULL || data_size == 0 || data_size + view_offs <= "
+                  "ggml_nbytes(view_src)) failed");
+        abort();
+    }
+    if (s->log_level >= 2)
+        log_line('I', "current kv cache size: %zu", s->lanes[0].cache.history);
+    for (size_t i = 0; i < task->lanes && !s->paused; i++)
+        s->lanes[i].before = s->lanes[i].cache.history;
+    if (!prepare(task, inputs) || !prefill(task, inputs))
+        return failed(task);
+    double prefilled = pace_now();
+    task->perf.prefill_ms = (prefilled - task->started) * 1000;
+
+    enum end end = END_ABORTED;
+    if (!task->aborted)
+        end = task->infer->mode == RKLLM_INFER_GENERATE ? generate(task) : rows(task);
+    if (end == END_FAILED)
+        return failed(task);
+    if (task->infer->mode == RKLLM_INFER_GENERATE)
+        task->perf.generate_ms = (pace_now() - prefilled) * 1000;
+    if (end != END_PAUSED) {
+        struct output *finish = task->outputs;
+        memset(finish, 0, task->lanes * sizeof *finish);
+        for (size_t i = 0; i < task->lanes; i++) {
+            finish[i].token = -1;
+            if (s->behaviour.finish_text.len > 0) {
+                finish[i].text = s->behaviour.finish_text.at;
+                finish[i].len = s->behaviour.finish_text.len;
+            }
+        }
+        deliver(s, task->userdata, RKLLM_RUN_FINISH, finish, &task->perf);
+    }
+    settle(task, end);
+    return 0;
+}
+
+int run(struct session *s, const struct input *inputs, const struct infer *infer, void *userdata)
+{
+    size_t lanes = (size_t)s->load.batch;
+    struct task task = {
+        .s = s,
+        .infer = infer,
+        .userdata = userdata,
+        .lanes = lanes,
+        .prompts = need(calloc(lanes, sizeof *task.prompts)),
+        .outputs = need(calloc(lanes, sizeof *task.outputs)),
+        .started = pace_now(),
+    };
+    s->runs++;
+    board_show_load(&s->board, true);
+    int status = perform(&task, inputs);
+    board_show_load(&s->board, false);
+    for (size_t i = 0; i < lanes; i++)
+        prompt_free(&task.prompts[i]);
+    free(task.prompts);
+    free(task.outputs);
+    deliver_free(s);
+    return status;
+}
+
+struct errand {
+    struct session *s;
+    struct input *inputs;
+    struct infer infer;
+    void *userdata;
+};
+
+static void *run_errand(void *given)
+{
+    struct errand *errand = given;
+    struct session *s = errand->s;
+    session_runs_here(s);
+    run(s, errand->inputs, &errand->infer, errand->userdata);
+    free(errand->inputs);
+    free(errand);
+    session_end(s);
+    return NULL;
+}
+
+int run_async(struct session *s, const struct input *inputs, const struct infer *infer, void *userdata)
+{
+    struct errand *errand = need(calloc(1, sizeof *errand));
+    size_t lanes = (size_t)s->load.batch;
+    *errand = (struct errand){.s = s, .infer = *infer, .userdata = userdata};
+    errand->inputs = need(calloc(lanes, sizeof *errand->inputs));
+    memcpy(errand->inputs, inputs, lanes * sizeof *inputs);
+    if (s->has_thread)
+        pthread_join(s->thread, NULL);
+    session_leaves_thread(s);
+    s->has_thread = pthread_create(&s->thread, NULL, run_errand, errand) == 0;
+    if (s->has_thread)
+        return 0;
+    free(errand->inputs);
+    free(errand);
+    session_end(s);
+    return -1;
+}

@@ -1,0 +1,157 @@
+"""Cases for real libudev and real pyudev on a board that is not there; test_umockdev.py runs them preloaded."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import selectors
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exo_rkllm.board.detect import Board, detect
+from exo_rkllm.board.monitor import Change, Monitor
+from exo_rkllm.board.sampler import Sampler
+from exo_rkllm.board.watch import Watch
+from tests.board.umock import TestBed
+
+ROOT = Path("/")
+NPU = "/sys/devices/platform/fdab0000.npu"
+# One of each shape of devices. Trees whose point is a hole in /dev or /proc are only true as plain folders.
+SHAPES = (
+    "orangepi-5-plus",
+    "rk3588s-mainline",
+    "rk3588-mainline-disabled",
+    "rk3588-mainline-unbound",
+    "rk3588-dkms-on-mainline",
+    "rk3588-headless",
+    "rk3576-soc-bus",
+    "rk3562-vendor",
+    "rk3568-cma",
+    "rv1126b-misc",
+    "deferred",
+    "no-driver",
+    "devfreq-missing",
+    "model-hostile",
+    "coprocessor",
+)
+
+
+@pytest.fixture
+def bed() -> Iterator[TestBed]:
+    bed = TestBed()
+    yield bed
+    bed.close()
+
+
+@pytest.mark.parametrize("profile", SHAPES)
+def test_libudevs_view_agrees_with_the_plain_tree(profile: str, bed: TestBed, board: Callable[[str], Path]) -> None:
+    bed.add(profile)
+    mocked, plain = detect(ROOT), detect(board(profile))
+    # Files outside of /sys fall through to the host where the tree has none, and the host may be a container.
+    assert replace(mocked, container="") == replace(plain, container="")
+    expected = mocked.npu.devices if mocked.npu else ()
+    assert set(expected) <= set(Monitor().npus())
+
+
+def driver(bed: TestBed, *, bound: bool) -> None:
+    """What the kernel does to sysfs when a driver is bound or unbound, and then says."""
+    link, row = bed.root / NPU[1:] / "driver", bed.root / "sys/bus/platform/drivers/RKNPU/fdab0000.npu"
+    if bound:
+        link.symlink_to("../../../bus/platform/drivers/RKNPU")
+        row.symlink_to("../../../../devices/platform/fdab0000.npu")
+    else:
+        link.unlink()
+        row.unlink()
+    bed.uevent(NPU, "bind" if bound else "unbind")
+
+
+def settle(seconds: float = 0.3) -> None:
+    time.sleep(seconds)
+
+
+def test_changes_of_the_npu_are_told_and_those_of_displays_are_not(bed: TestBed) -> None:
+    bed.add("orangepi-5-plus")
+    monitor = Monitor()
+    bed.uevent(NPU, "unbind")
+    bed.uevent("/sys/devices/platform/display-subsystem/drm/card0", "change")
+    bed.uevent("/sys/devices/platform/display-subsystem", "bind")
+    bed.uevent(f"{NPU}/drm/renderD129", "remove")
+    bed.uevent(f"{NPU}/drm/renderD129", "add")
+    settle()
+    assert monitor.drain() == [
+        Change("unbind", "platform", "fdab0000.npu"),
+        Change("remove", "drm", "renderD129"),
+        Change("add", "drm", "renderD129"),
+    ]
+    assert monitor.drain() == []
+    monitor.close()
+
+
+async def test_a_driver_that_goes_and_comes_back_is_followed(bed: TestBed) -> None:
+    bed.add("orangepi-5-plus")
+    seen: list[tuple[str, str]] = []
+    changed = asyncio.Event()
+
+    def on_change(before: Board, after: Board) -> None:
+        seen.append((before.state, after.state))
+        changed.set()
+
+    monitor = Monitor()
+    watch = Watch(ROOT, on_change)
+    watch.start(asyncio.get_running_loop(), monitor)
+    for bound in (False, True):
+        driver(bed, bound=bound)
+        await asyncio.wait_for(changed.wait(), 2)
+        changed.clear()
+    assert seen == [("vendor_ready", "no_driver"), ("no_driver", "vendor_ready")]
+    assert watch.sources.names == ("fdab0000.npu",)
+    watch.close()
+    driver(bed, bound=False)
+    await asyncio.sleep(0.2)
+    assert len(seen) == 2
+    watch.close()
+
+
+async def test_an_event_that_changes_nothing_tells_nobody(bed: TestBed) -> None:
+    bed.add("orangepi-5-plus")
+    seen: list[Board] = []
+    watch = Watch(ROOT, lambda _, after: seen.append(after))
+    watch.start(asyncio.get_running_loop(), Monitor())
+    bed.uevent(NPU, "bind")
+    await asyncio.sleep(0.3)
+    assert seen == []
+    watch.close()
+
+
+class CountingSelector(selectors.EpollSelector):
+    wakes = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.wakes += timeout is None or timeout > 0  # a look without waiting is the loop's own doing
+        return super().select(timeout)
+
+
+def test_an_idle_daemon_sleeps_while_the_npu_is_off(bed: TestBed) -> None:
+    bed.add("orangepi-5-plus")
+    selector = CountingSelector()
+    loop = asyncio.SelectorEventLoop(selector)
+    watch = Watch(ROOT)
+    watch.start(loop, Monitor())
+    sampler = Sampler(lambda: watch.sources, loop)
+    sampler.touch(0.1)
+    loop.run_until_complete(asyncio.sleep(1.2))
+    assert sampler.sleeping
+    before, switches = selector.wakes, voluntary_switches()
+    loop.run_until_complete(asyncio.sleep(3))
+    assert selector.wakes - before == 1, "the test's own timer"
+    assert voluntary_switches() - switches <= 2
+    watch.close()
+    loop.close()
+
+
+def voluntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw

@@ -1,0 +1,172 @@
+"""Our renderer against Hugging Face's, and against templates that mean harm."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exo_rkllm.catalogue import conversation
+from exo_rkllm.catalogue.families import FAMILIES
+from exo_rkllm.catalogue.template import Template
+from exo_rkllm.errors import TemplateError
+from tests.catalogue.conversations import ASK, CALL, HELLO, RESULT, SCENARIOS, SYSTEM, WEATHER
+from tests.catalogue.make_goldens import TOKENS, sources, undated, values
+
+HERE = Path(__file__).parent
+TEXT = ", arguments as text"
+GOLDENS = [
+    pytest.param(source, scenario, golden, id=f"{name}: {scenario}")
+    for name, source in sources().items()
+    for scenario, golden in json.loads((HERE / "goldens" / f"{name.replace(' ', '-')}.json").read_text()).items()
+]
+PUBLISHED = [
+    pytest.param(family, scenario, golden, id=f"{family}: {scenario}")
+    for family, scenarios in json.loads((HERE / "published.json").read_text()).items()
+    for scenario, golden in scenarios.items()
+]
+
+
+def render(source: str, **values: Any) -> str:
+    return Template(source).render(**{"messages": [], **values})
+
+
+@pytest.mark.parametrize(("source", "scenario", "golden"), GOLDENS)
+def test_renders_as_hugging_face_does(source: str, scenario: str, golden: dict[str, str]) -> None:
+    given = values(SCENARIOS[scenario.removesuffix(TEXT)], text=scenario.endswith(TEXT))
+    template = Template(source, TOKENS)
+    if "refused" in golden:
+        with pytest.raises(TemplateError) as refusal:
+            template.render(add_generation_prompt=True, documents=None, **given)
+        assert golden["refused"].rstrip(".") in refusal.value.sentence
+    else:
+        assert undated(template.render(add_generation_prompt=True, documents=None, **given)) == golden["prompt"]
+
+
+@pytest.mark.parametrize(("family", "scenario", "golden"), PUBLISHED)
+def test_our_own_templates_say_what_the_published_ones_say(family: str, scenario: str, golden: dict[str, str]) -> None:
+    template = Template(FAMILIES[family].template, TOKENS)
+    given = values(SCENARIOS[scenario], text=False)
+    if "refused" in golden:
+        with pytest.raises(TemplateError):
+            template.render(add_generation_prompt=True, **given)
+    else:
+        made = template.render(add_generation_prompt=True, **given)
+        if family == "deepseek-r1":  # later revisions open the thoughts, and so do we
+            made = made.removesuffix("<think>\n")
+        if (family, scenario) == ("telechat", "system"):  # vLLM's template leaves the system words' tag out
+            made = made.removeprefix(f"<_system>{SYSTEM.content}")
+        assert made == golden["prompt"]
+
+
+def test_what_templates_are_offered() -> None:
+    assert render("{{ {'b': 'é<', 'a': [1, none]} | tojson }}") == '{"b": "é<", "a": [1, null]}'
+    assert render("{{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true) }}") == '{\n "a": 2,\n "b": 1\n}'
+    assert render("{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "012"
+    assert render("{% generation %}said{% endgeneration %}") == "said"
+    assert render("{{ strftime_now('%Y') }}") == time.strftime("%Y")
+    assert (
+        render("{% for key, value in {'a': 1} | items %}{{ key ~ value }}{% endfor %}{{ gone | items | list }}")
+        == "a1[]"
+    )
+    assert render("  {% if true %}\n x\n  {% endif %}\n") == " x\n"  # trim_blocks and lstrip_blocks
+    assert render("{% for d in documents %}{{ d.title }}{% endfor %}", documents=[{"title": "T"}]) == "T"
+    assert render("{{ '%d-%s' | format(1, 'a') }} {{ '%.2f' % 1.5 }} {{ 'a\nb' | indent }} {{ 2 ** 3 }}") == (
+        "1-a 1.50 a\n    b 8"
+    )
+    assert render("{{ 'a{}{b:>3}{c.__class__}'.format(1, b=2, c=3) }}") == "a1  2"
+    assert render("{{ ', '.join(['a', 'b']) }}{{ 'x'.center(3) }}{{ 'ab' * 2 }}{{ [1] + [2] }}") == "a, b x abab[1, 2]"
+
+
+def test_a_templates_own_refusal_reaches_the_client() -> None:
+    with pytest.raises(TemplateError, match="refuses this: roles must alternate"):
+        render("{{ raise_exception('roles must alternate.') }}")
+
+
+def test_percent_formats_of_numbers_work() -> None:
+    assert render("{{ '%03d %c' % (7, 65536) }}") == "007 \U00010000"
+
+
+HOSTILE = {
+    "loops in loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+    "a long range": "{{ range(10 ** 9) | list }}",
+    "a doubling string": "{% set n = namespace(s='aa') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "a doubling sum": "{% set n = namespace(s='aaaa') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    "a doubling list": "{% set n = namespace(s=[1]) %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    "a constant product": "{{ 'a' * 10 ** 9 }}",
+    "a list product": "{{ [1] * 10 ** 9 }}",
+    "a product turned round": "{{ 10 ** 9 * 'a' }}",
+    "a wide method": "{{ 'a'.center(10 ** 9) }}",
+    "a wide filling": "{{ 'a'.zfill(10 ** 9) }}",
+    "a wide percent": "{{ '%999999999d' % 3 }}",
+    "a starred percent": "{{ '%*d' % (999999999, 3) }}",
+    "a wide format filter": "{{ '%999999999d' | format(3) }}",
+    "a wide format method": "{{ '{:>999999999}'.format(1) }}",
+    "a nested format": "{{ '{:>{}}'.format(1, 10 ** 9) }}",
+    "a format map": "{{ '{a:>99999}'['format_map']({'a': 1}) }}",
+    "a multiplying replace": "{{ ('a' * 1000000) | replace('a', 'b' * 1000000) }}",
+    "a multiplying replace method": "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
+    "a multiplying join": "{{ (['a'] * 100000) | join('b' * 100000) }}",
+    "a multiplying join method": "{{ ('b' * 100000).join(['a'] * 100000) }}",
+    "a wide indent": "{{ 'a\nb' | indent(10 ** 9) }}",
+    "an indent of text": "{{ ('\n' * 1000000) | indent('a' * 100000) }}",
+    "a wide tojson": "{{ [1] | tojson(indent=10 ** 9) }}",
+    "a tojson of text": "{{ [1] | tojson(indent='a' * 10000) }}",
+    "a translation": "{{ 'a'.translate({97: 'b' * 1000}) }}",
+    "a large power of two": "{{ 2 ** 100000 }}",
+    "a large power": "{{ 9 ** 9 ** 9 ** 9 }}",
+    "a large product": "{% set n = namespace(i=3) %}{% for i in range(60) %}{% set n.i = n.i * n.i %}{% endfor %}",
+    "a macro without end": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "a loop without end": "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+    "plain text in a loop": "{% set x %}{% for i in range(9999) %}" + "y" * 10000 + "{% endfor %}{% endset %}",
+    "much work without loops": "{{ range(9999) | map('string') | list | string | length }}" * 1500,
+    "a way out by class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "a way out by globals": "{{ cycler.__init__.__globals__ }}",
+    "a way out by attr": "{{ '' | attr('__class__') }}",
+    "a change of the conversation": "{{ messages.append(1) }}",
+    "an unknown filter": "{{ 'a' | wordwrap(1) }}",
+    "lorem ipsum": "{{ lipsum(9999) }}",
+    "an unclosed block": "{% if true %}",
+    "deep brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "deep tests": "{% if " + "not " * 100000 + "1 %}{% endif %}",
+    "too long": "x" * (1024 * 1024),
+    "an import": "{% import 'x' as x %}",
+    "an include": "{% include 'x' %}",
+    "a division": "{{ 1 / 0 }}",
+    "a missing thing's attribute": "{{ a.b.c }}",
+}
+
+
+@pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_templates_end_in_a_sentence(source: str) -> None:
+    started = time.process_time()
+    with pytest.raises(TemplateError) as error:
+        render(source)
+    assert time.process_time() - started < 30.0  # a guard against hanging, also under coverage
+    assert "Traceback" not in str(error.value)
+    assert len(error.value.sentence) < 400
+
+
+def test_system_words_are_said_by_the_user_where_there_is_no_system_role() -> None:
+    template = Template(FAMILIES["gemma"].template, {"bos_token": "<bos>"})
+    made = conversation.render(template, (SYSTEM, HELLO), (), thinking=None)
+    assert made == (
+        f"<bos><start_of_turn>user\n{SYSTEM.content}\n\n{HELLO.content.rstrip()}<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_arguments_become_text_for_templates_that_join_them() -> None:
+    template = Template((HERE / "templates" / "deepseek-r1.jinja").read_text(), TOKENS)
+    made = conversation.render(template, (ASK, CALL, RESULT), (WEATHER,), thinking=None)
+    assert '```json\n{"city": "Tromsø", "days": 2, "units": "metric"}\n```' in made
+
+
+def test_the_first_refusal_is_the_one_that_is_told() -> None:
+    template = Template(
+        "{% if messages[0].role == 'system' %}{{ raise_exception('A') }}{% endif %}{{ raise_exception('B') }}"
+    )
+    with pytest.raises(TemplateError, match="refuses this: A"):
+        conversation.render(template, (SYSTEM, ASK, CALL), (), thinking=None)

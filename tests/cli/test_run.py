@@ -1,0 +1,331 @@
+"""`exo-rkllm run` as its user meets it: answers, refusals with their repair, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from exo_rkllm.cli import main
+from tests.simulated import Library
+
+ANSWER = "the answer of the simulated model"
+
+
+@pytest.fixture(autouse=True)
+def runtime(library: Library, board_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(board_root))
+    use(monkeypatch, library("1.3.0"))
+
+
+def use(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    monkeypatch.setenv("EXO_RKLLM_RUNTIME_LIBRARY", str(path))
+
+
+def test_one_question(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(make_model(reply=ANSWER)), "hello"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ANSWER + "\n"
+    assert err == ""
+
+
+def test_verbose_gives_the_runtimes_lines_and_ollamas_figures(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_model(reply=ANSWER, decode_tps=1000, prefill_tps=1000)
+    assert main(["run", str(model), "hello", "--verbose"]) == 0
+    err = capsys.readouterr().err
+    assert "SIMULATOR" in err
+    assert "eval rate:" in err
+    assert "prompt eval count:" in err
+
+
+def test_json_is_one_object_a_line(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(make_model(reply=ANSWER)), "hello", "--json"]) == 0
+    *pieces, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "".join(piece["text"] for piece in pieces) == ANSWER
+    assert last["finish"]["reason"] == "stop"
+    assert last["finish"]["usage"]["completion"] == len(pieces)
+
+
+def test_sampling_flags_reach_the_runtime(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_model(reply="[[a|b|c|d|e|f|g|h]] " * 12)
+    answers = set()
+    for _ in range(2):
+        assert main(["run", str(model), "x", "--temperature", "0", "--max-tokens", "12"]) == 0
+        answers.add(capsys.readouterr().out)
+    assert len(answers) == 1
+
+
+def test_older_runtimes_take_the_flags_when_the_model_is_loaded(
+    make_model: Callable[..., Path],
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(monkeypatch, library("1.2.3"))
+    assert main(["run", str(make_model(reply=ANSWER)), "x", "--temperature", "0.1", "--max-tokens", "2"]) == 0
+    assert ANSWER.startswith(capsys.readouterr().out.rstrip("\n"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 1) -> str:
+    """One sentence and one hint, and nothing of a stack trace; returns both."""
+    assert main(["run", *argv]) == code
+    err = capsys.readouterr().err
+    lines = err.strip().splitlines()
+    assert len(lines) == 2, err
+    assert lines[0].startswith("exo-rkllm: ")
+    assert lines[0].endswith(".")
+    assert lines[1].startswith("  try: ")
+    return err
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no file"),
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "LFS"),
+        (b"<!DOCTYPE html><html>not found</html>", "web page"),
+        (b"GGUF" + b"\x03\0\0\0" * 400000, "GGUF"),
+        (b"\x7fELF" + bytes(2 << 20), "not a .rkllm"),
+    ],
+)
+def test_what_is_no_model(content: bytes | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "some.rkllm"
+    if content is not None:
+        path.write_bytes(content)
+    assert says in refused(capsys, str(path), "x")
+
+
+def test_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is a directory" in refused(capsys, str(tmp_path), "x")
+
+
+def test_a_truncated_file(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_model()
+    os.truncate(model, 1_200_000)
+    refused(capsys, str(model), "x")
+
+
+def test_a_name_nobody_knows(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXO_RKLLM_MODELS_DIRECTORY", str(tmp_path))
+    assert "nosuchmodel" in refused(capsys, "nosuchmodel", "x")
+
+
+def test_a_model_for_another_soc(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    text = refused(capsys, str(make_model(platform="RK3576", npu_cores=2)), "x")
+    assert "RK3588" in text
+
+
+def test_a_model_newer_than_the_runtime(
+    make_model: Callable[..., Path],
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(monkeypatch, library("1.2.3"))
+    text = refused(capsys, str(make_model(toolkit="1.3.0")), "x")
+    assert "1.3.0" in text
+    assert "exo-rkllm runtime --install" in text
+
+
+def test_a_context_over_the_limit(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    text = refused(capsys, str(make_model(max_context=2048)), "x", "--context", "4096")
+    assert "2048" in text
+
+
+def test_a_prompt_over_the_context(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "token" in refused(capsys, str(make_model()), "word " * 5000)
+
+
+def test_not_enough_memory(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RKLLM_SIM_NPU_BYTES", "1000000")
+    assert "memory" in refused(capsys, str(make_model(npu_bytes=8 << 30)), "x")
+
+
+@pytest.mark.parametrize("version", ["1.0.1", "9.9.0"])
+def test_an_unknown_runtime(
+    version: str,
+    make_model: Callable[..., Path],
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(monkeypatch, library(version))
+    text = refused(capsys, str(make_model()), "x")
+    assert version in text
+    assert "1.3.1" in text
+
+
+def test_a_runtime_for_another_machine(
+    make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / "librkllmrt.so"
+    foreign.write_bytes(
+        b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little") + (243).to_bytes(2, "little") + bytes(2000)
+    )
+    use(monkeypatch, foreign)
+    refused(capsys, str(make_model()), "x")
+
+
+def test_a_runtime_that_is_none(
+    make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, tmp_path / "nothing.so")
+    refused(capsys, str(make_model()), "x")
+
+
+def test_an_unreadable_library(
+    make_model: Callable[..., Path],
+    library: Library,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As somebody who may not read it; root may, so a test that runs as root is nobody for a moment."""
+    model = str(make_model())
+    main(["run", model, "x"])
+    copy = tmp_path / "librkllmrt.so"
+    copy.write_bytes(library("1.3.0").read_bytes())
+    copy.chmod(0)
+    use(monkeypatch, copy)
+    capsys.readouterr()
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        assert "Permission denied" in refused(capsys, model, "x")
+    finally:
+        os.seteuid(user)
+
+
+def test_a_board_without_driver(
+    make_board: Callable[..., Path],
+    make_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RKLLM_SIM_ROOT", str(make_board("rk3588", driver="")))
+    assert "driver" in refused(capsys, str(make_model()), "x")
+
+
+def test_a_limit_that_makes_no_sense_is_wrong_usage(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, str(make_model()), "x", "--max-tokens", "0", code=2)
+
+
+# ── in a terminal ────────────────────────────────────────────────────────────────────────────────
+
+
+class Terminal:
+    """The command on a pseudo-terminal."""
+
+    def __init__(self, *argv: str) -> None:
+        self._fd, theirs = pty.openpty()
+        command = [sys.executable, "-m", "exo_rkllm", "run", *argv]
+        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        os.close(theirs)
+        os.set_blocking(self._fd, False)
+        self.screen = ""
+
+    def until(self, text: str, seconds: float = 10.0) -> None:
+        ends = time.monotonic() + seconds
+        while text not in self.screen:
+            assert time.monotonic() < ends, self.screen
+            try:
+                self.screen += os.read(self._fd, 65536).decode(errors="replace")
+            except (BlockingIOError, OSError):
+                time.sleep(0.01)
+
+    def type(self, text: str) -> None:
+        self.screen = ""
+        os.write(self._fd, text.encode())
+
+    def interrupt(self) -> None:
+        self.screen = ""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._fd)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Callable[..., Terminal]]:
+    opened: list[Terminal] = []
+
+    def open_one(*argv: str) -> Terminal:
+        opened.append(Terminal(*argv))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+def test_a_conversation_remembers_and_ends_with_bye(
+    make_model: Callable[..., Path], terminal: Callable[..., Terminal]
+) -> None:
+    chat = terminal(str(make_model(reply="you said {user}")))
+    chat.until(">>> ")
+    chat.type("first\n")
+    chat.until("you said first")
+    chat.until(">>> ")
+    chat.type("second\n")
+    chat.until("you said second")
+    chat.until(">>> ")
+    chat.type("/bye\n")
+    assert chat.process.wait(10) == 0
+
+
+def test_control_c_stops_the_answer_and_not_the_program(
+    make_model: Callable[..., Path], terminal: Callable[..., Terminal]
+) -> None:
+    chat = terminal(str(make_model(reply="go on " * 300, rules=(("short", "done"),), decode_tps=50)))
+    chat.until(">>> ")
+    chat.type("long\n")
+    chat.until("go on go on")
+    chat.interrupt()
+    chat.until("stopped")
+    chat.until(">>> ")
+    chat.type("short\n")
+    chat.until("done")
+    chat.until(">>> ")
+    chat.interrupt()
+    chat.until("Ctrl-D ends")
+    chat.type("\x04")
+    assert chat.process.wait(10) == 0
+
+
+def test_control_c_while_loading_ends_the_program(
+    make_model: Callable[..., Path], terminal: Callable[..., Terminal]
+) -> None:
+    chat = terminal(str(make_model(load_seconds=30)), "hello")
+    chat.until("loading")
+    chat.interrupt()
+    assert chat.process.wait(10) == 130
+
+
+def test_a_crash_in_a_conversation_is_told_and_ends_it(
+    make_model: Callable[..., Path], terminal: Callable[..., Terminal]
+) -> None:
+    chat = terminal(str(make_model(reply="one two three four", faults=("segv@token:2",))))
+    chat.until(">>> ")
+    chat.type("hello\n")
+    chat.until("killed by SIGSEGV")
+    assert chat.process.wait(10) == 1

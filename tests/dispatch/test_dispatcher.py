@@ -1,0 +1,472 @@
+"""Requests through the whole dispatcher, on engines that misbehave as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+import pytest
+
+from exo_rkllm.backends.base import Capabilities, Event, Finish, GenerationRequest, Model, Piece, Progress
+from exo_rkllm.catalogue.dialogue import Dialogue
+from exo_rkllm.dispatch.dispatcher import Dispatcher
+from exo_rkllm.dispatch.state import Limits, Needs
+from exo_rkllm.errors import (
+    BoardError,
+    Busy,
+    ExoRkllmError,
+    LoadError,
+    ModelNotFound,
+    OutOfMemory,
+    RunError,
+    RunnerLost,
+    UsageError,
+)
+from tests.dispatch.puppet import Card, Puppet, Stage, Theatre, text, until
+
+
+async def first_piece(events: AsyncGenerator[Event, None]) -> Piece:
+    async for event in events:
+        if isinstance(event, Piece):
+            return event
+    raise AssertionError("no piece came")
+
+
+# ── one request ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_answer_from_the_first_progress_to_the_finish() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].load = 0.05
+    events = [event async for event in theatre.ask("qwen", "one two")]
+    assert events[0] == Progress("loading")
+    assert text(events) == "one two"
+    finish = events[-1]
+    assert isinstance(finish, Finish)
+    assert finish.reason == "stop"
+    assert 0.05 <= finish.timings.load < 0.5
+    assert 0.5 <= finish.timings.queued < 0.6, "the engine's own waiting counts, the load does not"
+    again = [event async for event in theatre.ask("qwen")]
+    assert isinstance(again[0], Piece), "a loaded idle model answers at once"
+    assert isinstance(again[-1], Finish)
+    assert again[-1].timings.load == 0
+
+
+@pytest.mark.parametrize(("client", "ahead"), [("same", [3, 2, 1]), ("other", [1])])
+async def test_who_waits_is_told_how_many_are_ahead_and_each_time_it_changes(client: str, ahead: list[int]) -> None:
+    theatre = Theatre("qwen")
+    await theatre.dispatcher.load("qwen")
+    theatre.stages["qwen"].pace = 0.005
+    answers = [asyncio.create_task(theatre.answer("qwen", client="same")) for _ in range(3)]
+    await asyncio.sleep(0)
+    events = [event async for event in theatre.ask("qwen", client=client)]
+    assert [event.done for event in events if isinstance(event, Progress)] == ahead
+    assert await asyncio.gather(*answers) == ["one two three"] * 3
+
+
+async def test_nobody_is_told_the_same_twice() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].load = 0.02
+    first = theatre.ask("qwen")
+    assert await first.__anext__() == Progress("loading")
+    leaves = asyncio.create_task(theatre.answer("qwen"))
+    await asyncio.sleep(0.005)
+    leaves.cancel()
+    assert isinstance(await first.__anext__(), Piece)
+
+
+async def test_an_unknown_model_is_refused_before_anything() -> None:
+    with pytest.raises(ModelNotFound):
+        await Theatre("qwen").answer("gpt-4")
+
+
+async def test_answers_of_32_clients_are_not_mixed_and_come_in_turns() -> None:
+    theatre = Theatre("qwen")
+    done: list[int] = []
+
+    async def talk(number: int) -> None:
+        for turn in range(4):
+            said = f"client {number} turn {turn}"
+            assert await theatre.answer("qwen", said, client=str(number)) == said
+            done.append(number)
+
+    await asyncio.gather(*(talk(number) for number in range(32)))
+    for turn in range(4):
+        assert sorted(done[turn * 32 : turn * 32 + 32]) == list(range(32))
+    assert theatre.stages["qwen"].most_on_hardware == 1
+
+
+async def test_the_same_reason_reaches_everybody_as_an_error_of_their_own() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].fails.append(LoadError("It does not load.", "exo-rkllm doctor"))
+    errors = await asyncio.gather(*(theatre.answer("qwen") for _ in range(3)), return_exceptions=True)
+    assert [str(error) for error in errors] == ["It does not load. exo-rkllm doctor"] * 3
+    assert len({id(error) for error in errors}) == 3
+
+
+# ── leaving ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_leaving_the_queue_leaves_the_others_alone() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].pace = 0.005
+    running = asyncio.create_task(theatre.answer("qwen", "a b c d e f"))
+    await until(lambda: theatre.stages["qwen"].started)
+    leaves = asyncio.create_task(theatre.answer("qwen", "never said"))
+    stays = asyncio.create_task(theatre.answer("qwen", "said"))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    assert await running == "a b c d e f"
+    assert await stays == "said"
+    assert len(theatre.stages["qwen"].started) == 2, "no prefill for who left"
+
+
+@pytest.mark.parametrize("way", ["close", "cancel"])
+async def test_leaving_an_answer_ends_it_and_the_npu_is_free_when_it_really_ended(way: str) -> None:
+    theatre = Theatre("qwen", "gemma")
+    for stage in theatre.stages.values():
+        stage.pace = 0.002
+        stage.abort_takes = 0.05
+    await theatre.dispatcher.load("gemma")
+    events = theatre.ask("qwen", "a b c d e f g h i j k l m")
+    await first_piece(events)
+    if way == "close":
+        await events.aclose()
+    else:
+        reading = asyncio.ensure_future(events.__anext__())
+        await asyncio.sleep(0)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+    began = time.monotonic()
+    await first_piece(theatre.ask("gemma"))
+    assert time.monotonic() - began >= 0.045, "the abort took that long (reference 2.8)"
+    assert theatre.stages["qwen"].on_hardware == 0
+
+
+async def test_leaving_between_the_turn_and_its_first_step_frees_the_place() -> None:
+    theatre = Theatre("qwen")
+    await theatre.dispatcher.load("qwen")
+    theatre.stages["qwen"].pace = 0.002
+    running = theatre.ask("qwen", "a")
+    await first_piece(running)
+    waits = asyncio.create_task(theatre.answer("qwen"))
+    await asyncio.sleep(0)
+    async for _ in running:
+        pass
+    waits.cancel()  # it was told to start, and has not run since
+    assert await theatre.answer("qwen") == "one two three"
+
+
+# ── stop strings, through the catalogue's dialogue ───────────────────────────────────────────────
+
+
+def staged_dispatcher(stage: Stage) -> Dispatcher:
+    class Plain(Puppet):
+        @property
+        def capabilities(self) -> Capabilities:
+            return Capabilities(context=4096)
+
+    return Dispatcher(
+        find=Card,
+        engine=lambda model: Plain(model, stage),
+        needs=lambda model: Needs(),
+        available=lambda: 1000,
+        begin=Dialogue.begin,
+    )
+
+
+async def test_a_stop_string_ends_the_run_and_the_finish_has_the_engines_figures() -> None:
+    stage = Stage(pace=0.001)
+    dispatcher = staged_dispatcher(stage)
+    words = "one two three four five six seven eight"
+    request = GenerationRequest(model="qwen", prompt=words, stop=("three",))
+    events = [event async for event in dispatcher.generate(request)]
+    assert text(events) == "one two"
+    finish = events[-1]
+    assert isinstance(finish, Finish)
+    assert (finish.reason, finish.usage.completion) == ("stop", 3)
+    assert stage.on_hardware == 0
+
+
+async def test_a_dialogue_that_cannot_begin_costs_no_run() -> None:
+    class Refusing(Dialogue):
+        @classmethod
+        def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
+            raise UsageError("This model takes no tools.")
+
+    theatre = Theatre("qwen")
+    theatre.dispatcher._begin = Refusing.begin
+    with pytest.raises(UsageError):
+        await theatre.answer("qwen")
+    assert theatre.stages["qwen"].started == []
+    assert theatre.dispatcher.status().running == 0
+
+
+# ── what breaks ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_crash_costs_one_answer_and_the_next_is_given_by_a_new_engine() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].pace = 0.005
+    doomed = asyncio.create_task(theatre.answer("qwen", "a b c d e f g h"))
+    await until(lambda: theatre.stages["qwen"].started)
+    waits = asyncio.create_task(theatre.answer("qwen"))
+    await asyncio.sleep(0)
+    theatre.puppet("qwen").die()
+    with pytest.raises(RunnerLost, match="The puppet died"):
+        await doomed
+    assert await waits == "one two three"
+    assert len(theatre.stages["qwen"].engines) == 2
+    assert theatre.stages["qwen"].engines[0].closed
+
+
+async def test_a_dead_engine_gets_no_other_request_although_nobody_has_heard_of_its_death() -> None:
+    theatre = Theatre("qwen")
+    await theatre.dispatcher.load("qwen")
+    theatre.puppet("qwen").die()
+    results = await asyncio.gather(*(theatre.answer("qwen") for _ in range(4)), return_exceptions=True)
+    assert [type(result) for result in results].count(RunnerLost) == 1
+    assert results.count("one two three") == 3
+
+
+async def test_an_engine_that_breaks_in_a_way_nobody_thought_of_is_a_sentence() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].fails.append(ZeroDivisionError("division by zero"))
+    with pytest.raises(LoadError, match="The engine of qwen failed: ZeroDivisionError"):
+        await theatre.answer("qwen")
+    assert await theatre.answer("qwen") == "one two three"
+
+
+async def test_an_engine_that_ends_without_a_finish_is_not_taken_for_an_answer() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].silent = True
+    with pytest.raises(RunError, match="ended an answer without saying so"):
+        await theatre.answer("qwen")
+
+
+async def test_a_board_that_goes_away_is_the_reason_that_the_client_hears() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].pace = 0.005
+    running = asyncio.create_task(theatre.answer("qwen", "a b c d e f g h"))
+    await until(lambda: theatre.stages["qwen"].started)
+    waits = asyncio.create_task(theatre.answer("qwen"))
+    await asyncio.sleep(0)
+    theatre.dispatcher.board_lost(BoardError("The NPU's driver was unbound.", "exo-rkllm doctor"))
+    with pytest.raises(BoardError, match="unbound"):
+        await running
+    with pytest.raises(BoardError, match="unbound"):
+        await theatre.answer("qwen")
+    assert theatre.dispatcher.status().hindrance == "The NPU's driver was unbound."
+    theatre.dispatcher.board_back()
+    assert await waits == "one two three"
+
+
+# ── load, unload, memory ─────────────────────────────────────────────────────────────────────────
+
+
+async def test_load_returns_when_it_is_ready_and_unload_when_it_is_gone() -> None:
+    theatre = Theatre("qwen")
+    await asyncio.gather(theatre.dispatcher.load("qwen"), theatre.dispatcher.load("qwen"))
+    assert len(theatre.stages["qwen"].engines) == 1
+    assert await theatre.dispatcher.unload("qwen") is True
+    assert theatre.puppet("qwen").closed
+    assert await theatre.dispatcher.unload("qwen") is False
+
+
+async def test_load_raises_why_it_cannot_be() -> None:
+    theatre = Theatre("qwen", memory=500)
+    with pytest.raises(OutOfMemory, match="qwen needs"):
+        await theatre.dispatcher.load("qwen")
+
+
+async def test_unload_ends_a_load_that_takes_too_long() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].load = 60
+    loading = asyncio.create_task(theatre.dispatcher.load("qwen"))
+    await until(lambda: theatre.stages["qwen"].engines)
+    await theatre.dispatcher.unload("qwen")
+    with pytest.raises(RunnerLost, match="unloaded before it was ready"):
+        await loading
+    assert theatre.puppet("qwen").closed
+
+
+async def test_an_idle_model_makes_room_and_the_new_one_gets_its_own_domain() -> None:
+    theatre = Theatre("qwen", "gemma", "llama", limits=Limits(reserve=0, max_loaded=2))
+    for name in ("qwen", "gemma", "llama"):
+        await theatre.answer(name)
+    states = {model.name: model.state for model in theatre.dispatcher.status().models}
+    assert states == {"qwen": "cold", "gemma": "ready", "llama": "ready"}
+    assert theatre.puppet("gemma").model.options["base_domain_id"] == 1
+    assert theatre.puppet("gemma").model.id == "gemma"
+
+
+async def test_keep_alive_0_unloads_at_once_and_the_timer_unloads_later() -> None:
+    theatre = Theatre("qwen", "gemma", limits=Limits(reserve=0, keep_alive=0.05))
+    async for _ in theatre.ask("qwen", keep_alive=0.0):
+        pass
+    await until(lambda: theatre.puppet("qwen").closed)
+    await theatre.answer("gemma")
+    assert not theatre.puppet("gemma").closed
+    began = time.monotonic()
+    await until(lambda: theatre.puppet("gemma").closed)
+    assert time.monotonic() - began >= 0.03
+
+
+async def test_busy_says_when_to_come_again() -> None:
+    theatre = Theatre("qwen", limits=Limits(reserve=0, queue=1))
+    theatre.stages["qwen"].pace = 0.01
+    tasks = [asyncio.create_task(theatre.answer("qwen"))]
+    await until(lambda: theatre.stages["qwen"].started)
+    tasks.append(asyncio.create_task(theatre.answer("qwen")))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy) as caught:
+        await theatre.answer("qwen")
+    assert caught.value.retry_after >= 1.0
+    assert await asyncio.gather(*tasks) == ["one two three"] * 2
+
+
+# ── configuration, the end ───────────────────────────────────────────────────────────────────────
+
+
+async def test_new_limits_drop_no_request() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].pace = 0.002
+    tasks = [asyncio.create_task(theatre.answer("qwen")) for _ in range(6)]
+    await until(lambda: theatre.stages["qwen"].started)
+    theatre.dispatcher.reconfigure(Limits(reserve=0, queue=1, keep_alive=9.0))
+    assert await asyncio.gather(*tasks) == ["one two three"] * 6
+    (model,) = theatre.dispatcher.status().models
+    assert model.unload_at is not None
+    assert model.unload_at == pytest.approx(time.time() + 9, abs=1)
+
+
+async def test_drain_lets_the_answer_end_and_closes_everything() -> None:
+    theatre = Theatre("qwen", "gemma")
+    await theatre.dispatcher.load("gemma")
+    theatre.stages["qwen"].pace = 0.005
+    running = asyncio.create_task(theatre.answer("qwen"))
+    await until(lambda: theatre.stages["qwen"].started)
+    waits = asyncio.create_task(theatre.answer("qwen"))
+    await asyncio.sleep(0)
+    await theatre.dispatcher.drain(5.0)
+    assert await running == "one two three"
+    with pytest.raises(Busy, match="shutting down"):
+        await waits
+    assert theatre.puppet("qwen").closed
+    assert theatre.puppet("gemma").closed
+    assert theatre.dispatcher.status().draining
+
+
+async def test_drain_waits_no_longer_than_it_may() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].pace = 60.0
+    running = asyncio.create_task(theatre.answer("qwen"))
+    await until(lambda: theatre.stages["qwen"].started)
+    await theatre.dispatcher.drain(0.05)
+    with pytest.raises(Busy, match="shutting down"):
+        await running
+
+
+# ── what is to be seen ───────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_status_tells_who_runs_and_who_waits() -> None:
+    theatre = Theatre("qwen")
+    await theatre.dispatcher.load("qwen", pin=True)
+    theatre.stages["qwen"].pace = 0.01
+    running = theatre.ask("qwen", client="ann")
+    await first_piece(running)
+    waits = asyncio.create_task(theatre.answer("qwen", client="bob"))
+    await asyncio.sleep(0)
+    (model,) = theatre.dispatcher.status().models
+    assert (model.name, model.engine, model.state) == ("qwen", "puppet", "ready")
+    assert (model.memory, model.domain, model.context, model.pinned) == (1000, 0, 4096, True)
+    assert [(run.client, run.tokens) for run in model.running] == [("ann", 1)]
+    assert [(wait.client, wait.ahead) for wait in model.waiting] == [("bob", 1)]
+    assert model.unload_at is None
+    assert abs(model.since - time.time()) < 1
+    async for _ in running:
+        pass
+    await waits
+    assert (theatre.dispatcher.status().running, theatre.dispatcher.status().waiting) == (0, 0)
+
+
+async def test_subscribers_hear_of_every_change_and_not_of_tokens() -> None:
+    theatre = Theatre("qwen")
+    seen: list[tuple[str, int]] = []
+
+    async def watch() -> None:
+        async with aclosing(theatre.dispatcher.subscribe()) as changes:
+            async for status in changes:
+                seen.extend((model.state, status.running) for model in status.models)
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    theatre.stages["qwen"].load = theatre.stages["qwen"].pace = 0.005
+    await theatre.answer("qwen", "a b c d e f g h i j")
+    await asyncio.sleep(0)
+    assert seen == [("loading", 0), ("ready", 1), ("ready", 0)]
+    watcher.cancel()
+    await asyncio.wait([watcher])
+    assert not theatre.dispatcher._watchers
+
+
+async def test_the_last_error_of_a_model_is_kept_until_it_answers() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].fails.append(LoadError("It does not load.", "exo-rkllm doctor"))
+    with pytest.raises(ExoRkllmError):
+        await theatre.dispatcher.load("qwen")
+    (model,) = theatre.dispatcher.status().models
+    assert (model.error, model.hint) == ("It does not load.", "exo-rkllm doctor")
+    await theatre.answer("qwen")
+    (model,) = theatre.dispatcher.status().models
+    assert model.error == ""
+
+
+async def test_a_card_that_changed_counts_from_the_next_load_on() -> None:
+    theatre = Theatre("qwen")
+    await theatre.answer("qwen")
+    theatre.needs = replace(theatre.needs, memory=5000)
+    await theatre.answer("qwen")
+    assert theatre.dispatcher._state.models["qwen"].needs.memory == 1000
+    await theatre.dispatcher.unload("qwen")
+    await theatre.answer("qwen")
+    assert theatre.dispatcher._state.models["qwen"].needs.memory == 5000
+
+
+async def test_whoever_counts_is_told_of_every_answer_load_and_crash() -> None:
+    theatre = Theatre("qwen")
+    seen, stage = theatre.seen, theatre.stages["qwen"]
+    stage.load = 0.01
+    await theatre.answer("qwen", "one two three")
+    (answer,) = seen.answers
+    assert (answer.model, answer.reason, answer.usage.completion) == ("qwen", "stop", 3)
+    assert answer.first_token is not None
+    assert 0.01 <= answer.first_token <= answer.seconds
+    assert answer.gaps is not None
+    assert sum(answer.gaps.counts) == 2
+    (load,) = seen.loads
+    assert (load.model, load.error) == ("qwen", "")
+    assert load.seconds >= 0.01
+
+    stage.pace = 0.002
+    leaves = theatre.ask("qwen", "a b c d e f g")
+    await first_piece(leaves)
+    await leaves.aclose()
+    assert (seen.answers[-1].reason, seen.answers[-1].usage.completion) == ("abort", 1)
+
+    doomed = asyncio.create_task(theatre.answer("qwen", "a b c d e f g"))
+    await until(lambda: len(stage.started) == 3)
+    stage.fails.append(LoadError("Not again."))
+    theatre.puppet("qwen").die()
+    with pytest.raises(RunnerLost):
+        await doomed
+    assert [restart.reason for restart in seen.restarts] == ["runner_lost"]
+    with pytest.raises(LoadError):
+        await theatre.answer("qwen")
+    assert [answer.reason for answer in seen.answers[2:]] == ["runner_lost", "load_failed"]
+    assert [load.error for load in seen.loads] == ["", "load_failed"]

@@ -1,0 +1,115 @@
+"""Clients take turns, whatever number of requests each of them throws in."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exo_rkllm.dispatch.line import EMPTY, REMEMBERED, Line, Waiting
+
+
+def line_of(clients: str) -> Line:
+    line = EMPTY
+    for ticket, client in enumerate(clients, 1):
+        line = line.join(Waiting(ticket, client, since=0.0))
+    return line
+
+
+def order(line: Line) -> str:
+    return "".join(entry.client for entry in line.entries)
+
+
+def serve(line: Line) -> tuple[str, Line]:
+    entry = line.next()
+    assert entry is not None
+    return entry.client, line.served(entry.ticket)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "turns"),
+    [("abc", "abc"), ("aaab", "abaa"), ("aabbcc", "abcabc"), ("aaaabbc", "abcabaa")],
+)
+def test_everybody_gets_one_turn_a_round(arrivals: str, turns: str) -> None:
+    assert order(line_of(arrivals)) == turns
+
+
+def test_a_newcomer_passes_a_flood_but_nobody_who_waits_for_a_first_turn() -> None:
+    line = line_of("aaaaaab")
+    _, line = serve(line)
+    assert order(line.join(Waiting(99, "c", 0.0))) == "bcaaaaa"
+
+
+def test_asking_again_at_once_does_not_jump_the_line() -> None:
+    first, line = serve(line_of("abcd"))
+    assert order(line.join(Waiting(9, first, 0.0))) == "bcda"
+
+
+def test_a_client_that_is_being_answered_has_had_its_turn() -> None:
+    _, line = serve(line_of("a"))
+    assert order(line.join(Waiting(2, "a", 0.0)).join(Waiting(3, "b", 0.0))) == "ba"
+
+
+def test_giving_up_costs_no_turn() -> None:
+    line = line_of("aab")
+    line = line.left(1)
+    assert order(line) == "ab"
+    assert order(line.join(Waiting(9, "a", 0.0))) == "aba"
+
+
+def test_a_claim_of_another_model_serves_only_those_who_came_before_it() -> None:
+    line = line_of("ab")
+    assert line.next(before=1) is None
+    entry = line.next(before=2)
+    assert entry is not None
+    assert entry.client == "a"
+
+
+def test_nothing_is_remembered_of_clients_of_past_rounds() -> None:
+    line = line_of("a")
+    for ticket in range(2, 3000):
+        line = line.join(Waiting(ticket, f"client {ticket}", 0.0)).served(ticket - 1)
+        assert len(line.latest) <= REMEMBERED + 2
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60), st.data())
+def test_the_busy_ones_are_served_alike(arrivals: list[str], data: st.DataObject) -> None:
+    """Clients who always wait are never apart by more than one turn."""
+    line = line_of("".join(arrivals))
+    ticket = len(arrivals)
+    served: Counter[str] = Counter()
+    always = set(arrivals)
+    for _ in range(40):
+        client, line = serve(line)
+        served[client] += 1
+        if data.draw(st.booleans()) or not line.of(client):
+            ticket += 1
+            line = line.join(Waiting(ticket, client, 0.0))
+        assert max(served[client] for client in always) - min(served[client] for client in always) <= 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("jsl"), st.sampled_from("abc")), max_size=80))
+def test_nothing_is_lost_and_nothing_doubled(steps: list[tuple[str, str]]) -> None:
+    line, inside, ticket = EMPTY, set[int](), 0
+    for what, client in steps:
+        if what == "j":
+            ticket += 1
+            inside.add(ticket)
+            line = line.join(Waiting(ticket, client, 0.0))
+        elif inside and what == "s":
+            entry = line.next()
+            assert entry is not None
+            inside.remove(entry.ticket)
+            line = line.served(entry.ticket)
+        elif inside:
+            gone = sorted(inside)[len(inside) // 2]
+            inside.remove(gone)
+            line = line.left(gone)
+        assert sorted(entry.ticket for entry in line.entries) == sorted(inside)
+        rounds = [(entry.client, entry.round) for entry in line.entries]
+        assert len(set(rounds)) == len(rounds), "one request a client and round"
+        assert len(line) == sum(line.of(client) for client in "abc")

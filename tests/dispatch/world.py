@@ -1,0 +1,169 @@
+"""A world for the decisions: it obeys every effect at once or when told to, and checks each against the rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from exo_rkllm.dispatch import state as on
+from exo_rkllm.dispatch.decide import deadline, decide
+from exo_rkllm.dispatch.placement import WINDOW, windows
+from exo_rkllm.dispatch.state import Effect, Happening, Limits, Needs, State
+from exo_rkllm.errors import ExoRkllmError
+
+GB = 1_000_000_000
+
+
+@dataclass
+class World:
+    """`needs` are the models that exist; memory is what the machine has beyond the reserve."""
+
+    needs: Mapping[str, Needs]
+    limits: Limits = field(default_factory=lambda: Limits(reserve=0))
+    memory: int = 8 * GB
+    slots: Mapping[str, int] = field(default_factory=dict)
+    state: State = field(init=False)
+    now: float = 1000.0
+    tickets: int = 0
+    waiting: dict[int, str] = field(default_factory=dict)
+    running: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, ExoRkllmError] = field(default_factory=dict)
+    over: set[int] = field(default_factory=set)
+    engines: dict[str, str] = field(default_factory=dict)  # model: loading, ready, closing
+    settled: list[tuple[str, ExoRkllmError | None]] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    starts: list[tuple[str, str]] = field(default_factory=list)  # model and client, in order
+    clients: dict[int, str] = field(default_factory=dict)
+    happenings: list[Happening] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.state = State(self.limits)
+
+    # ── what a test does ─────────────────────────────────────────────────────────────────────────
+
+    def happen(self, happening: Happening) -> None:
+        self.happenings.append(happening)
+        if len(self.happenings) > 1:
+            return
+        while self.happenings:
+            self.state, effects = decide(self.state, self.happenings[0], self.now)
+            for effect in effects:
+                self.obey(effect)
+            del self.happenings[0]
+        self.check()
+
+    def submit(self, model: str, client: str = "", keep_alive: float | None = None) -> int:
+        self.tickets += 1
+        self.waiting[self.tickets] = model
+        self.clients[self.tickets] = client
+        self.happen(on.Submit(self.tickets, model, self.needs[model], client, keep_alive))
+        return self.tickets
+
+    def load(self, model: str, keep_alive: float | None = None, *, pin: bool = False) -> None:
+        self.tickets += 1
+        self.happen(on.Load(self.tickets, model, self.needs[model], keep_alive, pin))
+
+    def leave(self, ticket: int) -> None:
+        """The client is gone; a run is ended."""
+        model = self.waiting.pop(ticket, None) or self.running.pop(ticket)
+        self.over.add(ticket)
+        self.happen(on.Gone(ticket, model))
+
+    def finish(self, ticket: int, seconds: float = 1.0) -> None:
+        model = self.running.pop(ticket)
+        self.over.add(ticket)
+        self.happen(on.Gone(ticket, model, seconds))
+
+    def loaded(self, model: str) -> None:
+        self.engines[model] = "ready"
+        self.happen(on.Loaded(model, self.slots.get(model, 1)))
+
+    def lost(self, model: str, error: ExoRkllmError) -> None:
+        self.engines[model] = "closing"
+        self._fail_runs(model)
+        self.happen(on.Lost(model, error))
+
+    def closed(self, model: str) -> None:
+        assert self.engines.pop(model) == "closing"
+        self.happen(on.Closed(model))
+
+    def wait(self, seconds: float) -> None:
+        """Time passes; the alarm rings whenever the state asked for it."""
+        until = self.now + seconds
+        while (due := deadline(self.state, self.now)) is not None and due <= until:
+            assert due > self.now, "an alarm in the past would ring for ever"
+            self.now = due
+            self.happen(on.Tick())
+        self.now = until
+
+    def up(self, *models: str) -> None:
+        """Loads, and has them ready."""
+        for model in models:
+            self.load(model)
+            self.loaded(model)
+
+    # ── what the daemon would do ─────────────────────────────────────────────────────────────────
+
+    def obey(self, effect: Effect) -> None:
+        self.log.append(repr(effect))
+        match effect:
+            case on.StartRun(ticket, model):
+                assert self.waiting.pop(ticket) == model, "started twice, or after it left"
+                assert self.engines[model] == "ready"
+                self.running[ticket] = model
+                self.starts.append((model, self.clients[ticket]))
+            case on.Refuse(ticket, error):
+                del self.waiting[ticket]
+                assert error.sentence
+                self.refused[ticket] = error
+            case on.Measure(model):
+                self.happen(on.Measured(model, self.available, self.sizes))
+            case on.StartLoad(model, domain):
+                assert not {"loading", "closing"} & set(self.engines.values()), "one load at a time"
+                assert self.needs[model].memory <= self.available, "a load that cannot fit"
+                assert (domain is None) == (self.needs[model].npu == 0)
+                self.engines[model] = "loading"
+            case on.Close(model, _):
+                assert self.engines[model] in ("loading", "ready")
+                self.engines[model] = "closing"
+                self._fail_runs(model)
+            case on.LoadSettled(model, error):
+                self.settled.append((model, error))
+
+    def _fail_runs(self, model: str) -> None:
+        for ticket in [ticket for ticket, name in self.running.items() if name == model]:
+            del self.running[ticket]
+            self.over.add(ticket)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {name: self.needs[name].memory for name in self.engines if self.needs[name].memory}
+
+    @property
+    def available(self) -> int:
+        return self.memory - sum(self.needs[name].memory for name in self.engines)
+
+    # ── what must hold at any time ───────────────────────────────────────────────────────────────
+
+    def check(self) -> None:
+        held = Counter(entry.ticket for model in self.state.models.values() for entry in model.line.entries)
+        assert held == Counter(list(self.waiting)), "every waiting request stands in exactly one line"
+        runs = Counter(ticket for model in self.state.models.values() for ticket in model.running)
+        assert runs == Counter(list(self.running)), "and every running one is known to run once"
+        assert not self.over & set(held), "whoever left waits no more"
+        on_npu = {model for model in self.running.values() if self.needs[model].npu}
+        assert len(on_npu) <= self.limits.npu_parallel, "the NPU computes for one model at a time"
+        for model, count in Counter(self.running.values()).items():
+            assert count <= self.slots.get(model, 1)
+        phases = {name: model.phase for name, model in self.state.models.items() if model.phase != "cold"}
+        assert phases == self.engines
+        self._check_domains()
+
+    def _check_domains(self) -> None:
+        used: Counter[int] = Counter()
+        for model in self.state.models.values():
+            if model.phase in ("loading", "ready") and model.domain is not None:
+                for index in range(windows(model.needs.npu)):
+                    used[model.domain + index] += min(WINDOW, model.needs.npu - index * WINDOW)
+        assert all(domain < self.limits.domains and size <= WINDOW for domain, size in used.items())

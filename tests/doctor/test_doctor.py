@@ -1,0 +1,353 @@
+"""doctor on every board: nothing to say on a good one, one failure with the right repair on a broken one."""
+
+from __future__ import annotations
+
+import grp
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exo_rkllm.board import kernel_log
+from exo_rkllm.cli import doctor as verb
+from exo_rkllm.cli import main
+from exo_rkllm.cli.paint import Paint
+from exo_rkllm.doctor.checks import CHECKS, diagnose
+from exo_rkllm.doctor.identity import Identity, current, judged, named
+from exo_rkllm.doctor.report import Report
+from exo_rkllm.doctor.scene import Scene, Service, look
+from exo_rkllm.errors import ExoRkllmError, UsageError
+from simulator import boards
+from tests.simulated import Library
+
+Build = Callable[[str], Path]
+RUNNING = Service({"hindrance": "", "models": [{"name": "qwen3", "state": "ready"}], "cluster": {"phase": "serving"}})
+
+
+@pytest.fixture(scope="session")
+def runtime(library: Library) -> Path:
+    return library("1.3.1")
+
+
+@pytest.fixture
+def environment(tmp_path: Path, runtime: Path) -> dict[str, str]:
+    """A user without configuration, and the simulated runtime."""
+    return {"HOME": str(tmp_path / "home"), "EXO_RKLLM_RUNTIME_LIBRARY": str(runtime)}
+
+
+@pytest.fixture
+def model(make_model: Callable[..., Path]) -> str:
+    return str(make_model())
+
+
+Examine = Callable[..., Report]
+
+
+@pytest.fixture
+def examine(board: Build, environment: dict[str, str], model: str) -> Examine:
+    """The report on one profile, everything else being in order unless said otherwise."""
+
+    def look_at(profile: str, service: Service = RUNNING, model: str = model, **changes: str) -> Report:
+        return diagnose(look(environment | changes, current(), service, board(profile), model))
+
+    return look_at
+
+
+def findings(report: Report, level: str) -> dict[str, str]:
+    """Repairs, by the check that asks for them."""
+    return {line.check: line.finding.repair for line in report.lines if line.finding.level == level}
+
+
+GOOD = (
+    "orangepi-5-plus",
+    "rk3588-busy",
+    "rk3588s-vendor",
+    "rk3588-dkms-on-mainline",
+    "rk3588-headless",
+    "rk3588-e54c",
+    "rk3588f",
+    "rk3582",
+    "rk3583",
+    "debugfs-bound",
+    "devfreq-load-trap",
+    "devfreq-missing",
+    "model-missing",
+    "model-hostile",
+    "coprocessor",
+)
+# What goes on working, with one warning and its repair.
+POOR = {
+    "driver-0.9.7": {"driver version": "full-upgrade", "runtime and driver": "full-upgrade"},
+    "hot": {"NPU clock": "heat sink", "temperature": "heat sink"},
+    "ddr-slow": {"memory clock": "performance = true"},
+    "debugfs-bind-empty": {"NPU counters": "systemctl restart"},
+    "load-truncated": {"NPU counters": "sudo exo-rkllm doctor"},
+    "job-errors": {"kernel log": "dmesg"},
+}
+BROKEN = {
+    "rk3588s-mainline": ("NPU driver", "linux-image-vendor-rk35xx"),
+    "rk3588-mainline-disabled": ("NPU driver", "linux-image-vendor-rk35xx"),
+    "rk3588-mainline-unbound": ("NPU driver", "linux-image-vendor-rk35xx"),
+    "rk3588-disabled": ("NPU driver", "overlay"),
+    "deferred": ("NPU driver", "devices_deferred"),
+    "deferred-listed": ("NPU driver", "devices_deferred"),
+    "no-driver": ("NPU driver", "modprobe rknpu"),
+    "rk3568-cma": ("SoC", "exo-rkllm engines"),
+    "rk3566-zero3-disabled": ("SoC", "exo-rkllm engines"),
+    "raspberry-pi": ("SoC", "exo-rkllm engines"),
+    "acpi": ("SoC", "exo-rkllm engines"),
+    "container-masked": ("SoC", "systempaths=unconfined"),
+    "container-docker": ("device tree", "systempaths=unconfined"),
+    "container-no-nodes": ("device nodes", "--device /dev/dri/card1 --device /dev/dri/renderD129"),
+    "old-driver": ("driver version", "full-upgrade"),
+    "rknpu-symlink-trap": ("/dev/rknpu", "sudo rm /dev/rknpu"),
+}
+
+
+@pytest.mark.parametrize("profile", GOOD)
+def test_a_good_board_passes(profile: str, examine: Examine) -> None:
+    report = examine(profile)
+    assert findings(report, "fail") == {}
+    assert findings(report, "warn") == {}
+    assert report.count("pass") >= 15
+
+
+@pytest.mark.parametrize("profile", POOR)
+def test_what_slows_a_board_down_is_a_warning(profile: str, examine: Examine) -> None:
+    report = examine(profile)
+    assert findings(report, "fail") == {}
+    warnings = findings(report, "warn")
+    assert set(warnings) == set(POOR[profile])
+    assert all(repair in warnings[check] for check, repair in POOR[profile].items())
+
+
+@pytest.mark.parametrize("profile", BROKEN)
+def test_a_broken_board_has_one_failure_and_its_repair(profile: str, examine: Examine) -> None:
+    check, repair = BROKEN[profile]
+    failures = findings(examine(profile), "fail")
+    assert list(failures) == [check]
+    assert repair in failures[check]
+
+
+def test_a_model_of_another_soc_is_the_one_failure(examine: Examine, make_model: Callable[..., Path]) -> None:
+    """The profiles of other SoCs are good boards; the demo model is what does not fit."""
+    for profile in ("rk3576-vendor", "rk3576-soc-bus", "rk3576-android", "rk3562-vendor", "rv1126b-misc"):
+        failures = findings(examine(profile), "fail")
+        assert list(failures) == ["models"], profile
+    fitting = str(make_model(platform="RK3576", npu_cores=2))
+    assert findings(examine("rk3576-vendor", model=fitting), "fail") == {}
+    [(check, repair)] = findings(examine("rk3576-mainline", model=fitting), "fail").items()
+    assert (check, "linux-image-vendor-rk35xx" in repair) == ("NPU driver", True)
+
+
+def test_a_slow_npu_clock_is_held_against_the_vendors_figure(examine: Examine, make_model: Callable[..., Path]) -> None:
+    report = examine("rk3576-slow", model=str(make_model(platform="RK3576", npu_cores=2)))
+    [line] = [line for line in report.lines if line.check == "NPU clock"]
+    assert line.finding.level == "warn"
+    assert "300 of 950 MHz" in line.finding.fact
+    assert "24.9 tokens/s" in line.finding.fact
+    assert "performance = true" in line.finding.repair
+
+
+# ── permissions ──────────────────────────────────────────────────────────────────────────────────
+
+
+def access(scene: Scene, who: Identity) -> tuple[str, str]:
+    [line] = [line for line in diagnose(replace(scene, identity=who)).lines if line.check == "device access"]
+    return line.finding.level, line.finding.repair
+
+
+@pytest.fixture
+def scene(board: Build, environment: dict[str, str], model: str) -> Scene:
+    return look(environment, current(), RUNNING, board("orangepi-5-plus"), model)
+
+
+def own(scene: Scene, gid: int, mode: int = 0o660) -> None:
+    """Root's nodes in a group of the host's, as udev would have made them; only root can give files away."""
+    for name in ("card1", "renderD129"):
+        path = scene.root / "dev/dri" / name
+        path.chmod(mode)
+        if os.geteuid() == 0:
+            os.chown(path, 0, gid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
+def test_who_is_not_in_the_group_is_told_to_join_it(scene: Scene) -> None:
+    video = grp.getgrnam("video").gr_gid
+    own(scene, video)
+    level, repair = access(scene, Identity("pi", 1000, frozenset({1000}), own=False))
+    assert level == "fail"
+    assert "sudo usermod -aG video pi, then log in again" in repair
+    assert access(scene, Identity("pi", 1000, frozenset({video}), own=False))[0] == "pass"
+    assert "systemctl restart exo-rkllm" in access(scene, Identity("exo-rkllm", 999, frozenset(), own=False))[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
+def test_in_a_container_groups_are_given_by_number(scene: Scene) -> None:
+    own(scene, 44)
+    inside = replace(scene, board=replace(scene.board, container="docker"))
+    assert "--group-add 44" in access(inside, Identity("1000", 1000, frozenset(), own=False))[1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
+def test_nodes_of_roots_group_want_the_udev_rules(scene: Scene) -> None:
+    own(scene, 0, 0o600)
+    assert "udevadm trigger" in access(scene, Identity("pi", 1000, frozenset({1000}), own=False))[1]
+
+
+def test_modes_decide_for_another_user(tmp_path: Path) -> None:
+    path = tmp_path / "node"
+    path.touch()
+    path.chmod(0o606)
+    stranger = Identity("x", os.geteuid() + 1, frozenset(), own=False)
+    assert stranger.may_use(path)
+    assert not Identity("g", os.geteuid() + 1, frozenset({path.stat().st_gid}), own=False).may_use(path)
+    assert Identity("o", os.geteuid(), frozenset(), own=False).may_use(path)
+    assert not stranger.may_use(tmp_path / "none")
+    assert current().may_use(path)
+
+
+def test_users_are_looked_up() -> None:
+    assert named("nobody").own is (os.geteuid() == named("nobody").uid)
+    with pytest.raises(UsageError, match="no user"):
+        named("no-such-user-here")
+    assert judged("nobody").name == "nobody"
+    assert judged(None).name
+
+
+# ── the software ─────────────────────────────────────────────────────────────────────────────────
+
+
+def level(report: Report, check: str) -> str:
+    return next(line.finding.level for line in report.lines if line.check == check)
+
+
+def test_no_runtime_is_one_failure(examine: Examine, tmp_path: Path) -> None:
+    failures = findings(examine("orangepi-5-plus", EXO_RKLLM_RUNTIME_LIBRARY=str(tmp_path / "none.so")), "fail")
+    assert list(failures) == ["runtime"]
+
+
+def test_an_unsupported_runtime_is_one_failure(examine: Examine, library: Library) -> None:
+    failures = findings(examine("orangepi-5-plus", EXO_RKLLM_RUNTIME_LIBRARY=str(library("9.9.0"))), "fail")
+    assert list(failures) == ["runtime"]
+
+
+def test_a_broken_configuration_is_one_failure(examine: Examine, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[api]\nprot = 1\n")
+    report = examine("orangepi-5-plus", EXO_RKLLM_CONFIG=str(file))
+    assert list(findings(report, "fail")) == ["configuration"]
+    assert level(report, "models") == "skip"
+
+
+def test_a_model_that_is_no_model_is_one_failure(examine: Examine, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.rkllm"
+    broken.write_bytes(b"<!DOCTYPE html>")
+    assert list(findings(examine("orangepi-5-plus", model=str(broken)), "fail")) == ["models"]
+    assert list(findings(examine("orangepi-5-plus", model="no-such-model"), "fail")) == ["models"]
+
+
+def test_no_model_yet_is_a_warning(examine: Examine) -> None:
+    assert "exo-rkllm pull" in findings(examine("orangepi-5-plus", model=""), "warn")["models"]
+
+
+def test_an_unreadable_models_folder_is_a_failure(examine: Examine, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    report = examine("orangepi-5-plus", model="", EXO_RKLLM_MODELS_DIRECTORY=str(tmp_path / "file"))
+    assert list(findings(report, "fail")) == ["models"]
+
+
+@pytest.mark.parametrize(
+    ("service", "check", "expected", "repair"),
+    [
+        (Service(), "service", "warn", "systemctl start exo-rkllm"),
+        (Service(error=ExoRkllmError("You may not.", "sudo usermod")), "service", "warn", "usermod"),
+        (Service({"hindrance": "The NPU is gone.", "hint": "exo-rkllm board"}), "service", "fail", "exo-rkllm board"),
+        (Service({"models": []}), "service", "pass", ""),
+        (Service({"cluster": {"phase": "passive", "drift": ["state.x"]}}), "cluster", "warn", "exo-rkllm cluster"),
+        (Service({"cluster": {"phase": "out", "sentence": "Told to stay out."}}), "cluster", "warn", "cluster"),
+    ],
+)
+def test_the_daemons_own_word(service: Service, check: str, expected: str, repair: str, examine: Examine) -> None:
+    report = examine("orangepi-5-plus", service)
+    assert level(report, check) == expected
+    assert repair in next(line.finding.repair for line in report.lines if line.check == check)
+
+
+def test_a_pc_is_told_that_it_is_none(environment: Mapping[str, str]) -> None:
+    report = diagnose(look(environment, current(), Service(), Path("/"), ""))
+    assert level(report, "system") in ("warn", "pass", "fail")
+
+
+def test_little_memory_is_a_warning(board: Build, environment: dict[str, str], model: str) -> None:
+    path = board("orangepi-5-plus") / "proc/meminfo"
+    path.chmod(0o644)
+    path.write_bytes(b"MemTotal:        4000000 kB\nMemAvailable:     300000 kB\n")
+    report = diagnose(look(environment, current(), RUNNING, path.parents[1], model))
+    assert "exo-rkllm unload" in findings(report, "warn")["memory"]
+
+
+# ── the kernel's log ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_errors_of_the_npu_are_counted_and_benign_lines_are_not(board: Build) -> None:
+    found = kernel_log.count(kernel_log.read(board("job-errors")))
+    assert found == {"hung jobs": 2, "soft resets": 1}
+
+
+# ── the verb ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def at_home(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EXO_RKLLM_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_the_exit_code_tells(board: Build, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--root", str(board("orangepi-5-plus")), "--model", model]) == 0
+    assert "Nothing failed, 1 warning." in capsys.readouterr().out
+    assert main(["doctor", "--root", str(board("no-driver")), "--model", model]) == 1
+    printed = capsys.readouterr().out
+    assert "FAIL  NPU driver" in printed
+    assert "1 failed, 1 warning." in printed
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("profile", sorted(boards.PROFILES))
+def test_no_board_gets_a_stack_trace_or_a_control_character(
+    profile: str, board: Build, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--root", str(board(profile))]) in (0, 1)
+    printed = capsys.readouterr().out
+    assert "Traceback" not in printed
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", printed)
+    assert printed.count("FAIL") <= 2, "no model is loaded, so that can only be the board and the model"
+
+
+@pytest.mark.usefixtures("at_home")
+def test_programs_get_json(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json", "--root", str(board("container-no-nodes"))]) == 1
+    printed: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert printed["ok"] is False
+    assert printed["container"] == "docker"
+    assert [check["name"] for check in printed["checks"]] == [check.name for check in CHECKS]
+    failed = [check for check in printed["checks"] if check["level"] == "fail"]
+    assert [check["name"] for check in failed] == ["device nodes"]
+    assert failed[0]["repair"].startswith("Start it with --device")
+
+
+def test_lines_fit_the_terminal_and_commands_stay_whole(scene: Scene) -> None:
+    hidden = replace(scene, board=replace(scene.board, tree=False))
+    printed = list(verb.text(hidden, diagnose(hidden), Paint(io.StringIO()), 60))
+    assert all(len(line) <= 60 for line in printed if "try:" not in line)
+    assert any("systempaths=unconfined (Docker, Podman)" in line for line in printed)

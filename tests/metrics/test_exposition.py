@@ -1,0 +1,281 @@
+"""One scrape: what it says, what it leaves out, in which format, and what it costs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exo_rkllm.backends.observe import Answered, Gaps, Loaded, Restarted
+from exo_rkllm.board.files import WAKING
+from exo_rkllm.metrics.exposition import exposition
+from exo_rkllm.metrics.families import BOARD, EVERY
+from exo_rkllm.metrics.histogram import Histogram
+from exo_rkllm.metrics.serving import MOST_VALUES, OTHER
+from tests.metrics.scenes import Daemon, Status, answer
+from tests.opens import Opens
+
+Build = Callable[[str], Path]
+OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.2"
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def samples(daemon: Daemon) -> Samples:
+    page, _ = exposition(daemon.registry(), "")
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in parse_text(page.decode())
+        for sample in family.samples
+    }
+
+
+def names(found: Samples) -> set[str]:
+    return {name for name, _ in found}
+
+
+def value(found: Samples, name: str, **labels: str) -> float:
+    return found[name, tuple(sorted(labels.items()))]
+
+
+# ── the board ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_busy_board(board: Build) -> None:
+    daemon = Daemon(board("rk3588-busy"))
+    daemon.work()
+    found = samples(daemon)
+    npu = {"device": "fdab0000.npu"}
+    assert value(found, "rknpu_up") == 1
+    assert value(found, "rknpu_state", state="vendor_ready") == 1
+    assert value(found, "rknpu_state", state="no_driver") == 0
+    assert [value(found, "rknpu_core_utilization_ratio", core=str(core), **npu) for core in range(3)] == [0.65, 0.7, 1]
+    assert value(found, "rknpu_core_busy_seconds_total", core="2", **npu) == 1
+    assert value(found, "rknpu_interrupts_total", core="1", **npu) == 977
+    assert value(found, "rknpu_frequency_hertz", **npu) == 1e9
+    assert value(found, "rknpu_powered_seconds_total", **npu) == 41.234
+    assert value(found, "rknpu_temperature_celsius", zone="npu-thermal") == 44.246
+    assert value(found, "rknpu_memory_frequency_hertz") == 2.112e9
+    assert (
+        value(
+            found,
+            "rknpu_info",
+            driver="RKNPU",
+            driver_version="0.9.8",
+            soc="rk3588",
+            model="Orange Pi 5 Plus",
+            kernel="6.1.115-vendor-rk35xx",
+            build="drm_gem",
+            **npu,
+        )
+        == 1
+    )
+    assert "rknpu_cma_free_bytes" not in names(found)
+    assert daemon.touched == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "collector"),
+    [
+        ("debugfs-bind-empty", {"rknpu_core_utilization_ratio", "rknpu_core_busy_seconds_total"}, "load"),
+        ("load-truncated", {"rknpu_core_utilization_ratio", "rknpu_core_busy_seconds_total"}, "load"),
+        ("devfreq-missing", {"rknpu_frequency_hertz", "rknpu_frequency_max_hertz"}, "clock"),
+        ("no-driver", {"rknpu_info", "rknpu_cores", "rknpu_powered", "rknpu_core_utilization_ratio"}, "power"),
+        ("acpi", {"rknpu_temperature_celsius", "rknpu_memory_frequency_hertz"}, "temperature"),
+    ],
+)
+def test_what_cannot_be_read_is_left_out_and_said_so(name: str, gone: set[str], collector: str, board: Build) -> None:
+    found = samples(Daemon(board(name)))
+    assert not names(found) & gone
+    assert value(found, "rknpu_collector_success", collector=collector) == 0
+    assert value(found, "rknpu_collector_success", collector="memory") == 1
+
+
+def test_counters_of_a_driver_that_went_away_vanish(board: Build) -> None:
+    root = board("rk3588-busy")
+    daemon = Daemon(root)
+    daemon.work()
+    shutil.rmtree(root / "sys")
+    found = samples(daemon)
+    assert not names(found) & {"rknpu_core_busy_seconds_total", "rknpu_powered", "rknpu_frequency_hertz"}
+    assert value(found, "rknpu_collector_success", collector="load") == 0
+
+
+def test_models_in_cma_show_it(board: Build) -> None:
+    assert value(samples(Daemon(board("rk3568-cma"))), "rknpu_cma_free_bytes") == 14000 * 1024
+
+
+def test_a_hostile_name_stays_one_label(board: Build) -> None:
+    daemon = Daemon(board("model-hostile"))
+    page, _ = exposition(daemon.registry(), "")
+    [line] = [line for line in page.decode().splitlines() if line.startswith("rknpu_info{")]
+    assert line.endswith(" 1.0")
+    [info] = [labels for name, labels in samples(daemon) if name == "rknpu_info"]
+    assert dict(info)["model"].startswith('Evil "Board" ')
+
+
+# ── serving and cluster ──────────────────────────────────────────────────────────────────────────
+
+
+def test_answers_are_counted_by_how_they_ended(board: Build) -> None:
+    daemon = Daemon(board("orangepi-5-plus"))
+    for reason in ("stop", "stop", "length"):
+        daemon.serving.answered(answer("qwen3-0.6b", reason))
+    daemon.serving.answered(Answered("qwen3-0.6b", "busy", 0.0))
+    found = samples(daemon)
+    assert value(found, "rkllm_requests_total", model="qwen3-0.6b", finish_reason="stop") == 2
+    assert value(found, "rkllm_requests_total", model="qwen3-0.6b", finish_reason="busy") == 1
+    assert value(found, "rkllm_prompt_tokens_total", model="qwen3-0.6b") == 3 * 128
+    assert value(found, "rkllm_cached_prompt_tokens_total", model="qwen3-0.6b") == 300
+    assert value(found, "rkllm_generated_tokens_total", model="qwen3-0.6b") == 120
+    assert value(found, "rkllm_inter_token_seconds_count", model="qwen3-0.6b") == 3 * 39
+    assert value(found, "rkllm_inter_token_seconds_bucket", model="qwen3-0.6b", le="0.05") == 0
+    assert value(found, "rkllm_inter_token_seconds_bucket", model="qwen3-0.6b", le="0.075") == 3 * 39
+    assert value(found, "rkllm_time_to_first_token_seconds_count", model="qwen3-0.6b") == 3
+    assert value(found, "rkllm_prefill_seconds_sum", model="qwen3-0.6b") == pytest.approx(0.75)
+    assert value(found, "rkllm_request_seconds_count", model="qwen3-0.6b") == 4
+
+
+def test_what_an_engine_does_not_know_is_not_a_time_of_zero(board: Build) -> None:
+    daemon = Daemon(board("orangepi-5-plus"))
+    daemon.serving.answered(Answered("remote", "stop", 1.0))
+    found = samples(daemon)
+    assert "rkllm_prefill_seconds_count" not in names(found)
+    assert "rkllm_time_to_first_token_seconds_count" not in names(found)
+
+
+def test_loads_and_restarts(board: Build) -> None:
+    daemon = Daemon(board("orangepi-5-plus"))
+    daemon.serving.loaded(Loaded("a", 4.0))
+    daemon.serving.loaded(Loaded("b", 1.0, "out_of_memory"))
+    daemon.serving.restarted(Restarted("a", "hang"))
+    found = samples(daemon)
+    assert value(found, "rkllm_model_loads_total", model="a", result="ok") == 1
+    assert value(found, "rkllm_model_loads_total", model="b", result="out_of_memory") == 1
+    assert value(found, "rkllm_model_load_seconds_count", model="a") == 1
+    assert value(found, "rkllm_worker_restarts_total", model="a", reason="hang") == 1
+    assert value(found, "rkllm_generated_tokens_total", model="a") == 0, "its first tokens will have a rate"
+
+
+def test_the_queue_is_the_one_of_now(board: Build) -> None:
+    daemon = Daemon(board("orangepi-5-plus"))
+    found = samples(daemon)
+    assert value(found, "rkllm_requests_running", model="qwen3-0.6b") == 1
+    assert value(found, "rkllm_requests_waiting", model="qwen3-0.6b") == 2
+    assert value(found, "rkllm_model_memory_bytes", model="qwen3-0.6b") == 2e9
+    assert value(found, "rkllm_model_loaded", model="gemma-2b") == 0
+    assert value(found, "rkllm_serving") == 1
+    daemon.status = Status((), "The NPU driver is gone.")
+    daemon.runtime = None
+    found = samples(daemon)
+    assert value(found, "rkllm_serving") == 0
+    assert not names(found) & {"rkllm_requests_running", "rkllm_runtime_info"}
+
+
+def test_labels_cannot_grow_without_end(board: Build) -> None:
+    daemon = Daemon(board("orangepi-5-plus"))
+    for number in range(10 * MOST_VALUES):
+        daemon.serving.answered(Answered(f"model-{number}", f"reason-{number}", 1.0))
+    found = [dict(labels) for name, labels in samples(daemon) if name == "rkllm_requests_total"]
+    assert len({labels["model"] for labels in found}) == MOST_VALUES + 1
+    assert len({labels["finish_reason"] for labels in found}) == MOST_VALUES + 1
+    assert {"model": OTHER, "finish_reason": OTHER} in found
+
+
+def test_the_cluster(board: Build) -> None:
+    daemon = Daemon(board("orangepi-5-plus"))
+    daemon.work()
+    found = samples(daemon)
+    assert value(found, "rkllm_cluster_connected") == 1
+    assert value(found, "rkllm_cluster_phase", phase="serving") == 1
+    assert value(found, "rkllm_cluster_instances", here="true") == 1
+    assert value(found, "rkllm_cluster_events_in_total") == 12
+    assert value(found, "rkllm_cluster_echo_seconds_count") == 5
+    daemon.cluster = None
+    assert not [name for name in names(samples(daemon)) if name.startswith("rkllm_cluster")]
+
+
+def test_gaps_are_counted_from_the_second_token_on() -> None:
+    gaps = Gaps()
+    for moment in (10.0, 10.05, 20.0):
+        gaps.tick(moment)
+    assert sum(gaps.counts) == 2
+    assert gaps.counts[-1] == 1
+    assert gaps.total == pytest.approx(10.0)
+
+
+def test_buckets_are_cumulative() -> None:
+    histogram = Histogram((1.0, 2.0))
+    for seconds in (0.5, 1.0, 1.5, 99.0):
+        histogram.observe(seconds)
+    assert histogram.buckets() == [("1.0", 2), ("2.0", 3), ("+Inf", 4)]
+    assert histogram.total == 102
+
+
+# ── format and cost ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_row_of_the_table_is_told_by_some_daemon(board: Build) -> None:
+    busy, cma = Daemon(board("rk3588-busy")), Daemon(board("rk3568-cma"))
+    busy.work()
+    busy.suffer()
+    told = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for daemon in (busy, cma)
+        for family in parse_text(exposition(daemon.registry(), "")[0].decode())
+    }
+    assert set(EVERY) <= told
+
+
+def test_names_say_their_unit() -> None:
+    units = ("_seconds", "_bytes", "_hertz", "_celsius", "_volts", "_ratio", "_info", "_total")
+    plain = {name for name in BOARD if not name.endswith(units)}
+    assert plain == {"rknpu_up", "rknpu_state", "rknpu_collector_success", "rknpu_cores", "rknpu_powered"}
+    counters = {name for name, row in EVERY.items() if row.kind == "counter"}
+    assert all(name.endswith("_total") for name in counters)
+
+
+def test_the_format_is_the_one_asked_for(board: Build) -> None:
+    daemon = Daemon(board("rk3588-busy"))
+    daemon.work()
+    page, content_type = exposition(daemon.registry(), OPENMETRICS)
+    assert content_type.startswith("application/openmetrics-text")
+    assert page.endswith(b"# EOF\n")
+    families = list(parse_openmetrics(page.decode()))  # type: ignore[no-untyped-call]  # the library has no type there
+    assert {family.name for family in families} >= {"rknpu_up", "rkllm_generated_tokens"}
+    page, content_type = exposition(daemon.registry(), "")
+    assert content_type.startswith("text/plain")
+    assert b"# EOF" not in page
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed: apt install prometheus")
+def test_promtool_has_nothing_to_say_against_it(board: Build) -> None:
+    daemon = Daemon(board("rk3588-busy"))
+    daemon.work()
+    daemon.suffer()
+    page, _ = exposition(daemon.registry(), "")
+    done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_a_scrape_is_cheap_and_wakes_nothing(board: Build, opens: Opens) -> None:
+    for name in ("rk3588-busy", "rk3588s-mainline", "rv1126b-misc"):
+        root = board(name)
+        daemon = Daemon(root)
+        daemon.work()
+        registry = daemon.registry()
+        with opens.traced() as paths:
+            exposition(registry, OPENMETRICS)
+        ours = [path for path in paths if path.startswith(str(root))]
+        assert len(ours) > 5
+        assert len(paths) <= 30, paths
+        assert not [path for path in ours if Path(path).name in WAKING or path.startswith(f"{root}/dev/")]
+        before = time.process_time()
+        for _ in range(20):
+            exposition(registry, OPENMETRICS)
+        assert (time.process_time() - before) / 20 < 0.005

@@ -1,0 +1,75 @@
+"""The frames between daemon and child: whatever way a stream is cut, the same frames come out."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exo_rkllm.runner import wire
+from exo_rkllm.runner.wire import Frame, Kind, ProtocolError, Reader
+
+FRAMES = st.lists(
+    st.builds(Frame, st.sampled_from(sorted(wire.TO_PARENT)), st.integers(0, 2**32 - 1), st.binary(max_size=300)),
+    max_size=8,
+)
+
+
+@given(FRAMES, st.lists(st.integers(1, 40), max_size=60))
+def test_frames_survive_any_cut(frames: list[Frame], cuts: list[int]) -> None:
+    stream = b"".join(wire.pack(*frame) for frame in frames)
+    reader, seen = Reader(wire.TO_PARENT), []
+    for cut in cuts:
+        seen += reader.feed(stream[:cut])
+        stream = stream[cut:]
+    seen += reader.feed(stream)
+    assert seen == frames
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_garbage_is_a_protocol_error_or_waits_for_more(data: bytes) -> None:
+    try:
+        frames = Reader(wire.TO_PARENT).feed(data)
+    except ProtocolError:
+        return
+    assert all(frame.kind in wire.TO_PARENT for frame in frames)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        wire.HEADER.pack(0, Kind.LOAD, 1),  # a kind of the other direction
+        wire.HEADER.pack(0, 99, 1),
+        wire.HEADER.pack(wire.MAX_PAYLOAD + 1, Kind.TOKEN, 1),
+    ],
+)
+def test_what_no_child_says_is_refused(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        Reader(wire.TO_PARENT).feed(data)
+
+
+@pytest.mark.parametrize("payload", [b"{", b"[]", b"\xff"])
+def test_a_frame_that_should_hold_an_object_does(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        Frame(Kind.DONE, 1, payload).json()
+
+
+def test_arrays_travel_as_descriptors_not_as_bytes() -> None:
+    ours, theirs = socket.socketpair()
+    content = os.urandom(1 << 20)
+    fd = wire.memory_file("rows", content)
+    frame = wire.pack_json(Kind.ROWS, 7, {"rows": 1})
+    wire.send(ours, frame, [fd])
+    os.close(fd)
+    data, fds = wire.receive(theirs)
+    assert data == frame
+    assert len(fds) == 1
+    assert os.pread(fds[0], len(content), 0) == content
+    assert not os.get_inheritable(fds[0])
+    os.close(fds[0])
+    ours.close()
+    assert wire.receive(theirs) == (b"", [])
+    theirs.close()
