@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from exo_cluster.standin.state import Json
+from tests.exo_cluster.standin.state import Json
 
 CAMPAIGN, GATHER = 3.0, 0.2
 

@@ -18,11 +18,6 @@ from typing import Any, NoReturn
 
 import zenoh
 from aiohttp import web
-from exo_cluster.standin.api import Api
-from exo_cluster.standin.election import Election
-from exo_cluster.standin.master import Master, Poisoned, event, new_id
-from exo_cluster.standin.router import EventRouter
-from exo_cluster.standin.state import Json
 
 from exo_rkllm.cluster.interfaces import ADDRESSES, LINKS, Interfaces, ask, ends_dump, opened
 from exo_rkllm.cluster.namespace import digest
@@ -30,6 +25,11 @@ from exo_rkllm.cluster.packets import GROUP, Hello, WhatsUp, decode, encode
 from exo_rkllm.cluster.schema import exo_2026_06
 from exo_rkllm.cluster.schema.language import Checks, Mismatch, parse
 from exo_rkllm.cluster.schema.revisions import Revision
+from tests.exo_cluster.standin.api import Api
+from tests.exo_cluster.standin.election import Election
+from tests.exo_cluster.standin.master import Master, Poisoned, event, new_id
+from tests.exo_cluster.standin.router import EventRouter
+from tests.exo_cluster.standin.state import Json
 
 SLOTS = 1024  # of exo's channel between zenoh and Python; what finds no slot is dropped
 TOPICS = ("local_events", "global_events", "commands", "download_commands", "election_messages")
