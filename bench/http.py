@@ -1,4 +1,4 @@
-"""What a token costs from the library's callback to a client of the HTTP API: daemon's side, child and network stack."""
+"""What a token costs from the library's callback to a client of the HTTP API: daemon, child and network stack."""
 
 from __future__ import annotations
 
