@@ -118,6 +118,8 @@ class Dialogue:
     @classmethod
     def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
         """What to send and how to read the answer; raises where the model cannot do what is asked."""
+        if not capabilities.images and any(message.images for message in request.messages):
+            raise NotSupported(f"{model.id} does not see images.", "Ask without images, or use a model that does.")
         if capabilities.chat or request.output != "text":
             return cls(request)
         voice = model.voice() if isinstance(model, Entry) else voice_of(model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -463,7 +464,11 @@ def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
         Message("tool", "4", tool_call_id=odd.id),
     )
     assert message_value(messages[1])["tool_calls"][0]["function"]["arguments"] == "not json"
-    prompt = Dialogue.begin(entry(tmp_path, "qwen3.5"), RKLLM, GenerationRequest(messages=messages[:1])).request.prompt
+    question = GenerationRequest(messages=messages[:1])
+    sees = dataclasses.replace(RKLLM, images=True)
+    prompt = Dialogue.begin(entry(tmp_path, "qwen3.5"), sees, question).request.prompt
+    with pytest.raises(NotSupported, match="does not see images"):
+        Dialogue.begin(entry(tmp_path, "qwen3.5"), RKLLM, question)
     assert "<|vision_start|><|image_pad|><|vision_end|>What is it?" in str(prompt)
 
 
