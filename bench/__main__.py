@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-TABLES = ("tokens", "dispatch", "start")
+TABLES = ("callback", "tokens", "dispatch", "start")
 
 
 def main(names: list[str]) -> None:
