@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from exo_rkllm.api import anthropic, embeddings, ollama, openai, page, responses, status
+from exo_rkllm.api import anthropic, embeddings, ollama, openai, openapi, page, responses, status
 from exo_rkllm.api.conversations import Conversations
 from exo_rkllm.api.endpoint import Endpoint
 from exo_rkllm.api.parts import Parts
@@ -13,7 +13,7 @@ from exo_rkllm.api.serve import middleware, serve
 
 def endpoints() -> tuple[Endpoint, ...]:
     """Every endpoint there is; what they have to remember between calls is made here."""
-    return (
+    rows = (
         *openai.ENDPOINTS,
         *embeddings.ENDPOINTS,
         *responses.endpoints(Conversations()),
@@ -22,6 +22,7 @@ def endpoints() -> tuple[Endpoint, ...]:
         *status.ENDPOINTS,
         *page.endpoints(),
     )
+    return (*rows, openapi.endpoint(rows))
 
 
 def application(parts: Parts) -> web.Application:

@@ -49,5 +49,5 @@ class Endpoint:
     body: Table | None = None
     query: tuple[str, ...] = ()
     content_type: str = "application/json"
-    streams: str = ""
+    streams: str = ""  # the other content type that an answer may have
     statuses: tuple[int, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
@@ -510,8 +511,8 @@ async def pull(call: Call) -> web.StreamResponse:
 async def delete(call: Call) -> web.StreamResponse:
     entry = named(call)
     await call.parts.dispatcher.unload(entry.id)
-    call.parts.catalogue.remove(entry.id)
-    return web.Response()
+    await asyncio.to_thread(call.parts.catalogue.remove, entry.id)
+    return web.json_response({})
 
 
 async def refused(call: Call) -> web.StreamResponse:

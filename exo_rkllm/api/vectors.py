@@ -77,7 +77,7 @@ async def _hidden(call: Call, request: GenerationRequest, keep_alive: float | No
     events = call.parts.dispatcher.generate(request, client=call.caller.client, keep_alive=keep_alive)
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Array):
+            if isinstance(event, Array) and event.rows and event.width:
                 arrays.append(event)
             elif isinstance(event, Finish):
                 finish = event

@@ -24,7 +24,7 @@ ENGINES: Mapping[str, str] = {".rkllm": "rkllm", ".gguf": "llamacpp"}
 # Files that make a model's voice, with the most bytes each may have; JSON and Jinja only, never code.
 COMPANIONS: Mapping[str, int] = {
     "tokenizer_config.json": 8 * 1024 * 1024,
-    "chat_template.jinja": 512 * 1024,
+    "chat_template.jinja": 128 * 1024,
     "chat_template.json": 512 * 1024,
     "generation_config.json": 256 * 1024,
     "config.json": 1024 * 1024,

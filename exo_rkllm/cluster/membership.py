@@ -180,7 +180,7 @@ class Membership:
         self._resend_at: float | None = None
         self._peek_until: float | None = None
         self._checked: set[str] = set()  # nodes whose openapi.json was found to be what we speak
-        self._origin = ""
+        self._origin = self._sources.new_id()  # of commands, which no session binds
         self._session_since = 0.0
         self._spoke_at = 0.0
         self._said = 0
@@ -281,6 +281,11 @@ class Membership:
         if self.phase not in (Phase.OUT, Phase.PASSIVE):
             self.phase = Phase.LEAVING
         return self._done(now)
+
+    @property
+    def master(self) -> str:
+        """The node id of the master that is followed, empty while there is none."""
+        return self._follower.session.master_node_id if self._follower.session else ""
 
     @property
     def gone(self) -> bool:
@@ -401,7 +406,6 @@ class Membership:
         self._halt_all()
         self._log, self._replica = Log(), Replica(self.me)
         self._outbox = Outbox(self._sources.new_id(), session)
-        self._origin = self._sources.new_id()
         self._worker = Worker(self.me, self.facts.name, self._placement, self._models)
         self._session_since = now
         self._infos.clear()

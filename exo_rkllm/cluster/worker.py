@@ -125,7 +125,7 @@ class Seat:
     instance_id: str
     runner_id: str
     model_id: str
-    said: RunnerStatus
+    said: RunnerStatus | None = None
     refused: bool = False
 
 
@@ -158,6 +158,7 @@ class Worker:
     seats: Mapping[str, Seat] = field(default_factory=dict)  # by instance
     jobs: Mapping[str, Job] = field(default_factory=dict)  # by task
     given: tuple[Given, ...] = ()
+    carded: Mapping[str, ModelCard] = field(default_factory=dict)  # as this session was told
     withdrawn: frozenset[str] = frozenset()  # models whose instance somebody deleted: not offered again unasked
     deleting: frozenset[str] = frozenset()  # instances that we delete ourselves
     unsettled: bool = False  # something changed while the replica was known to be behind
@@ -209,7 +210,11 @@ class _Turn:
             self.order(DeleteInstance(self.new_id(), instance_id))
 
     def status(self, seat: Seat, status: RunnerStatus) -> Seat:
-        """Say it once; a load that is through passes exo's own steps."""
+        """Say it once; a new runner begins idle, and a load that is through passes exo's own steps."""
+        if seat.said is None:
+            self.effects.append(Runner(seat.runner_id, RunnerIdle()))
+            seat = replace(seat, said=RunnerIdle())
+            self.seat(seat)
         if status != seat.said:
             if isinstance(seat.said, RunnerLoading) and isinstance(status, RunnerReady | RunnerRunning):
                 self.effects.append(Runner(seat.runner_id, RunnerLoaded()))
@@ -225,20 +230,25 @@ class _Turn:
     def card_of(self, model: Servable) -> ModelCard:
         return offers.card(model, self.worker.placement, backends(self.worker, self.replica))
 
-    def announce(self) -> None:
+    def announce(self, *, first: bool = False) -> None:
         """Make the cluster know our models, and have one instance of each."""
         for model_id, model in self.worker.models.items():
             card = self.card_of(model)
             if self.card_wanted(model_id, card):
+                self.change(carded={**self.worker.carded, model_id: card})
                 self.order(AddCustomModelCard(self.new_id(), card))
-            if self.replica.downloads.get(model_id) != "DownloadCompleted":
+            if first or self.replica.downloads.get(model_id) != "DownloadCompleted":
                 self.effects.append(Report(completed(self.worker.me, model, card)))
             self.want_instance(model_id, model, card)
 
     def card_wanted(self, model_id: str, card: ModelCard) -> bool:
         """Boards with the same model and slightly other cards must not take turns in correcting each other."""
         known = self.replica.cards.get(model_id)
-        if known is not None and (reading.same(messages.wire(card), known) or self.replica.offered_elsewhere(model_id)):
+        if known is not None and (
+            self.worker.carded.get(model_id) == card
+            or reading.same(messages.wire(card), known)
+            or self.replica.offered_elsewhere(model_id)
+        ):
             return False
         return not any(_is_card(given, model_id) for given in self.worker.given)
 
@@ -287,8 +297,7 @@ class _Turn:
         """It was deleted, by whomever."""
         for job in [job for job in self.worker.jobs.values() if job.task.instance_id == seat.instance_id]:
             self.halt(job)
-        if not seat.refused:
-            self.status(seat, RunnerShuttingDown())
+        self.effects.append(Runner(seat.runner_id, RunnerShuttingDown()))
         self.effects.append(Runner(seat.runner_id, RunnerShutdown()))
         self.unseat(seat.instance_id)
 
@@ -313,8 +322,7 @@ class _Turn:
             self.seat(Seat(instance.id, runner_id, instance.model_id, RunnerFailed(problem), refused=True))
             self.delete(instance.id)
             return
-        self.effects.append(Runner(runner_id, RunnerIdle()))
-        self.seat(Seat(instance.id, runner_id, instance.model_id, RunnerIdle()))
+        self.seat(Seat(instance.id, runner_id, instance.model_id))
         self.change(withdrawn=self.worker.withdrawn - {instance.model_id})
         model = self.worker.models[instance.model_id]
         if self.replica.downloads.get(instance.model_id) != "DownloadCompleted":
@@ -384,8 +392,7 @@ class _Turn:
         return job
 
     def ended(self, job: Job, chunk: Chunk) -> None:
-        if job.phase == "queued":
-            self.effects.append(Moved(job.task.id, "Running"))
+        job = self.started(job)
         self.effects += [Say(job.task.command_id, chunk), Moved(job.task.id, "Complete")]
         self.job(replace(job, phase="over"))
         self.show()
@@ -472,8 +479,7 @@ class _Turn:
                 self.effects.append(Halt(job.task.id, job.task.command_id))
                 self.effects.append(Say(job.task.command_id, ErrorChunk(job.model_id, problem)))
         for seat in self.worker.seats.values():
-            if not seat.refused:
-                self.effects.append(Runner(seat.runner_id, RunnerShuttingDown()))
+            self.effects.append(Runner(seat.runner_id, RunnerShuttingDown()))
             self.effects.append(Runner(seat.runner_id, RunnerShutdown()))
             self.delete(seat.instance_id)
         self.change(serving=False, jobs={}, seats={})
@@ -543,8 +549,8 @@ def _creates(given: Given, model_id: str) -> bool:
 
 def _done(given: Given, replica: Replica) -> bool:
     match given.command:
-        case AddCustomModelCard(model_card=card):
-            return reading.same(messages.wire(card), replica.cards.get(card.model_id))
+        case AddCustomModelCard():
+            return False  # told by the event, see `_applied`: the card may be another board's a moment later
         case CreateInstance(instance=instance):
             return instance.instance_id in replica.instances
         case DeleteInstance(instance_id=instance_id):
@@ -608,7 +614,7 @@ def decide(
     match happening:
         case CaughtUp():
             turn.change(serving=True)
-            turn.announce()
+            turn.announce(first=True)
             turn.settle()
         case Applied(event, fresh):
             _applied(turn, event, fresh=fresh)
@@ -642,6 +648,8 @@ def _applied(turn: _Turn, event: reading.Event, *, fresh: bool) -> None:
             turn.effects.append(Introduce())
         case reading.InstanceDeleted(instance_id):
             turn.withdraw(instance_id)
+        case reading.CardAdded(model_id):
+            turn.change(given=tuple(given for given in turn.worker.given if not _is_card(given, model_id)))
     if not fresh:
         turn.change(unsettled=True)
         return

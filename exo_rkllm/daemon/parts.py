@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.api.control import Controls
 from exo_rkllm.backends.base import JSON
@@ -22,6 +22,7 @@ from exo_rkllm.config import Config
 from exo_rkllm.daemon import engines
 from exo_rkllm.daemon.appearance import Appearance
 from exo_rkllm.daemon.memory import available
+from exo_rkllm.daemon.node import node
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ConfigError, ExoRkllmError
 from exo_rkllm.log.ring import Ring
@@ -29,6 +30,9 @@ from exo_rkllm.log.setup import set_level
 from exo_rkllm.metrics.serving import Serving
 from exo_rkllm.runtime import locate
 from exo_rkllm.runtime.version import Version
+
+if TYPE_CHECKING:
+    from exo_rkllm.cluster.node import Node
 
 log = logging.getLogger(__name__)
 vendor = logging.getLogger("exo_rkllm.librkllmrt")
@@ -64,6 +68,7 @@ class Parts:
         self.release: Version | None = None
         self._library_trouble: ExoRkllmError | None = None
         self.serving = Serving()
+        self.node: Node | None = None
         self.dispatcher = Dispatcher(
             find=self.catalogue.resolve,
             engine=lambda model: engines.make(model, self._host()),
@@ -75,6 +80,18 @@ class Parts:
         )
 
     # ── begin, end ───────────────────────────────────────────────────────────────────────────────
+
+    async def join(self, environment: Mapping[str, str]) -> None:
+        """The exo cluster, once the API answers: a board that cannot join still serves."""
+        self.node = node(self.config, environment, self.dispatcher, self.catalogue, lambda: self.watch.board)
+        if self.node is not None:
+            await self.node.start()
+
+    async def leave(self) -> None:
+        """So that no node of the cluster waits for this board."""
+        leaving, self.node = self.node, None
+        if leaving is not None:
+            await leaving.stop()
 
     def begin(self) -> None:
         """Nothing here waits: models that are to be there from the start load while the API already answers."""

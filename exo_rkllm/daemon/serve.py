@@ -60,7 +60,9 @@ class Server:
         log.info("exo-rkllm %s serves on %s.", __version__, ", ".join(listen.shown(sock) for sock in self._listening))
         self._notify.ready()
         try:
+            await parts.join(self._environment)
             await self._stop.wait()
+            await parts.leave()
             await self._drain(faces)
         finally:
             for number in with_signals:

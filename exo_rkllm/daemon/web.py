@@ -33,6 +33,8 @@ def application(parts: Parts, environment: Mapping[str, str], *, loopback: bool)
         metrics=_metrics(parts, sampler) if parts.config.metrics.enabled else None,
         board=lambda: gauges(parts.watch.board, read(parts.watch.sources)),
         watch=sampler.watch,
+        cluster=lambda: {} if parts.node is None else parts.node.view().plain(),
+        node_id=lambda: "" if parts.node is None else parts.node.node_id,
     )
     app = api.application(faces)
 
@@ -75,6 +77,7 @@ def _pull(parts: Parts, name: str) -> AsyncGenerator[Step, None]:
 def _metrics(parts: Parts, sampler: Sampler) -> Callable[[str], tuple[bytes, str]]:
     """Imported here: it is a third of what the daemon imports, and not everybody scrapes."""
     from exo_rkllm.metrics.board import BoardCollector
+    from exo_rkllm.metrics.cluster import ClusterCollector
     from exo_rkllm.metrics.exposition import exposition, registry
     from exo_rkllm.metrics.serving import ServingCollector
 
@@ -85,6 +88,7 @@ def _metrics(parts: Parts, sampler: Sampler) -> Callable[[str], tuple[bytes, str
         [
             BoardCollector(lambda: parts.watch.board, lambda: parts.watch.sources, sampler.busy, sampler.touch),
             ServingCollector(parts.serving, parts.dispatcher.status, runtime),
+            ClusterCollector(lambda: None if parts.node is None else parts.node.view()),
         ]
     )
     return lambda accept: exposition(collectors, accept)

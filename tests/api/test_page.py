@@ -103,7 +103,7 @@ async def test_a_chat_streams_folds_thoughts_and_stops() -> None:
 
 
 async def test_only_who_may_control_has_the_buttons() -> None:
-    async with opened() as (server, tab):
+    async with opened() as (_, tab):
         await tab.until("document.querySelectorAll('#model-list li').length === 4")
         assert await tab.run("document.querySelectorAll('#model-list button').length") == 0
         await use_key(tab, "sesame")

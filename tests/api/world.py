@@ -101,7 +101,8 @@ class Scripted(Engine):
             raise ContextOverflow(f"The prompt has {tokens} tokens, the context {self.model.context}.", "Shorten it.")
         yield Progress("prefill", tokens, tokens)
         if request.output == "hidden":
-            rows = [float(sum(map(ord, word)) % 97 + column) for word in prompt.split() for column in range(WIDTH)]
+            words = prompt.split() if request.tokens is None else map(str, request.tokens)
+            rows = [float(sum(map(ord, word)) % 97 + column) for word in words for column in range(WIDTH)]
             yield Array("hidden", len(rows) // WIDTH, WIDTH, memoryview(array.array("f", rows)).cast("B"))
             yield Finish("stop", Usage(tokens, 0, 0), Timings(prefill=0.001))
             return
@@ -170,7 +171,7 @@ async def world(
             limits=limits or Limits(),
         )
         made = parts(dispatcher=dispatcher, catalogue=catalogue, settings=lambda: settings or Settings(), **more)
-        runner = web.AppRunner(application(made), access_log=None)
+        runner = web.AppRunner(application(made), access_log=None, lingering_time=0.2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

@@ -187,3 +187,5 @@ def test_nulls_are_left_out_and_nothing_else_is() -> None:
         'b = [1]\n\n[t]\nd = { "f g" = "\\u007F\\u0001\\n" }\n'
     )
     assert re.fullmatch(r"\s*", toml.dumps({}))
+    with pytest.raises(TypeError, match="no null"):
+        toml.dumps({"a": object()})  # type: ignore[dict-item]  # on purpose

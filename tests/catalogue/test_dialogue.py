@@ -17,6 +17,7 @@ from exo_rkllm.backends.base import (
     Capabilities,
     Finish,
     GenerationRequest,
+    Image,
     Message,
     Model,
     Piece,
@@ -26,6 +27,7 @@ from exo_rkllm.backends.base import (
 )
 from exo_rkllm.backends.dummy import DummyModel
 from exo_rkllm.catalogue.card import Card, Chat, Weights
+from exo_rkllm.catalogue.conversation import message_value
 from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.formats import REASONING, TOOLS
 from exo_rkllm.catalogue.store import Entry
@@ -410,6 +412,31 @@ def test_pieces_of_engines_that_chat_keep_their_kind() -> None:
     pieces = [piece for sent in (Piece("hm", 1, "thinking"), made, Piece("a")) for piece in dialogue.feed(sent)]
     assert [piece.kind for piece in pieces] == ["thinking", "tool_call", "answer"]
     assert dialogue.end(Finish("tool_calls")) == (Finish("tool_calls"),)
+
+
+def test_what_was_held_comes_before_an_engines_own_call() -> None:
+    request = GenerationRequest(messages=(HELLO,), stop=("STOP",))
+    dialogue = Dialogue.begin(DummyModel(), Capabilities(chat=True), request)
+    made = piece_of(call("S", {}))
+    assert [piece.text for sent in (Piece("a ST"), made) for piece in dialogue.feed(sent)] == ["a ", "ST", made.text]
+
+
+def test_an_answer_that_ends_undecided_is_an_answer() -> None:
+    for text in ("get_wea", "  ", ""):
+        dialogue = Dialogue(GenerationRequest(prompt="", tools=(WEATHER,), stop=("\n",)), tools=TOOLS["glm"])
+        assert feed(dialogue, [text]).answer == text
+
+
+def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
+    odd = call("get_weather", "not json")
+    messages = (
+        Message("user", "What is it?", images=(Image(b"png", "image/png"),)),
+        Message("assistant", tool_calls=(odd,)),
+        Message("tool", "4", tool_call_id=odd.id),
+    )
+    assert message_value(messages[1])["tool_calls"][0]["function"]["arguments"] == "not json"
+    prompt = Dialogue.begin(entry(tmp_path, "qwen3.5"), RKLLM, GenerationRequest(messages=messages[:1])).request.prompt
+    assert "<|vision_start|><|image_pad|><|vision_end|>What is it?" in str(prompt)
 
 
 def test_prompts_and_tokens_go_through_without_a_template(tmp_path: Path) -> None:

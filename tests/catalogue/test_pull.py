@@ -150,10 +150,18 @@ async def test_another_file_of_the_same_name_gets_a_longer_name(hub: LocalHub, c
     await pulled(hub, catalogue)
     hub.add("other/Qwen", {FILE: model("other")})
     steps = await pulled(hub, catalogue, Wanted("other/Qwen"))
+    assert steps[-1].id == "qwen2.5-1.5b-instruct-w8a8"
+    hub.add("another/Qwen", {FILE: model("another")})
+    steps = await pulled(hub, catalogue, Wanted("another/Qwen"))
     assert steps[-1].id == "qwen2.5-1.5b-instruct-rk3588-w8a8-opt-0-hybrid-ratio-0.0"
+    hub.add("mixed/Qwen", {FILE.replace("0.0", "0.5"): model("mixed")})
+    assert (await pulled(hub, catalogue, Wanted("mixed/Qwen")))[-1].id == "qwen2.5-1.5b-instruct-w8a8-hybrid-0.5"
     hub.add("third/Qwen", {FILE: model("third")})
     steps = await pulled(hub, catalogue, Wanted("third/Qwen"))
     assert steps[-1].id == "third-qwen2.5-1.5b-instruct-rk3588-w8a8-opt-0-hybrid-ratio-0.0"
+    hub.add("third/Qwen", {f"again/{FILE}": model("fourth")})
+    with pytest.raises(ModelExists, match=r"There is a model 'qwen2\.5-1\.5b-instruct' already"):
+        await pulled(hub, catalogue, Wanted("third/Qwen"))
     with pytest.raises(ModelExists, match="from another file"):
         await pulled(hub, catalogue, Wanted("third/Qwen"), name="qwen2.5-1.5b-instruct")
     steps = await pulled(hub, catalogue, Wanted("third/Qwen"), name="mine")
@@ -226,7 +234,7 @@ async def test_a_pull_that_is_left_goes_on_where_it_was(hub: LocalHub, catalogue
     before = hub.sent
     again = await pulled(hub, catalogue)
     assert again[-1].stage == "done"
-    assert "checking what is here already" in [step.text for step in again]
+    assert [step.stage for step in again].count("verifying") > 1
     assert hub.sent - before < len(WEIGHTS) - 1_000_000 + 70_000
     assert left(catalogue) == ["qwen2.5-1.5b-instruct"]
 
@@ -259,6 +267,66 @@ async def test_a_part_that_rotted_is_fetched_once_more_from_the_beginning(hub: L
     again = await pulled(hub, catalogue)
     assert again[-1].stage == "done"
     assert "starting over" in notes(again)
+
+
+async def test_a_part_that_is_too_long_is_fetched_again(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.faults.pause = 0.001
+    steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
+    async for step in steps:
+        if step.stage == "downloading":
+            break
+    await steps.aclose()
+    hub.faults.pause = 0
+    [part] = catalogue.directory.glob(".pull-*/*.part")
+    part.write_bytes(WEIGHTS + b"more")
+    again = await pulled(hub, catalogue)
+    assert again[-1].stage == "done"
+    assert "starting over" in notes(again)
+
+
+async def test_a_file_that_ends_early_without_a_length_is_asked_for_again(
+    hub: LocalHub, catalogue: Catalogue, hurried: None
+) -> None:
+    hub.faults.short = 1_000_000
+    with pytest.raises(PullError, match="ended after 1000000 of 3000001 bytes"):
+        await pulled(hub, catalogue)
+    assert catalogue.list() == ()
+
+
+async def test_a_file_whose_length_nobody_says_is_taken_as_it_comes(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.faults.sizes = hub.faults.digests = False
+    hub.faults.surplus = b"!"
+    hub.repos[REPO.repo].files[FILE] = large(WEIGHTS, hashlib.sha256(WEIGHTS + b"!").hexdigest())
+    assert (await pulled(hub, catalogue))[-1].stage == "done"
+
+
+async def test_a_file_that_changes_under_the_pull_is_refused(hub: LocalHub, catalogue: Catalogue) -> None:
+    steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
+    async for step in steps:
+        if step.stage == "note":
+            hub.repos[REPO.repo].files[FILE] = large(WEIGHTS[::-1])
+            break
+    with pytest.raises(PullError, match="changed while it was being fetched"):
+        [step async for step in steps]
+    hub.faults.digests = False
+    steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
+    async for step in steps:
+        if step.stage == "note":
+            hub.repos[REPO.repo].files[FILE] = large(WEIGHTS[:100])
+            break
+    with pytest.raises(PullError, match=r"sends 100 bytes of .*, its listing says 3000001"):
+        [step async for step in steps]
+    assert left(catalogue) == []
+
+
+@pytest.mark.parametrize(("status", "says"), [(418, "answers HTTP 418 for"), (416, "fewer bytes than asked for")])
+async def test_other_answers_are_sentences(
+    hub: LocalHub, catalogue: Catalogue, hurried: None, status: int, says: str
+) -> None:
+    hub.faults.answer = status
+    with pytest.raises(PullError, match=says):
+        await pulled(hub, catalogue)
+    assert left(catalogue) == []
 
 
 async def test_two_pulls_of_one_file_do_not_mix(hub: LocalHub, catalogue: Catalogue) -> None:
@@ -364,7 +432,7 @@ async def test_a_missing_repository_leaves_nothing(hub: LocalHub, catalogue: Cat
 async def test_a_gated_repository_says_what_to_do(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.repos[REPO.repo].gated = True
     steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
-    with pytest.raises(PullError, match="private or gated") as refusal:
+    with pytest.raises(PullError, match="it is private or gated") as refusal:
         [step async for step in steps]
     assert "HF_TOKEN" in refusal.value.hint
     with pytest.raises(PullError, match="refuses this token"):
@@ -462,6 +530,28 @@ async def test_a_base_models_base_is_asked_too(hub: LocalHub, catalogue: Catalog
     hub.add("org/chain", {"c.rkllm": model("c")}, card={"base_model": ["org/gguf", 3, "nonsense"]})
     entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/chain")))[-1].id)
     assert entry.voice().template.source == "{{ messages[0].content }}!"
+
+
+async def test_a_repository_with_everything_asks_nobody_else(hub: LocalHub, catalogue: Catalogue) -> None:
+    config = json.dumps({"text_config": {"num_hidden_layers": 3, "hidden_size": 8}, "num_hidden_layers": True}).encode()
+    files: dict[str, bytes | Large] = {
+        "t.rkllm": model("t"),
+        "tokenizer_config.json": TOKENIZER,
+        "tokenizer.json": b"{}",
+        "config.json": config,
+    }
+    hub.add("org/whole", files, card={"base_model": "org/whole"})
+    card = catalogue.get((await pulled(hub, catalogue, Wanted("org/whole")))[-1].id).card
+    assert (card.layers, card.hidden_size, card.base_model) == (3, 8, "")
+
+
+async def test_bases_that_lead_in_a_circle_are_asked_once(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.add("org/a", {"x.rkllm": model("x")}, card={"base_model": ["org/b", "org/c"]})
+    hub.add("org/b", {}, card={"base_model": ["org/c", "org/a"]})
+    hub.add("org/c", {"config.json": b"[]"}, card={"base_model": "org/b"})
+    await pulled(hub, catalogue, Wanted("org/a"))
+    listings = [asked.path for asked in hub.asked if asked.path.startswith("/api")]
+    assert len(listings) == len(set(listings)) == 3
 
 
 async def test_without_a_tokenizer_the_family_speaks(hub: LocalHub, catalogue: Catalogue) -> None:
