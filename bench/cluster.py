@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from exo_cluster.lab import Lab, chat, counted, ready, why_not  # noqa: E402  the path above has to be there first
+from exo_cluster.lab import Lab, chat, counted, ready, why_not
 
 
 def table(title: str, rows: list[tuple[str, str]]) -> None:

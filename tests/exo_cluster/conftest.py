@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from exo_cluster.lab import Lab, why_not
+from tests.exo_cluster.lab import Lab, why_not
 
 
 @pytest.fixture(scope="session")

@@ -217,7 +217,7 @@ class Lab:
 
     async def exo(self, host: Host | None = None, *words: str, ready: float = 15.0) -> Exo:
         host = host or self.host()
-        program = Exo(host, await self._spawn(host, "exo_cluster.standin.exo", *words))
+        program = Exo(host, await self._spawn(host, "tests.exo_cluster.standin.exo", *words))
         self._programs.append(program)
         program.listen()
         await asyncio.wait_for(program.answers.get(), ready)
@@ -226,7 +226,7 @@ class Lab:
     async def board(self, host: Host | None = None, *words: str, folder: str = "") -> Board:
         host = host or self.host()
         place = self.folder / (folder or f"board{host.number}")
-        program = Board(host, await self._spawn(host, "exo_cluster.board", str(place), *words))
+        program = Board(host, await self._spawn(host, "tests.exo_cluster.board", str(place), *words))
         self._programs.append(program)
         program.listen()
         await asyncio.wait_for(program.answers.get(), 15)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from exo_cluster.lab import Board, Chat, Exo, Lab, answered, chat, counted, fetch, ready, until
+from tests.exo_cluster.lab import Board, Chat, Exo, Lab, answered, chat, counted, fetch, ready, until
 
 # Times of the reference (section 6), and the second that this node may take longer.
 SLACK = 1.0
@@ -115,7 +115,7 @@ async def cut_for(lab: Lab, seconds: float) -> tuple[Chat, Exo, Board, float]:
     exo = await lab.exo(None, "--campaign", "0.2")
     board = await lab.board(None, "--rate", "30")
     await ready(exo)
-    stream = asyncio.create_task(chat(exo, f"count {int(30 * 3)}", timeout=seconds + 20))
+    stream = asyncio.create_task(chat(exo, f"count {(30 * 3)}", timeout=seconds + 20))
     await asyncio.sleep(1.0)
     board.host.unplug()
     await asyncio.sleep(seconds)

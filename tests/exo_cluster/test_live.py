@@ -6,7 +6,7 @@ import asyncio
 import base64
 import time
 
-from exo_cluster.lab import MODEL, Chat, Lab, chat, counted, fetch, ready, until
+from tests.exo_cluster.lab import MODEL, Chat, Lab, chat, counted, fetch, ready, until
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(600_000)).decode()
 

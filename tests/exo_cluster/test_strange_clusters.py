@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from exo_cluster.lab import Board, Exo, Lab, answered, chat, counted, ready, until
+from tests.exo_cluster.lab import Board, Exo, Lab, answered, chat, counted, ready, until
 
 FLOOD = """
 import os, random, socket, sys, time
