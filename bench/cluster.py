@@ -1,6 +1,6 @@
 """The exo node beside a strict stand-in of exo, each in a network namespace: joining, latency, pace, throughput, rest.
 
-    python bench/cluster.py [join] [latency] [throughput] [idle]        as root
+python bench/cluster.py [join] [latency] [throughput] [idle]        as root
 """
 
 from __future__ import annotations
