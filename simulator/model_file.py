@@ -104,7 +104,7 @@ class SimModel:
     tool_reply: str = DEFAULT_TOOL_REPLY  # when the last turn brings a tool's result
     thinking: str = ""  # said first, between <think> and </think>, unless thinking is switched off
     endless: bool = False  # never ends by itself: the reply starts over
-    seed: int = 0
+    seed: int = 8  # the default answer then begins with its plainest wording
     split_multibyte: bool = False  # bytes of a character come one by one as NORMAL, without WAITING
     clock: bool = False  # each token's text is the monotonic clock in ns, read just before its callback
     finish_text: str = ""  # text that the FINISH call carries, NULL without
@@ -259,8 +259,8 @@ def write(path: Path, model: SimModel) -> Path:
     tensor = _string("token_embd.weight") + struct.pack("<I", 1)
     before = len(header) + 20 + sum(map(len, values)) + len(tensor) + 20
     data = max(model.size - before - len(footer), 64)
-    offset = -before % 32
-    tensor += struct.pack("<QIQ", data - offset, 24, offset)  # 24 = int8
+    padding = -before % 32  # GGUF: tensor data begin at the next multiple of 32, and offsets count from there
+    tensor += struct.pack("<QIQ", data - padding, 24, 0)  # 24 = int8
     with path.open("wb") as file:
         file.write(header + struct.pack("<IQQ", 3, 1, len(values)))
         file.writelines(values)

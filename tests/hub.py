@@ -54,6 +54,8 @@ class Faults:
 
     cut: list[int] = field(default_factory=list)
     pause: float = 0.0
+    answer: int = 0  # the status of every small file and large file's address, in place of them
+    short: int = 0  # a large file is sent without a length and ends here
     linger: float = 0.0  # seconds before each small file
     refuse: int = 0
     ranges: bool = True
@@ -112,7 +114,7 @@ class LocalHub:
             await runner.cleanup()
 
     async def _start(self, app: web.Application) -> str:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -155,6 +157,8 @@ class LocalHub:
 
     async def _resolve(self, request: web.Request) -> web.StreamResponse:
         repo = self._repo(request)
+        if self.faults.answer:
+            return web.Response(status=self.faults.answer)
         body = repo.files.get(request.match_info["path"])
         if body is None:
             raise web.HTTPNotFound
@@ -185,7 +189,9 @@ class LocalHub:
             begin = start + 1 if self.faults.wrong_part else start
             response.headers["Content-Range"] = f"bytes {begin}-{len(body) - 1}/{len(body)}"
         body += self.faults.surplus
-        if not self.faults.surplus:
+        if self.faults.short:
+            body = body[: self.faults.short]
+        elif not self.faults.surplus:
             response.content_length = len(body) - start
         await response.prepare(request)
         end = self.faults.cut.pop(0) if self.faults.cut else len(body)

@@ -1,4 +1,4 @@
-"""`make run`: a simulated Orange Pi 5 Plus, a demo model, one streamed answer, and whatever stays up after it.
+"""`make run`: a daemon on a simulated Orange Pi 5 Plus, a demo model, one streamed answer, and then it is yours.
 
 Everything it needs it makes under build/demo; nothing of the machine is touched. The answer comes from the simulator,
 and says so: there is no NPU here.
@@ -7,10 +7,19 @@ and says so: there is no NPU here.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simulator import boards, model_file
@@ -18,40 +27,123 @@ from simulator import boards, model_file
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "build" / "demo"
 LIBRARY = ROOT / "build" / "simulator" / platform.machine() / "1.3.0" / "librkllmrt.so"
-MODEL = "Qwen2.5-1.5B-simulated_W8A8_RK3588.rkllm"
 BOARD = "orangepi-5-plus"
+MODEL = "qwen2.5-1.5b"
+FILE = "Qwen2.5-1.5B_W8A8_RK3588.rkllm"
 QUESTION = "What are you, and where do you run?"
+PORT = 52415
+START_SECONDS = 20.0
 
 
-def environment() -> dict[str, str]:
-    """A board's tree and a library, as a daemon or a command would find them on a board."""
-    board = DEMO / BOARD
+def prepare(run_folder: Path) -> Mapping[str, str]:
+    """A board's tree, a library and a catalogue with one model; what a daemon finds on a board, by its variables."""
+    board, models = DEMO / BOARD, DEMO / "models"
     if not board.exists():
         boards.write(BOARD, board)
-    return {
-        **os.environ,
+    settings = {
         "RKLLM_SIM_ROOT": str(board),
         "EXO_RKLLM_BOARD_ROOT": str(board),
         "EXO_RKLLM_RUNTIME_LIBRARY": str(LIBRARY),
+        "EXO_RKLLM_MODELS_DIRECTORY": str(models),
+        "EXO_RKLLM_CONTROL_SOCKET": str(run_folder / "control.sock"),
+        "EXO_RKLLM_API_PORT": str(free_port()),
+        # A simulated board has no business in anybody's cluster.
+        "EXO_RKLLM_CLUSTER_ENABLED": "false",
     }
+    if not (models / MODEL).exists():
+        models.mkdir(parents=True, exist_ok=True)
+        source = model_file.write(run_folder / FILE, model_file.SimModel(name=MODEL, speed="rk3588/qwen2.5-1.5b"))
+        command(settings, "import", str(source), check=True)
+    return settings
 
 
-def model() -> Path:
-    """As fast as the vendor's table says for a real one of this name."""
-    path = DEMO / MODEL
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        model_file.write(path, model_file.SimModel(name="Qwen2.5-1.5B-simulated", speed="rk3588/qwen2.5-1.5b"))
-    return path
+def free_port() -> int:
+    """exo's own, or any where something listens there already."""
+    for port in (PORT, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise SystemExit("No port is free on 127.0.0.1.")
+
+
+def command(settings: Mapping[str, str], *argv: str, check: bool) -> None:
+    program = [sys.executable, "-m", "exo_rkllm", *argv]
+    subprocess.run(program, cwd=ROOT, env={**os.environ, **settings}, check=check)
+
+
+@contextmanager
+def daemon(settings: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """In a session of its own, so that Ctrl-C reaches it through us and once."""
+    program = [sys.executable, "-m", "exo_rkllm", "serve"]
+    process = subprocess.Popen(program, cwd=ROOT, env={**os.environ, **settings}, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    ends = time.monotonic() + START_SECONDS
+    while time.monotonic() < ends:
+        if process.poll() is not None:
+            raise SystemExit(process.returncode)
+        with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310 - loopback, our own
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"The daemon did not become ready within {START_SECONDS:.0f} s.")
+
+
+def chat(url: str) -> None:
+    body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
+    request = urllib.request.Request(  # noqa: S310 - loopback, our own
+        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    print(f"\n> {QUESTION}", flush=True)
+    with urllib.request.urlopen(request) as answer:  # noqa: S310 - as above
+        for line in answer:
+            text = line.decode().removeprefix("data: ").strip()
+            if text.startswith("{"):
+                for choice in json.loads(text)["choices"]:
+                    print(choice["delta"].get("content") or "", end="", flush=True)
+    print("\n", flush=True)
+
+
+def tell(url: str) -> None:
+    print(f"The page      {url}/")
+    print(f"OpenAI        {url}/v1")
+    print(f"Ollama        {url}")
+    print(f"Prometheus    {url}/metrics")
+    print("\nTry it:\n")
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]})
+    print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
+    print("Ctrl-C ends it.", flush=True)
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(description="A simulated board with a model, served.")
     arguments.add_argument("--once", action="store_true", help="end after the demonstration")
-    arguments.parse_args()
-    print(f"A simulated {BOARD} with {MODEL}, at the speed of the vendor's table.\n", flush=True)
-    command = [sys.executable, "-m", "exo_rkllm", "run", str(model()), QUESTION, "--verbose"]
-    return subprocess.run(command, env=environment(), cwd=ROOT, check=False).returncode
+    once = arguments.parse_args().once
+    folder = Path(tempfile.mkdtemp(prefix="exo-rkllm-"))  # a Unix socket's path has 107 bytes at most
+    try:
+        settings = prepare(folder)
+        url = f"http://127.0.0.1:{settings['EXO_RKLLM_API_PORT']}"
+        print(f"A simulated {BOARD} with {MODEL}, at the speed of the vendor's table.\n", flush=True)
+        with daemon(settings) as process:
+            wait_until_ready(url, process)
+            chat(url)
+            if not once:
+                tell(url)
+                process.wait()
+    except KeyboardInterrupt:
+        print()
+    except (urllib.error.URLError, subprocess.CalledProcessError) as error:
+        print(f"The demonstration failed: {error}.", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
 if __name__ == "__main__":

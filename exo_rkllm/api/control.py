@@ -10,39 +10,56 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from aiohttp import web
 
 from exo_rkllm import __version__
+from exo_rkllm.api.leaving import cancelled_when_gone
 from exo_rkllm.api.peer import peer_of
-from exo_rkllm.backends.base import JSON
+from exo_rkllm.backends.base import JSON, Array, GenerationRequest, Message, Piece, Sampling
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 from exo_rkllm.log.ring import Ring
 
 log = logging.getLogger(__name__)
 
+PREFIX = "/control"
 VERSION_HEADER = "X-Exo-Rkllm-Version"
 LINES = "application/jsonl"
+# The fields of a question, as `GenerationRequest` has them.
+QUESTION: Mapping[str, type] = {
+    "model": str,
+    "prompt": str,
+    "messages": list,
+    "sampling": dict,
+    "max_tokens": int,
+    "thinking": bool,
+    "keep_alive": float,
+}
+Plain: TypeAlias = Mapping[str, Any]
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# Sent down a stream that has nothing to say for so long, since a reader that is gone is noticed by writing only.
-HEARTBEAT = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """`endpoint` and `token` are the asker's own; empty, the daemon's count."""
+
+    model: str
+    name: str = ""
+    soc: str = ""
+    replace: bool = False
+    endpoint: str = ""
+    token: str = field(default="", repr=False)
 
 
 class Pull(Protocol):
     """The catalogue's: steps as frozen dataclasses, or an error."""
 
-    def __call__(self, source: str, *, name: str, replace: bool) -> AsyncGenerator[Any, None]: ...
-
-
-class Remove(Protocol):
-    """Deletes the entry and returns its id."""
-
-    def __call__(self, name: str) -> str: ...
+    def __call__(self, asked: PullRequest) -> AsyncGenerator[Any, None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,28 +71,27 @@ class Controls:
     reload: Callable[[], Mapping[str, JSON]]
     facts: Callable[[], Mapping[str, JSON]]
     pull: Pull | None = None
-    remove: Remove | None = None
+    remove: Callable[[str], Awaitable[str]] | None = None
 
 
 def application(controls: Controls) -> web.Application:
-    app = web.Application(middlewares=[_guarded], client_max_size=1 << 20)
-    app.add_routes(routes(controls))
+    """To be put below `PREFIX` of an application that answers on the socket."""
+    handlers = Control(controls)
+    app = web.Application(middlewares=[_guarded])
+    app.add_routes(
+        [
+            web.get("/version", handlers.version),
+            web.get("/status", handlers.status),
+            web.get("/logs", handlers.logs),
+            web.post("/ask", handlers.ask),
+            web.post("/load", handlers.load),
+            web.post("/unload", handlers.unload),
+            web.post("/pull", handlers.pull),
+            web.post("/rm", handlers.remove),
+            web.post("/reload", handlers.reload),
+        ]
+    )
     return app
-
-
-def routes(controls: Controls) -> list[web.RouteDef]:
-    """For an application of one's own, below /control."""
-    socket = Control(controls)
-    return [
-        web.get("/control/version", socket.version),
-        web.get("/control/status", socket.status),
-        web.get("/control/logs", socket.logs),
-        web.post("/control/load", socket.load),
-        web.post("/control/unload", socket.unload),
-        web.post("/control/pull", socket.pull),
-        web.post("/control/rm", socket.remove),
-        web.post("/control/reload", socket.reload),
-    ]
 
 
 class Control:
@@ -98,6 +114,20 @@ class Control:
             return await _stream(request, _dicts(self._on.ring.follow(count)))
         return _json({"lines": [asdict(line) for line in self._on.ring.latest(count)]})
 
+    async def ask(self, request: web.Request) -> web.StreamResponse:
+        """A question without any API's dialect: for `exo-rkllm run`, which then needs no model of its own in memory."""
+        asked = await _body(request, **QUESTION)
+        return await _stream(request, self._answer(_question(asked), asked.get("keep_alive")))
+
+    async def _answer(self, question: GenerationRequest, keep_alive: float | None) -> AsyncGenerator[Plain, None]:
+        answer = self._on.dispatcher.generate(question, client="local", keep_alive=keep_alive)
+        async with aclosing(answer):
+            async for event in answer:
+                if isinstance(event, Piece):
+                    yield {"kind": event.kind, "text": event.text}
+                elif not isinstance(event, Array):
+                    yield {type(event).__name__.lower(): asdict(event)}
+
     async def load(self, request: web.Request) -> web.StreamResponse:
         asked = await _body(request, model=str, keep_alive=float, pin=bool)
         name = _model(asked)
@@ -111,21 +141,19 @@ class Control:
         return _json({"unloaded": await self._on.dispatcher.unload(name)})
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
-        asked = await _body(request, model=str, name=str, replace=bool)
+        asked = await _body(request, model=str, name=str, soc=str, replace=bool, endpoint=str, token=str)
         source = _model(asked)
         if self._on.pull is None:
             raise NotSupported("This daemon pulls no models.", "exo-rkllm pull while the daemon is stopped")
         _note(request, "pulls", source)
-        steps = self._on.pull(source, name=asked.get("name", ""), replace=asked.get("replace", False))
-        return await _stream(request, _dicts(steps))
+        return await _stream(request, _dicts(self._on.pull(PullRequest(**asked))))
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         name = _model(await _body(request, model=str))
         if self._on.remove is None:
             raise NotSupported("This daemon deletes no models.", "exo-rkllm rm while the daemon is stopped")
         _note(request, "deletes", name)
-        await self._on.dispatcher.unload(name)
-        return _json({"removed": await asyncio.get_running_loop().run_in_executor(None, self._on.remove, name)})
+        return _json({"removed": await self._on.remove(name)})
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
         _note(request, "reloads", "the configuration")
@@ -160,6 +188,20 @@ async def _body(request: web.Request, **fields: type) -> dict[str, Any]:
     return body
 
 
+def _question(asked: Mapping[str, Any]) -> GenerationRequest:
+    try:
+        return GenerationRequest(
+            model=_model(asked),
+            messages=tuple(Message(**message) for message in asked.get("messages", ())),
+            prompt=asked.get("prompt"),
+            sampling=Sampling(**asked.get("sampling", {})),
+            max_tokens=asked.get("max_tokens"),
+            thinking=asked.get("thinking"),
+        )
+    except TypeError as error:
+        raise UsageError(f"The question cannot be read: {error}.") from None
+
+
 def _model(asked: Mapping[str, Any]) -> str:
     name = asked.get("model", "")
     if not name:
@@ -177,7 +219,7 @@ def _note(request: web.Request, does: str, what: str) -> None:
     """Who changed the daemon for everybody is written down."""
     sock = None if request.transport is None else request.transport.get_extra_info("socket")
     who = peer_of(sock) if sock is not None else "somebody"
-    log.info("%s %s %s.", who, does, what, extra={"peer": who, "model": what})
+    log.info("%s %s %s.", who, does, what, extra={"peer": who})
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────
@@ -219,35 +261,26 @@ async def _dicts(steps: AsyncGenerator[Any, None]) -> AsyncGenerator[dict[str, A
             yield asdict(step)
 
 
-async def _stream(request: web.Request, values: AsyncIterator[Mapping[str, Any]]) -> web.StreamResponse:
-    """The first value is waited for, so that a refusal can still be a status and not a line."""
-    first = await anext(values, None)
-    response = web.StreamResponse(headers={VERSION_HEADER: __version__, "Content-Type": LINES})
-    await response.prepare(request)
-    end: Mapping[str, Any] = {"done": True}
-    waits: asyncio.Future[Any] | None = None
-    try:
-        value = first
-        while value is not None:
-            await _line(response, value)
-            waits = asyncio.ensure_future(anext(values, None))
-            while not (await asyncio.wait({waits}, timeout=HEARTBEAT))[0]:
-                await response.write(b"\n")
-            value = waits.result()
-    except ExoRkllmError as error:
-        end = {"error": _parts(error)}
-    except (ConnectionError, asyncio.CancelledError):
-        raise
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-        end = {"error": _parts(_broken())}
-    finally:
-        if waits is not None and not waits.done():
-            waits.cancel()
-            await asyncio.wait({waits})
-        if isinstance(values, AsyncGenerator):
-            await values.aclose()
-    await _line(response, end)
+async def _stream(request: web.Request, values: AsyncGenerator[Mapping[str, Any], None]) -> web.StreamResponse:
+    """The first value is waited for, so that a refusal is still a status. A reader who leaves ends all of it."""
+    with cancelled_when_gone(request):
+        async with aclosing(values):
+            value = await anext(values, None)
+            response = web.StreamResponse(headers={VERSION_HEADER: __version__, "Content-Type": LINES})
+            await response.prepare(request)
+            end: Mapping[str, Any] = {"done": True}
+            try:
+                while value is not None:
+                    await _line(response, value)
+                    value = await anext(values, None)
+            except ExoRkllmError as error:
+                end = {"error": _parts(error)}
+            except (ConnectionError, asyncio.CancelledError):
+                raise
+            except Exception:
+                log.exception("%s %s failed", request.method, request.path)
+                end = {"error": _parts(_broken())}
+        await _line(response, end)
     return response
 
 

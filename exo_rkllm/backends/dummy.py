@@ -132,7 +132,7 @@ class DummyEngine(Engine):
             reason: Reason = "stop" if len(question) <= limit else "length"
             for token in question[:limit]:
                 if self._pace:
-                    await asyncio.sleep(1 / self._pace)
+                    await self._wait(1 / self._pace)
                 elif sent % 64 == 63:
                     await asyncio.sleep(0)  # an answer of thousands of words must not hold the loop
                 if request.id in self._aborted:
@@ -153,6 +153,11 @@ class DummyEngine(Engine):
             return list(request.tokens)
         text = request.prompt if request.prompt is not None else request.messages[-1].content
         return self._words.encode(text)
+
+    async def _wait(self, seconds: float) -> None:
+        """A pause that ends when the engine is closed."""
+        if self._closed is not None:
+            await asyncio.wait({self._closed}, timeout=seconds)
 
     def _alive(self) -> None:
         if self._closed is None or self._closed.done():

@@ -129,7 +129,8 @@ class _Reader:
     where: str
 
     def fail(self, table: str, key: str, says: str, hint: str) -> CardError:
-        place = toml.at(self.where, toml.line_of(self.text, table, key))
+        line = toml.line_of(self.text, table, key) or (0 if table else toml.line_of(self.text, key, ""))
+        place = toml.at(self.where, line)
         return CardError(f"{place}: {says}.", hint)
 
     def table(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,18 +179,19 @@ def parse(text: str, where: str = FILE) -> Card:
             "", "id", f"{_shown(top['id'])} cannot be a model's id", "Use letters, digits, '.', '_', '-'."
         )
     weights = _weights(reader, tables["weights"])
-    if weights is None and top.get("engine", "rkllm") == "rkllm":
-        raise CardError(f"{where}: the table [weights] is missing.", 'Add: [weights] with file = "NAME.rkllm"')
+    sampling = Sampling(**reader.table("sampling", tables["sampling"]))
     chat = reader.table("chat", tables["chat"])
     if chat.get("template") and not names.plain_file_name(chat["template"]):
         raise reader.fail("chat", "template", "'template' must be a file's name, not a path", "Put it beside the card.")
     for key, value in tables["options"].items():
         if not _json(value):
             raise reader.fail("options", key, f"{key!r} holds a value that no engine takes", f"It is {_shown(value)}.")
+    if weights is None and top.get("engine", "rkllm") == "rkllm":
+        raise CardError(f"{where}: the table [weights] is missing.", 'Add: [weights] with file = "NAME.rkllm"')
     return Card(
         **top,
         weights=weights,
-        sampling=Sampling(**reader.table("sampling", tables["sampling"])),
+        sampling=sampling,
         chat=Chat(**chat),
         options=tables["options"],
     )

@@ -52,9 +52,10 @@ def choose(files: Sequence[str], repo: str, soc: str, wanted: str = "") -> Choic
     tied = [file for file in ranked if _rank(facts[file], soc) == _rank(facts[ranked[0]], soc)]
     platforms = {facts[file].platform for file in fitting}
     if len(tied) > 1 or (not soc and len(platforms) > 1):
+        several = tied if soc else sorted(fitting)
         raise ModelNotFound(
-            f"{repo} has several files that would do: {_listed(tied if soc else fitting)}.",
-            f"Say which: exo-rkllm pull {repo}:{tied[0]}",
+            f"{repo} has several files that would do: {_listed(several)}.",
+            f"Say which: exo-rkllm pull {repo}:{several[0]}",
         )
     return Choice(ranked[0], _why(ranked[0], facts[ranked[0]], len(offered), len(fitting), soc))
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card, Chat, Weights
 from exo_rkllm.catalogue.families import FAMILIES, family_of
-from exo_rkllm.catalogue.filenames import Named, named
+from exo_rkllm.catalogue.filenames import named
+from exo_rkllm.catalogue.voice import read_voice
+from exo_rkllm.runtime import modelfile
+
+T = TypeVar("T")
 
 # Beside the file's own size, a load takes this (reference 3.2: 100 to 300 MB, an estimate).
 OVERHEAD = 200 * 1024 * 1024
@@ -19,7 +24,7 @@ ENGINES: Mapping[str, str] = {".rkllm": "rkllm", ".gguf": "llamacpp"}
 # Files that make a model's voice, with the most bytes each may have; JSON and Jinja only, never code.
 COMPANIONS: Mapping[str, int] = {
     "tokenizer_config.json": 8 * 1024 * 1024,
-    "chat_template.jinja": 512 * 1024,
+    "chat_template.jinja": 128 * 1024,
     "chat_template.json": 512 * 1024,
     "generation_config.json": 256 * 1024,
     "config.json": 1024 * 1024,
@@ -83,6 +88,11 @@ def sampling_of(folder: Path) -> Sampling:
     )
 
 
+def _over(defaults: Sampling, chosen: Sampling | None) -> Sampling:
+    values = {} if chosen is None else dataclasses.asdict(chosen)
+    return dataclasses.replace(defaults, **{key: value for key, value in values.items() if value is not None})
+
+
 def pretty(model: str) -> str:
     """`Qwen/Qwen2.5-1.5B-Instruct` as people write it."""
     return model.rpartition("/")[2].replace("-", " ").replace("_", " ").strip()
@@ -94,41 +104,47 @@ def describe(
     *,
     id: str = "",
     repo: str = "",
+    path: str = "",
     source: str = "",
     base_model: str = "",
     chat: Chat | None = None,
-    said: Named | None = None,
+    sampling: Sampling | None = None,
+    context: int = 0,
 ) -> Card:
-    """The card of the weights in `folder`. `said` is what the file says of itself, where it could be read."""
-    by_name = named(weights.file, repo)
-    facts = _merged(said or Named(), by_name)
+    """The card of the weights in `folder`; raises where they are no model.
+
+    The file's own word counts most, then the name under which its repository has it (`path`). What `sampling` sets
+    goes before the makers' defaults.
+    """
+    engine = ENGINES.get(Path(weights.file).suffix.lower(), "rkllm")
+    facts = modelfile.inspect(folder / weights.file) if engine == "rkllm" else None
+    by_name = named(path or weights.file, repo)
+
+    def said(name: str, otherwise: T) -> T:
+        fact = getattr(facts, name, None)
+        return otherwise if fact is None or fact.source == "name" else fact.value
+
     shape = _shape(folder)
-    family = FAMILIES[family_of(base_model, weights.file, repo)]
-    context = facts.context
-    return Card(
+    tokens = context or said("max_context", by_name.context)
+    cache = cache_bytes(shape, tokens or 4096) or (facts.kv_bytes_per_token or 0 if facts else 0) * (tokens or 4096)
+    card = Card(
         id=id or names.id_from(weights.file),
         name=pretty(base_model) if base_model else pretty(names.bare_name(weights.file)),
-        engine=ENGINES.get(Path(weights.file).suffix.lower(), "rkllm"),
+        engine=engine,
         base_model=base_model,
         source=source,
-        platform=facts.platform,
-        quantization=facts.quantization,
-        runtime_floor=facts.toolkit,
-        context=context,
-        layers=_number(shape, "num_hidden_layers", "num_layers"),
-        hidden_size=_number(shape, "hidden_size"),
-        memory=weights.size + OVERHEAD + cache_bytes(shape, context or 4096),
-        reuse=family.reuse,
+        platform=str(said("platform", by_name.platform)).lower(),
+        quantization=str(said("dtype", by_name.quantization)).lower(),
+        runtime_floor=said("toolkit", by_name.toolkit),
+        context=tokens,
+        layers=_number(shape, "num_hidden_layers", "num_layers") or said("layers", 0),
+        hidden_size=_number(shape, "hidden_size") or said("embedding_length", 0),
+        memory=weights.size + OVERHEAD + cache,
+        reuse=FAMILIES[family_of(base_model, weights.file, repo)].reuse,
         weights=weights,
-        sampling=sampling_of(folder),
+        sampling=_over(sampling_of(folder), sampling),
         chat=chat or Chat(),
     )
-
-
-def _merged(said: Named, by_name: Named) -> Named:
-    return Named(
-        platform=said.platform or by_name.platform,
-        quantization=said.quantization or by_name.quantization,
-        context=said.context or by_name.context,
-        toolkit=said.toolkit or by_name.toolkit,
-    )
+    # Tags that are special tokens reach us only where the runtime is told not to leave those out.
+    hides = engine == "rkllm" and read_voice(folder, card).special
+    return dataclasses.replace(card, options={"skip_special_token": False}) if hides else card

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import shutil
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeAlias
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, names
 from exo_rkllm.catalogue.choice import choose
+from exo_rkllm.catalogue.filenames import named
 from exo_rkllm.catalogue.hub import Access, Body, File, Hub, Interrupted, Repository, repos
+from exo_rkllm.catalogue.steps import Stage, Step
 from exo_rkllm.catalogue.store import LOCK, Catalogue, Entry
 from exo_rkllm.errors import ExoRkllmError, ModelExists, PullError, UsageError
 
@@ -49,22 +51,6 @@ class Wanted:
         if not names.valid_repo(repo) or (revision and not names.REPO_PART.fullmatch(revision)):
             raise UsageError(f"{text!r} is no repository.", "exo-rkllm pull ORG/REPO or ORG/REPO:FILE")
         return cls(repo, revision, file)
-
-
-Stage: TypeAlias = Literal["resolving", "note", "downloading", "verifying", "writing", "done"]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a pull or an import is at. `note` is worth a line, the others replace each other."""
-
-    stage: Stage
-    text: str
-    file: str = ""
-    sha256: str = ""
-    done: int = 0
-    total: int = 0
-    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +95,31 @@ async def pull(
                     yield step
             yield Step("writing", "fetching what belongs to it", file.path)
             bases = await _bases(hub, repo)
-            async with aclosing(_companions(hub, stage, repo, bases)) as steps:
+            async with aclosing(companions(hub, stage, repo, bases)) as steps:
                 async for note in steps:
                     yield note
-            card = describe.describe(
+            make = functools.partial(
+                describe.describe,
                 stage,
                 cards.Weights(PurePosixPath(file.path).name, step.done, step.sha256),
                 id=name or _free_id(catalogue, file, repo, replace=replace),
-                repo=f"{repo.id}/{PurePosixPath(file.path).parent}",
+                repo=repo.id,
+                path=file.path,
                 source=f"{repo.id}@{repo.revision}:{file.path}",
                 base_model=bases[0] if bases else "",
             )
+            card = await asyncio.to_thread(_described, stage, make)
             entry = await asyncio.to_thread(catalogue.publish, stage, card, replace=replace)
         yield Step("done", f"{entry.id} is ready", file.path, step.sha256, step.done, step.done, entry.id)
+
+
+def _described(stage: Path, make: Callable[[], cards.Card]) -> cards.Card:
+    """What is no model is not kept either, however right its checksum."""
+    try:
+        return make()
+    except ExoRkllmError:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -167,7 +165,11 @@ def _free_id(catalogue: Catalogue, file: File, repo: Repository, *, replace: boo
     base = PurePosixPath(file.path).name
     stem = PurePosixPath(base).stem
     org = repo.id.partition("/")[0]
-    for candidate in (names.id_from(base), names.plain_id(stem), names.plain_id(f"{org}-{stem}")):
+    plain, variant = names.id_from(base), named(file.path, repo.id)
+    quantized = f"{plain}-{variant.quantization}" if variant.quantization else plain
+    mixed = f"{quantized}-hybrid-{variant.hybrid:g}" if variant.hybrid else quantized
+    full = names.plain_id(stem)
+    for candidate in (plain, names.plain_id(quantized), names.plain_id(mixed), full, names.plain_id(f"{org}-{stem}")):
         if candidate and candidate not in taken:
             return candidate
     raise ModelExists(f"There is a model {names.id_from(base)!r} already.", "Choose another: --name NAME")
@@ -201,7 +203,7 @@ async def _into(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGen
             f"{file.path} of {repo.id} {fetch.fault}; it was thrown away.", "Pull it again, or ask its maker."
         )
     part.rename(target)
-    yield Step("verifying", "checked", file.path, fetch.sha256, fetch.have, fetch.have)
+    yield Step("verifying", file.path, file.path, fetch.sha256, fetch.have, fetch.have)
 
 
 def _prepared(stage: Path, target: Path, part: Path, repo: Repository, file: File) -> _Kept:
@@ -271,7 +273,7 @@ class _Fetch:
     async def run(self) -> AsyncGenerator[Step, None]:
         if self._part.exists():
             while await asyncio.to_thread(self._read):
-                yield self._step("verifying", "checking what is here already")
+                yield self._step("verifying", self._file.path)
         failures = 0
         while self.total is None or self.have < self.total:
             before = self.have
@@ -388,12 +390,14 @@ def front_matter(text: str) -> list[str]:
     return [one.strip().strip("'\"") for one in found]
 
 
-async def _companions(hub: Hub, stage: Path, repo: Repository, bases: tuple[str, ...]) -> AsyncGenerator[Step, None]:
+async def companions(
+    hub: Hub, stage: Path, repo: Repository | None, bases: tuple[str, ...]
+) -> AsyncGenerator[Step, None]:
     """The tokenizer's files: the repository's own, and the base model's for those that it lacks. None is a must."""
-    found = await _fetch_companions(hub, stage, repo)
+    found = _present(stage) if repo is None else await _fetch_companions(hub, stage, repo)
     if {"tokenizer_config.json", "tokenizer.json", "config.json"} <= found:
         return
-    asked: set[str] = {repo.id.lower()}
+    asked: set[str] = set() if repo is None else {repo.id.lower()}
     queue = list(bases)
     while queue and len(asked) < 4:
         base = queue.pop(0)

@@ -19,7 +19,7 @@ from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.tokenizer import read_tokenizer
 from exo_rkllm.catalogue.voice import Voice, read_voice
-from exo_rkllm.errors import CardError, ExoRkllmError, ModelExists, ModelNotFound
+from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 
 INCOMING = ".incoming-"
 REPLACED = ".replaced-"
@@ -130,13 +130,26 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """A folder that cannot be written is the operator's matter: say which, and how it is owned."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"The models folder {directory} cannot be changed: {error.strerror}.",
+            f"ls -ld {directory}; a running service's models are changed through it, as a member of its group",
+        ) from None
+
+
 class Stage:
     """A hidden folder where an entry is put together; its lock tells a living maker from a dead one's leavings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with _writing(folder.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -320,15 +333,16 @@ class Catalogue:
         return self.get(checked.id)
 
     def remove(self, name: str) -> Entry:
-        """Gone in one rename; the bytes are freed after it."""
-        entry = self.resolve(name)
+        """Gone in one rename; the bytes are freed after it. Only the full id will do: a guess must not delete."""
+        entry = self.get(name)
         self._discard(entry.folder)
         return entry
 
     def _discard(self, folder: Path) -> None:
         trash = self.directory / (TRASH + secrets.token_hex(8))
-        folder.rename(trash)
-        sync(self.directory)
+        with _writing(self.directory):
+            folder.rename(trash)
+            sync(self.directory)
         shutil.rmtree(trash, ignore_errors=True)
 
     def clean(self, now: float | None = None) -> None:

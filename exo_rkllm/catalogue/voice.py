@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ class Voice:
     reasoning: Reasoning | None
     stop: tuple[str, ...]
     system: str = ""
+    special: bool = False  # whether some of its tags are special tokens, which a runtime may leave out of the text
 
 
 def _read_json(path: Path) -> Any:
@@ -80,6 +82,24 @@ def _eos_texts(folder: Path, config: Mapping[str, Any]) -> list[str]:
         return []
     wanted = ids if isinstance(ids, list) else [ids]
     return [text for one in wanted if (text := _token(decoder.get(str(one))))]
+
+
+def _are_special(tags: Iterable[str], config: Mapping[str, Any]) -> bool:
+    """As the tokenizer's table says; without one, by what special tokens look like."""
+    decoder = config.get("added_tokens_decoder")
+    if not isinstance(decoder, dict):
+        return any(tag.startswith(("<|", "<｜")) for tag in tags)
+    special = [
+        text for one in decoder.values() if isinstance(one, dict) and one.get("special") and (text := _token(one))
+    ]
+    return any(text in tag for text in special for tag in tags)
+
+
+def _tags(tools: ToolFormat | None, reasoning: Reasoning | None) -> tuple[str, ...]:
+    return (
+        *((*tools.open, *tools.close) if tools else ()),
+        *((reasoning.open, reasoning.close) if reasoning else ()),
+    )
 
 
 def _template_source(folder: Path, card: Card, config: Mapping[str, Any]) -> str:
@@ -127,19 +147,23 @@ def read_voice(folder: Path, card: Card) -> Voice:
     )
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
     template = _compiled(source or family.template, special)
-    own = _compiled(family.template, {"bos_token": family.bos, **special}) if source else template
-    telling = next((one for one in (template, own) if "tools" in one.variables), None)
+    telling = template if "tools" in template.names else None
+    if telling is None and source and re.search(r"\btools\b", family.template):
+        telling = _compiled(family.template, {"bos_token": family.bos, **special})
     marked = _marked(source, TOOL_MARKS) if telling is template else ""
     tools = card.chat.tools or marked or family.tools
     reasoning = card.chat.reasoning or (_marked(source, REASONING_MARKS) if source else "") or family.reasoning
     stop = [*card.chat.stop, special.get("eos_token", ""), *_eos_texts(folder, config), *family.stop]
+    way = _row("tools", tools, TOOLS, card.id)
+    thoughts = _row("reasoning", reasoning, REASONING, card.id)
     return Voice(
         template,
-        telling if tools and tools != "none" else None,
-        _row("tools", tools, TOOLS, card.id),
-        _row("reasoning", reasoning, REASONING, card.id),
+        telling if way else None,
+        way,
+        thoughts,
         tuple(dict.fromkeys(text for text in stop if text)),
         card.chat.system,
+        _are_special(_tags(way, thoughts), config),
     )
 
 
@@ -149,7 +173,7 @@ def voice_of(model: Model) -> Voice:
     template = _compiled(family.template, {"bos_token": family.bos})
     return Voice(
         template,
-        template if family.tools and "tools" in template.variables else None,
+        template if family.tools and "tools" in template.names else None,
         TOOLS.get(family.tools),
         REASONING.get(family.reasoning),
         family.stop,

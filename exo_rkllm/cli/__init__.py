@@ -21,7 +21,18 @@ class Verb(NamedTuple):
 
 
 VERBS: tuple[Verb, ...] = (
+    Verb("serve", "exo_rkllm.cli.serve", "the daemon"),
+    Verb("ps", "exo_rkllm.cli.ps", "what is loaded, what it answers, and who waits"),
+    Verb("load", "exo_rkllm.cli.load", "bring a model into memory"),
+    Verb("unload", "exo_rkllm.cli.unload", "free a model's memory"),
+    Verb("logs", "exo_rkllm.cli.logs", "the daemon's latest lines"),
+    Verb("config", "exo_rkllm.cli.config", "check the configuration, show it, take it over"),
     Verb("run", "exo_rkllm.cli.run", "ask a model once, or chat with it"),
+    Verb("models", "exo_rkllm.cli.models", "list the models that are here"),
+    Verb("show", "exo_rkllm.cli.show", "say what is known of a model"),
+    Verb("pull", "exo_rkllm.cli.pull", "fetch a model from Hugging Face or a mirror"),
+    Verb("import", "exo_rkllm.cli.importing", "make models of files that are on this machine"),
+    Verb("rm", "exo_rkllm.cli.rm", "remove models"),
     Verb("inspect", "exo_rkllm.cli.inspect", "say what a .rkllm file is, without loading it"),
     Verb("runtime", "exo_rkllm.cli.runtime", "find, check or install the vendor library"),
     Verb("board", "exo_rkllm.cli.board", "say what this machine and its NPU are"),

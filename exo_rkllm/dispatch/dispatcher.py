@@ -21,7 +21,7 @@ from exo_rkllm.backends.observe import Loaded, Nobody, Observer, Restarted
 from exo_rkllm.dispatch import state as on
 from exo_rkllm.dispatch.decide import deadline, decide, idle_deadline
 from exo_rkllm.dispatch.dialogue import Begin, Verbatim
-from exo_rkllm.dispatch.job import Job, own
+from exo_rkllm.dispatch.job import Job, own, story
 from exo_rkllm.dispatch.placed import Placed
 from exo_rkllm.dispatch.state import Effect, Happening, Limits, ModelState, Needs, State
 from exo_rkllm.dispatch.status import ModelStatus, RequestStatus, Status
@@ -113,7 +113,9 @@ class Dispatcher:
 
     def _leave(self, job: Job) -> None:
         del self._jobs[job.ticket]
-        self._observer.answered(job.account(time.monotonic()))
+        answered = job.account(time.monotonic())
+        self._observer.answered(answered)
+        log.info("%s", story(answered), extra={"request": job.request.id, "model": job.model.id, "client": job.client})
         if isinstance(job.error, RunnerLost) and self._engines.get(job.model.id) is job.engine is not None:
             # Before Gone frees the place: the next request must not start on an engine that is dead.
             self._lost(job.model.id, job.error)
@@ -155,6 +157,10 @@ class Dispatcher:
 
     def reconfigure(self, limits: Limits) -> None:
         self._post(on.Reconfigured(limits))
+
+    def beat(self) -> None:
+        """One decision that changes nothing, for a watchdog that wants to see one taken."""
+        self._post(on.Tick())
 
     async def drain(self, timeout: float) -> None:
         """No new requests; what runs may end within so many seconds; then every engine is closed."""
@@ -279,7 +285,9 @@ class Dispatcher:
             engine = self._make(Placed(model, domain) if domain else model)
             self._engines[name] = engine
             await engine.initialize()
-            self._observer.loaded(Loaded(name, time.monotonic() - began))
+            took = time.monotonic() - began
+            self._observer.loaded(Loaded(name, took))
+            log.info("%s is loaded (%.1f s).", name, took, extra={"model": name})
             self._post(on.Loaded(name, engine.capabilities.parallel, engine.memory or 0))
             self._lost(name, await engine.lost())
         except asyncio.CancelledError:
@@ -296,6 +304,7 @@ class Dispatcher:
                 await engine.close()
             self._engines.pop(name, None)
             del self._lives[name]
+            log.info("%s is unloaded.", name, extra={"model": name})
             self._post(on.Closed(name))
 
     def _lost(self, name: str, error: ExoRkllmError) -> None:

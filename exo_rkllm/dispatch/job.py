@@ -17,6 +17,20 @@ def own(error: ExoRkllmError) -> ExoRkllmError:
     return copy.copy(error)
 
 
+def story(answered: Answered) -> str:
+    """One line for the log."""
+    usage, timings = answered.usage, answered.timings
+    pace = f", {usage.completion / timings.decode:.1f} a second" if timings.decode > 0 else ""
+    waited = (
+        f", after {timings.queued + timings.load:.1f} s of waiting" if timings.queued + timings.load >= 0.05 else ""
+    )
+    cached = f" ({usage.cached} cached)" if usage.cached else ""
+    return (
+        f"{answered.model}: {answered.reason}, {usage.prompt} tokens in{cached} and {usage.completion} out "
+        f"in {answered.seconds:.1f} s{pace}{waited}."
+    )
+
+
 class Job:
     """The run loop writes into it, its reader waits on it; no task stands between the two."""
 

@@ -13,13 +13,13 @@ ROOT = "exo_rkllm"
 
 
 class Plain(logging.Formatter):
-    """For a terminal or a container's log: the time, the level where it matters, the text, the fields."""
+    """For a terminal or a container's log: the time, the level where it matters, the text, the request."""
 
     def format(self, record: logging.LogRecord) -> str:
         moment = self.formatTime(record, "%H:%M:%S")
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items())
-        return f"{moment} {level}{text_of(record)}" + (f"  [{fields}]" if fields else "")
+        request = fields_of(record).get("request", "")
+        return f"{moment} {level}{text_of(record)}" + (f"  [{request}]" if request else "")
 
 
 def begin(level: str, environment: Mapping[str, str]) -> Ring:

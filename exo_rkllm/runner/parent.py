@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from exo_rkllm.errors import ExoRkllmError, RunnerLost, from_code
+from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, Kind
@@ -246,10 +246,10 @@ class Runner:
                 pass_fds=(theirs.fileno(), box),
                 start_new_session=True,
             )
-        except BaseException:
+        except OSError as error:
             self._sock.close()
             self._box.close()
-            raise
+            raise LoadError(f"The process of {self._name} cannot be started: {error.strerror}.", "ulimit -a") from error
         finally:
             theirs.close()
         self._pidfd = os.pidfd_open(self._process.pid)

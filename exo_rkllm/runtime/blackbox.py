@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import mmap
 import os
 import re
 import sys
@@ -68,8 +69,10 @@ class BlackBox:
         if size == self._taken:
             return []
         lines = self._lines(self._first_data(size), size)
-        # A hole, not a truncation: a thread that prints meanwhile must not lose its line.
-        offset, length = ctypes.c_int64(self._taken), ctypes.c_int64(size - self._taken)
+        # A hole, not a truncation: a thread that prints meanwhile must not lose its line. Whole pages only are given
+        # back, so it begins at the page that the last one ended in.
+        start = self._taken - self._taken % mmap.PAGESIZE
+        offset, length = ctypes.c_int64(start), ctypes.c_int64(size - start)
         self._libc.fallocate(self.fd, PUNCH_HOLE_KEEP_SIZE, offset, length)
         self._taken = size
         return lines

@@ -40,7 +40,7 @@ class Run:
     """
 
     __slots__ = (
-        "_abort", "_features", "_pausable", "_stopper", "_target",
+        "_abort", "_features", "_pausable", "_stoppers", "_target",
         "aborted", "began", "ended", "error", "failed", "first", "heard_end", "on_token", "paused", "perf", "rare",
         "tokens",
     )  # fmt: skip
@@ -51,7 +51,7 @@ class Run:
         self._target = on_token
         # Only a run without history can be paused (reference 2.9).
         self._pausable = features.has("pause") and not keep_history
-        self._stopper: Thread | None = None
+        self._stoppers: list[Thread] = []
         self.on_token: OnToken = self._first_token
         self.rare: Rare | None = None
         self.tokens = 0
@@ -122,23 +122,31 @@ class Run:
 
     def drain(self) -> None:
         """From now on tokens are dropped."""
-        self.on_token = self._drop
+        self._hear_with(self._drop_first)
+
+    def _hear_with(self, drop: Callable[..., None]) -> None:
+        self.on_token = drop
         if self.rare is not None:
-            self.rare = self._drop
+            self.rare = drop
+
+    def _drop_first(self, *_token: object) -> None:
+        """An abort that came before the library had begun is lost. Now it has begun, so it is said once more."""
+        self._hear_with(self._drop)
+        self.stop_elsewhere()
+
+    @staticmethod
+    def _drop(*_token: object) -> None:
+        """A release that honours an abort late says much until then."""
 
     def stop_elsewhere(self) -> None:
-        if self._stopper is None:
-            self._stopper = Thread(target=self._abort, name="rkllm-abort", daemon=True)
-            self._stopper.start()
+        thread = Thread(target=self._abort, name="rkllm-abort", daemon=True)
+        self._stoppers.append(thread)
+        thread.start()
 
     def settle(self) -> None:
         """After the run: nobody calls the library on its behalf any more."""
-        if self._stopper is not None:
-            self._stopper.join()
-
-    def _drop(self, *_token: object) -> None:
-        """An abort that came before the library had begun is lost. Now it has begun, so it is said once more."""
-        self.stop_elsewhere()
+        for thread in self._stoppers:
+            thread.join()
 
     # ── figures ──────────────────────────────────────────────────────────────────────────────────
 

@@ -33,7 +33,7 @@ static double logit(const struct sampler *sampler, const struct option *option, 
     double value = 10.0 - 0.5 * (double)rank;
     uint64_t own = hash(option);
     size_t uses = 0;
-    for (size_t i = 0; i < sampler->n_used; i++)
+    for (size_t i = 0; i < sampler->taken && i < SAMPLER_REMEMBERS; i++)
         uses += sampler->used[i] == own;
     if (uses == 0)
         return value;
@@ -85,8 +85,6 @@ size_t sampler_choose(struct sampler *sampler, const struct option *options, siz
             point -= weights[taken++];
     }
     taken = order[taken];
-    sampler->used[sampler->n_used++ % SAMPLER_REMEMBERS] = hash(&options[taken]);
-    if (sampler->n_used > SAMPLER_REMEMBERS)
-        sampler->n_used = SAMPLER_REMEMBERS;
+    sampler->used[sampler->taken++ % SAMPLER_REMEMBERS] = hash(&options[taken]);
     return taken;
 }

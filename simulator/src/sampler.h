@@ -9,8 +9,8 @@
 struct sampler {
     struct sampling sampling;
     uint64_t state;
-    uint64_t used[SAMPLER_REMEMBERS]; /* hashes of what was taken so far, for the penalties */
-    size_t n_used;
+    uint64_t used[SAMPLER_REMEMBERS]; /* hashes of what was taken last, for the penalties */
+    size_t taken;                     /* how many were ever */
 };
 
 struct option {

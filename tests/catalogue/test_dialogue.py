@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -17,6 +18,7 @@ from exo_rkllm.backends.base import (
     Capabilities,
     Finish,
     GenerationRequest,
+    Image,
     Message,
     Model,
     Piece,
@@ -26,6 +28,7 @@ from exo_rkllm.backends.base import (
 )
 from exo_rkllm.backends.dummy import DummyModel
 from exo_rkllm.catalogue.card import Card, Chat, Weights
+from exo_rkllm.catalogue.conversation import message_value
 from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.formats import REASONING, TOOLS
 from exo_rkllm.catalogue.store import Entry
@@ -359,7 +362,35 @@ def test_an_answer_that_was_cut_off_says_so(reason: Reason) -> None:
 )
 def test_a_call_that_is_none_is_given_back_as_the_answer(text: str) -> None:
     dialogue = Dialogue(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
-    assert feed(dialogue, [text, " ok"]) == Heard("", text + " ok", (), "stop")
+    assert feed(dialogue, ["So:\n", text, " ok"]) == Heard("", f"So:\n{text} ok", (), "stop")
+
+
+@pytest.mark.parametrize(
+    ("text", "heard"),
+    [
+        (
+            '<think>Look:\n<tool_call>{"name": "get_time"}</tool_call>\nThen.</think>Done.',
+            Heard("Look:Then.", "Done.", (TIME,), "tool_calls"),
+        ),
+        (
+            '<think>Look:\n<tool_call>{"name": "get_time"}',
+            Heard("Look:", "", (TIME,), "tool_calls"),
+        ),
+        (
+            "<think>I could write\n<tool_call> here.</think>It is noon.",
+            Heard("I could write\n<tool_call> here.", "It is noon.", (), "stop"),
+        ),
+        (
+            "<think>I could write <tool_call>x</tool_call> here.\n</think>\n\nIt is noon.",
+            Heard("I could write <tool_call>x</tool_call> here.", "It is noon.", (), "stop"),
+        ),
+    ],
+)
+def test_calls_amid_thoughts_are_made_and_words_about_them_stay_thoughts(text: str, heard: Heard) -> None:
+    for pieces in cuts(text):
+        request = GenerationRequest(prompt="", tools=(WEATHER, CLOCK), stop=("here",))
+        dialogue = Dialogue(request, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=("<|end|>",))
+        assert feed(dialogue, pieces) == heard, pieces
 
 
 def test_arguments_may_be_text_that_is_json() -> None:
@@ -410,6 +441,35 @@ def test_pieces_of_engines_that_chat_keep_their_kind() -> None:
     pieces = [piece for sent in (Piece("hm", 1, "thinking"), made, Piece("a")) for piece in dialogue.feed(sent)]
     assert [piece.kind for piece in pieces] == ["thinking", "tool_call", "answer"]
     assert dialogue.end(Finish("tool_calls")) == (Finish("tool_calls"),)
+
+
+def test_what_was_held_comes_before_an_engines_own_call() -> None:
+    request = GenerationRequest(messages=(HELLO,), stop=("STOP",))
+    dialogue = Dialogue.begin(DummyModel(), Capabilities(chat=True), request)
+    made = piece_of(call("S", {}))
+    assert [piece.text for sent in (Piece("a ST"), made) for piece in dialogue.feed(sent)] == ["a ", "ST", made.text]
+
+
+def test_an_answer_that_ends_undecided_is_an_answer() -> None:
+    for text in ("get_wea", "  ", ""):
+        dialogue = Dialogue(GenerationRequest(prompt="", tools=(WEATHER,), stop=("\n",)), tools=TOOLS["glm"])
+        assert feed(dialogue, [text]).answer == text
+
+
+def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
+    odd = call("get_weather", "not json")
+    messages = (
+        Message("user", "What is it?", images=(Image(b"png", "image/png"),)),
+        Message("assistant", tool_calls=(odd,)),
+        Message("tool", "4", tool_call_id=odd.id),
+    )
+    assert message_value(messages[1])["tool_calls"][0]["function"]["arguments"] == "not json"
+    question = GenerationRequest(messages=messages[:1])
+    sees = dataclasses.replace(RKLLM, images=True)
+    prompt = Dialogue.begin(entry(tmp_path, "qwen3.5"), sees, question).request.prompt
+    with pytest.raises(NotSupported, match="does not see images"):
+        Dialogue.begin(entry(tmp_path, "qwen3.5"), RKLLM, question)
+    assert "<|vision_start|><|image_pad|><|vision_end|>What is it?" in str(prompt)
 
 
 def test_prompts_and_tokens_go_through_without_a_template(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import random
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +22,21 @@ from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import hub as hubs
 from exo_rkllm.catalogue import pull as pulling
 from exo_rkllm.catalogue.hub import DEFAULT, Access
-from exo_rkllm.catalogue.pull import Step, Wanted, front_matter, pull
+from exo_rkllm.catalogue.pull import Wanted, front_matter, pull
+from exo_rkllm.catalogue.steps import Step
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.errors import ModelExists, ModelNotFound, PullError, UsageError
-from tests.hub import COMMIT, LocalHub, large
+from exo_rkllm.errors import ModelExists, ModelFileError, ModelNotFound, PullError, UsageError
+from simulator.model_file import SimModel, write
+from tests.hub import COMMIT, Large, LocalHub, large
 
+
+def model(reply: str) -> Large:
+    """A small simulated model file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return large(write(Path(folder) / "m.rkllm", SimModel(reply=reply)).read_bytes())
+
+
+NEWER = model("a newer version")
 ROOT = Path(__file__).parent.parent.parent
 WEIGHTS = random.Random(1).randbytes(3_000_001)
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
@@ -137,12 +148,20 @@ async def test_a_pull_of_what_is_here_fetches_nothing(hub: LocalHub, catalogue: 
 
 async def test_another_file_of_the_same_name_gets_a_longer_name(hub: LocalHub, catalogue: Catalogue) -> None:
     await pulled(hub, catalogue)
-    hub.add("other/Qwen", {FILE: large(b"other")})
+    hub.add("other/Qwen", {FILE: model("other")})
     steps = await pulled(hub, catalogue, Wanted("other/Qwen"))
+    assert steps[-1].id == "qwen2.5-1.5b-instruct-w8a8"
+    hub.add("another/Qwen", {FILE: model("another")})
+    steps = await pulled(hub, catalogue, Wanted("another/Qwen"))
     assert steps[-1].id == "qwen2.5-1.5b-instruct-rk3588-w8a8-opt-0-hybrid-ratio-0.0"
-    hub.add("third/Qwen", {FILE: large(b"third")})
+    hub.add("mixed/Qwen", {FILE.replace("0.0", "0.5"): model("mixed")})
+    assert (await pulled(hub, catalogue, Wanted("mixed/Qwen")))[-1].id == "qwen2.5-1.5b-instruct-w8a8-hybrid-0.5"
+    hub.add("third/Qwen", {FILE: model("third")})
     steps = await pulled(hub, catalogue, Wanted("third/Qwen"))
     assert steps[-1].id == "third-qwen2.5-1.5b-instruct-rk3588-w8a8-opt-0-hybrid-ratio-0.0"
+    hub.add("third/Qwen", {f"again/{FILE}": model("fourth")})
+    with pytest.raises(ModelExists, match=r"There is a model 'qwen2\.5-1\.5b-instruct' already"):
+        await pulled(hub, catalogue, Wanted("third/Qwen"))
     with pytest.raises(ModelExists, match="from another file"):
         await pulled(hub, catalogue, Wanted("third/Qwen"), name="qwen2.5-1.5b-instruct")
     steps = await pulled(hub, catalogue, Wanted("third/Qwen"), name="mine")
@@ -215,7 +234,7 @@ async def test_a_pull_that_is_left_goes_on_where_it_was(hub: LocalHub, catalogue
     before = hub.sent
     again = await pulled(hub, catalogue)
     assert again[-1].stage == "done"
-    assert "checking what is here already" in [step.text for step in again]
+    assert [step.stage for step in again].count("verifying") > 1
     assert hub.sent - before < len(WEIGHTS) - 1_000_000 + 70_000
     assert left(catalogue) == ["qwen2.5-1.5b-instruct"]
 
@@ -228,10 +247,10 @@ async def test_a_part_of_another_version_is_thrown_away(hub: LocalHub, catalogue
             break
     await steps.aclose()
     hub.faults.pause = 0
-    hub.repos[REPO.repo].files[FILE] = large(b"a newer version")
+    hub.repos[REPO.repo].files[FILE] = NEWER
     entry = catalogue.get((await pulled(hub, catalogue))[-1].id)
     assert entry.path is not None
-    assert entry.path.read_bytes() == b"a newer version"
+    assert entry.path.read_bytes() == NEWER.body
 
 
 async def test_a_part_that_rotted_is_fetched_once_more_from_the_beginning(hub: LocalHub, catalogue: Catalogue) -> None:
@@ -248,6 +267,66 @@ async def test_a_part_that_rotted_is_fetched_once_more_from_the_beginning(hub: L
     again = await pulled(hub, catalogue)
     assert again[-1].stage == "done"
     assert "starting over" in notes(again)
+
+
+async def test_a_part_that_is_too_long_is_fetched_again(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.faults.pause = 0.001
+    steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
+    async for step in steps:
+        if step.stage == "downloading":
+            break
+    await steps.aclose()
+    hub.faults.pause = 0
+    [part] = catalogue.directory.glob(".pull-*/*.part")
+    part.write_bytes(WEIGHTS + b"more")
+    again = await pulled(hub, catalogue)
+    assert again[-1].stage == "done"
+    assert "starting over" in notes(again)
+
+
+async def test_a_file_that_ends_early_without_a_length_is_asked_for_again(
+    hub: LocalHub, catalogue: Catalogue, hurried: None
+) -> None:
+    hub.faults.short = 1_000_000
+    with pytest.raises(PullError, match="ended after 1000000 of 3000001 bytes"):
+        await pulled(hub, catalogue)
+    assert catalogue.list() == ()
+
+
+async def test_a_file_whose_length_nobody_says_is_taken_as_it_comes(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.faults.sizes = hub.faults.digests = False
+    hub.faults.surplus = b"!"
+    hub.repos[REPO.repo].files[FILE] = large(WEIGHTS, hashlib.sha256(WEIGHTS + b"!").hexdigest())
+    assert (await pulled(hub, catalogue))[-1].stage == "done"
+
+
+async def test_a_file_that_changes_under_the_pull_is_refused(hub: LocalHub, catalogue: Catalogue) -> None:
+    steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
+    async for step in steps:
+        if step.stage == "note":
+            hub.repos[REPO.repo].files[FILE] = large(WEIGHTS[::-1])
+            break
+    with pytest.raises(PullError, match="changed while it was being fetched"):
+        [step async for step in steps]
+    hub.faults.digests = False
+    steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
+    async for step in steps:
+        if step.stage == "note":
+            hub.repos[REPO.repo].files[FILE] = large(WEIGHTS[:100])
+            break
+    with pytest.raises(PullError, match=r"sends 100 bytes of .*, its listing says 3000001"):
+        [step async for step in steps]
+    assert left(catalogue) == []
+
+
+@pytest.mark.parametrize(("status", "says"), [(418, "answers HTTP 418 for"), (416, "fewer bytes than asked for")])
+async def test_other_answers_are_sentences(
+    hub: LocalHub, catalogue: Catalogue, hurried: None, status: int, says: str
+) -> None:
+    hub.faults.answer = status
+    with pytest.raises(PullError, match=says):
+        await pulled(hub, catalogue)
+    assert left(catalogue) == []
 
 
 async def test_two_pulls_of_one_file_do_not_mix(hub: LocalHub, catalogue: Catalogue) -> None:
@@ -322,6 +401,26 @@ async def test_a_full_disk_is_a_sentence_and_keeps_what_came(hub: LocalHub, cata
     assert (await pulled(hub, catalogue))[-1].stage == "done"
 
 
+@pytest.mark.parametrize(
+    "body", [b"version https://git-lfs.github.com/spec/v1\n", b"<!DOCTYPE html>", b"GGUF" + bytes(99)]
+)
+async def test_what_is_no_model_is_not_kept(hub: LocalHub, catalogue: Catalogue, body: bytes) -> None:
+    hub.repos[REPO.repo].files[FILE] = large(body)
+    with pytest.raises(ModelFileError):
+        await pulled(hub, catalogue)
+    assert left(catalogue) == []
+
+
+async def test_tags_that_are_special_tokens_are_asked_for(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.add("org/gemma-4-e2b", {"gemma-4-E2B-it_w8a8_rk3588.rkllm": model("g")})
+    entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/gemma-4-e2b")))[-1].id)
+    assert entry.options == {"skip_special_token": False}
+    special = {"1": {"content": "<tool_call>", "special": False}, "2": {"content": "<|im_end|>", "special": True}}
+    told = json.dumps({"added_tokens_decoder": special}).encode()
+    hub.add("org/qwen3-1b", {"qwen3-1b.rkllm": model("q"), "tokenizer_config.json": told})
+    assert catalogue.get((await pulled(hub, catalogue, Wanted("org/qwen3-1b")))[-1].id).options == {}
+
+
 async def test_a_missing_repository_leaves_nothing(hub: LocalHub, catalogue: Catalogue) -> None:
     with pytest.raises(ModelNotFound, match="has no nobody/nothing"):
         await pulled(hub, catalogue, Wanted("nobody/nothing"))
@@ -333,7 +432,7 @@ async def test_a_missing_repository_leaves_nothing(hub: LocalHub, catalogue: Cat
 async def test_a_gated_repository_says_what_to_do(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.repos[REPO.repo].gated = True
     steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
-    with pytest.raises(PullError, match="private or gated") as refusal:
+    with pytest.raises(PullError, match="it is private or gated") as refusal:
         [step async for step in steps]
     assert "HF_TOKEN" in refusal.value.hint
     with pytest.raises(PullError, match="refuses this token"):
@@ -391,10 +490,7 @@ async def test_redirects_without_end_are_not_followed(hub: LocalHub, catalogue: 
 async def test_the_file_for_this_board_is_chosen(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add(
         "org/many",
-        {
-            name: large(name.encode())
-            for name in ("m-rk3576-w4a16.rkllm", "m-rk3588-w8a8.rkllm", "m-rk3588-w8a8_g128.rkllm")
-        },
+        {name: model(name) for name in ("m-rk3576-w4a16.rkllm", "m-rk3588-w8a8.rkllm", "m-rk3588-w8a8_g128.rkllm")},
     )
     steps = await pulled(hub, catalogue, Wanted("org/many"))
     assert catalogue.get(steps[-1].id).card.source.endswith(":m-rk3588-w8a8.rkllm")
@@ -404,7 +500,7 @@ async def test_the_file_for_this_board_is_chosen(hub: LocalHub, catalogue: Catal
 
 
 async def test_files_in_folders_are_found(hub: LocalHub, catalogue: Catalogue) -> None:
-    hub.add("org/deep", {"rk3588/w8a8/tiny.rkllm": large(b"deep"), "tokenizer_config.json": TOKENIZER})
+    hub.add("org/deep", {"rk3588/w8a8/tiny.rkllm": model("deep"), "tokenizer_config.json": TOKENIZER})
     entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/deep")))[-1].id)
     assert entry.path is not None
     assert (entry.id, entry.path.name, entry.card.platform) == ("tiny", "tiny.rkllm", "rk3588")
@@ -415,7 +511,7 @@ async def test_files_in_folders_are_found(hub: LocalHub, catalogue: Catalogue) -
 
 async def test_the_base_model_is_read_from_the_readme(hub: LocalHub, catalogue: Catalogue) -> None:
     readme = b"---\nlicense: mit\nbase_model:\n- Qwen/Qwen2.5-1.5B-Instruct\n---\n# Hi\n"
-    hub.add("org/readme", {"a.rkllm": large(b"a"), "README.md": readme})
+    hub.add("org/readme", {"a.rkllm": model("a"), "README.md": readme})
     assert catalogue.get((await pulled(hub, catalogue, Wanted("org/readme")))[-1].id).card.base_model == (
         "Qwen/Qwen2.5-1.5B-Instruct"
     )
@@ -423,7 +519,7 @@ async def test_the_base_model_is_read_from_the_readme(hub: LocalHub, catalogue: 
 
 async def test_the_base_model_is_read_from_the_configuration(hub: LocalHub, catalogue: Catalogue) -> None:
     config = json.dumps({"_name_or_path": "Qwen/Qwen2.5-1.5B-Instruct"}).encode()
-    hub.add("org/config", {"b.rkllm": large(b"b"), "config.json": config})
+    hub.add("org/config", {"b.rkllm": model("b"), "config.json": config})
     entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/config")))[-1].id)
     assert entry.card.base_model == "Qwen/Qwen2.5-1.5B-Instruct"
     assert entry.voice().template.source == "{{ messages[0].content }}!"
@@ -431,13 +527,35 @@ async def test_the_base_model_is_read_from_the_configuration(hub: LocalHub, cata
 
 async def test_a_base_models_base_is_asked_too(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/gguf", {"x.gguf": large(b"x")}, tags=("base_model:quantized:Qwen/Qwen2.5-1.5B-Instruct",))
-    hub.add("org/chain", {"c.rkllm": large(b"c")}, card={"base_model": ["org/gguf", 3, "nonsense"]})
+    hub.add("org/chain", {"c.rkllm": model("c")}, card={"base_model": ["org/gguf", 3, "nonsense"]})
     entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/chain")))[-1].id)
     assert entry.voice().template.source == "{{ messages[0].content }}!"
 
 
+async def test_a_repository_with_everything_asks_nobody_else(hub: LocalHub, catalogue: Catalogue) -> None:
+    config = json.dumps({"text_config": {"num_hidden_layers": 3, "hidden_size": 8}, "num_hidden_layers": True}).encode()
+    files: dict[str, bytes | Large] = {
+        "t.rkllm": model("t"),
+        "tokenizer_config.json": TOKENIZER,
+        "tokenizer.json": b"{}",
+        "config.json": config,
+    }
+    hub.add("org/whole", files, card={"base_model": "org/whole"})
+    card = catalogue.get((await pulled(hub, catalogue, Wanted("org/whole")))[-1].id).card
+    assert (card.layers, card.hidden_size, card.base_model) == (3, 8, "")
+
+
+async def test_bases_that_lead_in_a_circle_are_asked_once(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.add("org/a", {"x.rkllm": model("x")}, card={"base_model": ["org/b", "org/c"]})
+    hub.add("org/b", {}, card={"base_model": ["org/c", "org/a"]})
+    hub.add("org/c", {"config.json": b"[]"}, card={"base_model": "org/b"})
+    await pulled(hub, catalogue, Wanted("org/a"))
+    listings = [asked.path for asked in hub.asked if asked.path.startswith("/api")]
+    assert len(listings) == len(set(listings)) == 3
+
+
 async def test_without_a_tokenizer_the_family_speaks(hub: LocalHub, catalogue: Catalogue) -> None:
-    hub.add("org/gemma-2-2b", {"gemma-2-2b-it.rkllm": large(b"g")}, card={"base_model": "google/gated"})
+    hub.add("org/gemma-2-2b", {"gemma-2-2b-it.rkllm": model("g")}, card={"base_model": "google/gated"})
     hub.add("google/gated", {"tokenizer_config.json": TOKENIZER}, gated=True)
     hub.repos["google/gated"].gated = True
     steps = [step async for step in pull(catalogue, Wanted("org/gemma-2-2b"), Access(hub.endpoint))]

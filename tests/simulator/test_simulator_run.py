@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -82,12 +83,14 @@ def test_perf_comes_with_finish_only(load: Callable[[str], Runtime], make_model:
         assert [event.perf is not None for event in run.events] == [False] * 3 + [True]
         assert run.perf.generate_tokens == 3
         assert run.perf.prefill_tokens == len(tokenizer.encode(CHAT.format("Hello")))
-        assert run.perf.prefill_ms == pytest.approx(run.perf.prefill_tokens / 2, abs=5)
-        assert run.perf.generate_ms == pytest.approx(15, abs=5)
+        assert 0 <= run.perf.prefill_ms - run.perf.prefill_tokens / 2 < SLACK * 1000
+        assert 0 <= run.perf.generate_ms - 15 < SLACK * 1000
         assert run.perf.memory_mb > 1
         runtime.close(handle)
 
 
+# How late a deadline may be met on a busy machine; it is never met early.
+SLACK = 0.1
 CHAT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -153,7 +156,24 @@ def test_twenty_tokens_a_second_are_twenty(newest: Runtime, make_model: Make) ->
 
     newest.on_event = note
     newest.ask(handle)
-    assert stamps[-1] - stamps[0] == pytest.approx(0.06, abs=0.008)
+    assert 0.059 <= stamps[-1] - stamps[0] < 0.06 + SLACK
+    newest.close(handle)
+
+
+def test_what_a_slow_callback_loses_is_not_caught_up(newest: Runtime, make_model: Make) -> None:
+    handle = newest.open(make_model(reply="one two three four", decode_tps=50))
+    stamps: list[float] = []
+
+    def note(_: Event) -> int:
+        stamps.append(time.monotonic())
+        time.sleep(0.05 if len(stamps) == 1 else 0)
+        return 0
+
+    newest.on_event = note
+    newest.ask(handle)
+    steps = [later - earlier for earlier, later in itertools.pairwise(stamps)]
+    assert steps[0] >= 0.05
+    assert min(steps[1:]) > 0.005  # a pace that caught up would hurry here
     newest.close(handle)
 
 
@@ -162,8 +182,8 @@ def test_a_named_speed_gives_the_benchmarks_first_token(newest: Runtime, make_mo
     handle = newest.open(make_model(speed="rk3588/minicpm4-0.5b", reply="one two", npu_bytes=1))
     run = newest.run(handle, newest.inputs(tokens=[300] * 128))
     assert run.perf.prefill_tokens == 128
-    assert run.perf.prefill_ms == pytest.approx(speed.ttft_ms, rel=0.05)
-    assert run.perf.generate_tokens / run.perf.generate_ms * 1000 == pytest.approx(speed.decode_tps, rel=0.05)
+    assert 0 <= run.perf.prefill_ms - speed.ttft_ms < SLACK * 1000
+    assert 0 <= run.perf.generate_ms - 2000 / speed.decode_tps < SLACK * 1000
     newest.close(handle)
 
 
@@ -208,10 +228,10 @@ def test_an_abort_ends_the_run_with_finish(runtime: Runtime, make_model: Make) -
     began = time.monotonic()
     run = runtime.ask(handle)
     thread.join()
-    assert 0.05 <= time.monotonic() - began < 0.2
+    assert 0.05 <= time.monotonic() - began < 0.05 + SLACK
     assert run.status == 0
     assert run.states[-1] == FINISH
-    assert 5 <= len(run.tokens) <= 20
+    assert 5 <= len(run.tokens) <= 30
     runtime.close(handle)
 
 
@@ -221,7 +241,7 @@ def test_an_abort_may_take_its_time(newest: Runtime, make_model: Make) -> None:
     began = time.monotonic()
     newest.ask(handle)
     thread.join()
-    assert 0.17 <= time.monotonic() - began < 0.4
+    assert 0.17 <= time.monotonic() - began < 0.2 + SLACK
     newest.close(handle)
 
 

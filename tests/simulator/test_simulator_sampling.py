@@ -77,6 +77,14 @@ def test_penalties_are_seen_even_by_a_greedy_model(newest: Runtime, make_model: 
     newest.close(handle)
 
 
+def test_penalties_forget_what_was_said_64_choices_ago(newest: Runtime, make_model: Make) -> None:
+    for between, last in ((63, " green"), (64, " red")):
+        reply = "[[red|green]]" + " [[x|y]]" * between + " [[red|green]]"
+        handle = newest.open(make_model(reply=reply), top_k=1, presence_penalty=2.0, repeat_penalty=1.0)
+        assert newest.ask(handle).text.endswith(last)
+        newest.close(handle)
+
+
 def test_a_runs_own_sampling_from_1_3_on(load: Callable[[str], Runtime], make_model: Make) -> None:
     for version in ("1.3.0", "1.3.1"):
         runtime = load(version)

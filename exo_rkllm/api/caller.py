@@ -1,0 +1,102 @@
+"""Who calls, and whether they may: keys in constant time, Host and Origin against pages of other sites."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from exo_rkllm.api.faults import Forbidden, KeyNeeded
+from exo_rkllm.api.parts import Key, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`client` is whom the queue is fair to: a key where one was sent, otherwise an address."""
+
+    client: str
+    control: bool = False
+
+
+def caller(headers: Mapping[str, str], address: str, settings: Settings, *, local: bool) -> Caller:
+    """`local`: over a Unix socket, whose file permissions have decided already. On loopback any key will do."""
+    secret = secret_in(headers)
+    found = known(secret, settings.keys)
+    if local:
+        return Caller("local", control=True)
+    if found is not None:
+        return Caller(found.name, control=found.control)
+    if settings.needs_key:
+        if secret:
+            raise KeyNeeded("This API key is not known here.", "exo-rkllm config show lists where keys are kept.")
+        raise KeyNeeded("An API key is needed here.", "Send it as: Authorization: Bearer KEY")
+    # Clients of one machine differ in nothing else, and each has to send some key anyway.
+    return Caller(f"{address} {hashlib.sha256(secret.encode()).hexdigest()[:8]}" if secret else address)
+
+
+def secret_in(headers: Mapping[str, str]) -> str:
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.casefold() == "bearer" else headers.get("x-api-key", "").strip()
+
+
+def known(secret: str, keys: tuple[Key, ...]) -> Key | None:
+    """Every key is compared, so that the time tells nothing about which was nearly right."""
+    sent = secret.encode("utf-8", "surrogateescape")
+    found = None
+    for key in keys:
+        if hmac.compare_digest(sent, key.secret.encode()) and sent:
+            found = key
+    return found
+
+
+def may_control(who: Caller) -> None:
+    if not who.control:
+        raise Forbidden(
+            "This changes the daemon for everybody, and needs a key with the right to control.",
+            "Use the command line (exo-rkllm pull, load, unload, rm), or a key with control = true.",
+        )
+
+
+def host_of(header: str) -> str:
+    """The name in a Host header, without port and brackets."""
+    name = header.partition("]")[0][1:] if header.startswith("[") else header.partition(":")[0]
+    return name.rstrip(".").casefold()
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_site(headers: Mapping[str, str], settings: Settings) -> None:
+    """A web page must not reach the board behind its reader's back: neither by a rebound name nor by a cross post."""
+    host = headers.get("Host", "")
+    if settings.loopback and host and not is_loopback(host_of(host)) and host_of(host) not in settings.hosts:
+        raise Forbidden(
+            f"This daemon answers on loopback, and not under the name {host_of(host)[:100]!a}.",
+            "Call it as localhost, or add the name to [api] hosts.",
+        )
+    origin = headers.get("Origin", "")
+    if origin and not allowed_origin(origin, host, settings):
+        raise Forbidden(f"Web pages of {origin[:100]!a} may not call this daemon.", "Add the origin to [api] origins.")
+
+
+def allowed_origin(origin: str, host: str, settings: Settings) -> bool:
+    if "*" in settings.origins or origin in settings.origins:
+        return True
+    try:
+        return bool(host) and urlsplit(origin).netloc.casefold() == host.casefold()
+    except ValueError:
+        return False
+
+
+def is_unix(sock: socket.socket | None) -> bool:
+    return sock is not None and sock.family == socket.AF_UNIX

@@ -1,0 +1,132 @@
+"""What goes wrong before a question reaches dispatch, and how each API says that something went wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+from exo_rkllm.errors import Busy, ExoRkllmError, RunError, UsageError
+
+Language: TypeAlias = Literal["openai", "anthropic", "ollama"]
+
+
+class FieldError(UsageError):
+    """A field of a request's body is missing, of the wrong type or beyond its limits."""
+
+    code = "invalid_value"
+
+    def __init__(self, field: str, sentence: str, hint: str = "") -> None:
+        super().__init__(sentence, hint)
+        self.field = field
+
+
+class KeyNeeded(ExoRkllmError):
+    """The request brought no API key that is known here."""
+
+    code = "invalid_api_key"
+    status = 401
+
+
+class Forbidden(ExoRkllmError):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+    status = 403
+
+
+class NoSuchPlace(ExoRkllmError):
+    """Nothing answers under this path, or not to this method."""
+
+    code = "not_found"
+    status = 404
+
+
+class WrongMethod(ExoRkllmError):
+    """There is something under this path, for other methods."""
+
+    code = "method_not_allowed"
+    status = 405
+
+
+class BodyTooLarge(ExoRkllmError):
+    """The body is larger than `[api] body_bytes` allows."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class BodyTooSlow(ExoRkllmError):
+    """The body did not arrive within the time for it."""
+
+    code = "body_too_slow"
+    status = 408
+
+
+class AnswerInvalid(ExoRkllmError):
+    """The model's answer is not what `response_format` asked for; nothing here can force a model's hand."""
+
+    code = "invalid_answer"
+    status = 422
+
+
+def broken() -> ExoRkllmError:
+    """For defects of ours: the traceback is in the journal and nowhere else."""
+    return ExoRkllmError("Something broke inside exo-rkllm.", "exo-rkllm logs shows what.")
+
+
+def aborted() -> ExoRkllmError:
+    return RunError("The run was ended from outside before its answer was complete.", "Ask again.")
+
+
+# ── the shapes ───────────────────────────────────────────────────────────────────────────────────
+
+ANTHROPIC_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def openai(error: ExoRkllmError, request_id: str) -> dict[str, Any]:
+    kind = "invalid_request_error" if error.status < 500 else "server_error"
+    param = error.field if isinstance(error, FieldError) else None
+    return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
+
+
+def anthropic(error: ExoRkllmError, request_id: str) -> dict[str, Any]:
+    kind = ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": str(error)}, "request_id": request_id}
+
+
+def ollama(error: ExoRkllmError, request_id: str) -> dict[str, Any]:
+    return {"error": str(error)}
+
+
+SHAPES: Mapping[Language, Callable[[ExoRkllmError, str], dict[str, Any]]] = {
+    "openai": openai,
+    "anthropic": anthropic,
+    "ollama": ollama,
+}
+
+
+def language_of(path: str) -> Language:
+    """For paths under which nothing is registered: the client that strayed there still gets its own shape."""
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    return "ollama" if path.startswith("/api/") else "openai"
+
+
+def body_of(error: ExoRkllmError, language: Language, request_id: str) -> str:
+    """One line of JSON, ASCII only: clients that split lines as Python does would cut it at U+2028."""
+    return json.dumps(SHAPES[language](error, request_id), separators=(",", ":"))
+
+
+def headers_of(error: ExoRkllmError) -> dict[str, str]:
+    if isinstance(error, Busy):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, KeyNeeded) else {}

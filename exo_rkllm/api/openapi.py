@@ -1,0 +1,122 @@
+"""The OpenAPI document, made from the tables that check requests: what it says is what is checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from exo_rkllm import __version__
+from exo_rkllm.api.endpoint import Call, Endpoint
+from exo_rkllm.api.faults import Language
+
+ERRORS: dict[Language, dict[str, Any]] = {
+    "openai": {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["message", "type", "param", "code"],
+                "properties": {
+                    "message": {"type": "string"},
+                    "type": {"type": "string"},
+                    "param": {"type": ["string", "null"]},
+                    "code": {"type": "string"},
+                },
+            }
+        },
+    },
+    "anthropic": {
+        "type": "object",
+        "required": ["type", "error", "request_id"],
+        "properties": {
+            "type": {"const": "error"},
+            "error": {
+                "type": "object",
+                "required": ["type", "message"],
+                "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+            },
+            "request_id": {"type": "string"},
+        },
+    },
+    "ollama": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+}
+PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
+
+
+def plain_path(endpoint: Endpoint) -> str:
+    """Without aiohttp's regular expressions."""
+    return PARAMETER.sub(r"{\1}", endpoint.path)
+
+
+def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
+    paths: dict[str, dict[str, Any]] = {}
+    schemas: dict[str, Any] = {f"{language}-error": schema for language, schema in ERRORS.items()}
+    for endpoint in endpoints:
+        if endpoint.body is not None:
+            schemas[endpoint.body.name] = endpoint.body.schema()
+        paths.setdefault(plain_path(endpoint), {})[endpoint.method.lower()] = _operation(endpoint)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "exo-rkllm",
+            "version": __version__,
+            "description": "Language models on a Rockchip NPU, in the words of OpenAI, Anthropic and Ollama.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def _operation(endpoint: Endpoint) -> dict[str, Any]:
+    answers = {endpoint.content_type: {"schema": _answer(endpoint.content_type)}}
+    if endpoint.streams:
+        answers[endpoint.streams] = {"schema": {}}
+    error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{endpoint.language}-error"}}}
+    if endpoint.path == "/readyz":
+        error = {"text/plain": {"schema": {"type": "string"}}}
+    operation: dict[str, Any] = {
+        "operationId": re.sub(r"\W+", "-", f"{endpoint.method.lower()}{plain_path(endpoint)}").strip("-"),
+        "tags": [endpoint.language],
+        "summary": endpoint.about,
+        "responses": {
+            "200": {"description": "The answer.", "content": answers},
+            "4XX": {"description": "What was wrong with the request.", "content": error},
+            "5XX": {"description": "What stands in the way.", "content": error},
+        },
+    }
+    names = PARAMETER.findall(endpoint.path)
+    if names:
+        schema = {"type": "string", "minLength": 1}
+        operation["parameters"] = [{"name": name, "in": "path", "required": True, "schema": schema} for name in names]
+    if endpoint.body is not None:
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{endpoint.body.name}"}}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if endpoint.right != "open":
+        operation["security"] = [{}, {"bearer": []}, {"x-api-key": []}]
+    return operation
+
+
+def _answer(content_type: str) -> dict[str, Any]:
+    """Of JSON and of events anything; the clients' own tests say what is in them."""
+    return {} if content_type in ("application/json", "text/event-stream") else {"type": "string"}
+
+
+async def _tell(body: str, call: Call) -> web.StreamResponse:
+    return web.Response(text=body, content_type="application/json")
+
+
+def endpoint(endpoints: Iterable[Endpoint]) -> Endpoint:
+    body = json.dumps(document(endpoints), separators=(",", ":"))
+    return Endpoint("GET", "/openapi.json", partial(_tell, body), "This document.", right="open")

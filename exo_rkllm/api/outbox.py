@@ -1,0 +1,51 @@
+"""Between the reader of an answer and the writer of its connection: what is ready together leaves together.
+
+The reader never waits for the client, since the next request starts when this one was read to its end; what a slow
+client has not taken yet lies here, and is bounded by the length of the answer itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Outbox:
+    __slots__ = ("_error", "_open", "_parts", "_waiter")
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._open = True
+        self._error: BaseException | None = None
+
+    def put(self, text: str) -> None:
+        """Not awaited, and not delivered before the reader itself waits for something: hence the bundling."""
+        self._parts.append(text)
+        if self._waiter is not None:
+            self._wake()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Nothing more comes; `error` is raised to a writer that has not begun."""
+        self._open = False
+        self._error = error
+        self._wake()
+
+    async def ready(self) -> None:
+        """Returns when there is something to write, and raises what ended the answer before there was."""
+        while not self._parts and self._open:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if not self._parts and self._error is not None:
+            raise self._error
+
+    async def take(self) -> bytes:
+        """Everything that is ready; empty at the end."""
+        await self.ready()
+        text = "".join(self._parts)
+        self._parts.clear()
+        return text.encode("ascii", "backslashreplace")
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)

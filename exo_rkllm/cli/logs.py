@@ -1,0 +1,34 @@
+"""`exo-rkllm logs`: the daemon's latest lines, without the right to read the journal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from exo_rkllm.cli.client import daemon
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="this many of the latest lines (100)")
+    parser.add_argument("-f", "--follow", action="store_true", help="then every new line, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, with all fields")
+
+
+def main(args: argparse.Namespace) -> int:
+    client = daemon()
+    path = f"/control/logs?lines={max(0, args.lines)}"
+    lines = client.stream("GET", f"{path}&follow=1") if args.follow else client.get(path)["lines"]
+    for line in lines:
+        print(json.dumps(line) if args.json else plain(line), flush=args.follow)
+    return 0
+
+
+def plain(line: Mapping[str, Any]) -> str:
+    """As the daemon writes it on a terminal, with the day."""
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["time"]))
+    level = "" if line["level"] == "info" else f"{line['level']}: "
+    request = line["fields"].get("request", "")
+    return f"{moment} {level}{line['text']}" + (f"  [{request}]" if request else "")

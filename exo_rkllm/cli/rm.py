@@ -1,0 +1,28 @@
+"""`exo-rkllm rm`: remove models and free their space."""
+
+from __future__ import annotations
+
+import argparse
+
+from exo_rkllm.cli import client, place
+from exo_rkllm.cli.progress import amount
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models_", metavar="NAME", nargs="+", help="names that `exo-rkllm models` lists, in full")
+    place.argument(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    daemon = client.find() if args.models is None else None
+    if daemon is not None:  # it unloads what is loaded, and owns the folder
+        for name in args.models_:
+            print(f"removed {daemon.post('/control/rm', model=name)['removed']}")
+        return 0
+    catalogue = place.catalogue(args)
+    entries = [catalogue.get(name) for name in args.models_]  # all or none: a name that is wrong removes nothing
+    for entry in entries:
+        catalogue.remove(entry.id)
+        weights = entry.card.weights
+        print(f"removed {entry.id}" + (f", {amount(weights.size)}" if weights else ""))
+    return 0

@@ -1,0 +1,21 @@
+"""`exo-rkllm serve`: the daemon, in the foreground, as systemd and containers want it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from exo_rkllm.config import load
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="this configuration, not the one in /etc")
+
+
+def main(args: argparse.Namespace) -> int:
+    config = load(os.environ, args.config)  # before anything heavy is imported: a mistake is told at once
+    from exo_rkllm.daemon.serve import run
+
+    run(config, os.environ, lambda: load(os.environ, args.config))
+    return 0

@@ -1,0 +1,72 @@
+"""`exo-rkllm show`: what is known of one model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from exo_rkllm.catalogue import card as cards
+from exo_rkllm.catalogue.formats import REASONING, TOOLS
+from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.voice import Voice
+from exo_rkllm.cli import models, place
+from exo_rkllm.cli.progress import amount
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="NAME", help="a name that `exo-rkllm models` lists, or what it begins with")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--json", action="store_true", help="one JSON object")
+    what.add_argument("--card", action="store_true", help="its model.toml")
+    what.add_argument("--template", action="store_true", help="its chat template")
+    place.argument(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    entry = place.catalogue(args).resolve(args.model)
+    if args.card:
+        print(cards.dump(entry.card), end="")
+    elif args.template:
+        print(entry.voice().template.source)
+    elif args.json:
+        print(json.dumps({**models.row(entry), **_voice(entry.voice())}, indent=2))
+    else:
+        print("\n".join(f"{label:<13} {value}" for label, value in lines(entry) if value))
+    return 0
+
+
+def _voice(voice: Voice) -> dict[str, object]:
+    tools = next((name for name, way in TOOLS.items() if way is voice.tools), "")
+    reasoning = next((name for name, tags in REASONING.items() if tags is voice.reasoning), "")
+    return {"tools": tools, "reasoning": reasoning, "stop": list(voice.stop)}
+
+
+def lines(entry: Entry) -> list[tuple[str, str]]:
+    card = entry.card
+    voice = _voice(entry.voice())
+    sampling = ", ".join(
+        f"{name.replace('_', ' ')} {value:g}"
+        for name in cards.KEYS["sampling"]
+        if (value := getattr(card.sampling, name)) is not None
+    )
+    return [
+        ("name", f"{card.id}" + (f" ({card.name})" if card.name else "")),
+        ("file", str(entry.path or "")),
+        ("size", amount(card.weights.size) if card.weights else ""),
+        ("sha256", card.weights.sha256 if card.weights else ""),
+        ("from", card.source),
+        ("base model", card.base_model),
+        ("engine", card.engine),
+        ("made for", " ".join(word for word in (card.platform, card.quantization) if word)),
+        ("needs runtime", f"{card.runtime_floor} or newer" if card.runtime_floor else ""),
+        ("memory", f"about {amount(card.memory)}" if card.memory else ""),
+        ("context", str(card.context or "")),
+        ("shape", f"{card.layers} layers, {card.hidden_size} wide" if card.layers and card.hidden_size else ""),
+        ("sampling", sampling),
+        ("tools", str(voice["tools"]) or "told in a system message"),
+        ("reasoning", str(voice["reasoning"])),
+        ("stops at", " ".join(entry.voice().stop)),
+        ("system", card.chat.system),
+        ("prefix reuse", "" if card.reuse else "off: it corrupts this model's answers"),
+        ("options", ", ".join(f"{key} = {json.dumps(value)}" for key, value in card.options.items())),
+    ]

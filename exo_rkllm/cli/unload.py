@@ -1,0 +1,17 @@
+"""`exo-rkllm unload`: free a model's memory once its running answers have ended."""
+
+from __future__ import annotations
+
+import argparse
+
+from exo_rkllm.cli.client import daemon
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a name that `exo-rkllm ps` lists")
+
+
+def main(args: argparse.Namespace) -> int:
+    unloaded = daemon().post("/control/unload", model=args.model)["unloaded"]
+    print(f"{args.model} is unloaded." if unloaded else f"{args.model} was not loaded.")
+    return 0

@@ -1,0 +1,1 @@
+"""The exo node: how a board that runs no exo takes part in an exo cluster."""

@@ -1,0 +1,94 @@
+"""An engine's pieces and finish as exo's chunks."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from exo_rkllm.backends.base import Finish
+from exo_rkllm.cluster.messages import (
+    Chunk,
+    CompletionTokensDetails,
+    ErrorChunk,
+    GenerationStats,
+    Memory,
+    PromptTokensDetails,
+    TokenChunk,
+    ToolCallChunk,
+    ToolCallItem,
+    Usage,
+)
+
+
+def clean(text: str) -> str:
+    """Text that has a UTF-8 form: half of a surrogate pair would be unsendable."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def usage(finish: Finish, thinking: int) -> Usage:
+    counted = finish.usage
+    return Usage(
+        prompt_tokens=counted.prompt,
+        completion_tokens=counted.completion,
+        total_tokens=counted.prompt + counted.completion,
+        prompt_tokens_details=PromptTokensDetails(counted.cached),
+        completion_tokens_details=CompletionTokensDetails(min(thinking, counted.completion)),
+    )
+
+
+def stats(finish: Finish, memory: int) -> GenerationStats:
+    counted, times = finish.usage, finish.timings
+    fresh = max(0, counted.prompt - counted.cached)
+    return GenerationStats(
+        prompt_tps=fresh / times.prefill if times.prefill > 0 else 0.0,
+        generation_tps=counted.completion / times.decode if times.decode > 0 else 0.0,
+        prompt_tokens=counted.prompt,
+        generation_tokens=counted.completion,
+        peak_memory_usage=Memory(memory),
+        # one token is always computed anew, so a whole prompt found in the cache leaves one
+        prefix_cache_hit="none" if counted.cached == 0 else "exact" if fresh <= 1 else "partial",
+    )
+
+
+def tool_calls(text: str) -> tuple[ToolCallItem, ...]:
+    """Calls out of the text of `tool_call` pieces: one JSON object after another, or lists of them."""
+    found: list[ToolCallItem] = []
+    decoder = json.JSONDecoder()
+    position = 0
+    while position < len(text):
+        if text[position] in " \t\r\n,;":
+            position += 1
+            continue
+        try:
+            value, position = decoder.raw_decode(text, position)
+        except ValueError:
+            return ()
+        found += [_call(entry) for entry in (value if isinstance(value, list) else [value])]
+    return tuple(found) if all(call.name for call in found) else ()
+
+
+def _call(value: Any) -> ToolCallItem:
+    body: dict[str, Any] = value if isinstance(value, dict) else {}
+    function = body.get("function")
+    if isinstance(function, dict):
+        body = {**body, **function}
+    arguments = body.get("arguments", body.get("parameters", {}))
+    return ToolCallItem(
+        id=clean(str(body.get("id") or uuid.uuid4())),
+        name=clean(str(body.get("name") or "")),
+        arguments=clean(arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)),
+    )
+
+
+def last(model: str, finish: Finish, *, calls: str, thinking: int, memory: int) -> Chunk:
+    """The chunk that ends a request."""
+    if finish.reason == "abort":
+        return ErrorChunk(model, "The board stopped this answer before its end.")
+    counted, figures = usage(finish, thinking), stats(finish, memory)
+    if calls:
+        items = tool_calls(calls)
+        if not items:
+            return TokenChunk(model, clean(calls), -1, counted, "stop", figures)
+        return ToolCallChunk(model, items, counted, stats=figures)
+    return TokenChunk(model, "", -1, counted, "length" if finish.reason == "length" else "stop", figures)

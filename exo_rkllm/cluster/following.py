@@ -1,0 +1,140 @@
+"""Which master to follow, learned without a vote of our own (reference 2.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exo_rkllm.cluster.messages import ElectionMessage, Session
+from exo_rkllm.cluster.reading import Ballot
+
+# A campaign takes 3.0 s; its result is what was heard a little later than that.
+SETTLE = 3.3
+# No event at all for so long after the link came up: only nodes without a worker are silent (reference 2.4).
+SILENT_CLUSTER = 5.0
+# The same where a session was followed before: its master would have echoed our own sign of life by then.
+SILENT_AGAIN = 7.0
+# A master that was silent for so long while another one speaks is not followed any more; sooner where it has
+# said nothing since our link came back, because the election happened while we were away.
+SILENT_MASTER, SILENT_SINCE_LINK = 10.0, 3.0
+# Nobody has noticed that the master is dead: exo's own lease is 10 s, a campaign 3 s.
+NUDGE_AFTER, NUDGE_EVERY = 16.0, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    session: Session
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareToken:
+    """Make a silent cluster speak: a new liveliness token starts an election, whose result we then know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    message: ElectionMessage
+
+
+Decision = Adopt | DeclareToken | Nudge
+
+
+@dataclass(slots=True)
+class Follower:
+    """Hears events and ballots and says whom to follow; `now` is any clock that only goes forward."""
+
+    me: str
+    session: Session | None = None
+    _linked_at: float | None = None
+    _last_event: float = 0.0
+    _heard: bool = False  # any event since the link came up
+    _ballots: tuple[Ballot, ...] = ()
+    _settle_at: float | None = None
+    _clock: int = 0
+    _spoke: bool = False  # a token was declared on this link
+    _nudges: int = 0
+    _nudge_at: float | None = None
+
+    def linked(self, now: float) -> None:
+        self._linked_at, self._last_event = now, now
+        self._heard = self._spoke = False
+        self._plan_nudge(now)
+
+    def unlinked(self) -> None:
+        self._linked_at = self._nudge_at = self._settle_at = None
+
+    def event(self, session: Session, now: float) -> Decision | None:
+        """A global event of this session was seen."""
+        self._heard = True
+        if session == self.session:
+            self._last_event = now
+            self._plan_nudge(now)
+            return None
+        if self.session is None:
+            return self._adopt(session, now, "first event heard")
+        if self._settle_at is not None and self._winner() == session:
+            return self._adopt(session, now, "elected")
+        patience = SILENT_SINCE_LINK if self._last_event == self._linked_at else SILENT_MASTER
+        if now - self._last_event > patience:
+            return self._adopt(session, now, "the master followed so far is silent")
+        return None
+
+    def ballot(self, ballot: Ballot, now: float) -> None:
+        if ballot.session.master_node_id == self.me or ballot.clock < self._clock:
+            return
+        if ballot.clock > self._clock:
+            self._clock, self._ballots, self._settle_at = ballot.clock, (), now + SETTLE
+        self._ballots = (*self._ballots[-255:], ballot)
+        self._nudges = 0
+        self._plan_nudge(now)
+
+    def tick(self, now: float) -> Decision | None:
+        if self._settle_at is not None and now >= self._settle_at:
+            self._settle_at = None
+            winner = self._winner()
+            if winner is not None and winner != self.session:
+                return self._adopt(winner, now, "elected")
+        if self._linked_at is None:
+            return None
+        speak_at = self._speak_at()
+        if speak_at is not None and now >= speak_at:
+            self._spoke = True
+            return DeclareToken()
+        if self._nudge_at is not None and now >= self._nudge_at:
+            return self._nudge(now)
+        return None
+
+    @property
+    def deadline(self) -> float | None:
+        waits = (self._settle_at, self._nudge_at, self._speak_at())
+        return min((wait for wait in waits if wait is not None), default=None)
+
+    def _speak_at(self) -> float | None:
+        if self._linked_at is None or self._heard or self._spoke or self._settle_at is not None:
+            return None
+        return self._linked_at + (SILENT_CLUSTER if self.session is None else SILENT_AGAIN)
+
+    def _winner(self) -> Session | None:
+        best = max(
+            self._ballots,
+            key=lambda one: (one.seniority, one.commands_seen, one.session.master_node_id),
+            default=None,
+        )
+        return None if best is None else best.session
+
+    def _adopt(self, session: Session, now: float, why: str) -> Adopt:
+        self.session, self._last_event, self._nudges = session, now, 0
+        self._clock = max(self._clock, session.election_clock)
+        self._plan_nudge(now)
+        return Adopt(session, why)
+
+    def _plan_nudge(self, now: float) -> None:
+        following = self.session is not None and self._linked_at is not None
+        self._nudge_at = now + NUDGE_AFTER if following else None
+
+    def _nudge(self, now: float) -> Nudge:
+        """A ballot that cannot win, with a clock that grows until somebody finds it new."""
+        clock = self._clock + 2**self._nudges
+        self._nudges = min(self._nudges + 1, 20)
+        self._nudge_at = now + NUDGE_EVERY
+        return Nudge(ElectionMessage(clock, -1, Session(self.me, clock), 0))

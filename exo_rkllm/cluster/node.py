@@ -1,0 +1,366 @@
+"""The exo node of a board: sockets, threads, timers and jobs around `Membership`, which decides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from exo_rkllm.backends import base
+from exo_rkllm.cluster import requests
+from exo_rkllm.cluster.discovery import Discovery, new_nonce
+from exo_rkllm.cluster.hearing import EVERYBODY_SPOKE, Found, Hearing, Torn
+from exo_rkllm.cluster.identity import Identity
+from exo_rkllm.cluster.interfaces import Interfaces
+from exo_rkllm.cluster.membership import Begin, Effect, Halt, Load, Membership, Peek, Say, Send, Sources, StayOut, Token
+from exo_rkllm.cluster.peeking import peek
+from exo_rkllm.cluster.reachable import Reachable
+from exo_rkllm.cluster.reading import Task
+from exo_rkllm.cluster.schema.revisions import Revision, supported
+from exo_rkllm.cluster.serving import BoardFacts, Servable, Serving
+from exo_rkllm.cluster.settings import AUTO, ClusterSettings
+from exo_rkllm.cluster.snapshot import ClusterView, Phase
+from exo_rkllm.cluster.transport import Alive, Linked, LinkFailed, Message, Transport
+from exo_rkllm.errors import ExoRkllmError, RunError
+
+# Between two attempts to connect.
+RETRY = 0.5
+# zenoh goes on to the next node it knows within 0.2 s; after this it knows none that answers.
+MOVE_ON = 1.5
+# A link that is down for so long is opened anew whatever zenoh thinks of it.
+START_OVER = 12.0
+# Goodbyes that were not echoed by then are not waited for.
+GOODBYE = 1.5
+
+
+def zenoh_link() -> Transport:
+    """The only place that brings zenoh in."""
+    from exo_rkllm.cluster.link import ZenohLink
+
+    return ZenohLink()
+
+
+class Node:
+    """Started once, stopped once; everything it knows is in `view`."""
+
+    def __init__(
+        self,
+        settings: ClusterSettings,
+        facts: BoardFacts,
+        serving: Serving,
+        folder: Path,
+        *,
+        models_folder: Path | None = None,
+        transport: Callable[[], Transport] = zenoh_link,
+        revision: Revision | None = None,
+    ) -> None:
+        self.settings = settings
+        self._log = logging.getLogger("exo_rkllm.cluster")
+        self._serving = serving
+        self._identity = Identity(folder)
+        self._make_transport = transport
+        self._models_folder = models_folder
+        self.node_id = self._identity.node_id()
+        self._revision = revision or supported()[0]
+        self.membership = Membership(
+            self.node_id,
+            self._revision,
+            facts,
+            placement=settings.placement,
+            sources=Sources(disk=self._disk),
+            stay_out=self._identity.stay_out(),
+        )
+        self.membership.permitted = settings.namespace != AUTO or bool(settings.endpoints)
+        self._hearing = Hearing(self.node_id, settings.namespace, new_nonce, self._revision.versions)
+        self._table = Interfaces(settings.interfaces)
+        self._reachable = Reachable(self.node_id, settings.api_port)
+        self._torn: tuple[str, ...] = ()
+        self._strangers: set[str] = set()
+        self._endpoints: tuple[str, ...] = ()
+        self._linked = False
+        self._known = asyncio.Event()  # there is something to connect to
+        self._again = asyncio.Event()  # the link is to be opened anew
+        self._leaving = False
+        self._gone = asyncio.Event()  # our goodbyes were heard
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._answers: list[tuple[str, base.Event | ExoRkllmError]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._relink: asyncio.TimerHandle | None = None
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport = self._make_transport()
+        self._discovery = Discovery(
+            self._hearing,
+            self._table,
+            self.settings.discovery_port,
+            found=self._found,
+            torn=self._several,
+            changed=self._interfaces_changed,
+        )
+        if self._discovery.problem is not None:
+            self._log.warning("%s", self._discovery.problem)
+        self._discovery.start()
+        self._discovery.search(on=True)
+        if self.settings.endpoints:
+            self._known.set()
+        if not self.membership.permitted:
+            self._loop.call_later(EVERYBODY_SPOKE, self._choose)
+        for work in (self._keep_linked(), self._receive(), self._watch_offers()):
+            self._spawn(work)
+        if self.membership.phase is Phase.OUT:
+            self._log.warning("Staying out of the exo cluster: %s", self.membership.sentence)
+
+    async def stop(self) -> None:
+        """Leave so that nobody waits for this board."""
+        self._leaving = True
+        self._do(self.membership.leave(self._now()))
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), GOODBYE)
+        for handle in (self._timer, self._relink):
+            if handle is not None:
+                handle.cancel()
+        self._discovery.close()
+        running = [*self._tasks, *self._jobs.values()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._reachable.close()
+        await self._transport.close()
+
+    def join(self) -> None:
+        """The operator wants the board in the cluster, with all its models."""
+        self._do(self.membership.invite(self._now()))
+
+    def view(self) -> ClusterView:
+        now = self._now()
+        view = self.membership.view(now)
+        strangers = tuple(f"{one.namespace} at {one.source}" for one in self._hearing.strangers(now))
+        sentence, hint = self._why_alone(strangers) if view.phase is Phase.SEARCHING else (view.sentence, view.hint)
+        return replace(
+            view,
+            namespace=self._hearing.namespace,
+            strangers=strangers,
+            endpoints=self._endpoints,
+            sentence=sentence,
+            hint=hint,
+        )
+
+    def _why_alone(self, strangers: tuple[str, ...]) -> tuple[str, str]:
+        problem = self._discovery.problem
+        if self._torn:
+            return (
+                f"Several exo clusters are heard and none is joined: {', '.join(self._torn)}.",
+                "Set namespace in [cluster] to one of them.",
+            )
+        if problem is not None and not self.settings.endpoints:
+            return problem.sentence, problem.hint
+        if self._hearing.endpoints(self._now()) or self.settings.endpoints:
+            return "No exo node answers at the addresses known.", ""
+        if strangers:
+            return (
+                f"exo {strangers[0]} is heard, which is not the cluster {self._hearing.namespace}.",
+                'Set namespace in [cluster] to it, or to "auto".',
+            )
+        return "No exo node is heard on the local network.", ""
+
+    # ── the network ──────────────────────────────────────────────────────────────────────────────
+
+    async def _keep_linked(self) -> None:
+        while True:
+            await self._known.wait()
+            endpoints = (*self.settings.endpoints, *self._hearing.endpoints(self._now()))
+            if not endpoints:
+                self._known.clear()
+                continue
+            self._again.clear()
+            try:
+                await self._transport.open(endpoints)
+            except LinkFailed as problem:
+                self._log.debug("%s", problem.sentence)
+                await asyncio.sleep(RETRY)
+                continue
+            self._endpoints = endpoints
+            await self._again.wait()
+
+    async def _receive(self) -> None:
+        while True:
+            for incoming in await self._transport.receive():
+                match incoming:
+                    case Message(topic, payload):
+                        self._do(self.membership.message(topic, payload, self._now()))
+                    case Alive(node, there):
+                        self._do(self.membership.alive(node, self._now(), there=there))
+                    case Linked(up):
+                        self._link_moved(up=up)
+
+    def _link_moved(self, *, up: bool) -> None:
+        if up == self._linked:
+            return
+        self._linked = up
+        if self._relink is not None:
+            self._relink.cancel()
+            self._relink = None
+        if up:
+            self._do(self.membership.linked(self._now()))
+            self._rest()
+        else:
+            self._do(self.membership.unlinked(self._now()))
+            self._discovery.search(on=True)
+            self._relink = self._loop.call_later(MOVE_ON, self._still_down, self._now())
+
+    def _still_down(self, since: float) -> None:
+        """zenoh tries its endpoints for ever; what was discovered meanwhile has to be told to it."""
+        fresh = set(self._hearing.endpoints(self._now())) - set(self._endpoints)
+        if fresh or self._now() - since >= START_OVER:
+            self._again.set()
+            since = self._now()
+        self._relink = self._loop.call_later(MOVE_ON, self._still_down, since)
+
+    def _rest(self) -> None:
+        """A good link needs no Hello any more; nodes that start later say theirs."""
+        if self._linked and self.membership.permitted:
+            self._discovery.search(on=False)
+
+    def _found(self, found: Found) -> None:
+        self._log.debug("Found exo node %s at %s", found.peer.node_id, found.peer.endpoint)
+        self._known.set()
+
+    def _several(self, torn: Torn) -> None:
+        """Several clusters: none is joined, since nobody said which."""
+        self._torn = torn.namespaces
+        self._log.warning(
+            "Several exo clusters are heard (%s) and none is joined. Set namespace in [cluster] to one of them.",
+            ", ".join(torn.namespaces),
+        )
+        self._known.clear()
+        self._again.set()
+        self._spawn(self._transport.close())
+        self._link_moved(up=False)
+
+    def _choose(self) -> None:
+        now = self._now()
+        if self._hearing.settled(now):
+            self._torn = ()
+            self._log.info("Joining the exo cluster %s, the only one heard.", self._hearing.namespace)
+            self._do(self.membership.permit(now))
+            self._rest()
+        else:
+            self._loop.call_later(self._hearing.patience(now), self._choose)
+
+    def _interfaces_changed(self) -> None:
+        told = self._table.told()
+        self._do(self.membership.interfaces(told, self._now()))
+        self._spawn(self._reachable.listen([entry.ip_address for entry in told]))
+
+    async def _peek(self, wanted: Peek) -> None:
+        addresses = {**self.membership.addresses(), **await self._transport.addresses()}
+        answer = await peek(wanted, addresses, self.settings.api_port)
+        self._do(self.membership.peeked(answer, self._now()))
+
+    # ── the board ────────────────────────────────────────────────────────────────────────────────
+
+    async def _watch_offers(self) -> None:
+        async with contextlib.aclosing(self._serving.offers()) as offers:
+            async for models in offers:
+                self._do(self.membership.offered([model for model in models if self._advertised(model)], self._now()))
+
+    def _advertised(self, model: Servable) -> bool:
+        return "*" in self.settings.models or model.id in self.settings.models
+
+    async def _job(self, task: Task, model: str) -> None:
+        try:
+            question = requests.request(task.id, model, task.params, self.membership.images)
+            async with contextlib.aclosing(self._serving.generate(question, client="exo")) as answer:
+                async for event in answer:
+                    self._answered(task.id, event)
+        except ExoRkllmError as problem:
+            self._answered(task.id, problem)
+        except Exception as surprise:  # noqa: BLE001  whoever asked must get an end, whatever broke
+            self._log.exception("An answer for the exo cluster broke off.")
+            self._answered(task.id, RunError(f"The board failed: {type(surprise).__name__}."))
+        else:
+            self._answered(task.id, RunError("The board's engine ended without a word."))
+        finally:
+            self._jobs.pop(task.id, None)
+
+    def _answered(self, task_id: str, event: base.Event | ExoRkllmError) -> None:
+        """Events of one turn of the loop go out together."""
+        if not self._answers:
+            self._loop.call_soon(self._pass_on)
+        self._answers.append((task_id, event))
+
+    def _pass_on(self) -> None:
+        answers, self._answers = self._answers, []
+        self._do(self.membership.answered(answers, self._now()))
+
+    async def _load(self, model: str) -> None:
+        with contextlib.suppress(ExoRkllmError):  # it shows in the offers
+            await self._serving.load(model)
+
+    def _disk(self) -> tuple[int, int] | None:
+        try:
+            usage = shutil.disk_usage(self._models_folder or "/")
+        except OSError:
+            return None
+        return usage.total, usage.free
+
+    # ── effects ──────────────────────────────────────────────────────────────────────────────────
+
+    def _do(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(topic, payload):
+                    self._transport.send(topic, payload)
+                case Begin(task, model):
+                    self._jobs[task.id] = self._loop.create_task(self._job(task, model))
+                case Halt(task_id):
+                    job = self._jobs.pop(task_id, None)
+                    if job is not None:
+                        job.cancel()
+                case Load(model):
+                    self._spawn(self._load(model))
+                case Peek():
+                    self._spawn(self._peek(effect))
+                case Token():
+                    self._transport.declare(self.node_id)
+                case StayOut(sentence):
+                    self._identity.keep_out(sentence)
+                case Say(level, sentence):
+                    self._log.log(LEVELS[level], "%s", sentence)
+        self._set_timer()
+        if self._leaving and self.membership.gone:
+            self._gone.set()
+
+    def _set_timer(self) -> None:
+        deadline = self.membership.deadline
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return  # it fires too early at most, and looks again
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._do(self.membership.tick(self._now()))
+
+    def _now(self) -> float:
+        return self._loop.time()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -1,0 +1,58 @@
+"""What the cluster node needs of the rest of the house: models to offer, answers to give, facts to tell."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from exo_rkllm.backends.base import Event, GenerationRequest, Sampling
+
+ModelState: TypeAlias = Literal["cold", "loading", "warming", "ready", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Servable:
+    """A model that this board answers for. Zero and empty mean not known."""
+
+    id: str
+    state: ModelState = "cold"
+    size: int = 0  # bytes of the model file
+    layers: int = 0
+    hidden_size: int = 0
+    kv_heads: int = 0
+    context: int = 0
+    memory: int = 0  # bytes it takes while it is loaded
+    family: str = ""
+    quantization: str = ""
+    base_model: str = ""
+    thinking: bool = False
+    images: bool = False
+    sampling: Sampling = field(default_factory=Sampling)
+    folder: str = ""
+    progress: float = 0.0  # of a load, 0 to 1
+    problem: str = ""  # why it is `failed`
+
+
+@dataclass(frozen=True, slots=True)
+class BoardFacts:
+    """What the dashboard of exo shows about a node."""
+
+    name: str
+    model: str = "Rockchip board"
+    chip: str = "Rockchip NPU"
+    os_version: str = "Linux"
+    os_build: str = ""
+
+
+class Serving(Protocol):
+    """Where the tasks of the cluster go: the common queue, beside everybody else's requests."""
+
+    def offers(self) -> AsyncGenerator[tuple[Servable, ...], None]:
+        """All models that can be served, at once and again whenever one of them changes."""
+
+    def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[Event, None]:
+        """Pieces as they come, then one Finish; failures raise an `ExoRkllmError`. Closing it ends the run."""
+
+    async def load(self, model: str) -> None:
+        """Bring a model into memory because the cluster launched it; failures show in `offers`."""

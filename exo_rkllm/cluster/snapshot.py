@@ -1,0 +1,101 @@
+"""The cluster as this node sees it, as one frozen value for the CLI, the page, `doctor` and the metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+
+class Phase(str, Enum):
+    """Where the node is; the value is the word that people read."""
+
+    OFF = "off"
+    SEARCHING = "searching"  # nobody heard, or no link to anybody
+    LISTENING = "listening"  # linked, the master not known yet
+    CHECKING = "checking"  # comparing the cluster with what we speak, nothing published yet
+    JOINING = "joining"  # introduced, reading the log
+    SERVING = "serving"
+    PASSIVE = "passive"  # following without a word
+    OUT = "out"  # stopped until told
+    LEAVING = "leaving"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    id: str
+    name: str = ""
+    model: str = ""
+    chip: str = ""
+    addresses: tuple[str, ...] = ()
+    master: bool = False
+    me: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceView:
+    id: str
+    model: str
+    node: str  # its name, or its id where it has none
+    status: str
+    tasks: int
+    mine: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Echoes:
+    """How long events of ours took to come back in the log: a number, seconds together, the longest."""
+
+    count: int = 0
+    seconds: float = 0.0
+    longest: float = 0.0
+
+    def __add__(self, other: Echoes) -> Echoes:
+        return Echoes(self.count + other.count, self.seconds + other.seconds, max(self.longest, other.longest))
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Since the daemon started."""
+
+    sessions: int = 0
+    links: int = 0
+    events_in: int = 0
+    events_out: int = 0
+    commands_out: int = 0
+    resends: int = 0
+    gap_repairs: int = 0
+    garbage: int = 0
+    refused: int = 0  # messages of ours that the schema stopped
+    tasks: int = 0
+    echoes: Echoes = Echoes()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    phase: Phase
+    node_id: str = ""
+    name: str = ""
+    namespace: str = ""
+    sentence: str = ""  # why, where the phase is not `serving`
+    hint: str = ""
+    revision: str = ""
+    master: str = ""
+    election_clock: int = 0
+    session_age: float = 0.0
+    nodes: tuple[NodeView, ...] = ()
+    instances: tuple[InstanceView, ...] = ()
+    tasks: int = 0  # of ours, in hand
+    log_index: int = 0
+    lag: int = 0  # events known to exist and not seen
+    unechoed: int = 0
+    drift: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    counters: Counters = Counters()
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,48 @@
+"""API keys, from a file that somebody named or from systemd's credentials; never from the configuration itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from exo_rkllm.api.parts import Key
+from exo_rkllm.config import Api
+from exo_rkllm.errors import ConfigError
+
+CREDENTIAL = "api-keys"
+CONTROL = "control"
+SHORTEST = 16
+
+
+def keys_file(api: Api, environment: Mapping[str, str]) -> Path | None:
+    if api.keys:
+        return Path(api.keys)
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    credential = Path(folder) / CREDENTIAL if folder else None
+    return credential if credential is not None and credential.is_file() else None
+
+
+def read_keys(api: Api, environment: Mapping[str, str]) -> tuple[Key, ...]:
+    """A key a line; the word `control` after it lets its holder pull, load, unload and delete. `#` begins a comment."""
+    path = keys_file(api, environment)
+    if path is None:
+        return ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"The API keys in {path} cannot be read: {reason}.", f"ls -l {path}") from None
+    found: list[Key] = []
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words[0]) < SHORTEST or words[1:] not in ([], [CONTROL]):
+            raise ConfigError(
+                f"{path}, line {number}: a key has {SHORTEST} characters or more, and {CONTROL!r} or nothing after it.",
+                "openssl rand -hex 24 makes one",
+            )
+        found.append(Key(f"key {number}", words[0], control=words[1:] == [CONTROL]))
+    if not found:
+        raise ConfigError(f"There is no key in {path}.", f"openssl rand -hex 24 >> {path}")
+    return tuple(found)

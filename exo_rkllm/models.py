@@ -1,0 +1,58 @@
+"""What classic exo asks a plugin for (`exo.models`): a card a model, and names for people.
+
+`RKLLM_MODELS` and `RKLLM_PRETTY_NAMES` are read from the models folder when they are asked for. Classic exo loads them
+while it is half imported, so nothing of exo is imported here, and nothing heavy; and what cannot be read is an empty
+mapping, since one that raises costs every other plugin its models (classic-plugin 2.7).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.config import load
+from exo_rkllm.errors import ExoRkllmError
+
+ENGINE = "RKLLMInferenceEngine"
+SUFFIX = "-rkllm"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+
+
+def entries() -> tuple[Entry, ...]:
+    try:
+        return Catalogue(Path(load(os.environ).models.directory)).list()
+    except ExoRkllmError:
+        return ()
+
+
+def classic_id(entry: Entry) -> str:
+    """An id of our own: a card under another engine's id would replace it (classic-plugin 2.4)."""
+    return entry.id if entry.id.endswith(SUFFIX) else entry.id + SUFFIX
+
+
+def tokenizer_place(entry: Entry) -> str:
+    """A folder works offline; the base model's name is what is left where the entry has no tokenizer."""
+    here = any((entry.folder / name).is_file() for name in TOKENIZER_FILES)
+    return str(entry.folder.absolute()) if here or not entry.card.base_model else entry.card.base_model
+
+
+def classic_card(entry: Entry) -> dict[str, Any]:
+    """`layers` and `repo` are what hosts read; they keep the rest for us."""
+    return {
+        "layers": max(entry.card.layers, 1),
+        "repo": {ENGINE: tokenizer_place(entry)},
+        "rkllm_entry": entry.id,
+        "rkllm_file": str(entry.path or ""),
+        "rkllm_context": entry.card.context,
+        "rkllm_engine": entry.engine,
+    }
+
+
+def __getattr__(name: str) -> dict[str, Any]:
+    if name == "RKLLM_MODELS":
+        return {classic_id(entry): classic_card(entry) for entry in entries()}
+    if name == "RKLLM_PRETTY_NAMES":
+        return {classic_id(entry): f"{entry.card.name or entry.id} (NPU)" for entry in entries()}
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,155 @@
+"""Ollama's own client, unmodified."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from typing import Any
+
+import ollama
+import pytest
+from ollama import AsyncClient
+
+from exo_rkllm.api.faults import FieldError
+from exo_rkllm.api.ollama import seconds_of
+from tests.api.world import WIDTH, World
+
+CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+
+
+@pytest.fixture
+def client(server: World) -> Any:
+    return AsyncClient(server.url)
+
+
+async def test_a_chat_has_real_counts_and_durations(client: Any) -> None:
+    answer = await client.chat("qwen:latest", [{"role": "user", "content": "Hello"}])
+    assert answer.message.content == "Hello"
+    assert answer.done_reason == "stop"
+    assert answer.eval_count == 2 and answer.prompt_eval_count and answer.prompt_eval_count > 0
+    assert answer.eval_duration == 4_000_000 and answer.prompt_eval_duration == 2_000_000
+    assert answer.total_duration and answer.load_duration is not None
+
+
+async def test_a_stream_survives_every_kind_of_line_break(client: Any) -> None:
+    said = "a\u2028b\u0085c\x1cd\ne"
+    parts = [part async for part in await client.chat("qwen", [{"role": "user", "content": said}], stream=True)]
+    assert "".join(part.message.content or "" for part in parts) == said
+    assert [part.done for part in parts].count(True) == 1 and parts[-1].eval_count
+
+
+async def test_generate_with_system_options_and_raw(client: Any, server: World) -> None:
+    answer = await client.generate("qwen", "abcdefghi", system="Be brief.", options={"num_predict": 2, "num_ctx": 8192})
+    assert answer.response == "abcdef" and answer.done_reason == "length"
+    assert "Be brief." in (server.ledger.requests[-1].prompt or "")
+    await client.generate("qwen", "as it stands", raw=True)
+    assert server.ledger.requests[-1].prompt == "as it stands"
+
+
+async def test_thinking_and_tools(client: Any) -> None:
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    said = f"«<think>\nhm\n</think>\n\nLooking.\n{CALL}»"
+    whole = await client.chat("thinker", [{"role": "user", "content": said}], tools=[tool], think=True)
+    assert whole.message.thinking == "hm" and whole.message.content == "Looking."
+    assert whole.message.tool_calls is not None
+    assert whole.message.tool_calls[0].function.arguments == {"city": "Oslo"}
+    calls: list[Any] = []
+    async for part in await client.chat("thinker", [{"role": "user", "content": said}], tools=[tool], stream=True):
+        calls += part.message.tool_calls or []
+    assert [made.function.name for made in calls] == ["get_weather"]
+
+
+async def test_format_is_checked(client: Any) -> None:
+    answer = await client.chat("qwen", [{"role": "user", "content": '«{"a": 1}»'}], format="json")
+    assert answer.message.content == '{"a": 1}'
+    schema = {"type": "object", "required": ["b"]}
+    with pytest.raises(ollama.ResponseError, match="has no 'b'"):
+        await client.chat("qwen", [{"role": "user", "content": '«{"a": 1}»'}], format=schema)
+
+
+async def test_the_lists_and_show(client: Any) -> None:
+    listed = await client.list()
+    assert {model.model for model in listed.models} == {"qwen", "thinker", "slow", "seer", "dummy"}
+    qwen = next(model for model in listed.models if model.model == "qwen")
+    assert qwen.details is not None and qwen.details.parameter_size == "1.5B"
+    shown = await client.show("thinker")
+    assert {"completion", "tools", "thinking"} <= set(shown.capabilities or ())
+
+
+async def test_keep_alive_loads_lists_and_unloads(client: Any) -> None:
+    assert not (await client.ps()).models
+    loaded = await client.generate("qwen", keep_alive="10m")
+    assert loaded.done_reason == "load"
+    running = (await client.ps()).models
+    assert [model.model for model in running] == ["qwen"] and running[0].expires_at is not None
+    unloaded = await client.chat("qwen", keep_alive=0)
+    assert unloaded.done_reason == "unload"
+    assert not (await client.ps()).models
+
+
+async def test_embed_under_both_names(client: Any) -> None:
+    many = await client.embed("qwen", ["a b", "c d e"])
+    assert [len(vector) for vector in many.embeddings] == [WIDTH, WIDTH]
+    assert math.isclose(sum(value * value for value in many.embeddings[0]), 1, rel_tol=1e-5)
+    assert many.prompt_eval_count == 5
+    one = await client.embeddings("qwen", "a b")
+    assert list(one.embedding) == pytest.approx(list(many.embeddings[0]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"suffix": "x"}, "fill no gaps"),
+        ({"context": [1]}, "kept by the caller"),
+        ({"template": "x"}, "belongs to the model"),
+        ({"options": {"min_p": 0.1}}, "no such sampler"),
+        ({"options": {"seed": 1}}, "no seed"),
+        ({"keep_alive": "soon"}, "no duration"),
+    ],
+)
+async def test_what_cannot_be_honoured_is_refused(client: Any, asked: dict[str, object], says: str) -> None:
+    with pytest.raises(ollama.ResponseError, match=says):
+        await client.generate("qwen", "hi", **asked)
+
+
+async def test_changing_calls_need_the_right_to_control(client: Any, server: World) -> None:
+    for ask in (
+        client.pull("org/repo"),
+        client.delete("qwen"),
+        client.copy("qwen", "other"),
+        client.create("other", from_="qwen"),
+    ):
+        with pytest.raises(ollama.ResponseError, match="right to control") as caught:
+            await ask
+        assert caught.value.status_code == 403
+    assert (server.folder / "qwen" / "model.toml").is_file()
+
+
+@pytest.fixture
+async def nothing() -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (None, None),
+        (300, 300),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("-1", -1),
+        ("-1s", -1),
+        ("0", 0),
+        ("250ms", 0.25),
+        ("", None),
+    ],
+)
+def test_durations_are_gos(said: float | str | None, seconds: float | None) -> None:
+    assert seconds_of(said) == seconds
+
+
+def test_what_is_no_duration_is_refused() -> None:
+    for said in ("soon", "5", "5 m", "m5", "1d"):
+        if said != "5":
+            with pytest.raises(FieldError):
+                seconds_of(said)

@@ -1,0 +1,193 @@
+"""A daemon's HTTP side on loopback: real catalogue, dispatcher, dialogue and server; the engine says what it is told.
+
+A question that holds `«words»` is answered with these words, any other with itself. The words come in pieces of
+three characters, so that every tag and stop string is cut somewhere.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import re
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from exo_rkllm.api.application import application
+from exo_rkllm.api.parts import Parts, Settings
+from exo_rkllm.backends.base import (
+    Array,
+    Capabilities,
+    Engine,
+    Event,
+    Finish,
+    GenerationRequest,
+    Model,
+    Piece,
+    Progress,
+    Reason,
+    Timings,
+    Usage,
+)
+from exo_rkllm.backends.dummy import DummyEngine
+from exo_rkllm.catalogue.dialogue import Dialogue
+from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.dispatch.dispatcher import Dispatcher
+from exo_rkllm.dispatch.state import Limits, Needs
+from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunError, RunnerLost
+
+PIECE = 3
+WIDTH = 8
+SCRIPT = re.compile(r"«(.*?)»", re.DOTALL)
+QUESTION = re.compile(r"<\|im_start\|>user\n(.*?)<\|im_end\|>", re.DOTALL)
+CARDS = {
+    "qwen": 'engine = "scripted"\nbase_model = "Qwen/Qwen2.5-1.5B-Instruct"\nquantization = "w8a8"\ncontext = 4096\n',
+    "thinker": 'engine = "scripted"\ncontext = 4096\n[chat]\nfamily = "qwen3"\n',
+    "slow": 'engine = "scripted"\ncontext = 4096\n[options]\npace = 0.02\n',
+    "seer": 'engine = "scripted"\ncontext = 4096\n[chat]\ntemplate = "seer.jinja"\n',
+    "dummy": 'engine = "dummy"\ncontext = 100000\n',
+}
+# A template that takes parts, as those of models that see do.
+SEER = """{% for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content -%}
+{{ part.text if part.type == "text" else "<image>" }}{% endfor %}{% endif %}<|im_end|>
+{% endfor %}<|im_start|>assistant
+"""
+
+
+@dataclass
+class Ledger:
+    """What the engines saw, for tests to look at."""
+
+    requests: list[GenerationRequest] = field(default_factory=list)
+    begun: int = 0
+    ended: int = 0
+    left: int = 0
+
+
+class Scripted(Engine):
+    def __init__(self, model: Model, ledger: Ledger) -> None:
+        super().__init__(model)
+        self.ledger = ledger
+        self._turn = asyncio.Lock()
+        self._aborted: set[str] = set()
+        self._lost: asyncio.Future[ExoRkllmError] = asyncio.get_running_loop().create_future()
+
+    async def initialize(self) -> None:
+        return
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(hidden=True, images=self.model.id == "seer", context=self.model.context)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        async with self._turn:
+            self.ledger.requests.append(request)
+            self.ledger.begun += 1
+            done = False
+            try:
+                async for event in self._answer(request):
+                    yield event
+                done = True
+            finally:
+                self.ledger.ended += done
+                self.ledger.left += not done
+
+    async def _answer(self, request: GenerationRequest) -> AsyncIterator[Event]:
+        if request.sampling.seed is not None:
+            raise NotSupported("This runtime takes no seed.", "Leave it out.")
+        prompt = request.prompt or ""
+        tokens = len(prompt.split()) if request.tokens is None else len(request.tokens)
+        if tokens > self.model.context:
+            raise ContextOverflow(f"The prompt has {tokens} tokens, the context {self.model.context}.", "Shorten it.")
+        yield Progress("prefill", tokens, tokens)
+        if request.output == "hidden":
+            words = prompt.split() if request.tokens is None else map(str, request.tokens)
+            rows = [float(sum(map(ord, word)) % 97 + column) for word in words for column in range(WIDTH)]
+            yield Array("hidden", len(rows) // WIDTH, WIDTH, memoryview(array.array("f", rows)).cast("B"))
+            yield Finish("stop", Usage(tokens, 0, 0), Timings(prefill=0.001))
+            return
+        said = _said(prompt)
+        pieces = [said[at : at + PIECE] for at in range(0, len(said), PIECE)]
+        limit = len(pieces) if request.max_tokens is None else min(len(pieces), request.max_tokens)
+        reason: Reason = "stop" if limit == len(pieces) else "length"
+        sent = 0
+        for text in pieces[:limit]:
+            await asyncio.sleep(float(self.model.options.get("pace", 0)))  # type: ignore[arg-type]
+            if request.id in self._aborted:
+                reason = "abort"
+                break
+            if said.startswith("!break") and sent == 5:
+                raise RunError("The runtime gave up.", "Ask again.")
+            yield Piece(text, sent)
+            sent += 1
+        yield Finish(reason, Usage(tokens, min(tokens, 2), sent), Timings(prefill=0.002, decode=0.004))
+
+    async def abort(self, request_id: str) -> None:
+        self._aborted.add(request_id)
+
+    async def lost(self) -> ExoRkllmError:
+        return await asyncio.shield(self._lost)
+
+    async def close(self) -> None:
+        if not self._lost.done():
+            self._lost.set_result(RunnerLost("Closed.", "Load it again."))
+
+
+def _said(prompt: str) -> str:
+    """The script in the last question, or the question, or for a bare prompt that itself."""
+    asked = QUESTION.findall(prompt)
+    question = asked[-1] if asked else prompt
+    scripts = SCRIPT.findall(question)
+    return scripts[-1] if scripts else question
+
+
+@dataclass
+class World:
+    url: str
+    port: int
+    folder: Path
+    catalogue: Catalogue
+    dispatcher: Dispatcher
+    ledger: Ledger
+    http: aiohttp.ClientSession
+
+
+@asynccontextmanager
+async def world(
+    settings: Settings | None = None, limits: Limits | None = None, parts: Callable[..., Parts] = Parts, **more: Any
+) -> AsyncIterator[World]:
+    ledger = Ledger()
+    with tempfile.TemporaryDirectory() as folder:
+        catalogue = Catalogue(Path(folder))
+        for name, text in CARDS.items():
+            (Path(folder) / name).mkdir()
+            (Path(folder) / name / "model.toml").write_text(f'id = "{name}"\n{text}')
+        (Path(folder) / "seer" / "seer.jinja").write_text(SEER)
+        dispatcher = Dispatcher(
+            find=catalogue.resolve,
+            engine=lambda model: DummyEngine(model) if model.engine == "dummy" else Scripted(model, ledger),
+            needs=lambda model: Needs(),
+            available=lambda: 8 << 30,
+            begin=Dialogue.begin,
+            limits=limits or Limits(),
+        )
+        made = parts(dispatcher=dispatcher, catalogue=catalogue, settings=lambda: settings or Settings(), **more)
+        runner = web.AppRunner(application(made), access_log=None, lingering_time=0.2)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        url = f"http://127.0.0.1:{port}"
+        async with aiohttp.ClientSession() as http:
+            try:
+                yield World(url, port, Path(folder), catalogue, dispatcher, ledger, http)
+            finally:
+                await runner.cleanup()
+                await dispatcher.drain(0)

@@ -1,0 +1,280 @@
+"""The NPU engine: what a card may set, what a runtime cannot do, and how tokens are counted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exo_rkllm.backends.base import (
+    JSON,
+    Array,
+    Finish,
+    GenerationRequest,
+    Image,
+    Message,
+    Piece,
+    Sampling,
+    Tool,
+)
+from exo_rkllm.backends.host import Host, host_of
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.errors import (
+    ExoRkllmError,
+    ModelFileError,
+    NotSupported,
+    RunnerLost,
+    UsageError,
+)
+from tests.simulated import Library
+
+
+class Card(RkllmFile):
+    """A file with the options of a card; prompts come rendered, as from the daemon."""
+
+    def __init__(self, path: Path | None, options: Mapping[str, JSON], *, reuse: bool = True, **fields: Any) -> None:
+        super().__init__(path or Path("nowhere.rkllm"), **fields)
+        self._there = path is not None
+        self._options = options
+        self._reuse = reuse
+
+    @property
+    def path(self) -> Path | None:
+        return super().path if self._there else None
+
+    @property
+    def options(self) -> Mapping[str, JSON]:
+        return self._options
+
+    @property
+    def reuse(self) -> bool:
+        return self._reuse
+
+
+@pytest.fixture
+def opened(library: Library, board_root: Path) -> Callable[..., Any]:
+    """`async with opened(model, options, version="1.3.0") as engine`."""
+
+    @asynccontextmanager
+    async def open_one(
+        model: Path, options: Mapping[str, JSON] | None = None, version: str = "1.3.0", **fields: Any
+    ) -> AsyncIterator[RkllmEngine]:
+        engine = RkllmEngine(Card(model, options or {}, **fields), Host(lambda _: None, library(version)))
+        await engine.initialize()
+        try:
+            yield engine
+        finally:
+            await engine.close()
+
+    return open_one
+
+
+async def ask(engine: RkllmEngine, prompt: str, **fields: Any) -> tuple[str, Finish]:
+    events = [event async for event in engine.generate(GenerationRequest(prompt=prompt, **fields))]
+    last = events[-1]
+    assert isinstance(last, Finish)
+    return "".join(event.text for event in events if isinstance(event, Piece)), last
+
+
+# ── what a card may set ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"n_kepp": 1}, "'n_kepp'"),
+        ({"n_keep": "1"}, "not of type int"),
+        ({"base_domain_id": True}, "not of type int"),
+        ({"cpus": 4}, "not of type list"),
+    ],
+)
+def test_an_option_that_is_none_is_refused(options: Mapping[str, JSON], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        RkllmEngine(Card(Path("some.rkllm"), options), Host(lambda _: None))
+
+
+def test_a_seed_is_refused_since_the_library_has_none() -> None:
+    with pytest.raises(NotSupported, match="seed"):
+        RkllmEngine(Card(Path("some.rkllm"), {}, sampling=Sampling(seed=1)), Host(lambda _: None))
+
+
+async def test_a_model_without_a_file_says_how_to_get_one() -> None:
+    engine = RkllmEngine(Card(None, {}), Host(lambda _: None))
+    with pytest.raises(ModelFileError) as caught:
+        await engine.initialize()
+    assert "exo-rkllm pull" in caught.value.hint
+
+
+async def test_before_it_is_loaded_it_answers_nobody_and_can_be_closed() -> None:
+    engine = RkllmEngine(Card(Path("some.rkllm"), {}), Host(lambda _: None))
+    with pytest.raises(RunnerLost):
+        await ask(engine, "hello")
+    assert engine.memory is None
+    assert engine.pid is None
+    await engine.settled("")
+    await engine.close()
+
+
+async def test_the_cards_sampling_is_loaded_and_a_request_may_differ(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    model = make_model(reply="[[a|b|c|d|e|f|g|h]] " * 10, template="none")
+    async with opened(model, sampling=Sampling(temperature=0.0)) as engine:
+        first, _ = await ask(engine, "x")
+        assert (await ask(engine, "x"))[0] == first
+        hot = {(await ask(engine, "x", sampling=Sampling(temperature=1.5, top_k=40)))[0] for _ in range(5)}
+    assert len(hot | {first}) > 1
+
+
+async def test_older_runtimes_refuse_another_sampling_per_request(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    async with opened(make_model(), version="1.2.3", sampling=Sampling(temperature=0.5)) as engine:
+        await ask(engine, "same", sampling=Sampling(temperature=0.5))
+        with pytest.raises(NotSupported, match="temperature"):
+            await ask(engine, "other", sampling=Sampling(temperature=0.9))
+
+
+async def test_an_adapter_is_loaded_by_name_and_chosen_per_request(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    lora = make_model(file="pirate_lora.rkllm", reply="Arr, {user}")
+    options: dict[str, JSON] = {"loras": {"pirate": {"path": str(lora), "scale": 1.0}}}
+    async with opened(make_model(reply="Hello {user}", template="none"), options) as engine:
+        assert (await ask(engine, "you"))[0] == "Hello you"
+        assert (await ask(engine, "you", lora="pirate"))[0] == "Arr, you"
+        with pytest.raises(ExoRkllmError, match="parrot"):
+            await ask(engine, "you", lora="parrot")
+
+
+async def test_a_missing_adapter_ends_the_load_and_leaves_no_process(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    options: dict[str, JSON] = {"loras": {"gone": {"path": "/nowhere/gone_lora.rkllm"}}}
+    with pytest.raises(ExoRkllmError):
+        async with opened(make_model(), options):
+            pass
+
+
+async def test_a_missing_prompt_cache_ends_the_load(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    with pytest.raises(ExoRkllmError):
+        async with opened(make_model(), {"prompt_cache": "/nowhere/cache.bin"}):
+            pass
+
+
+# ── what it cannot do ────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_needs_a_template_of_ours_says_so(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    user = Message("user", "hello")
+    picture = Message("user", "look", images=(Image(b"", "image/png"),))
+    async with opened(make_model(), {"runtime_template": True}) as engine:
+        for request in (
+            GenerationRequest(messages=(user,), tools=(Tool("clock"),)),
+            GenerationRequest(messages=(picture,)),
+            GenerationRequest(messages=(Message("system", "be brief"), user)),
+            GenerationRequest(messages=(user, Message("assistant", "hi"), user)),
+        ):
+            with pytest.raises(NotSupported):
+                _ = [event async for event in engine.generate(request)]
+
+
+async def test_messages_that_nobody_rendered_are_a_mistake_of_ours(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    async with opened(make_model()) as engine:
+        with pytest.raises(UsageError):
+            _ = [event async for event in engine.generate(GenerationRequest(messages=(Message("user", "x"),)))]
+
+
+async def test_logits_need_a_runtime_that_has_them(opened: Callable[..., Any], make_model: Callable[..., Path]) -> None:
+    async with opened(make_model(), version="1.1.4") as engine:
+        with pytest.raises(NotSupported, match="logits"):
+            await ask(engine, "x", output="logits")
+    async with opened(make_model(), version="1.2.0") as engine:
+        request = GenerationRequest(prompt="some text", output="logits")
+        rows = [event async for event in engine.generate(request) if isinstance(event, Array)]
+    assert len(rows[0].data) == rows[0].rows * rows[0].width * 4
+
+
+# ── counting ─────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_fifth_turn_prefills_only_what_is_new(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    """By the runtime's own count of what it computed."""
+    prompt = "<|im_start|>user\n one two three four five six seven eight nine ten<|im_end|>\n<|im_start|>assistant\n"
+    async with opened(make_model(reply="and so on and on", template="none")) as engine:
+        totals, cached = [], []
+        for _ in range(5):
+            answer, finish = await ask(engine, prompt)
+            totals.append(finish.usage.prompt)
+            cached.append(finish.usage.cached)
+            prompt += answer + "<|im_end|>\n<|im_start|>user\n go on<|im_end|>\n<|im_start|>assistant\n"
+    computed = [total - saved for total, saved in zip(totals, cached, strict=True)]
+    assert cached[0] == 0
+    assert len(set(computed[1:])) == 1, "each turn adds the same words, so each computes as many tokens"
+    assert totals[-1] > 3 * computed[-1]
+
+
+async def test_a_model_that_must_not_reuse_computes_everything_again(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    async with opened(make_model(template="none"), reuse=False) as engine:
+        first = (await ask(engine, "the same words again"))[1].usage
+        second = (await ask(engine, "the same words again"))[1].usage
+    assert (first.cached, second.cached) == (0, 0)
+    assert second.prompt == first.prompt
+
+
+async def test_token_ids_are_counted_exactly(opened: Callable[..., Any], make_model: Callable[..., Path]) -> None:
+    ids = tuple(range(300, 340))
+    async with opened(make_model(template="none")) as engine:
+        for expected in (0, len(ids) - 1):
+            events = [event async for event in engine.generate(GenerationRequest(tokens=ids, max_tokens=2))]
+            finish = events[-1]
+            assert isinstance(finish, Finish)
+            assert (finish.usage.prompt, finish.usage.cached) == (len(ids), expected)
+
+
+async def test_a_full_context_ends_an_answer_by_length(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    async with opened(make_model(reply="on ", endless=True, template="none"), context=64) as engine:
+        _, finish = await ask(engine, "go")
+    assert finish.reason == "length"
+
+
+async def test_an_abort_by_id_ends_the_answer_as_one(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    request = GenerationRequest(prompt="go")
+    async with opened(make_model(reply="on ", endless=True, decode_tps=200, template="none")) as engine:
+        reasons = []
+        async for event in engine.generate(request):
+            if isinstance(event, Piece):
+                await engine.abort(request.id)
+            if isinstance(event, Finish):
+                reasons.append(event.reason)
+    assert reasons == ["abort"]
+
+
+async def test_memory_is_the_childs(opened: Callable[..., Any], make_model: Callable[..., Path]) -> None:
+    async with opened(make_model(malloc_bytes=64 << 20)) as engine:
+        assert 64 << 20 < engine.memory < 160 << 20
+    assert engine.memory is None
+
+
+def test_the_board_says_soc_and_cpus(board_root: Path, tmp_path: Path) -> None:
+    host = host_of(board_root, None, lambda _: None)
+    assert (host.platform, host.cpus) == ("RK3588", (4, 5, 6, 7))
+    nowhere = host_of(tmp_path / "none", None, lambda _: None)
+    assert (nowhere.platform, nowhere.cpus) == ("", ())

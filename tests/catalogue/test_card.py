@@ -1,0 +1,191 @@
+"""Cards: strict to read, and what is written can be read."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exo_rkllm.backends.base import Sampling
+from exo_rkllm.catalogue import toml
+from exo_rkllm.catalogue.card import Card, Chat, Weights, dump, parse
+from exo_rkllm.errors import CardError
+
+WHOLE = """\
+# A card with everything.
+id = "qwen2.5-1.5b"
+name = "Qwen 2.5"
+engine = "rkllm"
+base_model = "Qwen/Qwen2.5-1.5B-Instruct"
+source = "org/repo@abc:q.rkllm"
+platform = "rk3588"
+quantization = "w8a8"
+runtime_floor = "1.1.4"
+context = 4096
+layers = 28
+hidden_size = 1536
+memory = 1_800_000_000
+reuse = false
+
+[weights]
+file = "q.rkllm"
+size = 12
+sha256 = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+[sampling]
+temperature = 1
+top_k = -1
+presence_penalty = -0.5
+seed = -3
+
+[chat]
+template = "chat_template.jinja"
+tools = "hermes"
+reasoning = "none"
+family = "qwen"
+stop = ["<|im_end|>", "###"]
+system = '''
+Be "kind".'''
+
+[options]
+n_keep = 3
+cpus = [4, 5]
+nested = { a = [true, "x", 1.5] }
+"""
+
+
+def test_a_card_is_read_whole() -> None:
+    assert parse(WHOLE) == Card(
+        id="qwen2.5-1.5b",
+        name="Qwen 2.5",
+        base_model="Qwen/Qwen2.5-1.5B-Instruct",
+        source="org/repo@abc:q.rkllm",
+        platform="rk3588",
+        quantization="w8a8",
+        runtime_floor="1.1.4",
+        context=4096,
+        layers=28,
+        hidden_size=1536,
+        memory=1_800_000_000,
+        reuse=False,
+        weights=Weights("q.rkllm", 12, "a" * 64),
+        sampling=Sampling(temperature=1.0, top_k=-1, presence_penalty=-0.5, seed=-3),
+        chat=Chat("chat_template.jinja", "hermes", "none", "qwen", ("<|im_end|>", "###"), 'Be "kind".'),
+        options={"n_keep": 3, "cpus": [4, 5], "nested": {"a": [True, "x", 1.5]}},
+    )
+
+
+def test_engines_without_a_file_need_no_weights() -> None:
+    assert parse('id = "x"\nengine = "openai"\n[options]\nurl = "http://b"\n').weights is None
+
+
+WRONG = {
+    'id = "x"\nplatfrom = "rk3588"': (2, "there is no key 'platfrom'", "Did you mean 'platform'?"),
+    'id = "x"\nzzz = 1': (2, "there is no key 'zzz'", "Valid keys: base_model, chat, context"),
+    'id = "x"\n[weights]\nfile = "a"\nsha = "b"': (4, "[weights] has no key 'sha'", "Did you mean 'sha256'?"),
+    'id = "x"\n\n[samplng]\ntop_k = 1': (3, "there is no key 'samplng'", "Did you mean 'sampling'?"),
+    'id = "x"\ncontext = "4096"': (2, "'context' must be a whole number", "It is '4096'."),
+    'id = "x"\ncontext = 4096.5': (2, "'context' must be a whole number", "It is 4096.5."),
+    'id = "x"\nreuse = 1': (2, "'reuse' must be true or false", "It is 1."),
+    'id = "x"\ncontext = true': (2, "'context' must be a whole number", "It is True."),
+    'id = "x"\ncontext = -1': (2, "'context' must not be negative", "It is -1."),
+    'id = "x"\n[sampling]\ntemperature = "hot"': (3, "'temperature' must be a number", "It is 'hot'."),
+    'id = "x"\n[sampling]\ntemperature = nan': (3, "'temperature' must be a number", "It is nan."),
+    'id = "x"\n[sampling]\ntemperature = inf': (3, "'temperature' must be a number", "It is inf."),
+    'id = "x"\n[sampling]\ntemperature = true': (3, "'temperature' must be a number", "It is True."),
+    'id = "x"\n[chat]\nstop = "a"': (3, "'stop' must be a list of strings", "It is 'a'."),
+    'id = "x"\n[chat]\nstop = ["a", 1]': (3, "'stop' must be a list of strings", "It is ['a', 1]."),
+    'id = "x"\nweights = 3': (2, "'weights' must be a table", "Write [weights] on a line of its own."),
+    'id = "a/b"': (1, "'a/b' cannot be a model's id", "Use letters"),
+    'id = "../b"': (1, "'../b' cannot be a model's id", "Use letters"),
+    'id = "."': (1, "'.' cannot be a model's id", "Use letters"),
+    'id = "a\\u0000b"': (1, "cannot be a model's id", "Use letters"),
+    'id = ""': (1, "'' cannot be a model's id", "Use letters"),
+    'id = "x"\n[weights]\nfile = "../y"': (3, "'file' must be a file's name, not a path", "Put it beside the card."),
+    'id = "x"\n[weights]\nsize = 3': (0, "'file' must be a file's name, not a path", "Put it beside the card."),
+    'id = "x"\n[weights]\nfile = "y"\nsha256 = "AB"': (4, "'sha256' must be 64 hexadecimal digits", "sha256sum"),
+    'id = "x"\n[weights]\nfile = "y"\n[chat]\ntemplate = "/etc/passwd"': (5, "not a path", "Put it beside the card."),
+    'id = "x"\n[weights]\nfile = "y"\n[options]\nwhen = 1979-05-27': (
+        5, "'when' holds a value that no engine takes", "It is",
+    ),
+    'name = "x"': (0, "the key 'id' is missing", 'Add: id = "NAME"'),
+    'id = "x"': (0, "the table [weights] is missing", "Add: [weights]"),
+    'id = "x': (0, "is not TOML", "Correct it"),
+    "id = " + "[" * 5000: (0, "", "Correct it"),
+    'system = """\nid = 1\n"""\nid = "x"\nbad = 1': (5, "", "Valid keys"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "says"), WRONG.items(), ids=[text[:60] for text in WRONG])
+def test_what_is_wrong_is_one_sentence_with_its_line(text: str, says: tuple[int, str, str]) -> None:
+    line, sentence, hint = says
+    if text.startswith("system"):
+        text, sentence = text.replace("system", "name"), "there is no key 'bad'"
+    with pytest.raises(CardError) as error:
+        parse(text, "/m/model.toml")
+    assert sentence in error.value.sentence
+    assert error.value.hint.startswith(hint)
+    assert error.value.sentence.startswith(f"/m/model.toml, line {line}:" if line else "/m/model.toml")
+    assert "\n" not in error.value.sentence
+
+
+TEXT = st.text(max_size=30)
+NAME = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,20}[A-Za-z0-9])?", fullmatch=True)
+WHOLE_NUMBER = st.integers(0, 2**50)
+NUMBER = st.none() | st.floats(0, 100)
+JSON_VALUE = st.recursive(
+    st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+CARDS = st.builds(
+    Card,
+    id=NAME,
+    name=TEXT,
+    engine=st.sampled_from(["rkllm", "llamacpp"]),
+    base_model=TEXT,
+    context=WHOLE_NUMBER,
+    memory=WHOLE_NUMBER,
+    reuse=st.booleans(),
+    weights=st.builds(Weights, file=NAME, size=WHOLE_NUMBER, sha256=st.sampled_from(["", "0f" * 32])),
+    sampling=st.builds(Sampling, temperature=NUMBER, top_p=NUMBER, top_k=st.none() | st.integers(-5, 5)),
+    chat=st.builds(Chat, stop=st.lists(TEXT, max_size=3).map(tuple), system=TEXT),
+    options=st.dictionaries(TEXT, JSON_VALUE, max_size=4),
+)
+
+
+@given(CARDS)
+def test_what_is_written_is_read_again(card: Card) -> None:
+    assert parse(dump(card)) == card
+
+
+def test_a_card_on_disk_says_only_what_is_known() -> None:
+    assert dump(Card("x", weights=Weights("x.rkllm"))) == 'id = "x"\n\n[weights]\nfile = "x.rkllm"\n'
+
+
+@given(st.text(max_size=300) | st.from_regex(r"(\[?\w+\]? ?= ?.{0,9}\n){1,5}"))
+def test_any_text_is_a_card_or_a_sentence(text: str) -> None:
+    try:
+        parse(text)
+    except CardError as error:
+        assert "Traceback" not in error.sentence
+
+
+def test_lines_are_found_however_keys_are_written() -> None:
+    text = "a = 1\n[t]\nb = 1\n'c' = 1\n\"d e\" = 1\n[u.v]\nb = 2\nx.y = 1\n[[w]]\nz = '''\nb = 1\n'''\nq = 1\n"
+    for table, key, line in (
+        ("", "a", 1), ("t", "", 2), ("t", "b", 3), ("t", "c", 4), ("t", "d e", 5), ("u.v", "", 6), ("u.v", "b", 7),
+        ("w", "q", 13), ("w", "b", 0), ("", "gone", 0),
+    ):  # fmt: skip
+        assert toml.line_of(text, table, key) == line, (table, key)
+
+
+def test_nulls_are_left_out_and_nothing_else_is() -> None:
+    assert toml.dumps({"a": None, "b": [1, None], "t": {"c": None, "d": {"e": None, "f g": "\x7f\x01\n"}}}) == (
+        'b = [1]\n\n[t]\nd = { "f g" = "\\u007F\\u0001\\n" }\n'
+    )
+    assert re.fullmatch(r"\s*", toml.dumps({}))
+    with pytest.raises(TypeError, match="no null"):
+        toml.dumps({"a": object()})  # type: ignore[dict-item]  # on purpose

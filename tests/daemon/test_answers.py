@@ -1,0 +1,172 @@
+"""Many clients, crashes, memory and idle models, on the simulated vendor library behind a real daemon."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exo_rkllm.cli.client import Client
+from exo_rkllm.errors import ExoRkllmError
+from tests.daemon.running import House
+
+GB = 10**9
+Make = Callable[..., Path]
+
+
+def test_two_clients_are_answered_one_after_the_other(board_house: House, make_model: Make) -> None:
+    board_house.simulated("qwen", make_model, reply="You said {user}", template="none", decode_tps=200)
+    daemon = board_house.start()
+    with ThreadPoolExecutor() as pool:
+        answers = daemon.answers(pool, "qwen", ["red", "green", "blue"])
+        assert [answer.result(20) for answer in answers] == ["You said red", "You said green", "You said blue"]
+    lines = [line for line in daemon.text.splitlines() if "qwen: stop, " in line]
+    assert len(lines) == 3
+
+
+def test_32_clients_get_the_same_share_and_nobody_elses_words(board_house: House, make_model: Make) -> None:
+    board_house.simulated("qwen", make_model, reply="{user}", template="none")
+    daemon = board_house.start()
+    by = time.monotonic() + 4
+    turns: Counter[int] = Counter()
+
+    def talk(number: int) -> None:
+        while time.monotonic() < by:
+            said = f"client {number} says {turns[number]}"
+            assert daemon.answer("qwen", said) == said
+            turns[number] += 1
+
+    with ThreadPoolExecutor(32) as pool:
+        for talking in [pool.submit(talk, number) for number in range(32)]:
+            talking.result(30)
+    assert min(turns.values()) >= 3
+    assert max(turns.values()) - min(turns.values()) <= 1 + max(turns.values()) // 10
+
+
+def test_two_models_take_turns_on_the_npu(board_house: House, make_model: Make) -> None:
+    for name in ("qwen", "gemma"):
+        board_house.simulated(name, make_model, reply=f"{name} answers", decode_tps=100)
+    daemon = board_house.start()
+    for name in ("qwen", "gemma"):
+        daemon.client.post("/control/load", model=name)
+    most = 0
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(daemon.answer, name, "Hi") for name in ("qwen", "gemma") * 3]
+        while not all(answer.done() for answer in asked):
+            most = max(most, sum(len(model["running"]) for model in daemon.status()["models"]))
+        assert sorted(answer.result() for answer in asked) == ["gemma answers"] * 3 + ["qwen answers"] * 3
+    assert most == 1
+    assert {model["name"]: model["domain"] for model in daemon.status()["models"]} == {"qwen": 0, "gemma": 1}
+
+
+def test_who_hangs_up_frees_the_npu_and_who_hung_up_waiting_never_had_it(board_house: House, make_model: Make) -> None:
+    board_house.simulated("qwen", make_model, reply="word " * 50, endless=True, decode_tps=50, abort_delay_ms=100)
+    daemon = board_house.start()
+    running = daemon.ask("qwen", "Hi")
+    assert any("text" in event for event in running)
+    waiting = daemon.ask("qwen", "Hi")
+    assert next(waiting) == {"progress": {"stage": "queued", "done": 1, "total": 0}}
+    waiting.close()  # type: ignore[attr-defined]  # a generator
+    daemon.wait_for(lambda status: not status["models"][0]["waiting"])
+    running.close()  # type: ignore[attr-defined]
+    daemon.wait_for(lambda status: not status["models"][0]["running"])
+    assert len(re.findall(r"qwen: abort, ", daemon.text)) == 2
+    assert daemon.answer("qwen", "Hi", max_tokens=3).split() == ["word"] * 3
+
+
+def test_a_crash_costs_one_answer(board_house: House, make_model: Make) -> None:
+    board_house.simulated("qwen", make_model, reply="word " * 30, decode_tps=100)
+    daemon = board_house.start()
+    with ThreadPoolExecutor() as pool:
+        doomed = pool.submit(daemon.answer, "qwen", "Hi")
+        daemon.wait_for(lambda status: status["models"] and status["models"][0]["running"])
+        waits = pool.submit(daemon.answer, "qwen", "Hi", max_tokens=2)
+        daemon.wait_for(lambda status: status["models"][0]["waiting"])
+        child = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()[0]
+        os.kill(int(child), signal.SIGSEGV)
+        error = doomed.exception(20)
+        assert isinstance(error, ExoRkllmError)
+        assert (error.code, "SIGSEGV" in error.sentence) == ("runner_lost", True)
+        assert waits.result(20).split() == ["word", "word"]
+    assert daemon.process.poll() is None
+
+
+def test_a_model_that_dies_while_it_loads_is_not_loaded_again_at_once(board_house: House, make_model: Make) -> None:
+    board_house.simulated("qwen", make_model, faults=("segv@init",))
+    daemon = board_house.start()
+    for _ in range(2):
+        with pytest.raises(ExoRkllmError, match="SIGSEGV"):
+            daemon.answer("qwen", "Hi")
+    retry = daemon.model("qwen")["retry_at"]
+    assert 1.0 < retry - time.time() <= 2.0
+    assert daemon.model("qwen")["error"].startswith("The process of qwen was killed by SIGSEGV")
+
+
+def test_an_idle_model_gives_its_memory_back(board_house: House, make_model: Make) -> None:
+    board_house.simulated("qwen", make_model, reply="Hello", malloc_bytes=30_000_000)
+    daemon = board_house.start()
+    assert daemon.answer("qwen", "Hi", keep_alive=0.2) == "Hello"
+    assert daemon.model("qwen")["memory"] > 30_000_000
+    daemon.wait_for(lambda status: status["models"][0]["state"] == "cold")
+    assert daemon.answer("qwen", "Hi", keep_alive=0) == "Hello"
+    daemon.wait_for(lambda status: status["models"][0]["state"] == "cold")
+    assert not Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
+
+
+def meminfo(house: House, available: int) -> None:
+    path = Path(house.environment["EXO_RKLLM_BOARD_ROOT"]) / "proc/meminfo"
+    text = re.sub(r"MemAvailable:.*", f"MemAvailable:   {available // 1024} kB", path.read_text())
+    path.write_text(text)
+
+
+def test_memory_that_is_missing_is_made_or_named(board_house: House, make_model: Make) -> None:
+    board_house.simulated("small", make_model, reply="small", memory=2 * GB)
+    board_house.simulated("large", make_model, reply="large", memory=int(4.6 * GB))
+    meminfo(board_house, int(3.4 * GB))
+    daemon = board_house.start(EXO_RKLLM_MODELS_RESERVE_MEMORY="300MB")
+    daemon.client.post("/control/load", model="small", pin=True)
+    meminfo(board_house, int(3.4 * GB))
+    with pytest.raises(ExoRkllmError) as caught:
+        daemon.client.post("/control/load", model="large")
+    assert caught.value.sentence == "large needs 4.6 GB of memory and 3.1 GB are free."
+    assert caught.value.hint == "small is pinned; unloading it frees 2.0 GB: exo-rkllm unload small"
+    assert daemon.client.post("/control/unload", model="small") == {"unloaded": True}
+    daemon.client.post("/control/load", model="small")
+    meminfo(board_house, int(3.4 * GB))
+    with ThreadPoolExecutor() as pool:
+        loading = pool.submit(daemon.client.post, "/control/load", model="large")
+        daemon.wait_for(lambda status: [m["state"] for m in status["models"] if m["name"] == "small"] == ["cold"])
+        loading.exception(20)  # the picture of a board gives no memory back by itself
+    assert daemon.model("small")["state"] == "cold", "it was idle, so it made room"
+
+
+def test_a_load_that_the_library_refuses_is_its_sentence(board_house: House, make_model: Make) -> None:
+    board_house.simulated("wrong", make_model, platform="RK3576")
+    daemon = board_house.start()
+    with pytest.raises(ExoRkllmError) as caught:
+        daemon.answer("wrong", "Hi")
+    assert "RK3576" in str(caught.value)
+    assert daemon.model("wrong")["error"] == caught.value.sentence
+
+
+def test_figures_are_the_runtimes_own(board_house: House, make_model: Make) -> None:
+    board_house.simulated("qwen", make_model, reply="one two three", load_seconds=0.3)
+    daemon = board_house.start()
+    events: list[dict[str, Any]] = list(daemon.ask("qwen", "Hi"))
+    assert events[0] == {"progress": {"stage": "loading", "done": 0, "total": 0}}
+    finish = events[-1]["finish"]
+    assert finish["reason"] == "stop"
+    assert finish["usage"]["completion"] >= 3
+    assert finish["timings"]["load"] >= 0.3
+    with closing(Client(board_house.socket)._connect()) as connection:
+        connection.request("GET", "/control/version")
+        assert connection.getresponse().status == 200

@@ -1,0 +1,75 @@
+"""Our node as a process of its own: `python -m exo_cluster.board FOLDER [...]`; commands on stdin, JSON on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from exo_rkllm.cluster.node import Node
+from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.settings import ClusterSettings
+from tests.exo_cluster.desk import MODEL, Desk
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--name", default="opi5")
+    parser.add_argument("--namespace", default="auto")
+    parser.add_argument("--endpoint", action="append", default=[])
+    parser.add_argument("--model", action="append", default=[])
+    parser.add_argument("--placement", default="own")
+    parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--verbose", action="store_true")
+    return parser
+
+
+async def obey(node: Node, desk: Desk) -> None:
+    """One command a line: view, join, state MODEL STATE [PROBLEM], desk, cost; the end of stdin stops the node."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        words = line.decode().split(maxsplit=3)
+        answer: object = "ok"
+        match words:
+            case ["view"]:
+                answer = node.view().plain()
+            case ["join"]:
+                node.join()
+            case ["state", model, "failed", problem]:
+                await desk.change(model, "failed", problem=problem)
+            case ["state", model, ("cold" | "loading" | "warming" | "ready") as state]:
+                await desk.change(model, state)
+            case ["desk"]:
+                answer = {"running": desk.running, "stopped": desk.stopped, "loaded": desk.loaded}
+            case ["cost"]:
+                usage = resource.getrusage(resource.RUSAGE_SELF)
+                answer = {"cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss, "at": time.monotonic()}
+        print(json.dumps(answer), flush=True)
+
+
+async def main() -> None:
+    args = arguments().parse_args()
+    logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, format="%(asctime)s %(message)s")
+    models = [replace(MODEL, id=name) for name in args.model] or [MODEL]
+    desk = Desk(models, args.rate)
+    settings = ClusterSettings(
+        namespace=args.namespace, endpoints=tuple(args.endpoint), placement=args.placement, name=args.name
+    )
+    facts = BoardFacts(args.name, "Orange Pi 5 Plus", "RK3588", "Linux", "6.1")
+    node = Node(settings, facts, desk, args.folder, models_folder=Path("/"))
+    await node.start()
+    print(json.dumps("started"), flush=True)
+    await obey(node, desk)
+    await node.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
