@@ -160,7 +160,8 @@ class Unit:
     def start(self) -> None:
         number = self.listener.fileno()
         launcher = (
-            "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
+            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+            "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()));"
             "os.execv(sys.executable, [sys.executable, '-m', 'exo_rkllm.board.clocks_unit', '--root', sys.argv[2]])"
         )
         self.process = subprocess.Popen(
