@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-TABLES = ("tokens", "dispatch", "start")
+TABLES = ("tokens", "dialogue", "dispatch", "start")
 
 
 def main(names: list[str]) -> None:
