@@ -7,14 +7,19 @@ fell into (reference 10.3). `--umockdev` writes the same as a umockdev descripti
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
+import math
+import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from simulator import boards_parts as parts
 from simulator.boards_parts import BASE, DEBUG, MAINLINE_KERNEL, PLATFORM, SHAPES, VENDOR_KERNEL
-from simulator.boards_tree import Link, Tree, umockdev
+from simulator.boards_tree import File, Link, Tree, umockdev
 
 
 class BoardRow(NamedTuple):
@@ -600,6 +605,30 @@ def write(name: str, root: Path) -> Path:
     return root
 
 
+def live(root: Path, cores: int, wait: Callable[[float], object] = time.sleep) -> None:
+    """Lets a written board's NPU work: load, temperature and interrupts change once a second until it is stopped."""
+    level = [60.0] * cores
+    chance = random.Random(1)
+    for moment in itertools.count():
+        wave = 20 * math.sin(moment / 9)
+        level = [min(max(value + chance.uniform(-9, 9) + wave / 20, 5), 98) for value in level]
+        for folder in (DEBUG, "proc/rknpu", "run/exo-rkllm/rknpu"):
+            _rewrite(root / folder / "load", parts.load_line([round(value) for value in level]))
+        for zone in (root / "sys/class/thermal").glob("thermal_zone*"):
+            if (zone / "type").read_text() == "npu-thermal\n":
+                _rewrite(zone / "temp", f"{round(48000 + 120 * sum(level) / cores)}\n".encode())
+        wait(1.0)
+
+
+def _rewrite(path: Path, data: bytes) -> None:
+    """In place, as the kernel would: a reader never finds the file missing."""
+    if path.exists():
+        new = path.with_name(f".{path.name}.new")
+        new.write_bytes(data)
+        new.chmod(0o444)
+        new.replace(path)
+
+
 def main(argv: list[str] | None = None) -> int:
     own = argparse.ArgumentParser(
         prog="python -m simulator.boards", description="Write a board's files below a folder."
@@ -609,6 +638,7 @@ def main(argv: list[str] | None = None) -> int:
     own.add_argument(
         "--umockdev", action="store_true", help="print the board's devices as a umockdev description instead"
     )
+    own.add_argument("--live", action="store_true", help="let its NPU work until Ctrl-C")
     own.add_argument("--list", action="store_true", help="name every profile")
     args = own.parse_args(argv)
     if args.list:
@@ -625,6 +655,11 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(umockdev(tree))
     else:
         tree.write(args.directory)
+    if args.live:
+        entry = tree.entries.get(f"{DEBUG}/load") or tree.entries.get("proc/rknpu/load")
+        cores = entry.data.count(b"%") if isinstance(entry, File) else 0
+        with contextlib.suppress(KeyboardInterrupt):
+            live(args.directory, cores)
     return 0
 
 

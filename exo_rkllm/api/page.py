@@ -49,7 +49,7 @@ def endpoints() -> tuple[Endpoint, ...]:
     page = partial(root, bodies["/"])
     return (
         Endpoint("GET", "/", page, "The status page.", right="open", content_type="text/html", streams="text/plain"),
-        Endpoint("HEAD", "/", page, "Whether the daemon lives, as Ollama's clients ask.", right="open"),
+        Endpoint("HEAD", "/", page, "For Ollama's clients, which ask so.", right="open", content_type="text/html"),
         *(
             Endpoint("GET", path, partial(file, bodies[path], kind), "Of the page.", right="open", content_type=kind)
             for path, (_, kind) in FILES.items()

@@ -319,6 +319,8 @@ class Responses:
         if previous := values.get("previous_response_id"):
             before = self._conversations.get(previous, call.caller.client).messages
         said = (*before, *messages_of(values["input"]))
+        if not said:
+            raise FieldError("input", "input holds no message.", "Add what the user says.")
         request = request_of(entry, values, said, shape)
         frame = Frame(f"resp_{request.id}", entry.id, int(time.time()), values)
 

@@ -192,8 +192,8 @@ class Hub:
         if status in (401, 403):
             token = "refuses this token" if self.access.token else "wants to know who asks"
             raise PullError(
-                f"{what} is private or gated: {home} {token} (HTTP {status}).",
-                "Accept its licence on its page, then: HF_TOKEN=hf_... exo-rkllm pull ...",
+                f"There is no {what}, or it is private or gated: {home} {token} (HTTP {status}).",
+                "Check the spelling; for a gated one accept its licence on its page, then set HF_TOKEN=hf_...",
             )
         if status == 404:
             raise ModelNotFound(f"{home} has no {what}.", "Check the spelling; upper and lower case count.")

@@ -82,11 +82,17 @@ def _by_stem(stem: str, known: Sequence[Known]) -> list[Known]:
         [one for one in known if _same(one.id, stem)],
         [one for one in known if any(_same(repo, stem) for repo in one.repos)],
         [one for one in known if "/" not in stem and any(_same(repo.partition("/")[2], stem) for repo in one.repos)],
-        [one for one in known if one.id.casefold().startswith(stem.casefold() + "-")],
+        _plainest([one for one in known if one.id.casefold().startswith(stem.casefold() + "-")]),
     ):
         if found:
             return found
     return []
+
+
+def _plainest(found: list[Known]) -> list[Known]:
+    """The one that all the others are variants of, where there is one: `qwen3` before `qwen3-w4a16`."""
+    plain = [one for one in found if all(other is one or other.id.startswith(f"{one.id}-") for other in found)]
+    return plain or found
 
 
 def matching(name: str, known: Iterable[Known]) -> list[Known]:

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, names
 from exo_rkllm.catalogue.choice import choose
+from exo_rkllm.catalogue.filenames import named
 from exo_rkllm.catalogue.hub import Access, Body, File, Hub, Interrupted, Repository, repos
 from exo_rkllm.catalogue.steps import Stage, Step
 from exo_rkllm.catalogue.store import LOCK, Catalogue, Entry
@@ -164,7 +165,11 @@ def _free_id(catalogue: Catalogue, file: File, repo: Repository, *, replace: boo
     base = PurePosixPath(file.path).name
     stem = PurePosixPath(base).stem
     org = repo.id.partition("/")[0]
-    for candidate in (names.id_from(base), names.plain_id(stem), names.plain_id(f"{org}-{stem}")):
+    plain, variant = names.id_from(base), named(file.path, repo.id)
+    quantized = f"{plain}-{variant.quantization}" if variant.quantization else plain
+    mixed = f"{quantized}-hybrid-{variant.hybrid:g}" if variant.hybrid else quantized
+    full = names.plain_id(stem)
+    for candidate in (plain, names.plain_id(quantized), names.plain_id(mixed), full, names.plain_id(f"{org}-{stem}")):
         if candidate and candidate not in taken:
             return candidate
     raise ModelExists(f"There is a model {names.id_from(base)!r} already.", "Choose another: --name NAME")
@@ -198,7 +203,7 @@ async def _into(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGen
             f"{file.path} of {repo.id} {fetch.fault}; it was thrown away.", "Pull it again, or ask its maker."
         )
     part.rename(target)
-    yield Step("verifying", "checked", file.path, fetch.sha256, fetch.have, fetch.have)
+    yield Step("verifying", file.path, file.path, fetch.sha256, fetch.have, fetch.have)
 
 
 def _prepared(stage: Path, target: Path, part: Path, repo: Repository, file: File) -> _Kept:
@@ -268,7 +273,7 @@ class _Fetch:
     async def run(self) -> AsyncGenerator[Step, None]:
         if self._part.exists():
             while await asyncio.to_thread(self._read):
-                yield self._step("verifying", "checking what is here already")
+                yield self._step("verifying", self._file.path)
         failures = 0
         while self.total is None or self.have < self.total:
             before = self.have

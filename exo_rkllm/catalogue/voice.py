@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +147,9 @@ def read_voice(folder: Path, card: Card) -> Voice:
     )
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
     template = _compiled(source or family.template, special)
-    own = _compiled(family.template, {"bos_token": family.bos, **special}) if source else template
-    telling = next((one for one in (template, own) if "tools" in one.variables), None)
+    telling = template if "tools" in template.names else None
+    if telling is None and source and re.search(r"\btools\b", family.template):
+        telling = _compiled(family.template, {"bos_token": family.bos, **special})
     marked = _marked(source, TOOL_MARKS) if telling is template else ""
     tools = card.chat.tools or marked or family.tools
     reasoning = card.chat.reasoning or (_marked(source, REASONING_MARKS) if source else "") or family.reasoning
@@ -171,7 +173,7 @@ def voice_of(model: Model) -> Voice:
     template = _compiled(family.template, {"bos_token": family.bos})
     return Voice(
         template,
-        template if family.tools and "tools" in template.variables else None,
+        template if family.tools and "tools" in template.names else None,
         TOOLS.get(family.tools),
         REASONING.get(family.reasoning),
         family.stop,

@@ -7,7 +7,6 @@ import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 HEADER_SIZE = 20
 SHARED_OBJECT = 3
@@ -33,12 +32,11 @@ def parse(head: bytes) -> Elf | None:
     return Elf(32 * head[4], MACHINES.get(machine, f"machine {machine}"), kind == SHARED_OBJECT)
 
 
-def read(path: Path) -> Elf | None:
-    with path.open("rb") as file:
-        return parse(file.read(HEADER_SIZE))
-
-
 def of_this_interpreter() -> Elf:
     """What a library must be to be loaded here. uname would not do: a 64-bit kernel may run a 32-bit interpreter."""
     by_name = Elf(8 * struct.calcsize("P"), os.uname().machine.replace("_", "-"), shared=True)
-    return read(Path(sys.executable or "/proc/self/exe")) or by_name
+    file = os.open(sys.executable or "/proc/self/exe", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return parse(os.read(file, HEADER_SIZE)) or by_name
+    finally:
+        os.close(file)

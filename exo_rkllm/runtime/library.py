@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError, RuntimeMissing, RuntimeUnsupported
 from exo_rkllm.runtime import abi, version
 from exo_rkllm.runtime.abi.shared import Generation
 from exo_rkllm.runtime.features import Features
-from exo_rkllm.runtime.version import Version
+from exo_rkllm.runtime.version import StrPath, Version
 
 Function: TypeAlias = Callable[..., int]
 
@@ -41,7 +41,7 @@ OPEN_FAILURES: tuple[tuple[str, str, str], ...] = (
 class Library:
     """One librkllmrt.so in this process. `functions` has every one of the generation's, by its C name."""
 
-    def __init__(self, path: Path, found: Version, generation: Generation, dll: ctypes.CDLL) -> None:
+    def __init__(self, path: str, found: Version, generation: Generation, dll: ctypes.CDLL) -> None:
         self.path = path
         self.version = found.release
         self.generation = generation
@@ -49,12 +49,12 @@ class Library:
         self.functions = _bind(path, found.release, dll, generation)
 
     @classmethod
-    def open(cls, path: Path | str) -> Library:
+    def open(cls, path: StrPath) -> Library:
         """Tell the release from the file's bytes, then load it; nothing of it runs before its layout is known."""
-        path = Path(path).absolute()
+        path = os.path.abspath(path)  # noqa: PTH100 - a model's process does without pathlib's 0.7 MB
         found = version.check(path)
         try:
-            dll = ctypes.CDLL(str(path))
+            dll = ctypes.CDLL(path)
         except OSError as error:
             raise open_failure(path, str(error)) from error
         return cls(path, found, abi.load(found.release), dll)
@@ -64,7 +64,7 @@ class Library:
         return self.features.has(feature)
 
 
-def _bind(path: Path, release: str, dll: ctypes.CDLL, generation: Generation) -> Mapping[str, Function]:
+def _bind(path: str, release: str, dll: ctypes.CDLL, generation: Generation) -> Mapping[str, Function]:
     bound: dict[str, Function] = {}
     for name, (restype, argtypes) in generation.functions.items():
         try:
@@ -80,7 +80,7 @@ def _bind(path: Path, release: str, dll: ctypes.CDLL, generation: Generation) ->
     return bound
 
 
-def open_failure(path: Path, text: str) -> ExoRkllmError:
+def open_failure(path: str, text: str) -> ExoRkllmError:
     """What the dynamic loader's sentence means for whoever installed the library."""
     for pattern, meaning, hint in OPEN_FAILURES:
         if (match := re.search(pattern, text)) is not None:

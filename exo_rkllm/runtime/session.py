@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from exo_rkllm.errors import LoadError, NotSupported, RunError, UsageError
-from exo_rkllm.runtime import failures, log, marshal, modelfile
+from exo_rkllm.runtime import failures, log, marshal
 from exo_rkllm.runtime.abi.shared import RKLLMCallback, RKLLMCrossAttnParam, RKLLMLoraAdapter
 from exo_rkllm.runtime.blackbox import Log
 from exo_rkllm.runtime.callback import Embed, Tokenize, Turn, embed_callback, result_callback, tokenizer_callback
@@ -59,6 +59,12 @@ def _ignore(*_token: object) -> None:
     """Nobody listens: between the runs, and where results are taken whole."""
 
 
+def _context_of(path: str) -> int:
+    from exo_rkllm.runtime import modelfile  # 1 MB in a model's process, needed only where nobody says the context
+
+    return modelfile.context_of(path) or DEFAULT_CONTEXT
+
+
 class Session:
     """Made by `open`. One run at a time; closing it frees the model."""
 
@@ -99,7 +105,7 @@ class Session:
     def _load(self, tokenize: Tokenize | None, embed: Embed | None) -> None:
         features, generation, params = self.library.features, self.library.generation, self.params
         marshal.check_params(params, features)
-        context = params.max_context_len or modelfile.context_of(params.model_path) or DEFAULT_CONTEXT
+        context = params.max_context_len or _context_of(params.model_path)
         cpus = params.cpus or (default_cpus(os.sched_getaffinity(0)) if features.has("cpus") else ())
         param = marshal.param_of(generation, params, context, cpus)
         self._kept["param"] = param

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from exo_rkllm.errors import RuntimeMissing, RuntimeUnsupported
 from exo_rkllm.runtime import abi, elf
 
 Bytes: TypeAlias = "bytes | mmap.mmap"
+StrPath: TypeAlias = "str | os.PathLike[str]"
 Evidence: TypeAlias = Literal["version string", "git blob"]
 
 STRING = re.compile(rb"RKLLM SDK \(version:\s*([0-9][0-9A-Za-z.]*)")
@@ -104,29 +106,20 @@ def supported_text() -> str:
     return f"{', '.join(first)} and {last}"
 
 
-def read(path: Path) -> Version:
-    """The release of this file, or RuntimeUnsupported where nothing in it says so."""
-    with path.open("rb") as file:
-        try:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as error:
-            raise RuntimeMissing(f"{path} is empty.", INSTALL_HINT) from error
-    with data:
-        if (found := in_bytes(data)) is not None:
-            return found
-        raise RuntimeUnsupported(
-            f"{path} does not say which release it is and {guess(data)}; supported are {supported_text()}.",
-            INSTALL_HINT,
-        )
+def read(path: StrPath) -> Version:
+    """The release of a file, supported or not, for whatever machine; raises where nothing in it says so."""
+    with _mapped(path) as data:
+        return _release(path, data)
 
 
-def check(path: Path, *, for_board: bool = False) -> Version:
+def check(path: StrPath, *, for_board: bool = False) -> Version:
     """The release of a file that this program supports and this interpreter can load; anything else raises.
 
     `for_board` takes the boards' own machine as well: an image for a board is often built elsewhere.
     """
-    _check_elf(path, (BOARD,) if for_board else ())
-    found = read(path)
+    with _mapped(path) as data:
+        _check_elf(path, data, (BOARD,) if for_board else ())
+        found = _release(path, data)
     if not found.supported:
         raise RuntimeUnsupported(
             f"{path} is librkllmrt {found.release} (by its {found.evidence}), which is not supported;"
@@ -136,17 +129,35 @@ def check(path: Path, *, for_board: bool = False) -> Version:
     return found
 
 
-def _check_elf(path: Path, also: Sequence[tuple[int, str]]) -> None:
+def _release(path: StrPath, data: mmap.mmap) -> Version:
+    if (found := in_bytes(data)) is not None:
+        return found
+    raise RuntimeUnsupported(
+        f"{path} does not say which release it is and {guess(data)}; supported are {supported_text()}.", INSTALL_HINT
+    )
+
+
+@contextmanager
+def _mapped(path: StrPath) -> Iterator[mmap.mmap]:
+    """Without pathlib: a model's process does without its 0.7 MB."""
     try:
-        found = elf.read(path)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        finally:
+            os.close(file)
     except OSError as error:
-        raise RuntimeMissing(f"{path} cannot be read: {error.strerror}.", _unreadable_hint(path, error)) from error
-    here = elf.of_this_interpreter()
+        hint = f"chmod a+r {path}" if isinstance(error, PermissionError) else INSTALL_HINT
+        raise RuntimeMissing(f"{path} cannot be read: {error.strerror}.", hint) from error
+    except ValueError as error:
+        raise RuntimeMissing(f"{path} is empty.", INSTALL_HINT) from error
+    with data:
+        yield data
+
+
+def _check_elf(path: StrPath, data: mmap.mmap, also: Sequence[tuple[int, str]]) -> None:
+    found, here = elf.parse(data[: elf.HEADER_SIZE]), elf.of_this_interpreter()
     if found is None or not found.shared:
         raise RuntimeMissing(f"{path} is not a shared library (no ELF header).", INSTALL_HINT)
     if (found.bits, found.machine) not in ((here.bits, here.machine), *also):
         raise RuntimeMissing(f"{path} is built for {found}, and this Python is {here}.", INSTALL_HINT)
-
-
-def _unreadable_hint(path: Path, error: OSError) -> str:
-    return f"chmod a+r {path}" if isinstance(error, PermissionError) else INSTALL_HINT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anthropic
 import pytest
@@ -15,45 +16,45 @@ CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</t
 
 
 @pytest.fixture
-async def client(server: World) -> AsyncIterator[AsyncAnthropic]:
+async def client(server: World) -> AsyncIterator[Any]:
     async with AsyncAnthropic(base_url=server.url, api_key="any", max_retries=0) as client:
         yield client
 
 
-async def test_a_message_has_its_text_and_its_usage(client: AsyncAnthropic, server: World) -> None:
+async def test_a_message_has_its_text_and_its_usage(client: Any, server: World) -> None:
     answer = await client.messages.create(
         model="qwen", max_tokens=100, system="Be brief.", messages=[{"role": "user", "content": "Hello"}]
     )
     assert [block.type for block in answer.content] == ["text"]
-    assert answer.content[0].text == "Hello"  # type: ignore[union-attr]
+    assert answer.content[0].text == "Hello"
     assert answer.stop_reason == "end_turn"
     assert answer.usage.output_tokens == 2 and answer.usage.cache_read_input_tokens == 2
     assert "Be brief." in (server.ledger.requests[-1].prompt or "")
 
 
-async def test_a_stream_adds_up_to_the_message(client: AsyncAnthropic) -> None:
+async def test_a_stream_adds_up_to_the_message(client: Any) -> None:
     said = f"«<think>\nhm\n</think>\n\nLooking.\n{CALL}»"
     async with client.messages.stream(
         model="thinker",
         max_tokens=1000,
         thinking={"type": "enabled", "budget_tokens": 1024},
-        tools=[WEATHER],  # type: ignore[list-item]
+        tools=[WEATHER],
         messages=[{"role": "user", "content": said}],
     ) as stream:
         text = "".join([text async for text in stream.text_stream])
         final = await stream.get_final_message()
     assert text == "Looking."
     assert [block.type for block in final.content] == ["thinking", "text", "tool_use"]
-    assert final.content[2].input == {"city": "Oslo"}  # type: ignore[union-attr]
+    assert final.content[2].input == {"city": "Oslo"}
     assert final.stop_reason == "tool_use"
     assert final.usage.output_tokens > 0
 
 
-async def test_results_of_tools_go_back(client: AsyncAnthropic, server: World) -> None:
+async def test_results_of_tools_go_back(client: Any, server: World) -> None:
     await client.messages.create(
         model="qwen",
         max_tokens=10,
-        tools=[WEATHER],  # type: ignore[list-item]
+        tools=[WEATHER],
         messages=[
             {"role": "user", "content": "Weather?"},
             {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "get_weather", "input": {}}]},
@@ -70,20 +71,20 @@ async def test_results_of_tools_go_back(client: AsyncAnthropic, server: World) -
     assert prompt.index("rain") < prompt.index("And now?")
 
 
-async def test_max_tokens_and_a_forced_tool(client: AsyncAnthropic, server: World) -> None:
+async def test_max_tokens_and_a_forced_tool(client: Any, server: World) -> None:
     answer = await client.messages.create(model="qwen", max_tokens=1, messages=[{"role": "user", "content": "Hello"}])
     assert answer.stop_reason == "max_tokens"
     await client.messages.create(
         model="qwen",
         max_tokens=10,
-        tools=[WEATHER],  # type: ignore[list-item]
+        tools=[WEATHER],
         tool_choice={"type": "tool", "name": "get_weather"},
         messages=[{"role": "user", "content": "Hello"}],
     )
     assert "get_weather" in (server.ledger.requests[-1].prompt or "").rsplit("assistant", 1)[-1]
 
 
-async def test_errors_have_its_classes(client: AsyncAnthropic) -> None:
+async def test_errors_have_its_classes(client: Any) -> None:
     with pytest.raises(anthropic.NotFoundError, match="No model"):
         await client.messages.create(model="claude-1", max_tokens=1, messages=[{"role": "user", "content": "Hi"}])
     with pytest.raises(anthropic.BadRequestError, match="can't be continued"):
@@ -95,6 +96,6 @@ async def test_errors_have_its_classes(client: AsyncAnthropic) -> None:
             await stream.get_final_message()
 
 
-async def test_tokens_that_cannot_be_counted_are_not_guessed(client: AsyncAnthropic) -> None:
+async def test_tokens_that_cannot_be_counted_are_not_guessed(client: Any) -> None:
     with pytest.raises(anthropic.BadRequestError, match="can't be counted"):
         await client.messages.count_tokens(model="qwen", messages=[{"role": "user", "content": "Hello"}])

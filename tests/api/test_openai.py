@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterator
+from typing import Any
 
 import openai
 import pytest
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 
 from tests.api.world import WIDTH, World
 
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -25,19 +26,19 @@ CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</t
 
 
 @pytest.fixture
-async def client(server: World) -> AsyncIterator[AsyncOpenAI]:
+async def client(server: World) -> AsyncIterator[Any]:
     async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
         yield client
 
 
-async def test_models_are_those_of_the_catalogue(client: AsyncOpenAI) -> None:
-    assert {model.id async for model in client.models.list()} == {"qwen", "thinker", "slow", "dummy"}
+async def test_models_are_those_of_the_catalogue(client: Any) -> None:
+    assert {model.id async for model in client.models.list()} == {"qwen", "thinker", "slow", "seer", "dummy"}
     assert (await client.models.retrieve("Qwen/Qwen2.5-1.5B-Instruct")).id == "qwen"
     with pytest.raises(openai.NotFoundError, match="No model 'nobody'"):
         await client.models.retrieve("nobody")
 
 
-async def test_a_chat_has_its_answer_and_its_usage(client: AsyncOpenAI) -> None:
+async def test_a_chat_has_its_answer_and_its_usage(client: Any) -> None:
     answer = await client.chat.completions.create(
         model="qwen", messages=[{"role": "user", "content": "Hello, world"}], temperature=0.5, max_tokens=100
     )
@@ -47,7 +48,7 @@ async def test_a_chat_has_its_answer_and_its_usage(client: AsyncOpenAI) -> None:
     assert answer.usage.prompt_tokens_details is not None and answer.usage.prompt_tokens_details.cached_tokens == 2
 
 
-async def test_a_stream_is_the_same_answer_with_usage_at_the_end(client: AsyncOpenAI) -> None:
+async def test_a_stream_is_the_same_answer_with_usage_at_the_end(client: Any) -> None:
     text, usage, reasons = "", None, []
     async for chunk in await client.chat.completions.create(
         model="qwen",
@@ -64,16 +65,16 @@ async def test_a_stream_is_the_same_answer_with_usage_at_the_end(client: AsyncOp
     assert usage is not None and usage.completion_tokens > 0
 
 
-async def test_parts_of_a_message_become_its_text(client: AsyncOpenAI) -> None:
+async def test_parts_of_a_message_become_its_text(client: Any) -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     answer = await client.chat.completions.create(
         model="qwen",
-        messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}],  # type: ignore[list-item, misc]
+        messages=[{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}],
     )
     assert answer.choices[0].message.content == "one\ntwo"
 
 
-async def test_max_tokens_under_both_names(client: AsyncOpenAI) -> None:
+async def test_max_tokens_under_both_names(client: Any) -> None:
     for limit in ({"max_tokens": 2}, {"max_completion_tokens": 2}):
         answer = await client.chat.completions.create(
             model="qwen", messages=[{"role": "user", "content": "abcdefghi"}], extra_body=limit
@@ -82,7 +83,7 @@ async def test_max_tokens_under_both_names(client: AsyncOpenAI) -> None:
         assert answer.choices[0].finish_reason == "length"
 
 
-async def test_a_stop_string_that_is_cut_over_pieces_never_shows(client: AsyncOpenAI) -> None:
+async def test_a_stop_string_that_is_cut_over_pieces_never_shows(client: Any) -> None:
     answer = await client.chat.completions.create(
         model="qwen", messages=[{"role": "user", "content": "before HALT after"}], stop=["HALT"]
     )
@@ -91,17 +92,17 @@ async def test_a_stop_string_that_is_cut_over_pieces_never_shows(client: AsyncOp
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_tool_call_comes_whole_with_its_reason(client: AsyncOpenAI, stream: bool) -> None:
+async def test_a_tool_call_comes_whole_with_its_reason(client: Any, stream: bool) -> None:
     asked = {
         "model": "qwen",
         "messages": [{"role": "user", "content": f"«Let me look.\n{CALL}»"}],
         "tools": [WEATHER],
     }
     if stream:
-        async with client.chat.completions.stream(**asked) as events:  # type: ignore[arg-type]
+        async with client.chat.completions.stream(**asked) as events:
             answer = await events.get_final_completion()
     else:
-        answer = await client.chat.completions.create(**asked)  # type: ignore[call-overload]
+        answer = await client.chat.completions.create(**asked)
     choice = answer.choices[0]
     assert choice.finish_reason == "tool_calls"
     assert [made.function.name for made in choice.message.tool_calls] == ["get_weather"]
@@ -109,58 +110,58 @@ async def test_a_tool_call_comes_whole_with_its_reason(client: AsyncOpenAI, stre
     assert choice.message.content == "Let me look."
 
 
-async def test_parallel_calls_unless_they_are_refused(client: AsyncOpenAI) -> None:
+async def test_parallel_calls_unless_they_are_refused(client: Any) -> None:
     for parallel, count in ((True, 2), (False, 1)):
         answer = await client.chat.completions.create(
             model="qwen",
             messages=[{"role": "user", "content": f"«{CALL}\n{CALL}»"}],
-            tools=[WEATHER],  # type: ignore[list-item]
+            tools=[WEATHER],
             parallel_tool_calls=parallel,
         )
         assert len(answer.choices[0].message.tool_calls or ()) == count
 
 
-async def test_tool_choice_none_hides_the_tools_and_a_name_forces_one(client: AsyncOpenAI, server: World) -> None:
+async def test_tool_choice_none_hides_the_tools_and_a_name_forces_one(client: Any, server: World) -> None:
     ask = {"model": "qwen", "messages": [{"role": "user", "content": "hi"}], "tools": [WEATHER]}
-    await client.chat.completions.create(**ask, tool_choice="none")  # type: ignore[call-overload]
+    await client.chat.completions.create(**ask, tool_choice="none")
     assert "get_weather" not in (server.ledger.requests[-1].prompt or "")
     named = {"type": "function", "function": {"name": "get_weather"}}
     for choice in ("required", named):
-        await client.chat.completions.create(**ask, tool_choice=choice)  # type: ignore[call-overload]
+        await client.chat.completions.create(**ask, tool_choice=choice)
         assert (server.ledger.requests[-1].prompt or "").endswith('<tool_call>\n{"name": "get_weather", "arguments": ')
     with pytest.raises(openai.BadRequestError, match="not among the tools"):
         other = {"type": "function", "function": {"name": "other"}}
-        await client.chat.completions.create(**ask, tool_choice=other)  # type: ignore[call-overload]
+        await client.chat.completions.create(**ask, tool_choice=other)
 
 
-async def test_a_tools_result_goes_back_to_the_model(client: AsyncOpenAI, server: World) -> None:
+async def test_a_tools_result_goes_back_to_the_model(client: Any, server: World) -> None:
     made = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
     await client.chat.completions.create(
         model="qwen",
         messages=[
             {"role": "user", "content": "Weather?"},
-            {"role": "assistant", "content": None, "tool_calls": [made]},  # type: ignore[list-item, misc]
+            {"role": "assistant", "content": None, "tool_calls": [made]},
             {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
         ],
-        tools=[WEATHER],  # type: ignore[list-item]
+        tools=[WEATHER],
     )
     prompt = server.ledger.requests[-1].prompt or ""
     assert "rain" in prompt and '"city": "Oslo"' in prompt
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_thoughts_are_apart_from_the_answer(client: AsyncOpenAI, stream: bool) -> None:
+async def test_thoughts_are_apart_from_the_answer(client: Any, stream: bool) -> None:
     asked = {
         "model": "thinker",
         "messages": [{"role": "user", "content": "«<think>\nhm, well\n</think>\n\n42»"}],
     }
     if stream:
         content = thoughts = ""
-        async for chunk in await client.chat.completions.create(**asked, stream=True):  # type: ignore[call-overload]
+        async for chunk in await client.chat.completions.create(**asked, stream=True):
             content += chunk.choices[0].delta.content or ""
             thoughts += getattr(chunk.choices[0].delta, "reasoning_content", "") or ""
     else:
-        message = (await client.chat.completions.create(**asked)).choices[0].message  # type: ignore[call-overload]
+        message = (await client.chat.completions.create(**asked)).choices[0].message
         content, thoughts = message.content, message.reasoning_content
     assert (content, thoughts) == ("42", "hm, well")
 
@@ -170,7 +171,7 @@ class City(BaseModel):
     people: int
 
 
-async def test_json_that_fits_its_schema_is_parsed_by_the_client(client: AsyncOpenAI, server: World) -> None:
+async def test_json_that_fits_its_schema_is_parsed_by_the_client(client: Any, server: World) -> None:
     answer = await client.chat.completions.parse(
         model="qwen",
         messages=[{"role": "user", "content": '«```json\n{"name": "Oslo", "people": 700000}\n```\n»'}],
@@ -182,10 +183,10 @@ async def test_json_that_fits_its_schema_is_parsed_by_the_client(client: AsyncOp
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("said", ["no JSON at all", '{"name": "Oslo"}', '{"name": 1, "people": 2}'])
-async def test_json_that_violates_its_schema_is_an_error(client: AsyncOpenAI, said: str, stream: bool) -> None:
+async def test_json_that_violates_its_schema_is_an_error(client: Any, said: str, stream: bool) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "City", "schema": City.model_json_schema()}}
     with pytest.raises(openai.APIError, match="model's answer"):
-        answer = await client.chat.completions.create(  # type: ignore[call-overload]
+        answer = await client.chat.completions.create(
             model="qwen",
             messages=[{"role": "user", "content": f"«{said}»"}],
             response_format=form,
@@ -216,16 +217,14 @@ async def test_json_that_violates_its_schema_is_an_error(client: AsyncOpenAI, sa
         ("reasoning_effort", "high", "does not think aloud"),
     ],
 )
-async def test_what_cannot_be_honoured_is_refused_by_name(
-    client: AsyncOpenAI, field: str, value: object, says: str
-) -> None:
+async def test_what_cannot_be_honoured_is_refused_by_name(client: Any, field: str, value: object, says: str) -> None:
     with pytest.raises(openai.BadRequestError, match=says):
         await client.chat.completions.create(
             model="qwen", messages=[{"role": "user", "content": "hi"}], extra_body={field: value}
         )
 
 
-async def test_the_error_names_the_field(client: AsyncOpenAI) -> None:
+async def test_the_error_names_the_field(client: Any) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await client.chat.completions.create(model="qwen", messages=[{"role": "user", "content": "hi"}], top_p=2)
     assert caught.value.param == "top_p"
@@ -234,7 +233,7 @@ async def test_the_error_names_the_field(client: AsyncOpenAI) -> None:
     assert caught.value.request_id
 
 
-async def test_a_run_that_breaks_in_mid_stream_is_an_error_in_the_stream(client: AsyncOpenAI) -> None:
+async def test_a_run_that_breaks_in_mid_stream_is_an_error_in_the_stream(client: Any) -> None:
     text = ""
     with pytest.raises(openai.APIError, match="gave up"):
         async for chunk in await client.chat.completions.create(
@@ -244,7 +243,7 @@ async def test_a_run_that_breaks_in_mid_stream_is_an_error_in_the_stream(client:
     assert text == "!break in the m"
 
 
-async def test_completions_continue_text_tokens_and_several(client: AsyncOpenAI) -> None:
+async def test_completions_continue_text_tokens_and_several(client: Any) -> None:
     answer = await client.completions.create(model="qwen", prompt="Once upon", max_tokens=2)
     assert answer.choices[0].text == "Once u"
     answer = await client.completions.create(model="qwen", prompt=["one", "two"], echo=True)
@@ -258,7 +257,7 @@ async def test_completions_continue_text_tokens_and_several(client: AsyncOpenAI)
     assert texts == ["one", "two"]
 
 
-async def test_embeddings_have_length_one_in_both_encodings(client: AsyncOpenAI) -> None:
+async def test_embeddings_have_length_one_in_both_encodings(client: Any) -> None:
     plain = await client.embeddings.create(model="qwen", input=["a b c", "a b d"], encoding_format="float")
     packed = await client.embeddings.create(model="qwen", input=["a b c", "a b d"])  # base64, which the client decodes
     assert plain.usage.prompt_tokens == 6
@@ -271,7 +270,7 @@ async def test_embeddings_have_length_one_in_both_encodings(client: AsyncOpenAI)
         await client.embeddings.create(model="qwen", input="a", dimensions=3)
 
 
-async def test_responses_continue_one_another(client: AsyncOpenAI, server: World) -> None:
+async def test_responses_continue_one_another(client: Any, server: World) -> None:
     first = await client.responses.create(model="qwen", input="My name is Ada", instructions="Be brief.")
     assert first.output_text == "My name is Ada"
     assert first.usage is not None and first.usage.output_tokens > 0
@@ -285,11 +284,13 @@ async def test_responses_continue_one_another(client: AsyncOpenAI, server: World
         await client.responses.create(model="qwen", input="?", previous_response_id=first.id)
 
 
-async def test_a_response_streams_its_events_in_order(client: AsyncOpenAI) -> None:
+async def test_a_response_streams_its_events_in_order(client: Any) -> None:
     said = f"«<think>\nhm\n</think>\n\nLooking.\n{CALL}»"
-    tool = {"type": "function", **WEATHER["function"]}  # type: ignore[dict-item]
-    kinds, numbers, final = [], [], None
-    async for event in await client.responses.create(model="thinker", input=said, tools=[tool], stream=True):  # type: ignore[call-overload]
+    tool = {"type": "function", **WEATHER["function"]}
+    kinds: list[str] = []
+    numbers: list[int] = []
+    final: Any = None
+    async for event in await client.responses.create(model="thinker", input=said, tools=[tool], stream=True):
         numbers.append(event.sequence_number)
         if not kinds or kinds[-1] != event.type:
             kinds.append(event.type)
@@ -321,13 +322,13 @@ async def test_a_response_streams_its_events_in_order(client: AsyncOpenAI) -> No
     assert final.response.output_text == "Looking."
 
 
-async def test_a_response_helper_of_the_client_reads_our_stream(client: AsyncOpenAI) -> None:
+async def test_a_response_helper_of_the_client_reads_our_stream(client: Any) -> None:
     async with client.responses.stream(model="qwen", input="Hello there") as stream:
         final = await stream.get_final_response()
     assert final.output_text == "Hello there"
 
 
-async def test_a_response_that_fails_says_so_in_its_stream(client: AsyncOpenAI) -> None:
+async def test_a_response_that_fails_says_so_in_its_stream(client: Any) -> None:
     events = [
         event
         async for event in await client.responses.create(model="qwen", input="!break in the middle of it", stream=True)

@@ -55,7 +55,8 @@ GOOD: dict[str, dict[str, list[tuple[str, object]]]] = {
 BAD: dict[str, list[str]] = {
     "hermes": [
                "", "x", "[]", "{}", "3", '{"name": 3}', '{"name": " "}', '{"name": "x", "arguments": 3}',
-               '{"name": "x", "arguments": "3"}', '{"name": "x", "arguments": "{"}', '{"name": "x"} and more', "[" * 9999,
+               '{"name": "x", "arguments": "3"}', '{"name": "x", "arguments": "{"}', '{"name": "x"} and more',
+               "[" * 99999,
                '{"name": "x", "arguments": "' + "[" * 99999 + '"}'],
     "qwen-xml": ["", "x", "<function=>", "<function>"],
     "minicpm-xml": ["", ">x", ' name=""><param', ' name="x"'],

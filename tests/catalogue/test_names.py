@@ -82,6 +82,8 @@ KNOWN = (
     Known("qwen3", ("org/qwen3",), ("w8a8",)),
     Known("qwen3-w4a16", ("org/qwen3",), ("w4a16",)),
     Known("Gemma"),
+    Known("llama-1b-instruct"),
+    Known("llama-1b-instruct-w8a8_g128"),
 )
 
 
@@ -107,6 +109,9 @@ KNOWN = (
         ("qwen3", ["qwen3"]),
         ("qwen3:w4a16", ["qwen3-w4a16"]),
         ("gemma", ["Gemma"]),
+        ("llama:1b", ["llama-1b-instruct"]),
+        ("llama", ["llama-1b-instruct"]),
+        ("llama-1b-instruct:w8a8_g128", ["llama-1b-instruct-w8a8_g128"]),
         ("", []),
         (":", []),
         ("qwen3:", []),

@@ -134,6 +134,28 @@ def test_arrays_and_long_texts_are_walked_over() -> None:
     assert dict(found.values) == {"general.architecture": "llama", "rkllm.core_num": 3}
 
 
+TENSOR = string(b"token_embd.weight") + struct.pack("<IQIQ", 1, 64, 24, 0)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "cut_off"),
+    [
+        (TENSOR + bytes(31 + 64), False),
+        (TENSOR + bytes(20), True),
+        (TENSOR[:-4], True),
+        (string(b"odd") + struct.pack("<I", 99), None),
+    ],
+    ids=["whole", "data missing", "directory missing", "another directory"],
+)
+def test_a_directory_of_tensors_tells_how_long_the_file_must_be(tensors: bytes, cut_off: bool | None) -> None:
+    data = bytearray(head([FIRST]) + tensors)
+    data[8] = 1
+    found = container.read(bytes(data))
+    assert found is not None
+    assert found.cut_off is bool(cut_off)
+    assert found.values["general.architecture"] == "llama"
+
+
 def test_two_keys_that_both_fit_are_neither() -> None:
     """spatial_patch_size and spatial_merge_size: as long, and the same as far as the mask is known."""
     mask = bytes(range(1, 100))

@@ -1,0 +1,280 @@
+"""A view as lines of plain text pieces with styles; `plain` for files and pipes, `screen` turns them into colour.
+
+Every line fits the width by construction: what does not fit is shortened here, so that nothing is ever wrapped.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+from exo_rkllm.board.counters import Clock
+from exo_rkllm.cli.top.view import ModelRow, RequestRow, View
+
+GIB = 1 << 30
+# Eighths of a cell, so that one percent can be seen on a long bar.
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+LEVELS = "▁▂▃▄▅▆▇█"
+Span: TypeAlias = "tuple[str, str]"  # text, style
+Line: TypeAlias = "list[Span]"
+
+
+# What the column that takes the rest gets, at least and at most: wider, the eye loses the row.
+NARROWEST, WIDEST = 14, 48
+
+
+class Column(NamedTuple):
+    """`width` 0 takes what is left; `right` aligns numbers. `key` names the sort order, if it is one."""
+
+    title: str
+    width: int
+    right: bool = False
+    key: str = ""
+
+
+MODELS = (
+    Column("MODEL", 0),
+    Column("STATE", 8),
+    Column("MEMORY", 9, right=True),
+    Column("CONTEXT", 8, right=True),
+    Column("RUN", 4, right=True),
+    Column("WAIT", 5, right=True),
+    Column("TOK/S", 7, right=True),
+    Column("UNLOADS", 8, right=True),
+)
+REQUESTS = (
+    Column("REQUEST", 8),
+    Column("MODEL", 0, key="model"),
+    Column("CLIENT", 15, key="client"),
+    Column("STATE", 9),
+    Column("FOR", 8, right=True, key="since"),
+    Column("TOKENS", 7, right=True, key="tokens"),
+    Column("TOK/S", 7, right=True, key="speed"),
+)
+
+
+def cells(text: str) -> int:
+    """Columns that a terminal gives to a text: wide characters take two, combining ones none."""
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
+    )
+
+
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """Exactly so many columns: cut with an ellipsis, or filled with blanks."""
+    if cells(text) > width:
+        while text and cells(text) > width - 1:
+            text = text[:-1]
+        text += "…" if width > 0 else ""
+    blank = " " * (width - cells(text))
+    return blank + text if right else text + blank
+
+
+def bar(part: float, width: int) -> Line:
+    """A whole bar between two marks, whatever the width."""
+    inner = max(width - 2, 1)
+    eighths = round(min(max(part, 0.0), 1.0) * inner * 8)
+    full, rest = divmod(eighths, 8)
+    filled = "█" * full + (EIGHTHS[rest] if rest else "")
+    return [("▕", "dim"), (filled, "bar"), (" " * (inner - len(filled)), ""), ("▏", "dim")]
+
+
+def spark(values: Sequence[float], width: int) -> str:
+    """The last so many seconds, newest at the right."""
+    recent = list(values)[-width:] if width > 0 else []
+    return "".join(LEVELS[min(int(value * len(LEVELS)), len(LEVELS) - 1)] for value in recent).rjust(width)
+
+
+def lines(view: View, width: int, height: int, *, paused: bool = False) -> list[Line]:
+    """The whole screen, `height` lines of at most `width` columns."""
+    top = [_header(view, width), *_npu(view, width), *_facts(view, width), []]
+    foot = [_footer(view, width, paused=paused)]
+    room = max(height - len(top) - len(foot), 0)
+    body = _body(view, width, room)
+    whole = [*top[: height - len(foot)], *body, *([[]] * (room - len(body))), *foot]
+    return [crop(line, width) for line in whole[:height]]
+
+
+def crop(line: Line, width: int) -> Line:
+    """For terminals too narrow for what a line consists of at least."""
+    cropped: Line = []
+    for text, style in line:
+        left = width - sum(cells(part) for part, _ in cropped)
+        cropped.append((text if cells(text) <= left else fit(text, left), style))
+    return cropped
+
+
+def plain(view: View, width: int = 100) -> Iterator[str]:
+    """Once, for files and pipes: no screen to fit into, so nothing is left out."""
+    rows = [_header(view, width), *_npu(view, width), *_facts(view, width)]
+    rows += [[], *_models(view, width, len(view.models))] if view.models else []
+    rows += [[], *_requests(view, width, len(view.requests))] if view.requests else []
+    rows += [[(notice, "")] for notice in _notices(view)]
+    return ("".join(text for text, _ in row).rstrip() for row in rows)
+
+
+# ── parts ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _header(view: View, width: int) -> Line:
+    clock = time.strftime("%H:%M:%S", time.localtime(view.now))
+    title = " · ".join((view.title, *view.facts))
+    return [(fit(f" {title}", width - len(clock) - 1), "title"), (f"{clock} ", "title")]
+
+
+def _npu(view: View, width: int) -> Iterator[Line]:
+    """A bar a core; on a wide terminal the minutes before stand beside it."""
+    if view.load is None:
+        if view.no_load and not view.obstacle:
+            yield from _wrapped(f"NPU load is not known here: {view.no_load}.", width)
+        return
+    past = 0 if width < 100 else min((width - 60) // 2, 120)
+    for core, part in enumerate(view.load):
+        label, figure = f" core {core} ", f" {part:4.0%} "
+        line: Line = [(label, ""), *bar(part, width - len(label) - len(figure) - past), (figure, "value")]
+        if past:
+            series = [moment[core] for moment in view.history if core < len(moment)]
+            line.append((spark(series, past - 1) + " ", "spark"))
+        yield line
+
+
+def _facts(view: View, width: int) -> Iterator[Line]:
+    parts: Line = [(" ", "")]
+    for name, value, style in _figures(view):
+        if sum(cells(text) for text, _ in parts) + cells(name) + cells(value) + 4 > width:
+            break
+        parts += [(f"{name} ", "dim"), (value, style), ("   ", "")]
+    yield parts
+    if view.memory_total and view.memory_used is not None:
+        figure = f" {view.memory_used / GIB:.1f} of {view.memory_total / GIB:.1f} GiB"
+        models = f", models {view.memory_models / GIB:.1f}" if view.memory_models and width >= 72 else ""
+        label, text = " memory ", fit(figure + models, len(figure) + len(models)) + " "
+        used = view.memory_used / view.memory_total
+        yield [(label, ""), *bar(used, width - len(label) - len(text)), (text, "bad" if used > 0.95 else "value")]
+
+
+def _figures(view: View) -> Iterator[tuple[str, str, str]]:
+    """By importance, since a narrow terminal shows the first ones only."""
+    if view.clock is not None:
+        yield "NPU", _clock(view.clock), "bad" if view.clock.throttled else "value"
+    if view.celsius is not None:
+        style = "bad" if view.celsius > 85 else "warn" if view.celsius > 75 else "value"
+        yield "temp", f"{view.celsius:.0f} °C", style
+    if view.powered is not None:
+        yield "power", "on" if view.powered else "off", "value" if view.powered else "dim"
+    yield "tok/s", f"{view.speed:.1f}", "value"
+    if view.ddr is not None:
+        yield "DDR", f"{view.ddr.hertz / 1e6:.0f} MHz", "value"
+    if view.volts is not None:
+        yield "volt", f"{view.volts:.3f}", "value"
+
+
+def _clock(clock: Clock) -> str:
+    limit = f" (limit {clock.maximum / 1e6:.0f})" if clock.throttled and clock.maximum else ""
+    return f"{clock.hertz / 1e6:.0f} MHz{limit}"
+
+
+def _notices(view: View) -> Iterator[str]:
+    yield from (text for text in (view.obstacle, view.hindrance, view.service) if text)
+
+
+def _wrapped(notice: str, width: int) -> Iterator[Line]:
+    for part in textwrap.wrap(notice, max(width - 2, 10)):
+        yield [(fit(f" {part}", width), "warn")]
+
+
+def _body(view: View, width: int, room: int) -> list[Line]:
+    """Models above requests; the models keep at most half where both want more than there is."""
+    rows = [line for notice in _notices(view) for line in _wrapped(notice, width)][:room]
+    left = room - len(rows)
+    if view.models and left >= 2:
+        most = left - 1 if not view.requests else max(left // 2 - 1, 1)
+        rows += _models(view, width, most)
+        left = room - len(rows)
+    if view.requests and left >= 3:
+        rows += [[], *_requests(view, width, left - 2)]
+    return rows
+
+
+def _models(view: View, width: int, most: int) -> list[Line]:
+    return _table(MODELS, view.models, _model, width, most, "")
+
+
+def _requests(view: View, width: int, most: int) -> list[Line]:
+    return _table(REQUESTS, view.requests, _request, width, most, view.order.column, down=view.order.down)
+
+
+def _table(
+    columns: Sequence[Column],
+    rows: Sequence[ModelRow] | Sequence[RequestRow],
+    show: Callable[..., Sequence[Span]],
+    width: int,
+    most: int,
+    key: str,
+    *,
+    down: bool = True,
+) -> list[Line]:
+    """A head and at most so many rows; the last one says how many there are besides. Narrow: later columns go first."""
+    shown = list(columns)
+    while len(shown) > 2 and sum(column.width or NARROWEST for column in shown) + len(shown) > width:
+        shown.pop(-2 if shown[-1].key == "speed" else -1)
+    spare = width - 1 - sum(column.width for column in shown) - (len(shown) - 1)
+    widths = [column.width or min(max(spare, NARROWEST), WIDEST) for column in shown]
+    places = [columns.index(column) for column in shown]
+    marks = [("▾" if down else "▴") if key and column.key == key else "" for column in shown]
+    titles = zip(shown, marks, widths, strict=True)
+    head = [fit(column.title + mark, size, right=column.right) for column, mark, size in titles]
+    table: list[Line] = [[(fit(" " + " ".join(head), width), "head")]]
+    fitting = rows if len(rows) <= most else rows[: max(most - 1, 0)]
+    for row in fitting:
+        values = show(row)
+        spans: Line = [(" ", "")]
+        for place, column, size in zip(places, shown, widths, strict=True):
+            text, style = values[place]
+            spans += [(fit(text, size, right=column.right), style), (" ", "")]
+        table.append(spans[:-1])
+    if len(rows) > len(fitting) and most > 0:
+        table.append([(fit(f" and {len(rows) - len(fitting)} more", width), "dim")])
+    return table
+
+
+def _model(row: ModelRow) -> Sequence[Span]:
+    state = {"ready": "good", "loading": "warn"}.get(row.state, "dim")
+    return (
+        (f"{row.name}: {row.error}" if row.error else row.name, "bad" if row.error else ""),
+        (row.state, state),
+        (f"{row.memory / GIB:.1f} GiB" if row.memory else "", ""),
+        (str(row.context) if row.context else "", ""),
+        (str(row.running), "value" if row.running else "dim"),
+        (str(row.waiting), "warn" if row.waiting else "dim"),
+        (f"{row.speed:.1f}" if row.speed is not None else "", "value"),
+        (_span(row.unload_in) if row.unload_in is not None else "", "dim"),
+    )
+
+
+def _request(row: RequestRow) -> Sequence[Span]:
+    return (
+        (row.id[:8], "dim"),
+        (row.model, ""),
+        (row.client, ""),
+        (row.state, "good" if row.state == "running" else "warn"),
+        (_span(row.since), ""),
+        (str(row.tokens) if row.tokens else "", ""),
+        (f"{row.speed:.1f}" if row.speed is not None else "", "value"),
+    )
+
+
+def _span(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
+
+
+def _footer(view: View, width: int, *, paused: bool) -> Line:
+    turn, wait = ("▾" if view.order.down else "▴"), ("go on" if paused else "pause")
+    keys = f" q quit   s sort: {view.order.column}   r {turn}   space {wait}"
+    return [(fit(keys, width), "foot")]

@@ -1,0 +1,469 @@
+"""What holds for every endpoint: rights, sites, bodies, ids, errors, and clients that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from exo_rkllm.api.caller import host_of, is_loopback
+from exo_rkllm.api.parts import Key, Settings
+from exo_rkllm.dispatch.state import Limits
+from exo_rkllm.errors import BoardError
+from tests.api.world import World, world
+
+KEYS = (Key("admin", "sesame", control=True), Key("guest", "guest"))
+LAN = Settings(keys=KEYS, loopback=False)
+
+
+def ask(content: str = "hi", model: str = "qwen", **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": content}], **more}
+
+
+async def post(server: World, path: str, body: object, **headers: str) -> tuple[int, dict[str, Any], Any]:
+    async with server.http.post(f"{server.url}{path}", json=body, headers=headers) as response:
+        return response.status, await response.json(), response.headers
+
+
+async def raw(server: World, data: bytes, *, seconds: float = 5) -> bytes:
+    """Bytes on a bare connection, and what comes back until the server closes or says no more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(data)
+    await writer.drain()
+    try:
+        return await asyncio.wait_for(reader.read(1 << 20), seconds)
+    finally:
+        writer.close()
+
+
+# ── who may ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/messages"])
+async def test_off_loopback_a_key_is_needed(path: str) -> None:
+    async with world(settings=LAN) as server:
+        body = ask(max_tokens=5, stream=False)
+        status, said, headers = await post(server, path, body)
+        assert status == 401 and headers["WWW-Authenticate"] == "Bearer"
+        assert "key is needed" in json.dumps(said)
+        assert (await post(server, path, body, Authorization="Bearer wrong"))[0] == 401
+        assert (await post(server, path, body, Authorization="Bearer "))[0] == 401
+        assert (await post(server, path, body, Authorization="bearer guest"))[0] == 200
+        assert (await post(server, path, body, **{"x-api-key": "sesame"}))[0] == 200
+
+
+async def test_an_anonymous_opt_out_needs_no_key() -> None:
+    async with world(settings=Settings(loopback=False, allow_anonymous=True)) as server:
+        assert (await post(server, "/v1/chat/completions", ask(), Host="board.lan"))[0] == 200
+
+
+async def test_on_loopback_any_key_will_do_and_clients_differ_by_it(server: World) -> None:
+    running = [
+        asyncio.create_task(post(server, "/v1/chat/completions", ask("x" * 60, "slow"), Authorization=f"Bearer {name}"))
+        for name in ("one", "two")
+    ]
+    await asyncio.sleep(0.1)
+    status = server.dispatcher.status().models[0]
+    assert len({one.client for one in (*status.running, *status.waiting)}) == 2
+    await asyncio.gather(*running)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/pull"),
+        ("DELETE", "/api/delete"),
+        ("POST", "/api/copy"),
+        ("POST", "/v1/models/qwen/load"),
+        ("POST", "/v1/models/qwen/unload"),
+    ],
+)
+async def test_changes_need_the_right_to_control(method: str, path: str) -> None:
+    async with world(settings=LAN) as server:
+        for key, status in (("guest", 403), ("nobody", 401)):
+            headers = {"Authorization": f"Bearer {key}"}
+            async with server.http.request(
+                method, server.url + path, json={"model": "qwen"}, headers=headers
+            ) as response:
+                assert response.status == status
+        assert (server.folder / "qwen").is_dir()
+
+
+async def test_a_key_with_the_right_deletes_and_unloads() -> None:
+    async with world(settings=LAN) as server:
+        headers = {"Authorization": "Bearer sesame"}
+        status, said, _ = await post(server, "/v1/models/qwen/load", {}, **headers)
+        assert status == 200 and [one["state"] for one in said["models"] if one["name"] == "qwen"] == ["ready"]
+        async with server.http.delete(f"{server.url}/api/delete", json={"name": "qwen"}, headers=headers) as response:
+            assert response.status == 200
+        assert not (server.folder / "qwen").exists()
+        assert not [one for one in server.dispatcher.status().models if one.state != "cold"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc", "..", "/etc/passwd", "qwen/../../x", ".hidden", "a\\..\\b", "%2e%2e", "x" * 600]
+)
+async def test_names_never_leave_the_models_folder(name: str) -> None:
+    """The trap of the incumbent: `/api/delete` with a path deleted files anywhere."""
+    async with world(settings=LAN) as server:
+        (outside := server.folder.parent / "exo-rkllm-outside").mkdir(exist_ok=True)
+        headers = {"Authorization": "Bearer sesame"}
+        for method, path in (("DELETE", "/api/delete"), ("POST", "/api/show"), ("POST", "/api/pull")):
+            async with server.http.request(method, server.url + path, json={"name": name}, headers=headers) as response:
+                assert 400 <= response.status < 500
+                assert "error" in await response.json()
+        assert outside.is_dir() and {entry.id for entry in server.catalogue.list()} == {
+            "qwen",
+            "thinker",
+            "slow",
+            "dummy",
+        }
+        outside.rmdir()
+
+
+# ── which site ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "169.254.1.1", "[fe80::1]", "localhost.evil.example"]
+)
+async def test_a_rebound_name_does_not_reach_loopback(server: World, host: str) -> None:
+    status, said, _ = await post(server, "/v1/chat/completions", ask(), Host=host)
+    assert status == 403 and "answers on loopback" in said["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:52415", "127.0.0.1:1", "[::1]:52415", "board.localhost", "127.1.2.3"]
+)
+async def test_loopbacks_own_names_do(server: World, host: str) -> None:
+    assert (await post(server, "/v1/chat/completions", ask(), Host=host))[0] == 200
+
+
+async def test_names_and_origins_can_be_allowed() -> None:
+    settings = Settings(hosts=frozenset({"llm.example"}), origins=frozenset({"https://chat.example"}))
+    async with world(settings=settings) as server:
+        assert (await post(server, "/v1/chat/completions", ask(), Host="llm.example"))[0] == 200
+        _, _, headers = await post(server, "/v1/chat/completions", ask(), Origin="https://chat.example")
+        assert headers["Access-Control-Allow-Origin"] == "https://chat.example"
+        preflight = {"Origin": "https://chat.example", "Access-Control-Request-Method": "POST"}
+        async with server.http.options(f"{server.url}/v1/chat/completions", headers=preflight) as response:
+            assert response.status == 204 and response.headers["Access-Control-Allow-Origin"] == "https://chat.example"
+
+
+async def test_pages_of_other_sites_get_nothing_by_default(server: World) -> None:
+    status, _, headers = await post(
+        server, "/api/generate", {"model": "qwen", "prompt": "x"}, Origin="https://evil.example"
+    )
+    assert status == 403 and "Access-Control-Allow-Origin" not in headers
+    preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    async with server.http.options(f"{server.url}/api/generate", headers=preflight) as response:
+        assert response.status == 403
+    assert (await post(server, "/v1/chat/completions", ask(), Origin=server.url))[0] == 200
+    assert (await post(server, "/v1/chat/completions", ask(), Origin="null"))[0] == 403
+
+
+def test_hosts_are_read_as_browsers_write_them() -> None:
+    assert [host_of(header) for header in ("[::1]:80", "LocalHost.:80", "a.b")] == ["::1", "localhost", "a.b"]
+    assert is_loopback("::1") and not is_loopback("0.0.0.0") and not is_loopback("")  # noqa: S104 - the trap itself
+
+
+# ── bodies ───────────────────────────────────────────────────────────────────────────────────────
+
+BROKEN: dict[str, bytes] = {
+    "nothing": b"",
+    "no JSON": b"{",
+    "a list": b"[]",
+    "invalid UTF-8": b'{"model": "\xff"}',
+    "half a surrogate pair": b'{"model": "qwen", "messages": [{"role": "user", "content": "\\ud800"}]}',
+    "a NUL": b'{"model": "qwen", "messages": [{"role": "user", "content": "a\\u0000b"}]}',
+    "NaN": b'{"model": "qwen", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
+    "infinity": b'{"model": "qwen", "messages": [{"role": "user", "content": "x"}], "temperature": 1e999}',
+    "a huge number": b'{"model": "qwen", "max_tokens": ' + b"9" * 5000 + b"}",
+    "deep nesting": b'{"model": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "nesting that parses": b'{"model": "qwen", "messages": [{"role": "user", "content": "x"}], "metadata": {"a": '
+    + b"[" * 200
+    + b"]" * 200
+    + b"}}",
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+@pytest.mark.parametrize("what", BROKEN)
+async def test_a_broken_body_is_a_400_in_the_apis_own_shape(server: World, path: str, what: str) -> None:
+    async with server.http.post(f"{server.url}{path}", data=BROKEN[what]) as response:
+        said = await response.json()
+        assert response.status == 400, said
+    error = said["error"]
+    assert isinstance(error if path == "/api/chat" else error["message"], str)
+    assert "Traceback" not in json.dumps(said)
+    assert server.ledger.begun == 0
+
+
+async def test_an_oversized_body_is_refused_before_it_is_read() -> None:
+    async with world(settings=Settings(body_bytes=1000)) as server:
+        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
+        assert b"413" in (await raw(server, head, seconds=2)).split(b"\r\n")[0]
+        status, said, _ = await post(server, "/v1/chat/completions", ask("x" * 2000))
+        assert status == 413 and said["error"]["code"] == "body_too_large"
+        chunks = (
+            b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n" + b"x" * 2048
+        )
+        assert b"413" in (await raw(server, chunks + b"\r\n0\r\n\r\n", seconds=2)).split(b"\r\n")[0]
+
+
+async def test_a_slow_body_is_given_up() -> None:
+    async with world(settings=Settings(body_seconds=0.2)) as server:
+        head = b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"mo'
+        answer = await raw(server, head, seconds=3)
+        assert b"408" in answer.split(b"\r\n")[0] and b"body_too_slow" in answer
+
+
+async def test_unknown_fields_are_named_and_harmless(server: World) -> None:
+    body = {**ask(), "max_token": 5, "evil\r\nSet-Cookie: a": 1, "session_id": "x"}
+    status, _, headers = await post(server, "/v1/chat/completions", body)
+    assert status == 200 and headers["X-Ignored-Fields"] == "max_token, session_id"
+    assert "Set-Cookie" not in headers
+
+
+# ── ids and errors ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("abc-1.2_3", True), ("a b", False), ("x" * 65, False), ("é", False), ("", False)]
+)
+async def test_request_ids_come_back_when_they_are_harmless(server: World, sent: str, kept: bool) -> None:
+    _, _, headers = await post(server, "/v1/chat/completions", ask(stream=False), **{"X-Request-Id": sent})
+    assert (headers["X-Request-Id"] == sent) is kept
+    assert headers["X-Request-Id"].replace("-", "").replace(".", "").replace("_", "").isalnum()
+
+
+async def test_streams_have_their_id_too(server: World) -> None:
+    async with server.http.post(
+        f"{server.url}/v1/messages", json=ask(max_tokens=5, stream=True), headers={"X-Request-Id": "mine"}
+    ) as response:
+        assert response.headers["X-Request-Id"] == response.headers["request-id"] == "mine"
+        assert (await response.read()).endswith(b"\n\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [("/v1/nothing", ("error", "message")), ("/api/nothing", ("error",)), ("/v1/messages/x/y", ("error", "message"))],
+)
+async def test_where_nothing_is_says_so_in_the_right_shape(server: World, path: str, shape: tuple[str, ...]) -> None:
+    async with server.http.get(server.url + path) as response:
+        said = await response.json()
+        assert response.status == 404
+    for key in shape:
+        said = said[key]
+    assert "Nothing answers under" in said
+
+
+async def test_a_wrong_method_names_the_right_ones(server: World) -> None:
+    async with server.http.get(f"{server.url}/v1/chat/completions") as response:
+        assert response.status == 405 and response.headers["Allow"] == "POST"
+
+
+async def test_a_full_queue_says_when_to_come_back() -> None:
+    """The incumbents lose or hang requests of a second client."""
+    async with world(limits=Limits(queue=1)) as server:
+        await server.dispatcher.load("slow")
+        running = [
+            asyncio.create_task(
+                post(server, "/v1/chat/completions", ask("x" * 90, "slow"), Authorization=f"Bearer {n}")
+            )
+            for n in range(2)
+        ]
+        await asyncio.sleep(0.15)
+        for path in ("/v1/chat/completions", "/api/chat", "/v1/messages"):
+            status, said, headers = await post(server, path, ask("x", "slow", max_tokens=5, stream=True))
+            assert status == 503 and int(headers["Retry-After"]) >= 1, said
+        assert [status for status, _, _ in await asyncio.gather(*running)] == [200, 200]
+
+
+async def test_a_defect_of_ours_is_a_sentence_and_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> dict[str, Any]:
+        raise ZeroDivisionError("secret detail")
+
+    async with world(board=broken) as server:
+        async with server.http.get(f"{server.url}/v1/status") as response:
+            text = await response.text()
+        assert response.status == 500 and "secret" not in text and "Traceback" not in text
+    assert "secret detail" in caplog.text
+
+
+# ── clients that come and go ─────────────────────────────────────────────────────────────────────
+
+
+async def settled(server: World, seconds: float = 3) -> None:
+    for _ in range(int(seconds / 0.01)):
+        if not server.dispatcher.status().running and not server.dispatcher.status().waiting:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"still busy: {server.dispatcher.status()}")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/messages", "/v1/responses"])
+async def test_a_client_that_hangs_up_ends_its_run_and_no_other(server: World, path: str, stream: bool) -> None:
+    long = "x" * 3000
+    question = {"input": long, "model": "slow"} if path == "/v1/responses" else ask(long, "slow", max_tokens=5000)
+    leaving = asyncio.create_task(hang_up(server, http(path, {**question, "stream": stream}), after=0.3))
+    await asyncio.sleep(0.1)
+    staying = asyncio.create_task(post(server, "/v1/chat/completions", ask("I stay", "slow")))
+    await leaving
+    status, said, _ = await asyncio.wait_for(staying, 5)
+    assert status == 200 and said["choices"][0]["message"]["content"] == "I stay"
+    await settled(server)
+    assert (server.ledger.begun, server.ledger.ended, server.ledger.left) == (2, 1, 1)
+
+
+async def test_who_leaves_the_queue_never_starts_a_prefill(server: World) -> None:
+    first = asyncio.create_task(post(server, "/v1/chat/completions", ask("x" * 60, "slow")))
+    await asyncio.sleep(0.1)
+    await hang_up(server, http("/v1/chat/completions", ask("never", "slow")), after=0.1)
+    await first
+    await settled(server)
+    assert server.ledger.begun == 1
+
+
+async def hang_up(server: World, data: bytes, *, after: float) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(data)
+    await asyncio.sleep(after)
+    writer.close()
+    await writer.wait_closed()
+
+
+def http(path: str, body: object) -> bytes:
+    data = json.dumps(body).encode()
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+async def test_many_clients_on_one_model_never_mix(server: World) -> None:
+    """A peer's server mixed the answers of two users."""
+
+    async def one(number: int) -> None:
+        words = f"client {number} says {random.Random(number).randbytes(40).hex()}"
+        text = ""
+        async with server.http.post(
+            f"{server.url}/v1/chat/completions",
+            json=ask(words, stream=True),
+            headers={"Authorization": f"Bearer {number}"},
+        ) as response:
+            async for line in response.content:
+                if line.startswith(b"data: {"):
+                    text += json.loads(line[6:])["choices"][0]["delta"].get("content", "")
+        assert text == words
+
+    await asyncio.gather(*(one(number) for number in range(32)))
+
+
+async def test_a_client_that_reads_nothing_holds_up_nobody() -> None:
+    async with world(settings=Settings(idle_seconds=0.5)) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+        writer.write(http("/v1/completions", {"model": "dummy", "prompt": "word " * 90_000, "stream": True}))
+        await writer.drain()
+        await asyncio.sleep(0.2)
+        answer = await asyncio.wait_for(post(server, "/v1/completions", {"model": "dummy", "prompt": "x"}), 5)
+        assert answer[1]["choices"][0]["text"] == "x"
+        await settled(server)
+        await asyncio.sleep(1.5)
+        with pytest.raises(ConnectionError):
+            for _ in range(1000):
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.001)
+        del reader
+        writer.transport.abort()
+
+
+async def test_a_stream_that_waits_long_begins_with_a_comment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy gives up on a model that loads, and the SDKs skip comments."""
+    async with world(settings=Settings(idle_seconds=0.1)) as server:
+        first = asyncio.create_task(post(server, "/v1/chat/completions", ask("x" * 120, "slow")))
+        await asyncio.sleep(0.05)
+        async with server.http.post(
+            f"{server.url}/v1/chat/completions", json=ask("y", "slow", stream=True)
+        ) as response:
+            text = await response.text()
+        assert text.startswith(": queued 1\n\n") and '"content":"y"' in text
+        await first
+
+
+# ── health ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def get(server: World, path: str) -> tuple[int, str]:
+    async with server.http.get(server.url + path) as response:
+        return response.status, await response.text()
+
+
+async def test_ready_is_more_than_alive(server: World) -> None:
+    assert await get(server, "/healthz") == (200, "ok\n")
+    assert await get(server, "/readyz") == (200, "ready\n")
+    server.dispatcher.board_lost(BoardError("The NPU is gone.", "sudo modprobe rknpu"))
+    assert await get(server, "/healthz") == (200, "ok\n")
+    assert await get(server, "/readyz") == (503, "The NPU is gone. sudo modprobe rknpu\n")
+
+
+async def test_metrics_and_the_node_are_other_rooms_business(server: World) -> None:
+    assert (await get(server, "/metrics"))[0] == 404
+    assert (await get(server, "/node_id"))[0] == 404
+    asked = []
+
+    def metrics(accept: str) -> tuple[bytes, str]:
+        asked.append(accept)
+        return b"a 1\n", "text/plain; version=0.0.4; charset=utf-8"
+
+    async with world(metrics=metrics, node_id=lambda: "12D3") as other:
+        async with other.http.get(
+            f"{other.url}/metrics", headers={"Accept": "application/openmetrics-text"}
+        ) as response:
+            assert await response.read() == b"a 1\n" and "version=0.0.4" in response.headers["Content-Type"]
+        assert asked == ["application/openmetrics-text"]
+        assert await get(other, "/node_id") == (200, '"12D3"')
+
+
+async def test_events_tell_every_change_and_end_with_the_daemon() -> None:
+    watched = []
+
+    class Watching:
+        def __enter__(self) -> None:
+            watched.append("in")
+
+        def __exit__(self, *_: object) -> None:
+            watched.append("out")
+
+    async with world(watch=Watching) as server:
+        async with server.http.get(f"{server.url}/v1/events", timeout=aiohttp.ClientTimeout(total=10)) as response:
+            stream = statuses(response)
+            assert (await anext(stream))["models"][1]["state"] == "cold"
+            assert watched == ["in"]
+            await server.dispatcher.load("qwen")
+            while {one["name"]: one["state"] for one in (await anext(stream))["models"]}["qwen"] != "ready":
+                pass
+            await server.dispatcher.drain(0)
+            assert [status["draining"] async for status in stream][-1] is True
+        assert watched == ["in", "out"]
+
+
+async def statuses(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    async for line in response.content:
+        if line.startswith(b"data: "):
+            yield json.loads(line[6:])
+
+
+async def test_ollamas_clients_hear_that_it_runs(server: World) -> None:
+    assert "Ollama is running" in (await get(server, "/"))[1]
+    async with server.http.head(server.url + "/") as response:
+        assert response.status == 200
+    async with server.http.get(server.url + "/", headers={"Accept": "text/html"}) as response:
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        etag = response.headers["ETag"]
+    async with server.http.get(server.url + "/", headers={"Accept": "text/html", "If-None-Match": etag}) as response:
+        assert response.status == 304

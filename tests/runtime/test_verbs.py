@@ -1,0 +1,239 @@
+"""`exo-rkllm inspect` and `exo-rkllm runtime`, as people and programs read them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exo_rkllm.cli import main
+from exo_rkllm.runtime import abi, locate
+from exo_rkllm.runtime.locate import NAME, VARIABLE
+from tests.runtime import libraries
+from tests.simulated import Library
+
+Make = Callable[..., Path]
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without a library, whatever this one has."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(locate, "DIRECTORIES", (tmp_path / "usr-lib", tmp_path / "usr-local-lib"))
+
+
+# ── inspect ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_inspect_shows_each_fact_with_its_source(make_model: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_model(file="Qwen2.5-0.5B-rk3588-w8a8.rkllm", toolkit="1.2.3")
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{path}: 2.1 MB\n")
+    for line in (
+        "converted with  1.2.3           from the file's end",
+        "platform        RK3588          from the file's head",
+        "context         4096            from the file's head",
+        "quantisation    W8A8            from its name, so it may be wrong",
+        "own tokenizer   yes             from the file's head",
+        "memory: about 262.1 MB at 4096 tokens (12,288 bytes a token)",
+    ):
+        assert line in out
+    assert "not known" not in out
+
+
+def test_inspect_says_what_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "old.rkllm"
+    path.write_bytes(b"\x01" * (1 << 20))
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "no outline that is known" in out
+    assert "not known: converted with, platform, NPU cores, context, quantisation, architecture, layers" in out
+
+
+def test_inspect_compares_with_this_machine_s_runtime(
+    make_model: Make, library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(library("1.2.3")))
+    assert main(["inspect", str(make_model(toolkit="1.2.3"))]) == 0
+    assert "Nothing speaks against it on this machine's runtime 1.2.3." in capsys.readouterr().out
+    assert main(["inspect", str(make_model(toolkit="1.3.0"))]) == 0
+    out = capsys.readouterr().out
+    assert "! model-1.rkllm was converted with toolkit 1.3.0, which runtime 1.2.3 is too old for." in out
+    assert "  try: exo-rkllm runtime --install" in out
+
+
+def test_inspect_for_programs(make_model: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_model(toolkit="1.2.2")
+    assert main(["inspect", "--json", str(path)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["path"], told["size"], told["known_head"], told["runtime"]) == (str(path), 2 << 20, True, None)
+    assert told["facts"]["toolkit"] == {"value": "1.2.2", "source": "footer"}
+    assert told["kv_bytes_per_token"] == 12288
+    assert told["objections"] == []
+    assert "dtype" not in told["facts"]
+
+
+def test_inspect_tells_doubts_to_programs_too(
+    make_model: Make, library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(library("1.3.0")))
+    main(["inspect", "--json", str(make_model(toolkit="1.2.2"))])
+    (objection,) = json.loads(capsys.readouterr().out)["objections"]
+    assert objection["certain"] is False
+    assert "never end" in objection["sentence"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_inspect_of_what_is_no_model_fails(
+    tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "model.rkllm"
+    path.write_bytes(b"GGUF" + bytes(99))
+    assert main(["inspect", *flags, str(path)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"exo-rkllm: {path} is a GGUF file, which the NPU cannot run.\n"
+        "  try: Convert it with rkllm-toolkit, or get a .rkllm of the model\n"
+    )
+
+
+# ── runtime ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_runtime_without_a_library_shows_where_it_looked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runtime"]) == 1
+    captured = capsys.readouterr()
+    assert f"  {tmp_path}/usr-lib/librkllmrt.so        nothing\n" in captured.out
+    assert "supported: 1.1.0 to 1.1.4, 1.2.0" in captured.out
+    assert "No librkllmrt.so was found" in captured.err
+    assert "exo-rkllm runtime --install" in captured.err
+
+
+def test_runtime_shows_which_is_used_and_what_the_others_are(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    libraries.write(tmp_path / "usr-lib" / NAME, "1.0.1")
+    (tmp_path / "usr-local-lib").mkdir()
+    (tmp_path / "usr-local-lib" / NAME).symlink_to(library("1.2.3"))
+    assert main(["runtime"]) == 0
+    out = capsys.readouterr().out
+    assert "librkllmrt 1.2.3, by its version string; layout of 1.2.1" in out
+    assert "librkllmrt 1.2.3  <- used" in out
+    assert "is librkllmrt 1.0.1 (by its version string), which is not supported" in out
+
+
+def test_runtime_says_when_a_variable_decided(
+    library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(library("9.9.0")))
+    assert main(["runtime"]) == 1
+    captured = capsys.readouterr()
+    assert f"set by {VARIABLE}" in captured.out
+    assert "9.9.0" in captured.err
+
+
+def test_runtime_for_programs(
+    library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(library("1.3.0")))
+    assert main(["runtime", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["used"] == told["places"][0]
+    assert told["used"]["version"] == "1.3.0"
+    assert told["used"]["generation"] == "1.3.0"
+    assert told["used"]["origin"] == "environment"
+    assert told["supported"] == list(abi.RELEASES)
+    monkeypatch.setenv(VARIABLE, "/nowhere.so")
+    assert main(["runtime", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["used"] is None
+    assert told["places"][0]["problem"]["code"] == "runtime_missing"
+
+
+def test_runtime_installs_and_says_how_to_use_it(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = library("1.3.0")
+    assert main(["runtime", "--install", str(source), "--directory", str(tmp_path / "usr-lib")]) == 0
+    assert capsys.readouterr().out == f"librkllmrt 1.3.0 is in place: {tmp_path}/usr-lib/librkllmrt.so\n"
+    checksum = hashlib.sha256(source.read_bytes()).hexdigest()
+    command = ["runtime", "--install", str(source), "--sha256", checksum, "--directory", str(tmp_path / "mine")]
+    assert main(command) == 0
+    assert f"export {VARIABLE}={tmp_path}/mine/librkllmrt.so" in capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "path": f"{tmp_path}/mine/librkllmrt.so",
+        "version": "1.3.0",
+        "evidence": "version string",
+    }
+
+
+@pytest.mark.parametrize("flags", [["--sha256", "0" * 64], ["--directory", "/tmp"]])
+def test_runtime_takes_its_flags_together(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runtime", *flags]) == 2
+    assert "belong to --install" in capsys.readouterr().err
+
+
+def test_runtime_refuses_what_it_does_not_know(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runtime", "--install", str(library("1.0.1")), "--directory", str(tmp_path)]) == 1
+    assert "is librkllmrt 1.0.1" in capsys.readouterr().err
+
+
+def test_runtime_shows_progress_on_a_terminal(library: Library, tmp_path: Path) -> None:
+    controller, terminal = pty.openpty()
+    command = ["runtime", "--install", str(library("1.3.0")), "--directory", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "exo_rkllm", *command], stdout=subprocess.DEVNULL, stderr=terminal, cwd=ROOT
+    )
+    os.close(terminal)
+    shown = os.read(controller, 4096)
+    os.close(controller)
+    assert done.returncode == 0
+    assert shown == b"\r0.1 MB (100 %)\r\n"
+
+
+# ── what a child process costs ───────────────────────────────────────────────────────────────────
+
+HEAVY = {
+    "asyncio",
+    "numpy",
+    "hashlib",
+    "urllib",
+    "http",
+    "ssl",
+    "email",
+    "logging",
+    "argparse",
+    "subprocess",
+    "tempfile",
+}
+
+
+def test_a_child_loads_nothing_heavy(library: Library) -> None:
+    """What a model's process imports for a library that tells its version."""
+    code = f"""
+import sys
+from exo_rkllm.runtime.session import Library, Session
+Library.open({str(library("1.3.0"))!r})
+print(*sys.modules)
+"""
+    start = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+    # No environment: what measures coverage would come along in it.
+    done = subprocess.run([sys.executable, "-I", "-c", start + code], env={}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert not loaded & HEAVY
+    assert {name for name in loaded if name.startswith("exo_rkllm.runtime.abi.v")} == {"exo_rkllm.runtime.abi.v1_3_0"}

@@ -1,0 +1,251 @@
+"""What top shows, without a terminal: rates from two looks, order, and lines that fit whatever stands in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exo_rkllm.board.counters import read
+from exo_rkllm.board.detect import detect
+from exo_rkllm.board.sources import find
+from exo_rkllm.cli.top.draw import bar, cells, fit, lines, plain, spark
+from exo_rkllm.cli.top.view import SORTS, Order, RequestRow, Snapshot, View, load_of, view
+from exo_rkllm.doctor.scene import Service
+from exo_rkllm.errors import ExoRkllmError
+from simulator import boards
+
+NOW = 1_700_000_000.0
+
+
+def request(name: str, since: float = 10.0, **more: object) -> dict[str, object]:
+    return {"id": name, "client": "10.0.0.1", "since": NOW - since, "tokens": 0, "ahead": 0, **more}
+
+
+def status(**more: Any) -> dict[str, Any]:
+    return {
+        "hindrance": "",
+        "models": [
+            {
+                "name": "qwen3",
+                "state": "ready",
+                "memory": 2 << 30,
+                "context": 4096,
+                "running": [request("a", 20, tokens=100), request("b", 5, tokens=30)],
+                "waiting": [request("c", 50, ahead=2)],
+                "unload_at": NOW + 90,
+                "error": "",
+            },
+            {"name": "gemma", "state": "cold", "running": [], "waiting": [], "error": "It died four times."},
+        ],
+        **more,
+    }
+
+
+@pytest.fixture
+def seen(board: Callable[[str], Path]) -> Snapshot:
+    return snapshot(board("rk3588-busy"), Service(status()))
+
+
+def snapshot(root: Path, service: Service, at: float = 100.0) -> Snapshot:
+    found = detect(root)
+    return Snapshot(at, NOW, found, read(find(root, found)), service)
+
+
+def later(before: Snapshot, seconds: float, tokens: int) -> Snapshot:
+    models = [dict(model) for model in (before.service.status or {})["models"]]
+    models[0]["running"] = [request("a", 20 + seconds, tokens=tokens)]
+    return replace(before, at=before.at + seconds, service=Service({"models": models}))
+
+
+# ── the view ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_speed_is_the_last_second_and_at_first_the_mean(seen: Snapshot) -> None:
+    first = view(seen)
+    assert [row.speed for row in first.requests if row.id == "a"] == [5.0]
+    after = view(later(seen, 2.0, 130), seen)
+    assert [row.speed for row in after.requests if row.id == "a"] == [15.0]
+    assert after.speed == 15.0
+    assert [row.speed for row in after.models] == [15.0, None]
+
+
+def test_models_that_answer_stand_first(seen: Snapshot) -> None:
+    rows = view(seen).models
+    assert [(row.name, row.running, row.waiting) for row in rows] == [("qwen3", 2, 1), ("gemma", 0, 0)]
+    assert rows[0].unload_in == 90
+    assert rows[1].error == "It died four times."
+    assert view(seen).memory_models == 2 << 30
+
+
+@pytest.mark.parametrize(
+    ("column", "down", "expected"),
+    [
+        ("since", True, ["a", "b", "c"]),
+        ("since", False, ["b", "a", "c"]),
+        ("tokens", True, ["a", "b", "c"]),
+        ("tokens", False, ["b", "a", "c"]),
+        ("speed", True, ["b", "a", "c"]),
+    ],
+)
+def test_whoever_runs_stands_above_whoever_waits(column: str, down: bool, expected: list[str], seen: Snapshot) -> None:
+    assert [row.id for row in view(seen, order=Order(column, down)).requests] == expected
+
+
+def test_the_sort_key_goes_round_and_turns() -> None:
+    order = Order()
+    seen = [order.column]
+    for _ in SORTS:
+        order = order.next()
+        seen.append(order.column)
+    assert seen == [*SORTS, SORTS[0]]
+    assert Order().turned() == Order(down=False)
+
+
+def test_the_daemon_lends_its_eyes_to_a_user_who_may_not_read_the_load(board: Callable[[str], Path]) -> None:
+    root = board("debugfs-bind-empty")
+    told = snapshot(root, Service(status(npu={"load": [0.5, 0.25, 7]})))
+    assert load_of(told) == (0.5, 0.25, 1.0)
+    nonsenses: tuple[object, ...] = ({}, {"load": []}, {"load": "x"}, {"load": [None]}, {"load": 3}, [])
+    for nonsense in nonsenses:
+        assert load_of(snapshot(root, Service(status(npu=nonsense)))) is None
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {},
+        {"models": None},
+        {"models": [None, 3, "x"]},
+        {"models": [{"name": 7, "running": 3, "waiting": [None], "memory": "much", "unload_at": "soon"}]},
+        {"models": [{"running": [{"since": "x", "tokens": None, "id": None}]}]},
+        {"hindrance": None},
+    ],
+)
+def test_a_daemon_of_another_version_breaks_nothing(nonsense: dict[str, Any], board: Callable[[str], Path]) -> None:
+    shown = view(snapshot(board("orangepi-5-plus"), Service(nonsense)))
+    assert all(cells(text(line)) <= 80 for line in lines(shown, 80, 24))
+
+
+# ── the lines ────────────────────────────────────────────────────────────────────────────────────
+
+
+def text(line: list[tuple[str, str]]) -> str:
+    return "".join(part for part, _ in line)
+
+
+def screen(shown: View, width: int, height: int) -> list[str]:
+    return [text(line) for line in lines(shown, width, height)]
+
+
+@given(part=st.floats(0, 1), width=st.integers(3, 300))
+def test_a_bar_is_whole_at_any_width(part: float, width: int) -> None:
+    drawn = text(bar(part, width))
+    assert cells(drawn) == width
+    assert (drawn[0], drawn[-1]) == ("▕", "▏")
+
+
+def test_a_bar_says_what_it_measures() -> None:
+    assert text(bar(0.5, 12)) == "▕█████     ▏"
+    assert text(bar(1.7, 12)) == "▕██████████▏"
+    assert text(bar(0.01, 12)) == "▕▏         ▏"
+    assert text(bar(0.0, 12)) == "▕          ▏"
+
+
+@given(st.text(max_size=40), st.integers(1, 30))
+def test_a_text_is_cut_or_filled_to_its_columns(content: str, width: int) -> None:
+    content = "".join(character for character in content if character.isprintable())
+    assert cells(fit(content, width)) in (width, width - 1)  # a wide character may not fit the last column
+    assert cells(fit("你好世界", 5)) <= 5
+
+
+def test_history_has_its_newest_second_at_the_right() -> None:
+    assert spark([0.0, 0.5, 1.0], 5) == "  ▁▅█"
+    assert spark([0.1] * 50, 4) == "▁▁▁▁"
+    assert spark([1.0], 0) == ""
+
+
+NAMES = st.text(max_size=50)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    width=st.integers(20, 240),
+    height=st.integers(1, 70),
+    names=st.lists(NAMES, max_size=9),
+    profile=st.sampled_from(["rk3588-busy", "hot", "no-driver", "rk3576-busy", "model-hostile", "acpi"]),
+)
+def test_nothing_is_wider_or_higher_than_the_terminal(
+    width: int, height: int, names: list[str], profile: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.getbasetemp() / "boards" / profile
+    if not root.exists():
+        boards.write(profile, root)
+    running = [request(name, client=name, tokens=7) for name in names]
+    service = Service(
+        {"models": [{"name": name, "state": "ready", "running": running, "error": name} for name in names[:4]]}
+    )
+    drawn = screen(view(snapshot(root, service), history=[(0.5, 0.2, 1.0)] * 99), width, height)
+    assert len(drawn) == height
+    for line in drawn:
+        assert cells(line) <= width
+        assert line.isprintable()
+
+
+def test_what_does_not_fit_is_counted(seen: Snapshot) -> None:
+    models = (seen.service.status or {})["models"]
+    models[0]["waiting"] = [request(f"w{number}", ahead=number) for number in range(40)]
+    drawn = screen(view(seen), 80, 24)
+    assert drawn[-2].strip() == "and 32 more"
+    assert drawn[-1].startswith(" q quit")
+
+
+def test_a_narrow_terminal_loses_the_least_important_columns_first(seen: Snapshot) -> None:
+    wide, narrow = "\n".join(screen(view(seen), 100, 24)), "\n".join(screen(view(seen), 50, 24))
+    assert "UNLOADS" in wide
+    assert "UNLOADS" not in narrow
+    assert "qwen3" in narrow
+
+
+def test_a_throttled_clock_says_its_limit(board: Callable[[str], Path]) -> None:
+    drawn = screen(view(snapshot(board("hot"), Service(status()))), 80, 24)
+    assert any("NPU 800 MHz (limit 800)   temp 87 °C" in line for line in drawn)
+
+
+def test_trouble_is_said_on_the_screen(board: Callable[[str], Path]) -> None:
+    gone = snapshot(board("no-driver"), Service(error=ExoRkllmError("You may not ask the daemon.", "sudo usermod x")))
+    said = " ".join(" ".join(screen(view(gone), 80, 24)).split())
+    assert "no driver is bound to it" in said
+    assert said.count("no driver is bound") == 1
+    assert "You may not ask the daemon. sudo usermod x" in said
+    rocket = snapshot(board("debugfs-bind-empty"), Service())
+    assert "NPU load is not known here: the service was started before the driver" in " ".join(
+        screen(view(rocket), 200, 24)
+    )
+
+
+def test_plain_text_leaves_nothing_out(seen: Snapshot) -> None:
+    models = (seen.service.status or {})["models"]
+    models[0]["waiting"] = [request(f"w{number:02d}", ahead=number) for number in range(40)]
+    printed = list(plain(view(seen)))
+    assert sum(line.startswith(" w") for line in printed) == 40
+    assert not any(line.endswith(" ") for line in printed)
+
+
+def test_long_times_are_said_in_minutes_and_hours(seen: Snapshot) -> None:
+    models = (seen.service.status or {})["models"]
+    models[0]["running"] = [request("a", 400, tokens=1), request("b", 9000, tokens=1)]
+    printed = "\n".join(plain(view(seen)))
+    assert "7 min" in printed
+    assert "2 h" in printed
+
+
+def test_a_row_without_tokens_has_no_speed(seen: Snapshot) -> None:
+    waiting = [row for row in view(seen).requests if row.state != "running"]
+    assert [row.speed for row in waiting] == [None]
+    assert isinstance(waiting[0], RequestRow)
