@@ -92,5 +92,3 @@ def _metrics(parts: Parts, sampler: Sampler) -> Callable[[str], tuple[bytes, str
         ]
     )
     return lambda accept: exposition(collectors, accept)
-
-
