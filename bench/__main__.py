@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-TABLES = ("callback", "tokens", "dispatch", "start")
+TABLES = ("tokens", "dispatch", "http", "start", "callback")
 
 
 def main(names: list[str]) -> None:

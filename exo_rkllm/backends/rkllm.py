@@ -124,7 +124,7 @@ class RkllmEngine(Engine):
         if self.model.path is None:
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
         library = find(self._host.library)
-        release = version.read(library).release
+        release = version.check(library).release
         self._check_file(self.model.path, release)
         runner, told = await Runner.start(
             self.model.id,

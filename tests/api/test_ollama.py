@@ -69,7 +69,7 @@ async def test_format_is_checked(client: Any) -> None:
 
 async def test_the_lists_and_show(client: Any) -> None:
     listed = await client.list()
-    assert {model.model for model in listed.models} == {"qwen", "thinker", "slow", "dummy"}
+    assert {model.model for model in listed.models} == {"qwen", "thinker", "slow", "seer", "dummy"}
     qwen = next(model for model in listed.models if model.model == "qwen")
     assert qwen.details is not None and qwen.details.parameter_size == "1.5B"
     shown = await client.show("thinker")

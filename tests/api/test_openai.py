@@ -32,7 +32,7 @@ async def client(server: World) -> AsyncIterator[Any]:
 
 
 async def test_models_are_those_of_the_catalogue(client: Any) -> None:
-    assert {model.id async for model in client.models.list()} == {"qwen", "thinker", "slow", "dummy"}
+    assert {model.id async for model in client.models.list()} == {"qwen", "thinker", "slow", "seer", "dummy"}
     assert (await client.models.retrieve("Qwen/Qwen2.5-1.5B-Instruct")).id == "qwen"
     with pytest.raises(openai.NotFoundError, match="No model 'nobody'"):
         await client.models.retrieve("nobody")

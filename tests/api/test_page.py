@@ -60,7 +60,7 @@ async def test_the_page_is_live_and_brings_everything_itself() -> None:
             assert said in text, said
         assert {url.split("/")[2] for url in tab.urls} == {f"127.0.0.1:{server.port}"}
         await server.dispatcher.load("qwen")
-        await tab.until("document.body.innerText.includes('1 of 4 loaded')")
+        await tab.until("document.body.innerText.includes('1 of 5 loaded')")
         server.dispatcher.board_lost(BoardError("The NPU is gone.", "sudo modprobe rknpu"))
         await tab.until("document.getElementById('notice').innerText.includes('modprobe')")
         assert await tab.run("document.getElementById('pill').textContent") == "cannot run"
@@ -78,7 +78,7 @@ async def test_what_cannot_be_read_is_told_with_its_reason_and_never_as_zero() -
 
 async def test_a_chat_streams_folds_thoughts_and_stops() -> None:
     async with opened() as (server, tab):
-        await tab.until("document.querySelectorAll('#model option').length === 4")
+        await tab.until("document.querySelectorAll('#model option').length === 5")
         await tab.run("document.getElementById('model').value = 'thinker'; document.getElementById('question').focus()")
         await tab.type("«<think>\nlet me see\n</think>\n\n<i>plain</i>\n```py\nx = 1\n```»")
         await tab.press("Enter")
@@ -104,10 +104,10 @@ async def test_a_chat_streams_folds_thoughts_and_stops() -> None:
 
 async def test_only_who_may_control_has_the_buttons() -> None:
     async with opened() as (_, tab):
-        await tab.until("document.querySelectorAll('#model-list li').length === 4")
+        await tab.until("document.querySelectorAll('#model-list li').length === 5")
         assert await tab.run("document.querySelectorAll('#model-list button').length") == 0
         await use_key(tab, "sesame")
-        await tab.until("document.querySelectorAll('#model-list button').length === 4")
+        await tab.until("document.querySelectorAll('#model-list button').length === 5")
         await tab.run("document.querySelector('[aria-label=\"Load qwen\"]').click()")
         await tab.until("document.querySelector('[aria-label=\"Unload qwen\"]')")
         await tab.run("document.querySelector('[aria-label=\"Unload qwen\"]').click()")
@@ -126,7 +126,7 @@ async def test_off_loopback_the_page_asks_for_a_key() -> None:
 
 async def test_the_keyboard_reaches_everything_in_order() -> None:
     async with opened() as (_, tab):
-        await tab.until("document.querySelectorAll('#model option').length === 4")
+        await tab.until("document.querySelectorAll('#model option').length === 5")
         seen = []
         for _ in range(7):
             await tab.press("Tab")

@@ -50,8 +50,15 @@ CARDS = {
     "qwen": 'engine = "scripted"\nbase_model = "Qwen/Qwen2.5-1.5B-Instruct"\nquantization = "w8a8"\ncontext = 4096\n',
     "thinker": 'engine = "scripted"\ncontext = 4096\n[chat]\nfamily = "qwen3"\n',
     "slow": 'engine = "scripted"\ncontext = 4096\n[options]\npace = 0.02\n',
+    "seer": 'engine = "scripted"\ncontext = 4096\n[chat]\ntemplate = "seer.jinja"\n',
     "dummy": 'engine = "dummy"\ncontext = 100000\n',
 }
+# A template that takes parts, as those of models that see do.
+SEER = """{% for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content -%}
+{{ part.text if part.type == "text" else "<image>" }}{% endfor %}{% endif %}<|im_end|>
+{% endfor %}<|im_start|>assistant
+"""
 
 
 @dataclass
@@ -77,7 +84,7 @@ class Scripted(Engine):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(hidden=True, context=self.model.context)
+        return Capabilities(hidden=True, images=self.model.id == "seer", context=self.model.context)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         async with self._turn:
@@ -162,6 +169,7 @@ async def world(
         for name, text in CARDS.items():
             (Path(folder) / name).mkdir()
             (Path(folder) / name / "model.toml").write_text(f'id = "{name}"\n{text}')
+        (Path(folder) / "seer" / "seer.jinja").write_text(SEER)
         dispatcher = Dispatcher(
             find=catalogue.resolve,
             engine=lambda model: DummyEngine(model) if model.engine == "dummy" else Scripted(model, ledger),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import re
@@ -361,7 +362,35 @@ def test_an_answer_that_was_cut_off_says_so(reason: Reason) -> None:
 )
 def test_a_call_that_is_none_is_given_back_as_the_answer(text: str) -> None:
     dialogue = Dialogue(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
-    assert feed(dialogue, [text, " ok"]) == Heard("", text + " ok", (), "stop")
+    assert feed(dialogue, ["So:\n", text, " ok"]) == Heard("", f"So:\n{text} ok", (), "stop")
+
+
+@pytest.mark.parametrize(
+    ("text", "heard"),
+    [
+        (
+            '<think>Look:\n<tool_call>{"name": "get_time"}</tool_call>\nThen.</think>Done.',
+            Heard("Look:Then.", "Done.", (TIME,), "tool_calls"),
+        ),
+        (
+            '<think>Look:\n<tool_call>{"name": "get_time"}',
+            Heard("Look:", "", (TIME,), "tool_calls"),
+        ),
+        (
+            "<think>I could write\n<tool_call> here.</think>It is noon.",
+            Heard("I could write\n<tool_call> here.", "It is noon.", (), "stop"),
+        ),
+        (
+            "<think>I could write <tool_call>x</tool_call> here.\n</think>\n\nIt is noon.",
+            Heard("I could write <tool_call>x</tool_call> here.", "It is noon.", (), "stop"),
+        ),
+    ],
+)
+def test_calls_amid_thoughts_are_made_and_words_about_them_stay_thoughts(text: str, heard: Heard) -> None:
+    for pieces in cuts(text):
+        request = GenerationRequest(prompt="", tools=(WEATHER, CLOCK), stop=("here",))
+        dialogue = Dialogue(request, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=("<|end|>",))
+        assert feed(dialogue, pieces) == heard, pieces
 
 
 def test_arguments_may_be_text_that_is_json() -> None:
@@ -435,7 +464,11 @@ def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
         Message("tool", "4", tool_call_id=odd.id),
     )
     assert message_value(messages[1])["tool_calls"][0]["function"]["arguments"] == "not json"
-    prompt = Dialogue.begin(entry(tmp_path, "qwen3.5"), RKLLM, GenerationRequest(messages=messages[:1])).request.prompt
+    question = GenerationRequest(messages=messages[:1])
+    sees = dataclasses.replace(RKLLM, images=True)
+    prompt = Dialogue.begin(entry(tmp_path, "qwen3.5"), sees, question).request.prompt
+    with pytest.raises(NotSupported, match="does not see images"):
+        Dialogue.begin(entry(tmp_path, "qwen3.5"), RKLLM, question)
     assert "<|vision_start|><|image_pad|><|vision_end|>What is it?" in str(prompt)
 
 

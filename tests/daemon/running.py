@@ -184,7 +184,9 @@ def house_of(folder: Path) -> House:
         (folder / name).mkdir(parents=True)
     config = folder / "config.toml"
     config.write_text("")
-    kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "COVERAGE_PROCESS_START")}
+    kept = {
+        name: value for name, value in os.environ.items() if name in ("PATH", "LANG") or name.startswith("COVERAGE_")
+    }
     return House(
         folder,
         {

@@ -12,11 +12,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from exo_cluster.desk import MODEL, Desk
-
 from exo_rkllm.cluster.node import Node
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.settings import ClusterSettings
+from tests.exo_cluster.desk import MODEL, Desk
 
 
 def arguments() -> argparse.ArgumentParser:

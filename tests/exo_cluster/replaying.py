@@ -14,15 +14,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from exo_cluster.captured import Record
-from exo_cluster.desk import MODEL
 from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
 from exo_rkllm.cluster.membership import Begin, Effect, Halt, Load, Membership, Peek, Peeked, Send, Sources
 from exo_rkllm.cluster.messages import NetworkInterfaceInfo
 from exo_rkllm.cluster.schema.revisions import supported
-from exo_rkllm.cluster.serving import BoardFacts, Servable
+from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.errors import ExoRkllmError, RunError
+from tests.exo_cluster.captured import Record
+from tests.exo_cluster.desk import MODEL
 
 FACTS = BoardFacts("opi5", "Orange Pi 5 Plus", "RK3588", "Linux", "6.1")
 CAPTURED_MODEL = replace(MODEL, sampling=Sampling(temperature=0.8), folder="/models/x")

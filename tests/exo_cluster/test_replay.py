@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from exo_cluster.captured import Record, scenarios
-from exo_cluster.replaying import Replay
+from tests.exo_cluster.captured import Record, scenarios
+from tests.exo_cluster.replaying import Replay
 
 ME = "c0ffee00c0ffee00c0ffee00c0ffee01"
 ONE_SESSION = (

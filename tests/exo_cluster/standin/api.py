@@ -10,11 +10,11 @@ from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
-from exo_cluster.standin.master import new_id
-from exo_cluster.standin.state import Json, State, unwrap
 
 from exo_rkllm.cluster.drift import _camel
 from exo_rkllm.cluster.schema.revisions import Revision
+from tests.exo_cluster.standin.master import new_id
+from tests.exo_cluster.standin.state import Json, State, unwrap
 
 PART = 512 * 1024
 DEFAULTS: Json = {

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 
-from exo_cluster.standin.state import Json, State, unwrap
+from tests.exo_cluster.standin.state import Json, State, unwrap
 
 PAGE = 1000
 

@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from exo_cluster.standin.master import new_id
-from exo_cluster.standin.state import Json, unwrap
+from tests.exo_cluster.standin.master import new_id
+from tests.exo_cluster.standin.state import Json, unwrap
 
 
 class EventRouter:
