@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -287,6 +288,31 @@ def test_what_is_in_the_way_is_shown_before_the_models() -> None:
     ]
     assert re.fullmatch(r"qwen   cold +- +- +1 +\d+d \d+h +pinned", lines[4]) or "qwen" in lines[4]
     assert lines[5:] == ["qwen: It died.", "  try: exo-rkllm logs"]
+
+
+def model(**facts: object) -> dict[str, object]:
+    known = {"name": "qwen", "state": "ready", "memory": 2 * 10**9, "running": [], "waiting": [], "since": 0.0}
+    return {**known, "pinned": False, "unload_at": None, "retry_at": None, "error": "", "hint": "", **facts}
+
+
+@pytest.mark.parametrize(
+    ("facts", "cells"),
+    [
+        ({"unload_at": 10**10}, ["qwen", "ready", "2.0 GB", "-", "-"]),
+        ({"running": [{"tokens": 7}]}, ["qwen", "ready", "2.0 GB", "1 (7 tokens)", "-"]),
+        ({"retry_at": 0.0, "state": "cold", "waiting": [{}]}, ["qwen", "cold", "-", "-", "1"]),
+    ],
+)
+def test_a_models_row(facts: dict[str, object], cells: list[str]) -> None:
+    assert list(ps.row(model(**facts))[:5]) == cells
+
+
+def test_until_when_a_model_stays() -> None:
+    assert ps.row(model())[6] == "unloaded by hand"
+    assert ps.row(model(pinned=True))[6] == "pinned"
+    assert ps.row(model(running=[{"tokens": 1}]))[6] == ""
+    assert ps.row(model(unload_at=time.time() + 90))[6] in ("idle, 1m 30s", "idle, 1m 29s")
+    assert ps.row(model(state="cold", retry_at=time.time() + 90))[6] in ("again in 1m 30s", "again in 1m 29s")
 
 
 def test_times_and_sizes_as_people_say_them() -> None:
