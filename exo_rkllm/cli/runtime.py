@@ -85,8 +85,8 @@ def report(search: Search) -> Iterator[str]:
 
 
 def held(place: Place) -> str:
-    """What a report says of a place; the path stands before it already."""
-    return place.held.removeprefix(f"{place.path} ").removesuffix(".")
+    """What a report says of a place, without what stands in it anyway: the path, and what is supported."""
+    return place.held.removeprefix(f"{place.path} ").partition("; supported are")[0].removesuffix(".")
 
 
 def search_json(search: Search) -> dict[str, Any]:
