@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from aiohttp import web
@@ -27,6 +27,7 @@ from exo_rkllm.log.ring import Ring
 
 log = logging.getLogger(__name__)
 
+PREFIX = "/control"
 VERSION_HEADER = "X-Exo-Rkllm-Version"
 LINES = "application/jsonl"
 # The fields of a question, as `GenerationRequest` has them.
@@ -43,16 +44,22 @@ Plain: TypeAlias = Mapping[str, Any]
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """`endpoint` and `token` are the asker's own; empty, the daemon's count."""
+
+    model: str
+    name: str = ""
+    soc: str = ""
+    replace: bool = False
+    endpoint: str = ""
+    token: str = field(default="", repr=False)
+
+
 class Pull(Protocol):
     """The catalogue's: steps as frozen dataclasses, or an error."""
 
-    def __call__(self, source: str, *, name: str, replace: bool) -> AsyncGenerator[Any, None]: ...
-
-
-class Remove(Protocol):
-    """Deletes the entry and returns its id."""
-
-    def __call__(self, name: str) -> str: ...
+    def __call__(self, asked: PullRequest) -> AsyncGenerator[Any, None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +71,27 @@ class Controls:
     reload: Callable[[], Mapping[str, JSON]]
     facts: Callable[[], Mapping[str, JSON]]
     pull: Pull | None = None
-    remove: Remove | None = None
+    remove: Callable[[str], Awaitable[str]] | None = None
 
 
 def application(controls: Controls) -> web.Application:
-    app = web.Application(middlewares=[_guarded], client_max_size=1 << 20)
-    app.add_routes(routes(controls))
+    """To be put below `PREFIX` of an application that answers on the socket."""
+    handlers = Control(controls)
+    app = web.Application(middlewares=[_guarded])
+    app.add_routes(
+        [
+            web.get("/version", handlers.version),
+            web.get("/status", handlers.status),
+            web.get("/logs", handlers.logs),
+            web.post("/ask", handlers.ask),
+            web.post("/load", handlers.load),
+            web.post("/unload", handlers.unload),
+            web.post("/pull", handlers.pull),
+            web.post("/rm", handlers.remove),
+            web.post("/reload", handlers.reload),
+        ]
+    )
     return app
-
-
-def routes(controls: Controls) -> list[web.RouteDef]:
-    """For an application of one's own, below /control."""
-    socket = Control(controls)
-    return [
-        web.get("/control/version", socket.version),
-        web.get("/control/status", socket.status),
-        web.get("/control/logs", socket.logs),
-        web.post("/control/ask", socket.ask),
-        web.post("/control/load", socket.load),
-        web.post("/control/unload", socket.unload),
-        web.post("/control/pull", socket.pull),
-        web.post("/control/rm", socket.remove),
-        web.post("/control/reload", socket.reload),
-    ]
 
 
 class Control:
@@ -136,21 +141,19 @@ class Control:
         return _json({"unloaded": await self._on.dispatcher.unload(name)})
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
-        asked = await _body(request, model=str, name=str, replace=bool)
+        asked = await _body(request, model=str, name=str, soc=str, replace=bool, endpoint=str, token=str)
         source = _model(asked)
         if self._on.pull is None:
             raise NotSupported("This daemon pulls no models.", "exo-rkllm pull while the daemon is stopped")
         _note(request, "pulls", source)
-        steps = self._on.pull(source, name=asked.get("name", ""), replace=asked.get("replace", False))
-        return await _stream(request, _dicts(steps))
+        return await _stream(request, _dicts(self._on.pull(PullRequest(**asked))))
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         name = _model(await _body(request, model=str))
         if self._on.remove is None:
             raise NotSupported("This daemon deletes no models.", "exo-rkllm rm while the daemon is stopped")
         _note(request, "deletes", name)
-        await self._on.dispatcher.unload(name)
-        return _json({"removed": await asyncio.get_running_loop().run_in_executor(None, self._on.remove, name)})
+        return _json({"removed": await self._on.remove(name)})
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
         _note(request, "reloads", "the configuration")

@@ -140,7 +140,7 @@ class RkllmEngine(Engine):
 
     def _check_file(self, path: Path, library: Path) -> None:
         """What the file itself says against this runtime and SoC, before minutes of loading say the same."""
-        release = version.read(library).release
+        release = version.check(library).release
         for objection in modelfile.check(modelfile.inspect(path), self._host.platform, release, self.model.context):
             if objection.certain:
                 raise objection.error

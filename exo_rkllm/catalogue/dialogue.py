@@ -20,8 +20,10 @@ from exo_rkllm.catalogue.toolcall import piece_of
 from exo_rkllm.catalogue.voice import Voice, voice_of
 from exo_rkllm.errors import NotSupported
 
-# `lead`: the answer's first characters, where a format without tags may begin a call; `call`: inside a tool call.
-State: TypeAlias = Literal["lead", "answer", "thinking", "call", "done"]
+# `lead`: the answer's first characters, where a format without tags may begin a call; `call`: inside a tool call;
+# `musing`: what looks like one amid thoughts, where a model may as well speak of calls as make them.
+State: TypeAlias = Literal["lead", "answer", "thinking", "call", "musing", "done"]
+CALLS: frozenset[State] = frozenset({"call", "musing"})
 JSON_CALL = re.compile(r'\{\s*"(?:name|type|function)"\s*:')
 UNDECIDED = 64  # characters after which a JSON answer without a call's first key is no call
 
@@ -96,6 +98,7 @@ class Dialogue:
             "answer": answer,
             "thinking": Marks.of((*ends, *opens, *close), breaks=True),
             "call": Marks.of((*ends, *(tools.close if tools else ()))),
+            "musing": Marks.of((*ends, *(tools.close if tools else ()), *close)),
             "done": Marks.of(()),
         }
         self._buffer = ""
@@ -156,7 +159,7 @@ class Dialogue:
     def _flush(self) -> list[Piece]:
         """All that waits, as what it most likely is."""
         out: list[Piece] = []
-        if self._state == "call":
+        if self._state in CALLS:
             self._close(len(self._buffer), 0, out)
         if self._state == "lead":
             self._enter("answer")
@@ -192,7 +195,7 @@ class Dialogue:
         found = marks.pattern.search(self._buffer, self._scanned) if marks.pattern else None
         if found is not None:
             return self._met(found[0], found.start(), out)
-        if self._state == "call":
+        if self._state in CALLS:
             self._scanned = max(0, len(self._buffer) - max(map(len, marks.texts), default=0))
         else:
             self._take(len(self._buffer) - marks.waiting(self._buffer), out)
@@ -200,7 +203,7 @@ class Dialogue:
 
     def _met(self, mark: str, start: int, out: list[Piece]) -> bool:
         reasoning, tools = self._reasoning, self._format
-        if self._state == "call":
+        if self._state in CALLS:
             tag = len(mark) if tools and mark in tools.close else 0
             self._close(start, tag, out)
         elif mark in self._stops:
@@ -209,15 +212,17 @@ class Dialogue:
         elif reasoning and mark == reasoning.open and (self._said or self._buffer[:start].strip()):
             self._take(start + len(mark), out)  # an answer that speaks of the tag
         else:
-            self._take(start - self._marks[self._state].swallowed(self._buffer[:start]), out)
-            self._drop(self._buffer.index(mark) + len(mark))
+            blank = self._marks[self._state].swallowed(self._buffer[:start])
+            self._take(start - blank, out)
+            opened = self._buffer[: blank + len(mark)]
+            self._drop(len(opened))
             if reasoning and mark == reasoning.open:
                 self._enter("thinking", skip=True)
             elif reasoning and mark == reasoning.close:
                 self._enter(self._after(), skip=True)
             else:
-                self._enter("call")
-                self._opened = mark
+                self._enter("musing" if self._thinking else "call")
+                self._opened = opened
         return bool(self._buffer)
 
     def _stop(self) -> None:
@@ -245,14 +250,19 @@ class Dialogue:
         return True
 
     def _close(self, size: int, tag: int, out: list[Piece]) -> None:
-        """The call's text is whole: it becomes calls, or is given back as the answer that it was."""
+        """The call's text is whole: it becomes calls, or is given back as the words that it was."""
+        before: State = "thinking" if self._state == "musing" else "answer"
         token = self._held[-1].token if self._held else -1
         try:
             calls = self._format.read(self._buffer[:size], self.request.tools) if self._format else []
         except ValueError:
-            self._enter("answer")
+            self._enter(before)
             if self._opened:
-                out.append(Piece(self._opened))
+                out.append(Piece(self._opened, -1, "thinking" if self._thinking else "answer"))
+                self._said = self._said or not self._thinking
+            if self._thinking:
+                self._take(size + tag, out)
+                return
             found = self._ends.search(self._buffer, 0, size + tag) if self._ends else None
             self._take(found.start() if found else size + tag, out)
             if found:
@@ -261,7 +271,7 @@ class Dialogue:
         self._drop(size + tag)
         self._calls += len(calls)
         out += [piece_of(made, token) for made in calls]
-        self._enter("answer", skip=True)
+        self._enter(before, skip=True)
 
     # ── text and the tokens it came with ─────────────────────────────────────────────────────────
 

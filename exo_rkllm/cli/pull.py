@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+from collections.abc import AsyncGenerator
 
 from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.hub import Access
 from exo_rkllm.catalogue.pull import Wanted, pull
-from exo_rkllm.cli import place, progress
+from exo_rkllm.catalogue.steps import Step
+from exo_rkllm.cli import client, place, progress
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +36,22 @@ def soc(args: argparse.Namespace) -> str:
 
 
 def main(args: argparse.Namespace) -> int:
-    steps = pull(
+    daemon = client.find() if args.models is None else None
+    steps = here(args) if daemon is None else there(daemon, args)
+    asyncio.run(progress.follow(steps, as_json=args.json))
+    return 0
+
+
+async def there(daemon: client.Client, args: argparse.Namespace) -> AsyncGenerator[Step, None]:
+    """By the daemon, whose models folder this user need not be able to write; its answer blocks only ourselves."""
+    asked = {"soc": soc(args) if args.soc else "", "name": args.name, "replace": args.replace}
+    who = {"endpoint": os.environ.get("HF_ENDPOINT", ""), "token": os.environ.get("HF_TOKEN", "")}
+    for step in daemon.stream("POST", "/control/pull", model=args.model, **asked, **who):
+        yield Step(**step)
+
+
+def here(args: argparse.Namespace) -> AsyncGenerator[Step, None]:
+    return pull(
         place.catalogue(args),
         Wanted.parse(args.model),
         Access.of(os.environ),
@@ -42,5 +59,3 @@ def main(args: argparse.Namespace) -> int:
         name=args.name,
         replace=args.replace,
     )
-    asyncio.run(progress.follow(steps, as_json=args.json))
-    return 0

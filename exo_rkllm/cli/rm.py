@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from exo_rkllm.cli import place
+from exo_rkllm.cli import client, place
 from exo_rkllm.cli.progress import amount
 
 
@@ -14,6 +14,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    daemon = client.find() if args.models is None else None
+    if daemon is not None:  # it unloads what is loaded, and owns the folder
+        for name in args.models_:
+            print(f"removed {daemon.post('/control/rm', model=name)['removed']}")
+        return 0
     catalogue = place.catalogue(args)
     entries = [catalogue.get(name) for name in args.models_]  # all or none: a name that is wrong removes nothing
     for entry in entries:

@@ -115,6 +115,12 @@ class Hearing:
         listened = self._since is not None and now - self._since >= EVERYBODY_SPOKE
         return listened and not self._torn and self._namespace is not None
 
+    def patience(self, now: float) -> float:
+        """Seconds until it is worth while to ask `settled` again."""
+        if self._since is None or now - self._since >= EVERYBODY_SPOKE:
+            return EVERYBODY_SPOKE
+        return EVERYBODY_SPOKE - (now - self._since)
+
     def questions(self, now: float) -> list[Ask]:
         """What to say to everybody now; drawn anew each second, as exo does."""
         if self._since is None:

@@ -551,8 +551,8 @@ class Membership:
         self._loss = None
         if not loss.nodes & self._alive and self.phase in (Phase.JOINING, Phase.SERVING):
             self._out(
-                f"All exo nodes ended within seconds of our first {loss.kinds[0]}: this exo may not bear us,"
-                " so nothing more is sent.",
+                f"All exo nodes ended within seconds of our first {' and '.join(loss.kinds)}: this exo may not bear"
+                " them, so nothing more is sent.",
                 remember=True,
             )
 

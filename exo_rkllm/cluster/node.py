@@ -254,7 +254,7 @@ class Node:
             self._do(self.membership.permit(now))
             self._rest()
         else:
-            self._loop.call_later(EVERYBODY_SPOKE, self._choose)
+            self._loop.call_later(self._hearing.patience(now), self._choose)
 
     def _interfaces_changed(self) -> None:
         told = self._table.told()

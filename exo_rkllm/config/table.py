@@ -41,7 +41,8 @@ class Api:
     keys: str = field(
         default="",
         metadata=about(
-            "File with one API key a line. Without it the systemd credential `api-keys` is taken, where there is one.",
+            "File with an API key a line, and `control` after one that may also pull, load, unload and delete. Empty: the "
+            "systemd credential `api-keys`, where there is one.",
             "/etc/exo-rkllm/api-keys",
         ),
     )

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from exo_rkllm.config import Api, Control
+from exo_rkllm.config import Api, Control, Metrics
 from exo_rkllm.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,22 @@ def check_open(sockets: Sequence[socket.socket], api: Api, *, keys: bool) -> Non
 
 
 def api_sockets(api: Api) -> list[socket.socket]:
+    return tcp_sockets("api.listen", api.listen, api.port)
+
+
+def metrics_sockets(metrics: Metrics) -> list[socket.socket]:
+    host, _, port = metrics.listen.rpartition(":")
+    if not port.isdecimal() or not host:
+        raise ConfigError(f"metrics.listen = {metrics.listen!r} is no address with a port.", 'listen = "0.0.0.0:9115"')
+    return tcp_sockets("metrics.listen", host.strip("[]"), int(port))
+
+
+def tcp_sockets(key: str, host: str, port: int) -> list[socket.socket]:
     """One for every address that the name stands for: localhost is two."""
     try:
-        found = socket.getaddrinfo(api.listen, api.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ConfigError(
-            f"api.listen = {api.listen!r} is no address: {error.strerror}.", 'listen = "127.0.0.1"'
-        ) from None
+        raise ConfigError(f"{key} = {host!r} is no address: {error.strerror}.", 'listen = "127.0.0.1"') from None
     sockets: list[socket.socket] = []
     trouble: OSError | None = None
     for family, _, _, _, address in dict.fromkeys(found):
@@ -65,18 +74,18 @@ def api_sockets(api: Api) -> list[socket.socket]:
     if trouble is not None or not sockets:
         for sock in sockets:
             sock.close()
-        raise _cannot_listen(api, trouble)
+        raise _cannot_listen(key, host, port, trouble)
     return sockets
 
 
-def _cannot_listen(api: Api, error: OSError | None) -> ConfigError:
-    where = f"{api.listen} port {api.port}"
+def _cannot_listen(key: str, host: str, port: int, error: OSError | None) -> ConfigError:
+    where = f"{host} port {port}"
     if error is not None and error.errno == errno.EADDRINUSE:
         return ConfigError(
-            f"Something listens on {where} already.", f"ss -ltnp 'sport = :{api.port}' shows what; or set [api] port"
+            f"Something listens on {where} already.", f"ss -ltnp 'sport = :{port}' shows what; or choose another port"
         )
     reason = os.strerror(error.errno or 0) if error is not None else "no address of it is on this machine"
-    return ConfigError(f"The API cannot listen on {where}: {reason}.", "exo-rkllm config show")
+    return ConfigError(f"{key}: {where} cannot be listened on: {reason}.", "exo-rkllm config show")
 
 
 def control_socket(control: Control) -> socket.socket:

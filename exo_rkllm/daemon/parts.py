@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exo_rkllm.api.control import Controls
-from exo_rkllm.backends.base import JSON
+from exo_rkllm.api.control import Controls, PullRequest
+from exo_rkllm.backends.base import JSON, Capabilities, GenerationRequest, Model
 from exo_rkllm.backends.host import Host, host_of
 from exo_rkllm.board.detect import Board
+from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.board.watch import Watch
 from exo_rkllm.catalogue.dialogue import Dialogue
+from exo_rkllm.catalogue.steps import Step
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import Config
 from exo_rkllm.daemon import engines
 from exo_rkllm.daemon.appearance import Appearance
+from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.daemon.memory import available
 from exo_rkllm.daemon.node import node
 from exo_rkllm.dispatch.dispatcher import Dispatcher
@@ -28,8 +31,8 @@ from exo_rkllm.errors import ConfigError, ExoRkllmError
 from exo_rkllm.log.ring import Ring
 from exo_rkllm.log.setup import set_level
 from exo_rkllm.metrics.serving import Serving
-from exo_rkllm.runtime import locate
-from exo_rkllm.runtime.version import Version
+from exo_rkllm.runtime import abi, locate
+from exo_rkllm.runtime.locate import Place
 
 if TYPE_CHECKING:
     from exo_rkllm.cluster.node import Node
@@ -56,42 +59,33 @@ AT_START = (
 class Parts:
     """`begin` and `end` stand around everything; `reload` in between takes a new configuration over."""
 
-    def __init__(self, config: Config, ring: Ring, read: Callable[[], Config]) -> None:
+    def __init__(self, config: Config, environment: Mapping[str, str], ring: Ring, read: Callable[[], Config]) -> None:
         self.config = config
+        self.keys = read_keys(config.api, environment)
         self.ring = ring
+        self.node: Node | None = None
+        self._environment = environment
         self._read = read
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = ExitStack()
         self.catalogue = Catalogue(Path(config.models.directory))
         self.watch = Watch(Path(config.board.root), self._board_changed)
-        self.library: Path | None = None
-        self.release: Version | None = None
+        self.library: Place | None = None
         self._library_trouble: ExoRkllmError | None = None
         self.serving = Serving()
-        self.node: Node | None = None
+        self.sampler = Sampler(lambda: self.watch.sources, asyncio.get_running_loop())
+        self._closing.callback(self.sampler.close)
         self.dispatcher = Dispatcher(
             find=self.catalogue.resolve,
             engine=lambda model: engines.make(model, self._host()),
             needs=engines.needs,
             available=lambda: available(Path(config.board.root)),
-            begin=Dialogue.begin,
+            begin=self._begin,
             observer=self.serving,
             limits=engines.limits(config, self.watch.board, frozenset()),
         )
 
     # ── begin, end ───────────────────────────────────────────────────────────────────────────────
-
-    async def join(self, environment: Mapping[str, str]) -> None:
-        """The exo cluster, once the API answers: a board that cannot join still serves."""
-        self.node = node(self.config, environment, self.dispatcher, self.catalogue, lambda: self.watch.board)
-        if self.node is not None:
-            await self.node.start()
-
-    async def leave(self) -> None:
-        """So that no node of the cluster waits for this board."""
-        leaving, self.node = self.node, None
-        if leaving is not None:
-            await leaving.stop()
 
     def begin(self) -> None:
         """Nothing here waits: models that are to be there from the start load while the API already answers."""
@@ -103,6 +97,22 @@ class Parts:
         self._look_at_library()
         self._apply()
 
+    async def join(self) -> None:
+        """The exo cluster, once the API answers: a board that cannot join still serves."""
+        try:
+            joining = node(self.config, self._environment, self.dispatcher, self.catalogue, lambda: self.watch.board)
+            if joining is not None:
+                await joining.start()
+                self.node = joining
+        except (ExoRkllmError, OSError) as error:
+            log.error("No exo cluster is joined: %s", error)  # noqa: TRY400 - the sentence is all there is
+
+    async def leave(self) -> None:
+        """So that no node of the cluster waits for this board."""
+        leaving, self.node = self.node, None
+        if leaving is not None:
+            await leaving.stop()
+
     async def end(self) -> None:
         """After the dispatcher has drained."""
         self._closing.close()
@@ -110,6 +120,11 @@ class Parts:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _begin(self, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
+        """An answer wakes the NPU, whose counters are worth sampling now."""
+        self.sampler.touch()
+        return Dialogue.begin(model, capabilities, request)
 
     # ── board and library ────────────────────────────────────────────────────────────────────────
 
@@ -134,13 +149,12 @@ class Parts:
 
     def _look_at_library(self) -> None:
         try:
-            place = locate.search(self._chosen()).require()
+            self.library = place = locate.search(self._chosen()).require()
         except ExoRkllmError as trouble:
-            self.library, self._library_trouble, self.release = None, trouble, None
+            self.library, self._library_trouble = None, trouble
             log.warning("%s", trouble)
         else:
-            self.library, self._library_trouble = place.path, None
-            self.release = place.version
+            self._library_trouble = None
             log.info("%s is %s.", place.path, place.held)
 
     def _library_changed(self) -> None:
@@ -159,7 +173,7 @@ class Parts:
             self.dispatcher.board_back()
 
     def _host(self) -> Host:
-        return host_of(Path(self.config.board.root), self.library, self._report)
+        return host_of(Path(self.config.board.root), None if self.library is None else self.library.path, self._report)
 
     def _report(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -171,12 +185,14 @@ class Parts:
         """Takes over what can be taken over; a configuration with a mistake leaves the old one in force."""
         try:
             new = self._read()
+            keys = read_keys(new.api, self._environment)
         except ConfigError as error:
             log.error("The configuration was not taken over: %s", error)  # noqa: TRY400 - the sentence is all there is
             raise
         waits = list(differing(self.config, new, AT_START))
         changed = [name for name in differing(self.config, new) if name not in waits]
-        self.config = new
+        changed += ["API keys"] if keys != self.keys else []
+        self.config, self.keys = new, keys
         self._apply()
         log.info("Configuration taken over: %s.", ", ".join(changed) or "nothing changed")
         if waits:
@@ -214,8 +230,32 @@ class Parts:
             ring=self.ring,
             reload=self.reload,
             facts=lambda: {**self.facts(), **facts()},
-            remove=lambda name: self.catalogue.remove(name).id,
+            pull=self.pull,
+            remove=self.remove,
         )
+
+    async def remove(self, name: str) -> str:
+        """By its full name only; gigabytes are deleted beside the loop."""
+        entry = self.catalogue.get(name)
+        await self.dispatcher.unload(entry.id)
+        await asyncio.get_running_loop().run_in_executor(None, self.catalogue.remove, entry.id)
+        return entry.id
+
+    def pull(self, asked: PullRequest) -> AsyncGenerator[Step, None]:
+        """With the asker's own token and mirror where there are any, else with the daemon's."""
+        from exo_rkllm.catalogue.hub import Access
+        from exo_rkllm.catalogue.pull import Wanted, pull
+
+        named = {"HF_ENDPOINT": asked.endpoint, "HF_TOKEN": asked.token}
+        access = Access.of({**self._environment, **{name: value for name, value in named.items() if value}})
+        here = self.watch.board.soc
+        soc = asked.soc or ("" if here is None else here.name)
+        return pull(self.catalogue, Wanted.parse(asked.model), access, soc=soc, name=asked.name, replace=asked.replace)
+
+    def runtime(self) -> tuple[str, str] | None:
+        """Release and generation of the vendor's library, for the metrics."""
+        version = None if self.library is None else self.library.version
+        return None if version is None else (version.release, abi.RELEASES[version.release])
 
     def facts(self) -> Mapping[str, JSON]:
         """What a status says besides the dispatcher's own."""
@@ -223,7 +263,7 @@ class Parts:
         return {
             "board": board.title,
             "board_says": board.sentence,
-            "library": "" if self.library is None else str(self.library),
+            "library": "" if self.library is None else str(self.library.path),
             "models_directory": str(self.catalogue.directory),
             "config_files": list(self.config.files),
         }

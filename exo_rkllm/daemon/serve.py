@@ -12,17 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp.web import Application, AppRunner, SockSite
 
 from exo_rkllm import __version__
-from exo_rkllm.api import control
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.config import Config
-from exo_rkllm.daemon import listen
-from exo_rkllm.daemon.keys import keys_file
+from exo_rkllm.daemon import listen, web
 from exo_rkllm.daemon.parts import Parts
 from exo_rkllm.daemon.systemd import Notifier, inherited, watchdog_seconds
-from exo_rkllm.daemon.web import application
 from exo_rkllm.errors import ConfigError
 from exo_rkllm.log.setup import begin
 
@@ -50,17 +47,22 @@ class Server:
     async def run(self) -> None:
         config, parts = self._parts.config, self._parts
         parts.begin()
+        sockets = self._api_sockets(config)
+        loopback = all(map(listen.is_loopback, sockets))
+        controls = parts.controls(self._facts)
         faces = [
-            await self._serve_api(config),
-            await self._serve(control.application(parts.controls(self._facts)), [self._control_socket(config)]),
+            await self._serve(web.application(parts, loopback=loopback), sockets),
+            await self._serve(web.control_application(parts, controls), [self._control_socket(config)]),
         ]
+        if config.metrics.enabled and config.metrics.listen:
+            faces.append(await self._serve(web.metrics_application(parts), listen.metrics_sockets(config.metrics)))
         tasks = [asyncio.create_task(self._tell_status()), asyncio.create_task(self._watchdog())]
         with_signals = self._catch_signals()
         gc.freeze()  # what was made by now stays: no collection has to look at it again
         log.info("exo-rkllm %s serves on %s.", __version__, ", ".join(listen.shown(sock) for sock in self._listening))
         self._notify.ready()
         try:
-            await parts.join(self._environment)
+            await parts.join()
             await self._stop.wait()
             await parts.leave()
             await self._drain(faces)
@@ -78,12 +80,11 @@ class Server:
 
     # ── sockets ──────────────────────────────────────────────────────────────────────────────────
 
-    async def _serve_api(self, config: Config) -> web.AppRunner:
+    def _api_sockets(self, config: Config) -> Sequence[socket.socket]:
         given = [sock for sock in self._inherited if sock.family != socket.AF_UNIX]
         sockets = given or listen.api_sockets(config.api)
-        listen.check_open(sockets, config.api, keys=keys_file(config.api, self._environment) is not None)
-        loopback = all(listen.is_loopback(sock) for sock in sockets)
-        return await self._serve(application(self._parts, self._environment, loopback=loopback), sockets)
+        listen.check_open(sockets, config.api, keys=bool(self._parts.keys))
+        return sockets
 
     def _control_socket(self, config: Config) -> socket.socket:
         """One that systemd made has its owner and mode from its unit, and stays when we go."""
@@ -93,11 +94,11 @@ class Server:
         self._control = Path(config.control.socket)
         return listen.control_socket(config.control)
 
-    async def _serve(self, app: web.Application, sockets: Sequence[socket.socket]) -> web.AppRunner:
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE)
+    async def _serve(self, app: Application, sockets: Sequence[socket.socket]) -> AppRunner:
+        runner = AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE)
         await runner.setup()
         for sock in sockets:
-            await web.SockSite(runner, sock).start()
+            await SockSite(runner, sock).start()
             self._listening.append(sock)
         return runner
 
@@ -130,7 +131,7 @@ class Server:
         finally:
             self._notify.ready()
 
-    async def _drain(self, faces: Sequence[web.AppRunner]) -> None:
+    async def _drain(self, faces: Sequence[AppRunner]) -> None:
         """No new connections, no new requests; who is being answered may hear the end of it."""
         patience = self._parts.config.dispatch.drain_timeout
         self._notify.stopping()
@@ -167,6 +168,6 @@ def run(config: Config, environment: Mapping[str, str], read: Callable[[], Confi
     ring = begin(config.log.level, environment)
 
     async def live() -> None:
-        await Server(Parts(config, ring, read), environment).run()
+        await Server(Parts(config, environment, ring, read), environment).run()
 
     asyncio.run(live())

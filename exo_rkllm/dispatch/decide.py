@@ -94,8 +94,8 @@ def _load(state: State, event: Load, now: float, effects: list[Effect]) -> State
     refusal = _no_service(state, model, now)
     if refusal is not None:
         effects.append(LoadSettled(event.model, refusal))
-        later = event.pin and state.hindered(model)
-        return state.change(event.model, pinned=True, asked=0) if later else state
+        later = (event.pin or state.pinned(model)) and state.hindered(model)
+        return state.change(event.model, pinned=model.pinned or event.pin, asked=0) if later else state
     keep_alive = model.keep_alive if event.keep_alive is None else event.keep_alive
     changes: dict[str, Any] = {"keep_alive": keep_alive, "linger": None, "pinned": model.pinned or event.pin}
     if model.phase == "ready":

@@ -29,6 +29,9 @@ from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
 
 log = logging.getLogger(__name__)
 
+# Engines close within seconds by their contract; whoever does not is somebody else's.
+CLOSE = 20.0
+
 
 class Dispatcher:
     """Lives on one event loop. Everything it does not decide itself is given to it."""
@@ -126,8 +129,10 @@ class Dispatcher:
 
     async def _gone_once_settled(self, job: Job, engine: Engine) -> None:
         """Its reader has left, and the NPU is another's only when the run has really ended (reference 2.8)."""
-        await engine.settled(job.request.id)
-        self._post(on.Gone(job.ticket, job.model.id))
+        try:
+            await engine.settled(job.request.id)
+        finally:
+            self._post(on.Gone(job.ticket, job.model.id))
 
     # ── what else may be asked ───────────────────────────────────────────────────────────────────
 
@@ -168,8 +173,12 @@ class Dispatcher:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._quiet(), timeout)
         self._post(on.Stop())
-        if ending := [*self._lives.values(), *self._tasks]:
-            await asyncio.wait(ending)
+        if self._lives:
+            await asyncio.wait(self._lives.values())
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _quiet(self) -> None:
         async with aclosing(self.subscribe()) as changes:
@@ -301,11 +310,18 @@ class Dispatcher:
             self._lost(name, LoadError(f"The engine of {name} failed: {error!r}.", "exo-rkllm logs"))
         finally:
             if engine is not None:
-                await engine.close()
+                await self._close(name, engine)
             self._engines.pop(name, None)
             del self._lives[name]
             log.info("%s is unloaded.", name, extra={"model": name})
             self._post(on.Closed(name))
+
+    async def _close(self, name: str, engine: Engine) -> None:
+        """An engine that does not let go is left behind: the next model must not wait for it for ever."""
+        try:
+            await asyncio.wait_for(engine.close(), CLOSE)
+        except Exception:
+            log.exception("The engine of %s did not close.", name)
 
     def _lost(self, name: str, error: ExoRkllmError) -> None:
         """Told by the engine, and by each request that found it dead; the first counts."""

@@ -106,6 +106,12 @@ def supported_text() -> str:
     return f"{', '.join(first)} and {last}"
 
 
+def read(path: StrPath) -> Version:
+    """The release of a file, supported or not, for whatever machine; raises where nothing in it says so."""
+    with _mapped(path) as data:
+        return _release(path, data)
+
+
 def check(path: StrPath, *, for_board: bool = False) -> Version:
     """The release of a file that this program supports and this interpreter can load; anything else raises.
 
@@ -113,12 +119,7 @@ def check(path: StrPath, *, for_board: bool = False) -> Version:
     """
     with _mapped(path) as data:
         _check_elf(path, data, (BOARD,) if for_board else ())
-        found = in_bytes(data)
-        if found is None:
-            raise RuntimeUnsupported(
-                f"{path} does not say which release it is and {guess(data)}; supported are {supported_text()}.",
-                INSTALL_HINT,
-            )
+        found = _release(path, data)
     if not found.supported:
         raise RuntimeUnsupported(
             f"{path} is librkllmrt {found.release} (by its {found.evidence}), which is not supported;"
@@ -126,6 +127,14 @@ def check(path: StrPath, *, for_board: bool = False) -> Version:
             INSTALL_HINT,
         )
     return found
+
+
+def _release(path: StrPath, data: mmap.mmap) -> Version:
+    if (found := in_bytes(data)) is not None:
+        return found
+    raise RuntimeUnsupported(
+        f"{path} does not say which release it is and {guess(data)}; supported are {supported_text()}.", INSTALL_HINT
+    )
 
 
 @contextmanager

@@ -362,7 +362,35 @@ def test_an_answer_that_was_cut_off_says_so(reason: Reason) -> None:
 )
 def test_a_call_that_is_none_is_given_back_as_the_answer(text: str) -> None:
     dialogue = Dialogue(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
-    assert feed(dialogue, [text, " ok"]) == Heard("", text + " ok", (), "stop")
+    assert feed(dialogue, ["So:\n", text, " ok"]) == Heard("", f"So:\n{text} ok", (), "stop")
+
+
+@pytest.mark.parametrize(
+    ("text", "heard"),
+    [
+        (
+            '<think>Look:\n<tool_call>{"name": "get_time"}</tool_call>\nThen.</think>Done.',
+            Heard("Look:Then.", "Done.", (TIME,), "tool_calls"),
+        ),
+        (
+            '<think>Look:\n<tool_call>{"name": "get_time"}',
+            Heard("Look:", "", (TIME,), "tool_calls"),
+        ),
+        (
+            "<think>I could write\n<tool_call> here.</think>It is noon.",
+            Heard("I could write\n<tool_call> here.", "It is noon.", (), "stop"),
+        ),
+        (
+            "<think>I could write <tool_call>x</tool_call> here.\n</think>\n\nIt is noon.",
+            Heard("I could write <tool_call>x</tool_call> here.", "It is noon.", (), "stop"),
+        ),
+    ],
+)
+def test_calls_amid_thoughts_are_made_and_words_about_them_stay_thoughts(text: str, heard: Heard) -> None:
+    for pieces in cuts(text):
+        request = GenerationRequest(prompt="", tools=(WEATHER, CLOCK), stop=("here",))
+        dialogue = Dialogue(request, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=("<|end|>",))
+        assert feed(dialogue, pieces) == heard, pieces
 
 
 def test_arguments_may_be_text_that_is_json() -> None:

@@ -24,7 +24,7 @@ def test_it_starts_without_board_library_or_model_and_says_so(house: House, tmp_
     assert status["hindrance"]
     assert status["models"] == []
     address = status["listening"][0]
-    with urllib.request.urlopen(f"http://{address}/healthz", timeout=5) as response:
+    with urllib.request.urlopen(f"http://{address}/v1/models", timeout=5) as response:
         assert response.status == 200
     daemon.until("STATUS=")
     assert daemon.stop() == 0
@@ -68,7 +68,10 @@ def test_preloaded_models_are_there_from_the_start(house: House) -> None:
     [
         ({"EXO_RKLLM_API_LISTEN": "::"}, "for the whole network, and there are no API keys."),
         ({"EXO_RKLLM_API_PROT": "1"}, "there is no variable EXO_RKLLM_API_PROT."),
-        ({"EXO_RKLLM_API_LISTEN": "203.0.113.9"}, "The API cannot listen on 203.0.113.9"),
+        (
+            {"EXO_RKLLM_API_LISTEN": "203.0.113.9"},
+            "api.listen: 203.0.113.9 port 0 cannot be listened on: Cannot assign requested address.",
+        ),
     ],
 )
 def test_a_mistake_is_a_sentence_and_an_exit_code(house: House, variables: dict[str, str], sentence: str) -> None:

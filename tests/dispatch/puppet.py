@@ -62,6 +62,8 @@ class Stage:
     memory: int | None = 1000
     fails: list[BaseException] = field(default_factory=list)  # one for each coming initialize
     silent: bool = False  # end without a Finish
+    close: BaseException | None = None  # what closing raises
+    settle: BaseException | None = None  # what waiting for the end of an abort raises
     engines: list[Puppet] = field(default_factory=list)
     on_hardware: int = 0
     most_on_hardware: int = 0
@@ -130,6 +132,8 @@ class Puppet(Engine):
         self.aborted.add(request_id)
 
     async def settled(self, request_id: str) -> None:
+        if self.stage.settle is not None:
+            raise self.stage.settle
         if request_id in self.leaving:
             await self.leaving.pop(request_id)
 
@@ -141,6 +145,8 @@ class Puppet(Engine):
 
     async def close(self) -> None:
         self.closed = True
+        if self.stage.close is not None:
+            raise self.stage.close
         if not self.died.done():
             self.die("The puppet was closed.")
 

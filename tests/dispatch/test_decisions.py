@@ -503,6 +503,15 @@ def test_pinned_models_return_with_the_board_and_others_when_asked() -> None:
     assert world.engines == {QWEN: "loading"}
 
 
+def test_a_preload_without_a_board_waits_for_it() -> None:
+    world = board(pinned=frozenset({QWEN}))
+    world.happen(on.Hindered(AWAY))
+    world.load(QWEN)
+    assert world.settled == [(QWEN, AWAY)]
+    world.happen(on.Hindered(None))
+    assert world.engines == {QWEN: "loading"}
+
+
 def test_a_load_without_a_board_is_refused_and_a_pinned_one_remembered() -> None:
     world = board()
     world.happen(on.Hindered(AWAY))

@@ -241,6 +241,23 @@ async def test_an_engine_that_breaks_in_a_way_nobody_thought_of_is_a_sentence() 
     assert await theatre.answer("qwen") == "one two three"
 
 
+async def test_an_engine_that_does_not_close_properly_is_left_behind() -> None:
+    theatre = Theatre("qwen")
+    await theatre.answer("qwen")
+    theatre.stages["qwen"].close = ZeroDivisionError("division by zero")
+    assert await theatre.dispatcher.unload("qwen")
+    assert await theatre.answer("qwen") == "one two three"
+
+
+async def test_an_engine_that_cannot_tell_when_an_abort_is_over_keeps_no_place() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].settle = RunnerLost("Gone.")
+    events = theatre.ask("qwen")
+    await first_piece(events)
+    await events.aclose()
+    assert await theatre.answer("qwen") == "one two three"
+
+
 async def test_an_engine_that_ends_without_a_finish_is_not_taken_for_an_answer() -> None:
     theatre = Theatre("qwen")
     theatre.stages["qwen"].silent = True

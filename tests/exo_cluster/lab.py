@@ -217,7 +217,7 @@ class Lab:
 
     async def exo(self, host: Host | None = None, *words: str, ready: float = 15.0) -> Exo:
         host = host or self.host()
-        program = Exo(host, await self._spawn(host, "exo_cluster.standin.exo", *words))
+        program = Exo(host, await self._spawn(host, "tests.exo_cluster.standin.exo", *words))
         self._programs.append(program)
         program.listen()
         await asyncio.wait_for(program.answers.get(), ready)
@@ -226,7 +226,7 @@ class Lab:
     async def board(self, host: Host | None = None, *words: str, folder: str = "") -> Board:
         host = host or self.host()
         place = self.folder / (folder or f"board{host.number}")
-        program = Board(host, await self._spawn(host, "exo_cluster.board", str(place), *words))
+        program = Board(host, await self._spawn(host, "tests.exo_cluster.board", str(place), *words))
         self._programs.append(program)
         program.listen()
         await asyncio.wait_for(program.answers.get(), 15)
@@ -285,7 +285,7 @@ async def pieces(reader: asyncio.StreamReader, headers: dict[str, str]) -> Async
     if headers.get("transfer-encoding") != "chunked":
         yield await reader.read()
         return
-    while size := int(await reader.readline(), 16):
+    while (line := await reader.readline()) and (size := int(line, 16)):
         yield await reader.readexactly(size)
         await reader.readline()
 
@@ -399,3 +399,22 @@ async def ready(exo: Exo, number: int = 1, timeout: float = 10.0) -> float:
 
 def numbers(text: str) -> Iterator[int]:
     return (int(word.removeprefix("t")) for word in text.split())
+
+
+async def answered(exo: Exo, timeout: float) -> float:
+    """Seconds until a request gets its whole answer; a new client asks every quarter of a second."""
+    started = time.monotonic()
+    asked: set[asyncio.Task[Chat]] = set()
+    try:
+        while time.monotonic() - started < timeout:
+            asked.add(asyncio.create_task(chat(exo, "count 3", timeout=timeout)))
+            await asyncio.wait(asked, timeout=0.25, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in asked if task.done()]:
+                asked.discard(task)
+                if task.exception() is None and task.result().text == counted(3):
+                    return time.monotonic() - started
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    raise AssertionError(f"no answer within {timeout} s")

@@ -35,6 +35,12 @@ def test_an_unknown_release_is_refused_with_its_name_and_the_supported_ones(libr
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("release", REFUSED)
+def test_reading_alone_refuses_nothing_that_says_what_it_is(library: Library, release: str, tmp_path: Path) -> None:
+    assert version.read(library(release)).release == release
+    assert version.read(libraries.write(tmp_path / "a.so", release, libraries.OTHER.machine)).release == release
+
+
 @pytest.mark.parametrize("release", ["1.0.1", "1.2.1b2", "1.2.4", "1.3.2", "2.0.0"])
 def test_a_neighbour_of_a_known_release_is_not_taken_for_it(tmp_path: Path, release: str) -> None:
     with pytest.raises(RuntimeUnsupported, match=release):

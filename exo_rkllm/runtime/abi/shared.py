@@ -290,8 +290,8 @@ class VideoInput(Structure):
 
 
 # ── callbacks ────────────────────────────────────────────────────────────────────────────────────
-# A result comes as a bare address: POINTER(RKLLMResult) builds an object at every token, which costs a third of what
-# the whole callback does (bench/callback.py).
+# A result comes as a bare address: POINTER(RKLLMResult) builds an object at every token, whether it is read or not
+# (bench/callback.py).
 
 VoidResultCallback = CFUNCTYPE(None, c_void_p, c_void_p, c_int)  # up to 1.2.1b1
 IntResultCallback = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int)  # from 1.2.1

@@ -14,9 +14,16 @@ class Election:
     """`send` publishes a ballot; `elected` is told (session, won clock, new master?)."""
 
     def __init__(
-        self, me: str, send: Callable[[Json], None], elected: Callable[[Json, int, bool], None], seniority: int = 0
+        self,
+        me: str,
+        send: Callable[[Json], None],
+        elected: Callable[[Json, int, bool], None],
+        *,
+        seniority: int = 0,
+        campaign: float = CAMPAIGN,
     ) -> None:
         self.me = me
+        self._seconds = campaign
         self.clock = 0
         self.seniority = seniority
         self.commands_seen = 0
@@ -39,7 +46,7 @@ class Election:
         self._gathering = None
         self.clock += 1
         self._ballots = []
-        self._run(CAMPAIGN)
+        self._run(self._seconds)
 
     def ballot(self, message: Json) -> None:
         if message["proposed_session"]["master_node_id"] == self.me:
@@ -47,7 +54,7 @@ class Election:
         if message["clock"] > self.clock:
             self.clock = message["clock"]
             self._ballots = [message]
-            self._run(CAMPAIGN)
+            self._run(self._seconds)
         elif message["clock"] == self.clock:
             self._ballots.append(message)
 

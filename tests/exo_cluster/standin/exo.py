@@ -38,14 +38,16 @@ TOPICS = ("local_events", "global_events", "commands", "download_commands", "ele
 def revision(added: list[str], dropped: list[str]) -> Revision:
     """HEAD, or what another commit would have made of it: `TYPE.field type` more, `TYPE.field` less."""
     lines = exo_2026_06.TABLE.splitlines()
+
+    def heading(name: str) -> int:
+        return next(n for n, line in enumerate(lines) if line.split()[:2] in (["record", name], ["tagged", name]))
+
     for change in added:
         name, _, rest = change.partition(".")
-        at = next(number for number, line in enumerate(lines) if line.split()[1:2] == [name])
-        lines.insert(at + 1, f"  {rest}")
+        lines.insert(heading(name) + 1, f"  {rest}")
     for change in dropped:
         name, _, field = change.partition(".")
-        at = next(number for number, line in enumerate(lines) if line.split()[1:2] == [name])
-        del lines[next(n for n in range(at + 1, len(lines)) if lines[n].split()[0] == field)]
+        del lines[next(n for n in range(heading(name) + 1, len(lines)) if lines[n].split()[:1] == [field])]
     table = parse("\n".join(lines))
     return Revision("stand-in", (), ("0.3.70",), table, Checks(table, complete=True), Checks(table, complete=False))
 
@@ -66,7 +68,10 @@ class Exo:
         self._lock = threading.Lock()
         self._master: Master | None = None
         self._router: EventRouter | None = None
-        self._election = Election(self.id, self._ballot, self._elected, 1_000_000 if args.force_master else 0)
+        seniority = 1_000_000 if args.force_master else 0
+        self._election = Election(
+            self.id, self._ballot, self._elected, seniority=seniority, campaign=args.campaign
+        )
         self._api = Api(self.id, self.revision, self._order)
         self._origin = new_id()
         self._extra = {change.partition(".")[0]: change.partition(".")[2].split()[0] for change in args.add}
@@ -332,6 +337,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--no-api", action="store_true")
     parser.add_argument("--force-master", action="store_true")
     parser.add_argument("--patience", type=float, default=30.0, help="seconds until a silent node is dead")
+    parser.add_argument("--campaign", type=float, default=3.0, help="seconds of an election")
     parser.add_argument("--plan", type=float, default=10.0, help="seconds between plans")
     parser.add_argument("--add", action="append", default=[], help="TYPE.field type: a field of a later commit")
     parser.add_argument("--drop", action="append", default=[], help="TYPE.field: a field that a later commit dropped")

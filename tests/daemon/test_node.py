@@ -1,0 +1,84 @@
+"""What the exo cluster is told of this board, and how its tasks come into the common queue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from exo_rkllm.backends.base import GenerationRequest, Message, Piece
+from exo_rkllm.backends.dummy import DummyEngine
+from exo_rkllm.board.detect import detect
+from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.config import Cluster, load
+from exo_rkllm.daemon.node import Offered, node, settings_of
+from exo_rkllm.dispatch.dispatcher import Dispatcher
+from exo_rkllm.dispatch.state import Needs
+from exo_rkllm.errors import BoardError
+
+CARD = 'id = "echo"\nengine = "dummy"\ncontext = 512\nlayers = 4\nhidden_size = 64\n'
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    folder = tmp_path / "models" / "echo"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text(CARD)
+    return Catalogue(tmp_path / "models")
+
+
+@pytest_asyncio.fixture
+async def dispatcher(catalogue: Catalogue) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(
+        find=catalogue.resolve, engine=DummyEngine, needs=lambda _: Needs(0), available=lambda: 1 << 40
+    )
+    yield dispatcher
+    await dispatcher.drain(1.0)
+
+
+async def test_models_are_offered_as_they_are_loaded_and_not_while_the_board_is_away(
+    dispatcher: Dispatcher, catalogue: Catalogue
+) -> None:
+    offered = Offered(dispatcher, catalogue)
+    async with aclosing(offered.offers()) as offers:
+        (cold,) = await anext(offers)
+        assert (cold.id, cold.state, cold.context, cold.layers, cold.hidden_size) == ("echo", "cold", 512, 4, 64)
+        await offered.load("echo")
+        while (now := await anext(offers))[0].state != "ready":
+            assert now[0].state == "loading"
+        dispatcher.board_lost(BoardError("The driver was unloaded.", "modprobe rknpu"))
+        while now := await anext(offers):
+            assert now[0].id == "echo"
+        dispatcher.board_back()
+        assert [one.id for one in await anext(offers)] == ["echo"]
+
+
+async def test_a_task_stands_in_the_common_queue(dispatcher: Dispatcher, catalogue: Catalogue) -> None:
+    request = GenerationRequest(model="echo", messages=(Message("user", "hello cluster"),))
+    events = [event async for event in Offered(dispatcher, catalogue).generate(request, client="exo")]
+    assert "".join(event.text for event in events if isinstance(event, Piece)) == "hello cluster"
+    assert dispatcher.status().models[0].state == "ready"
+
+
+def test_every_setting_reaches_the_node() -> None:
+    section = Cluster(namespace="lab", endpoints=("tcp/10.0.0.1:52414",), placement="dashboard", name="kitchen")
+    settings = settings_of(section)
+    assert (settings.namespace, settings.endpoints) == ("lab", ("tcp/10.0.0.1:52414",))
+    assert (settings.placement, settings.name, settings.models) == ("dashboard", "kitchen", ("*",))
+
+
+async def test_a_node_is_made_only_where_it_is_wanted(
+    dispatcher: Dispatcher, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    environment = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "EXO_RKLLM_CLUSTER_NAME": "kitchen"}
+    board = detect(tmp_path)
+    off = load({**environment, "EXO_RKLLM_CLUSTER_ENABLED": "false"})
+    assert node(off, environment, dispatcher, catalogue, lambda: board) is None
+    made = node(load(environment), environment, dispatcher, catalogue, lambda: board)
+    assert made is not None
+    again = node(load(environment), environment, dispatcher, catalogue, lambda: board)
+    assert again is not None
+    assert made.node_id == again.node_id, "the board is the same node after a restart"

@@ -1,0 +1,322 @@
+"""The command line against a running daemon, and what it says where there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from exo_rkllm import __version__
+from exo_rkllm.cli import ps
+from exo_rkllm.cli.client import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find
+from exo_rkllm.cli.figures import size, span
+from exo_rkllm.config import Control
+from exo_rkllm.daemon import listen
+from exo_rkllm.errors import ExoRkllmError
+from tests.daemon.running import REPOSITORY, House
+from tests.hub import LocalHub, large
+
+# ── without a daemon ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("verb", [("ps",), ("load", "x"), ("unload", "x"), ("logs",), ("config", "reload")])
+def test_a_daemon_that_does_not_run_is_a_sentence_with_the_command_that_starts_it(
+    house: House, verb: tuple[str, ...]
+) -> None:
+    done = house.command(*verb)
+    assert done.returncode == 1
+    assert re.search(r"^exo-rkllm: The daemon is not running: nobody answers at \S+\.$", done.stderr, re.MULTILINE)
+    assert "  try: sudo systemctl start exo-rkllm, or in a terminal of its own: exo-rkllm serve" in done.stderr
+    assert done.stdout == ""
+
+
+def as_user(user: int, work: Callable[[], object]) -> str:
+    """What became of it in a process of that user, who need not be able to start anything."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            said = f"{work()}"
+        except ExoRkllmError as error:
+            said = f"{error.sentence}\n{error.hint}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_user_who_is_not_in_the_group_is_told_how_to_get_in() -> None:
+    with TemporaryDirectory() as folder:  # pytest's own is closed to everybody else
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "control.sock"
+        with listen.control_socket(Control(str(path), "")) as sock:
+            said = as_user(65534, lambda: find({"HOME": "/", "EXO_RKLLM_CONTROL_SOCKET": str(path)}))
+            assert sock.fileno() > 0
+    group = grp.getgrgid(os.getgid()).gr_name
+    assert said.splitlines() == [
+        f"You may not use the daemon's control socket {path}: it is for the group {group}.",
+        f"sudo usermod -aG {group} $USER, then log in again",
+    ]
+
+
+@contextmanager
+def answering(path: Path, answer: bytes) -> Iterator[None]:
+    """A server that says the same to everybody, on a control socket."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection, suppress(ConnectionError):
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def reply(body: bytes, version: str = __version__) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\n{VERSION_HEADER}: {version}\r\nConnection: close\r\n\r\n"
+    return head.encode() + body
+
+
+def test_a_daemon_of_another_release_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with answering(path, reply(b"{}", "9.9.9")), pytest.raises(VersionMismatch) as caught:
+        Client(path, 2).get("/control/version")
+    assert caught.value.sentence == f"This command is exo-rkllm {__version__} and the daemon is 9.9.9."
+    assert caught.value.hint == "systemctl restart exo-rkllm"
+
+
+@pytest.mark.parametrize("answer", [b"", b"garbage\r\n", reply(b'{"text": "a"}\n')])
+def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path, answer: bytes) -> None:
+    path = tmp_path / "socket"
+    with answering(path, answer), pytest.raises(DaemonUnreachable, match="in the middle of its answer"):
+        list(Client(path, 2).stream("GET", "/control/logs"))
+
+
+def test_the_users_own_daemon_is_found_before_the_service(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    assert find({**environment, "EXO_RKLLM_CONTROL_SOCKET": str(tmp_path / "none")}) is None
+    (tmp_path / "exo-rkllm").mkdir()
+    with answering(tmp_path / "exo-rkllm/control.sock", reply(b"{}")):
+        found = find(environment)
+        assert found is not None
+        assert found.path == tmp_path / "exo-rkllm/control.sock"
+
+
+# ── with one ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_from_load_to_unload(board_house: House) -> None:
+    house = board_house
+    house.words("words", load_seconds=0.1)
+    daemon = house.start()
+    assert house.command("ps").stdout == (
+        "No model is loaded; the first request loads one, and so does exo-rkllm load MODEL.\n"
+    )
+    loaded = house.command("load", "words", "--keep-alive", "1h")
+    assert (loaded.stdout, loaded.stderr) == ("words is ready.\n", "loading words ...\n")
+    shown = house.command("ps").stdout.splitlines()
+    assert shown[0].split() == ["MODEL", "STATE", "MEMORY", "RUNNING", "WAITING", "SINCE", "UNTIL"]
+    assert re.fullmatch(r"words  ready +- +- +- +\d+s +idle, (1h|59m 5\ds)", shown[1])
+    status = json.loads(house.command("ps", "--json").stdout)
+    assert [model["name"] for model in status["models"]] == ["words"]
+    assert house.command("unload", "words").stdout == "words is unloaded.\n"
+    assert house.command("unload", "words").stdout == "words was not loaded.\n"
+    assert "(uid " in daemon.text
+    assert re.search(r"\(uid \d+, pid \d+\) unloads words\.", daemon.text), "who did it is in the log"
+
+
+def test_a_model_that_is_not_there(house: House) -> None:
+    house.start()
+    done = house.command("load", "nothing")
+    assert done.returncode == 1
+    assert "exo-rkllm: No model 'nothing' in" in done.stderr
+
+
+def test_logs_now_and_as_they_come(house: House) -> None:
+    house.words()
+    daemon = house.start()
+    daemon.answer("words", "Hello")
+    shown = house.command("logs", "-n", "50").stdout
+    assert re.search(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d exo-rkllm .* serves on ", shown, re.MULTILINE)
+    assert re.search(r"words: stop, 1 tokens in and 1 out in .*  \[[0-9a-f]{32}\]$", shown, re.MULTILINE)
+    lines = [json.loads(line) for line in house.command("logs", "--json").stdout.splitlines()]
+    assert {"number", "time", "level", "source", "text", "fields"} == set(lines[0])
+    assert [line["fields"].get("model") for line in lines if "is loaded" in line["text"]] == ["words"]
+    following = subprocess.Popen(
+        [sys.executable, "-m", "exo_rkllm", "logs", "-f", "-n", "1"],
+        cwd=REPOSITORY,
+        env=house.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert following.stdout is not None
+    try:
+        assert following.stdout.readline()
+        daemon.client.post("/control/reload")
+        assert "reloads the configuration." in following.stdout.readline()
+        assert "Configuration taken over: nothing changed." in following.stdout.readline()
+    finally:
+        following.terminate()
+        following.communicate()
+
+
+def test_watching_ps_goes_on_until_it_is_left(house: House) -> None:
+    house.words()
+    daemon = house.start()
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "exo_rkllm", "ps", "--watch", "--json"],
+        cwd=REPOSITORY,
+        env=house.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watching.stdout is not None
+    try:
+        assert json.loads(watching.stdout.readline())["models"] == []
+        daemon.client.post("/control/load", model="words")
+        states = []
+        while "ready" not in states:
+            states += [model["state"] for model in json.loads(watching.stdout.readline())["models"]]
+    finally:
+        watching.terminate()
+        watching.communicate()
+    assert daemon.process.poll() is None
+
+
+def test_config_is_shown_checked_and_explained(house: House) -> None:
+    house.config.write_text("[api]\nport = 1234")
+    shown = house.command("config", "show", EXO_RKLLM_API_PORT="99").stdout
+    assert "port = 99  # set" in shown
+    assert house.command("config", "show", "--defaults").stdout.startswith("# Configuration of exo-rkllm.")
+    checked = house.command("config", "check")
+    assert (checked.returncode, checked.stdout) == (0, f"{house.config}\nThe configuration is right.\n")
+    house.config.write_text("[api]\nprot = 1234")
+    checked = house.command("config", "check")
+    assert checked.returncode == 1
+    assert checked.stderr == (
+        f"exo-rkllm: {house.config}, line 2: there is no key api.prot.\n  try: Did you mean port?\n"
+    )
+
+
+def test_a_loaded_model_is_removed_by_its_full_name(house: House) -> None:
+    house.words("words")
+    daemon = house.start()
+    daemon.client.post("/control/load", model="words")
+    assert house.command("rm", "wor").returncode == 1
+    done = house.command("rm", "words")
+    assert (done.returncode, done.stdout) == (0, "removed words\n")
+    assert not (house.models / "words").exists()
+    assert daemon.model("words")["state"] == "cold"
+
+
+async def test_a_pull_is_the_daemons_work(house: House, make_model: Callable[..., Path]) -> None:
+    async with LocalHub() as hub:
+        hub.add("org/tiny", {"tiny-W8A8-rk3588.rkllm": large(make_model().read_bytes()), "config.json": b"{}"})
+        daemon = house.start(HF_ENDPOINT="http://127.0.0.1:1")
+        words = ("pull", "org/tiny", "--soc", "rk3588", "--name", "tiny")
+        done = await asyncio.to_thread(house.command, *words, HF_ENDPOINT=hub.endpoint)
+    assert done.returncode == 0, done.stderr
+    assert (house.models / "tiny/model.toml").is_file()
+    assert "pulls org/tiny." in daemon.text
+    refused = house.command("pull", "not a repository")
+    assert refused.returncode == 2
+    assert "is no repository" in refused.stderr
+
+
+# ── how it is shown ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_in_the_way_is_shown_before_the_models() -> None:
+    status = {
+        "hindrance": "The NPU is gone.",
+        "hint": "exo-rkllm doctor",
+        "draining": True,
+        "models": [
+            {
+                "name": "qwen",
+                "state": "cold",
+                "memory": 2 * 10**9,
+                "running": [],
+                "waiting": [{}],
+                "since": 0.0,
+                "pinned": True,
+                "unload_at": None,
+                "retry_at": None,
+                "error": "It died.",
+                "hint": "exo-rkllm logs",
+            }
+        ],
+    }
+    lines = ps.report(status).splitlines()
+    assert lines[:3] == [
+        "The NPU is gone.",
+        "  try: exo-rkllm doctor",
+        "The daemon is stopping: running answers may end.",
+    ]
+    assert re.fullmatch(r"qwen   cold +- +- +1 +\d+d \d+h +pinned", lines[4]) or "qwen" in lines[4]
+    assert lines[5:] == ["qwen: It died.", "  try: exo-rkllm logs"]
+
+
+def model(**facts: object) -> dict[str, object]:
+    known = {"name": "qwen", "state": "ready", "memory": 2 * 10**9, "running": [], "waiting": [], "since": 0.0}
+    return {**known, "pinned": False, "unload_at": None, "retry_at": None, "error": "", "hint": "", **facts}
+
+
+@pytest.mark.parametrize(
+    ("facts", "cells"),
+    [
+        ({"unload_at": 10**10}, ["qwen", "ready", "2.0 GB", "-", "-"]),
+        ({"running": [{"tokens": 7}]}, ["qwen", "ready", "2.0 GB", "1 (7 tokens)", "-"]),
+        ({"retry_at": 0.0, "state": "cold", "waiting": [{}]}, ["qwen", "cold", "-", "-", "1"]),
+    ],
+)
+def test_a_models_row(facts: dict[str, object], cells: list[str]) -> None:
+    assert list(ps.row(model(**facts))[:5]) == cells
+
+
+def test_until_when_a_model_stays() -> None:
+    assert ps.row(model())[6] == "unloaded by hand"
+    assert ps.row(model(pinned=True))[6] == "pinned"
+    assert ps.row(model(running=[{"tokens": 1}]))[6] == ""
+    assert ps.row(model(unload_at=time.time() + 90))[6] in ("idle, 1m 30s", "idle, 1m 29s")
+    assert ps.row(model(state="cold", retry_at=time.time() + 90))[6] in ("again in 1m 30s", "again in 1m 29s")
+
+
+def test_times_and_sizes_as_people_say_them() -> None:
+    assert [span(seconds) for seconds in (0.2, 59, 61, 3600, 12_000, 200_000)] == [
+        "0s", "59s", "1m 1s", "1h", "3h 20m", "2d 7h",
+    ]  # fmt: skip
+    assert [size(number) for number in (20e6, 99e6, 2.04e9)] == ["20 MB", "99 MB", "2.0 GB"]

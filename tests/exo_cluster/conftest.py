@@ -1,0 +1,37 @@
+"""Fixtures of the cluster's tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.exo_cluster.lab import Lab, why_not
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> None:
+    reason = why_not()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+async def lab(namespaces: None, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
+    async with Lab() as made:
+        yield made
+        print(made.story())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes minutes; run with EXO_RKLLM_LONG=1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("EXO_RKLLM_LONG"):
+        return
+    skip = pytest.mark.skip(reason="takes long: set EXO_RKLLM_LONG=1 to run it")
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(skip)
