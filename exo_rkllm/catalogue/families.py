@@ -7,6 +7,7 @@ without a template, and tools where the model's own template leaves them out tho
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -195,7 +196,7 @@ class Family:
 
 
 # The first row whose pattern is in the model's name; more special rows stand first.
-FAMILIES: dict[str, Family] = {
+FAMILIES: Mapping[str, Family] = {
     "deepseek-r1": Family(
         pattern=r"deepseek-?r1|r1-distill",
         template=DEEPSEEK_R1,
@@ -237,10 +238,10 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(*names: str) -> str:
+def family_of(*names: str, families: Mapping[str, Family] = FAMILIES) -> str:
     """The family that the first telling name means; `chatml` where none tells."""
     for name in names:
-        for family, row in FAMILIES.items():
+        for family, row in families.items():
             if row.pattern and re.search(row.pattern, name, re.IGNORECASE):
                 return family
     return "chatml"

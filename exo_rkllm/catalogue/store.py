@@ -17,6 +17,7 @@ from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.families import FAMILIES, Family
 from exo_rkllm.catalogue.tokenizer import read_tokenizer
 from exo_rkllm.catalogue.voice import Voice, read_voice
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
@@ -32,11 +33,12 @@ PULLS_KEPT = 7 * 24 * 3600.0
 class Entry(Model):
     """A model that can be asked for by name; what is expensive to read (template, tokenizer) is read once and kept."""
 
-    __slots__ = ("_card", "_folder", "_tokenizer", "_voice", "_voice_stamp")
+    __slots__ = ("_card", "_families", "_folder", "_tokenizer", "_voice", "_voice_stamp")
 
-    def __init__(self, folder: Path, card: Card) -> None:
+    def __init__(self, folder: Path, card: Card, families: Mapping[str, Family] = FAMILIES) -> None:
         self._folder = folder
         self._card = card
+        self._families = families
         self._voice: Voice | None = None
         self._voice_stamp: tuple[int, ...] = ()
         self._tokenizer: tuple[Tokenizer | None] | None = None
@@ -89,7 +91,7 @@ class Entry(Model):
         """Compiled once, and again when the template's file changed: owners edit templates in place."""
         stamp = _stamp(self._folder, *(self._folder / name for name in (self._card.chat.template,) if name))
         if self._voice is None or stamp != self._voice_stamp:
-            self._voice = read_voice(self._folder, self._card)
+            self._voice = read_voice(self._folder, self._card, self._families)
             self._voice_stamp = stamp
         return self._voice
 
@@ -183,8 +185,10 @@ def _abandoned(folder: Path) -> bool:
 class Catalogue:
     """All entries of one models folder. Looking costs a stat an entry; only what changed is read again."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, families: Mapping[str, Family] | None = None) -> None:
+        """`families` are looked at before our own: a plugin may bring one with its template and stop strings."""
         self.directory = directory
+        self._families = {**(families or {}), **FAMILIES}
         self._seen: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
@@ -287,7 +291,7 @@ class Catalogue:
                     f"{weights} has {seen.st_size} bytes, its card says {card.weights.size}.",
                     f"exo-rkllm rm {card.id}, then pull or import it again",
                 )
-        return Entry(folder, card)
+        return Entry(folder, card, self._families)
 
     # ── making and removing ──────────────────────────────────────────────────────────────────────
 

@@ -138,12 +138,12 @@ def _compiled(source: str, special: Mapping[str, str]) -> Template:
     return Template(source, special)
 
 
-def read_voice(folder: Path, card: Card) -> Voice:
+def read_voice(folder: Path, card: Card, families: Mapping[str, Family] = FAMILIES) -> Voice:
     config = _mapping(folder / "tokenizer_config.json")
     source = _template_source(folder, card, config)
     family: Family = (
-        _row("family", card.chat.family, FAMILIES, card.id)
-        or FAMILIES[family_of(card.base_model, card.id, card.source)]
+        _row("family", card.chat.family, families, card.id)
+        or families[family_of(card.base_model, card.id, card.source, families=families)]
     )
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
     template = _compiled(source or family.template, special)

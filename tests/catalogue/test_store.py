@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import store
 from exo_rkllm.catalogue.card import Card, Chat, Weights, dump
+from exo_rkllm.catalogue.families import Family
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 from tests.catalogue.test_names import HARD
@@ -355,6 +356,14 @@ def test_a_voice_that_does_not_exist_is_named(catalogue: Catalogue, chat: Chat, 
         entry.voice()
     assert says in error.value.sentence
     assert error.value.hint.startswith("Did you mean")
+
+
+def test_a_family_from_elsewhere_goes_before_ours(catalogue: Catalogue) -> None:
+    put(catalogue, "qwen3-zorg")
+    zorg = Family(r"zorg", "{{ messages[0].content }} zorg:", ("<zorg>",), reasoning="think")
+    voice = Catalogue(catalogue.directory, {"zorg": zorg}).get("qwen3-zorg").voice()
+    assert (voice.template.source, voice.stop, voice.tools) == (zorg.template, ("<zorg>",), None)
+    assert "<|im_start|>" in catalogue.get("qwen3-zorg").voice().template.source
 
 
 def test_the_tokenizer_is_optional(catalogue: Catalogue) -> None:
