@@ -41,7 +41,8 @@ async def pulled(call: Call, name: str, *, stream: bool) -> web.StreamResponse:
         try:
             async for step in progress:
                 if stream:
-                    response = response or await _begun(call)
+                    if response is None:
+                        response = await _begun(call)
                     await response.write(json.dumps(value_of(step)).encode() + b"\n")
         except ExoRkllmError as error:
             if response is None:
@@ -50,7 +51,7 @@ async def pulled(call: Call, name: str, *, stream: bool) -> web.StreamResponse:
             return response
     if not stream:
         return web.json_response({"status": "success"})
-    return response or await _begun(call)
+    return await _begun(call) if response is None else response  # aiohttp 3.8 counts a response without keys as false
 
 
 async def _begun(call: Call) -> web.StreamResponse:

@@ -136,9 +136,10 @@ async def metrics(call: Call) -> web.StreamResponse:
 
 async def node_id(call: Call) -> web.StreamResponse:
     """exo's workers probe every interface for it, and expect a JSON string."""
-    if call.parts.node_id is None:
+    identity = call.parts.node_id() if call.parts.node_id is not None else ""
+    if not identity:
         raise NoSuchPlace("This daemon is in no cluster.", "[cluster] enabled = true")
-    return web.json_response(call.parts.node_id())
+    return web.json_response(identity)
 
 
 async def load(call: Call) -> web.StreamResponse:

@@ -12,7 +12,7 @@ from ollama import AsyncClient
 
 from exo_rkllm.api.faults import FieldError
 from exo_rkllm.api.ollama import seconds_of
-from tests.api.world import WIDTH, World
+from tests.api.world import CARDS, WIDTH, World
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 
@@ -69,7 +69,7 @@ async def test_format_is_checked(client: Any) -> None:
 
 async def test_the_lists_and_show(client: Any) -> None:
     listed = await client.list()
-    assert {model.model for model in listed.models} == {"qwen", "thinker", "slow", "seer", "dummy"}
+    assert {model.model for model in listed.models} == set(CARDS)
     qwen = next(model for model in listed.models if model.model == "qwen")
     assert qwen.details is not None and qwen.details.parameter_size == "1.5B"
     shown = await client.show("thinker")

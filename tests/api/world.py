@@ -10,7 +10,7 @@ import array
 import asyncio
 import re
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,8 +63,9 @@ SEER = """{% for message in messages %}<|im_start|>{{ message.role }}
 
 @dataclass
 class Ledger:
-    """What the engines saw, for tests to look at."""
+    """What the engines saw, for tests to look at; `answers` are given to these questions instead of the question."""
 
+    answers: Mapping[str, str] = field(default_factory=dict)
     requests: list[GenerationRequest] = field(default_factory=list)
     begun: int = 0
     ended: int = 0
@@ -113,7 +114,7 @@ class Scripted(Engine):
             yield Array("hidden", len(rows) // WIDTH, WIDTH, memoryview(array.array("f", rows)).cast("B"))
             yield Finish("stop", Usage(tokens, 0, 0), Timings(prefill=0.001))
             return
-        said = _said(prompt)
+        said = _said(prompt, self.ledger.answers)
         pieces = [said[at : at + PIECE] for at in range(0, len(said), PIECE)]
         limit = len(pieces) if request.max_tokens is None else min(len(pieces), request.max_tokens)
         reason: Reason = "stop" if limit == len(pieces) else "length"
@@ -127,7 +128,8 @@ class Scripted(Engine):
                 raise RunError("The runtime gave up.", "Ask again.")
             yield Piece(text, sent)
             sent += 1
-        yield Finish(reason, Usage(tokens, min(tokens, 2), sent), Timings(prefill=0.002, decode=0.004))
+        decode = sent * float(self.model.options.get("pace", 0)) or 0.004  # type: ignore[arg-type]
+        yield Finish(reason, Usage(tokens, min(tokens, 2), sent), Timings(prefill=0.002, decode=decode))
 
     async def abort(self, request_id: str) -> None:
         self._aborted.add(request_id)
@@ -140,10 +142,12 @@ class Scripted(Engine):
             self._lost.set_result(RunnerLost("Closed.", "Load it again."))
 
 
-def _said(prompt: str) -> str:
+def _said(prompt: str, answers: Mapping[str, str]) -> str:
     """The script in the last question, or the question, or for a bare prompt that itself."""
     asked = QUESTION.findall(prompt)
     question = asked[-1] if asked else prompt
+    if question in answers:
+        return answers[question]
     scripts = SCRIPT.findall(question)
     return scripts[-1] if scripts else question
 
@@ -161,15 +165,20 @@ class World:
 
 @asynccontextmanager
 async def world(
-    settings: Settings | None = None, limits: Limits | None = None, parts: Callable[..., Parts] = Parts, **more: Any
+    settings: Settings | None = None,
+    limits: Limits | None = None,
+    parts: Callable[..., Parts] = Parts,
+    cards: Mapping[str, str] = CARDS,
+    answers: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> AsyncIterator[World]:
-    ledger = Ledger()
+    ledger = Ledger(answers or {})
     with tempfile.TemporaryDirectory() as folder:
         catalogue = Catalogue(Path(folder))
-        for name, text in CARDS.items():
+        for name, text in cards.items():
             (Path(folder) / name).mkdir()
             (Path(folder) / name / "model.toml").write_text(f'id = "{name}"\n{text}')
-        (Path(folder) / "seer" / "seer.jinja").write_text(SEER)
+            (Path(folder) / name / "seer.jinja").write_text(SEER)
         dispatcher = Dispatcher(
             find=catalogue.resolve,
             engine=lambda model: DummyEngine(model) if model.engine == "dummy" else Scripted(model, ledger),

@@ -137,7 +137,7 @@ function absent(board, ...names) {
 
 function drawNpu(board) {
   const asleep = board.powered === false;
-  $("npu-state").textContent = board.powered == null ? "" : asleep ? "powered off until there is work" : "powered";
+  $("npu-state").textContent = asleep ? "powered off until there is work" : "last two minutes";
   const cores = board.load?.length || past.findLast((loads) => loads)?.length || 0;
   if (!cores) {
     put($("lanes"), h("p", { class: "absent" }, h("b", {}, "Use of the cores is not readable: "), absent(board, "load")));
@@ -306,10 +306,29 @@ const queueRow = (request, model, what, figure) =>
     h("span", { class: `state ${what === "answering" ? "running" : ""}` }, what), h("span", { class: "figure" }, figure));
 
 function drawCluster() {
-  const facts = Object.entries(state.cluster || {}).filter(([name, value]) => name !== "sentence" && value != null && typeof value !== "object" && value !== "");
-  put($("cluster-body"),
-    h("p", { class: state.cluster?.sentence ? "" : "empty" }, state.cluster?.sentence || "This board is in no exo cluster."),
-    facts.length ? h("dl", { class: "facts" }, facts.flatMap(([name, value]) => [h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, String(value))])) : null);
+  const cluster = state.cluster || {};
+  const phase = cluster.phase || "off";
+  const nodes = cluster.nodes || [], instances = cluster.instances || [];
+  $("cluster-aside").textContent = nodes.length ? `${nodes.length} ${nodes.length === 1 ? "node" : "nodes"}, cluster ${cluster.namespace}` : "";
+  const master = nodes.find((node) => node.id === cluster.master || node.master);
+  const sentence = cluster.sentence || (phase === "serving"
+    ? `This board serves in the cluster; ${master ? `${master.name || master.id.slice(0, 8)} is its master` : "its master is not known"}.`
+    : "This board is in no exo cluster.");
+  const facts = [];
+  if (cluster.lag) facts.push(`${cluster.lag} events behind`);
+  if (cluster.tasks) facts.push(`${cluster.tasks} tasks in hand`);
+  facts.push(...(cluster.drift || []), ...(cluster.notes || []), ...(cluster.strangers || []));
+  put($("cluster-body"), h("p", { class: phase === "serving" ? "" : "empty" }, sentence, cluster.hint ? ` ${cluster.hint}` : ""),
+    facts.map((fact) => h("p", { class: "meta" }, fact)));
+  const rows = nodes.map((node) => h("li", {},
+    h("div", { class: "what" }, h("p", { class: "name" }, node.name || node.id.slice(0, 12)), h("p", { class: "meta" }, [node.model, node.chip].filter(Boolean).join(" · "))),
+    node.me ? h("span", { class: "state ready" }, "this board") : null, node.master ? h("span", { class: "state" }, "master") : null));
+  for (const one of instances) {
+    rows.push(h("li", {}, h("div", { class: "what" }, h("p", { class: "name" }, one.model), h("p", { class: "meta" }, `on ${one.node}`)),
+      one.tasks ? h("span", { class: "figure" }, `${one.tasks} tasks`) : null, h("span", { class: `state ${one.mine ? "ready" : ""}` }, one.status)));
+  }
+  $("cluster-list").hidden = !rows.length;
+  redraw($("cluster-list"), rows);
 }
 
 function drawPicker() {
@@ -338,7 +357,7 @@ function bubble(who) {
 /* Fenced code gets its own box; everything else stays as it was written. */
 function write(node, text) {
   const parts = text.split(/^```[^\n]*\n?/m);
-  put(node, parts.map((part, index) => (index % 2 ? h("pre", { tabindex: 0 }, part) : h("div", { class: "text" }, part))).filter((part) => part.textContent));
+  put(node, parts.map((part, index) => (index % 2 ? h("pre", { tabindex: 0 }, part) : h("div", { class: "text" }, part.trim()))).filter((part) => part.textContent));
 }
 
 async function ask(text) {

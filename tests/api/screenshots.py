@@ -1,0 +1,107 @@
+"""The pictures in docs/screenshots, taken of the real page: `python -m tests.api.screenshots`.
+
+The board's readings and the answers are made up; page, server, queue and browser are real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from exo_rkllm.api.parts import Key, Settings
+from tests.api.browser import Tab, browser
+from tests.api.world import World, world
+
+FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
+SETTINGS = Settings(keys=(Key("desk", "sesame", control=True), Key("kitchen", "k"), Key("home-assistant", "h")))
+CARDS = {
+    "qwen3-1.7b": 'engine = "scripted"\nquantization = "w8a8"\ncontext = 16384\n[chat]\nfamily = "qwen3"\n[options]\n'
+    "pace = 0.055\n",
+    "deepseek-r1-7b": 'engine = "scripted"\nquantization = "w8a8"\ncontext = 8192\n[chat]\nfamily = "deepseek-r1"\n',
+    "gemma-3-4b-it": 'engine = "scripted"\nquantization = "w4a16"\ncontext = 4096\n',
+}
+QUESTION = "Sum the squares of the first ten numbers in Python."
+LONG = "Now explain how a three-core NPU shares one token."
+ANSWERS = {
+    QUESTION: "<think>\nA generator expression will do.\n</think>\n\nLike this:\n\n```python\n"
+    "print(sum(n * n for n in range(10)))\n```\nIt prints 285.",
+    LONG: "<think>\nKeep it short.\n</think>\n\n"
+    + "Every layer's matrices are cut into three slices, one for each core. The cores work on the same token at the "
+    "same time, and their results are put together before the next layer begins. That is why the three lanes rise and "
+    "fall together. " * 4,
+}
+CLUSTER: dict[str, Any] = {
+    "phase": "serving",
+    "namespace": "0.3.71",
+    "master": "m",
+    "nodes": [
+        {"id": "m", "name": "studio", "model": "Mac Studio", "chip": "M3 Ultra", "master": True, "me": False},
+        {"id": "o", "name": "orangepi", "model": "Orange Pi 5 Plus", "chip": "RK3588", "master": False, "me": True},
+    ],
+    "instances": [{"id": "i", "model": "qwen3-1.7b", "node": "orangepi", "status": "ready", "tasks": 0, "mine": True}],
+}
+
+
+def board() -> dict[str, Any]:
+    now = time.monotonic()
+    loads = [0.62 + 0.2 * math.sin(now * 0.9 + core / 3) + 0.14 * math.sin(now * 3.1 + core) for core in range(3)]
+    return {
+        "title": "Orange Pi 5 Plus",
+        "soc": "RK3588",
+        "tops": 6,
+        "kernel": "6.1.99-vendor-rk35xx",
+        "driver": {"name": "RKNPU", "version": "0.9.8", "cores": 3},
+        "powered": True,
+        "load": [min(1.0, max(0.0, load)) for load in loads],
+        "clock": {"hertz": 1_000_000_000, "governor": "rknpu_ondemand", "throttled": False},
+        "celsius": 52.7,
+        "memory_total": 16_500_000_000,
+        "memory_available": 11_200_000_000,
+        "absent": {},
+    }
+
+
+async def ask(tab: Tab, question: str) -> None:
+    await tab.run("document.getElementById('question').focus()")
+    await tab.type(question)
+    await tab.press("Enter")
+
+
+async def wait(server: World, key: str) -> None:
+    body = {"model": "qwen3-1.7b", "messages": [{"role": "user", "content": "And me?"}]}
+    headers = {"Authorization": f"Bearer {key}"}
+    async with server.http.post(f"{server.url}/v1/chat/completions", json=body, headers=headers) as response:
+        await response.read()
+
+
+async def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    more = {"board": board, "cluster": lambda: CLUSTER, "cards": CARDS, "answers": ANSWERS}
+    async with world(settings=SETTINGS, **more) as server, browser() as tab:
+        await tab.open(server.url, width=1280, height=860)
+        await tab.run("sessionStorage.setItem('key', 'sesame')")
+        await tab.send("Page.reload")
+        await tab.until("document.querySelectorAll('.lane').length === 3")
+        await tab.run("document.getElementById('model').value = 'qwen3-1.7b'")
+        await asyncio.sleep(100)
+        await ask(tab, QUESTION)
+        await tab.until("document.querySelector('.said.board .meta')?.textContent.includes('tokens')", 30)
+        await ask(tab, LONG)
+        others = [asyncio.create_task(wait(server, key)) for key in ("k", "h")]
+        await asyncio.sleep(4)
+        await tab.picture(FOLDER / "status-light.png")
+        await tab.look(1280, 860, dark=True)
+        await asyncio.sleep(1)
+        await tab.picture(FOLDER / "status-dark.png")
+        await tab.look(360, 760)
+        await asyncio.sleep(1)
+        await tab.picture(FOLDER / "status-phone.png")
+        for other in others:
+            other.cancel()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
