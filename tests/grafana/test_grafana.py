@@ -149,9 +149,7 @@ def test_every_expression_of_the_dashboard_returns_data(where: str, world: World
 
 # What only a board in trouble has; and a daemon in a test joins nobody's cluster.
 ELSEWHERE = {"Lost engines and failed loads B", "annotation Lost engines"}
-ON_EVERY_BOARD = [
-    name for name, expr in expressions().items() if name not in ELSEWHERE and "rkllm_cluster" not in expr
-]
+ON_EVERY_BOARD = [name for name, expr in expressions().items() if name not in ELSEWHERE and "rkllm_cluster" not in expr]
 
 
 @needs_prometheus
