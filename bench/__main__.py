@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-TABLES = ("tokens", "dispatch", "http", "start", "callback", "dialogue")
+TABLES = ("tokens", "dispatch", "http", "start", "callback", "dialogue", "daemon")
 
 
 def main(names: list[str]) -> None:

@@ -83,8 +83,10 @@ async def throughput() -> None:
             rows.append(
                 (
                     f"{rate or 'as fast as possible'} tokens/s",
-                    f"{number / took:7.0f} tokens/s, {len(answer.times)} chunks, {counters['resends']} resends, "
-                    f"echo at most {counters['echoes']['longest'] * 1000:.0f} ms, {right}",
+                    (
+                        f"{number / took:7.0f} tokens/s, {len(answer.times)} chunks, {counters['resends']} resends, "
+                        f"echo at most {counters['echoes']['longest'] * 1000:.0f} ms, {right}"
+                    ),
                 )
             )
             await board.stop()

@@ -31,6 +31,7 @@ from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, Runner
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.parent import Done, Rows, Runner, Started
 from exo_rkllm.runtime import modelfile, values, version
+from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.locate import find
 
 # Options of an rkllm model's card: name, type, and what holds where the card is silent.
@@ -123,11 +124,12 @@ class RkllmEngine(Engine):
         if self.model.path is None:
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
         library = find(self._host.library)
-        self._check_file(self.model.path, library)
+        release = version.check(library).release
+        self._check_file(self.model.path, release)
         runner, told = await Runner.start(
             self.model.id,
             library,
-            self._load_params(self.model.path),
+            self._load_params(self.model.path, release),
             report=self._host.report,
             limits=self._host.limits,
         )
@@ -138,19 +140,20 @@ class RkllmEngine(Engine):
             await runner.close()
             raise
 
-    def _check_file(self, path: Path, library: Path) -> None:
+    def _check_file(self, path: Path, release: str) -> None:
         """What the file itself says against this runtime and SoC, before minutes of loading say the same."""
-        release = version.check(library).release
         for objection in modelfile.check(modelfile.inspect(path), self._host.platform, release, self.model.context):
             if objection.certain:
                 raise objection.error
 
-    def _load_params(self, path: Path) -> values.LoadParams:
+    def _load_params(self, path: Path, release: str) -> values.LoadParams:
+        # The board's choice is for runtimes that take one; the card's is an order, which an old runtime refuses.
+        ours = self._host.cpus if Features(release).has("cpus") else ()
         names = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
         return values.LoadParams(
             model_path=str(path),
             max_context_len=self.model.context,
-            cpus=tuple(self._options["cpus"]) or self._host.cpus,
+            cpus=tuple(self._options["cpus"]) or ours,
             **{name: self._options[name] for name in names},
             **self._defaults,  # type: ignore[arg-type]  # integers stay integers
         )

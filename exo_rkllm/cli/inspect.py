@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.runtime import locate, modelfile
+from exo_rkllm.cli.here import Here, look
+from exo_rkllm.runtime import modelfile
 from exo_rkllm.runtime.modelfile import Fact, ModelFacts, Objection
 
 SOURCES = {"header": "the file's head", "footer": "the file's end", "name": "its name, so it may be wrong"}
@@ -45,24 +46,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     facts = modelfile.inspect(args.file)
-    place = locate.search().found
-    release = place.version.release if place is not None and place.version is not None else ""
-    objections = modelfile.check(facts, runtime=release)
+    here = look()
+    objections = modelfile.check(facts, here.platform, here.release)
     if args.json:
-        print(json.dumps(as_json(facts, objections, release), indent=2))
+        print(json.dumps(as_json(facts, objections, here), indent=2))
     else:
-        print(*report(facts, objections, release), sep="\n")
+        print(*report(facts, objections, here), sep="\n")
     return 0
 
 
-def as_json(facts: ModelFacts, objections: tuple[Objection, ...], release: str) -> dict[str, Any]:
+def as_json(facts: ModelFacts, objections: tuple[Objection, ...], here: Here) -> dict[str, Any]:
     return {
         "path": str(facts.path),
         "size": facts.size,
         "known_head": facts.known_head,
         "facts": {name: asdict(fact) for name, fact in facts.known().items()},
         "kv_bytes_per_token": facts.kv_bytes_per_token,
-        "runtime": release or None,
+        "runtime": here.release or None,
+        "platform": here.platform or None,
         "objections": [
             {"code": objection.error.code, "sentence": objection.error.sentence, "hint": objection.error.hint,
              "certain": objection.certain}
@@ -71,7 +72,7 @@ def as_json(facts: ModelFacts, objections: tuple[Objection, ...], release: str) 
     }  # fmt: skip
 
 
-def report(facts: ModelFacts, objections: tuple[Objection, ...], release: str) -> Iterator[str]:
+def report(facts: ModelFacts, objections: tuple[Objection, ...], here: Here) -> Iterator[str]:
     """For people: the file, its facts with their sources, what is unknown, and what it means here."""
     known = facts.known()
     yield f"{facts.path}: {size(facts.size)}"
@@ -86,15 +87,17 @@ def report(facts: ModelFacts, objections: tuple[Objection, ...], release: str) -
         yield f"  memory: about {size(facts.memory(context) or 0)} at {context} tokens ({per_token:,} bytes a token)"
     if unknown := [LABELS[name] for name in WORTH_MISSING if name not in known]:
         yield f"  not known: {', '.join(unknown)}"
-    yield from verdict(objections, release)
+    yield from verdict(objections, here)
 
 
-def verdict(objections: tuple[Objection, ...], release: str) -> Iterator[str]:
+def verdict(objections: tuple[Objection, ...], here: Here) -> Iterator[str]:
     for objection in objections:
         yield f"{'!' if objection.certain else '?'} {objection.error.sentence}"
         yield f"  try: {objection.error.hint}"
-    if release and not objections:
-        yield f"Nothing speaks against it on this machine's runtime {release}."
+    if objections:
+        return
+    if where := " and ".join(text for text in (here.platform, here.release and f"runtime {here.release}") if text):
+        yield f"Nothing speaks against it on this machine: {where}."
 
 
 def shown(fact: Fact[Any]) -> str:

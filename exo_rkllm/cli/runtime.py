@@ -10,11 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from exo_rkllm.cli.here import look
 from exo_rkllm.errors import UsageError
 from exo_rkllm.runtime import abi, locate
 from exo_rkllm.runtime.install import Progress, install
 from exo_rkllm.runtime.locate import Place, Search
 from exo_rkllm.runtime.version import supported_text
+
+# Why only one place was looked at, where somebody named it.
+DECIDED = {
+    "argument": " (the configuration's library, in section runtime)",
+    "environment": f" (set by {locate.VARIABLE})",
+    "system": "",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
     if args.install is not None:
         put(args.install, args.directory or locate.OURS, args.sha256, as_json=args.json)
         return 0
-    found = locate.search()
+    found = look().search
     if args.json:
         print(json.dumps(search_json(found), indent=2))
     else:
@@ -45,7 +53,7 @@ def put(source: str, directory: Path, sha256: str, *, as_json: bool) -> None:
         print(json.dumps({"path": str(target), "version": version.release, "evidence": version.evidence}))
         return
     print(f"librkllmrt {version.release} is in place: {target}")
-    used = locate.search().found
+    used = look().search.found
     if used is None or not used.path.exists() or not used.path.samefile(target):
         print(f"  To use it: export {locate.VARIABLE}={target}")
 
@@ -70,15 +78,15 @@ def report(search: Search) -> Iterator[str]:
         yield f"{used.path}"
         yield f"  librkllmrt {release}, by its {used.version.evidence}; layout of {layout}"
     width = max(len(str(place.path)) for place in search.places)
-    yield "looked at" + (f" (set by {locate.VARIABLE})" if search.places[0].origin == "environment" else "")
+    yield "looked at" + DECIDED[search.places[0].origin]
     for place in search.places:
         yield f"  {place.path!s:<{width}}  {held(place)}{'  <- used' if place is used else ''}"
     yield f"supported: {supported_text()}"
 
 
 def held(place: Place) -> str:
-    """What a report says of a place; the path stands before it already."""
-    return place.held.removeprefix(f"{place.path} ").removesuffix(".")
+    """What a report says of a place, without what stands in it anyway: the path, and what is supported."""
+    return place.held.removeprefix(f"{place.path} ").partition("; supported are")[0].removesuffix(".")
 
 
 def search_json(search: Search) -> dict[str, Any]:

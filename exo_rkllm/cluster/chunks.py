@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from exo_rkllm.backends.base import Finish
+from exo_rkllm.cluster import clean
 from exo_rkllm.cluster.messages import (
     Chunk,
     CompletionTokensDetails,
@@ -21,19 +22,15 @@ from exo_rkllm.cluster.messages import (
 )
 
 
-def clean(text: str) -> str:
-    """Text that has a UTF-8 form: half of a surrogate pair would be unsendable."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
 def usage(finish: Finish, thinking: int) -> Usage:
     counted = finish.usage
+    prompt, completion = clean.whole(counted.prompt), clean.whole(counted.completion)
     return Usage(
-        prompt_tokens=counted.prompt,
-        completion_tokens=counted.completion,
-        total_tokens=counted.prompt + counted.completion,
-        prompt_tokens_details=PromptTokensDetails(counted.cached),
-        completion_tokens_details=CompletionTokensDetails(min(thinking, counted.completion)),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        prompt_tokens_details=PromptTokensDetails(clean.whole(counted.cached)),
+        completion_tokens_details=CompletionTokensDetails(min(thinking, completion)),
     )
 
 
@@ -41,11 +38,11 @@ def stats(finish: Finish, memory: int) -> GenerationStats:
     counted, times = finish.usage, finish.timings
     fresh = max(0, counted.prompt - counted.cached)
     return GenerationStats(
-        prompt_tps=fresh / times.prefill if times.prefill > 0 else 0.0,
-        generation_tps=counted.completion / times.decode if times.decode > 0 else 0.0,
-        prompt_tokens=counted.prompt,
-        generation_tokens=counted.completion,
-        peak_memory_usage=Memory(memory),
+        prompt_tps=clean.rate(fresh, times.prefill),
+        generation_tps=clean.rate(counted.completion, times.decode),
+        prompt_tokens=clean.whole(counted.prompt),
+        generation_tokens=clean.whole(counted.completion),
+        peak_memory_usage=Memory(clean.whole(memory)),
         # one token is always computed anew, so a whole prompt found in the cache leaves one
         prefix_cache_hit="none" if counted.cached == 0 else "exact" if fresh <= 1 else "partial",
     )
@@ -75,9 +72,9 @@ def _call(value: Any) -> ToolCallItem:
         body = {**body, **function}
     arguments = body.get("arguments", body.get("parameters", {}))
     return ToolCallItem(
-        id=clean(str(body.get("id") or uuid.uuid4())),
-        name=clean(str(body.get("name") or "")),
-        arguments=clean(arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)),
+        id=clean.text(str(body.get("id") or uuid.uuid4())),
+        name=clean.text(str(body.get("name") or "")),
+        arguments=clean.text(arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)),
     )
 
 
@@ -89,6 +86,6 @@ def last(model: str, finish: Finish, *, calls: str, thinking: int, memory: int) 
     if calls:
         items = tool_calls(calls)
         if not items:
-            return TokenChunk(model, clean(calls), -1, counted, "stop", figures)
+            return TokenChunk(model, clean.text(calls), -1, counted, "stop", figures)
         return ToolCallChunk(model, items, counted, stats=figures)
     return TokenChunk(model, "", -1, counted, "length" if finish.reason == "length" else "stop", figures)

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal, TypeAlias
 
 from exo_rkllm.backends import base
-from exo_rkllm.cluster import drift, messages, offers, reading, worker
+from exo_rkllm.cluster import clean, drift, messages, offers, reading, worker
 from exo_rkllm.cluster.following import Adopt, Decision, DeclareToken, Follower, Nudge
 from exo_rkllm.cluster.log import Log
 from exo_rkllm.cluster.messages import (
@@ -158,7 +158,9 @@ class Membership:
     ) -> None:
         self.me = me
         self.revision = revision
-        self.facts = facts
+        self.facts = replace(
+            facts, **{name: clean.text(getattr(facts, name)) for name in BoardFacts.__slots__}
+        )
         self.images = ImageStore()
         self.phase = Phase.OUT if stay_out else Phase.SEARCHING
         self.sentence = stay_out
@@ -170,7 +172,7 @@ class Membership:
         self._follower = Follower(me)
         self._log = Log()
         self._replica = Replica(me)
-        self._worker = Worker(me, facts.name, placement)
+        self._worker = Worker(me, self.facts.name, placement)
         self._outbox: Outbox | None = None
         self._interfaces: tuple[NetworkInterfaceInfo, ...] = ()
         self._tally: Counter[str] = Counter()

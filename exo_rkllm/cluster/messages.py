@@ -350,7 +350,7 @@ Chunk: TypeAlias = TokenChunk | ToolCallChunk | ErrorChunk | ImageChunk | Prefil
 
 # ── downloads ────────────────────────────────────────────────────────────────────────────────────
 
-Shard: TypeAlias = "PipelineShardMetadata | Mapping[str, JSON]"
+Shard: TypeAlias = PipelineShardMetadata | Mapping[str, JSON]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from exo_rkllm.cluster import clean
 from exo_rkllm.cluster.messages import (
     Host,
     Memory,
@@ -21,7 +22,8 @@ TOKEN_SIZE = 64 << 20
 
 def model_id(catalogue_id: str) -> str:
     """Our names stay apart from those of Hugging Face that exo's own models have."""
-    return catalogue_id if catalogue_id.startswith(PREFIX) else PREFIX + catalogue_id.replace("/", "-")
+    name = clean.text(catalogue_id)
+    return name if name.startswith(PREFIX) else PREFIX + name.replace("/", "-")
 
 
 def card(model: Servable, placement: Placement = "own", backends: tuple[str, ...] = ()) -> ModelCard:
@@ -33,23 +35,23 @@ def card(model: Servable, placement: Placement = "own", backends: tuple[str, ...
         capabilities.append("vision")
     return ModelCard(
         model_id=model_id(model.id),
-        storage_size=Memory(TOKEN_SIZE if placement == "dashboard" else max(0, model.size)),
-        n_layers=max(1, model.layers),
-        hidden_size=max(1, model.hidden_size),
-        num_key_value_heads=model.kv_heads if model.kv_heads > 0 else None,
-        family=model.family,
-        quantization=model.quantization,
-        base_model=model.base_model or model.id,
+        storage_size=Memory(TOKEN_SIZE if placement == "dashboard" else clean.whole(model.size)),
+        n_layers=clean.whole(model.layers, 1),
+        hidden_size=clean.whole(model.hidden_size, 1),
+        num_key_value_heads=clean.whole(model.kv_heads) or None,
+        family=clean.text(model.family),
+        quantization=clean.text(model.quantization),
+        base_model=clean.text(model.base_model or model.id),
         capabilities=tuple(capabilities),
         backends=backends,
-        context_length=max(0, model.context),
+        context_length=clean.whole(model.context),
         sampling_defaults=SamplingDefaults(
-            temperature=model.sampling.temperature,
-            top_p=model.sampling.top_p,
-            top_k=model.sampling.top_k,
-            repetition_penalty=model.sampling.repeat_penalty,
-            presence_penalty=model.sampling.presence_penalty,
-            frequency_penalty=model.sampling.frequency_penalty,
+            temperature=clean.number(model.sampling.temperature),
+            top_p=clean.number(model.sampling.top_p),
+            top_k=None if model.sampling.top_k is None else clean.whole(model.sampling.top_k, -1),
+            repetition_penalty=clean.number(model.sampling.repeat_penalty),
+            presence_penalty=clean.number(model.sampling.presence_penalty),
+            frequency_penalty=clean.number(model.sampling.frequency_penalty),
         ),
     )
 

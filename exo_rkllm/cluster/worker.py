@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from exo_rkllm.backends import base
-from exo_rkllm.cluster import chunks, messages, offers, reading
+from exo_rkllm.cluster import chunks, clean, messages, offers, reading
 from exo_rkllm.cluster.messages import (
     AddCustomModelCard,
     Chunk,
@@ -410,7 +410,7 @@ class _Turn:
                 if kind == "thinking":
                     self.job(replace(job, thinking=job.thinking + 1))
                 if text:
-                    chunk = TokenChunk(job.model_id, chunks.clean(text), token, is_thinking=kind == "thinking")
+                    chunk = TokenChunk(job.model_id, clean.text(text), token, is_thinking=kind == "thinking")
                     self.effects.append(Say(job.task.command_id, chunk))
             case base.Progress(stage="prefill", done=done, total=total):
                 job = self.started(job)
@@ -428,7 +428,7 @@ class _Turn:
                     ),
                 )
             case ExoRkllmError():
-                self.ended(job, ErrorChunk(job.model_id, chunks.clean(str(event))))
+                self.ended(job, ErrorChunk(job.model_id, clean.text(str(event))))
 
     # ── other wishes ──
 
@@ -453,9 +453,9 @@ class _Turn:
             for job in [job for job in self.worker.jobs.values() if job.task.instance_id == seat.instance_id]:
                 if job.phase != "over":
                     self.effects.append(Halt(job.task.id, job.task.command_id))
-                    self.ended(job, ErrorChunk(model_id, chunks.clean(problem)))
-            self.effects.append(Runner(seat.runner_id, RunnerFailed(chunks.clean(problem))))
-            self.seat(replace(seat, said=RunnerFailed(problem), refused=True))
+                    self.ended(job, ErrorChunk(model_id, clean.text(problem)))
+            self.effects.append(Runner(seat.runner_id, RunnerFailed(clean.text(problem))))
+            self.seat(replace(seat, said=RunnerFailed(clean.text(problem)), refused=True))
             self.delete(seat.instance_id)
         if show is None and self.replica.downloads.get(model_id) == "DownloadCompleted":
             model = self.worker.models[model_id]
@@ -510,18 +510,18 @@ def objection(worker: Worker, instance: Instance) -> str:
     model = worker.models.get(instance.model_id)
     if model is None:
         return f"{worker.name} runs its own .rkllm models only, and {instance.model_id} is none of them."
-    return model.problem or f"{instance.model_id} cannot be loaded." if model.state == "failed" else ""
+    return clean.text(model.problem) or f"{instance.model_id} cannot be loaded." if model.state == "failed" else ""
 
 
 def status_of(model: Servable, *, busy: bool) -> RunnerStatus:
     match model.state:
         case "loading":
             total = max(1, model.layers)
-            return RunnerLoading(min(total, max(0, int(model.progress * total))), total)
+            return RunnerLoading(int(min(1.0, max(0.0, clean.number(model.progress) or 0.0)) * total), total)
         case "warming":
             return RunnerWarmingUp()
         case "failed":
-            return RunnerFailed(chunks.clean(model.problem))
+            return RunnerFailed(clean.text(model.problem))
         case "ready":
             return RunnerRunning() if busy else RunnerReady()
         case _:
@@ -530,12 +530,12 @@ def status_of(model: Servable, *, busy: bool) -> RunnerStatus:
 
 
 def completed(me: str, model: Servable, card: ModelCard) -> DownloadProgress:
-    return messages.DownloadCompleted(me, offers.shard(card), model.folder, messages.Memory(max(0, model.size)))
+    return messages.DownloadCompleted(me, offers.shard(card), clean.text(model.folder), card.storage_size)
 
 
 def pending(me: str, model: Servable, card: ModelCard) -> DownloadProgress:
     nothing = messages.Memory(0)
-    return messages.DownloadPending(me, offers.shard(card), model.folder, nothing, nothing)
+    return messages.DownloadPending(me, offers.shard(card), clean.text(model.folder), nothing, nothing)
 
 
 def _is_card(given: Given, model_id: str) -> bool:

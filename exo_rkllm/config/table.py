@@ -41,8 +41,8 @@ class Api:
     keys: str = field(
         default="",
         metadata=about(
-            "File with an API key a line, and `control` after one that may also pull, load, unload and delete. Empty: the "
-            "systemd credential `api-keys`, where there is one.",
+            "File with an API key a line, and `control` after one that may also pull, load, unload and delete. Empty: "
+            "the systemd credential `api-keys`, where there is one.",
             "/etc/exo-rkllm/api-keys",
         ),
     )

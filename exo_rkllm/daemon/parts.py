@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 vendor = logging.getLogger("exo_rkllm.librkllmrt")
 
 # The library marks its lines by a letter. It warns of what we do on purpose, and errors reach the client as sentences.
-VENDOR_LEVELS: Mapping[str, int] = {"E ": logging.WARNING, "W ": logging.DEBUG}
+VENDOR_LEVELS: Mapping[str, int] = {"E ": logging.WARNING}
 # Sections and keys that are read at start only; a reload says that they wait for a restart.
 AT_START = (
     "board",
@@ -90,8 +90,9 @@ class Parts:
     def begin(self) -> None:
         """Nothing here waits: models that are to be there from the start load while the API already answers."""
         log.info("%s", self.watch.board.sentence)
-        # Children inherit it; the library reads it when a model is loaded (reference 4.6).
-        os.environ["RKLLM_LOG_LEVEL"] = str(self.config.runtime.log_level)
+        if self.config.runtime.log_level:
+            # Children inherit it; the library reads it when a model is loaded (reference 4.6).
+            os.environ["RKLLM_LOG_LEVEL"] = str(self.config.runtime.log_level)
         self._watch_board()
         self._watch_library()
         self._look_at_library()
@@ -176,8 +177,9 @@ class Parts:
         return host_of(Path(self.config.board.root), None if self.library is None else self.library.path, self._report)
 
     def _report(self, lines: Sequence[str]) -> None:
+        asked_for = logging.INFO if self.config.runtime.log_level else logging.DEBUG
         for line in lines:
-            vendor.log(VENDOR_LEVELS.get(line[:2], logging.DEBUG), "%s", line)
+            vendor.log(VENDOR_LEVELS.get(line[:2], asked_for), "%s", line)
 
     # ── configuration ────────────────────────────────────────────────────────────────────────────
 

@@ -82,12 +82,11 @@ class Dispatcher:
         self._jobs[job.ticket] = job
         try:
             self._post(on.Submit(job.ticket, model.id, self._known(model), client, keep_alive))
-            while (progress := await job.news()) is not None:
-                yield progress
-            engine = self._engines[model.id]
+            while isinstance(news := await job.news(), Progress):
+                yield news
+            engine = news
             dialogue = self._begin(model, engine.capabilities, request)
             stream = engine.generate(dialogue.request)
-            job.engine = engine
             try:
                 async for event in stream:
                     if type(event) is Piece:
@@ -266,7 +265,7 @@ class Dispatcher:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case on.StartRun(ticket, name):
-                self._jobs[ticket].start(time.monotonic(), self._state.models[name])
+                self._jobs[ticket].start(self._engines[name], self._state.models[name], time.monotonic())
             case on.Refuse(ticket, error):
                 if ticket in self._jobs:
                     self._jobs[ticket].fail(error)

@@ -73,13 +73,13 @@ class Job:
         self._told: Progress | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    async def news(self) -> Progress | None:
-        """What it waits for now, whenever that changes; None once its turn has come."""
+    async def news(self) -> Progress | Engine:
+        """What it waits for now, whenever that changes; the engine that answers it once its turn has come."""
         while True:
             if self.error is not None:
                 raise self.error
-            if self.started is not None:
-                return None
+            if self.engine is not None:
+                return self.engine
             if self._news is not None:
                 news, self._news = self._news, None
                 return news
@@ -98,8 +98,9 @@ class Job:
             self.first = now
         self.gaps.tick(now)
 
-    def start(self, now: float, model: ModelState) -> None:
+    def start(self, engine: Engine, model: ModelState, now: float) -> None:
         """Its turn has come; of the time it waited, what the model's load took is told apart."""
+        self.engine = engine
         self.started = now
         self.load = min(model.load_seconds, max(0.0, model.since - self.asked))
         self._wake()

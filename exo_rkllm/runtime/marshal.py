@@ -63,6 +63,8 @@ def _has(struct: ctypes.Structure, name: str) -> bool:
 
 
 def check_params(params: LoadParams, features: Features) -> None:
+    if params.n_batch < 1:
+        raise UsageError(f"n_batch {params.n_batch} is no number of inputs.", "Give 1 or more")
     for field in fields(LoadParams):
         if field.name in GATED and getattr(params, field.name) != field.default:
             features.require(GATED[field.name])

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from exo_rkllm.errors import LoadError, NotSupported, RunError, UsageError
-from exo_rkllm.runtime import failures, log, marshal
+from exo_rkllm.runtime import failures, marshal
 from exo_rkllm.runtime.abi.shared import RKLLMCallback, RKLLMCrossAttnParam, RKLLMLoraAdapter
 from exo_rkllm.runtime.blackbox import Log
 from exo_rkllm.runtime.callback import Embed, Tokenize, Turn, embed_callback, result_callback, tokenizer_callback
 from exo_rkllm.runtime.cpus import default_cpus
 from exo_rkllm.runtime.library import Library
+from exo_rkllm.runtime.log import facts as facts_of
 from exo_rkllm.runtime.memory import floats, text, token_ids, zeroed
 from exo_rkllm.runtime.run import PAUSE, RELEASE, OnBatch, OnRows, OnToken, Run, batch_of, rows_of
 from exo_rkllm.runtime.values import (
@@ -68,10 +69,10 @@ def _context_of(path: str) -> int:
 class Session:
     """Made by `open`. One run at a time; closing it frees the model."""
 
-    def __init__(self, library: Library, params: LoadParams, log_: Log) -> None:
+    def __init__(self, library: Library, params: LoadParams, log: Log) -> None:
         self.library = library
         self.params = params
-        self._log = log_
+        self._log = log
         self._context = failures.Context(params.model_path, library.version)
         self._handle = ctypes.c_void_p()
         # Held while the library works on this handle: it takes one call at a time (reference 2.8).
@@ -91,12 +92,12 @@ class Session:
         cls,
         library: Library,
         params: LoadParams,
-        log_: Log,
+        log: Log,
         tokenizer_callback: Tokenize | None = None,
         embed_callback: Embed | None = None,
     ) -> Session:
         """Load the model, or raise the sentence that says why not."""
-        session = cls(library, params, log_)
+        session = cls(library, params, log)
         session._load(tokenizer_callback, embed_callback)
         return session
 
@@ -144,7 +145,7 @@ class Session:
         return ctypes.byref(callbacks)
 
     def _facts(self, lines: Sequence[str], context: int, cpus: tuple[int, ...]) -> SessionFacts:
-        said = log.facts(lines)
+        said = facts_of(lines)
         return SessionFacts(
             release=self.library.version,
             generation=self.library.generation.name,
@@ -429,10 +430,13 @@ class AsyncRun:
 
     def __init__(self, run: Run, finish: Callable[[], RunStats]) -> None:
         self._run = run
-        self._finish = finish
+        self._finish: Callable[[], RunStats] | None = finish
 
     def wait(self, timeout: float | None = None) -> RunStats:
-        """Call it once it is not needed any more, too: it raises what went wrong."""
+        """What `run` would return or raise; once."""
         if not self._run.heard_end.wait(timeout):
             raise RunError("The run has not ended yet.", "Wait longer, or abort it")
-        return self._finish()
+        finish, self._finish = self._finish, None
+        if finish is None:
+            raise RunError("This run was waited for already.", "Keep what wait returned")
+        return finish()

@@ -31,7 +31,7 @@ def make_engine(
     if request.param == "dummy":
         return lambda context: DummyEngine(DummyModel(context=context))
     model = make_model(reply="{user}", max_context=4096, template="none")
-    host = Host(lambda _lines: None, library(request.param))
+    host = Host(lambda _lines: None, library(request.param), "RK3588", (4, 5, 6, 7))  # as on a board
     return lambda context: RkllmEngine(RkllmFile(model, context), host)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -200,7 +199,3 @@ def house_of(folder: Path) -> House:
             "EXO_RKLLM_CLUSTER_ENABLED": "false",
         },
     )
-
-
-def lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]

@@ -170,3 +170,15 @@ def test_figures_are_the_runtimes_own(board_house: House, make_model: Make) -> N
     with closing(Client(board_house.socket)._connect()) as connection:
         connection.request("GET", "/control/version")
         assert connection.getresponse().status == 200
+
+
+def test_the_librarys_own_words_are_in_the_log_when_they_are_wanted(board_house: House, make_model: Make) -> None:
+    board_house.simulated("qwen", make_model, reply="Hello")
+    quiet = board_house.start()
+    quiet.answer("qwen", "Hi")
+    assert " rkllm: " not in quiet.text
+    quiet.stop()
+    talkative = board_house.start(EXO_RKLLM_RUNTIME_LOG_LEVEL="1")
+    talkative.answer("qwen", "Hi", keep_alive=0)
+    talkative.wait_for(lambda status: status["models"][0]["state"] == "cold")
+    assert "I rkllm: " in talkative.text

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import grp
 import json
 import os
+import pwd
 import re
 import socket
 import subprocess
@@ -20,9 +22,10 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from exo_rkllm import __version__
+from exo_rkllm.api.peer import Peer, peer_of
 from exo_rkllm.cli import ps
-from exo_rkllm.cli.client import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find
-from exo_rkllm.cli.figures import size, span
+from exo_rkllm.cli.client import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find, group_of
+from exo_rkllm.cli.figures import seconds_of, size, span
 from exo_rkllm.config import Control
 from exo_rkllm.daemon import listen
 from exo_rkllm.errors import ExoRkllmError
@@ -320,3 +323,22 @@ def test_times_and_sizes_as_people_say_them() -> None:
         "0s", "59s", "1m 1s", "1h", "3h 20m", "2d 7h",
     ]  # fmt: skip
     assert [size(number) for number in (20e6, 99e6, 2.04e9)] == ["20 MB", "99 MB", "2.0 GB"]
+
+
+def test_a_time_that_is_none_is_wrong_usage() -> None:
+    assert seconds_of("5m") == 300.0
+    with pytest.raises(argparse.ArgumentTypeError, match="'soon' is no time; 90s, 5m and 1h are"):
+        seconds_of("soon")
+
+
+def test_the_group_that_opens_the_socket_is_the_sockets_or_its_folders(tmp_path: Path) -> None:
+    own = grp.getgrgid(tmp_path.stat().st_gid).gr_name
+    assert group_of(tmp_path / "closed") == own
+    assert group_of(Path("/nonexistent/folder/socket")) == "exo-rkllm"
+
+
+def test_whoever_asks_has_a_name_where_the_machine_knows_one() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert str(peer_of(ours)) == f"{pwd.getpwuid(os.getuid()).pw_name} (uid {os.getuid()}, pid {os.getpid()})"
+    assert str(Peer(pid=7, uid=4_000_000, gid=0)) == "somebody (uid 4000000, pid 7)"

@@ -265,6 +265,21 @@ async def test_an_engine_that_ends_without_a_finish_is_not_taken_for_an_answer()
         await theatre.answer("qwen")
 
 
+async def test_a_board_that_goes_away_before_the_first_step_is_the_reason_too() -> None:
+    theatre = Theatre("qwen")
+    await theatre.dispatcher.load("qwen")
+    running = theatre.ask("qwen", "a")
+    await first_piece(running)
+    waits = asyncio.create_task(theatre.answer("qwen"))
+    await asyncio.sleep(0)
+    async for _ in running:
+        pass
+    theatre.dispatcher.board_lost(BoardError("The NPU's driver was unbound."))  # it was told to start, and has not yet
+    with pytest.raises(BoardError, match="unbound"):
+        await waits
+    assert len(theatre.stages["qwen"].started) == 1
+
+
 async def test_a_board_that_goes_away_is_the_reason_that_the_client_hears() -> None:
     theatre = Theatre("qwen")
     theatre.stages["qwen"].pace = 0.005

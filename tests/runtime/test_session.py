@@ -554,6 +554,8 @@ def test_an_asynchronous_run_answers_on_a_thread_of_the_library(load: Load, rele
     assert answer.text == "You said: hi"
     assert stats.generate_tokens == len(answer.pieces)
     assert threads.isdisjoint({threading.get_ident()})
+    with pytest.raises(RunError, match="waited for already"):
+        run.wait()
     assert ask(session, "again").text == "You said: again"
 
 
@@ -744,6 +746,12 @@ def test_a_batch_beyond_its_byte_is_refused(load: Load, release: str) -> None:
         load(release, {"n_batch": 300})
     with pytest.raises(UsageError, match="mask of CPUs"):
         load(release, {"cpus": (0, 40)})
+
+
+@every
+def test_a_batch_of_none_is_refused(load: Load, release: str) -> None:
+    with pytest.raises(UsageError, match="n_batch 0"):
+        load(release, {"n_batch": 0})
 
 
 def test_ranges_are_as_many_as_the_batch_has_elements(load: Load) -> None:

@@ -25,7 +25,10 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine without a library, whatever this one has."""
+    """A machine without a board, a library and a configuration, whatever this one has."""
+    monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(tmp_path / "no-board"))
+    monkeypatch.setenv("EXO_RKLLM_CONFIG", str(tmp_path / "config.toml"))
+    (tmp_path / "config.toml").write_text("")
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     monkeypatch.setattr(locate, "DIRECTORIES", (tmp_path / "usr-lib", tmp_path / "usr-local-lib"))
@@ -65,11 +68,30 @@ def test_inspect_compares_with_this_machine_s_runtime(
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(library("1.2.3")))
     assert main(["inspect", str(make_model(toolkit="1.2.3"))]) == 0
-    assert "Nothing speaks against it on this machine's runtime 1.2.3." in capsys.readouterr().out
+    assert "Nothing speaks against it on this machine: runtime 1.2.3." in capsys.readouterr().out
     assert main(["inspect", str(make_model(toolkit="1.3.0"))]) == 0
     out = capsys.readouterr().out
     assert "! model-1.rkllm was converted with toolkit 1.3.0, which runtime 1.2.3 is too old for." in out
     assert "  try: exo-rkllm runtime --install" in out
+
+
+def test_inspect_compares_with_this_machine_s_soc(
+    make_model: Make, board_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(board_root))
+    assert main(["inspect", str(make_model(file="a_w4a16_rk3576.rkllm", platform="RK3576", npu_cores=2))]) == 0
+    out = capsys.readouterr().out
+    assert "? a_w4a16_rk3576.rkllm is built for RK3576, and this board is RK3588." in out
+    assert main(["inspect", str(make_model())]) == 0
+    assert "Nothing speaks against it on this machine: RK3588." in capsys.readouterr().out
+
+
+def test_inspect_works_where_the_configuration_does_not(
+    make_model: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.toml").write_text("no = [toml")
+    assert main(["inspect", str(make_model())]) == 0
+    assert "RK3588" in capsys.readouterr().out
 
 
 def test_inspect_for_programs(make_model: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +163,16 @@ def test_runtime_says_when_a_variable_decided(
     captured = capsys.readouterr()
     assert f"set by {VARIABLE}" in captured.out
     assert "9.9.0" in captured.err
+
+
+def test_runtime_takes_the_configured_library(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.toml").write_text(f'[runtime]\nlibrary = "{library("1.3.1")}"\n')
+    assert main(["runtime"]) == 0
+    out = capsys.readouterr().out
+    assert "librkllmrt 1.3.1" in out
+    assert "looked at (the configuration's library" in out
 
 
 def test_runtime_for_programs(

@@ -1,0 +1,100 @@
+"""`exo-rkllm selftest`: the list of what only a board can show, run on a board, and a report of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from exo_rkllm.backends.host import host_of
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.board.detect import detect
+from exo_rkllm.board.sources import find
+from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.cli.paint import Paint
+from exo_rkllm.cli.service import ask
+from exo_rkllm.config import load
+from exo_rkllm.doctor import hardware, selftest
+from exo_rkllm.doctor.checks import diagnose
+from exo_rkllm.doctor.hardware import PROBES, Probe
+from exo_rkllm.doctor.identity import judged
+from exo_rkllm.doctor.measure import Bench
+from exo_rkllm.doctor.report import Level
+from exo_rkllm.doctor.scene import Service, look
+from exo_rkllm.doctor.selftest import Outcome
+from exo_rkllm.errors import Busy, UsageError
+
+MARKS: dict[Level, tuple[str, str]] = {
+    "pass": ("ok", "green"),
+    "warn": ("warn", "yellow"),
+    "fail": ("FAIL", "red"),
+    "skip": ("-", "grey"),
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", metavar="NAME|FILE", help="a small model to measure with; without it files are read only"
+    )
+    parser.add_argument("--only", metavar="CHECK", action="append", help="this check only; may be given again")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="where the report goes (default: a new file here)")
+    parser.add_argument("--root", metavar="DIR", type=Path, help="a board's /sys, /proc and /dev below this folder")
+    parser.add_argument("--list", action="store_true", help="say what is checked, and do nothing")
+    parser.epilog = "Nothing is changed on the machine. Exit code: 0 when nothing failed, 1 when something did."
+
+
+def main(args: argparse.Namespace) -> int:
+    probes = chosen(args.only)
+    if args.list:
+        width = max(len(probe.key) for probe in probes)
+        print(*(f"{probe.key:<{width}}  {probe.kind:<8}  {probe.question}" for probe in probes), sep="\n")
+        return 0
+    config = load(os.environ)
+    root = args.root or Path(config.board.root)
+    board = detect(root)
+    service = ask(os.environ)
+    lines: list[str] = []
+    bench = None
+    if args.model is not None:
+        refuse_company(service)
+        bench = Bench(board, find(root, board), lambda: engine(args.model, root, lines))
+    paint = Paint(sys.stdout)
+    width = max(len(probe.key) for probe in probes)
+
+    def told(outcome: Outcome) -> None:
+        mark, colour = MARKS[outcome.finding.level]
+        print(f"{paint(f'{mark:>4}', colour)}  {outcome.probe.key:<{width}}  {outcome.finding.fact}", flush=True)
+
+    outcomes = selftest.run(probes, board, bench, told)
+    now = time.time()
+    report = args.output or Path(time.strftime("exo-rkllm-selftest-%Y%m%d-%H%M%S.md", time.localtime(now)))
+    doctor = diagnose(look(os.environ, judged(None), service, args.root, args.model or ""))
+    report.write_text(selftest.page(board, doctor, outcomes, lines, now), encoding="utf-8")
+    print(f"\nThe report is {report}: attach it to an issue.")
+    return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0
+
+
+def chosen(only: list[str] | None) -> list[Probe]:
+    known = set(hardware.keys())
+    for key in only or ():
+        if key not in known:
+            raise UsageError(f"There is no check {key!r}.", "exo-rkllm selftest --list")
+    return [probe for probe in PROBES if not only or probe.key in only]
+
+
+def refuse_company(service: Service) -> None:
+    """A second copy of a model next to the daemon's would be measured for its neighbour's sake."""
+    models = (service.status or {}).get("models", ())
+    loaded = [str(model["name"]) for model in models if model.get("state") == "ready"]
+    if loaded:
+        raise Busy(f"The daemon has {', '.join(loaded)} loaded.", f"exo-rkllm unload {loaded[0]}, then again")
+
+
+def engine(name: str, root: Path, lines: list[str]) -> RkllmEngine:
+    config = load(os.environ)
+    library = Path(config.runtime.library) if config.runtime.library else None
+    is_file = name.endswith(".rkllm") or "/" in name
+    model = RkllmFile(Path(name), 0) if is_file else Catalogue(Path(config.models.directory)).resolve(name)
+    return RkllmEngine(model, host_of(root, library, lines.extend))

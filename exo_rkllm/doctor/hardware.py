@@ -1,0 +1,249 @@
+"""What only a board can show, each with its command: the table behind `selftest` and firmware_notes/hardware-checks.md.
+
+A row is either one of our own measurements, a command whose output goes into the report, or something that a person
+has to do. What the reference marks as reported or unverified ends up here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, TypeAlias
+
+Kind: TypeAlias = Literal["measured", "command", "by hand"]
+
+
+class Probe(NamedTuple):
+    """`command` may name {npu}, {address}, {card} and {render}; `expect` is what the reference says, and where."""
+
+    key: str
+    kind: Kind
+    question: str
+    command: str
+    expect: str
+    root: bool = False
+
+
+OWN = "exo-rkllm selftest --model NAME --only "
+PROBES: tuple[Probe, ...] = (
+    # ── the kernel's files ──────────────────────────────────────────────────────────────────────
+    Probe(
+        "identity",
+        "command",
+        "What the board, its SoC and its kernel are called",
+        "tr '\\0' '\\n' </sys/firmware/devicetree/base/model; echo; "
+        "tr '\\0' '\\n' </sys/firmware/devicetree/base/compatible; uname -r; cat /etc/os-release | head -4",
+        "A row of npu-platform 1.7; a string that is not there belongs into the table.",
+    ),
+    Probe(
+        "driver",
+        "command",
+        "Which driver is bound, and its version without root",
+        "ls -l /sys/bus/platform/drivers/RKNPU /sys/bus/platform/drivers/rocket 2>&1; cat /sys/module/rknpu/version",
+        "One .npu device below RKNPU, version 0.9.8 (npu-platform 3.4, 5.1).",
+    ),
+    Probe(
+        "nodes",
+        "command",
+        "Device nodes, their groups and their names in sysfs",
+        "ls -l /dev/dri /dev/dma_heap /dev/rknpu /dev/accel 2>&1; cat /sys/class/drm/*/device/uevent 2>/dev/null",
+        "The card in video and the render node in render, both 0660; DRIVER=RKNPU (npu-platform 2.1, 2.2).",
+    ),
+    Probe(
+        "udev",
+        "command",
+        "What udev knows of the NPU's nodes, and whether the package's rules took hold",
+        "udevadm info -q property /sys/bus/platform/devices/{npu}; udevadm info -q property {render}",
+        "SYSTEMD_ALIAS=/exo/rkllm/npu on the platform device, tag systemd on the node (udev/70-exo-rkllm.rules).",
+    ),
+    Probe(
+        "classes",
+        "command",
+        "Class names for DeviceAllow=char-...",
+        "grep -E 'drm|accel|misc|dma_heap' /proc/devices",
+        "drm, misc, dma_heap (npu-platform 4, unverified there).",
+    ),
+    Probe(
+        "devfreq",
+        "command",
+        "Clocks, governors and how long each was used",
+        'cd /sys/class/devfreq && for d in *.npu dmc; do echo "== $d"; head $d/governor $d/available_governors '
+        "$d/cur_freq $d/min_freq $d/max_freq $d/available_frequencies; cat $d/trans_stat; done",
+        "The governor performance is offered for the NPU and for dmc (npu-platform 3.3).",
+    ),
+    Probe(
+        "thermal",
+        "command",
+        "Thermal zones by type, and cooling devices",
+        "cd /sys/class/thermal && grep -H . thermal_zone*/type thermal_zone*/temp cooling_device*/type",
+        "An npu-thermal zone on RK3588 and RK3576; on RK3576 a devfreq cooling device (npu-platform 3.6).",
+    ),
+    Probe(
+        "interrupts",
+        "command",
+        "One interrupt row a core, shared with the IOMMU",
+        "grep -E '{address}|iommu' /proc/interrupts | cut -c1-200",
+        "Three rows on RK3588, two on RK3576, hwirq 142 to 144 or 279 and 280 (npu-platform 1.3).",
+    ),
+    Probe(
+        "load-line",
+        "command",
+        "The load line byte for byte",
+        "od -c /sys/kernel/debug/rknpu/load; cat /sys/kernel/debug/rknpu/power /sys/kernel/debug/rknpu/version",
+        "One of the forms of npu-platform 3.2.",
+        root=True,
+    ),
+    Probe(
+        "service-view",
+        "command",
+        "Whether the sandboxed service can read the counters",
+        "nsenter -t $(systemctl show -p MainPID --value exo-rkllm) -m head /run/exo-rkllm/rknpu/load",
+        "The same line as root sees (npu-platform 4, method A).",
+        root=True,
+    ),
+    Probe(
+        "kernel-log",
+        "command",
+        "What the kernel says of the NPU",
+        "dmesg | grep -iE 'rknpu|fdab|27700000|iommu.*npu|rocket' | tail -60",
+        "No failed, timeout or soft reset; the benign lines of npu-platform 6, note 12.",
+        root=True,
+    ),
+    # ── with a model ────────────────────────────────────────────────────────────────────────────
+    Probe(
+        "answers",
+        "measured",
+        "Load time, speed of prompt and answer, memory, and the library's own first lines",
+        f"{OWN}answers",
+        "The vendor's table at full clocks (rkllm-runtime 5.1).",
+    ),
+    Probe(
+        "load-follows",
+        "measured",
+        "Whether the NPU's load, clock and temperature move while a model answers",
+        f"{OWN}load-follows",
+        "65 to 70 % on each core while decoding on RK3588 (npu-platform 3.2).",
+    ),
+    Probe(
+        "power-tail",
+        "measured",
+        "How long the NPU stays powered after the last token",
+        f"{OWN}power-tail",
+        "About 3 s (npu-platform 3.1, delayms).",
+    ),
+    Probe(
+        "reading-wakes-nothing",
+        "measured",
+        "That ten readings of all counters leave a sleeping NPU asleep",
+        f"{OWN}reading-wakes-nothing",
+        "runtime_active_time does not grow (npu-platform 3.4).",
+    ),
+    Probe(
+        "prefix-reuse",
+        "measured",
+        "Whether the second turn of a conversation finds the first in the cache",
+        f"{OWN}prefix-reuse",
+        "Cached prompt tokens, and a shorter wait (rkllm-runtime 2.10).",
+    ),
+    Probe(
+        "abort",
+        "measured",
+        "How long an abort in the middle of an answer takes",
+        f"{OWN}abort",
+        "A token while decoding; up to about 1.3 s while the prompt is read (rknn-llm issue 400).",
+    ),
+    Probe(
+        "opened",
+        "measured",
+        "Which device nodes the library really opens",
+        f"{OWN}opened",
+        "A card node, and perhaps /dev/dma_heap (npu-platform 2.3).",
+    ),
+    Probe(
+        "memory-freed",
+        "measured",
+        "Whether unloading gives all memory back",
+        f"{OWN}memory-freed",
+        "Within 64 MiB of what was available before (one process a model).",
+    ),
+    # ── what a person has to do ─────────────────────────────────────────────────────────────────
+    Probe(
+        "driver-reload",
+        "by hand",
+        "What happens when the driver is taken away under load and comes back",
+        "exo-rkllm run NAME 'count to 500' & echo {npu} | sudo tee /sys/bus/platform/drivers/RKNPU/unbind; sleep 3; "
+        "echo {npu} | sudo tee /sys/bus/platform/drivers/RKNPU/bind; exo-rkllm doctor",
+        "The request fails with the reason, the daemon stays up, and serves again after bind (npu-platform 12).",
+        root=True,
+    ),
+    Probe(
+        "bind-after-reload",
+        "by hand",
+        "Whether the service still sees the counters after the driver was bound anew",
+        "after driver-reload: exo-rkllm doctor; sudo systemctl restart exo-rkllm; exo-rkllm doctor",
+        "Not before the restart, inferred only (npu-platform 12).",
+        root=True,
+    ),
+    Probe(
+        "clocks",
+        "by hand",
+        "What [board] performance = true brings, and that everything is put back",
+        "grep -H . /sys/class/devfreq/*/governor /sys/devices/system/cpu/cpufreq/*/scaling_governor before, while a "
+        "model is loaded, and after systemctl stop exo-rkllm",
+        "performance in between, and the same files before and after (npu-platform 6, notes 2 to 5).",
+        root=True,
+    ),
+    Probe(
+        "two-models",
+        "by hand",
+        "Two models in two IOMMU domains at once",
+        "exo-rkllm load A; exo-rkllm load B; exo-rkllm ps; sudo dmesg | grep -i 'iommu domain' | tail",
+        "Both ready in different domains; switch messages are informational (npu-platform 6, notes 8 and 9).",
+    ),
+    Probe(
+        "mdwe",
+        "by hand",
+        "Whether the library works where memory cannot be writable and executable",
+        "sudo systemd-run --wait --pipe -p MemoryDenyWriteExecute=yes -p User=exo-rkllm exo-rkllm run NAME hello",
+        "Unverified (npu-platform 4): decides whether the unit may set it.",
+        root=True,
+    ),
+    Probe(
+        "throttle",
+        "by hand",
+        "What a hot board does, in exo-rkllm top",
+        "exo-rkllm top while one request after the other is asked for twenty minutes, without a fan",
+        "The NPU's limit drops to 800 MHz above 85 degrees on RK3588 and comes back below 80 (npu-platform 3.6).",
+    ),
+)
+
+
+def keys() -> Iterator[str]:
+    return (probe.key for probe in PROBES)
+
+
+HEAD = """\
+# Hardware checks
+
+What the tests of this repository cannot show, because there is no board in them. Each has its command; what is marked
+*measured* or *command* is done by
+
+    exo-rkllm selftest --model NAME
+
+which writes a report to attach to an issue; root adds what only root may read. It opens no device itself, changes no
+setting, and leaves out serial numbers and addresses. What is marked *by hand* is disruptive or takes judgement.
+
+This page is made from `exo_rkllm/doctor/hardware.py`; the sections it names are those of the project's reference.
+
+"""
+
+
+def page() -> str:
+    """firmware_notes/hardware-checks.md."""
+    parts = [HEAD]
+    for probe in PROBES:
+        needs = " (root)" if probe.root else ""
+        command = "\n".join(f"    {line}" for line in probe.command.split("\n"))
+        parts.append(
+            f"## {probe.key}\n\n{probe.question}. *{probe.kind}*{needs}\n\n{command}\n\nExpected: {probe.expect}\n\n"
+        )
+    return "".join(parts).rstrip() + "\n"

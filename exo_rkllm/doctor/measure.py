@@ -1,0 +1,250 @@
+"""The measurements of `selftest` that need a model: one engine is loaded, asked, watched and closed again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Message, Piece
+from exo_rkllm.board.counters import Reading, read
+from exo_rkllm.board.detect import Board
+from exo_rkllm.board.sources import Sources
+from exo_rkllm.doctor.report import Finding, bad, good, poor, unseen
+
+QUESTION = "Explain in a few sentences how a lighthouse works."
+FOLLOW_UP = "And how far can it be seen?"
+LONG = QUESTION + " " + "Describe the lamp, the lens, the tower and the keeper. " * 40
+TOKENS = 64
+MIB = 1 << 20
+
+
+@dataclass(slots=True)
+class Bench:
+    """`lines` collects the library's own words; `engine` makes one that is not loaded yet."""
+
+    board: Board
+    sources: Sources
+    engine: Callable[[], Engine]
+    lines: list[str] = field(default_factory=list)
+    interval: float = 0.5
+    tail: float = 20.0  # seconds to wait for the power to go off
+
+    def reading(self) -> Reading:
+        return read(self.sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    text: str
+    first: float | None
+    seconds: float
+    finish: Finish | None
+
+
+async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS) -> Answer:
+    began = time.monotonic()
+    first: float | None = None
+    text, finish = "", None
+    request = GenerationRequest(model=engine.model.id, messages=messages, max_tokens=tokens)
+    async with aclosing(engine.generate(request)) as events:
+        async for event in events:
+            if isinstance(event, Piece):
+                first = first or time.monotonic() - began
+                text += event.text
+            elif isinstance(event, Finish):
+                finish = event
+    return Answer(text, first, time.monotonic() - began, finish)
+
+
+@asynccontextmanager
+async def loaded(bench: Bench) -> AsyncIterator[Engine]:
+    engine = bench.engine()
+    try:
+        await engine.initialize()
+        yield engine
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def watched(bench: Bench) -> AsyncIterator[list[Reading]]:
+    """Readings at an even pace while the body runs."""
+    seen: list[Reading] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(bench.reading())
+            await asyncio.sleep(bench.interval)
+
+    watcher = asyncio.ensure_future(look())
+    try:
+        yield seen
+    finally:
+        watcher.cancel()
+        await asyncio.wait({watcher})
+
+
+# ── one function a probe ─────────────────────────────────────────────────────────────────────────
+
+
+async def answers(bench: Bench) -> Finding:
+    began = time.monotonic()
+    async with loaded(bench) as engine:
+        load = time.monotonic() - began
+        answer = await ask(engine, Message("user", QUESTION))
+        memory = engine.memory
+    if answer.finish is None or not answer.text:
+        return bad("The model loaded and answered nothing.", "exo-rkllm run NAME hello --verbose")
+    usage, spent = answer.finish.usage, answer.finish.timings
+    facts = [f"load {load:.1f} s", f"first token {answer.first or 0:.2f} s"]
+    if spent.prefill and usage.prompt > usage.cached:
+        facts.append(f"prompt {(usage.prompt - usage.cached) / spent.prefill:.0f} tokens/s")
+    if spent.decode and usage.completion:
+        facts.append(f"answer {usage.completion / spent.decode:.1f} tokens/s")
+    if memory is not None:
+        facts.append(f"memory {memory / MIB:.0f} MiB")
+    vendor = bench.board.soc.benchmark if bench.board.soc is not None else ""
+    compare = f" (the vendor: {vendor})" if vendor else ""
+    return good(", ".join(facts) + compare)
+
+
+async def load_follows(bench: Bench) -> Finding:
+    before = bench.reading()
+    if before.load is None:
+        return unseen(f"the load cannot be read: {before.absent.get('load', '')}")
+    async with loaded(bench) as engine, watched(bench) as seen:
+        await ask(engine, Message("user", QUESTION), tokens=4 * TOKENS)
+    loads = [reading.load for reading in seen if reading.load is not None]
+    peak = [max(values) for values in zip(*loads, strict=False)]
+    celsius = [reading.celsius for reading in seen if reading.celsius is not None]
+    heat = f", {min(celsius):.0f} to {max(celsius):.0f} degrees" if celsius else ""
+    megahertz = sorted({reading.clock.hertz // 10**6 for reading in seen if reading.clock is not None})
+    clock = f", {' and '.join(map(str, megahertz))} MHz" if megahertz else ""
+    fact = f"peak {', '.join(f'{part:.0%}' for part in peak)}{heat}{clock}"
+    if not any(part > 0 for part in peak):
+        return bad(f"A model answered and no core had any load: {fact}.", "exo-rkllm doctor")
+    return good(fact)
+
+
+async def power_tail(bench: Bench) -> Finding:
+    async with loaded(bench) as engine:
+        await ask(engine, Message("user", QUESTION), tokens=8)
+        began = time.monotonic()
+        while time.monotonic() - began < bench.tail:
+            powered = bench.reading().powered
+            if powered is None:
+                return unseen("the power state cannot be read")
+            if not powered:
+                return good(f"off after {time.monotonic() - began:.1f} s, the model still loaded")
+            await asyncio.sleep(bench.interval / 5)
+    return poor(f"still powered after {bench.tail:.0f} s", "exo-rkllm ps; does another program use the NPU?")
+
+
+async def reading_wakes_nothing(bench: Bench) -> Finding:
+    before = bench.reading()
+    if before.powered is not False or before.powered_seconds is None:
+        return unseen("the NPU is not asleep, or that cannot be read")
+    for _ in range(10):
+        bench.reading()
+        await asyncio.sleep(bench.interval)
+    after = bench.reading()
+    if after.powered_seconds != before.powered_seconds:
+        return bad("The NPU was powered while it was only looked at.", "Report this: it must not happen.")
+    return good("ten readings, and it slept on")
+
+
+async def prefix_reuse(bench: Bench) -> Finding:
+    async with loaded(bench) as engine:
+        first = await ask(engine, Message("user", QUESTION), tokens=32)
+        turns = (Message("user", QUESTION), Message("assistant", first.text), Message("user", FOLLOW_UP))
+        second = await ask(engine, *turns, tokens=8)
+    if first.finish is None or second.finish is None:
+        return bad("A turn had no end.", "exo-rkllm run NAME hello --verbose")
+    before = first.finish.usage.prompt + first.finish.usage.completion
+    computed = second.finish.usage.prompt - second.finish.usage.cached
+    fact = f"{computed} tokens read for the second turn, {before} in the first, first token {second.first or 0:.2f} s"
+    if computed < before:
+        return good(fact)
+    return poor(fact, "The whole conversation was read again: exo-rkllm show NAME, and look for reuse")
+
+
+async def abort(bench: Bench) -> Finding:
+    async with loaded(bench) as engine:
+        request = GenerationRequest(model=engine.model.id, messages=(Message("user", LONG),), max_tokens=512)
+        began = time.monotonic()
+        async with aclosing(engine.generate(request)) as events:
+            async for event in events:
+                if isinstance(event, Piece):
+                    break
+            asked = time.monotonic()
+        await engine.settled(request.id)
+        took = time.monotonic() - asked
+        after = await ask(engine, Message("user", QUESTION), tokens=4)
+    if not after.text:
+        return bad("After an abort the model answered nothing.", "exo-rkllm run NAME hello --verbose")
+    return good(f"prompt read in {asked - began:.2f} s, ended {took * 1000:.0f} ms after the abort, next answer fine")
+
+
+async def opened(bench: Bench) -> Finding:
+    async with loaded(bench) as engine:
+        await ask(engine, Message("user", QUESTION), tokens=4)
+        nodes = sorted({node for child in children() for node in device_nodes(child)})
+    if not nodes:
+        return unseen("the runner has no device open, as with a simulated library")
+    return good(", ".join(nodes))
+
+
+async def memory_freed(bench: Bench) -> Finding:
+    before = bench.reading().memory_available
+    async with loaded(bench) as engine:
+        await ask(engine, Message("user", QUESTION), tokens=4)
+        during = bench.reading().memory_available
+    await asyncio.sleep(bench.interval)
+    after = bench.reading().memory_available
+    if before is None or during is None or after is None:
+        return unseen("/proc/meminfo cannot be read")
+    fact = f"{before / MIB:.0f} MiB available before, {during / MIB:.0f} loaded, {after / MIB:.0f} after"
+    return good(fact) if before - after < 64 * MIB else poor(fact, "free -h; run it again, since others use memory too")
+
+
+def children() -> list[int]:
+    """Processes of our own: a loaded model is one of them."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found += [int(word) for word in (task / "children").read_text().split()]
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def device_nodes(process: int) -> set[str]:
+    nodes = set()
+    try:
+        descriptors = list(Path(f"/proc/{process}/fd").iterdir())
+    except OSError:
+        return set()
+    for descriptor in descriptors:
+        try:
+            target = str(descriptor.readlink())
+        except OSError:
+            continue
+        if target.startswith(("/dev/dri/", "/dev/dma_heap/", "/dev/rk", "/dev/accel/")):
+            nodes.add(target)
+    return nodes
+
+
+MEASUREMENTS: Mapping[str, Callable[[Bench], object]] = {
+    "answers": answers,
+    "load-follows": load_follows,
+    "power-tail": power_tail,
+    "reading-wakes-nothing": reading_wakes_nothing,
+    "prefix-reuse": prefix_reuse,
+    "abort": abort,
+    "opened": opened,
+    "memory-freed": memory_freed,
+}

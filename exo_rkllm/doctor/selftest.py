@@ -1,0 +1,147 @@
+"""Runs the table of hardware checks and writes what came out as a page to attach to an issue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import cast
+
+from exo_rkllm import __version__
+from exo_rkllm.board.detect import Board
+from exo_rkllm.doctor.hardware import Probe
+from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
+from exo_rkllm.doctor.report import Finding, Report, bad, unseen
+from exo_rkllm.errors import ExoRkllmError
+
+# A command of the table reads a few files; one that takes longer hangs on a device.
+COMMAND_SECONDS = 20.0
+MEASURE_SECONDS = 600.0
+MOST_LINES = 120
+# What an owner need not publish: addresses of network cards and of the machine.
+PRIVATE = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b|\b(?:\d{1,3}\.){3}\d{1,3}\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`output` is a command's, `finding` a measurement's or the reason why there is none."""
+
+    probe: Probe
+    finding: Finding
+    output: str = ""
+    seconds: float = 0.0
+
+
+def run(probes: Sequence[Probe], board: Board, bench: Bench | None, told: Callable[[Outcome], None]) -> list[Outcome]:
+    """`bench` is None without a model; `told` hears each outcome as it comes."""
+    outcomes = []
+    for probe in probes:
+        began = time.monotonic()
+        if probe.kind == "by hand":
+            outcome = Outcome(probe, unseen("by hand: see firmware_notes/hardware-checks.md"))
+        elif probe.kind == "measured":
+            outcome = Outcome(probe, _measured(probe, bench), seconds=time.monotonic() - began)
+        elif probe.root and os.geteuid() != 0:
+            outcome = Outcome(probe, unseen("needs root"))
+        else:
+            output = command(filled(probe.command, board))
+            outcome = Outcome(probe, Finding("pass", "see below"), output, time.monotonic() - began)
+        told(outcome)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _measured(probe: Probe, bench: Bench | None) -> Finding:
+    if bench is None:
+        return unseen("needs --model NAME")
+    measure = cast("Callable[[Bench], Awaitable[Finding]]", MEASUREMENTS[probe.key])
+    try:
+        return asyncio.run(_within(measure(bench)))
+    except ExoRkllmError as error:
+        return bad(error.sentence, error.hint)
+    except asyncio.TimeoutError:
+        return bad(f"No end after {MEASURE_SECONDS:.0f} s.", "exo-rkllm run NAME hello --verbose")
+
+
+async def _within(work: Awaitable[Finding]) -> Finding:
+    return await asyncio.wait_for(work, MEASURE_SECONDS)
+
+
+def filled(text: str, board: Board) -> str:
+    nodes = {node.kind: node.path for node in board.npu.nodes} if board.npu is not None else {}
+    device = board.npu.device if board.npu is not None else "none.npu"
+    return (
+        text.replace("{npu}", device)
+        .replace("{address}", device.split(".")[0])
+        .replace("{card}", nodes.get("card", "/dev/dri/card0"))
+        .replace("{render}", nodes.get("render", nodes.get("misc", "/dev/dri/renderD128")))
+    )
+
+
+def command(line: str) -> str:
+    """Standard output and error together; a command that is missing or hangs says so in its place."""
+    try:
+        done = subprocess.run(
+            ["sh", "-c", line],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        return (late.output or b"").decode("utf-8", "replace") + f"\n(no end after {COMMAND_SECONDS:.0f} s)"
+    return done.stdout.decode("utf-8", "replace")
+
+
+def page(board: Board, doctor: Report, outcomes: Sequence[Outcome], lines: Sequence[str], now: float) -> str:
+    """Markdown, with fences that nothing inside can close."""
+    return "\n".join(_page(board, doctor, outcomes, lines, now)) + "\n"
+
+
+def _page(board: Board, doctor: Report, outcomes: Sequence[Outcome], lines: Sequence[str], now: float) -> Iterator[str]:
+    yield f"# exo-rkllm selftest: {board.title}"
+    yield ""
+    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+    yield f"{stamp}, exo-rkllm {__version__}, Python {platform.python_version()}, {platform.machine()}, {board.kernel}"
+    yield ""
+    yield "| check | result | what was seen |"
+    yield "|---|---|---|"
+    for outcome in outcomes:
+        repair = f" Try: {outcome.finding.repair}" if outcome.finding.repair else ""
+        yield f"| {outcome.probe.key} | {outcome.finding.level} | {_cell(outcome.finding.fact + repair)} |"
+    yield ""
+    yield "## doctor"
+    yield ""
+    yield "| check | result | what was seen |"
+    yield "|---|---|---|"
+    for line in doctor.lines:
+        yield f"| {line.check} | {line.finding.level} | {_cell(line.finding.fact)} |"
+    for outcome in outcomes:
+        if outcome.probe.kind == "command" and outcome.finding.level == "pass":
+            yield from _section(outcome.probe.key, outcome.probe.question, outcome.output)
+    yield from _section("library", "What the vendor's library said", "\n".join(lines))
+    yield from _section("board", "exo-rkllm board --json", json.dumps(asdict(board), indent=2))
+
+
+def _section(key: str, question: str, output: str) -> Iterator[str]:
+    yield ""
+    yield f"## {key}"
+    yield ""
+    yield f"{question}:"
+    yield ""
+    shown = PRIVATE.sub("(left out)", output).rstrip("\n").split("\n")
+    for line in shown[:MOST_LINES]:
+        yield "    " + "".join(character if character.isprintable() else "�" for character in line)
+    if len(shown) > MOST_LINES:
+        yield f"    ({len(shown) - MOST_LINES} more lines)"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,68 @@
+"""`exo-rkllm board`: for people, and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exo_rkllm.cli import main
+from simulator import boards
+
+Build = Callable[[str], Path]
+
+
+def printed(root: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    assert main(["board", "--root", str(root), *flags]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_good_board_says_what_it_is_and_that_models_can_run(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(board("rk3588-busy"), capsys).splitlines()
+    assert lines[0] == "Orange Pi 5 Plus"
+    assert "  NPU           fdab0000.npu, 3 cores, IOMMU" in lines
+    assert "  driver        RKNPU 0.9.8 (drm_gem)" in lines
+    assert "  NPU load      core 0: 65%, core 1: 70%, core 2: 100%" in lines
+    assert "  CPU threads   on CPU 4, 5, 6, 7" in lines
+    assert lines[-1].startswith("RKLLM models can run here.")
+
+
+def test_what_is_not_known_has_its_reason(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(board("debugfs-bind-empty"), capsys)
+    assert "Not known here:\n  load  the service was started before the driver" in text
+    assert "NPU load" not in text
+
+
+def test_an_obstacle_comes_with_its_repair(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(board("rk3588s-mainline"), capsys)
+    assert "mainline's driver rocket" in text
+    assert "  try: Boot a vendor kernel" in text
+    assert "Not known" in text
+
+
+def test_limits_and_missing_nodes_are_said(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "800 of 1000 MHz, limited to 800" in printed(board("hot"), capsys)
+    assert "/dev/dri/card1 (missing)" in printed(board("container-no-nodes"), capsys)
+    assert "CMA 13 of 16 MiB free" in printed(board("rk3568-cma"), capsys)
+    assert "RK182x on PCI 0000:01:00.0" in printed(board("coprocessor"), capsys)
+
+
+@pytest.mark.parametrize("profile", sorted(boards.PROFILES))
+def test_programs_get_json_of_every_board(profile: str, board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+    root = board(profile)
+    found = json.loads(printed(root, capsys, "--json"))
+    assert found["usable"] == (found["obstacle"] is None)
+    assert {"state", "model", "soc", "npu", "reading"} <= set(found)
+    text = printed(root, capsys)
+    assert "Traceback" not in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
+def test_the_root_comes_from_the_configuration_where_no_flag_names_it(
+    board: Build, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(board("rock-4d")))
+    assert main(["board"]) == 0
+    assert capsys.readouterr().out.startswith("ROCK 4D\n")

@@ -1,0 +1,137 @@
+"""The daemon's parts held together: a board that changes, a library that comes, a configuration taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from exo_rkllm.api.control import PullRequest
+from exo_rkllm.config import Config, load
+from exo_rkllm.daemon.parts import Parts
+from exo_rkllm.errors import ConfigError, UsageError
+from exo_rkllm.log.ring import Ring
+from tests.simulated import Library
+
+
+@pytest.fixture
+def config(board: Callable[[str], Path], library: Library, tmp_path: Path) -> Config:
+    for name in ("one", "two"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "model.toml").write_text(f'id = "{name}"\nengine = "dummy"\ncontext = 512\n')
+    return load(
+        {
+            "EXO_RKLLM_BOARD_ROOT": str(board("orangepi-5-plus")),
+            "EXO_RKLLM_RUNTIME_LIBRARY": str(library("1.3.0")),
+            "EXO_RKLLM_MODELS_DIRECTORY": str(tmp_path / "models"),
+            "EXO_RKLLM_CLUSTER_ENABLED": "false",
+        }
+    )
+
+
+class Written:
+    """The configuration as it stands on disk."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.mistake: ConfigError | None = None
+
+    def __call__(self) -> Config:
+        if self.mistake is not None:
+            raise self.mistake
+        return self.config
+
+
+@pytest.fixture
+def written(config: Config) -> Written:
+    return Written(config)
+
+
+@pytest_asyncio.fixture
+async def parts(config: Config, written: Written) -> AsyncIterator[Parts]:
+    made = Parts(config, {}, Ring(), written)
+    made.begin()
+    yield made
+    await made.dispatcher.drain(1.0)
+    await made.end()
+
+
+async def test_a_driver_that_goes_is_in_the_way_until_it_is_back(parts: Parts, tmp_path: Path) -> None:
+    assert parts.dispatcher.status().hindrance == ""
+    root = Path(parts.config.board.root)
+    (root / "sys").rename(tmp_path / "sys")
+    parts.watch.look()
+    assert parts.dispatcher.status().hindrance
+    assert parts.headline() == parts.dispatcher.status().hindrance
+    (tmp_path / "sys").rename(root / "sys")
+    parts.watch.look()
+    assert parts.dispatcher.status().hindrance == ""
+    assert parts.headline() == "No model is loaded; the first request loads one."
+
+
+async def test_the_library_is_named_with_its_generation(parts: Parts) -> None:
+    assert parts.runtime() == ("1.3.0", "v1_3_0")
+    assert str(parts.facts()["library"]).endswith("librkllmrt.so")
+
+
+async def test_a_new_configuration_is_taken_over_as_far_as_it_can(parts: Parts, written: Written) -> None:
+    old = written.config
+    written.config = replace(
+        old,
+        models=replace(old.models, preload=("two", "three"), keep_alive=-1.0),
+        api=replace(old.api, port=1),
+        log=replace(old.log, level="debug"),
+    )
+    assert parts.reload() == {
+        "changed": ["models.preload", "models.keep_alive", "log.level"],
+        "restart": ["api.port"],
+    }
+    async with aclosing(parts.dispatcher.subscribe()) as changes:
+        async for status in changes:
+            if [model.state for model in status.models] == ["ready"]:
+                break
+    assert (status.models[0].name, status.models[0].pinned) == ("two", True)
+    written.mistake = ConfigError("There is no key api.prot.")
+    with pytest.raises(ConfigError):
+        parts.reload()
+    assert parts.config is written.config
+
+
+async def test_a_stop_is_told_while_it_lasts(parts: Parts) -> None:
+    await parts.dispatcher.drain(0.0)
+    assert parts.headline() == "Stopping: running answers may end."
+
+
+async def test_a_model_is_removed_with_its_folder(parts: Parts) -> None:
+    await parts.dispatcher.load("one")
+    assert await parts.remove("one") == "one"
+    assert [entry.id for entry in parts.catalogue.list()] == ["two"]
+    assert [model.state for model in parts.dispatcher.status().models] == ["cold"]
+
+
+async def test_a_pull_that_makes_no_sense_is_refused_before_it_begins(parts: Parts) -> None:
+    with pytest.raises(UsageError, match="is no repository"):
+        parts.pull(PullRequest("no repository"))
+
+
+async def test_whoever_pins_a_model_that_does_not_load_reads_why(
+    config: Config, written: Written, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(Path(config.models.directory) / "two")
+    card = Path(config.models.directory) / "one/model.toml"
+    card.write_text('id = "one"\nengine = "quantum"\ncontext = 512\n')
+    made = Parts(replace(config, models=replace(config.models, preload=("one",))), {}, Ring(), written)
+    made.begin()
+    for _ in range(50):
+        await asyncio.sleep(0.01)
+        if "one is not preloaded" in caplog.text:
+            break
+    assert "one is not preloaded: one wants the engine 'quantum', which is not installed." in caplog.text
+    await made.dispatcher.drain(1.0)
+    await made.end()

@@ -1,0 +1,221 @@
+"""selftest on simulated boards: the whole table runs, and the report holds only what an owner may publish."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exo_rkllm.backends.host import host_of
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.board.counters import Reading, read
+from exo_rkllm.board.detect import detect
+from exo_rkllm.board.sources import Sources, find
+from exo_rkllm.cli import main
+from exo_rkllm.doctor import hardware, measure, selftest
+from exo_rkllm.doctor.hardware import PROBES, Probe
+from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
+from exo_rkllm.doctor.report import Finding, Report
+from tests.simulated import Library
+
+Build = Callable[[str], Path]
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EXO_RKLLM_CONFIG", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EXO_RKLLM_RUNTIME_LIBRARY", str(library("1.3.1")))
+    monkeypatch.chdir(tmp_path)
+
+
+def bench(root: Path, model: Path, **changes: object) -> Bench:
+    os.environ["RKLLM_SIM_ROOT"] = str(root)
+    board = detect(root)
+    made = Bench(
+        board, find(root, board), lambda: RkllmEngine(RkllmFile(model, 0), host_of(root, None, lambda _: None))
+    )
+    made.interval, made.tail = 0.05, 0.5
+    return replace(made, **changes)  # type: ignore[arg-type]  # fields of Bench by name
+
+
+@pytest.fixture
+def speaking(make_model: Callable[..., Path]) -> Path:
+    return make_model(reply="A lamp turns, and a lens throws its light far over the sea.", decode_tps=400)
+
+
+@pytest.mark.usefixtures("at_home")
+async def test_every_measurement_on_a_board_that_works(
+    board: Build, speaking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RKLLM_SIM_ROOT", "")
+    busy, idle = board("rk3588-busy"), board("orangepi-5-plus")
+    found = {
+        name: await measured(bench(idle if name in ("power-tail", "reading-wakes-nothing") else busy, speaking))  # type: ignore[misc]  # coroutine functions
+        for name, measured in MEASUREMENTS.items()
+    }
+    levels = {name: finding.level for name, finding in found.items()}
+    assert levels == {
+        "answers": "pass",
+        "load-follows": "pass",
+        "power-tail": "pass",
+        "reading-wakes-nothing": "pass",
+        "prefix-reuse": "pass",
+        "abort": "pass",
+        "opened": "skip",
+        "memory-freed": "pass",
+    }, found
+    assert "answer 4" in found["answers"].fact or "answer 3" in found["answers"].fact
+    assert "the vendor: 32.9 tokens/s for Qwen3 0.6B w8a8" in found["answers"].fact
+    assert "peak 65%, 70%, 100%, 44 to 44 degrees, 1000 MHz" in found["load-follows"].fact
+
+
+@pytest.mark.usefixtures("at_home")
+async def test_a_board_that_answers_without_its_npu_is_caught(
+    board: Build, speaking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RKLLM_SIM_ROOT", "")
+    idle = bench(board("orangepi-5-plus"), speaking)
+    assert (await measure.load_follows(idle)).level == "fail"
+    busy = bench(board("rk3588-busy"), speaking)
+    assert (await measure.power_tail(busy)).level == "warn"
+    assert (await measure.reading_wakes_nothing(busy)).level == "skip"
+
+
+@pytest.mark.usefixtures("at_home")
+async def test_what_cannot_be_read_cannot_be_measured(
+    board: Build, speaking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RKLLM_SIM_ROOT", "")
+    root = board("debugfs-bind-empty")
+    blind = bench(root, speaking)
+    assert (await measure.load_follows(blind)).level == "skip"
+    (root / "sys/devices/platform/fdab0000.npu/power/runtime_status").unlink()
+    (root / "proc/meminfo").unlink()
+    assert (await measure.power_tail(blind)).level == "skip"
+    assert (await measure.memory_freed(blind)).level == "skip"
+
+
+class Waking(Bench):
+    """A board whose NPU is powered by being looked at."""
+
+    def reading(self) -> Reading:
+        seen = read(self.sources)
+        path = self.sources.devices[0] / "power/runtime_active_time"
+        path.chmod(0o644)
+        path.write_text(f"{int(path.read_text()) + 1000}\n")
+        return seen
+
+
+async def test_a_reading_that_wakes_the_npu_is_a_failure(board: Build) -> None:
+    root = board("orangepi-5-plus")
+    found = detect(root)
+    sources: Sources = find(root, found)
+    waking = Waking(found, sources, lambda: pytest.fail("no engine is needed"))
+    waking.interval = 0.01
+    assert (await measure.reading_wakes_nothing(waking)).level == "fail"
+
+
+def test_devices_that_a_process_has_open_are_named() -> None:
+    assert measure.device_nodes(os.getpid()) == set()
+    assert measure.device_nodes(2**22 + 1) == set()
+
+
+# ── the table and the report ─────────────────────────────────────────────────────────────────────
+
+
+def test_the_page_of_the_notes_is_the_table() -> None:
+    page = (REPOSITORY / "firmware_notes/hardware-checks.md").read_text()
+    assert page == hardware.page(), "write exo_rkllm.doctor.hardware.page() to firmware_notes/hardware-checks.md"
+
+
+def test_the_table_is_sound() -> None:
+    keys = list(hardware.keys())
+    assert len(set(keys)) == len(keys)
+    assert {probe.key for probe in PROBES if probe.kind == "measured"} == set(MEASUREMENTS)
+    assert all(probe.expect and probe.command for probe in PROBES)
+
+
+def test_commands_get_the_boards_own_names(board: Build) -> None:
+    found = detect(board("rk3576-vendor"))
+    assert selftest.filled("{npu} {address} {card} {render}", found) == (
+        "27700000.npu 27700000 /dev/dri/card1 /dev/dri/renderD129"
+    )
+    assert selftest.filled("{npu}", detect(board("acpi"))) == "none.npu"
+
+
+def test_a_command_that_hangs_or_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "COMMAND_SECONDS", 0.3)
+    assert selftest.command("echo begun; sleep 5").startswith("begun\n")
+    assert "(no end after 0 s)" in selftest.command("sleep 5")
+    assert "not found" in selftest.command("no-such-program-here")
+
+
+def test_the_report_hides_addresses_and_survives_its_contents(board: Build) -> None:
+    probe = Probe("odd", "command", "Odd", "true", "x")
+    output = "link 00:e0:4c:68:01:2A at 192.168.1.17\n```\n# head\n\x1b[2J" + "line\n" * 300
+    outcomes = [
+        selftest.Outcome(probe, Finding("pass", "a | b\nc"), output),
+        selftest.Outcome(Probe("bad", "measured", "B", "x", "y"), Finding("fail", "no", "do this")),
+    ]
+    page = selftest.page(detect(board("model-hostile")), Report("me", ()), outcomes, ["I rkllm: hello"], 0.0)
+    assert "192.168" not in page
+    assert "4c:68" not in page
+    assert "\x1b" not in page
+    assert "    ```" in page
+    assert "\n```" not in page
+    assert "| odd | pass | a \\| b c |" in page
+    assert "| bad | fail | no Try: do this |" in page
+    assert "more lines)" in page
+    assert "I rkllm: hello" in page
+
+
+@pytest.mark.usefixtures("at_home")
+def test_the_verb_runs_it_all_and_writes_the_report(
+    board: Build, speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = board("rk3588-busy")
+    monkeypatch.setenv("RKLLM_SIM_ROOT", str(root))
+    report = tmp_path / "report.md"
+    flags = ["--root", str(root), "--model", str(speaking), "--output", str(report)]
+    assert main(["selftest", *flags, "--only", "answers", "--only", "identity", "--only", "mdwe"]) == 0
+    printed = capsys.readouterr().out
+    assert "  ok  answers" in printed
+    assert f"The report is {report}" in printed
+    written = report.read_text()
+    assert written.startswith("# exo-rkllm selftest: Orange Pi 5 Plus\n")
+    assert "| answers | pass |" in written
+    assert "| mdwe | skip |" in written
+    assert "SIMULATOR" in written
+    assert "| NPU driver | pass |" in written
+
+
+@pytest.mark.usefixtures("at_home")
+def test_without_a_model_only_files_are_read(board: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", "--root", str(board("orangepi-5-plus"))]) == 0
+    assert "needs --model NAME" in capsys.readouterr().out
+    [report] = tmp_path.glob("exo-rkllm-selftest-*.md")
+    assert "## thermal" in report.read_text()
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_model_that_does_not_load_is_a_failure_with_its_sentence(
+    board: Build, make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = board("rock-4d")
+    monkeypatch.setenv("RKLLM_SIM_ROOT", str(root))
+    model = make_model()
+    assert main(["selftest", "--root", str(root), "--model", str(model), "--only", "answers"]) == 1
+    assert "is built for RK3588, and this board is RK3576" in capsys.readouterr().out
+
+
+def test_checks_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["selftest", "--list"]) == 0
+    assert capsys.readouterr().out.count("\n") == len(PROBES)
+    assert main(["selftest", "--only", "nonsense"]) == 2
+    assert "There is no check 'nonsense'" in capsys.readouterr().err

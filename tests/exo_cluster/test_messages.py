@@ -1,0 +1,258 @@
+"""Messages of ours: every captured sample is reproduced, and nothing that an engine may say makes an unfit one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from exo_cluster.captured import Sample, samples
+from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
+from exo_rkllm.cluster import messages
+from exo_rkllm.cluster.membership import Membership, Peek, Say, Send, Sources
+from exo_rkllm.cluster.messages import Record, Tagged, wire
+from exo_rkllm.cluster.schema.revisions import supported
+from exo_rkllm.cluster.serving import BoardFacts, Servable
+from exo_rkllm.errors import ExoRkllmError, RunError
+
+ENVELOPES = {
+    "local_events": messages.ForwardedEvent,
+    "commands": messages.ForwardedCommand,
+    "election_messages": messages.ElectionMessage,
+}
+OURS = {
+    cls.__name__
+    for kinds in (messages.Event, messages.Command, messages.GatheredInfo, messages.RunnerStatus, messages.Chunk)
+    for cls in typing.get_args(kinds)
+} | {"DownloadCompleted", "DownloadFailed", "DownloadPending", "Running", "Complete", "Failed", "ElectionMessage"}
+
+
+def built(kind: Any, data: Any) -> Any:
+    """A value of ours out of a captured one, by the types that our classes name."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return data
+    if origin in (typing.Union, types.UnionType):
+        return built_of(args, data)
+    if origin is tuple:
+        return tuple(built(args[0], entry) for entry in data) if args else ()
+    if origin is not None and issubclass(origin, typing.Mapping):
+        return {key: built(args[1], entry) for key, entry in data.items()}
+    if isinstance(kind, type) and issubclass(kind, Record):
+        body = data[kind.__name__] if issubclass(kind, Tagged) else data
+        hints = typing.get_type_hints(kind, localns={"Sequence": Sequence, "JSON": Any})
+        return kind(**{field.name: built(hints[field.name], body[field.name]) for field in dataclasses.fields(kind)})
+    return data
+
+
+def built_of(choices: tuple[Any, ...], data: Any) -> Any:
+    records = [choice for choice in choices if isinstance(choice, type) and issubclass(choice, Record)]
+    for choice in records:
+        if issubclass(choice, Tagged) and isinstance(data, dict) and choice.__name__ in data:
+            return built(choice, data)
+    bare = [choice for choice in records if not issubclass(choice, Tagged)]
+    return built(bare[0], data) if bare and isinstance(data, dict) else data
+
+
+def of_ours(sample: Sample) -> bool:
+    if sample.topic not in ENVELOPES:
+        return False
+    parts = sample.type.partition("(")[0].split("/")
+    return all(part in OURS or part == "MemoryUsage" for part in parts)
+
+
+@pytest.mark.parametrize("sample", [one for one in samples() if of_ours(one)], ids=lambda one: f"{one.topic}-{one.type}")
+def test_a_sample_of_a_kind_that_we_send_is_reproduced_field_for_field(sample: Sample) -> None:
+    assert wire(built(ENVELOPES[sample.topic], sample.message)) == sample.message
+
+
+def test_most_samples_of_the_prototype_are_of_kinds_that_we_send() -> None:
+    """What is left are the worker's own tasks, which are bookkeeping (reference 3)."""
+    others = {one.type.split("/")[0] for one in samples() if one.source == "prototype" and not of_ours(one)}
+    assert others <= {"TaskCreated"}
+
+
+# ── whatever an engine may say ───────────────────────────────────────────────────────────────────
+
+TEXT = st.text(st.characters(), max_size=8) | st.sampled_from(["\ud800", "\udfff x", "\x00", "\u2028", '"}', "🦀"])
+WHOLE = st.integers(-(2**70), 2**70) | st.integers(0, 4096)
+REAL = st.floats()
+PIECES = st.builds(Piece, TEXT, st.integers(-1, 200_000), st.sampled_from(["answer", "thinking", "tool_call"]))
+CALLS = st.sampled_from(
+    ['{"name": "f", "arguments": {}}', "[1, 2]", '{"name": null}', '{"name": "\\ud800"}', "{", "null", '{"function": {}}']
+).map(lambda text: Piece(text, kind="tool_call"))
+ENDS = st.builds(
+    Finish,
+    st.sampled_from(["stop", "length", "tool_calls", "abort"]),
+    st.builds(Usage, st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 2**40)),
+    st.builds(Timings, *([st.floats(0, 1e9)] * 4)),
+)
+PROGRESS = st.builds(
+    Progress, st.sampled_from(["queued", "loading", "prefill"]), st.integers(-5, 10**6), st.integers(-5, 10**6)
+)
+ERRORS = st.builds(RunError, TEXT, TEXT)
+SAID = st.lists(PIECES | CALLS | PROGRESS, max_size=12).flatmap(
+    lambda pieces: (ENDS | ERRORS).map(lambda end: [*pieces, end])
+)
+MODELS = st.builds(
+    Servable,
+    id=TEXT.map(lambda text: f"m{text}"),
+    state=st.sampled_from(["cold", "loading", "warming", "ready", "failed"]),
+    size=WHOLE,
+    layers=st.integers(-3, 200),
+    hidden_size=st.integers(-3, 20000),
+    kv_heads=st.integers(-3, 64),
+    context=WHOLE,
+    memory=st.integers(0, 2**40),
+    family=TEXT,
+    quantization=TEXT,
+    base_model=TEXT,
+    thinking=st.booleans(),
+    images=st.booleans(),
+    sampling=st.builds(Sampling, temperature=st.none() | REAL, top_p=st.none() | REAL, top_k=st.none() | WHOLE),
+    folder=TEXT,
+    progress=REAL,
+    problem=TEXT,
+)
+FACTS = st.builds(BoardFacts, TEXT, TEXT, TEXT, TEXT, TEXT)
+
+
+class Cluster:
+    """The least of a master: it echoes what it is sent and makes instances and tasks."""
+
+    def __init__(self, facts: BoardFacts) -> None:
+        self.sent: list[tuple[str, bytes]] = []
+        self.effects: deque[Any] = deque()
+        self.busy = False
+        self.member = Membership("c0ffee", supported()[0], facts, sources=Sources(disk=lambda: (10**11, 10**10)))
+        self.index = 0
+        self.now = 0.0
+        self.says: list[str] = []
+        self.log("NodeTimedOut", node_id="nobody")
+        self.take(self.member.linked(self.now))
+
+    def log(self, kind: str, **body: Any) -> None:
+        self.index += 1
+        event = {kind: {"event_id": f"e{self.index}", **body}}
+        self.echo(event)
+
+    def echo(self, event: Any) -> None:
+        message = {
+            "origin_idx": self.index - 1,
+            "origin": "aa",
+            "session": {"master_node_id": "aa", "election_clock": 0},
+            "event": event,
+        }
+        self.take(self.member.message("global_events", json.dumps(message).encode(), self.now))
+
+    def take(self, effects: Any) -> None:
+        """In the order in which they are sent, as a wire would carry them."""
+        self.effects.extend(effects)
+        if self.busy:
+            return
+        self.busy = True
+        while self.effects:
+            self.carry_out(self.effects.popleft())
+        self.busy = False
+
+    def carry_out(self, effect: Any) -> None:
+        match effect:
+            case Send(topic, payload):
+                message = json.loads(payload)
+                self.sent.append((topic, payload))
+                if topic == "local_events":
+                    self.index += 1
+                    self.echo(message["event"])
+                else:
+                    self.command(*message["command"].popitem())
+            case Peek():
+                self.take(self.member.peeked(None, self.now))
+            case Say(_, sentence):
+                self.says.append(sentence)
+
+    def command(self, kind: str, body: Any) -> None:
+        if kind == "CreateInstance":
+            self.log("InstanceCreated", instance=body["instance"])
+        elif kind == "AddCustomModelCard":
+            self.log("CustomModelCardAdded", model_card=body["model_card"])
+        elif kind == "DeleteInstance":
+            self.log("InstanceDeleted", instance_id=body["instance_id"])
+
+    def instances(self) -> list[str]:
+        return [one.id for one in self.member.view(self.now).instances]
+
+
+def drive(
+    facts: BoardFacts, models: list[Servable], answers: list[list[Event | ExoRkllmError]], data: st.DataObject
+) -> int:
+    """`Membership` refuses an unfit message in words; here none may even be tried."""
+    revision = supported()[0]
+    cluster = Cluster(facts)
+    cluster.take(cluster.member.peeked(None, 0.0))
+    cluster.take(cluster.member.offered(models, 0.0))
+    for number, said in enumerate(answers):
+        cluster.now += 1.0
+        cluster.take(cluster.member.tick(cluster.now))
+        instances = cluster.instances()
+        if instances:
+            task = {
+                "task_id": f"t{number}",
+                "task_status": "Pending",
+                "instance_id": data.draw(st.sampled_from(instances)),
+                "command_id": f"c{number}",
+                "task_params": {"model": "m", "input": []},
+                "error_type": None,
+                "error_message": None,
+            }
+            kind = data.draw(st.sampled_from(["TextGeneration", "ImageGeneration"]))
+            cluster.log("TaskCreated", task_id=f"t{number}", task={kind: task})
+            cluster.take(cluster.member.answered([(f"t{number}", event) for event in said], cluster.now))
+        changed = data.draw(st.lists(MODELS, max_size=2, unique_by=lambda model: model.id))
+        cluster.take(cluster.member.offered([*models, *changed], cluster.now))
+    cluster.take(cluster.member.leave(cluster.now))
+    assert not [sentence for sentence in cluster.says if "was wrong" in sentence]
+    origins: dict[str, int] = {}
+    for topic, payload in cluster.sent:
+        message = json.loads(payload)
+        revision.exact.topics[topic](message)
+        if topic == "local_events":
+            assert message["origin_idx"] == origins.get(message["origin"], 0)
+            origins[message["origin"]] = message["origin_idx"] + 1
+    return len(cluster.sent)
+
+
+LIVES = (FACTS, st.lists(MODELS, max_size=3, unique_by=lambda model: model.id), st.lists(SAID, max_size=4), st.data())
+QUIET = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=150)
+
+
+@QUIET
+@given(*LIVES)
+def test_whatever_happens_only_fit_messages_leave(
+    facts: BoardFacts, models: list[Servable], answers: list[list[Event | ExoRkllmError]], data: st.DataObject
+) -> None:
+    drive(facts, models, answers, data)
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_messages_fit() -> None:
+    sent = 0
+
+    @settings(QUIET, max_examples=2000, phases=[Phase.generate])
+    @given(*LIVES)
+    def lives(
+        facts: BoardFacts, models: list[Servable], answers: list[list[Event | ExoRkllmError]], data: st.DataObject
+    ) -> None:
+        nonlocal sent
+        sent += drive(facts, models, answers, data)
+
+    while sent < 100_000:
+        lives()
+    print(f"{sent} messages")
