@@ -297,8 +297,9 @@ class Exo:
         except OSError:
             return
         packet = decode(data)
-        mine = isinstance(packet, Hello) and packet.namespace == digest(self.args.namespace)
-        if mine and packet.nonce != self._nonce:
+        if not isinstance(packet, Hello) or packet.nonce == self._nonce:
+            return
+        if packet.namespace == digest(self.args.namespace):
             self._udp.sendto(encode(WhatsUp(packet.nonce, self.id, self.args.zenoh_port)), sender)
 
     # ── life ──
