@@ -1,6 +1,6 @@
 """Memory of a member over a long log, and what reading it costs: no network, events as exo writes them.
 
-    python bench/cluster_log.py [EVENTS]
+python bench/cluster_log.py [EVENTS]
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from exo_cluster.captured import scenarios  # noqa: E402  the path above has to be there first
-from exo_cluster.replaying import FACTS  # noqa: E402
-
-from exo_rkllm.cluster.membership import Membership  # noqa: E402
-from exo_rkllm.cluster.schema.revisions import supported  # noqa: E402
+from exo_rkllm.cluster.membership import Membership
+from exo_rkllm.cluster.schema.revisions import supported
+from tests.exo_cluster.captured import scenarios
+from tests.exo_cluster.replaying import FACTS
 
 
 def resident() -> int:
@@ -32,7 +31,10 @@ def main(number: int) -> None:
     records = scenarios()["30_real_exo_worker_with_fake_engine"] + scenarios()["31_mixed_mlx_and_rkllm"]
     events = [record.message for record in records if record.topic == "global_events" and record.direction == "in"]
     events += [  # what a turn created it also takes away, or the cluster itself would grow
-        {**event, "event": {"InstanceDeleted": {"event_id": created["event_id"], "instance_id": instance["instance_id"]}}}
+        {
+            **event,
+            "event": {"InstanceDeleted": {"event_id": created["event_id"], "instance_id": instance["instance_id"]}},
+        }
         for event in events
         if (created := event["event"].get("InstanceCreated"))
         for instance in created["instance"].values()

@@ -79,7 +79,7 @@ async def wait(server: World, key: str) -> None:
 
 async def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    more = {"board": board, "cluster": lambda: CLUSTER, "cards": CARDS, "answers": ANSWERS}
+    more: dict[str, Any] = {"board": board, "cluster": lambda: CLUSTER, "cards": CARDS, "answers": ANSWERS}
     async with world(settings=SETTINGS, **more) as server, browser() as tab:
         await tab.open(server.url, width=1280, height=860)
         await tab.run("sessionStorage.setItem('key', 'sesame')")

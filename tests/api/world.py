@@ -51,7 +51,7 @@ CARDS = {
     "thinker": 'engine = "scripted"\ncontext = 4096\n[chat]\nfamily = "qwen3"\n',
     "slow": 'engine = "scripted"\ncontext = 4096\n[options]\npace = 0.02\n',
     "seer": 'engine = "scripted"\ncontext = 4096\n[chat]\ntemplate = "seer.jinja"\n',
-    "dummy": 'engine = "dummy"\ncontext = 100000\n',
+    "dummy": 'engine = "dummy"\ncontext = 1000000\n',
 }
 # A template that takes parts, as those of models that see do.
 SEER = """{% for message in messages %}<|im_start|>{{ message.role }}
