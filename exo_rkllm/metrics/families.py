@@ -106,6 +106,29 @@ CLUSTER: Mapping[str, Row] = {
 }
 EVERY: Mapping[str, Row] = {**BOARD, **SERVING, **CLUSTER}
 
+HEAD = """\
+# Metrics
+
+What `/metrics` tells, in Prometheus' text format or OpenMetrics, whichever is asked for. Everything is read at the
+scrape; what cannot be read is left out, never 0. Dashboard, recording rules and alerts: `packaging/grafana/`.
+
+This page is made from `exo_rkllm/metrics/families.py`.
+"""
+CHAPTERS = (("The board", BOARD), ("Serving", SERVING), ("The exo cluster", CLUSTER))
+
+
+def document() -> str:
+    """docs/metrics.md."""
+    parts = [HEAD]
+    for title, rows in CHAPTERS:
+        parts.append(f"\n## {title}\n\n| name | kind | labels | what it is |\n|---|---|---|---|\n")
+        parts += [
+            f"| `{name}` | {row.kind} | {', '.join(f'`{label}`' for label in row.labels)} | {row.help} |\n"
+            for name, row in rows.items()
+        ]
+    return "".join(parts)
+
+
 Buckets: TypeAlias = Sequence[tuple[str, float]]
 
 

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exo_rkllm.backends.observe import Answered, Gaps, Loaded, Restarted
 from exo_rkllm.board.files import WAKING
 from exo_rkllm.metrics.exposition import exposition
-from exo_rkllm.metrics.families import BOARD, EVERY
+from exo_rkllm.metrics.families import BOARD, EVERY, document
 from exo_rkllm.metrics.histogram import Histogram
 from exo_rkllm.metrics.serving import MOST_VALUES, OTHER
 from tests.metrics.scenes import Daemon, Status, answer
@@ -230,6 +230,11 @@ def test_every_row_of_the_table_is_told_by_some_daemon(board: Build) -> None:
         for family in parse_text(exposition(daemon.registry(), "")[0].decode())
     }
     assert set(EVERY) <= told
+
+
+def test_the_page_of_the_docs_is_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+    assert page == document(), "write exo_rkllm.metrics.families.document() to docs/metrics.md"
 
 
 def test_names_say_their_unit() -> None:
