@@ -36,8 +36,9 @@ class Performance:
         await self.down()
         try:
             connecting = asyncio.open_unix_connection(str(self._socket))
-            self._reader, self._writer = await asyncio.wait_for(connecting, PATIENCE)
-            line = await asyncio.wait_for(self._reader.readline(), PATIENCE)
+            reader, self._writer = await asyncio.wait_for(connecting, PATIENCE)
+            self._reader = reader
+            line = await asyncio.wait_for(reader.readline(), PATIENCE)
             told = json.loads(line)
             return Outcome(tuple(told["done"]), tuple(told["failed"]))
         except FileNotFoundError:
