@@ -1,6 +1,6 @@
 """Sixteen boards on sixteen hosts under one master, and clients that come and go for minutes.
 
-    python bench/cluster_fleet.py [fleet] [churn SECONDS]        as root
+python bench/cluster_fleet.py [fleet] [churn SECONDS]        as root
 """
 
 from __future__ import annotations
@@ -95,8 +95,10 @@ async def churn(seconds: float) -> None:
         waiting = [status for status in await exo.tasks() if status in ("Pending", "Running")]
         print(f"{seconds:.0f} s: {count}; tasks left pending or running: {len(waiting)}")
         print(f"answers still running on the boards: {[desk['running'] for desk in desks]}")
-        print(f"chunks {sum(view['counters']['events_out'] for view in views)}, resends "
-              f"{sum(view['counters']['resends'] for view in views)}, instances {len(await exo.runners())}")
+        print(
+            f"chunks {sum(view['counters']['events_out'] for view in views)}, resends "
+            f"{sum(view['counters']['resends'] for view in views)}, instances {len(await exo.runners())}"
+        )
         for board in boards:
             cost = await board.command("cost")
             print(f"resident memory {cost['memory'] / 1024:.0f} MB")

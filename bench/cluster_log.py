@@ -1,6 +1,6 @@
 """Memory of a member over a long log, and what reading it costs: no network, events as exo writes them.
 
-    python bench/cluster_log.py [EVENTS]
+python bench/cluster_log.py [EVENTS]
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def main(number: int) -> None:
     records = scenarios()["30_real_exo_worker_with_fake_engine"] + scenarios()["31_mixed_mlx_and_rkllm"]
     events = [record.message for record in records if record.topic == "global_events" and record.direction == "in"]
     events += [  # what a turn created it also takes away, or the cluster itself would grow
-        {**event, "event": {"InstanceDeleted": {"event_id": created["event_id"], "instance_id": instance["instance_id"]}}}
+        {
+            **event,
+            "event": {"InstanceDeleted": {"event_id": created["event_id"], "instance_id": instance["instance_id"]}},
+        }
         for event in events
         if (created := event["event"].get("InstanceCreated"))
         for instance in created["instance"].values()
