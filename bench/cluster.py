@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from exo_cluster.lab import Lab, chat, counted, ready, why_not
+from tests.exo_cluster.lab import Lab, chat, counted, ready, why_not
 
 
 def table(title: str, rows: list[tuple[str, str]]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from exo_cluster.lab import Chat, Lab, chat, counted, ready, why_not  # noqa: E402  the path above has to be there first
+from tests.exo_cluster.lab import Chat, Lab, chat, counted, ready, why_not
 
 BOARDS, RATE = 16, 20
 TOKENS = 400
@@ -54,7 +54,7 @@ async def fleet() -> None:
         for task in left:
             task.cancel()
         started = time.monotonic()
-        while len(await exo.runners()) > BOARDS - 1 and time.monotonic() - started < 60:
+        while len(await exo.runners()) > BOARDS - 1 and time.monotonic() - started < 60:  # noqa: ASYNC110 - exo is asked
             await asyncio.sleep(0.5)
         print(f"the dead board's instance is gone after {time.monotonic() - started:.0f} s more")
         again = await asyncio.gather(*(chat(exo, "count 20", timeout=60) for _ in range(BOARDS)))

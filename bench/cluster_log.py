@@ -14,11 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from exo_cluster.captured import scenarios  # noqa: E402  the path above has to be there first
-from exo_cluster.replaying import FACTS  # noqa: E402
-
-from exo_rkllm.cluster.membership import Membership  # noqa: E402
-from exo_rkllm.cluster.schema.revisions import supported  # noqa: E402
+from exo_rkllm.cluster.membership import Membership
+from exo_rkllm.cluster.schema.revisions import supported
+from tests.exo_cluster.captured import scenarios
+from tests.exo_cluster.replaying import FACTS
 
 
 def resident() -> int:

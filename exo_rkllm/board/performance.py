@@ -21,18 +21,23 @@ class Performance:
 
     def __init__(self, socket: Path = SOCKET) -> None:
         self._socket = socket
+        self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     @property
     def held(self) -> bool:
-        return self._writer is not None and not self._writer.is_closing()
+        """A unit that died has closed its end."""
+        return self._writer is not None and self._reader is not None and not self._reader.at_eof()
 
     async def up(self) -> Outcome:
         """What was set and what was not; raises a sentence where the unit is not there."""
         if self.held:
             return Outcome()
+        await self.down()
         try:
-            reader, self._writer = await asyncio.wait_for(asyncio.open_unix_connection(str(self._socket)), PATIENCE)
+            connecting = asyncio.open_unix_connection(str(self._socket))
+            reader, self._writer = await asyncio.wait_for(connecting, PATIENCE)
+            self._reader = reader
             line = await asyncio.wait_for(reader.readline(), PATIENCE)
             told = json.loads(line)
             return Outcome(tuple(told["done"]), tuple(told["failed"]))
@@ -47,7 +52,7 @@ class Performance:
             ) from None
 
     async def down(self) -> None:
-        writer, self._writer = self._writer, None
+        writer, self._reader, self._writer = self._writer, None, None
         if writer is not None:
             writer.close()
             with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 class Watch:
     """`on_change` gets the board before and after, only when they differ, on the loop's thread.
 
-    Make the event source first and this second: what happens in between is then in the source's queue.
+    `start` looks once more, since what happened before the event source was made is in nobody's queue.
     """
 
     def __init__(self, root: Path, on_change: Callable[[Board, Board], None] | None = None) -> None:
@@ -31,6 +31,7 @@ class Watch:
     def start(self, loop: asyncio.AbstractEventLoop, source: EventSource) -> None:
         self._loop, self._source = loop, source
         loop.add_reader(source.fileno(), self._readable)
+        self.look()
 
     def look(self) -> Board:
         """Detect again now; also for whoever stumbles over a path that is gone."""

@@ -1,4 +1,4 @@
-"""Values from elsewhere made fit for the wire: exo ends itself over half a surrogate pair or a number without an end."""
+"""Values from elsewhere made fit for the wire: exo ends itself over half a surrogate pair or an endless number."""
 
 from __future__ import annotations
 

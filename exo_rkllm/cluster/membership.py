@@ -158,9 +158,7 @@ class Membership:
     ) -> None:
         self.me = me
         self.revision = revision
-        self.facts = replace(
-            facts, **{name: clean.text(getattr(facts, name)) for name in BoardFacts.__slots__}
-        )
+        self.facts = replace(facts, **{name: clean.text(getattr(facts, name)) for name in BoardFacts.__slots__})
         self.images = ImageStore()
         self.phase = Phase.OUT if stay_out else Phase.SEARCHING
         self.sentence = stay_out

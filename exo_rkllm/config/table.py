@@ -160,7 +160,9 @@ class Board:
     performance: bool = field(
         default=False,
         metadata=about(
-            "Run CPU, NPU and memory at their highest clocks while the daemon runs, and put them back after.", True
+            "Run CPU, NPU and memory at their highest clocks while a model is loaded; needs the unit "
+            "`exo-rkllm-clocks.socket`.",
+            True,
         ),
     )
 

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 from exo_rkllm.api.control import Controls, PullRequest
 from exo_rkllm.backends.base import JSON, Capabilities, GenerationRequest, Model
 from exo_rkllm.backends.host import Host, host_of
+from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import Board
+from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.board.watch import Watch
 from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.steps import Step
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import Config
-from exo_rkllm.daemon import engines
+from exo_rkllm.daemon import clocks, engines
 from exo_rkllm.daemon.appearance import Appearance
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.daemon.memory import available
@@ -97,6 +99,9 @@ class Parts:
         self._watch_library()
         self._look_at_library()
         self._apply()
+        if self.config.board.performance:
+            unit = Path(self.config.board.root) / SOCKET.relative_to("/")
+            self._spawn(clocks.follow(self.dispatcher.subscribe(), Performance(unit)))
 
     async def join(self) -> None:
         """The exo cluster, once the API answers: a board that cannot join still serves."""
@@ -265,6 +270,9 @@ class Parts:
         return {
             "board": board.title,
             "board_says": board.sentence,
+            # For `top` of a user who may not read the driver's counters.
+            "npu": {"load": read_load(self.watch.sources)},
+            "cluster": None if self.node is None else self.node.view().plain(),
             "library": "" if self.library is None else str(self.library.path),
             "models_directory": str(self.catalogue.directory),
             "config_files": list(self.config.files),

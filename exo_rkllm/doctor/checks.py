@@ -12,6 +12,7 @@ from typing import NamedTuple
 from exo_rkllm.board import version
 from exo_rkllm.board.counters import Clock
 from exo_rkllm.board.detect import UPGRADE, DeviceNode, Npu
+from exo_rkllm.board.performance import ENABLE, SOCKET
 from exo_rkllm.board.states import UNMASK
 from exo_rkllm.doctor.identity import SERVICE_USER, group_name
 from exo_rkllm.doctor.report import Finding, Line, Report, bad, good, poor, unseen, worst
@@ -249,6 +250,14 @@ def cpu_clock(scene: Scene) -> Finding:
     return good(", ".join(f"CPU{policy.first}: {policy.governor}" for policy in scene.cpus))
 
 
+def performance(scene: Scene) -> Finding:
+    if scene.config is None or not scene.config.board.performance:
+        return unseen("[board] performance is off")
+    if not (scene.root / SOCKET.relative_to("/")).exists():
+        return poor("[board] performance is set, and the unit that does it is not enabled.", ENABLE)
+    return good("raised while a model is loaded")
+
+
 def temperature(scene: Scene) -> Finding:
     celsius = scene.reading.celsius
     if celsius is None:
@@ -372,6 +381,7 @@ CHECKS: tuple[Check, ...] = (
     Check("NPU clock", npu_clock, ("NPU driver",)),
     Check("memory clock", ddr_clock),
     Check("CPU clock", cpu_clock),
+    Check("performance", performance),
     Check("temperature", temperature),
     Check("NPU counters", counters, ("NPU driver",)),
     Check("kernel log", kernel_log),

@@ -370,13 +370,12 @@ ROWS = (
             Panel(
                 "timeseries",
                 "Loading a model",
-                "Mean time of a load.",
+                "Mean time of a load since the daemon started.",
                 8,
                 7,
                 (
                     Query(
-                        f"{rate('rkllm_model_load_seconds_sum', 'instance, model')}"
-                        f" / ({rate('rkllm_model_load_seconds_count', 'instance, model')} > 0)",
+                        f"rkllm_model_load_seconds_sum{{{MODEL}}} / rkllm_model_load_seconds_count{{{MODEL}}}",
                         "{{model}} {{instance}}",
                     ),
                 ),

@@ -285,6 +285,14 @@ def test_a_pc_is_told_that_it_is_none(environment: Mapping[str, str]) -> None:
     assert level(report, "system") in ("warn", "pass", "fail")
 
 
+def test_performance_without_its_unit_is_a_warning(examine: Examine, tmp_path: Path) -> None:
+    report = examine("orangepi-5-plus", EXO_RKLLM_BOARD_PERFORMANCE="true")
+    assert "systemctl enable --now exo-rkllm-clocks.socket" in findings(report, "warn")["performance"]
+    (tmp_path / "orangepi-5-plus/run").mkdir()
+    (tmp_path / "orangepi-5-plus/run/exo-rkllm-clocks.sock").touch()
+    assert level(examine("orangepi-5-plus", EXO_RKLLM_BOARD_PERFORMANCE="true"), "performance") == "pass"
+
+
 def test_little_memory_is_a_warning(board: Build, environment: dict[str, str], model: str) -> None:
     path = board("orangepi-5-plus") / "proc/meminfo"
     path.chmod(0o644)

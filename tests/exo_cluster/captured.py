@@ -40,9 +40,7 @@ def _lines(name: str) -> Iterator[Any]:
 
 @cache
 def samples() -> tuple[Sample, ...]:
-    return tuple(
-        Sample(line["topic"], line["type"], line["from"], line["msg"]) for line in _lines("samples.jsonl.xz")
-    )
+    return tuple(Sample(line["topic"], line["type"], line["from"], line["msg"]) for line in _lines("samples.jsonl.xz"))
 
 
 @cache

@@ -27,7 +27,7 @@ MODEL = Servable(
 
 
 class Desk:
-    """`Serving`: what is asked is a line of words, `count 5 think fail tool image wait 2`; `rate` is tokens a second."""
+    """`Serving`: what is asked is a line of words, `count 5 think fail tool image wait 2`; `rate` is tokens/s."""
 
     def __init__(self, models: Iterable[Servable] = (MODEL,), rate: float = 0.0) -> None:
         self.rate = rate

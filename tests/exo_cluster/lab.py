@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import Self
+
 TESTS = Path(__file__).parent.parent
 API = 52415
 MODEL = "rkllm/Qwen3-1.7B-w8a8-rk3588"
@@ -186,7 +188,7 @@ class Lab:
         self._hosts: list[Host] = []
         self._programs: list[Program] = []
 
-    async def __aenter__(self) -> Lab:
+    async def __aenter__(self) -> Self:
         ip("netns", "add", self.switch)
         ip("-n", self.switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
         ip("-n", self.switch, "link", "set", "br0", "up")

@@ -1,8 +1,8 @@
 """Plays a captured scenario to a `Membership` and holds what it sends against what the prototype sent.
 
-Ids differ between the two lives, so each id of the capture is paired with ours when a message of ours takes the place of
-a captured one, and later messages of the capture are rewritten with the pairs. The engine is played from the capture:
-what the prototype said of it is what ours is told.
+Ids differ between the two lives, so each id of the capture is paired with ours when a message of ours takes the place
+of a captured one, and later messages of the capture are rewritten with the pairs. The engine is played from the
+capture: what the prototype said of it is what ours is told.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ def kind_of(message: Any) -> str:
     if what is None:
         return "ElectionMessage"
     ((kind, body),) = what.items()
-    parts = [kind]
-    for name in ("info", "chunk", "runner_status", "download_progress", "task"):
-        if isinstance(body.get(name), dict):
-            parts.append(next(iter(body[name])) if len(body[name]) == 1 else "MemoryUsage")
+    names = ("info", "chunk", "runner_status", "download_progress", "task")
+    inner = [body[name] for name in names if isinstance(body.get(name), dict)]
+    parts = [kind, *(next(iter(one)) if len(one) == 1 else "MemoryUsage" for one in inner)]
     return "/".join([*parts, body.get("task_status", "")] if kind == "TaskStatusUpdated" else parts)
 
 
@@ -90,9 +89,7 @@ class Replay:
     def start(self, now: float) -> None:
         self.now = now
         self._take(self.membership.offered(tuple(self.models.values()), now))
-        self._take(
-            self.membership.interfaces((NetworkInterfaceInfo("eth0", "10.77.0.3", "ethernet"),), now)
-        )
+        self._take(self.membership.interfaces((NetworkInterfaceInfo("eth0", "10.77.0.3", "ethernet"),), now))
         self._take(self.membership.linked(now))
 
     def snapshot(self, state: Any) -> None:
@@ -230,9 +227,7 @@ class Replay:
         joining = self.membership.phase != "serving"
         if kind == "NodeGatheredInfo/MemoryUsage" and joining and self._memory_told:
             return False
-        if kind == "NodeGatheredInfo/MemoryUsage" or (
-            kind.startswith("NodeGatheredInfo") and not joining
-        ):
+        if kind == "NodeGatheredInfo/MemoryUsage" or (kind.startswith("NodeGatheredInfo") and not joining):
             self._sort_out_signs()
             event_id = message["event"]["NodeGatheredInfo"]["event_id"]
             self._pairs[event_id] = self._signs.popleft() if self._signs else self._last_sign

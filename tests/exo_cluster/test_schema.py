@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from exo_cluster.captured import openapi, samples, scenarios
-from exo_cluster.standin import api
 from exo_rkllm.cluster import drift
 from exo_rkllm.cluster.schema.language import Checks, Mismatch, parse
 from exo_rkllm.cluster.schema.revisions import Revision, encoded, supported
+from tests.exo_cluster.captured import openapi, samples, scenarios
+from tests.exo_cluster.standin import api
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,10 @@ INSTANCE = "command.CreateInstance.instance.MlxRingInstance"
         ("ChunkGenerated/TokenChunk", "local_events", f"{CHUNK}.is_thinking", 0, "is no boolean"),
         ("ChunkGenerated/TokenChunk", "local_events", f"{CHUNK}.text", None, "is no string"),
         ("ChunkGenerated/TokenChunk", "local_events", f"{CHUNK}.finish_reason", "eos", "none of stop, length"),
-        ("ChunkGenerated/TokenChunk", "local_events", "event.ChunkGenerated.chunk", {"Blob": {}}, "unknown Chunk 'Blob'"),
+        (
+            *("ChunkGenerated/TokenChunk", "local_events"),
+            *("event.ChunkGenerated.chunk", {"Blob": {}}, "unknown Chunk 'Blob'"),
+        ),
         ("ChunkGenerated/TokenChunk", "local_events", "event", {"NewEvent": {}}, "unknown Event 'NewEvent'"),
         ("ChunkGenerated/TokenChunk", "local_events", "event", [], "unknown Event []"),
         ("ChunkGenerated/TokenChunk", "local_events", "origin_idx", -1, "-1 is no integer of at least 0"),
@@ -162,7 +165,10 @@ def test_a_real_node_and_the_stand_in_speak_our_revision(revision: Revision) -> 
         (lambda types: types["ModelCard"]["properties"].pop("usesCfg"), ["ModelCard: usesCfg is missing"]),
         (lambda types: types["ModelCard"]["required"].append("family"), ["ModelCard: family is required"]),
         (lambda types: types["Memory"].update(required=["inBytes"]), ["Memory: inBytes is required"]),
-        (lambda types: types["ModelCard"]["required"].remove("nLayers"), ["ModelCard: nLayers is not required any more"]),
+        (
+            lambda types: types["ModelCard"]["required"].remove("nLayers"),
+            ["ModelCard: nLayers is not required any more"],
+        ),
         (lambda types: types.pop("MlxRingInstance"), ["MlxRingInstance: not there any more"]),
         (lambda types: types.update({"Host-Input": types.pop("Host")}), []),
     ],
@@ -179,10 +185,11 @@ def test_something_else_than_exo_answers(revision: Revision, document: Any) -> N
 
 
 def test_differences_of_the_state_are_named(revision: Revision) -> None:
-    state = dict.fromkeys(revision.table.lists["state_keys"], {})
+    state: dict[str, object] = {key: {} for key in revision.table.lists["state_keys"]}
     assert list(drift.state_keys(revision, state)) == []
     del state["runners"]
-    assert list(drift.state_keys(revision, {**state, "quorum": {}})) == ["State: quorum is new", "State: runners is missing"]
+    found = list(drift.state_keys(revision, {**state, "quorum": {}}))
+    assert found == ["State: quorum is new", "State: runners is missing"]
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,7 @@ class Exo:
         self._master: Master | None = None
         self._router: EventRouter | None = None
         seniority = 1_000_000 if args.force_master else 0
-        self._election = Election(
-            self.id, self._ballot, self._elected, seniority=seniority, campaign=args.campaign
-        )
+        self._election = Election(self.id, self._ballot, self._elected, seniority=seniority, campaign=args.campaign)
         self._api = Api(self.id, self.revision, self._order)
         self._origin = new_id()
         self._extra = {change.partition(".")[0]: change.partition(".")[2].split()[0] for change in args.add}
@@ -299,9 +297,10 @@ class Exo:
         except OSError:
             return
         packet = decode(data)
-        if isinstance(packet, Hello) and packet.nonce != self._nonce:
-            if packet.namespace == digest(self.args.namespace):
-                self._udp.sendto(encode(WhatsUp(packet.nonce, self.id, self.args.zenoh_port)), sender)
+        if not isinstance(packet, Hello) or packet.nonce == self._nonce:
+            return
+        if packet.namespace == digest(self.args.namespace):
+            self._udp.sendto(encode(WhatsUp(packet.nonce, self.id, self.args.zenoh_port)), sender)
 
     # ── life ──
 

@@ -8,7 +8,25 @@ from typing import Any
 Json = Any
 PASSIVE = {"TestEvent", "ChunkGenerated", "TaskAcknowledged", "InputChunkReceived", "TracesCollected", "TracesMerged"}
 # Maps keyed by ids, whose keys are no field names.
-MAPS = ["instances", "runners", "downloads", "tasks", "last_seen", "node_identities", "node_memory", "node_disk", "node_system", "node_network", "node_thunderbolt", "node_thunderbolt_bridge", "node_rdma_ctl", "node_backends", "instance_links", "prefill_server_ports", "custom_model_cards"]
+MAPS = [
+    "instances",
+    "runners",
+    "downloads",
+    "tasks",
+    "last_seen",
+    "node_identities",
+    "node_memory",
+    "node_disk",
+    "node_system",
+    "node_network",
+    "node_thunderbolt",
+    "node_thunderbolt_bridge",
+    "node_rdma_ctl",
+    "node_backends",
+    "instance_links",
+    "prefill_server_ports",
+    "custom_model_cards",
+]
 
 
 def unwrap(value: Json) -> tuple[str, Json]:
@@ -47,7 +65,7 @@ class State:
     def document(self) -> Json:
         connections: Json = {}
         return {
-            **{camel_key: value for camel_key, value in camel(self.maps).items()},
+            **dict(camel(self.maps).items()),
             "topology": {"nodes": list(self.topology), "connections": connections},
             "lastEventAppliedIdx": self.applied,
             "thunderboltBridgeCycles": [],
