@@ -1,5 +1,5 @@
 # Everything a developer types. `make run` and `make test` work from a bare clone.
-.PHONY: help run test lint bench setup simulator clean
+.PHONY: help run test lint bench fuzz setup simulator clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
@@ -22,6 +22,10 @@ lint: ## ruff and mypy only
 bench: ## what a token costs, as tables
 	@tools/setup test
 	@$(PYTHON) -m bench
+
+fuzz: ## 10,000 generated requests against our own OpenAPI document
+	@tools/setup test
+	@$(PYTHON) -m tests.api.fuzzed 10000
 
 setup: ## what `make test` needs, without running it
 	@tools/setup test

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -81,48 +82,40 @@ async def serve(folder: Path) -> None:
 
 
 class Connection:
-    """A client that costs next to nothing: bytes are counted, not parsed."""
+    """A client that costs next to nothing: it blocks, and bytes are counted, not parsed."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
 
-    async def ask(self, model: str, content: str, tokens: int) -> AsyncIterator[bytes]:
+    def ask(self, model: str, content: str, tokens: int) -> Iterator[bytes]:
         """What arrives, as it arrives."""
-        body = json.dumps(
-            {
-                "model": model,
-                "messages": [{"role": "user", "content": content}],
-                "max_tokens": tokens,
-                "stream": True,
-            }
-        ).encode()
+        messages = [{"role": "user", "content": content}]
+        body = json.dumps({"model": model, "messages": messages, "max_tokens": tokens, "stream": True}).encode()
         head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-        self._writer.write(head.encode() + body)
+        self.socket.sendall(head.encode() + body)
         tail = b""
         while not tail.endswith(b"0\r\n\r\n"):
-            data = await self._reader.read(1 << 18)
+            data = self.socket.recv(1 << 18)
             if not data:
                 raise ConnectionError("the server closed")
             tail = (tail + data)[-16:]
             yield data
 
 
-@asynccontextmanager
-async def served() -> AsyncIterator[tuple[int, Connection]]:
+@contextmanager
+def served() -> Iterator[tuple[int, Connection]]:
     with TemporaryDirectory() as root, TemporaryDirectory() as folder:
         board(Path(root))
         models(Path(folder))
-        process = subprocess.Popen(  # noqa: ASYNC220 - it lives as long as this block
+        process = subprocess.Popen(
             [sys.executable, "-m", "bench.http", folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert process.stdout and process.stdin
-        port = int(process.stdout.readline())
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+        connection = Connection(int(process.stdout.readline()))
         try:
-            yield process.pid, Connection(reader, writer)
+            yield process.pid, connection
         finally:
-            writer.close()
+            connection.socket.close()
             process.stdin.close()
             process.wait(20)
 
@@ -140,42 +133,35 @@ def words(data: bytes) -> int:
     return data.count(b'"content":') - data.count(b'"content":""')
 
 
-async def burst(model: str) -> list[Row]:
-    speeds, costs, writes = [], [], []
-    async with served() as (pid, connection):
+def burst(model: str) -> list[Row]:
+    speeds, costs, reads = [], [], []
+    with served() as (pid, connection):
         content = "word " * BURST if model == "dummy" else "hi"
         for _ in range(ROUNDS):
-            count, reads, began = 0, 0, 0.0
             before = family(pid)
-            async for data in connection.ask(model, content, BURST):
-                if not count:
-                    began = time.monotonic()
-                count += words(data)
-                reads += 1
-            seconds = time.monotonic() - began
-            speeds.append(count / seconds)
-            costs.append((family(pid) - before).cpu / count * 1e6)
-            writes.append(count / reads)
+            times, counts = [], []
+            for data in connection.ask(model, content, BURST):
+                times.append(time.monotonic())
+                counts.append(words(data))
+            speeds.append(sum(counts[1:]) / (times[-1] - times[0]))
+            costs.append((family(pid) - before).cpu / sum(counts) * 1e6)
+            reads.append(sum(counts) / len(counts))
     return [
         Row(f"{model}: tokens through, no delay", "tokens/s", speeds, "35,000"),
         Row(f"{model}: CPU a token, all processes", "µs", costs),
-        Row(f"{model}: tokens a read", "", writes),
+        Row(f"{model}: tokens a read", "", reads),
     ]
 
 
-async def paced() -> list[Row]:
+def paced() -> list[Row]:
     middles, tails, costs, wakeups = [], [], [], []
-    async with served() as (pid, connection):
-        async for _ in connection.ask("paced", "hi", 5):
+    with served() as (pid, connection):
+        for _ in connection.ask("paced", "hi", 5):
             pass
         for _ in range(ROUNDS):
-            delays: list[float] = []
             before = family(pid)
-            async for data in connection.ask("paced", "hi", PACED):
-                now = time.monotonic_ns()
-                delays += [(now - stamp) / 1e6 for stamp in stamps(data)]
+            delays = sorted(arrivals(connection.ask("paced", "hi", PACED)))
             spent = family(pid) - before
-            delays.sort()
             middles.append(delays[len(delays) // 2])
             tails.append(delays[int(len(delays) * 0.99)])
             costs.append(spent.cpu / PACED * 1e6)
@@ -188,30 +174,64 @@ async def paced() -> list[Row]:
     ]
 
 
-def stamps(data: bytes) -> list[int]:
-    """The clock that the simulated library wrote into each token."""
-    parts = data.split(b'"content":"')[1:]
-    return [int(digits) for part in parts if (digits := part.partition(b'"')[0].strip()).isdigit()]
+def arrivals(stream: Iterator[bytes]) -> Iterator[float]:
+    """Milliseconds since the clock that the simulated library wrote into each token."""
+    for data in stream:
+        now = time.monotonic_ns()
+        for part in data.split(b'"content":"')[1:]:
+            digits = part.partition(b'"')[0].strip()
+            if digits.isdigit():
+                yield (now - int(digits)) / 1e6
 
 
-async def first() -> list[Row]:
+def floor() -> list[Row]:
+    """The same rhythm without any of our code: an asyncio timer that writes a line to a TCP connection."""
+    middles, costs = [], []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pid = os.fork()
+        if pid == 0:
+            asyncio.run(write_in_rhythm(listener))
+            os._exit(0)
+        for _ in range(ROUNDS):
+            connection = socket.create_connection(listener.getsockname())
+            before = used(pid)
+            delays = sorted(arrivals(iter(lambda: connection.recv(65536), b"")))  # noqa: B023 - read to its end here
+            costs.append((used(pid) - before).cpu / PACED * 1e6)
+            middles.append(delays[len(delays) // 2])
+            connection.close()
+        os.waitpid(pid, 0)
+    return [
+        Row("floor: asyncio timer to TCP reader, median", "ms", middles),
+        Row("floor: CPU of that, the writer's side", "µs", costs),
+    ]
+
+
+async def write_in_rhythm(listener: socket.socket) -> None:
+    listener.setblocking(False)
+    for _ in range(ROUNDS):
+        accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
+        _, writer = await asyncio.open_connection(sock=accepted)
+        for _ in range(PACED):
+            await asyncio.sleep(1 / PACE)
+            writer.write(f'{{"content":"{time.monotonic_ns()}"}}{"." * 150}'.encode())
+        writer.close()
+
+
+def first() -> list[Row]:
     """From a request's first byte to its answer's, with nothing to compute."""
     delays = []
-    async with served() as (_, connection):
+    with served() as (_, connection):
         for _ in range(FIRSTS):
             began = time.monotonic()
-            async for _ in connection.ask("dummy", "hi", 1):
-                delays.append((time.monotonic() - began) * 1e3)
-                break
-    return [Row("request to first byte, dummy engine", "ms", delays, "3")]
+            times = [time.monotonic() for _ in connection.ask("dummy", "hi", 1)]
+            delays.append((times[0] - began) * 1e3)
+    return [Row("request to first byte, dummy engine", "ms", delays[1:], "3")]
 
 
 def main() -> None:
-    rows = [*asyncio.run(burst("dummy")), *asyncio.run(burst("burst"))]
-    show("HTTP stream to one client", rows)
-    show(f"HTTP stream at {PACE:g} tokens/s", [*asyncio.run(paced()), *asyncio.run(first())])
+    show("HTTP stream to one client", [*burst("dummy"), *burst("burst")])
+    show(f"HTTP stream at {PACE:g} tokens/s", [*paced(), *floor(), *first()])
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     asyncio.run(serve(Path(sys.argv[1])))

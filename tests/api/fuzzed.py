@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import threading
 import time
@@ -61,7 +62,7 @@ def run(url: str, cases: int) -> Counter[str]:
     operations = [found.ok() for found in schema.get_all_operations() if found.ok().path != ENDLESS]
     # Most of the cases go where there is a body to vary.
     weights = [8 if operation.body else 1 for operation in operations]
-    share = max(1, cases // sum(weights))
+    share = max(1, math.ceil(cases / sum(weights)))
     seen: Counter[str] = Counter()
     for operation, weight in zip(operations, weights, strict=True):
         _try(operation, share * weight, seen)
