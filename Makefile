@@ -25,7 +25,7 @@ bench: ## what a token costs, as tables
 
 fuzz: ## 10,000 generated requests against our own OpenAPI document
 	@tools/setup test
-	@$(PYTHON) -m tests.api.fuzzed 10000
+	@$(PYTHON) -m tests.api.fuzzed 12000
 
 setup: ## what `make test` needs, without running it
 	@tools/setup test

@@ -238,6 +238,7 @@ function drawSpeed() {
 function drawModels() {
   const loaded = state.models.filter((model) => model.state === "ready").length;
   $("models-aside").textContent = state.models.length ? `${loaded} of ${state.models.length} loaded` : "";
+  $("models-note").hidden = state.may.control || !state.models.length;
   const rows = state.models.map(modelRow);
   for (const problem of state.problems) {
     rows.push(h("li", {}, h("div", { class: "what" }, h("p", { class: "name" }, problem.folder), h("p", { class: "trouble" }, problem.sentence), h("p", { class: "meta" }, problem.hint))));
