@@ -224,21 +224,21 @@ def abort_after(runtime: Runtime, handle: int, seconds: float) -> threading.Thre
 def test_an_abort_ends_the_run_with_finish(runtime: Runtime, make_model: Make) -> None:
     handle = runtime.open(make_model(endless=True, decode_tps=200))
     assert runtime.call("abort", handle) == 0  # with nothing to stop: the next run is another one
-    thread = abort_after(runtime, handle, 0.05)
     began = time.monotonic()
+    thread = abort_after(runtime, handle, 0.05)
     run = runtime.ask(handle)
     thread.join()
     assert 0.05 <= time.monotonic() - began < 0.05 + SLACK
     assert run.status == 0
     assert run.states[-1] == FINISH
-    assert 5 <= len(run.tokens) <= 30
+    assert 1 <= len(run.tokens) <= 30  # ten on a machine with nothing else to do
     runtime.close(handle)
 
 
 def test_an_abort_may_take_its_time(newest: Runtime, make_model: Make) -> None:
     handle = newest.open(make_model(endless=True, decode_tps=200, abort_delay_ms=150))
-    thread = abort_after(newest, handle, 0.02)
     began = time.monotonic()
+    thread = abort_after(newest, handle, 0.02)
     newest.ask(handle)
     thread.join()
     assert 0.17 <= time.monotonic() - began < 0.2 + SLACK

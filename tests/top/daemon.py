@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 from aiohttp import web
 
-from exo_rkllm.api.control import Controls, application
+from exo_rkllm.api.control import PREFIX, Controls, application
 from exo_rkllm.backends.base import GenerationRequest, Model
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.dispatch.dispatcher import Dispatcher
@@ -41,7 +41,9 @@ async def main(socket: str, requests: int, ready: Callable[[], object]) -> None:
         needs=lambda model: Needs(NEEDS[model.id]),
         available=lambda: 12 << 30,
     )
-    runner = web.AppRunner(application(Controls(dispatcher, Ring(), reload=dict, facts=dict)))
+    app = web.Application()
+    app.add_subapp(PREFIX, application(Controls(dispatcher, Ring(), reload=dict, facts=dict)))
+    runner = web.AppRunner(app)
     await runner.setup()
     await web.UnixSite(runner, socket).start()
     questions = [asyncio.ensure_future(question(dispatcher, number)) for number in range(requests)]
