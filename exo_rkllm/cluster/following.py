@@ -48,6 +48,7 @@ class Follower:
     _linked_at: float | None = None
     _last_event: float = 0.0
     _heard: bool = False  # any event since the link came up
+    _heard_ours: bool = False  # one of the master that is followed
     _ballots: tuple[Ballot, ...] = ()
     _settle_at: float | None = None
     _clock: int = 0
@@ -57,7 +58,7 @@ class Follower:
 
     def linked(self, now: float) -> None:
         self._linked_at, self._last_event = now, now
-        self._heard = self._spoke = False
+        self._heard = self._heard_ours = self._spoke = False
         self._plan_nudge(now)
 
     def unlinked(self) -> None:
@@ -67,14 +68,14 @@ class Follower:
         """A global event of this session was seen."""
         self._heard = True
         if session == self.session:
-            self._last_event = now
+            self._last_event, self._heard_ours = now, True
             self._plan_nudge(now)
             return None
         if self.session is None:
             return self._adopt(session, now, "first event heard")
         if self._settle_at is not None and self._winner() == session:
             return self._adopt(session, now, "elected")
-        patience = SILENT_SINCE_LINK if self._last_event == self._linked_at else SILENT_MASTER
+        patience = SILENT_MASTER if self._heard_ours else SILENT_SINCE_LINK
         if now - self._last_event > patience:
             return self._adopt(session, now, "the master followed so far is silent")
         return None
@@ -123,7 +124,7 @@ class Follower:
         return None if best is None else best.session
 
     def _adopt(self, session: Session, now: float, why: str) -> Adopt:
-        self.session, self._last_event, self._nudges = session, now, 0
+        self.session, self._last_event, self._heard_ours, self._nudges = session, now, True, 0
         self._clock = max(self._clock, session.election_clock)
         self._plan_nudge(now)
         return Adopt(session, why)

@@ -158,6 +158,7 @@ class Worker:
     seats: Mapping[str, Seat] = field(default_factory=dict)  # by instance
     jobs: Mapping[str, Job] = field(default_factory=dict)  # by task
     given: tuple[Given, ...] = ()
+    reported: frozenset[str] = frozenset()  # models whose files the cluster was told of
     carded: Mapping[str, ModelCard] = field(default_factory=dict)  # as this session was told
     withdrawn: frozenset[str] = frozenset()  # models whose instance somebody deleted: not offered again unasked
     deleting: frozenset[str] = frozenset()  # instances that we delete ourselves
@@ -237,9 +238,14 @@ class _Turn:
             if self.card_wanted(model_id, card):
                 self.change(carded={**self.worker.carded, model_id: card})
                 self.order(AddCustomModelCard(self.new_id(), card))
-            if first or self.replica.downloads.get(model_id) != "DownloadCompleted":
-                self.effects.append(Report(completed(self.worker.me, model, card)))
+            self.report(model_id, model, again=first)
             self.want_instance(model_id, model, card)
+
+    def report(self, model_id: str, model: Servable, *, again: bool = False) -> None:
+        """The model's file is here; said once, and again where the cluster forgot it."""
+        if again or model_id not in self.worker.reported:
+            self.change(reported=self.worker.reported | {model_id})
+            self.effects.append(Report(completed(self.worker.me, model, self.card_of(model))))
 
     def card_wanted(self, model_id: str, card: ModelCard) -> bool:
         """Boards with the same model and slightly other cards must not take turns in correcting each other."""
@@ -325,8 +331,7 @@ class _Turn:
         self.seat(Seat(instance.id, runner_id, instance.model_id))
         self.change(withdrawn=self.worker.withdrawn - {instance.model_id})
         model = self.worker.models[instance.model_id]
-        if self.replica.downloads.get(instance.model_id) != "DownloadCompleted":
-            self.effects.append(Report(completed(self.worker.me, model, self.card_of(model))))
+        self.report(instance.model_id, model)
         if self.worker.placement == "dashboard" and model.state == "cold":
             self.effects.append(Load(model.id))
 
@@ -457,8 +462,9 @@ class _Turn:
             self.effects.append(Runner(seat.runner_id, RunnerFailed(clean.text(problem))))
             self.seat(replace(seat, said=RunnerFailed(clean.text(problem)), refused=True))
             self.delete(seat.instance_id)
-        if show is None and self.replica.downloads.get(model_id) == "DownloadCompleted":
+        if show is None and model_id in self.worker.reported:
             model = self.worker.models[model_id]
+            self.change(reported=self.worker.reported - {model_id})
             self.effects.append(Report(pending(self.worker.me, model, self.card_of(model))))
 
     def asked(self, command: reading.DownloadCommand) -> None:
@@ -552,7 +558,8 @@ def _done(given: Given, replica: Replica) -> bool:
         case AddCustomModelCard():
             return False  # told by the event, see `_applied`: the card may be another board's a moment later
         case CreateInstance(instance=instance):
-            return instance.instance_id in replica.instances
+            model = instance.shard_assignments.model_id
+            return any(one.id == instance.instance_id or one.model_id == model for one in replica.mine())
         case DeleteInstance(instance_id=instance_id):
             return instance_id not in replica.instances
 
@@ -646,6 +653,7 @@ def _applied(turn: _Turn, event: reading.Event, *, fresh: bool) -> None:
                 Tell("warning", "The exo cluster took this board for dead; it introduces itself again.")
             )
             turn.effects.append(Introduce())
+            turn.change(reported=frozenset())
         case reading.InstanceDeleted(instance_id):
             turn.withdraw(instance_id)
         case reading.CardAdded(model_id):

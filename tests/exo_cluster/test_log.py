@@ -1,0 +1,369 @@
+"""The log in order whatever the network does, the master followed without a vote, events sent until they are echoed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exo_rkllm.cluster.following import (
+    NUDGE_AFTER,
+    SETTLE,
+    SILENT_AGAIN,
+    SILENT_CLUSTER,
+    SILENT_MASTER,
+    SILENT_SINCE_LINK,
+    Adopt,
+    DeclareToken,
+    Follower,
+    Nudge,
+)
+from exo_rkllm.cluster.log import FIRST_WAIT, KEPT, PAGE, Log
+from exo_rkllm.cluster.messages import (
+    Chunk,
+    ChunkGenerated,
+    PrefillProgressChunk,
+    RunnerReady,
+    RunnerStatusUpdated,
+    Session,
+    TokenChunk,
+)
+from exo_rkllm.cluster.outbox import RESEND, WINDOW, Outbox, merged
+from exo_rkllm.cluster.reading import Ballot, Logged
+
+A, B = Session("aa", 0), Session("bb", 3)
+
+
+def logged(index: int) -> Logged:
+    return Logged(index, "aa", A, "TestEvent", f"e{index}", {})
+
+
+# ── the log ──
+
+
+@given(st.integers(1, 60), st.randoms(use_true_random=False), st.integers(0, 30))
+def test_events_come_out_in_order_and_once(number: int, luck: random.Random, doubled: int) -> None:
+    arriving = [*range(number), *(luck.randrange(number) for _ in range(doubled))]
+    luck.shuffle(arriving)
+    log = Log()
+    out = [event.index for index in arriving for event in log.receive(logged(index), 0.0)]
+    assert out == list(range(number))
+    assert log.behind == 0
+    assert log.deadline is None
+
+
+@given(st.integers(1, 200), st.sets(st.integers(0, 199)), st.integers(0, 199))
+def test_what_was_lost_is_asked_for_until_it_is_there(number: int, lost: set[int], snapshot: int) -> None:
+    log = Log()
+    out: list[int] = []
+    for index in range(number):
+        if index not in lost or index == number - 1:
+            out += [event.index for event in log.receive(logged(index), 0.0)]
+    out += [event.index for event in log.start_at(min(snapshot, number), 0.0)]
+    now = 0.0
+    while log.behind:
+        assert log.deadline is not None
+        now = max(now, log.deadline)
+        since = log.gap(now)
+        assert since == log.base
+        for index in range(since, min(since + PAGE, number)):
+            out += [event.index for event in log.receive(logged(index), now)]
+    assert out == sorted(set(out))
+    assert log.base >= number
+    assert set(out) | set(range(min(snapshot, number))) == set(range(number))
+
+
+def test_a_gap_is_asked_for_with_growing_patience() -> None:
+    log = Log()
+    log.receive(logged(5), 10.0)
+    assert log.gap(10.0 + FIRST_WAIT / 2) is None
+    waits, now = [], 10.0
+    for _ in range(7):
+        assert log.deadline is not None
+        waits.append(log.deadline - now)
+        now = log.deadline
+        assert log.gap(now) == 0
+    assert waits == [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
+
+
+def test_a_long_log_is_read_page_after_page_without_waiting() -> None:
+    log = Log()
+    log.receive(logged(3 * PAGE), 0.0)
+    log.start_at(0, 0.0)
+    for page in range(3):
+        assert log.gap(1.0) == page * PAGE
+        for index in range(page * PAGE, (page + 1) * PAGE):
+            log.receive(logged(index), 1.0)
+    assert log.behind == 0
+
+
+def test_what_waits_behind_a_gap_is_bounded() -> None:
+    log = Log()
+    for index in range(1, 3 * KEPT):
+        log.receive(logged(index), 0.0)
+    assert len(log.receive(logged(0), 0.0)) == KEPT + 1
+    assert log.behind == 3 * KEPT - KEPT - 1
+
+
+# ── whom to follow ──
+
+
+def ballot(clock: int, session: Session, seniority: int = 1, seen: int = 0) -> Ballot:
+    return Ballot(clock, seniority, seen, session)
+
+
+def following(session: Session = A, now: float = 0.0) -> Follower:
+    follower = Follower("me")
+    follower.linked(now)
+    assert follower.event(session, now) == Adopt(session, "first event heard")
+    return follower
+
+
+def test_the_first_event_shows_the_master() -> None:
+    follower = following()
+    assert follower.session == A
+    assert follower.event(A, 1.0) is None
+
+
+def test_an_election_is_watched_until_it_is_over() -> None:
+    follower = following()
+    follower.ballot(ballot(4, B), 10.0)
+    follower.ballot(ballot(4, Session("cc", 4), seniority=0), 10.1)
+    follower.ballot(ballot(3, Session("dd", 3), seniority=9), 10.2)
+    assert follower.tick(10.0 + SETTLE - 0.1) is None
+    assert follower.deadline == 10.0 + SETTLE
+    assert follower.tick(10.0 + SETTLE) == Adopt(B, "elected")
+
+
+def test_the_winners_first_event_ends_the_wait() -> None:
+    follower = following()
+    follower.ballot(ballot(4, B), 10.0)
+    assert follower.event(A, 11.0) is None
+    assert follower.event(B, 13.05) == Adopt(B, "elected")
+    assert follower.tick(20.0) is None
+
+
+def test_an_election_that_changes_nothing() -> None:
+    follower = following()
+    follower.ballot(ballot(4, A), 10.0)
+    follower.event(A, 13.0)
+    assert follower.tick(14.0) is None
+    assert follower.session == A
+
+
+def test_a_newer_clock_begins_a_new_campaign() -> None:
+    follower = following()
+    follower.ballot(ballot(4, B, seniority=9), 10.0)
+    follower.ballot(ballot(5, Session("cc", 5)), 12.0)
+    assert follower.tick(10.0 + SETTLE) is None
+    assert follower.tick(12.0 + SETTLE) == Adopt(Session("cc", 5), "elected")
+
+
+def test_ties_go_to_commands_seen_and_then_to_the_id() -> None:
+    follower = following()
+    for session, seen in ((Session("bb", 4), 5), (Session("cc", 4), 5), (Session("dd", 4), 4)):
+        follower.ballot(ballot(4, session, seen=seen), 10.0)
+    assert follower.tick(20.0) == Adopt(Session("cc", 4), "elected")
+
+
+def test_our_own_nudges_are_no_ballots() -> None:
+    follower = following()
+    follower.ballot(ballot(9, Session("me", 9)), 1.0)
+    assert follower.tick(1.0 + SETTLE + 0.1) is None
+
+
+def test_another_master_is_followed_when_ours_is_silent() -> None:
+    follower = following()
+    assert follower.event(B, SILENT_MASTER - 1) is None
+    assert follower.event(B, SILENT_MASTER + 0.1) == Adopt(B, "the master followed so far is silent")
+
+
+def test_after_a_lost_link_it_takes_less() -> None:
+    follower = following()
+    follower.event(A, 5.0)
+    follower.unlinked()
+    follower.linked(100.0)
+    assert follower.event(B, 101.0) is None
+    assert follower.event(B, 100.0 + SILENT_SINCE_LINK + 0.1) == Adopt(B, "the master followed so far is silent")
+
+
+def test_a_silent_cluster_is_made_to_speak_once() -> None:
+    follower = Follower("me")
+    assert follower.tick(100.0) is None
+    follower.linked(100.0)
+    assert follower.deadline == 100.0 + SILENT_CLUSTER
+    assert follower.tick(100.0 + SILENT_CLUSTER) == DeclareToken()
+    assert follower.tick(200.0) is None
+    follower.ballot(ballot(1, A), 106.0)
+    assert follower.tick(106.0 + SETTLE) == Adopt(A, "elected")
+
+
+def test_a_cluster_in_an_election_is_not_disturbed() -> None:
+    follower = Follower("me")
+    follower.linked(0.0)
+    follower.ballot(ballot(1, A), 4.0)
+    assert follower.tick(SILENT_CLUSTER + 1) is None
+
+
+def test_a_cluster_that_fell_silent_while_we_were_away_is_asked_again() -> None:
+    follower = following()
+    follower.unlinked()
+    assert follower.deadline is None
+    follower.linked(50.0)
+    assert follower.tick(50.0 + SILENT_AGAIN) == DeclareToken()
+
+
+def test_a_master_that_died_unnoticed_is_nudged_with_growing_clocks() -> None:
+    follower = following(Session("aa", 3))
+    clocks, now = [], 0.0
+    for _ in range(4):
+        now = follower.deadline or 0.0
+        decision = follower.tick(now)
+        assert isinstance(decision, Nudge)
+        assert decision.message.seniority == -1
+        assert decision.message.proposed_session.master_node_id == "me"
+        clocks.append(decision.message.clock)
+    assert clocks == [4, 5, 7, 11]
+    assert now > NUDGE_AFTER
+    follower.ballot(ballot(11, B), now)
+    assert follower.tick(now + 2.5) is None
+
+
+# ── events on their way ──
+
+
+def token(text: str, command: str = "c", **more: object) -> ChunkGenerated:
+    chunk = TokenChunk("m", text, 1)
+    return ChunkGenerated(f"e-{command}-{text}", command, replace(chunk, **more))  # type: ignore[arg-type]  # by name
+
+
+def outbox() -> Outbox:
+    return Outbox("o", A)
+
+
+def texts(outbox: Outbox, now: float = 0.0) -> list[str]:
+    return [
+        envelope.event.chunk.text
+        for envelope in outbox.take(now)
+        if isinstance(envelope.event, ChunkGenerated) and isinstance(envelope.event.chunk, TokenChunk)
+    ]
+
+
+def test_events_are_numbered_without_holes_and_kept_until_they_are_echoed() -> None:
+    box = outbox()
+    for number in range(3):
+        box.put(RunnerStatusUpdated(f"r{number}", "r", RunnerReady()))
+    taken = box.take(0.0)
+    assert [envelope.origin_idx for envelope in taken] == [0, 1, 2]
+    assert not box.idle
+    assert box.overdue(RESEND - 0.1) == []
+    assert box.echoed("r1", 0.5) == 0.0
+    assert box.echoed("r1", 0.5) is None
+    assert box.overdue(RESEND) == [taken[0], taken[2]]
+    assert box.overdue(RESEND) == []
+    assert box.resends == 2
+    assert box.deadline == 2 * RESEND
+    box.echoed("r0", 6.0)
+    box.echoed("r2", 6.0)
+    assert box.idle
+    assert box.deadline is None
+    assert (box.echoes.count, box.echoes.longest) == (3, 6.0)
+
+
+def test_no_more_than_the_window_is_under_way() -> None:
+    box = outbox()
+    for number in range(WINDOW + 50):
+        box.put(RunnerStatusUpdated(f"r{number}", "r", RunnerReady()))
+    assert len(box.take(0.0)) == WINDOW
+    assert box.take(0.0) == []
+    for number in range(10):
+        box.echoed(f"r{number}", 0.1)
+    assert len(box.take(0.2)) == 10
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["token", "thought", "prefill", "take", "echo"])), max_size=400
+    )
+)
+def test_coalescing_changes_no_answer(steps: list[tuple[str, str]]) -> None:
+    """Each command's text, in order and with its kind, is what was put in, however the window and echoes fall."""
+    box = outbox()
+    put: dict[str, list[tuple[bool, str]]] = {}
+    got: dict[str, list[tuple[bool, str]]] = {}
+    sent: list[str] = []
+
+    def collect() -> None:
+        for envelope in box.take(0.0):
+            event = envelope.event
+            assert isinstance(event, ChunkGenerated)
+            sent.append(event.event_id)
+            if isinstance(event.chunk, TokenChunk):
+                got.setdefault(event.command_id, []).append((event.chunk.is_thinking, event.chunk.text))
+
+    for number, (command, what) in enumerate(steps):
+        if what == "take":
+            collect()
+        elif what == "echo" and sent:
+            box.echoed(sent.pop(0), 0.0)
+        elif what == "prefill":
+            box.put(ChunkGenerated(f"p{number}", command, PrefillProgressChunk("m", number, 999)))
+        elif what in ("token", "thought"):
+            thinking = what == "thought"
+            put.setdefault(command, []).append((thinking, f"{number} "))
+            box.put(ChunkGenerated(f"t{number}", command, TokenChunk("m", f"{number} ", number, is_thinking=thinking)))
+    while not box.idle:
+        collect()
+        while sent:
+            box.echoed(sent.pop(0), 0.0)
+
+    def joined(entries: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
+        runs: list[tuple[bool, str]] = []
+        for thinking, text in entries:
+            if runs and runs[-1][0] == thinking:
+                runs[-1] = (thinking, runs[-1][1] + text)
+            else:
+                runs.append((thinking, text))
+        return runs
+
+    assert {key: joined(value) for key, value in got.items()} == {key: joined(value) for key, value in put.items()}
+
+
+def test_waiting_chunks_of_an_answer_become_one_though_others_stand_between() -> None:
+    box = outbox()
+    for text in ("a", "b", "c"):
+        box.put(token(text, "one"))
+        box.put(token(text.upper(), "two"))
+    assert texts(box) == ["abc", "ABC"]
+
+
+def test_the_end_joins_the_last_words() -> None:
+    box = outbox()
+    box.put(token("bye"))
+    box.put(token("", finish_reason="stop", token_id=-1))
+    (envelope,) = box.take(0.0)
+    event = envelope.event
+    assert isinstance(event, ChunkGenerated)
+    assert event.chunk == TokenChunk("m", "bye", 1, finish_reason="stop")
+
+
+def test_what_must_not_be_one() -> None:
+    thought: Chunk = TokenChunk("m", "hm", 1, is_thinking=True)
+    word: Chunk = TokenChunk("m", "yes", 2)
+    end: Chunk = TokenChunk("m", "", -1, finish_reason="stop")
+    assert merged(thought, word) is None
+    assert merged(end, word) is None
+    assert merged(PrefillProgressChunk("m", 1, 2), word) is None
+    assert merged(thought, end) == TokenChunk("m", "hm", 1, finish_reason="stop", is_thinking=True)
+
+
+def test_chunks_for_somebody_who_has_gone_are_dropped() -> None:
+    box = outbox()
+    box.put(token("a", "gone"))
+    box.put(token("b", "here"))
+    box.put(RunnerStatusUpdated("r", "r", RunnerReady()))
+    box.drop_chunks("gone")
+    box.put(token("c", "gone"))
+    assert texts(box) == ["b", "c"]
