@@ -329,11 +329,13 @@ class Membership:
         if topic == GLOBAL:
             self._event(reading.logged(message), message, now)
         elif topic == ELECTION:
+            ballot = reading.ballot(message)
             self._differs(topic, message)
-            self._follower.ballot(reading.ballot(message), now)
+            self._follower.ballot(ballot, now)
         elif topic == DOWNLOADS:
+            command = reading.download_command(message)
             self._differs(topic, message)
-            self._decide(worker.Asked(reading.download_command(message)), now)
+            self._decide(worker.Asked(command), now)
 
     def _event(self, event: Logged, message: Mapping[str, Any], now: float) -> None:
         self._tally["events_in"] += 1

@@ -285,7 +285,8 @@ def test_no_more_than_the_window_is_under_way() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from("abc"), st.sampled_from(["token", "thought", "prefill", "take", "echo"])), max_size=400
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["token", "thought", "prefill", "take", "echo"])),
+        max_size=400,
     )
 )
 def test_coalescing_changes_no_answer(steps: list[tuple[str, str]]) -> None:

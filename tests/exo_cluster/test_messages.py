@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.exo_cluster.captured import Sample, samples
 from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
 from exo_rkllm.cluster import messages
 from exo_rkllm.cluster.membership import Membership, Peek, Say, Send, Sources
@@ -21,7 +22,6 @@ from exo_rkllm.cluster.messages import Record, Tagged, wire
 from exo_rkllm.cluster.schema.revisions import supported
 from exo_rkllm.cluster.serving import BoardFacts, Servable
 from exo_rkllm.errors import ExoRkllmError, RunError
-from tests.exo_cluster.captured import Sample, samples
 
 ENVELOPES = {
     "local_events": messages.ForwardedEvent,
@@ -49,7 +49,7 @@ def built(kind: Any, data: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Record):
         body = data[kind.__name__] if issubclass(kind, Tagged) else data
         hints = typing.get_type_hints(kind, localns={"Sequence": Sequence, "JSON": Any})
-        return kind(**{field.name: built(hints[field.name], body[field.name]) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]  # every Record is a dataclass
+        return kind(**{field.name: built(hints[field.name], body[field.name]) for field in dataclasses.fields(kind)})
     return data
 
 
@@ -90,8 +90,13 @@ REAL = st.floats()
 PIECES = st.builds(Piece, TEXT, st.integers(-1, 200_000), st.sampled_from(["answer", "thinking", "tool_call"]))
 CALLS = st.sampled_from(
     [
-        *('{"name": "f", "arguments": {}}', "[1, 2]", '{"name": null}', '{"name": "\\ud800"}'),
-        *("{", "null", '{"function": {}}'),
+        '{"name": "f", "arguments": {}}',
+        "[1, 2]",
+        '{"name": null}',
+        '{"name": "\\ud800"}',
+        "{",
+        "null",
+        '{"function": {}}',
     ]
 ).map(lambda text: Piece(text, kind="tool_call"))
 ENDS = st.builds(

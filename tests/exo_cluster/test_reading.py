@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from exo_cluster.captured import samples, scenarios
-from exo_cluster.standin.state import State as Document
+from tests.exo_cluster.captured import samples, scenarios
+from tests.exo_cluster.standin.state import State as Document
 from exo_rkllm.backends.base import Image, Message, Sampling, Tool, ToolCall
 from exo_rkllm.cluster import reading
 from exo_rkllm.cluster.reading import Download, ImagePart, NodeFacts, Unreadable
@@ -187,7 +187,11 @@ def test_everything_that_a_client_may_set_arrives() -> None:
         stop="END",
         min_p=0,
         enable_thinking=False,
-        tools=[{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"a": 1}}}, {"x": 1}, 5],
+        tools=[
+            {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"a": 1}}},
+            {"x": 1},
+            5,
+        ],
     )
     assert question.sampling == Sampling(0.0, 40, 0.9, 1.1, 0.2, 0.1, seed=7)
     assert (question.max_tokens, question.stop, question.thinking) == (9, ("END",), False)
@@ -260,7 +264,9 @@ def test_images_do_not_fill_the_memory() -> None:
     for number in range(50):
         store.take(ImagePart(f"half{number}", 0, 0, 2, "x" * 90))
         store.take(ImagePart(f"c{number}", 0, 0, 1, f"{number:0>90}"))
-    held = [digest for digest in (hashlib.sha256(f"{n:0>90}".encode()).hexdigest() for n in range(50)) if store.find(digest)]
+    held = [
+        digest for digest in (hashlib.sha256(f"{n:0>90}".encode()).hexdigest() for n in range(50)) if store.find(digest)
+    ]
     assert 1 <= len(held) <= 11
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.exo_cluster.captured import openapi, samples, scenarios
+from tests.exo_cluster.standin import api
 from exo_rkllm.cluster import drift
 from exo_rkllm.cluster.schema.language import Checks, Mismatch, parse
 from exo_rkllm.cluster.schema.revisions import Revision, encoded, supported
-from tests.exo_cluster.captured import openapi, samples, scenarios
-from tests.exo_cluster.standin import api
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,11 @@ INSTANCE = "command.CreateInstance.instance.MlxRingInstance"
         ("ChunkGenerated/TokenChunk", "local_events", f"{CHUNK}.text", None, "is no string"),
         ("ChunkGenerated/TokenChunk", "local_events", f"{CHUNK}.finish_reason", "eos", "none of stop, length"),
         (
-            *("ChunkGenerated/TokenChunk", "local_events"),
-            *("event.ChunkGenerated.chunk", {"Blob": {}}, "unknown Chunk 'Blob'"),
+            "ChunkGenerated/TokenChunk",
+            "local_events",
+            "event.ChunkGenerated.chunk",
+            {"Blob": {}},
+            "unknown Chunk 'Blob'",
         ),
         ("ChunkGenerated/TokenChunk", "local_events", "event", {"NewEvent": {}}, "unknown Event 'NewEvent'"),
         ("ChunkGenerated/TokenChunk", "local_events", "event", [], "unknown Event []"),
@@ -185,11 +188,13 @@ def test_something_else_than_exo_answers(revision: Revision, document: Any) -> N
 
 
 def test_differences_of_the_state_are_named(revision: Revision) -> None:
-    state: dict[str, object] = {key: {} for key in revision.table.lists["state_keys"]}
+    state = dict.fromkeys(revision.table.lists["state_keys"], {})
     assert list(drift.state_keys(revision, state)) == []
     del state["runners"]
-    found = list(drift.state_keys(revision, {**state, "quorum": {}}))
-    assert found == ["State: quorum is new", "State: runners is missing"]
+    assert list(drift.state_keys(revision, {**state, "quorum": {}})) == [
+        "State: quorum is new",
+        "State: runners is missing",
+    ]
 
 
 @pytest.mark.parametrize(

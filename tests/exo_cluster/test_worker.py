@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from exo_cluster.desk import MODEL
+from tests.exo_cluster.desk import MODEL
 from exo_rkllm.backends.base import Finish, Piece, Progress, Timings, Usage
 from exo_rkllm.cluster import offers, reading, worker
 from exo_rkllm.cluster.messages import (
@@ -236,9 +236,7 @@ def test_what_a_user_deletes_stays_deleted_until_it_is_wanted() -> None:
     play = Play()
     play.serve()
     effects = play.log(reading.InstanceDeleted("i"))
-    assert effects[0] == Tell(
-        "info", f"{ID} was taken out of the exo cluster by a user; it stays out of this session."
-    )
+    assert effects[0] == Tell("info", f"{ID} was taken out of the exo cluster by a user; it stays out of this session.")
     assert effects[1:] == [Runner(RUNNER, RunnerShuttingDown()), Runner(RUNNER, RunnerShutdown())]
     assert not [effect for effect in play.model(state="cold") if isinstance(effect, Order)]
     (create,) = [effect for effect in play.on(Invited()) if isinstance(effect, Order)]
@@ -405,7 +403,9 @@ def test_a_model_that_cannot_be_loaded_leaves_and_comes_back() -> None:
     assert play.log(reading.InstanceDeleted("i"))[-1] == Runner(RUNNER, RunnerShutdown())
     assert play.log(created("pushy"))[0] == Runner(f"r-pushy-{ME}", RunnerFailed("out of memory"))
     play.log(reading.InstanceDeleted("pushy"))
-    assert [type(effect.command) for effect in play.model(state="cold") if isinstance(effect, Order)] == [CreateInstance]
+    assert [type(effect.command) for effect in play.model(state="cold") if isinstance(effect, Order)] == [
+        CreateInstance
+    ]
 
 
 def test_a_model_that_is_removed_from_the_board_leaves_the_cluster() -> None:

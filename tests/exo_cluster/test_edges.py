@@ -1,0 +1,414 @@
+"""The parts around the decisions: who is heard, interfaces, HTTP, ids on disk, chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from exo_rkllm.backends.base import Finish, Timings, Usage
+from exo_rkllm.cluster import chunks, clean, interfaces, offers
+from exo_rkllm.cluster.hearing import EVERYBODY_SPOKE, FORGET, NODES, STRANGERS, Ask, Found, Hearing, Peer, Source, Torn
+from exo_rkllm.cluster.identity import Identity
+from exo_rkllm.cluster.interfaces import Interfaces
+from exo_rkllm.cluster.link import described
+from exo_rkllm.cluster.membership import Peek
+from exo_rkllm.cluster.messages import ErrorChunk, TokenChunk, ToolCallChunk
+from exo_rkllm.cluster.namespace import digest
+from exo_rkllm.cluster.packets import Hello, WhatsUp
+from exo_rkllm.cluster.peeking import peek, urls
+from exo_rkllm.cluster.reachable import Reachable, answer
+from exo_rkllm.cluster.serving import Servable
+
+HERE, THERE = Source("fe80::1", 2), Source("fe80::2", 2)
+OURS, OTHER = digest("0.3.70"), digest("0.3.71")
+
+
+# ── who is heard ──
+
+
+def hearing(asked: str = "0.3.70", guesses: tuple[str, ...] = ("0.3.70",)) -> Hearing:
+    numbers = iter(range(1, 10_000))
+    return Hearing("me", asked, lambda: next(numbers).to_bytes(8, "big"), guesses)
+
+
+def nonce(ear: Hearing, now: float, namespace: bytes = OURS) -> bytes:
+    return next(ask.hello.nonce for ask in ear.questions(now) if ask.hello.namespace == namespace)
+
+
+def test_a_node_that_answers_is_found_once() -> None:
+    ear = hearing()
+    asked = nonce(ear, 0.0)
+    found = ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.01)
+    assert found == [Found(Peer("aa", HERE, 52414))]
+    assert ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.02) == []
+    assert ear.endpoints(0.1) == ("tcp/[fe80::1%2]:52414",)
+    assert ear.settled(0.0)
+    assert ear.namespace == "0.3.70"
+
+
+def test_stale_answers_our_own_and_those_of_nobody_asked_are_dropped() -> None:
+    ear = hearing()
+    old = nonce(ear, 0.0)
+    new = nonce(ear, 1.0)
+    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == []
+    assert ear.hear(WhatsUp(new, "me", 52414), HERE, 1.1) == []
+    assert ear.hear(Hello(new, OURS), HERE, 1.1) == []
+
+
+def test_a_node_that_starts_later_is_asked_once() -> None:
+    ear = hearing()
+    (ask,) = ear.hear(Hello(b"n" * 8, OURS), THERE, 5.0)
+    assert isinstance(ask, Ask)
+    assert ask.source == THERE
+    assert ear.hear(Hello(b"m" * 8, OURS), THERE, 6.0) == []
+    assert ear.hear(WhatsUp(ask.hello.nonce, "bb", 1), THERE, 6.1) == [Found(Peer("bb", THERE, 1))]
+    ear.lost()
+    assert len(ear.hear(Hello(b"o" * 8, OURS), THERE, 7.0)) == 1
+
+
+def test_a_node_that_restarted_takes_the_place_of_its_former_self() -> None:
+    ear = hearing()
+    ear.hear(WhatsUp(nonce(ear, 0.0), "aa", 52414), HERE, 0.0)
+    ear.hear(WhatsUp(nonce(ear, 1.0), "bb", 52414), HERE, 1.0)
+    ear.hear(WhatsUp(nonce(ear, 2.0), "cc", 52414), THERE, 2.0)
+    assert ear.endpoints(3.0) == ("tcp/[fe80::1%2]:52414", "tcp/[fe80::2%2]:52414")
+    ear.hear(Hello(b"n" * 8, OURS), THERE, 2.0 + FORGET)
+    assert ear.endpoints(3.0 + FORGET)[0] == "tcp/[fe80::2%2]:52414"
+
+
+def test_another_namespace_is_a_stranger() -> None:
+    ear = hearing()
+    assert ear.hear(Hello(b"n" * 8, OTHER), HERE, 0.0) == []
+    (stranger,) = ear.strangers(1.0)
+    assert (stranger.namespace, str(stranger.source)) == ("0.3.71", "fe80::1%2")
+    assert ear.strangers(FORGET + 1) == ()
+    ear.hear(Hello(b"n" * 8, digest("home")), HERE, 50.0)
+    assert ear.strangers(50.0)[0].namespace == digest("home").hex()
+
+
+def test_auto_takes_the_one_that_is_heard() -> None:
+    ear = hearing("auto", ())
+    assert ear.questions(0.0) == []
+    assert not ear.settled(5.0)
+    (ask,) = ear.hear(Hello(b"n" * 8, OTHER), HERE, 0.5)
+    assert isinstance(ask, Ask)
+    assert len(ear.hear(WhatsUp(ask.hello.nonce, "aa", 1), HERE, 0.6)) == 1
+    assert not ear.settled(0.6)
+    assert ear.patience(0.6) == pytest.approx(EVERYBODY_SPOKE - 0.6)
+    assert ear.settled(EVERYBODY_SPOKE)
+    assert ear.namespace == "0.3.71"
+    assert ear.hear(Hello(b"o" * 8, OURS), THERE, 9.0) == []
+    assert ear.settled(9.0)
+
+
+def test_auto_guesses_so_that_a_known_cluster_answers_at_once() -> None:
+    ear = hearing("auto")
+    assert len(ear.hear(WhatsUp(nonce(ear, 0.0), "aa", 1), HERE, 0.01)) == 1
+    assert ear.namespace == "0.3.70"
+
+
+def test_auto_joins_none_of_two_until_one_is_left() -> None:
+    ear = hearing("auto")
+    asked = nonce(ear, 0.0)
+    ear.hear(Hello(b"n" * 8, OTHER), HERE, 0.2)
+    assert ear.hear(WhatsUp(asked, "aa", 1), THERE, 0.3) == [Torn(("0.3.70", "0.3.71"))]
+    assert not ear.settled(5.0)
+    assert ear.namespace == ""
+    assert ear.questions(5.0) == []
+    assert ear.hear(Hello(b"p" * 8, OURS), THERE, 6.0) == []
+    ear.hear(Hello(b"q" * 8, OTHER), HERE, 31.0)
+    assert ear.settled(40.0) is False
+    (ask,) = ear.questions(40.0)
+    assert ask.hello.namespace == OTHER
+    assert ear.settled(40.0)
+
+
+def test_a_flood_of_names_and_nodes_is_bounded() -> None:
+    ear = hearing()
+    for number in range(500):
+        source = Source(f"fe80::{number:x}", 2)
+        ear.hear(Hello(number.to_bytes(8, "little"), number.to_bytes(8, "big")), source, 0.0)
+        ear.hear(Hello(number.to_bytes(8, "little"), OURS), source, 0.0)
+        ear.hear(WhatsUp(nonce(ear, 0.0), f"{number + 1:x}", 1), source, 0.0)
+    assert len(ear.strangers(0.0)) <= STRANGERS
+    assert len(ear.endpoints(0.0)) <= NODES
+
+
+# ── interfaces ──
+
+
+def netlink(kind: int, body: bytes) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def link(index: int, name: str, flags: int = 0x41, kind: int = 16) -> bytes:
+    return netlink(kind, struct.pack("=BxHiII", 0, 1, index, flags, 0) + attribute(3, name.encode() + b"\0"))
+
+
+def address(index: int, text: str, kind: int = 20, flags: int = 0) -> bytes:
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    raw = socket.inet_pton(family, text)
+    return netlink(kind, struct.pack("=BBBBi", family, 64, flags, 0, index) + attribute(1, raw))
+
+
+def test_interfaces_come_and_go_as_the_kernel_says() -> None:
+    table = Interfaces()
+    assert table.feed(link(2, "eth0") + address(2, "fe80::1") + address(2, "10.0.0.2"))
+    assert [entry.name for entry in table.usable()] == ["eth0"]
+    assert [(entry.ip_address, entry.interface_type) for entry in table.told()] == [("10.0.0.2", "ethernet")]
+    assert not table.feed(link(2, "eth0"))
+    table.feed(link(1, "lo", 0x49) + address(1, "::1") + link(3, "wlan0", 0x1) + address(3, "fe80::3"))
+    assert [entry.name for entry in table.usable()] == ["eth0"], "loopback, and a radio without a carrier"
+    table.feed(link(3, "wlan0"))
+    assert [(entry.name, entry.kind) for entry in table.usable()] == [("eth0", "ethernet"), ("wlan0", "wifi")]
+    table.feed(address(2, "fe80::1", 21))
+    assert [entry.name for entry in table.usable()] == ["wlan0"]
+    table.feed(link(3, "wlan0", kind=17))
+    assert table.usable() == ()
+
+
+def test_an_address_that_is_still_being_checked_cannot_speak() -> None:
+    table = Interfaces()
+    table.feed(link(2, "br0") + address(2, "fe80::1", flags=0x40))
+    assert table.usable() == ()
+    table.feed(address(2, "fe80::1"))
+    assert [entry.kind for entry in table.usable()] == ["unknown"]
+
+
+def test_only_the_interfaces_that_were_named() -> None:
+    table = Interfaces(["eth1"])
+    table.feed(link(2, "eth0") + address(2, "fe80::1") + link(3, "eth1") + address(3, "fe80::2"))
+    assert [entry.name for entry in table.usable()] == ["eth1"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 40, netlink(16, b"\0"), netlink(20, b"\0" * 8), link(2, "eth0")[:30]])
+def test_half_messages_of_the_kernel_change_nothing_much(data: bytes) -> None:
+    table = Interfaces()
+    table.feed(data)
+    assert table.usable() == ()
+    assert not interfaces.ends_dump(data)
+
+
+def test_a_name_that_is_not_told_again_is_kept() -> None:
+    table = Interfaces()
+    table.feed(link(2, "eth0") + address(2, "fe80::1"))
+    table.feed(netlink(16, struct.pack("=BxHiII", 0, 1, 2, 0x41, 0) + struct.pack("=HH", 2, 3)))
+    assert [entry.name for entry in table.usable()] == ["eth0"]
+
+
+# ── HTTP ──
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "body"),
+    [
+        (b"GET /node_id HTTP/1.1", b"200 OK", b'"c0ffee"'),
+        (b"GET /node_id?x=1 HTTP/1.0", b"200 OK", b'"c0ffee"'),
+        (b"HEAD /node_id HTTP/1.1", b"200 OK", b""),
+        (b"GET / HTTP/1.1", b"404", b""),
+        (b"GET /node_id/../state HTTP/1.1", b"404", b""),
+        (b"POST /node_id HTTP/1.1", b"404", b""),
+        (b"GET /node_id", b"404", b""),
+        (b"", b"404", b""),
+    ],
+)
+def test_only_the_node_id_is_told(request_line: bytes, status: bytes, body: bytes) -> None:
+    head, _, said = answer(request_line + b"\r\nHost: x\r\n\r\n", "c0ffee").partition(b"\r\n\r\n")
+    assert status in head.splitlines()[0]
+    assert said == body
+
+
+async def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_the_probe_is_answered_where_it_should_be() -> None:
+    port = await free_port()
+    reachable = Reachable("c0ffee", port)
+    await reachable.listen(["127.0.0.1", "127.0.0.2", "203.0.113.7"])
+    assert reachable.addresses == ("127.0.0.1", "127.0.0.2")
+
+    async def ask(address: str, data: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(address, port)
+        writer.write(data)
+        if not data.endswith(b"\r\n\r\n"):
+            writer.write_eof()
+        said = await reader.read()
+        writer.close()
+        return said
+
+    assert b'"c0ffee"' in await ask("127.0.0.2", b"GET /node_id HTTP/1.1\r\n\r\n")
+    assert await ask("127.0.0.1", b"GET /node") == b""
+    assert await ask("127.0.0.1", b"x" * 20_000) == b""
+    await reachable.listen(["127.0.0.2"])
+    with pytest.raises(ConnectionRefusedError):
+        await ask("127.0.0.1", b"GET /node_id HTTP/1.1\r\n\r\n")
+    await reachable.close()
+    assert reachable.addresses == ()
+
+
+@contextlib.asynccontextmanager
+async def exo(paths: dict[str, Any]) -> AsyncIterator[int]:
+    async def handle(request: web.Request) -> web.Response:
+        if request.path not in paths:
+            raise web.HTTPNotFound
+        found = paths[request.path]
+        return web.Response(text=found) if isinstance(found, str) else web.json_response(found)
+
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    port = await free_port()
+    await web.TCPSite(runner, "127.0.0.9", port).start()
+    try:
+        yield port
+    finally:
+        await runner.cleanup()
+
+
+async def told(paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, openapi: bool = True) -> Any:
+    # loopback would be this board itself, and is all that a test has
+    monkeypatch.setattr(
+        "exo_rkllm.cluster.peeking.urls", lambda addresses, port: [f"http://{a}:{port}" for a in addresses]
+    )
+    async with exo(paths) as port:
+        return await peek(
+            Peek(("dead", "aa"), openapi), {"dead": ("127.0.0.8",), "aa": ("127.0.0.7", "127.0.0.9")}, port
+        )
+
+
+async def test_a_node_tells_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = {"/node_id": '"aa"', "/state": {"a": 1}, "/openapi.json": {"b": 2}}
+    found = await told(paths, monkeypatch)
+    assert (found.node_id, found.state, found.openapi) == ("aa", {"a": 1}, {"b": 2})
+    assert (await told(paths, monkeypatch, openapi=False)).openapi is None
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {"/node_id": '"somebody else"', "/state": {}, "/openapi.json": {}},
+        {"/node_id": '"aa"', "/state": {}},
+        {"/node_id": '"aa"', "/state": [], "/openapi.json": {}},
+        {"/node_id": '"aa"', "/state": "{", "/openapi.json": {}},
+        {},
+    ],
+)
+async def test_whoever_is_no_exo_node_tells_nothing(paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await told(paths, monkeypatch) is None
+
+
+def test_where_a_node_is_asked() -> None:
+    assert urls(("fd00::2", "10.0.0.1", "127.0.0.1", "::1"), 5) == ["http://10.0.0.1:5", "http://[fd00::2]:5"]
+
+
+def test_addresses_out_of_zenohs_admin_space() -> None:
+    told = b'{"zid":"aa","locators":["tcp/[fd00::2]:52414","tcp/10.0.0.1:52414","tcp/[fe80::1%eth0]:1","quic/x:1"]}'
+    assert described(told) == {"aa": ("fd00::2", "10.0.0.1")}
+    for nonsense in (b"", b"{}", b"[]", b'{"zid":"aa","locators":5}', b'{"zid":"aa","locators":["tcp/1.2:5"]}'):
+        assert described(nonsense) == {}
+
+
+# ── ids on disk ──
+
+
+def test_the_node_id_survives_restarts(tmp_path: Path) -> None:
+    made = Identity(tmp_path / "cluster").node_id()
+    assert Identity(tmp_path / "cluster").node_id() == made
+    assert made[0] != "0"
+
+
+@pytest.mark.parametrize("content", [b"", b"0abc", b"XYZ", b"\xff\xfe", b"a" * 40])
+def test_a_broken_file_is_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "node-id").write_bytes(content)
+    made = Identity(tmp_path).node_id()
+    assert Identity(tmp_path).node_id() == made
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    identity = Identity(tmp_path / "file" / "cluster")
+    assert identity.node_id()
+    identity.keep_out("no matter")
+    assert identity.stay_out() == ""
+
+
+def test_the_word_to_stay_out(tmp_path: Path) -> None:
+    identity = Identity(tmp_path / "new")
+    assert identity.stay_out() == ""
+    identity.keep_out("It died of us.")
+    assert Identity(tmp_path / "new").stay_out() == "It died of us."
+    identity.keep_out("")
+    identity.keep_out("")
+    assert identity.stay_out() == ""
+
+
+# ── chunks, cards ──
+
+
+def test_tool_calls_in_whatever_form_they_were_written() -> None:
+    calls = chunks.tool_calls(
+        '{"id": "1", "name": "a", "arguments": "{}"} [{"function": {"name": "b", "arguments": {"x": "ü"}}}]'
+        ',{"name": "c", "parameters": {}}'
+    )
+    assert [(call.name, call.arguments) for call in calls] == [("a", "{}"), ("b", '{"x": "ü"}'), ("c", "{}")]
+    assert calls[0].id == "1"
+    assert calls[1].id
+    for broken in ("{", "[1]", '{"arguments": {}}', "call f()"):
+        assert chunks.tool_calls(broken) == ()
+
+
+@pytest.mark.parametrize(
+    ("finish", "calls", "kind", "reason"),
+    [
+        (Finish("stop"), "", TokenChunk, "stop"),
+        (Finish("length"), "", TokenChunk, "length"),
+        (Finish("tool_calls"), '{"name": "f"}', ToolCallChunk, "tool_calls"),
+        (Finish("tool_calls"), "I would call f", TokenChunk, "stop"),
+        (Finish("abort"), "", ErrorChunk, "error"),
+    ],
+)
+def test_how_an_answer_ends(finish: Finish, calls: str, kind: type, reason: str) -> None:
+    chunk = chunks.last("m", finish, calls=calls, thinking=0, memory=0)
+    assert isinstance(chunk, kind)
+    assert chunk.finish_reason == reason  # type: ignore[attr-defined]  # every one of the kinds has it
+
+
+def test_statistics_say_nothing_where_nothing_is_known() -> None:
+    found = chunks.stats(Finish("stop", Usage(10, 10, 5)), -1)
+    assert (found.prompt_tps, found.generation_tps, found.prefix_cache_hit) == (0.0, 0.0, "exact")
+    assert chunks.stats(Finish("stop", Usage(10, 0, 5), Timings(prefill=5e-324)), 0).prompt_tps == 0.0
+
+
+def test_values_made_fit() -> None:
+    assert clean.text("a\ud800b") == "a?b"
+    assert clean.whole(-5) == 0
+    assert clean.whole(2**80) == 2**53
+    assert clean.number(float("inf")) is None
+
+
+def test_model_ids_stay_apart_from_those_of_hugging_face() -> None:
+    assert offers.model_id("qwen3:1.7b") == "rkllm/qwen3:1.7b"
+    assert offers.model_id("rkllm/x") == "rkllm/x"
+    assert offers.model_id("org/model") == "rkllm/org-model"
+    assert offers.card(Servable("x", thinking=True, images=True)).capabilities == (
+        "text",
+        "thinking",
+        "thinking_toggle",
+        "vision",
+    )

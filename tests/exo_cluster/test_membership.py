@@ -1,0 +1,523 @@
+"""Membership from the first event to the last word: what is published, when, and what keeps it silent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.exo_cluster.captured import openapi
+from tests.exo_cluster.desk import MODEL
+from tests.exo_cluster.standin.state import State as Document
+from exo_rkllm.backends.base import Finish, Piece
+from exo_rkllm.cluster import membership as m
+from exo_rkllm.cluster.membership import (
+    Begin,
+    Effect,
+    Halt,
+    Membership,
+    Peek,
+    Peeked,
+    Say,
+    Send,
+    Sources,
+    StayOut,
+    Token,
+)
+from exo_rkllm.cluster.messages import NetworkInterfaceInfo
+from exo_rkllm.cluster.schema.revisions import supported
+from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.snapshot import Phase
+
+ME, MASTER = "c0ffee", "aa11"
+SESSION = {"master_node_id": MASTER, "election_clock": 0}
+ETH = (NetworkInterfaceInfo("eth0", "10.0.0.2", "ethernet"),)
+
+
+class Wire:
+    """The cluster's side, by hand: it hears what is sent and says what it likes."""
+
+    def __init__(self, **options: Any) -> None:
+        self.member = Membership(
+            ME, supported()[0], BoardFacts("opi5"), sources=Sources(disk=lambda: (100, 50)), **options
+        )
+        self.now = 100.0
+        self.log: list[Any] = []
+        self.document = Document()
+        self.effects: list[Effect] = []
+        self.connected = False
+        self.do(lambda: self.member.offered([MODEL], self.now))
+        self.do(lambda: self.member.interfaces(ETH, self.now))
+
+    def do(self, call: Callable[[], list[Effect]]) -> list[Effect]:
+        self.effects = call()
+        return self.effects
+
+    def link(self) -> list[Effect]:
+        self.connected = True
+        self.do(lambda: self.member.alive(MASTER, self.now, there=True))
+        return self.do(lambda: self.member.linked(self.now))
+
+    def hear(self, topic: str, message: Any) -> list[Effect]:
+        payload = message if isinstance(message, bytes) else json.dumps(message).encode()
+        return self.do(lambda: self.member.message(topic, payload, self.now))
+
+    def event(self, event: Any, index: int | None = None, session: Any = SESSION) -> list[Effect]:
+        if index is None:
+            index = len(self.log)
+            self.log.append(event)
+            self.document.apply(index, event)
+        message = {"origin_idx": index, "origin": session["master_node_id"], "session": session, "event": event}
+        return self.hear("global_events", message) if self.connected else []
+
+    def says(self, kind: str, **body: Any) -> list[Effect]:
+        return self.event({kind: {"event_id": f"x{len(self.log)}", **body}})
+
+    def sign(self, node: str = MASTER) -> list[Effect]:
+        info = {"MiscData": {"friendly_name": "mac"}}
+        return self.says("NodeGatheredInfo", node_id=node, when="2026-01-01 00:00:00+00:00", info=info)
+
+    def tick(self, seconds: float) -> list[Effect]:
+        """Time passes, and the shell looks again whenever it was told to."""
+        until = self.now + seconds
+        found: list[Effect] = []
+        while (deadline := self.member.deadline) is not None and deadline <= until:
+            self.now = max(self.now, deadline)
+            found += self.member.tick(self.now)
+        self.now = until
+        self.effects = found
+        return found
+
+    def echo(self, effects: list[Effect] | None = None) -> None:
+        """The master takes in what was sent, until nothing more follows from it."""
+        waiting = list(self.effects if effects is None else effects)
+        while waiting:
+            sent = [effect for effect in waiting if isinstance(effect, Send)]
+            waiting = []
+            for effect in sent:
+                message = json.loads(effect.payload)
+                if effect.topic == "local_events":
+                    waiting += self.event(message["event"])
+                elif "CreateInstance" in message.get("command", {}):
+                    waiting += self.says("InstanceCreated", instance=message["command"]["CreateInstance"]["instance"])
+                elif "DeleteInstance" in message.get("command", {}):
+                    gone = message["command"]["DeleteInstance"]["instance_id"]
+                    waiting += self.says("InstanceDeleted", instance_id=gone)
+                elif "AddCustomModelCard" in message.get("command", {}):
+                    card = message["command"]["AddCustomModelCard"]["model_card"]
+                    waiting += self.says("CustomModelCardAdded", model_card=card)
+
+    def join(self, answer: Any = ...) -> None:
+        self.link()
+        self.sign()
+        told = Peeked(MASTER, self.document.document(), openapi()) if answer is ... else answer
+        self.do(lambda: self.member.peeked(told, self.now))
+        self.echo()
+        assert self.member.phase is Phase.SERVING
+
+    def ask(self, task: str = "t") -> list[Effect]:
+        (instance,) = self.document.instances
+        body = {
+            "task_id": task,
+            "task_status": "Pending",
+            "instance_id": instance,
+            "command_id": f"c-{task}",
+            "task_params": {"model": "m", "input": []},
+            "error_type": None,
+            "error_message": None,
+        }
+        return self.says("TaskCreated", task_id=task, task={"TextGeneration": body})
+
+    def kinds(self, effects: list[Effect]) -> list[str]:
+        found = []
+        for effect in effects:
+            if isinstance(effect, Send):
+                message = json.loads(effect.payload)
+                what = message.get("event") or message.get("command") or {"ElectionMessage": {}}
+                found.append(next(iter(what)))
+        return found
+
+
+def sentences(effects: list[Effect]) -> list[str]:
+    return [effect.sentence for effect in effects if isinstance(effect, Say)]
+
+
+# ── joining ──
+
+
+def test_nothing_is_published_before_the_cluster_was_looked_at() -> None:
+    wire = Wire()
+    assert wire.link() == []
+    assert wire.member.phase is Phase.LISTENING
+    effects = wire.sign()
+    assert [effect for effect in effects if isinstance(effect, Peek)] == [Peek((MASTER,), openapi=True)]
+    assert wire.kinds(effects) == []
+    assert wire.kinds(wire.tick(1.0)) == []
+    joined = wire.do(lambda: wire.member.peeked(Peeked(MASTER, wire.document.document(), openapi()), wire.now))
+    assert wire.kinds(joined) == ["NodeGatheredInfo"] * 5
+    wire.echo()
+    assert wire.member.phase is Phase.SERVING
+    assert list(wire.document.runners.values()) == [{"RunnerReady": {"prefill_server_port": None}}]
+
+
+def test_a_cluster_without_an_api_is_read_from_its_first_event() -> None:
+    wire = Wire()
+    for _ in range(5):
+        wire.sign()
+    wire.link()
+    wire.sign()
+    assert wire.kinds(wire.tick(m.PEEK)) == ["NodeGatheredInfo"] * 5 + ["RequestEventLog"]
+    joining = list(wire.effects)
+    for index, event in enumerate(wire.log):
+        wire.event(event, index)
+    wire.echo(joining)
+    assert wire.member.phase is Phase.SERVING
+
+
+def test_a_snapshot_of_something_else_is_not_believed() -> None:
+    wire = Wire()
+    wire.sign()
+    wire.link()
+    wire.sign()
+    strange = {**wire.document.document(), "lastEventAppliedIdx": 90_000}
+    effects = wire.do(lambda: wire.member.peeked(Peeked(MASTER, strange, openapi()), wire.now))
+    assert "RequestEventLog" in wire.kinds(effects + wire.tick(0.0))
+
+
+def test_the_choice_of_cluster_is_waited_for() -> None:
+    wire = Wire()
+    wire.member.permitted = False
+    wire.link()
+    wire.sign()
+    answer = Peeked(MASTER, wire.document.document(), openapi())
+    assert wire.kinds(wire.do(lambda: wire.member.peeked(answer, wire.now))) == []
+    assert wire.kinds(wire.do(lambda: wire.member.permit(wire.now))) == ["NodeGatheredInfo"] * 5
+
+
+def test_a_node_that_was_looked_at_is_not_looked_at_again() -> None:
+    wire = Wire()
+    wire.join()
+    session = {"master_node_id": "bb", "election_clock": 4}
+    wire.hear("election_messages", {"clock": 4, "seniority": 1, "proposed_session": session, "commands_seen": 0})
+    wire.tick(4)
+    assert Peek(("bb", MASTER), openapi=True) in wire.effects
+    back = {"clock": 5, "seniority": 2, "proposed_session": SESSION, "commands_seen": 0}
+    wire.hear("election_messages", back)
+    wire.tick(4)
+    assert Peek((MASTER,), openapi=False) in wire.effects
+
+
+# ── a life ──
+
+
+def test_answers_pass_through_in_turns_of_the_loop() -> None:
+    wire = Wire()
+    wire.join()
+    (begin,) = [effect for effect in wire.ask() if isinstance(effect, Begin)]
+    assert begin.model == MODEL.id
+    together = wire.do(lambda: wire.member.answered([("t", Piece("a", 1)), ("t", Piece("b", 2))], wire.now))
+    assert wire.kinds(together) == ["TaskStatusUpdated", "RunnerStatusUpdated", "ChunkGenerated"]
+    wire.echo()
+    ending = wire.do(lambda: wire.member.answered([("t", Piece("c", 3)), ("t", Finish("stop"))], wire.now))
+    assert wire.kinds(ending) == ["ChunkGenerated", "TaskStatusUpdated", "RunnerStatusUpdated"]
+    chunk = json.loads(next(e.payload for e in ending if isinstance(e, Send)))["event"]["ChunkGenerated"]["chunk"]
+    assert (chunk["TokenChunk"]["text"], chunk["TokenChunk"]["finish_reason"]) == ("c", "stop")
+    view = wire.member.view(wire.now)
+    assert (view.counters.tasks, view.unechoed) == (1, 3)
+    assert view.counters.echoes.count > 0
+
+
+def test_a_cancelled_answer_says_nothing_that_still_waits() -> None:
+    wire = Wire()
+    wire.join()
+    wire.ask()
+    for number in range(300):  # more than may be under way
+        wire.do(lambda: wire.member.answered([("t", Piece(f"{number} ", number))], wire.now))
+    effects = wire.says("TaskStatusUpdated", task_id="t", task_status="Cancelled")
+    assert Halt("t") in effects
+    before = wire.member.view(wire.now).counters.events_out
+    wire.tick(0.0)
+    assert wire.member.view(wire.now).counters.events_out == before
+
+
+def test_a_sign_of_life_every_five_seconds_and_nothing_else() -> None:
+    wire = Wire()
+    wire.join()
+    for second in range(60):
+        effects = wire.tick(1.0)
+        assert len([effect for effect in effects if isinstance(effect, Send)]) <= 1
+        wire.echo()
+        if second % 3 == 0:
+            wire.sign()
+    view = wire.member.view(wire.now)
+    assert view.counters.resends == 0
+    assert view.phase is Phase.SERVING
+
+
+def test_new_addresses_are_told_at_once() -> None:
+    wire = Wire()
+    wire.join()
+    more = (*ETH, NetworkInterfaceInfo("eth1", "10.1.0.2", "ethernet"))
+    assert wire.kinds(wire.do(lambda: wire.member.interfaces(more, wire.now))) == ["NodeGatheredInfo"]
+    assert wire.do(lambda: wire.member.interfaces(more, wire.now)) == []
+
+
+def test_what_was_not_echoed_is_sent_again_unchanged_and_soon_after_a_lost_link() -> None:
+    wire = Wire()
+    wire.join()
+    wire.ask()
+    wire.do(lambda: wire.member.answered([("t", Piece("a", 1))], wire.now))
+    wire.echo()
+    first = wire.do(lambda: wire.member.answered([("t", Piece("b", 2))], wire.now))
+    sent = [effect.payload for effect in first if isinstance(effect, Send)]
+    wire.do(lambda: wire.member.unlinked(wire.now))
+    wire.tick(2.0)
+    assert wire.kinds(wire.effects) == []
+    wire.do(lambda: wire.member.alive(MASTER, wire.now, there=True))
+    wire.do(lambda: wire.member.linked(wire.now))
+    again = [effect.payload for effect in wire.tick(0.5) if isinstance(effect, Send)]
+    assert again == sent
+    assert wire.member.view(wire.now).counters.resends == len(sent)
+
+
+def test_a_new_session_begins_anew() -> None:
+    wire = Wire()
+    wire.join()
+    wire.ask()
+    wire.do(lambda: wire.member.answered([("t", Piece("a", 1))], wire.now))
+    session = {"master_node_id": "bb", "election_clock": 4}
+    wire.hear("election_messages", {"clock": 4, "seniority": 1, "proposed_session": session, "commands_seen": 0})
+    info = {"MiscData": {"friendly_name": "b"}}
+    body = {"event_id": "y", "node_id": "bb", "when": "2026-01-01 00:00:00+00:00", "info": info}
+    effects = wire.event({"NodeGatheredInfo": body}, 0, session)
+    assert Halt("t") in effects
+    assert any(isinstance(effect, Peek) for effect in effects)
+    joined = wire.do(lambda: wire.member.peeked(None, wire.now))
+    envelopes = [json.loads(effect.payload) for effect in joined if isinstance(effect, Send)]
+    assert [envelope["origin_idx"] for envelope in envelopes] == list(range(5))
+    assert {envelope["session"]["election_clock"] for envelope in envelopes} == {4}
+
+
+def test_a_cluster_that_only_listens_is_made_to_elect() -> None:
+    wire = Wire()
+    wire.link()
+    assert Token() in wire.tick(6.0)
+
+
+def test_a_dead_master_is_nudged_away_by_whoever_is_in() -> None:
+    wire = Wire()
+    wire.join()
+    assert "ElectionMessage" in wire.kinds(wire.tick(20.0))
+
+
+def test_leaving() -> None:
+    wire = Wire()
+    wire.join()
+    wire.do(lambda: wire.member.leave(wire.now))
+    assert not wire.member.gone
+    wire.echo()
+    assert wire.member.gone
+    assert wire.document.instances == wire.document.runners == {}
+    assert wire.kinds(wire.tick(30)) == []
+
+
+def test_leaving_before_anything_was_said() -> None:
+    wire = Wire()
+    wire.do(lambda: wire.member.leave(wire.now))
+    assert wire.member.gone
+
+
+# ── garbage and differences ──
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"[]", b"\xff\xfe", b'{"event": 5}', b'{"event": {"X": {}}}', b"[" * 100_000, b"null"]
+)
+def test_garbage_is_counted_and_changes_nothing(payload: bytes) -> None:
+    wire = Wire()
+    wire.join()
+    for topic in m.TOPICS:
+        wire.hear(topic, payload)
+    view = wire.member.view(wire.now)
+    assert view.counters.garbage == 3
+    assert view.phase is Phase.SERVING
+
+
+def test_events_of_others_than_the_master_do_not_count() -> None:
+    wire = Wire()
+    wire.join()
+    before = wire.member.view(wire.now).log_index
+    event = {"NodeTimedOut": {"event_id": "z", "node_id": MASTER}}
+    message = {"origin_idx": before + 1, "origin": "mallory", "session": SESSION, "event": event}
+    wire.hear("global_events", message)
+    assert wire.member.view(wire.now).log_index == before
+
+
+def test_a_difference_that_turns_up_later_silences_us_too() -> None:
+    wire = Wire()
+    wire.join()
+    wire.ask()
+    body = {"event_id": "z", "task_id": "t", "task_status": "Running", "priority": 3}
+    effects = wire.event({"TaskStatusUpdated": body}, len(wire.log))
+    assert Halt("t") in effects
+    view = wire.member.view(wire.now)
+    assert view.phase is Phase.PASSIVE
+    assert "unknown field 'priority'" in view.sentence
+    assert "Nothing is published" in view.sentence
+    assert view.drift == ("event.TaskStatusUpdated: unknown field 'priority'",)
+    assert wire.kinds(wire.tick(60)) == []
+
+
+def test_kinds_that_we_never_send_may_change() -> None:
+    wire = Wire()
+    wire.join()
+    effects = wire.says("QuorumReached", votes=3)
+    assert "unknown Event 'QuorumReached'" in sentences(effects)[0]
+    assert sentences(wire.says("QuorumReached", votes=3)) == []
+    assert wire.member.phase is Phase.SERVING
+    assert len(wire.member.view(wire.now).notes) == 1
+
+
+def test_several_differences_are_all_named() -> None:
+    wire = Wire()
+    wire.link()
+    wire.sign()
+    document = openapi()
+    document["components"]["schemas"]["ModelCard"]["required"].append("family")
+    state = {**wire.document.document(), "quorum": {}}
+    effects = wire.do(lambda: wire.member.peeked(Peeked(MASTER, state, document), wire.now))
+    assert wire.member.view(wire.now).drift == ("State: quorum is new", "ModelCard: family is required")
+    assert "and 1 more" in sentences(effects)[0]
+
+
+def test_a_state_that_cannot_be_read_is_a_difference() -> None:
+    wire = Wire()
+    wire.link()
+    wire.sign()
+    state = {**wire.document.document(), "instances": []}
+    wire.do(lambda: wire.member.peeked(Peeked(MASTER, state, None), wire.now))
+    assert wire.member.view(wire.now).drift == ("State: no instances",)
+
+
+# ── kept out ──
+
+
+def poisoned() -> Wire:
+    """The exo node ends within a second of our first words."""
+    wire = Wire()
+    wire.link()
+    wire.sign()
+    wire.do(lambda: wire.member.peeked(None, wire.now))
+    wire.now += 0.3
+    wire.do(lambda: wire.member.alive(MASTER, wire.now, there=False))
+    wire.do(lambda: wire.member.unlinked(wire.now))
+    wire.tick(m.RECOVERY)
+    return wire
+
+
+def test_a_cluster_that_dies_of_our_first_words_is_left_alone() -> None:
+    wire = poisoned()
+    (stay,) = [effect for effect in wire.effects if isinstance(effect, StayOut)]
+    assert "NodeGatheredInfo/MiscData" in stay.sentence
+    assert wire.member.phase is Phase.OUT
+    assert wire.kinds(wire.link() + wire.sign() + wire.tick(60)) == []
+    assert wire.member.view(wire.now).hint == "exo-rkllm cluster join"
+
+
+def test_it_is_joined_again_when_somebody_says_so() -> None:
+    wire = poisoned()
+    wire.link()
+    wire.sign()
+    effects = wire.do(lambda: wire.member.invite(wire.now))
+    assert StayOut("") in effects
+    assert any(isinstance(effect, Peek) for effect in effects)
+    wire.do(lambda: wire.member.peeked(Peeked(MASTER, wire.document.document(), openapi()), wire.now))
+    wire.echo()
+    assert wire.member.view(wire.now).phase is Phase.SERVING
+
+
+def test_a_node_that_moves_to_another_link_is_no_victim() -> None:
+    wire = Wire()
+    wire.link()
+    wire.do(lambda: wire.member.alive("bb", wire.now, there=True))
+    wire.sign()
+    wire.do(lambda: wire.member.peeked(None, wire.now))
+    for node in (MASTER, "bb"):
+        wire.do(lambda node=node: wire.member.alive(node, wire.now, there=False))  # type: ignore[misc]  # bound now
+    wire.do(lambda: wire.member.unlinked(wire.now))
+    wire.do(lambda: wire.member.alive("bb", wire.now, there=True))
+    wire.do(lambda: wire.member.linked(wire.now))
+    wire.tick(m.RECOVERY)
+    assert wire.member.phase is Phase.JOINING
+
+
+def test_a_cut_cable_is_no_poison() -> None:
+    """What was said for the first time into a dead link proves nothing: the link is seen to be dead after ten seconds."""
+    wire = Wire()
+    wire.join()
+    wire.ask()
+    wire.tick(7.0)
+    wire.do(lambda: wire.member.answered([("t", Piece("a", 1))], wire.now))
+    wire.tick(3.0)
+    wire.do(lambda: wire.member.unlinked(wire.now))
+    wire.tick(5.0)
+    assert wire.member.phase is Phase.SERVING
+
+
+def test_out_at_the_start_stays_out() -> None:
+    wire = Wire(stay_out="It died of us.")
+    assert wire.kinds(wire.link() + wire.sign() + wire.tick(30)) == []
+    view = wire.member.view(wire.now)
+    assert (view.phase, view.sentence) == (Phase.OUT, "It died of us.")
+
+
+def test_a_twin_is_noticed_and_named() -> None:
+    wire = Wire()
+    wire.join()
+    wire.sign(ME)
+    assert wire.member.phase is Phase.SERVING
+    wire.tick(m.TWIN + 0.1)
+    assert "uses our node id" in sentences(wire.sign(ME))[0]
+    assert wire.member.phase is Phase.OUT
+    assert not [effect for effect in wire.effects if isinstance(effect, StayOut)]
+
+
+# ── what is shown ──
+
+
+def test_the_view_names_everybody() -> None:
+    wire = Wire()
+    assert wire.member.view(wire.now).phase is Phase.SEARCHING
+    assert wire.member.master == ""
+    wire.join()
+    wire.sign()
+    wire.ask()
+    view = wire.member.view(wire.now)
+    assert (view.master, wire.member.master) == ("mac", MASTER)
+    assert {node.id: (node.master, node.me) for node in view.nodes} == {MASTER: (True, False), ME: (False, True)}
+    (instance,) = view.instances
+    assert (instance.node, instance.status, instance.tasks, instance.mine) == ("opi5", "Ready", 1, True)
+    assert view.tasks == 1
+    assert json.dumps(view.plain())
+    assert wire.member.addresses() == {ME: ("10.0.0.2",)}
+    wire.do(lambda: wire.member.unlinked(wire.now))
+    assert wire.member.view(wire.now).sentence == "No link to any exo node."
+
+
+def test_a_message_that_would_not_fit_is_replaced_by_a_harmless_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The master waits for every index; here the guard before the choke point is taken away."""
+    wire = Wire()
+    wire.join()
+    wire.ask()
+    monkeypatch.setattr("exo_rkllm.cluster.clean.text", lambda text: text)
+    effects = wire.do(lambda: wire.member.answered([("t", Piece("\ud800", 1))], wire.now))
+    assert wire.kinds(effects)[-1] == "NodeGatheredInfo"
+    indices = [json.loads(effect.payload)["origin_idx"] for effect in effects if isinstance(effect, Send)]
+    assert indices == list(range(indices[0], indices[0] + len(indices)))
+    assert wire.member.view(wire.now).counters.refused == 1
+    card = replace(MODEL, id="\ud800")
+    wire.do(lambda: wire.member.offered([MODEL, card], wire.now))
+    assert wire.member.view(wire.now).counters.refused > 1

@@ -1,0 +1,341 @@
+"""The whole node in this process, against a stand-in on loopback: what needs no namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.exo_cluster.desk import MODEL, Desk
+from tests.exo_cluster.lab import TESTS, counted, until
+from exo_rkllm.cluster import link, node
+from exo_rkllm.cluster.discovery import Discovery
+from exo_rkllm.cluster.hearing import Torn
+from exo_rkllm.cluster.link import Connection, Inbox, ZenohLink
+from exo_rkllm.cluster.node import Node
+from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.settings import ClusterSettings
+from exo_rkllm.cluster.snapshot import Phase
+from exo_rkllm.cluster.transport import Alive, Linked, LinkFailed, Message
+
+
+def free_ports(number: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+@dataclass
+class Exo:
+    process: asyncio.subprocess.Process
+    zenoh: int
+    api: int
+    discovery: int
+
+    @property
+    def endpoint(self) -> str:
+        return f"tcp/127.0.0.1:{self.zenoh}"
+
+    async def ask(self, words: str) -> Any:
+        body = {"model": f"rkllm/{MODEL.id}", "messages": [{"role": "user", "content": words}]}
+        async with aiohttp.ClientSession() as session:
+            async with session.post(f"http://127.0.0.1:{self.api}/v1/chat/completions", json=body) as answer:
+                return json.loads(await answer.text() or "{}")
+
+    async def state(self) -> Any:
+        async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{self.api}/state") as answer:
+            return await answer.json()
+
+    async def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+
+async def started(*words: str, ports: tuple[int, int, int] | None = None) -> Exo:
+    zenoh, api, discovery = ports or free_ports(3)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exo_cluster.standin.exo", "--zenoh-port", str(zenoh), "--api-port", str(api)),
+        *("--discovery-port", str(discovery), "--campaign", "0.2", "--api-bind", "127.0.0.1", *words),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), str(TESTS.parent)))},
+    )
+    assert process.stdout is not None
+    await asyncio.wait_for(process.stdout.readline(), 15)
+    return Exo(process, zenoh, api, discovery)
+
+
+@pytest.fixture
+async def exo() -> AsyncIterator[Exo]:
+    made = await started()
+    yield made
+    await made.end()
+
+
+def settings(exo: Exo, **more: Any) -> ClusterSettings:
+    known = {"endpoints": (exo.endpoint,), "discovery_port": exo.discovery, "api_port": exo.api}
+    return ClusterSettings(**{**known, **more})
+
+
+@contextlib.asynccontextmanager
+async def board(tmp_path: Path, chosen: ClusterSettings, desk: Desk | None = None) -> AsyncIterator[Node]:
+    made = Node(chosen, BoardFacts("opi5"), desk or Desk(), tmp_path, models_folder=tmp_path)
+    await made.start()
+    try:
+        yield made
+    finally:
+        await made.stop()
+
+
+async def in_phase(made: Node, phase: Phase, timeout: float = 10.0) -> None:
+    async def there() -> bool:
+        return made.view().phase is phase
+
+    await until(there, timeout)
+
+
+async def test_joining_answering_leaving(exo: Exo, tmp_path: Path) -> None:
+    desk = Desk()
+    async with board(tmp_path, settings(exo), desk) as made:
+        await in_phase(made, Phase.SERVING)
+        await until(lambda: ready(exo), 5)
+        answer = await exo.ask("count 4")
+        assert answer["choices"][0]["message"]["content"] == counted(4)
+        assert await exo.ask("fail") == {}
+        await desk.change(MODEL.id, "cold")
+        view = made.view()
+        assert view.endpoints == (exo.endpoint,)
+        assert view.counters.tasks == 2
+        assert not view.counters.refused
+    assert (await exo.state())["instances"] == {}
+
+
+async def ready(exo: Exo) -> bool:
+    return "RunnerReady" in str((await exo.state())["runners"])
+
+
+async def test_a_launch_from_the_dashboard_loads_the_model(exo: Exo, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    desk = Desk([replace(MODEL, state="cold")])
+    async with board(tmp_path, settings(exo, placement="dashboard"), desk) as made:
+        await in_phase(made, Phase.SERVING)
+        await until(lambda: known(exo), 5)
+        async with aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{exo.api}/place_instance"
+            async with session.post(url, json={"model_id": f"rkllm/{MODEL.id}"}) as answer:
+                assert answer.status == 200
+        await until(lambda: ready(exo), 5)
+        assert desk.loaded == [MODEL.id]
+        assert (await exo.ask("count 2"))["choices"][0]["message"]["content"] == counted(2)
+
+
+async def known(exo: Exo) -> bool:
+    return bool((await exo.state())["customModelCards"])
+
+
+async def test_only_the_models_that_were_named_are_offered(exo: Exo, tmp_path: Path) -> None:
+    async with board(tmp_path, settings(exo, models=("other",))) as made:
+        await in_phase(made, Phase.SERVING)
+        await asyncio.sleep(0.3)
+        assert (await exo.state())["customModelCards"] == {}
+
+
+class Broken(Desk):
+    """An engine with a bug, and one that ends without a word."""
+
+    async def generate(self, request: Any, *, client: str) -> Any:  # type: ignore[override]  # badly behaved
+        if "silent" in request.messages[-1].content:
+            return
+            yield
+        raise KeyError("oops")
+
+
+async def test_whatever_breaks_whoever_asked_gets_an_end(exo: Exo, tmp_path: Path) -> None:
+    async with board(tmp_path, settings(exo), Broken()) as made:
+        await in_phase(made, Phase.SERVING)
+        await until(lambda: ready(exo), 5)
+        for words in ("silent", "loud"):
+            assert await asyncio.wait_for(exo.ask(words), 5) == {}
+        assert made.view().tasks == 0
+
+
+async def test_the_link_comes_back_by_itself(exo: Exo, tmp_path: Path) -> None:
+    async with board(tmp_path, settings(exo)) as made:
+        await in_phase(made, Phase.SERVING)
+        await exo.end()
+        await in_phase(made, Phase.SEARCHING)
+        assert "No exo node answers" in made.view().sentence
+        again = await started(ports=(exo.zenoh, exo.api, exo.discovery))
+        try:
+            await in_phase(made, Phase.SERVING, 15)
+        finally:
+            await again.end()
+
+
+async def test_an_exo_that_starts_after_us_is_found(tmp_path: Path) -> None:
+    zenoh, api, discovery = free_ports(3)
+    chosen = ClusterSettings(endpoints=(f"tcp/127.0.0.1:{zenoh}",), discovery_port=discovery, api_port=api)
+    async with board(tmp_path, chosen) as made:
+        await asyncio.sleep(0.5)
+        late = await started(ports=(zenoh, api, discovery))
+        try:
+            await in_phase(made, Phase.SERVING, 15)
+        finally:
+            await late.end()
+
+
+async def test_staying_out_and_coming_in(exo: Exo, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "stay-out").write_text("It died of us.\n")
+    async with board(tmp_path, settings(exo)) as made:
+        await asyncio.sleep(1.5)
+        assert made.view().phase is Phase.OUT
+        assert "It died of us." in caplog.text
+        made.join()
+        await in_phase(made, Phase.SERVING)
+    assert not (tmp_path / "stay-out").exists()
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    (discovery,) = free_ports(1)
+    async with board(tmp_path, ClusterSettings(discovery_port=discovery)) as made:
+        await asyncio.sleep(0.2)
+        view = made.view()
+        assert (view.phase, view.sentence) == (Phase.SEARCHING, "No exo node is heard on the local network.")
+
+
+async def test_a_discovery_port_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as taken:
+        taken.bind(("::", 0))
+        port = taken.getsockname()[1]
+        async with board(tmp_path, ClusterSettings(discovery_port=port)) as made:
+            view = made.view()
+            assert f"UDP port {port}" in view.sentence
+            assert "ss -lnup" in view.hint
+
+
+async def test_several_clusters_are_left_alone(exo: Exo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with board(tmp_path, settings(exo)) as made:
+        await in_phase(made, Phase.SERVING)
+        made._several(Torn(("0.3.70", "home")))
+        view = made.view()
+        assert view.phase is Phase.SEARCHING
+        assert "0.3.70, home" in view.sentence
+        assert "namespace" in view.hint
+
+
+async def test_an_interface_that_appears_is_asked_on(tmp_path: Path) -> None:
+    """Discovery on this machine's own interfaces, whatever they are: the kernel's lists are read to their end."""
+    (port,) = free_ports(1)
+    async with board(tmp_path, ClusterSettings(discovery_port=port)) as made:
+
+        async def listed() -> bool:
+            return made._discovery._listing == 18 and bool(made._table._all)
+
+        await until(listed, 5)
+        assert any(entry.loopback for entry in made._table._all.values())
+        assert isinstance(made._discovery, Discovery)
+
+
+# ── the link alone ──
+
+
+async def test_a_link_to_nobody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "CONNECT_MS", 200)
+    made = ZenohLink()
+    (port,) = free_ports(1)
+    with pytest.raises(LinkFailed) as failed:
+        await made.open([f"tcp/127.0.0.1:{port}"])
+    assert f"127.0.0.1:{port}" in failed.value.sentence
+    assert ".rs" not in failed.value.sentence
+    assert made.send("commands", b"{}") is False
+    assert await made.addresses() == {}
+    made.declare("aa")
+    await made.close()
+
+
+async def test_what_a_link_carries(exo: Exo) -> None:
+    first, second = ZenohLink(), ZenohLink()
+    await first.open([exo.endpoint])
+    await second.open([exo.endpoint])
+    found: list[Any] = []
+
+    async def heard(kind: type, number: int = 1) -> bool:
+        with contextlib.suppress(asyncio.TimeoutError):
+            found.extend(await asyncio.wait_for(second.receive(), 0.5))
+        return sum(isinstance(one, kind) for one in found) >= number
+
+    await until(lambda: heard(Linked), 5)
+    await until(lambda: heard(Message), 5)
+    assert Linked(True) in found
+    first.declare("c0ffee")
+
+    async def declared() -> bool:
+        await heard(Alive)
+        return Alive("c0ffee", there=True) in found
+
+    await until(declared, 5)
+    ballot = {"clock": 1, "seniority": -1, "proposed_session": {"master_node_id": "x", "election_clock": 1}}
+    assert first.send("election_messages", json.dumps({**ballot, "commands_seen": 0}).encode())
+
+    async def carried() -> bool:
+        await heard(Message)
+        return any(isinstance(one, Message) and b'"master_node_id": "x"' in one.payload for one in found)
+
+    await until(carried, 5)
+    await first.close()
+
+    async def withdrawn() -> bool:
+        await heard(Alive)
+        return Alive("c0ffee", there=False) in found
+
+    await until(withdrawn, 5)
+    assert second.dropped == 0
+    await second.close()
+
+
+async def test_an_inbox_that_is_not_emptied_drops_messages_and_keeps_news_of_the_link() -> None:
+    inbox = Inbox()
+    for _ in range(link.ROOM_IN + 10):
+        inbox.put(Message("t", b""))
+    inbox.put(Linked(False))
+    assert inbox.dropped == 10
+    taken = await inbox.take()
+    assert len(taken) == link.ROOM_IN + 1
+    assert taken[-1] == Linked(False)
+
+
+async def test_a_connection_with_a_full_queue_refuses_and_still_ends(exo: Exo) -> None:
+    connection = Connection([exo.endpoint], Inbox())
+    await connection.opened
+    hold = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def block(_: object) -> None:
+        asyncio.run_coroutine_threadsafe(hold.wait(), loop).result()
+
+    connection._do(block)
+    await asyncio.sleep(0.1)
+    sent = [connection.publish("commands", b"{}") for _ in range(link.ROOM_OUT + 5)]
+    assert sent.count(False) == 5
+    assert await connection.ask("@/*/router", 0.1) == []
+    connection.end()
+    hold.set()
+    await asyncio.wait_for(connection.closed, 5)
+
+
+async def test_the_first_transport_is_zenoh() -> None:
+    assert isinstance(node.zenoh_link(), ZenohLink)
