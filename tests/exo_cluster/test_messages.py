@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.exo_cluster.captured import Sample, samples
 from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
 from exo_rkllm.cluster import messages
 from exo_rkllm.cluster.membership import Membership, Peek, Say, Send, Sources
@@ -22,6 +21,7 @@ from exo_rkllm.cluster.messages import Record, Tagged, wire
 from exo_rkllm.cluster.schema.revisions import supported
 from exo_rkllm.cluster.serving import BoardFacts, Servable
 from exo_rkllm.errors import ExoRkllmError, RunError
+from tests.exo_cluster.captured import Sample, samples
 
 ENVELOPES = {
     "local_events": messages.ForwardedEvent,
@@ -49,7 +49,7 @@ def built(kind: Any, data: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, Record):
         body = data[kind.__name__] if issubclass(kind, Tagged) else data
         hints = typing.get_type_hints(kind, localns={"Sequence": Sequence, "JSON": Any})
-        return kind(**{field.name: built(hints[field.name], body[field.name]) for field in dataclasses.fields(kind)})
+        return kind(**{field.name: built(hints[field.name], body[field.name]) for field in dataclasses.fields(kind)})  # type: ignore[arg-type]  # every Record is a dataclass
     return data
 
 

@@ -17,8 +17,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.exo_cluster.desk import MODEL, Desk
-from tests.exo_cluster.lab import TESTS, counted, until
 from exo_rkllm.cluster import link, node
 from exo_rkllm.cluster.discovery import Discovery
 from exo_rkllm.cluster.hearing import Torn
@@ -28,6 +26,8 @@ from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.settings import ClusterSettings
 from exo_rkllm.cluster.snapshot import Phase
 from exo_rkllm.cluster.transport import Alive, Linked, LinkFailed, Message
+from tests.exo_cluster.desk import MODEL, Desk
+from tests.exo_cluster.lab import TESTS, counted, until
 
 
 def free_ports(number: int) -> list[int]:
@@ -51,9 +51,9 @@ class Exo:
 
     async def ask(self, words: str) -> Any:
         body = {"model": f"rkllm/{MODEL.id}", "messages": [{"role": "user", "content": words}]}
-        async with aiohttp.ClientSession() as session:
-            async with session.post(f"http://127.0.0.1:{self.api}/v1/chat/completions", json=body) as answer:
-                return json.loads(await answer.text() or "{}")
+        url = f"http://127.0.0.1:{self.api}/v1/chat/completions"
+        async with aiohttp.ClientSession() as session, session.post(url, json=body) as answer:
+            return json.loads(await answer.text() or "{}")
 
     async def state(self) -> Any:
         async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{self.api}/state") as answer:
@@ -157,7 +157,7 @@ async def test_only_the_models_that_were_named_are_offered(exo: Exo, tmp_path: P
 class Broken(Desk):
     """An engine with a bug, and one that ends without a word."""
 
-    async def generate(self, request: Any, *, client: str) -> Any:  # type: ignore[override]  # badly behaved
+    async def generate(self, request: Any, *, client: str) -> Any:
         if "silent" in request.messages[-1].content:
             return
             yield

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.exo_cluster.captured import samples, scenarios
-from tests.exo_cluster.standin.state import State as Document
 from exo_rkllm.backends.base import Image, Message, Sampling, Tool, ToolCall
 from exo_rkllm.cluster import reading
 from exo_rkllm.cluster.reading import Download, ImagePart, NodeFacts, Unreadable
 from exo_rkllm.cluster.replica import Replica, read
 from exo_rkllm.cluster.requests import ImageStore, request
 from exo_rkllm.errors import UsageError
+from tests.exo_cluster.captured import samples, scenarios
+from tests.exo_cluster.standin.state import State as Document
 
 ME = "c0ffee00c0ffee00c0ffee00c0ffee01"
 

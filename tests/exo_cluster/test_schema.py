@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.exo_cluster.captured import openapi, samples, scenarios
-from tests.exo_cluster.standin import api
 from exo_rkllm.cluster import drift
 from exo_rkllm.cluster.schema.language import Checks, Mismatch, parse
 from exo_rkllm.cluster.schema.revisions import Revision, encoded, supported
+from tests.exo_cluster.captured import openapi, samples, scenarios
+from tests.exo_cluster.standin import api
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_something_else_than_exo_answers(revision: Revision, document: Any) -> N
 
 
 def test_differences_of_the_state_are_named(revision: Revision) -> None:
-    state = dict.fromkeys(revision.table.lists["state_keys"], {})
+    state: dict[str, object] = {key: {} for key in revision.table.lists["state_keys"]}
     assert list(drift.state_keys(revision, state)) == []
     del state["runners"]
     assert list(drift.state_keys(revision, {**state, "quorum": {}})) == [

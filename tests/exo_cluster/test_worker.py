@@ -6,7 +6,6 @@ import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tests.exo_cluster.desk import MODEL
 from exo_rkllm.backends.base import Finish, Piece, Progress, Timings, Usage
 from exo_rkllm.cluster import offers, reading, worker
 from exo_rkllm.cluster.messages import (
@@ -60,6 +59,7 @@ from exo_rkllm.cluster.worker import (
     decide,
 )
 from exo_rkllm.errors import RunError
+from tests.exo_cluster.desk import MODEL
 
 ME = "c0ffee"
 ID = offers.model_id(MODEL.id)
@@ -258,7 +258,7 @@ def test_a_cluster_that_took_us_for_dead_gets_us_back() -> None:
     assert isinstance(tell, Tell)
     assert introduce == Introduce()
     effects = play.log(reading.InstanceDeleted("i"))
-    assert [effect.command for effect in effects if isinstance(effect, Order)][0].__class__ is CreateInstance
+    assert next(effect.command for effect in effects if isinstance(effect, Order)).__class__ is CreateInstance
 
 
 def test_nothing_is_decided_on_a_picture_known_to_be_old() -> None:
