@@ -258,13 +258,13 @@ def test_a_child_loads_nothing_heavy(library: Library) -> None:
     """What a model's process imports for a library that tells its version."""
     code = f"""
 import sys
+sys.path.insert(0, {str(ROOT)!r})
 from exo_rkllm.runtime.session import Library, Session
 Library.open({str(library("1.3.0"))!r})
 print(*sys.modules)
 """
-    start = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
-    # No environment: what measures coverage would come along in it.
-    done = subprocess.run([sys.executable, "-I", "-c", start + code], env={}, capture_output=True, text=True)
+    # No environment and no site: what measures coverage, and the finder of an editable install, would come along.
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], env={}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert not loaded & HEAVY
