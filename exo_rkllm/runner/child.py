@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -176,7 +175,7 @@ class Child:
 
     def _load(self, task: Task) -> None:
         order = task.frame.json()
-        library = Library.open(Path(order["library"]))
+        library = Library.open(order["library"])
         self._session = Session.open(library, LoadParams.from_json(order["params"]), self._box)
         self._send_log()
         self._send_json(Kind.READY, task.frame.run, self._session.facts.to_json())
@@ -263,8 +262,8 @@ def settle(parent: int, *, die_with_parent: bool) -> None:
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123 - pathlib takes 1.2 MB
+        score.write(OOM_SCORE)
 
 
 def main(sock: int, box: int, parent: int, die_with_parent: int) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import exo_rkllm
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import Job
@@ -39,9 +40,11 @@ HINTS: Mapping[int, str] = {
     signal.SIGKILL: "Look for the out-of-memory killer: journalctl -k --grep 'Out of memory'",
 }
 LAST_WORDS = "Its last words are in the log: exo-rkllm logs"
-# The command line of a child. Its module path is ours, whatever way this package was started.
-BOOT = "import sys; sys.path[:] = sys.argv[5].split(chr(58)); from exo_rkllm.runner.child import main; "
+# A child's interpreter: no environment, and no site-packages, which a model's process needs nothing of.
+FLAGS: tuple[str, ...] = ("-I", "-S")
+BOOT = "import sys; sys.path.insert(0, sys.argv[5]); from exo_rkllm.runner.child import main; "
 BOOT += "main(*map(int, sys.argv[1:5]))"
+HOME = str(Path(exo_rkllm.__file__).absolute().parent.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +261,9 @@ class Runner:
         # Bound to the thread that starts the child (prctl(2)), so only the thread that lives longest may ask for it.
         die_with_us = threading.current_thread() is threading.main_thread()
         numbers = [theirs.fileno(), box, os.getpid(), int(die_with_us)]
-        path = ":".join(str(Path(entry or ".").absolute()) for entry in sys.path)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", BOOT, *map(str, numbers), path],
+                [sys.executable, *FLAGS, "-c", BOOT, *map(str, numbers), HOME],
                 stdin=subprocess.DEVNULL,
                 stdout=box,
                 stderr=box,
