@@ -28,6 +28,8 @@ TRASH = ".trash-"
 PULL = ".pull-"
 LOCK = ".lock"
 PULLS_KEPT = 7 * 24 * 3600.0
+# Nanoseconds; the coarsest clock of a kernel that stamps files ticks 100 times a second.
+TICK = 20_000_000
 
 
 class Entry(Model):
@@ -116,11 +118,14 @@ def _stamp(*paths: Path) -> tuple[int, ...]:
 
 
 def _seen(path: Path) -> tuple[int, ...]:
+    """What changed within the tick of a file system's clock may change again and look the same: that fits nothing."""
     try:
         seen = path.stat()
     except OSError:
         return (0,)
-    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+    now = time.time_ns()
+    fresh = (now,) if 0 <= now - seen.st_mtime_ns < TICK else ()
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size, *fresh
 
 
 def sync(path: Path) -> None:
