@@ -28,8 +28,6 @@ TRASH = ".trash-"
 PULL = ".pull-"
 LOCK = ".lock"
 PULLS_KEPT = 7 * 24 * 3600.0
-# Nanoseconds; the coarsest clock of a kernel that stamps files ticks 100 times a second.
-TICK = 20_000_000
 
 
 class Entry(Model):
@@ -118,14 +116,11 @@ def _stamp(*paths: Path) -> tuple[int, ...]:
 
 
 def _seen(path: Path) -> tuple[int, ...]:
-    """What changed within the tick of a file system's clock may change again and look the same: that fits nothing."""
     try:
         seen = path.stat()
     except OSError:
         return (0,)
-    now = time.time_ns()
-    fresh = (now,) if 0 <= now - seen.st_mtime_ns < TICK else ()
-    return seen.st_ino, seen.st_mtime_ns, seen.st_size, *fresh
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
 
 
 def sync(path: Path) -> None:
@@ -215,7 +210,9 @@ class Catalogue:
             folder = self.directory / child.name
             stamp = _stamp(folder, folder / cards.FILE)
             known = self._seen.get(child.name)
-            one = known[1] if known and known[0] == stamp else self._read(folder, linked=child.is_symlink())
+            # What is broken is read every time: its repair may come within the same tick of the file system's clock.
+            kept = known is not None and known[0] == stamp and isinstance(known[1], Entry)
+            one = known[1] if known and kept else self._read(folder, linked=child.is_symlink())
             if one is not None:
                 found[child.name] = (stamp, one)
         self._seen = found
