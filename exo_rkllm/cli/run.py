@@ -20,7 +20,7 @@ from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import load
-from exo_rkllm.errors import NotSupported, UsageError
+from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 
 SAMPLING = ("temperature", "top_k", "top_p", "repeat_penalty", "frequency_penalty", "presence_penalty")
 BYE = frozenset({"/bye", "/exit", "/quit"})
@@ -147,13 +147,18 @@ class Chat:
     async def _answer(self, request: GenerationRequest) -> str:
         """Prints while it listens; leaving early closes the generator, which ends the run."""
         pieces: list[str] = []
-        async with aclosing(self._engine.generate(request)) as events:
-            async for event in events:
-                if isinstance(event, Piece):
-                    pieces.append(event.text)
-                    self._print(event)
-                elif isinstance(event, Finish):
-                    self._print_finish(event)
+        try:
+            async with aclosing(self._engine.generate(request)) as events:
+                async for event in events:
+                    if isinstance(event, Piece):
+                        pieces.append(event.text)
+                        self._print(event)
+                    elif isinstance(event, Finish):
+                        self._print_finish(event)
+        except ExoRkllmError:
+            if pieces and not self._args.json:
+                print(flush=True)  # the reason has a line of its own
+            raise
         return "".join(pieces)
 
     def _print(self, piece: Piece) -> None:

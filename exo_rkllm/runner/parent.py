@@ -28,6 +28,7 @@ from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.turn import Turn
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, Kind
+from exo_rkllm.runtime import failures
 from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.values import LoadParams
 
@@ -302,10 +303,14 @@ class Runner:
         if lines := self._box.new_lines():
             self._report(lines)
         self._box.close()
-        self._fail(self._obituary(status))
+        self._fail(self._obituary(status, lines))
         self._exited.set()
 
-    def _obituary(self, status: int) -> RunnerLost:
+    def _obituary(self, status: int, lines: Sequence[str]) -> ExoRkllmError:
+        """A library that cannot load a model may say why and die of it; the reason is worth more than the signal."""
+        loading = bool(self._calls) and not self._runs
+        if loading and (known := failures.explain(lines, failures.Context(self._name, "this runtime"))) is not None:
+            return known
         doing = "answering" if self._runs else "loading" if self._calls else "idle"
         if status < 0:
             name = signal.Signals(-status).name
