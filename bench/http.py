@@ -18,7 +18,7 @@ from typing import NoReturn
 from aiohttp import web
 
 from bench.rig import LIBRARY, board
-from bench.rounds import Round
+from bench.rounds import STAMP, Round, since, stamp
 from bench.syscalls import counted
 from bench.table import Row, show
 from bench.usage import Used, used
@@ -171,7 +171,7 @@ def paced() -> list[Row]:
         for _ in range(ROUNDS):
             before = sum_of(helpers)
             direct.sendall(b"go")
-            delays = [next(direct_arrivals(direct)) for _ in range(PACED)]
+            delays = [since(direct) for _ in range(PACED)]
             least.append(Round.of(delays, sum_of(helpers) - before))
             before = family(pid)
             delays = list(arrivals(connection.ask("paced", "hi", PACED)))
@@ -235,7 +235,7 @@ def tick(theirs: socket.socket) -> NoReturn:
     while theirs.recv(16):
         for _ in range(PACED):
             time.sleep(1 / PACE)
-            theirs.send(b"%d" % time.monotonic_ns())
+            theirs.send(stamp())
     os._exit(0)
 
 
@@ -245,13 +245,8 @@ def hand_on(listener: socket.socket, ours: socket.socket) -> NoReturn:
     while order := client.recv(16):
         ours.send(order)
         for _ in range(PACED):
-            client.send(ours.recv(64))
+            client.send(ours.recv(STAMP, socket.MSG_WAITALL))
     os._exit(0)
-
-
-def direct_arrivals(client: socket.socket) -> Iterator[float]:
-    while data := client.recv(64):
-        yield (time.monotonic_ns() - int(data)) / 1e6
 
 
 def first() -> list[Row]:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.usage import Used
+
+# A clock in text of always the same length, so that two which arrive together can be told apart.
+STAMP = 20
+
+
+def stamp() -> bytes:
+    return b"%0*d" % (STAMP, time.monotonic_ns())
+
+
+def since(sender: socket.socket) -> float:
+    """Milliseconds since the next stamp was written, waiting for it."""
+    sent = sender.recv(STAMP, socket.MSG_WAITALL)
+    return (time.monotonic_ns() - int(sent)) / 1e6
 
 
 def quantile(values: Sequence[float], share: float) -> float:
