@@ -8,7 +8,7 @@ import socket
 import time
 
 from bench.rig import engine
-from bench.rounds import Round
+from bench.rounds import Round, since, stamp
 from bench.syscalls import counted
 from bench.table import Row, show
 from bench.usage import Used, used
@@ -97,14 +97,11 @@ def byte_through_socket(count: int) -> Round:
     if pid == 0:
         for _ in range(count):
             time.sleep(1 / PACE)
-            theirs.send(b"%d" % time.monotonic_ns())
+            theirs.send(stamp())
         time.sleep(0.2)
         os._exit(0)
     before = used(os.getpid()) + used(pid)
-    delays: list[float] = []
-    for _ in range(count):
-        sent = ours.recv(64)
-        delays.append((time.monotonic_ns() - int(sent)) / 1e6)
+    delays = [since(ours) for _ in range(count)]
     spent = used(os.getpid()) + used(pid) - before
     os.waitpid(pid, 0)
     ours.close()
