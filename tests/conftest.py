@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from exo_rkllm.runner import parent
 
@@ -14,6 +15,10 @@ pytest_plugins = ["tests.simulated", "tests.boards"]
 # What measures coverage begins in site-packages, which a child does without otherwise.
 if "COVERAGE_PROCESS_CONFIG" in os.environ:
     parent.FLAGS = ("-I",)
+
+# How long one example takes says more about the machine's other work than about ours.
+settings.register_profile("here", deadline=None)
+settings.load_profile("here")
 
 # Minutes and half minutes come first, so that two workers end at about the same time.
 FIRST = (

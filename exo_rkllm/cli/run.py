@@ -115,7 +115,9 @@ class Chat:
         loading = asyncio.ensure_future(self._engine.initialize())
         began = time.monotonic()
         try:
-            while not (await asyncio.wait({loading}, timeout=1.0))[0]:
+            # Somebody looks on, or nobody needs to be told: a log full of seconds says nothing.
+            shown = sys.stderr.isatty()
+            while not (await asyncio.wait({loading}, timeout=1.0 if shown else None))[0]:
                 waited = f"\rloading {self._engine.model.id}: {time.monotonic() - began:.0f} s"
                 print(waited, end="", file=sys.stderr, flush=True)
         except asyncio.CancelledError:
@@ -124,7 +126,7 @@ class Chat:
             raise
         finally:
             self._load_seconds = time.monotonic() - began
-            if self._load_seconds > 1:
+            if self._load_seconds > 1 and shown:
                 print(file=sys.stderr)
         await loading
 
