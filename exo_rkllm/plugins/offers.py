@@ -1,0 +1,50 @@
+"""What the installed packages offer, by their metadata alone: nothing of theirs is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+MODELS, GENERAL, ENGINES = "exo_rkllm.plugins", "exo_rkllm.general_plugins", "exo_rkllm.backends"
+# A function that is run for its effect (the second name is the seeds'), and a Kind.
+GROUPS = (MODELS, GENERAL, ENGINES)
+ALL = "*"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Offer:
+    """One entry point and the package that has it."""
+
+    group: str
+    name: str
+    value: str
+    package: str = ""
+    version: str = ""
+
+
+def offers() -> tuple[Offer, ...]:
+    """In one order wherever they are asked for, so that the same plugin wins in every process."""
+    found = {
+        (one.group, one.name, one.value): Offer(
+            one.group,
+            one.name,
+            one.value,
+            "" if one.dist is None else one.dist.name,
+            "" if one.dist is None else one.dist.version,
+        )
+        for group in GROUPS
+        for one in metadata.entry_points(group=group)
+    }
+    return tuple(sorted(found.values(), key=lambda offer: (GROUPS.index(offer.group), offer)))
+
+
+def allowed(name: str, allow: Sequence[str]) -> bool:
+    """`*` is everything, as nothing at all is nothing."""
+    return ALL in allow or name in allow
+
+
+def names(listed: Iterable[str] | str) -> tuple[str, ...]:
+    """From a list, or a text with commas; blanks around a name mean nothing."""
+    parts = listed.split(",") if isinstance(listed, str) else listed
+    return tuple(part.strip() for part in parts if part.strip())
