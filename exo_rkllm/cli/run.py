@@ -19,7 +19,9 @@ from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Model, P
 from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.backends.rkllm import RkllmFile
+from exo_rkllm.catalogue.brought import brought
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.cli.extras import plugged
 from exo_rkllm.config import load
 from exo_rkllm.errors import NotSupported, UsageError
 
@@ -37,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name in SAMPLING:
         flag, kind = "--" + name.replace("_", "-"), int if name == "top_k" else float
         parser.add_argument(flag, type=kind, metavar="X", help=f"sampling: {name.replace('_', ' ')}")
+    parser.add_argument("--engine", default="", metavar="NAME", help="this engine, whatever the model's card says")
     parser.add_argument("--library", type=Path, metavar="FILE", help="this librkllmrt.so, not the one that is found")
     parser.add_argument("--verbose", action="store_true", help="the library's own lines, and timings after each answer")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the pieces, then the figures")
@@ -50,12 +53,12 @@ def main(args: argparse.Namespace) -> int:
     return chat.converse() if prompt is None else chat.once(prompt)
 
 
-def model_of(name: str, context: int, sampling: Sampling, models: Path) -> Model:
+def model_of(name: str, context: int, sampling: Sampling, catalogue: Catalogue) -> Model:
     """A file where it looks like one, else an entry of the catalogue. A file has no defaults of its own, so it is
     loaded with what was asked for, which runtimes before 1.3.0 take at no other time."""
     if name.endswith(".rkllm") or "/" in name or Path(name).exists():
         return RkllmFile(Path(name), context, sampling)
-    return Catalogue(models).resolve(name)
+    return catalogue.resolve(name)
 
 
 class Chat:
@@ -67,8 +70,11 @@ class Chat:
         config = load(os.environ)
         library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
         sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
-        model = model_of(args.model, args.context, sampling, Path(config.models.directory))
-        self._engine = Kinds().make(model, host_of(Path(config.board.root), library, self._report))
+        found = plugged()
+        catalogue = Catalogue(Path(config.models.directory), brought(found))
+        model = model_of(args.model, args.context, sampling, catalogue)
+        kinds = Kinds(found.kinds, args.engine or config.models.engine)
+        self._engine = kinds.make(model, host_of(Path(config.board.root), library, self._report))
         self._sampling = sampling
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()

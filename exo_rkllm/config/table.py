@@ -85,6 +85,13 @@ class Models:
             "/mnt/nvme/models",
         ),
     )
+    engine: str = field(
+        default="",
+        metadata=about(
+            "Engine of every model, whatever its card says. Empty: the card's, or what the file's name tells.",
+            "dummy",
+        ),
+    )
     preload: tuple[str, ...] = field(
         default=(), metadata=about("Models that are loaded at start and stay.", ("qwen3-1.7b",))
     )

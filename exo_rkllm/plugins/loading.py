@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-State: TypeAlias = Literal["used", "refused", "failed", "conflict", "loading"]
+# `waiting` is one that a running daemon has not seen yet.
+State: TypeAlias = Literal["used", "refused", "failed", "conflict", "loading", "waiting"]
 # What a process that serves gives to all its plugins together; commands, where nobody waits, give more.
 PATIENCE = 1.0
 # What each still gets when that is used up: the order of registration stays the same where plugins are quick.
@@ -134,6 +135,10 @@ class Plugins:
     @property
     def specs(self) -> Mapping[str, ModelSpec]:
         return self._registry.specs
+
+    @property
+    def processors(self) -> Mapping[str, Callable[..., Any]]:
+        return self._registry.processors
 
     @property
     def loading(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 
 MODELS, GENERAL, ENGINES = "exo_rkllm.plugins", "exo_rkllm.general_plugins", "exo_rkllm.backends"
 # A function that is run for its effect (the second name is the seeds'), and a Kind.
@@ -25,6 +24,8 @@ class Offer:
 
 def offers() -> tuple[Offer, ...]:
     """In one order wherever they are asked for, so that the same plugin wins in every process."""
+    from importlib import metadata  # reads archives and mail headers: a plugin that registers needs none of it
+
     found = {
         (one.group, one.name, one.value): Offer(
             one.group,

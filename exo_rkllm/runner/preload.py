@@ -1,0 +1,76 @@
+"""What plugins want in a model's own process before the vendor's library is opened. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exo_rkllm.errors import PluginError
+
+if TYPE_CHECKING:
+    import ctypes
+
+
+@dataclass(frozen=True, slots=True)
+class Preload:
+    """`libraries` are opened first, and of each `init` is called; then each of `modules` is run.
+
+    A module is `module`, or `module:function`, found where the daemon finds modules.
+    """
+
+    libraries: tuple[str, ...] = ()
+    init: str = ""
+    modules: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"libraries": self.libraries, "init": self.init, "modules": self.modules}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Preload:
+        return cls(tuple(value["libraries"]), value["init"], tuple(value["modules"]))
+
+    def run(self) -> None:
+        for library in self.libraries:
+            open_library(library, self.init)
+        for module in self.modules:
+            run_module(module)
+
+
+def open_library(path: str, init: str = "") -> ctypes.CDLL:
+    """Its symbols are there for what is opened later; `init` takes nothing and returns 0 where all is well."""
+    import ctypes  # only where there is something to open: a plugin's own import stays cheap
+
+    try:
+        library = ctypes.CDLL(path, os.RTLD_GLOBAL | os.RTLD_NOW)
+    except OSError as error:
+        # The loader's words begin with the path it was given.
+        reason = str(error).removeprefix(f"{path}: ")
+        raise PluginError(f"The native library {path} cannot be opened: {reason}.", f"ldd {path}") from error
+    if init:
+        try:
+            begin = getattr(library, init)
+        except AttributeError:
+            raise PluginError(f"The native library {path} has no function {init}.", f"nm -D {path}") from None
+        if code := begin():
+            raise PluginError(f"{init} of the native library {path} returned {code}.", "exo-rkllm logs")
+    return library
+
+
+def where(path: str) -> str:
+    """One spelling a file; a bare name is left to the loader's own search."""
+    return str(Path(path).expanduser().resolve()) if os.sep in path or path.startswith("~") else path
+
+
+def run_module(value: str) -> None:
+    module, _, name = value.partition(":")
+    try:
+        found = import_module(module)
+        if name:
+            getattr(found, name)()
+    except BaseException as error:
+        says = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PluginError(f"A plugin's {value} failed in the model's process: {says}.", "exo-rkllm plugins") from error
