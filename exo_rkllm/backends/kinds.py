@@ -109,7 +109,7 @@ class Kinds:
             coming = f" Still loading: {', '.join(self._coming)}." if self._coming else ""
             raise NotSupported(
                 f"{model.id} wants the engine {name!r}, which is not installed.",
-                f"There are: {', '.join(self.names())}.{coming}",
+                f"There are: {', '.join(self.names())}.{coming or ' exo-rkllm plugins says why one is not used.'}",
             )
         return kind
 

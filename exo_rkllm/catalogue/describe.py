@@ -53,7 +53,7 @@ def usual_names(files: Sequence[str], spec: ModelSpec | None) -> dict[str, str]:
         return everybody
     own = {
         name: file
-        for pattern, name in reversed(spec.file_names.items())
+        for pattern, name in reversed(list(spec.file_names.items()))
         for file in reversed(files)
         if name in COMPANIONS and fnmatchcase(file, pattern)
     }

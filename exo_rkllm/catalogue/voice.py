@@ -16,6 +16,7 @@ from exo_rkllm.catalogue.families import Family
 from exo_rkllm.catalogue.formats import REASONING, TOOLS, Reasoning, ToolFormat
 from exo_rkllm.catalogue.toml import nearest
 from exo_rkllm.errors import CardError
+from exo_rkllm.plugins.adapting import processor_of
 
 if TYPE_CHECKING:  # Jinja is loaded with the first template, not with the daemon
     from exo_rkllm.catalogue.template import Template
@@ -146,6 +147,13 @@ def model_type(folder: Path) -> object:
     return _mapping(folder / "config.json").get("model_type")
 
 
+def _processor_template(brought: Brought, folder: Path, card: Card) -> str:
+    """Of the class that a plugin has for the tokenizer."""
+    spec = brought.spec(card.chat.family, model_type(folder), card.base_model, card.id, card.source)
+    held = getattr(processor_of(spec, brought.processors), "chat_template", "")
+    return held if isinstance(held, str) else ""
+
+
 def read_voice(folder: Path, card: Card, brought: Brought = NOTHING) -> Voice:
     config = _mapping(folder / "tokenizer_config.json")
     source = _template_source(folder, card, config)
@@ -154,6 +162,7 @@ def read_voice(folder: Path, card: Card, brought: Brought = NOTHING) -> Voice:
         _row("family", said, brought.families, card.id)
         or brought.families[brought.family(model_type(folder), card.base_model, card.id, card.source)]
     )
+    source = source or _processor_template(brought, folder, card)
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
     template = _compiled(source or family.template, special)
     telling = template if "tools" in template.names else None

@@ -74,7 +74,7 @@ class Chat:
         catalogue = Catalogue(Path(config.models.directory), brought(found))
         model = model_of(args.model, args.context, sampling, catalogue)
         kinds = Kinds(found.kinds, args.engine or config.models.engine)
-        self._engine = kinds.make(model, host_of(Path(config.board.root), library, self._report))
+        self._engine = kinds.make(model, host_of(Path(config.board.root), library, self._report, config.plugins.native))
         self._sampling = sampling
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()

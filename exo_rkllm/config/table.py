@@ -253,6 +253,21 @@ class Plugins:
             "Names of the plugins that are used; `*` means all, an empty list none.", (), variable="EXO_RKLLM_PLUGINS"
         ),
     )
+    load: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Plugins that are no package: modules by name, or files. To be listed is to be used.",
+            ("/etc/exo-rkllm/zorg.py",),
+        ),
+    )
+    native: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Native libraries that the process of every model on the NPU opens before the vendor's.",
+            ("/usr/lib/exo-rkllm/libextra.so",),
+            variable="EXO_RKLLM_BACKEND_PLUGINS",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,8 @@ class Parts:
             with suppress(RuntimeError):  # the daemon ended before its slowest plugin
                 loop.call_soon_threadsafe(self._plugins_changed)
 
-        load = functools.partial(plugins.load, self.config.plugins.allow, changed=changed)
+        wanted = self.config.plugins
+        load = functools.partial(plugins.load, wanted.allow, more=wanted.load, changed=changed)
         self.plugins = await loop.run_in_executor(None, load)
         self._take_plugins()
 
@@ -214,7 +215,8 @@ class Parts:
             self.dispatcher.board_back()
 
     def _host(self) -> Host:
-        return host_of(Path(self.config.board.root), None if self.library is None else self.library.path, self._report)
+        library = None if self.library is None else self.library.path
+        return host_of(Path(self.config.board.root), library, self._report, self.config.plugins.native)
 
     def _report(self, lines: Sequence[str]) -> None:
         asked_for = logging.INFO if self.config.runtime.log_level else logging.DEBUG

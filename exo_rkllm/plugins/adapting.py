@@ -125,4 +125,4 @@ def _named(name: str, processors: Mapping[str, Callable[..., Any]]) -> Callable[
 
 def preload_of(spec: ModelSpec) -> Preload:
     libraries = tuple(where(path) for path in spec.native_libraries())
-    return Preload(libraries, spec.backend_init, tuple(spec.runner_modules))
+    return Preload(libraries=libraries, init=spec.backend_init, modules=tuple(spec.runner_modules))

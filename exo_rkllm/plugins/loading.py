@@ -16,7 +16,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError, PluginConflict, PluginInvalid
-from exo_rkllm.plugins.offers import ENGINES, Offer, allowed
+from exo_rkllm.plugins.modules import load_plugin
+from exo_rkllm.plugins.offers import ENGINES, LISTED, Offer, allowed
 from exo_rkllm.plugins.registry import PROCESS, Registry
 from exo_rkllm.plugins.spec import ModelSpec
 
@@ -61,11 +62,12 @@ class Run:
     def _run(self) -> None:
         offer = self.offer
         try:
-            found = _found(offer.value)
-            if offer.group == ENGINES:
-                self.kind = _kind(offer, found)
-            elif found is not None:
-                _called(offer, found)
+            if offer.group == LISTED:
+                load_plugin(offer.value)
+            elif offer.group == ENGINES:
+                self.kind = _kind(offer, _found(offer.value))
+            else:
+                _called(offer, _found(offer.value))
             self.state = "used"
         except PluginConflict as error:
             self.state, self.error = "conflict", str(error)
@@ -96,6 +98,8 @@ def _found(value: str) -> Any:
 
 
 def _called(offer: Offer, found: Any) -> None:
+    if found is None:
+        return
     if not callable(found):
         raise PluginInvalid(f"{offer.value} is {type(found).__name__}, not a function.", f"{offer.name} = module:name")
     found()
@@ -162,10 +166,10 @@ def run(
     rows: list[tuple[Offer, Run | Plugin]] = []
     taken: Counter[tuple[str, str]] = Counter()
     for offer in offered:
-        if not allowed(offer.name, allow):
+        if offer.group != LISTED and not allowed(offer.name, allow):
             rows.append((offer, _row(offer, "refused", "Not among the names that EXO_RKLLM_PLUGINS allows.")))
             continue
-        taken[offer.group, offer.name] += 1
+        taken[offer.group, offer.name] += offer.group != LISTED
         if taken[offer.group, offer.name] > 1:
             error = PluginConflict(
                 f"Another package has a plugin {offer.name!r} in this group.", f"pip uninstall {offer.package}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 MODELS, GENERAL, ENGINES = "exo_rkllm.plugins", "exo_rkllm.general_plugins", "exo_rkllm.backends"
 # A function that is run for its effect (the second name is the seeds'), and a Kind.
 GROUPS = (MODELS, GENERAL, ENGINES)
+LISTED = "load"  # no group: what the configuration lists under [plugins]
 ALL = "*"
 
 
@@ -38,6 +39,11 @@ def offers() -> tuple[Offer, ...]:
         for one in metadata.entry_points(group=group)
     }
     return tuple(sorted(found.values(), key=lambda offer: (GROUPS.index(offer.group), offer)))
+
+
+def listed(values: Sequence[str]) -> tuple[Offer, ...]:
+    """Modules and files that the operator names; to be named is to be allowed."""
+    return tuple(Offer(LISTED, value.rpartition("/")[2].removesuffix(".py"), value) for value in dict.fromkeys(values))
 
 
 def allowed(name: str, allow: Sequence[str]) -> bool:

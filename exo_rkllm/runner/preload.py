@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,23 +17,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preload:
-    """`libraries` are opened first, and of each `init` is called; then each of `modules` is run.
+    """`first` are opened, then `libraries`, of each of which `init` is called; then each of `modules` is run.
 
     A module is `module`, or `module:function`, found where the daemon finds modules.
     """
 
+    first: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     init: str = ""
     modules: tuple[str, ...] = ()
 
+    def after(self, libraries: tuple[str, ...]) -> Preload:
+        """With the operator's libraries before a plugin's; `init` is the plugin's own matter."""
+        return replace(self, first=libraries) if libraries else self
+
     def to_json(self) -> dict[str, Any]:
-        return {"libraries": self.libraries, "init": self.init, "modules": self.modules}
+        return {"first": self.first, "libraries": self.libraries, "init": self.init, "modules": self.modules}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preload:
-        return cls(tuple(value["libraries"]), value["init"], tuple(value["modules"]))
+        return cls(tuple(value["first"]), tuple(value["libraries"]), value["init"], tuple(value["modules"]))
 
     def run(self) -> None:
+        for library in self.first:
+            open_library(where(library))
         for library in self.libraries:
             open_library(library, self.init)
         for module in self.modules:
