@@ -35,6 +35,10 @@ class Brought:
             return kind
         return family_of(*names, families=self.families)
 
+    def of_type(self, held: object) -> ModelSpec | None:
+        """Of exactly what config.json says: only such a configuration is what a plugin's adapter knows."""
+        return self.specs.get(_type(held))
+
     def spec(self, said: str, held: object, *names: str) -> ModelSpec | None:
         """Of the family that the card says, of config.json's type, or of the family that the names mean."""
         for kind in (said, _type(held)):

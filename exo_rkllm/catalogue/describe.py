@@ -144,7 +144,7 @@ def describe(
         fact = getattr(facts, name, None)
         return otherwise if fact is None or fact.source == "name" else fact.value
 
-    shape = _shape(guarded(config, spec))
+    shape = _shape(guarded(config, brought.of_type(held)))
     tokens = context or said("max_context", by_name.context)
     cache = cache_bytes(shape, tokens or 4096) or (facts.kv_bytes_per_token or 0 if facts else 0) * (tokens or 4096)
     card = Card(
