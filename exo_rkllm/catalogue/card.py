@@ -60,6 +60,11 @@ class Card:
     options: Mapping[str, JSON] = field(default_factory=dict)
 
 
+def telling_names(card: Card) -> tuple[str, ...]:
+    """The names that may tell a model's family, most telling first; an owner's own name for it may tell nothing."""
+    return card.base_model, card.id, card.source, card.weights.file if card.weights else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     kind: type

@@ -92,7 +92,7 @@ class Entry(Model):
         if self._spec is None:
             card = self._card
             held = model_type(self._folder) if self._brought.specs else None
-            self._spec = (self._brought.spec(card.chat.family, held, card.base_model, card.id, card.source),)
+            self._spec = (self._brought.spec(card.chat.family, held, *cards.telling_names(card)),)
         return self._spec[0]
 
     @property

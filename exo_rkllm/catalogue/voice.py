@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.base import Model
 from exo_rkllm.catalogue.brought import NOTHING, Brought
-from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.card import Card, telling_names
 from exo_rkllm.catalogue.families import Family
 from exo_rkllm.catalogue.formats import REASONING, TOOLS, Reasoning, ToolFormat
 from exo_rkllm.catalogue.toml import nearest
@@ -149,7 +149,7 @@ def model_type(folder: Path) -> object:
 
 def _processor_template(brought: Brought, folder: Path, card: Card) -> str:
     """Of the class that a plugin has for the tokenizer."""
-    spec = brought.spec(card.chat.family, model_type(folder), card.base_model, card.id, card.source)
+    spec = brought.spec(card.chat.family, model_type(folder), *telling_names(card))
     held = getattr(processor_of(spec, brought.processors), "chat_template", "")
     return held if isinstance(held, str) else ""
 
@@ -160,7 +160,7 @@ def read_voice(folder: Path, card: Card, brought: Brought = NOTHING) -> Voice:
     said = "" if card.chat.family in brought.silent else card.chat.family
     family: Family = (
         _row("family", said, brought.families, card.id)
-        or brought.families[brought.family(model_type(folder), card.base_model, card.id, card.source)]
+        or brought.families[brought.family(model_type(folder), *telling_names(card))]
     )
     source = source or _processor_template(brought, folder, card)
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
