@@ -148,8 +148,10 @@ def model_type(folder: Path) -> object:
 
 
 def _processor_template(brought: Brought, folder: Path, card: Card) -> str:
-    """Of the class that a plugin has for the tokenizer."""
+    """Of the class that a plugin has for the tokenizer, where the plugin says nothing else."""
     spec = brought.spec(card.chat.family, model_type(folder), *telling_names(card))
+    if spec is None or spec.template:
+        return ""
     held = getattr(processor_of(spec, brought.processors), "chat_template", "")
     return held if isinstance(held, str) else ""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
 
 MODELS, GENERAL, ENGINES = "exo_rkllm.plugins", "exo_rkllm.general_plugins", "exo_rkllm.backends"
 # A function that is run for its effect (the second name is the seeds'), and a Kind.
@@ -25,20 +28,25 @@ class Offer:
 
 def offers() -> tuple[Offer, ...]:
     """In one order wherever they are asked for, so that the same plugin wins in every process."""
+    found = {(one.group, one.name, one.value): one for one in _found()}
+    return tuple(sorted(found.values(), key=lambda offer: (GROUPS.index(offer.group), offer)))
+
+
+def _found() -> Iterator[Offer]:
     from importlib import metadata  # reads archives and mail headers: a plugin that registers needs none of it
 
-    found = {
-        (one.group, one.name, one.value): Offer(
-            one.group,
-            one.name,
-            one.value,
-            "" if one.dist is None else one.dist.name,
-            "" if one.dist is None else one.dist.version,
-        )
-        for group in GROUPS
-        for one in metadata.entry_points(group=group)
-    }
-    return tuple(sorted(found.values(), key=lambda offer: (GROUPS.index(offer.group), offer)))
+    try:
+        points = [one for group in GROUPS for one in metadata.entry_points(group=group)]
+    except Exception:  # noqa: BLE001 - one package with a broken file must not hide the others
+        points = []
+        for package in metadata.distributions():
+            try:
+                points += [one for one in package.entry_points if one.group in GROUPS]
+            except Exception as error:  # noqa: BLE001 - the one it is
+                log.warning("The entry points of %s cannot be read: %s", package.name, error)
+    for one in points:
+        package_name, version = ("", "") if one.dist is None else (one.dist.name, one.dist.version)
+        yield Offer(one.group, one.name, one.value, package_name, version)
 
 
 def listed(values: Sequence[str]) -> tuple[Offer, ...]:

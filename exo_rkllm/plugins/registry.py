@@ -59,7 +59,7 @@ class Registry:
             raise PluginInvalid("A processor needs a name and something to call.", 'register_processor("NAME", Class)')
         with self.lock:
             if self._processors.setdefault(name.lower(), make) is not make:
-                raise PluginConflict(f"There is a processor {name!r} already.", "Give it another name.")
+                raise PluginConflict(f"There is a processor {name.lower()!r} already.", "Give it another name.")
 
 
 PROCESS = Registry()

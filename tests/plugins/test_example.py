@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.running import REPOSITORY, House, house_of
+from tests.plugins.asking import chat
 
 EXAMPLE = "docs/examples/exo-rkllm-parrot"
 
@@ -98,7 +99,7 @@ def test_a_model_of_its_type_is_imported_described_and_answers(house: House, tmp
     why = json.loads(house.command("engines", "--for", "polly", "--json").stdout)
     assert (why["engine"], why["why"]) == ("parrot", "because its card names it")
     daemon = house.start()
-    assert daemon.answer("polly", "Pieces of eight") == "Pieces of eight says Polly"
+    assert chat(daemon, "polly", "Pieces of eight") == "Pieces of eight says Polly"
     assert daemon.stop() == 0
 
 
