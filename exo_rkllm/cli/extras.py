@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -11,9 +12,15 @@ from exo_rkllm import plugins
 PATIENCE = 10.0
 
 
+def quietly() -> plugins.Plugins:
+    """Without the lines that a log would get, for whoever says it himself."""
+    logging.getLogger(plugins.__name__).addHandler(logging.NullHandler())
+    return plugins.load(environment=os.environ, patience=PATIENCE)
+
+
 def plugged() -> plugins.Plugins:
     """What did not load is said on stderr: the answer may be another one for it."""
-    found = plugins.load(environment=os.environ, patience=PATIENCE)
+    found = quietly()
     for row in found.rows:
         if row.state in ("failed", "conflict", "loading"):
             print(f"exo-rkllm: the plugin {row.name} is not used: {row.error or 'it still loads'}", file=sys.stderr)

@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from exo_rkllm import plugins
-from exo_rkllm.cli.extras import PATIENCE
+from exo_rkllm.cli.extras import quietly
 from exo_rkllm.cli.ps import table
 from exo_rkllm.cli.service import ask
 from exo_rkllm.plugins.loading import Plugin
@@ -32,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     service = ask(os.environ)
     if args.here or service.status is None:
-        rows: Sequence[Plugin] = plugins.load(environment=os.environ, patience=PATIENCE).rows
+        rows: Sequence[Plugin] = quietly().rows
     else:
         rows = told(service.status.get("plugins", []))
     if args.json:

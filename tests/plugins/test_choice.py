@@ -34,27 +34,25 @@ ECHO = Kind(
     options={"pace": Option(int, 1, "how fast")},
     formats=(".echo",),
 )
-WEIGHTS = '[weights]\nfile = "m{}"\n'
 
 
 @pytest.mark.parametrize(
-    ("instead", "card", "engine", "why"),
+    ("instead", "card", "file", "engine", "why"),
     [
-        ("dummy", 'engine = "echo"\n' + WEIGHTS.format(".echo"), "dummy", "for every model"),
-        ("", 'engine = "echo"\n' + WEIGHTS.format(".echo"), "echo", "because its card names it"),
-        ("", 'engine = "dummy"\n', "dummy", "because its card names it"),
-        ("", WEIGHTS.format(".echo"), "echo", "because its file is a .echo"),
-        ("", WEIGHTS.format(".ECHO"), "echo", "because its file is a .ECHO"),
-        ("", WEIGHTS.format(".rkllm"), "rkllm", "because its file is a .rkllm"),
+        ("dummy", 'engine = "echo"\n', "m.echo", "dummy", "for every model"),
+        ("", 'engine = "echo"\n', "m.echo", "echo", "because its card names it"),
+        ("", 'engine = "dummy"\n', "", "dummy", "because its card names it"),
+        ("", "", "m.echo", "echo", "because its file is a .echo"),
+        ("", "", "m.ECHO", "echo", "because its file is a .ECHO"),
+        ("", "", "m.rkllm", "rkllm", "because its file is a .rkllm"),
     ],
 )
 def test_the_operator_goes_before_the_card_and_the_card_before_the_file(
-    house: House, shelf: Shelf, instead: str, card: str, engine: str, why: str
+    house: House, shelf: Shelf, instead: str, card: str, file: str, engine: str, why: str
 ) -> None:
     shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:KIND"}}, echo_engine=packages.ECHO)
-    house.add("m", card)
-    if "file" in card:
-        (house.models / "m" / f"m{card.rpartition('m.')[2].split(chr(34))[0].join(('.', ''))}").touch()
+    house.add("m", card + (f'[weights]\nfile = "{file}"\n' if file else ""))
+    (house.models / "m" / (file or "nothing")).touch()
     done = house.command("engines", "--for", "m", "--json", EXO_RKLLM_MODELS_ENGINE=instead)
     told = json.loads(done.stdout)
     assert (told["model"], told["engine"], told["error"]) == ("m", engine, None)
@@ -66,7 +64,7 @@ def test_the_operator_goes_before_the_card_and_the_card_before_the_file(
     [
         ('engine = "quantum"\n', "m wants the engine 'quantum', which is not installed"),
         ('engine = "dummy"\n[options]\ncolour = "red"\n', "m sets 'colour', which engine dummy does not have"),
-        ('engine = "rkllm"\n' + WEIGHTS.format(".gguf"), "m is a .gguf file; engine rkllm loads .rkllm"),
+        ('engine = "rkllm"\n[weights]\nfile = "m.gguf"\n', "m is a .gguf file; engine rkllm loads .rkllm"),
     ],
 )
 def test_why_a_model_cannot_have_it_is_said_with_it(house: House, card: str, says: str) -> None:
