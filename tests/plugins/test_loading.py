@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from exo_rkllm import plugins
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.catalogue.brought import brought
+from exo_rkllm.plugins import ModelSpec
 from exo_rkllm.plugins.offers import offers
 from exo_rkllm.plugins.registry import Registry
 from tests.daemon.running import REPOSITORY
@@ -259,3 +262,22 @@ def test_what_the_documents_name_is_there() -> None:
     for name in plugins.__all__:
         assert f"`{name}" in documented, f"docs/writing-plugins.md does not say what {name} is"
         assert getattr(plugins, name) is not None
+
+
+def test_the_code_of_the_manual_runs(here: Shelf) -> None:
+    """Its blocks are the modules of two packages, and both are used."""
+    text = (REPOSITORY / "docs/writing-plugins.md").read_text()
+    family, engine = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    here.add("family", {"exo_rkllm.plugins": {"zorg": "manual_family:register"}}, manual_family=family)
+    here.add("engine", {"exo_rkllm.backends": {"echo": "manual_engine:KIND"}}, manual_engine=engine)
+    found = plugins.load(("*",))
+    assert states(found) == {"zorg": "used", "echo": "used"}, found.rows
+    config = plugins.adapt_config({"model_type": "zorg", "n_blocks": 3, "n_heads": 2})
+    assert (config["num_hidden_layers"], config["hidden_size"], config["model_type"]) == (3, 128, "qwen3")
+    assert brought(found).families["zorg"].stop == ("<end>",)
+
+
+def test_the_manual_names_every_field_of_a_spec() -> None:
+    documented = (REPOSITORY / "docs/writing-plugins.md").read_text()
+    for field in fields(ModelSpec):
+        assert f"`{field.name}`" in documented

@@ -127,7 +127,7 @@ def test_adapt_config(registry: Registry, adapter: Any, expected: Mapping[str, A
 
 
 def test_an_adapter_that_returns_nothing_or_takes_what_is_not_there_is_an_error(registry: Registry) -> None:
-    plugins.register_model(model_type="a", config_adapter=lambda _config: None)  # type: ignore[arg-type,return-value]
+    plugins.register_model(model_type="a", config_adapter=lambda _config: None)
     plugins.register_model(model_type="b", config_adapter={"x": "$y"})
     with pytest.raises(ValueError, match="config_adapter for 'a' returned NoneType"):
         plugins.adapt_config({"model_type": "a"})
