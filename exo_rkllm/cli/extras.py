@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import redirect_stdout
 
 from exo_rkllm import plugins
 
@@ -15,7 +16,8 @@ PATIENCE = 10.0
 def quietly() -> plugins.Plugins:
     """Without the lines that a log would get, for whoever says it himself."""
     logging.getLogger(plugins.__name__).addHandler(logging.NullHandler())
-    return plugins.load(environment=os.environ, patience=PATIENCE)
+    with redirect_stdout(sys.stderr):  # what a plugin prints is not the command's answer
+        return plugins.load(environment=os.environ, patience=PATIENCE)
 
 
 def plugged() -> plugins.Plugins:

@@ -15,11 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Model, Piece, Sampling
+from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Message, Model, Piece, Sampling
 from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.catalogue.brought import brought
+from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli.extras import plugged
 from exo_rkllm.config import load
@@ -79,6 +80,7 @@ class Chat:
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()
         self._load_seconds = 0.0
+        self._thought = False
 
     def _report(self, lines: Sequence[str]) -> None:
         if self._args.verbose:
@@ -154,14 +156,27 @@ class Chat:
     async def _answer(self, request: GenerationRequest) -> str:
         """Prints while it listens; leaving early closes the generator, which ends the run."""
         pieces: list[str] = []
-        async with aclosing(self._engine.generate(request)) as events:
+        dialogue = Dialogue.begin(self._engine.model, self._engine.capabilities, request)
+        async with aclosing(self._engine.generate(dialogue.request)) as events:
             async for event in events:
-                if isinstance(event, Piece):
-                    pieces.append(event.text)
-                    self._print(event)
+                if isinstance(event, Piece) and not dialogue.stopped:
+                    self._take(dialogue.feed(event), pieces)
+                    if dialogue.stopped:
+                        await self._engine.abort(request.id)
                 elif isinstance(event, Finish):
-                    self._print_finish(event)
+                    self._take(dialogue.end(event), pieces)
         return "".join(pieces)
+
+    def _take(self, events: Sequence[Event], answer: list[str]) -> None:
+        for event in events:
+            if isinstance(event, Piece):
+                if event.kind == "answer" and not answer and self._thought and not self._args.json:
+                    print("\n")  # between what it thought and what it says
+                self._thought = event.kind == "thinking"
+                answer += [event.text] if event.kind == "answer" else []
+                self._print(event)
+            elif isinstance(event, Finish):
+                self._print_finish(event)
 
     def _print(self, piece: Piece) -> None:
         if self._args.json:

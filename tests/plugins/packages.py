@@ -40,7 +40,7 @@ from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.backends.kinds import Kind
 KIND = Kind("echo", "says it again", make=lambda model, host: DummyEngine(model), formats=(".echo",))
 """
-RAISES = "raise RuntimeError('no such luck')\n"
+RAISES = "print('I talk')\nraise RuntimeError('no such luck')\n"
 TWICE = """\
 from exo_rkllm.plugins import register_model
 def register():

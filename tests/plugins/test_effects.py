@@ -267,3 +267,22 @@ def test_what_cannot_be_loaded_there_is_the_answer_and_the_daemon_goes_on(
     status, error = asked(daemon, "zorg-1b", "how are you?")
     assert (status, says in error) == (500, True), error
     assert chat(daemon, "plain-1b", "how are you?") == "fine"
+
+
+# ── without a daemon ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_run_speaks_to_it_as_the_daemon_does(
+    board_house: House, make_model: MakeModel, zorg: Callable[..., None]
+) -> None:
+    zorg()
+    board_house.simulated("zorg-1b", make_model, reply="<z>I see.</z>{prompt}<zorg> never said")
+    done = board_house.command("run", "zorg-1b", "hello")
+    assert done.stdout == "I see.\n\nzorg(hello)\n", done.stderr
+
+
+def test_run_renders_a_conversation_with_a_model_of_the_catalogue(board_house: House, make_model: MakeModel) -> None:
+    """Without any plugin: an entry has a template of ours, which somebody has to apply."""
+    board_house.simulated("qwen3-1b", make_model, reply="{prompt}")
+    done = board_house.command("run", "qwen3-1b", "hello")
+    assert "<|im_start|>user\nhello" in done.stdout, done.stderr
