@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import Job, inputs_of, spec_of
-from exo_rkllm.runner.preload import Preload
 from exo_rkllm.runner.wire import TOKEN_HEAD, TOKEN_ID, Frame, Kind
 from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.session import Library, LoadParams, OnRows, Session
@@ -177,7 +176,10 @@ class Child:
 
     def _load(self, task: Task) -> None:
         order = task.frame.json()
-        Preload.from_json(order["preload"]).run()
+        if order["preload"] is not None:
+            from exo_rkllm.runner.preload import Preload  # the rare model of a plugin pays for it, no other
+
+            Preload.from_json(order["preload"]).run()
         library = Library.open(Path(order["library"]))
         self._session = Session.open(library, LoadParams.from_json(order["params"]), self._box)
         self._send_log()

@@ -140,7 +140,7 @@ class Runner:
     ) -> tuple[Runner, Mapping[str, Any]]:
         """The child with its model loaded, and what the runtime said of the model."""
         runner = cls(name, limits, report)
-        order = {"library": str(library), "params": params.to_json(), "preload": preload.to_json()}
+        order = {"library": str(library), "params": params.to_json(), "preload": preload.order()}
         try:
             facts = await runner._ask(Kind.LOAD, order)
         except BaseException:

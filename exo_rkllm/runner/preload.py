@@ -31,7 +31,10 @@ class Preload:
         """With the operator's libraries before a plugin's; `init` is the plugin's own matter."""
         return replace(self, first=libraries) if libraries else self
 
-    def to_json(self) -> dict[str, Any]:
+    def order(self) -> dict[str, Any] | None:
+        """For the child; None where there is nothing to do."""
+        if self == Preload():
+            return None
         return {"first": self.first, "libraries": self.libraries, "init": self.init, "modules": self.modules}
 
     @classmethod
