@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from exo_rkllm.errors import ExoRkllmError, PluginConflict, PluginInvalid
 from exo_rkllm.plugins.modules import load_plugin
 from exo_rkllm.plugins.offers import ENGINES, LISTED, Offer, allowed
-from exo_rkllm.plugins.registry import PROCESS, Registry
+from exo_rkllm.plugins.registry import PROCESS, THREAD, Registry
 from exo_rkllm.plugins.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Run:
         self.error = ""
         self.kind: Kind | None = None
         self._done = done
-        self.thread = threading.Thread(target=self._run, name=f"plugin {offer.name}", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=f"{THREAD}{offer.name}", daemon=True)
         self.thread.start()
 
     def _run(self) -> None:

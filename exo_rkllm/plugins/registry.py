@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from exo_rkllm.plugins.loading import Run
 
 
+THREAD = "plugin "
+
+
 class Registry:
     """Safe to use from the threads that plugins load in."""
 
@@ -27,6 +30,7 @@ class Registry:
         self.native: dict[str, Any] = {}
         self.runs: dict[tuple[str, str], Run] = {}
         self._specs: dict[str, ModelSpec] = {}
+        self._by: dict[str, str] = {}
         self._processors: dict[str, Callable[..., Any]] = {}
 
     @property
@@ -47,11 +51,12 @@ class Registry:
             for name in types:
                 if name in self._specs and self._specs[name] is not spec and self._specs[name] != spec:
                     raise PluginConflict(
-                        f"Another ModelSpec is registered for the model type {name!r} already.",
+                        f"Another ModelSpec is registered for the model type {name!r} already, by {self._by[name]}.",
                         "exo-rkllm plugins lists who is here; EXO_RKLLM_PLUGINS chooses among them.",
                     )
             for name in types:
-                self._specs.setdefault(name, spec)
+                if self._specs.setdefault(name, spec) is spec:
+                    self._by.setdefault(name, _who())
         return spec
 
     def register_processor(self, name: str, make: Callable[..., Any]) -> None:
@@ -60,6 +65,12 @@ class Registry:
         with self.lock:
             if self._processors.setdefault(name.lower(), make) is not make:
                 raise PluginConflict(f"There is a processor {name.lower()!r} already.", "Give it another name.")
+
+
+def _who() -> str:
+    """Plugins load on threads that are named after them."""
+    name = threading.current_thread().name
+    return f"the {name}" if name.startswith(THREAD) else "this program"
 
 
 PROCESS = Registry()

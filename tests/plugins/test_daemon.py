@@ -30,7 +30,7 @@ def test_a_daemon_starts_whatever_its_plugins_do_and_lists_each(house: House, sh
     assert {name: row["state"] for name, row in rows.items()} == STATES
     assert listed.returncode == 1
     assert "RuntimeError: no such luck" in rows["b-raises"]["error"]
-    assert "'zorg'" in rows["d-conflicts"]["error"]
+    assert "for the model type 'zorg' already, by the plugin a-zorg" in rows["d-conflicts"]["error"]
     assert daemon.stop() == 0
 
 

@@ -43,7 +43,7 @@ def test_the_same_spec_again_is_nothing_and_another_for_its_type_an_error(regist
     spec = ModelSpec(model_type="zorg", stop=("<z>",))
     assert plugins.register_model(spec) is plugins.register_model(spec)
     plugins.register_model(model_type="zorg", stop=("<z>",))  # as a function that runs twice makes it
-    with pytest.raises(ValueError, match="registered for the model type 'zorg' already"):
+    with pytest.raises(ValueError, match="registered for the model type 'zorg' already, by this program"):
         plugins.register_model(model_types=["blip", "Zorg"])
     assert plugins.get_model_spec("zorg") is spec
     assert plugins.get_model_spec("blip") is None, "of a spec that is refused nothing stays"

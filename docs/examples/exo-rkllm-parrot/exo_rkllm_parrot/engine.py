@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from contextlib import aclosing
 
 from exo_rkllm.backends.base import Capabilities, Engine, Finish, Piece, Progress, Timings, Usage
 from exo_rkllm.backends.kinds import Kind, Option
@@ -18,7 +19,7 @@ class ParrotEngine(Engine):
         self._pace = KIND.options_of(model)["words_per_second"]
         self._name = ""
         self._turn = asyncio.Lock()
-        self._aborted = set()
+        self._running = {}  # request id -> whether it was aborted
         self._lost = None
 
     async def initialize(self):
@@ -41,31 +42,39 @@ class ParrotEngine(Engine):
         if self._lost is None or self._lost.done():
             raise RunnerLost(f"{self.model.id} is not loaded.", "exo-rkllm load NAME")
         asked = time.monotonic()
-        async with self._turn:
-            began = time.monotonic()
-            told = LAST_WORDS.match(request.prompt)
-            words = (told[1] if told else request.prompt).split()
-            prompt = len(request.prompt.split())
-            if prompt > self.capabilities.context:
-                raise ContextOverflow(f"The prompt has {prompt} words.", "Shorten the conversation.")
-            yield Progress("prefill", prompt, prompt)
-            answer = [f"{word} " for word in words] + [f"says {self._name}", "<|squawk|>"]
-            limit = len(answer) if request.max_tokens is None else request.max_tokens
-            reason = "stop" if len(answer) <= limit else "length"
-            sent = 0
-            for text in answer[:limit]:
-                await asyncio.sleep(1 / self._pace if self._pace else 0)
-                if request.id in self._aborted:
-                    reason = "abort"
-                    break
-                yield Piece(text, sent)
-                sent += 1
-            self._aborted.discard(request.id)
-            times = Timings(queued=began - asked, decode=time.monotonic() - began)
-            yield Finish(reason, Usage(prompt=prompt, completion=sent), times)
+        self._running[request.id] = False
+        try:
+            async with self._turn, aclosing(self._answer(request, asked)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            del self._running[request.id]
+
+    async def _answer(self, request, asked):
+        began = time.monotonic()
+        told = LAST_WORDS.match(request.prompt)
+        words = (told[1] if told else request.prompt).split()
+        prompt = len(request.prompt.split())
+        if prompt > self.capabilities.context:
+            raise ContextOverflow(f"The prompt has {prompt} words.", "Shorten the conversation.")
+        yield Progress("prefill", prompt, prompt)
+        answer = [f"{word} " for word in words] + [f"says {self._name}", "<|squawk|>"]
+        limit = len(answer) if request.max_tokens is None else request.max_tokens
+        reason = "stop" if len(answer) <= limit else "length"
+        sent = 0
+        for text in answer[:limit]:
+            await asyncio.sleep(1 / self._pace if self._pace else 0)
+            if self._running[request.id]:
+                reason = "abort"
+                break
+            yield Piece(text, sent)
+            sent += 1
+        times = Timings(queued=began - asked, decode=time.monotonic() - began)
+        yield Finish(reason, Usage(prompt=prompt, completion=sent), times)
 
     async def abort(self, request_id):
-        self._aborted.add(request_id)
+        if request_id in self._running:
+            self._running[request_id] = True
 
     async def lost(self):
         return await asyncio.shield(self._lost)
