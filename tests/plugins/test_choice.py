@@ -36,6 +36,7 @@ ECHO = Kind(
 )
 
 
+@pytest.mark.seed("4.3", "engine type in model metadata/config; routing")
 @pytest.mark.parametrize(
     ("instead", "card", "file", "engine", "why"),
     [
@@ -59,6 +60,7 @@ def test_the_operator_goes_before_the_card_and_the_card_before_the_file(
     assert why in told["why"]
 
 
+@pytest.mark.seed("4.3", "phase 2 (engine options)")
 @pytest.mark.parametrize(
     ("card", "says"),
     [
@@ -78,12 +80,14 @@ def test_why_a_model_cannot_have_it_is_said_with_it(house: House, card: str, say
     assert says in told["error"]["sentence"]
 
 
+@pytest.mark.seed("4.3", "engine type in model metadata/config; routing")
 def test_a_daemon_with_one_engine_for_all_uses_it(house: House) -> None:
     house.add("m", 'engine = "quantum"\n')
     daemon = house.start(EXO_RKLLM_MODELS_ENGINE="dummy")
     assert daemon.answer("m", "said again") == "said again"
 
 
+@pytest.mark.seed("4.3", "engine type in model metadata/config; routing")
 def test_run_takes_an_engine_for_once(house: House, shelf: Shelf) -> None:
     shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:KIND"}}, echo_engine=packages.ECHO)
     house.add("m", 'engine = "quantum"\n')
@@ -107,6 +111,7 @@ class File(Model):
         return self._path
 
 
+@pytest.mark.seed("4.3", "format conversion if needed")
 @pytest.mark.parametrize(
     ("file", "engine", "hint"),
     [
@@ -184,6 +189,7 @@ class Broken:
         raise FileNotFoundError(folder / "letters.txt")
 
 
+@pytest.mark.seed("4.4", "processor selection")
 def test_its_processor_is_the_models_tokenizer(tmp_path: Path) -> None:
     card = parse('id = "zorg-1b"\n[weights]\nfile = "w.rkllm"\n')
     tokenizer = Entry(tmp_path, card, brought_of(processor_cls=Letters, names="zorg")).tokenizer()
@@ -194,6 +200,7 @@ def test_its_processor_is_the_models_tokenizer(tmp_path: Path) -> None:
     assert Entry(tmp_path, card).tokenizer() is None
 
 
+@pytest.mark.seed("4.4", "weight remapping")
 @pytest.mark.parametrize(
     ("rules", "builtin", "expected"),
     [

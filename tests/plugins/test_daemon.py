@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from exo_rkllm.doctor.checks import diagnose
 from exo_rkllm.doctor.identity import current
 from exo_rkllm.doctor.report import Finding
@@ -15,6 +17,7 @@ from tests.plugins.asking import asked, chat
 from tests.plugins.packages import STATES, Shelf, every_sort
 
 
+@pytest.mark.seed("4.5", "loaded in every process before work")
 def test_a_daemon_starts_whatever_its_plugins_do_and_lists_each(house: House, shelf: Shelf) -> None:
     every_sort(shelf)
     house.add("m", 'engine = "slow"\n')

@@ -97,6 +97,7 @@ def answered(house: House, model: str, prompt: str) -> str:
         daemon.stop()
 
 
+@pytest.mark.seed("4.4", "processor selection")
 def test_its_template_and_stop_strings_are_used_for_a_model_whose_configuration_has_its_type(
     board_house: House, make_model: MakeModel, zorg: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_the_template_of_its_processor_serves_where_the_spec_has_none(
     assert house.command("show", "m", "--template").stdout.startswith(first)
 
 
+@pytest.mark.seed("4.4", "config adaptation")
 def test_config_is_adapted_and_files_are_known_by_their_names_when_a_model_is_imported(
     house: House, make_model: MakeModel, zorg: Callable[..., None], notes: Callable[[], list[str]], tmp_path: Path
 ) -> None:
@@ -188,6 +190,7 @@ def test_an_adapter_that_fails_is_a_sentence_and_leaves_no_model(
     assert json.loads(house.command("models", "--json").stdout) == []
 
 
+@pytest.mark.seed("4.4", "hooks not in the token path")
 def test_the_hooks_are_not_in_the_path_of_tokens(
     board_house: House, make_model: MakeModel, zorg: Callable[..., None], notes: Callable[[], list[str]], tmp_path: Path
 ) -> None:
@@ -228,6 +231,7 @@ int zorg_begin(void) {
     return folder
 
 
+@pytest.mark.seed("4.4", "explicit native backend loading")
 def test_its_libraries_and_modules_are_in_the_models_process_and_nowhere_else(
     board_house: House, make_model: MakeModel, zorg: Callable[..., None], notes: Callable[[], list[str]], native: Path
 ) -> None:

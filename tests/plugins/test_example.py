@@ -72,6 +72,7 @@ def test_the_installed_package_is_ours_and_not_the_tree(installed: Path) -> None
     assert all(Path(path).is_relative_to(installed) for path in done.stdout.split()), done.stdout
 
 
+@pytest.mark.seed("4.5", "group, name, value")
 def test_both_of_its_plugins_are_listed(house: House) -> None:
     rows = json.loads(house.command("plugins", "--json").stdout)
     assert [(row["group"], row["name"], row["package"], row["version"], row["state"]) for row in rows] == [
@@ -80,6 +81,7 @@ def test_both_of_its_plugins_are_listed(house: House) -> None:
     ]
 
 
+@pytest.mark.seed("4.3", "engines/<backend>/")
 def test_its_engine_is_a_row_among_ours(house: House) -> None:
     rows = {row["name"]: row for row in json.loads(house.command("engines", "--json").stdout)["engines"]}
     assert rows["parrot"]["from"] == "exo-rkllm-parrot 1.0"

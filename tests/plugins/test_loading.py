@@ -47,6 +47,7 @@ def settled(found: plugins.Plugins) -> plugins.Plugins:
     return found
 
 
+@pytest.mark.seed("4.5", "group, name, value")
 def test_group_name_value_package_and_version_are_known_before_anything_is_imported(here: Shelf) -> None:
     here.add("raises", {"exo_rkllm.plugins": {"b": "raises:register"}}, version="2.1", raises=packages.RAISES)
     here.add("zorg", {"exo_rkllm.general_plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
@@ -57,6 +58,7 @@ def test_group_name_value_package_and_version_are_known_before_anything_is_impor
     assert not {"raises", "zorg"} & set(sys.modules)
 
 
+@pytest.mark.seed("4.5", "general plugin group")
 def test_both_names_of_the_general_group_are_run_for_their_effect(here: Shelf) -> None:
     here.add("zorg", {"exo_rkllm.plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
     here.add("twice", {"exo_rkllm.general_plugins": {"c": "twice:register"}}, twice=packages.TWICE)
@@ -64,6 +66,7 @@ def test_both_names_of_the_general_group_are_run_for_their_effect(here: Shelf) -
     assert plugins.registered_model_types() == ("twin", "zorg")
 
 
+@pytest.mark.seed("4.5", "filter")
 @pytest.mark.parametrize(
     ("variable", "used"),
     [(None, {"a", "b"}), ("b", {"b"}), (" b , other ", {"b"}), ("a,b", {"a", "b"}), ("*", {"a", "b"}), ("", set())],
@@ -81,6 +84,7 @@ def test_the_variable_chooses_by_name(here: Shelf, variable: str | None, used: s
     assert set(found.kinds) == used & {"b"}
 
 
+@pytest.mark.seed("4.5", "filter")
 def test_the_configuration_says_the_same_and_the_variable_goes_before_it(here: Shelf, tmp_path: Path) -> None:
     here.add("zorg", {"exo_rkllm.plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
     config = tmp_path / "config.toml"
@@ -93,6 +97,7 @@ def test_the_configuration_says_the_same_and_the_variable_goes_before_it(here: S
     assert states(plugins.load(environment=environment)) == {"a": "used"}, "a configuration with a mistake says nothing"
 
 
+@pytest.mark.seed("4.5", "a failing plugin is logged, the rest load")
 def test_a_plugin_that_fails_conflicts_or_hangs_stops_no_other(here: Shelf) -> None:
     every_sort(here)
     heard: list[None] = []
@@ -109,6 +114,7 @@ def test_a_plugin_that_fails_conflicts_or_hangs_stops_no_other(here: Shelf) -> N
     assert set(found.specs) == {"zorg", "twin"}
 
 
+@pytest.mark.seed("4.5", "a failing plugin is logged, the rest load")
 @pytest.mark.parametrize(
     ("group", "value", "module", "state", "says"),
     [
@@ -169,6 +175,7 @@ def register():
 """
 
 
+@pytest.mark.seed("4.5", "re-entrant")
 def test_loading_twice_is_as_good_as_once(here: Shelf) -> None:
     """Two names of one value, two calls of load, and the function itself once more: nothing is doubled."""
     import builtins
@@ -198,6 +205,7 @@ def test_what_is_allowed_later_is_loaded_then(here: Shelf) -> None:
     assert states(plugins.load(("a",))) == {"a": "used"}
 
 
+@pytest.mark.seed("4.5", "register only if not present")
 def test_a_plugin_may_register_only_what_is_not_there(here: Shelf) -> None:
     polite = """\
 from exo_rkllm.plugins import register_model, registered_model_types
@@ -232,6 +240,7 @@ def names_of(queue: multiprocessing.Queue[Sequence[str]]) -> None:
     queue.put(plugins.registered_model_types())
 
 
+@pytest.mark.seed("4.5", "loaded in every process before work")
 def test_a_spawned_process_loads_them_again(here: Shelf) -> None:
     here.add("zorg", {"exo_rkllm.plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
     context = multiprocessing.get_context("spawn")
@@ -243,6 +252,7 @@ def test_a_spawned_process_loads_them_again(here: Shelf) -> None:
     assert plugins.registered_model_types() == (), "what one process registers is its own"
 
 
+@pytest.mark.seed("4.5", "loaded in every process before work")
 def test_a_child_process_of_another_program_loads_them_by_its_environment(shelf: Shelf, tmp_path: Path) -> None:
     every_sort(shelf)
     program = "import json; from exo_rkllm import plugins; "
@@ -256,6 +266,7 @@ def test_a_child_process_of_another_program_loads_them_by_its_environment(shelf:
         assert json.loads(done.stdout.splitlines()[-1]) == expected, "after what a plugin prints"
 
 
+@pytest.mark.seed("4.5", "compatibility guarantee")
 def test_what_the_documents_name_is_there() -> None:
     """The interface that plugins may rely on."""
     documented = (REPOSITORY / "docs/writing-plugins.md").read_text()

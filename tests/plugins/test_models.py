@@ -17,6 +17,7 @@ from exo_rkllm.plugins.registry import Registry
 from tests.test_house import imported_by
 
 
+@pytest.mark.seed("4.4", "ModelSpec")
 def test_a_spec_needs_a_type_and_knows_each_once_in_lower_case() -> None:
     with pytest.raises(ValueError, match="needs a model_type"):
         ModelSpec().normalized_model_types()
@@ -28,6 +29,7 @@ def test_a_spec_needs_a_type_and_knows_each_once_in_lower_case() -> None:
         ModelSpec(model_types="zorg").normalized_model_types()
 
 
+@pytest.mark.seed("4.4", "register_model")
 def test_register_takes_a_spec_or_keywords_and_not_both(registry: Registry) -> None:
     spec = plugins.register_model(ModelSpec(model_type="a"))
     assert plugins.get_model_spec(" A ") is spec
@@ -39,6 +41,7 @@ def test_register_takes_a_spec_or_keywords_and_not_both(registry: Registry) -> N
         plugins.register_model(model_type="c", colour="red")
 
 
+@pytest.mark.seed("4.4", "register_model")
 def test_the_same_spec_again_is_nothing_and_another_for_its_type_an_error(registry: Registry) -> None:
     spec = ModelSpec(model_type="zorg", stop=("<z>",))
     assert plugins.register_model(spec) is plugins.register_model(spec)
@@ -49,6 +52,7 @@ def test_the_same_spec_again_is_nothing_and_another_for_its_type_an_error(regist
     assert plugins.get_model_spec("blip") is None, "of a spec that is refused nothing stays"
 
 
+@pytest.mark.seed("4.4", "load_plugin")
 @pytest.mark.parametrize("as_file", [False, True], ids=["by its name", "by its file"])
 def test_load_plugin_runs_a_module_once_and_returns_it(
     as_file: bool, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -67,6 +71,7 @@ def test_load_plugin_runs_a_module_once_and_returns_it(
     assert builtins.__dict__.pop("zorg_ran") == 1
 
 
+@pytest.mark.seed("4.4", "load_plugin")
 def test_a_plugin_that_is_not_there_raises(registry: Registry, tmp_path: Path) -> None:
     for missing in ("no_such_zorg", "no_such.zorg", tmp_path / "zorg.py", "./zorg.py"):
         with pytest.raises(ImportError, match="There is no"):
@@ -79,6 +84,7 @@ def test_a_plugin_that_is_not_there_raises(registry: Registry, tmp_path: Path) -
     assert plugins.load_plugin(broken).found, "what failed may be tried again"
 
 
+@pytest.mark.seed("4.4", "load_plugins")
 def test_load_plugins_loads_what_is_listed_besides_the_installed(registry: Registry, tmp_path: Path) -> None:
     for name in ("one", "two"):
         text = f"from exo_rkllm.plugins import register_model\nregister_model(model_type={name!r})\n"
@@ -98,6 +104,7 @@ def halved(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.seed("4.4", "config adaptation")
 @pytest.mark.parametrize(
     ("adapter", "expected"),
     [
@@ -126,6 +133,7 @@ def test_adapt_config(registry: Registry, adapter: Any, expected: Mapping[str, A
     assert given == before, "what was given stays as it was"
 
 
+@pytest.mark.seed("4.4", "config adaptation")
 def test_an_adapter_that_returns_nothing_or_takes_what_is_not_there_is_an_error(registry: Registry) -> None:
     plugins.register_model(model_type="a", config_adapter=lambda _config: None)
     plugins.register_model(model_type="b", config_adapter={"x": "$y"})
@@ -152,6 +160,7 @@ class OfTheType(Chosen):
     pass
 
 
+@pytest.mark.seed("4.4", "processor selection")
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
@@ -171,6 +180,7 @@ def test_which_processor_is_selected(registry: Registry, spec: Mapping[str, Any]
     assert plugins.select_processor("zorg") is expected
 
 
+@pytest.mark.seed("4.4", "processor selection")
 def test_processors_that_contradict_or_are_not_there_are_errors(registry: Registry) -> None:
     plugins.register_processor("named", Named)
     with pytest.raises(PluginConflict, match="'named' already"):
@@ -199,11 +209,13 @@ def anything(tensors: Mapping[str, int], **more: Any) -> Mapping[str, int]:
     return {**tensors, "config": len(more["config"])}
 
 
+@pytest.mark.seed("4.4", "weight remapping")
 def test_weights_are_remapped_by_the_remapper_and_then_by_the_rules_in_order(registry: Registry) -> None:
     plugins.register_model(model_type="zorg", weight_remapper=prefixed, weight_rules=(scaled, positional, anything))
     assert plugins.apply_weight_remapping("zorg", {"w": 2}, {"scale": 3}) == {"model.w.3": 6, "config": 1}
 
 
+@pytest.mark.seed("4.4", "defaults unchanged when no plugin is loaded")
 def test_without_a_plugin_nothing_changes(registry: Registry) -> None:
     config, tensors = {"model_type": "qwen3", "layers": 3}, {"w": 1}
     assert plugins.adapt_config(config) == config
@@ -213,6 +225,7 @@ def test_without_a_plugin_nothing_changes(registry: Registry) -> None:
     assert plugins.adapt_config({}) == {}
 
 
+@pytest.mark.seed("4.4", "lazy import of heavy objects")
 def test_importing_the_plugin_api_brings_nothing_heavy() -> None:
     here = imported_by("import exo_rkllm.plugins")
     heavy = {"asyncio", "numpy", "aiohttp", "ctypes", "jinja2", "torch", "exo", "importlib.metadata"}
@@ -240,6 +253,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "libzorg.so"
 
 
+@pytest.mark.seed("4.4", "explicit native backend loading")
 def test_a_native_library_is_opened_once_a_path_and_its_symbols_are_there_for_others(
     native: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +267,7 @@ def test_a_native_library_is_opened_once_a_path_and_its_symbols_are_there_for_ot
     assert ctypes.CDLL(None).zorg_times() == 1, "opened for what comes after, not for Python alone"
 
 
+@pytest.mark.seed("4.4", "explicit native backend loading")
 @pytest.mark.parametrize(
     ("path", "init", "says"),
     [
@@ -270,6 +285,7 @@ def test_a_native_library_that_cannot_be_used_is_named_with_the_reason(
     assert plugins.loaded_backend_plugins() == ()
 
 
+@pytest.mark.seed("4.4", "explicit native backend loading")
 def test_the_environment_is_read_for_native_libraries_only_when_asked(native: Path, registry: Registry) -> None:
     environment = {"EXO_RKLLM_BACKEND_PLUGINS": f" {native} , "}
     plugins.load(environment=environment)
