@@ -224,3 +224,26 @@ def test_its_engine_is_written_into_the_card(tmp_path: Path, make_model: Callabl
         tmp_path, Weights("w.bin", 1), id="zorg-1b", chat=Chat(family="zorg"), brought=brought_of(engine="echo")
     )
     assert card.engine == "echo"
+
+
+@pytest.mark.seed("4.3", "engines/<backend>/")
+def test_engines_lists_ours_and_those_of_plugins(house: House, shelf: Shelf) -> None:
+    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:KIND"}}, version="1.5", echo_engine=packages.ECHO)
+    text = house.command("engines").stdout
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
+    assert ".echo" in lines["echo"]
+    assert "echo 1.5" in lines["echo"]
+    assert "built in" in lines["rkllm"]
+    assert "[options] of dummy" in text
+    rows = {row["name"]: row for row in json.loads(house.command("engines", "--json").stdout)["engines"]}
+    assert rows["dummy"]["options"]["load_seconds"] == {
+        "type": "float",
+        "default": 0.0,
+        "says": "how long loading takes",
+    }
+    assert rows["rkllm"]["on_npu"] is True
+
+
+def test_a_bare_file_is_named_by_its_file(house: House) -> None:
+    done = house.command("engines", "--for", "./some.rkllm")
+    assert done.stdout == "some: rkllm, because its file is a .rkllm\n"

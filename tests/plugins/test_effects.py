@@ -190,6 +190,17 @@ def test_an_adapter_that_fails_is_a_sentence_and_leaves_no_model(
     assert json.loads(house.command("models", "--json").stdout) == []
 
 
+def test_an_adapter_that_contradicts_itself_says_so_in_its_own_words(
+    house: House, make_model: MakeModel, shelf: Shelf, tmp_path: Path
+) -> None:
+    text = "from exo_rkllm.plugins import register_model\ndef register():\n"
+    shelf.add("zorg", POINTS, zorg=f"{text}    register_model(model_type='zorg', config_adapter={{'a': '$b'}})\n")
+    path = folder_of(tmp_path / "m", make_model(), {"model_type": "zorg"})
+    done = house.command("import", str(path), "--offline")
+    assert done.returncode == 1
+    assert "takes 'a' from 'b', which is not there" in done.stderr
+
+
 @pytest.mark.seed("4.4", "hooks not in the token path")
 def test_the_hooks_are_not_in_the_path_of_tokens(
     board_house: House, make_model: MakeModel, zorg: Callable[..., None], notes: Callable[[], list[str]], tmp_path: Path
