@@ -167,7 +167,14 @@ def run(
     taken: Counter[tuple[str, str]] = Counter()
     for offer in offered:
         if offer.group != LISTED and not allowed(offer.name, allow):
-            rows.append((offer, _row(offer, "refused", "Not among the names that EXO_RKLLM_PLUGINS allows.")))
+            rows.append(
+                (
+                    offer,
+                    _row(
+                        offer, "refused", "Not among the names that EXO_RKLLM_PLUGINS, or allow under [plugins], lists."
+                    ),
+                )
+            )
             continue
         taken[offer.group, offer.name] += offer.group != LISTED
         if taken[offer.group, offer.name] > 1:

@@ -40,9 +40,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("venv")
     ours = wheel(".", ("exo_rkllm", "pyproject.toml", "README.md", "LICENSE"), tmp_path_factory.mktemp("ours"))
     theirs = wheel(EXAMPLE, ("",), tmp_path_factory.mktemp("theirs"))
-    venv.create(home, with_pip=False, symlinks=True)
-    python = home / "bin/python"
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--quiet"]
+    venv.create(home, with_pip=True, symlinks=True)
+    install = [str(home / "bin/python"), "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
     subprocess.run([*install, str(ours), str(theirs)], check=True, capture_output=True)
     (site,) = home.glob("lib/python*/site-packages")
     (site / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
