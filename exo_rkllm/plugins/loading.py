@@ -33,6 +33,8 @@ PATIENCE = 1.0
 # What each still gets when that is used up: the order of registration stays the same where plugins are quick.
 LEAST = 0.1
 
+NOT_LISTED = "Not among the names that EXO_RKLLM_PLUGINS, or allow under [plugins], lists."
+
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
@@ -170,9 +172,7 @@ def run(
             rows.append(
                 (
                     offer,
-                    _row(
-                        offer, "refused", "Not among the names that EXO_RKLLM_PLUGINS, or allow under [plugins], lists."
-                    ),
+                    _row(offer, "refused", NOT_LISTED),
                 )
             )
             continue

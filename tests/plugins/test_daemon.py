@@ -135,5 +135,5 @@ def test_doctor_warns_of_a_plugin_that_is_not_used(house: House) -> None:
     assert (good.level, good.fact) == ("pass", "a is used, b is refused")
     poor = finding(Service({**said, "plugins": [row("a", "failed", "It broke."), row("b", "loading")]}), house)
     assert (poor.level, poor.repair) == ("warn", "exo-rkllm plugins")
-    assert poor.fact == "a: It broke. b: it still loads"
+    assert poor.fact == "a: It broke; b: it still loads"
     assert finding(Service(), house).fact == "none is installed", "without a daemon it looks itself"
