@@ -350,11 +350,8 @@ def plugins(scene: Scene) -> Finding:
     """A warning at most: what is ours works without them."""
     if not scene.plugins:
         return good("none is installed")
-    troubled = [
-        f"{row.name}: {row.error.removesuffix('.') or 'it still loads'}"
-        for row in scene.plugins
-        if row.state in TROUBLED
-    ]
+    unused = [row for row in scene.plugins if row.state in TROUBLED]
+    troubled = [f"{row.name}: {row.error.removesuffix('.') or 'it still loads'}" for row in unused]
     if troubled:
         return poor("; ".join(troubled), "exo-rkllm plugins")
     return good(", ".join(f"{row.name} is {row.state}" for row in scene.plugins))
