@@ -34,6 +34,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("import", "exo_rkllm.cli.importing", "make models of files that are on this machine"),
     Verb("rm", "exo_rkllm.cli.rm", "remove models"),
     Verb("inspect", "exo_rkllm.cli.inspect", "say what a .rkllm file is, without loading it"),
+    Verb("engines", "exo_rkllm.cli.engines", "list what answers here, and say which of it a model gets"),
+    Verb("plugins", "exo_rkllm.cli.plugins", "list the plugins, and say why one is not used"),
     Verb("runtime", "exo_rkllm.cli.runtime", "find, check or install the vendor library"),
     Verb("board", "exo_rkllm.cli.board", "say what this machine and its NPU are"),
     Verb("doctor", "exo_rkllm.cli.doctor", "check everything a model needs, and name the repair"),

@@ -6,7 +6,9 @@ import argparse
 import os
 from pathlib import Path
 
+from exo_rkllm.catalogue.brought import brought
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.cli.extras import plugged
 from exo_rkllm.config import load
 
 
@@ -16,4 +18,4 @@ def argument(parser: argparse.ArgumentParser) -> None:
 
 def catalogue(args: argparse.Namespace) -> Catalogue:
     folder: Path | None = args.models
-    return Catalogue(folder or Path(load(os.environ).models.directory))
+    return Catalogue(folder or Path(load(os.environ).models.directory), brought(plugged()))

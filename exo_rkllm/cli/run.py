@@ -15,11 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Model, Piece, Sampling
+from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Message, Model, Piece, Sampling
 from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.backends.rkllm import RkllmFile
+from exo_rkllm.catalogue.brought import brought
+from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.cli.extras import plugged
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 
@@ -37,6 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name in SAMPLING:
         flag, kind = "--" + name.replace("_", "-"), int if name == "top_k" else float
         parser.add_argument(flag, type=kind, metavar="X", help=f"sampling: {name.replace('_', ' ')}")
+    parser.add_argument("--engine", default="", metavar="NAME", help="this engine, whatever the model's card says")
     parser.add_argument("--library", type=Path, metavar="FILE", help="this librkllmrt.so, not the one that is found")
     parser.add_argument("--verbose", action="store_true", help="the library's own lines, and timings after each answer")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the pieces, then the figures")
@@ -50,12 +54,12 @@ def main(args: argparse.Namespace) -> int:
     return chat.converse() if prompt is None else chat.once(prompt)
 
 
-def model_of(name: str, context: int, sampling: Sampling, models: Path) -> Model:
+def model_of(name: str, context: int, sampling: Sampling, catalogue: Catalogue) -> Model:
     """A file where it looks like one, else an entry of the catalogue. A file has no defaults of its own, so it is
     loaded with what was asked for, which runtimes before 1.3.0 take at no other time."""
     if name.endswith(".rkllm") or "/" in name or Path(name).exists():
         return RkllmFile(Path(name), context, sampling)
-    return Catalogue(models).resolve(name)
+    return catalogue.resolve(name)
 
 
 class Chat:
@@ -67,12 +71,16 @@ class Chat:
         config = load(os.environ)
         library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
         sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
-        model = model_of(args.model, args.context, sampling, Path(config.models.directory))
-        self._engine = Kinds().make(model, host_of(Path(config.board.root), library, self._report))
+        found = plugged()
+        catalogue = Catalogue(Path(config.models.directory), brought(found))
+        model = model_of(args.model, args.context, sampling, catalogue)
+        kinds = Kinds(found.kinds, args.engine or config.models.engine)
+        self._engine = kinds.make(model, host_of(Path(config.board.root), library, self._report, config.plugins.native))
         self._sampling = sampling
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()
         self._load_seconds = 0.0
+        self._thought = False
 
     def _report(self, lines: Sequence[str]) -> None:
         if self._args.verbose:
@@ -150,19 +158,32 @@ class Chat:
     async def _answer(self, request: GenerationRequest) -> str:
         """Prints while it listens; leaving early closes the generator, which ends the run."""
         pieces: list[str] = []
+        dialogue = Dialogue.begin(self._engine.model, self._engine.capabilities, request)
         try:
-            async with aclosing(self._engine.generate(request)) as events:
+            async with aclosing(self._engine.generate(dialogue.request)) as events:
                 async for event in events:
-                    if isinstance(event, Piece):
-                        pieces.append(event.text)
-                        self._print(event)
+                    if isinstance(event, Piece) and not dialogue.stopped:
+                        self._take(dialogue.feed(event), pieces)
+                        if dialogue.stopped:
+                            await self._engine.abort(request.id)
                     elif isinstance(event, Finish):
-                        self._print_finish(event)
+                        self._take(dialogue.end(event), pieces)
         except ExoRkllmError:
             if pieces and not self._args.json:
                 print(flush=True)  # the reason has a line of its own
             raise
         return "".join(pieces)
+
+    def _take(self, events: Sequence[Event], answer: list[str]) -> None:
+        for event in events:
+            if isinstance(event, Piece):
+                if event.kind == "answer" and not answer and self._thought and not self._args.json:
+                    print("\n")  # between what it thought and what it says
+                self._thought = event.kind == "thinking"
+                answer += [event.text] if event.kind == "answer" else []
+                self._print(event)
+            elif isinstance(event, Finish):
+                self._print_finish(event)
 
     def _print(self, piece: Piece) -> None:
         if self._args.json:

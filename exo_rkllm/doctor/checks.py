@@ -31,6 +31,8 @@ SLOW = 0.75
 LITTLE_MEMORY = GIB
 # The library names it whatever the build (npu-platform 2.3).
 HEAPS = {"drm_gem": "dev/dma_heap", "dma_heap": "dev/rk_dma_heap"}
+# States of a plugin that is not used though nobody refused it.
+TROUBLED = ("failed", "conflict", "loading")
 
 
 class Check(NamedTuple):
@@ -344,6 +346,17 @@ def model(seen: ModelSeen) -> Finding:
     return good(f"{seen.name}{toolkit}")
 
 
+def plugins(scene: Scene) -> Finding:
+    """A warning at most: what is ours works without them."""
+    if not scene.plugins:
+        return good("none is installed")
+    unused = [row for row in scene.plugins if row.state in TROUBLED]
+    troubled = [f"{row.name}: {row.error.removesuffix('.') or 'it still loads'}" for row in unused]
+    if troubled:
+        return poor("; ".join(troubled), "exo-rkllm plugins")
+    return good(", ".join(f"{row.name} is {row.state}" for row in scene.plugins))
+
+
 def service(scene: Scene) -> Finding:
     if scene.service.error is not None:
         return poor(scene.service.error.sentence, scene.service.error.hint)
@@ -389,6 +402,7 @@ CHECKS: tuple[Check, ...] = (
     Check("runtime", runtime, ("system",)),
     Check("runtime and driver", pairing, ("runtime", "driver version")),
     Check("models", models, ("configuration",)),
+    Check("plugins", plugins),
     Check("service", service, ("configuration",)),
     Check("cluster", cluster, ("service",)),
 )

@@ -175,6 +175,10 @@ class Child:
 
     def _load(self, task: Task) -> None:
         order = task.frame.json()
+        if order["preload"] is not None:
+            from exo_rkllm.runner.preload import Preload  # the rare model of a plugin pays for it, no other
+
+            Preload.from_json(order["preload"]).run()
         library = Library.open(order["library"])
         self._session = Session.open(library, LoadParams.from_json(order["params"]), self._box)
         self._send_log()

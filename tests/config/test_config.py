@@ -90,7 +90,7 @@ def test_conf_d_is_read_after_the_file_in_the_order_of_names_and_variables_last(
         ("EXO_RKLLM_API_ALLOW_ANONYMOUS", "Yes", "api", "allow_anonymous", True),
         ("EXO_RKLLM_CLUSTER_ENABLED", "off", "cluster", "enabled", False),
         ("EXO_RKLLM_MODELS_PRELOAD", "qwen3, gemma", "models", "preload", ("qwen3", "gemma")),
-        ("EXO_RKLLM_PLUGINS_ALLOW", "", "plugins", "allow", ()),
+        ("EXO_RKLLM_PLUGINS", "", "plugins", "allow", ()),
         ("EXO_RKLLM_MODELS_KEEP_ALIVE", "-1", "models", "keep_alive", -1.0),
         ("EXO_RKLLM_MODELS_RESERVE_MEMORY", "1GB", "models", "reserve_memory", 10**9),
     ],
