@@ -16,7 +16,10 @@ exo-rkllm serves .rkllm models on the NPU of Rockchip boards through the OpenAI,
 the NPU does to Prometheus, and joins an exo cluster where there is one. The daemon is exo-rkllm.service; every other
 verb speaks to it through its control socket, or works on files."""
 FILES = (
-    ("/etc/exo-rkllm/config.toml", "The configuration, see exo-rkllm.toml(5). conf.d/*.toml beside it is read after it."),
+    (
+        "/etc/exo-rkllm/config.toml",
+        "The configuration, see exo-rkllm.toml(5). conf.d/*.toml beside it is read after it.",
+    ),
     ("/etc/exo-rkllm/api-keys", "API keys, one a line, handed to the service by systemd."),
     ("/etc/default/exo-rkllm", "Variables of the service, as HTTPS_PROXY, HF_ENDPOINT or HF_TOKEN."),
     ("/var/lib/exo-rkllm/models", "The service's models, one folder each."),
@@ -118,8 +121,14 @@ def settings(epoch: int) -> str:
 
 SIMULATOR = (
     ("boards", "Name the board profiles."),
-    ("board NAME DIRECTORY", "Write one board's device tree, drivers and counters below a folder; --live lets its NPU work."),
-    ("model FILE [--reply TEXT ...]", "Write a model file that the stand-in library loads; --help names every property."),
+    (
+        "board NAME DIRECTORY",
+        "Write one board's device tree, drivers and counters below a folder; --live lets its NPU work.",
+    ),
+    (
+        "model FILE [--reply TEXT ...]",
+        "Write a model file that the stand-in library loads; --help names every property.",
+    ),
     ("libraries", "Name the stand-in libraries, one for every supported generation and two that are to be refused."),
     ("use [--board NAME] [--runtime VERSION]", "Let the service work on a simulated board from its next start on."),
     ("off", "Undo that."),
