@@ -35,8 +35,8 @@ EXIT = (
 )
 PREFACE = """\
 A TOML file. Every key is optional. The service reads /etc/exo-rkllm/config.toml, then /etc/exo-rkllm/conf.d/*.toml in
-the order of their names, then the variables EXO_RKLLM_<SECTION>_<KEY>. A key that does not exist or has the wrong type
-is an error: exo-rkllm config check. systemctl reload exo-rkllm takes changes over, and says which wait for a restart."""
+the order of their names, then the variables EXO_RKLLM_<SECTION>_<KEY>. A key that does not exist or has a wrong type is
+an error: exo-rkllm config check. systemctl reload exo-rkllm takes changes over, and says which wait for a restart."""
 
 
 def escaped(text: str) -> str:
@@ -104,7 +104,7 @@ def settings(epoch: int) -> str:
     """exo-rkllm.toml(5)."""
     parts = [
         head("exo-rkllm.toml", 5, epoch),
-        f".SH NAME\nexo\\-rkllm.toml \\- configuration of exo\\-rkllm, /etc/exo\\-rkllm/config.toml",
+        ".SH NAME\nexo\\-rkllm.toml \\- configuration of exo\\-rkllm, /etc/exo\\-rkllm/config.toml",
         f".SH DESCRIPTION\n{filled(PREFACE)}",
         ".SH SETTINGS",
     ]
@@ -143,8 +143,8 @@ def simulator(epoch: int) -> str:
         ".SH SYNOPSIS\n.B exo\\-rkllm\\-simulator\n.I VERB\n.RI [ OPTIONS ]",
         ".SH DESCRIPTION\n"
         + filled(
-            "Boards, models and a stand-in for Rockchip's librkllmrt.so, with which exo-rkllm runs on any machine. There "
-            "is no NPU and no intelligence in it, and its first log line says so. Nothing that looks for the vendor's "
+            "Boards, models and a stand-in for Rockchip's librkllmrt.so, with which exo-rkllm runs on any machine. "
+            "There is no NPU and no intelligence in it, and its first log line says so. Nothing that looks for the vendor's "
             "library finds it: only a configuration that names it, which is what the verb use writes."
         ),
         ".SH VERBS\n" + "\n".join(map(entry, *zip(*SIMULATOR, strict=True))),
