@@ -41,7 +41,7 @@ an error: exo-rkllm config check. systemctl reload exo-rkllm takes changes over,
 
 def escaped(text: str) -> str:
     """A dash that is typed must stay one, and no line may begin as a request to troff."""
-    shown = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "")
+    shown = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq").replace("`", "")
     return "\n".join("\\&" + line if line[:1] in (".", "'") else line for line in shown.splitlines())
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 # Ubuntu 22.04, Debian 12, Ubuntu 24.04, Debian 13. python3-tomli is only asked for where python3 is older than 3.11.
 RELEASES: Mapping[str, Mapping[str, str]] = {
     "jammy": {
+        "debconf": "1.5.79ubuntu1",
         "libc6": "2.35-0ubuntu3",
         "libgcc-s1": "12-20220319-1ubuntu1",
         "passwd": "1:4.8.1-2ubuntu2",
@@ -22,6 +23,7 @@ RELEASES: Mapping[str, Mapping[str, str]] = {
         "udev": "249.11-0ubuntu3",
     },
     "bookworm": {
+        "debconf": "1.5.82",
         "libc6": "2.36-9+deb12u7",
         "libgcc-s1": "12.2.0-14",
         "passwd": "1:4.13+dfsg1-1+b1",
@@ -36,6 +38,7 @@ RELEASES: Mapping[str, Mapping[str, str]] = {
         "udev": "252.39-1~deb12u2",
     },
     "noble": {
+        "debconf": "1.5.86ubuntu1",
         "libc6": "2.39-0ubuntu8",
         "libgcc-s1": "14-20240412-0ubuntu1",
         "passwd": "1:4.13+dfsg1-4ubuntu3",
@@ -50,6 +53,7 @@ RELEASES: Mapping[str, Mapping[str, str]] = {
         "udev": "255.4-1ubuntu8",
     },
     "trixie": {
+        "debconf": "1.5.91",
         "libc6": "2.41-12",
         "libgcc-s1": "14.2.0-19",
         "passwd": "1:4.17.4-2",

@@ -78,8 +78,10 @@ def test_bash_offers_verbs_flags_values_and_models(tmp_path: Path) -> None:
     assert complete(["exo-rkllm", "sel"], tmp_path) == ["selftest"]
     assert complete(["exo-rkllm", "config", "re"], tmp_path) == ["reload"]
     assert complete(["exo-rkllm", "unload", "qw"], tmp_path) == ["qwen3-1.7b"]
-    for verb, flag in flags():
-        assert flag in complete(["exo-rkllm", verb, flag], tmp_path), f"{verb} {flag}"
+    for verb in VERBS:
+        assert complete(["exo-rkllm", verb.name, "-"], tmp_path) == [
+            flag for name, flag in flags() if name == verb.name
+        ]
 
 
 SHELLS = {"bash": "bash/exo-rkllm", "zsh": "zsh/_exo-rkllm", "fish": "fish/exo-rkllm.fish"}
