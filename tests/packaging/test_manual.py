@@ -47,8 +47,8 @@ def rendered(name: str, tmp_path: Path) -> str:
 def test_the_manual_has_them_all(tmp_path: Path) -> None:
     page = rendered("exo-rkllm.1", tmp_path)
     sections = {part.split("\n", 1)[0].strip(): part for part in page.split("\n   exo-rkllm ")}
-    for verb, flag in flags():
-        assert flag in sections[verb], f"{verb} {flag}"
+    for name, flag in flags():
+        assert flag in sections[name], f"{name} {flag}"
     for verb in VERBS:
         assert manual.sentence(verb.summary) in sections[verb.name]
 

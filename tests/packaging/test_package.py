@@ -136,7 +136,8 @@ def test_every_scripts_of_the_tree_parses() -> None:
 
 
 def test_lintian_has_nothing_to_say(built: Built) -> None:
-    command = ["lintian", "--fail-on", "error,warning", built.exo_rkllm.path, built.simulator.path]
+    packages = [str(built.exo_rkllm.path), str(built.simulator.path)]
+    command = ["lintian", "--fail-on", "error,warning", *packages]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert not re.findall(r"^[EW]: .*", done.stdout, re.MULTILINE)

@@ -82,8 +82,8 @@ def repository(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("suite", ["bookworm", "trixie", "jammy", "noble"])
 def test_apt_would_trust_every_index(repository: Path, suite: str) -> None:
     release = repository / "dists" / suite
-    signed = ["gpgv", "--keyring", repository / "exo-rkllm.gpg"]
-    done = subprocess.run([*signed, release / "InRelease"], capture_output=True, text=True)
+    signed = ["gpgv", "--keyring", str(repository / "exo-rkllm.gpg")]
+    done = subprocess.run([*signed, str(release / "InRelease")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = (release / "InRelease").read_text()
     assert f"Suite: {suite}" in text and "Architectures: amd64 arm64" in text
@@ -93,4 +93,4 @@ def test_apt_would_trust_every_index(repository: Path, suite: str) -> None:
     for name, digest in re.findall(r"Filename: (\S+)(?s:.*?)SHA256: (\S+)", packages.read_text()):
         assert hashlib.sha256((repository / name).read_bytes()).hexdigest() == digest
     (release / "InRelease").write_text(text.replace(suite, "sid"))
-    assert subprocess.run([*signed, release / "InRelease"], capture_output=True).returncode != 0
+    assert subprocess.run([*signed, str(release / "InRelease")], capture_output=True).returncode != 0

@@ -92,10 +92,11 @@ def test_the_daemon_gets_the_npu_and_nothing_else() -> None:
     service = settings("exo-rkllm.service")
     assert service["User"] == ["exo-rkllm"] and service["CapabilityBoundingSet"] == [""]
     assert service["PrivateDevices"] == ["yes"] and service["DevicePolicy"] == ["closed"]
-    assert {line.split()[0] for line in service["DeviceAllow"]} == {
-        "char-drm", "char-accel", "char-dma_heap", "char-rk_dma_heap", "char-misc",
-    }  # fmt: skip
+    allowed = {line.split()[0] for line in service["DeviceAllow"]}
+    assert allowed == {"char-226", "char-261", "char-10", "char-dma_heap", "char-rk_dma_heap"}
     assert all(path.startswith("-/dev/") for line in service["BindPaths"] for path in line.split())
+    kept = (ROOT / "packaging/debian/exo-rkllm.tmpfiles").read_text()
+    assert "f /dev/dri/.exo-rkllm " in kept and "f /dev/accel/.exo-rkllm " in kept
     sysusers = (ROOT / "packaging/debian/exo-rkllm.sysusers").read_text()
     assert "m exo-rkllm video" in sysusers and "m exo-rkllm render" in sysusers
 
