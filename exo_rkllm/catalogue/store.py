@@ -158,8 +158,21 @@ def _writing(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(
             f"The models folder {directory} cannot be changed: {error.strerror}.",
-            f"ls -ld {directory}; a running service's models are changed through it, as a member of its group",
+            f"ls -ld {directory}; the service's models are imported with sudo, and pulled by members of its group",
         ) from None
+
+
+def _hand_over(path: Path, folder: Path) -> None:
+    """What root makes for a service belongs to whoever owns the folder, or the service could not read it.
+
+    An import's link is the original, too: it keeps its owner where everybody may read it.
+    """
+    if os.geteuid() != 0:
+        return
+    owner, seen = folder.stat(), path.lstat()
+    if owner.st_uid in (0, seen.st_uid) or (stat.S_ISREG(seen.st_mode) and seen.st_nlink > 1 and seen.st_mode & 0o004):
+        return
+    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 class Stage:
@@ -169,6 +182,7 @@ class Stage:
         self.folder = folder
         with _writing(folder.parent):
             folder.mkdir(parents=True, exist_ok=True)
+            _hand_over(folder.parent, folder.parent.parent)
             self._handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -343,6 +357,8 @@ class Catalogue:
         sync(stage)
         for own in stage.glob(".*"):
             own.unlink()  # the lock, and what a pull kept for resuming
+        for path in (*stage.iterdir(), stage):
+            _hand_over(path, self.directory)
         if replace and target.exists():
             old = self.directory / (REPLACED + checked.id)
             shutil.rmtree(old, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -138,8 +139,10 @@ def _config(values: Values, read: Sequence[Path]) -> Config:
 def _with_places(config: Config, here: Places) -> Config:
     """What was left empty, filled in for whoever runs this."""
     keys = config.api.keys
-    if not keys and here.credentials is not None and (here.credentials / "api-keys").is_file():
-        keys = str(here.credentials / "api-keys")
+    handed = here.credentials / "api-keys" if here.credentials is not None else None
+    # What systemd starts beside the daemon, as for a reload, may not look into its credentials.
+    if not keys and handed is not None and os.path.isfile(handed):  # noqa: PTH113 - Path.is_file raises there
+        keys = str(handed)
     return replace(
         config,
         api=replace(config.api, keys=keys),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 SYSTEM_CONFIG = Path("/etc/exo-rkllm/config.toml")
 SYSTEM_SOCKET = Path("/run/exo-rkllm/control.sock")
+SYSTEM_STATE = Path("/var/lib/exo-rkllm")
 
 
 @dataclass(frozen=True, slots=True)

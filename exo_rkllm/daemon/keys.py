@@ -17,9 +17,13 @@ SHORTEST = 16
 def keys_file(api: Api, environment: Mapping[str, str]) -> Path | None:
     if api.keys:
         return Path(api.keys)
+    handed = credential(environment)
+    return handed if handed is not None and handed.is_file() else None
+
+
+def credential(environment: Mapping[str, str]) -> Path | None:
     folder = environment.get("CREDENTIALS_DIRECTORY")
-    credential = Path(folder) / CREDENTIAL if folder else None
-    return credential if credential is not None and credential.is_file() else None
+    return Path(folder) / CREDENTIAL if folder else None
 
 
 def read_keys(api: Api, environment: Mapping[str, str]) -> tuple[Key, ...]:
@@ -43,6 +47,7 @@ def read_keys(api: Api, environment: Mapping[str, str]) -> tuple[Key, ...]:
                 "openssl rand -hex 24 makes one",
             )
         found.append(Key(f"key {number}", words[0], control=words[1:] == [CONTROL]))
-    if not found:
+    # The package's own file begins without a key, and every service is handed it.
+    if not found and path != credential(environment):
         raise ConfigError(f"There is no key in {path}.", f"openssl rand -hex 24 >> {path}")
     return tuple(found)

@@ -112,7 +112,10 @@ def control_socket(control: Control) -> socket.socket:
 def give_to_group(path: Path, group: str) -> None:
     """A user's own daemon is in no such group, and keeps the socket for that user alone."""
     try:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        wanted = grp.getgrnam(group).gr_gid
+        # The unit's own group needs no chown, which its system-call filter forbids.
+        if path.stat().st_gid != wanted:
+            os.chown(path, -1, wanted)
         path.chmod(GROUP_MAY)
     except (KeyError, PermissionError):
         log.debug("%s is for this user only: there is no group %s, or this user is not in it.", path, group)

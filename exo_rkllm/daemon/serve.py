@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-from aiohttp.web import Application, AppRunner, SockSite
+from aiohttp.web import Application, AppRunner, BaseRunner, SockSite
 
 from exo_rkllm import __version__
 from exo_rkllm.backends.base import JSON
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 # What connections get after the last answer has ended, before they are cut.
 GOODBYE = 2.0
+# aiohttp 3.8, which Debian 12 and Ubuntu 22.04 have, wants that time said to each site; an unknown word to the runner
+# makes it drop every connection.
+PATIENT_RUNNER = "shutdown_timeout" in inspect.signature(BaseRunner.__init__).parameters
 # systemd is asked for this much more than the answers may take.
 SPARE = 15.0
 
@@ -96,10 +100,14 @@ class Server:
         return listen.control_socket(config.control)
 
     async def _serve(self, app: Application, sockets: Sequence[socket.socket]) -> AppRunner:
-        runner = AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE)
+        if PATIENT_RUNNER:
+            runner = AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=GOODBYE)
+        else:
+            runner = AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
         for sock in sockets:
-            await SockSite(runner, sock).start()
+            site = SockSite(runner, sock) if PATIENT_RUNNER else SockSite(runner, sock, shutdown_timeout=GOODBYE)
+            await site.start()
             self._listening.append(sock)
         return runner
 

@@ -1,0 +1,50 @@
+"""What the packages hold that no file of the tree is: made from the code that it describes.
+
+python3 -m tools.package_data FOLDER
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from exo_rkllm import __version__
+from exo_rkllm.config import document
+from tools import completion, manual
+
+# What pip shows, so that a plugin that is installed with it finds what it needs here.
+METADATA = f"""\
+Metadata-Version: 2.1
+Name: exo-rkllm
+Version: {__version__}
+Summary: Local language models on Rockchip NPUs: a daemon, an OpenAI and Ollama API, and an exo node
+License: Apache-2.0
+Requires-Python: >=3.10
+"""
+
+
+def files(epoch: int) -> dict[str, str]:
+    info = f"exo_rkllm-{__version__}.dist-info"
+    return {
+        f"{info}/METADATA": METADATA,
+        f"{info}/INSTALLER": "debian\n",
+        "config.toml": document.default_file(),
+        "exo-rkllm.1": manual.program(epoch),
+        "exo-rkllm.toml.5": manual.settings(epoch),
+        "exo-rkllm-simulator.1": manual.simulator(epoch),
+        "bash/exo-rkllm": completion.bash(),
+        "zsh/_exo-rkllm": completion.zsh(),
+        "fish/exo-rkllm.fish": completion.fish(),
+    }
+
+
+def main(folder: Path) -> None:
+    for name, text in files(int(os.environ["SOURCE_DATE_EPOCH"])).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
