@@ -272,7 +272,6 @@ class Runner:
                 stdout=box,
                 stderr=box,
                 pass_fds=(theirs.fileno(), box),
-                start_new_session=True,
             )
         except OSError as error:
             self._sock.close()
