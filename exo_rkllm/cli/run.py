@@ -24,7 +24,7 @@ from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli.extras import plugged
 from exo_rkllm.config import load
-from exo_rkllm.errors import NotSupported, UsageError
+from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 
 SAMPLING = ("temperature", "top_k", "top_p", "repeat_penalty", "frequency_penalty", "presence_penalty")
 BYE = frozenset({"/bye", "/exit", "/quit"})
@@ -123,7 +123,9 @@ class Chat:
         loading = asyncio.ensure_future(self._engine.initialize())
         began = time.monotonic()
         try:
-            while not (await asyncio.wait({loading}, timeout=1.0))[0]:
+            # Somebody looks on, or nobody needs to be told: a log full of seconds says nothing.
+            shown = sys.stderr.isatty()
+            while not (await asyncio.wait({loading}, timeout=1.0 if shown else None))[0]:
                 waited = f"\rloading {self._engine.model.id}: {time.monotonic() - began:.0f} s"
                 print(waited, end="", file=sys.stderr, flush=True)
         except asyncio.CancelledError:
@@ -132,7 +134,7 @@ class Chat:
             raise
         finally:
             self._load_seconds = time.monotonic() - began
-            if self._load_seconds > 1:
+            if self._load_seconds > 1 and shown:
                 print(file=sys.stderr)
         await loading
 
@@ -157,14 +159,19 @@ class Chat:
         """Prints while it listens; leaving early closes the generator, which ends the run."""
         pieces: list[str] = []
         dialogue = Dialogue.begin(self._engine.model, self._engine.capabilities, request)
-        async with aclosing(self._engine.generate(dialogue.request)) as events:
-            async for event in events:
-                if isinstance(event, Piece) and not dialogue.stopped:
-                    self._take(dialogue.feed(event), pieces)
-                    if dialogue.stopped:
-                        await self._engine.abort(request.id)
-                elif isinstance(event, Finish):
-                    self._take(dialogue.end(event), pieces)
+        try:
+            async with aclosing(self._engine.generate(dialogue.request)) as events:
+                async for event in events:
+                    if isinstance(event, Piece) and not dialogue.stopped:
+                        self._take(dialogue.feed(event), pieces)
+                        if dialogue.stopped:
+                            await self._engine.abort(request.id)
+                    elif isinstance(event, Finish):
+                        self._take(dialogue.end(event), pieces)
+        except ExoRkllmError:
+            if pieces and not self._args.json:
+                print(flush=True)  # the reason has a line of its own
+            raise
         return "".join(pieces)
 
     def _take(self, events: Sequence[Event], answer: list[str]) -> None:
