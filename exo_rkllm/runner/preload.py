@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -35,10 +36,19 @@ class Preload:
         """For the child; None where there is nothing to do."""
         if self == Preload():
             return None
-        return {"first": self.first, "libraries": self.libraries, "init": self.init, "modules": self.modules}
+        path = [str(Path(entry or ".").absolute()) for entry in sys.path] if self.modules else []
+        return {
+            "first": self.first,
+            "libraries": self.libraries,
+            "init": self.init,
+            "modules": self.modules,
+            "path": path,
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Preload:
+        # The child was given no more than this package's own folder.
+        sys.path += [entry for entry in value["path"] if entry not in sys.path]
         return cls(tuple(value["first"]), tuple(value["libraries"]), value["init"], tuple(value["modules"]))
 
     def run(self) -> None:
