@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -234,22 +233,34 @@ def test_modules_and_files_of_the_configuration_are_plugins_too(here: Shelf, tmp
 # ── every process ────────────────────────────────────────────────────────────────────────────────
 
 
-def names_of(queue: multiprocessing.Queue[Sequence[str]]) -> None:
-    """What a spawned process does before it works."""
+SPAWNS = """\
+import multiprocessing
+from exo_rkllm import plugins
+
+def work(queue):
     plugins.load(("*",))
     queue.put(plugins.registered_model_types())
 
-
-@pytest.mark.seed("4.5", "loaded in every process before work")
-def test_a_spawned_process_loads_them_again(here: Shelf) -> None:
-    here.add("zorg", {"exo_rkllm.plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
+if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=names_of, args=(queue,))
+    process = context.Process(target=work, args=(queue,))
     process.start()
-    assert queue.get(timeout=60) == ("zorg",)
+    print(queue.get(timeout=60), plugins.registered_model_types())
     process.join(60)
-    assert plugins.registered_model_types() == (), "what one process registers is its own"
+"""
+
+
+@pytest.mark.seed("4.5", "loaded in every process before work")
+def test_a_spawned_process_loads_them_again(shelf: Shelf, tmp_path: Path) -> None:
+    """From a program of its own: multiprocessing leaves a process behind that goes with its program only."""
+    shelf.add("zorg", {"exo_rkllm.plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
+    (tmp_path / "spawns.py").write_text(SPAWNS)
+    environment = {"HOME": str(tmp_path), "PYTHONPATH": f"{REPOSITORY}:{shelf.folder}"}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "spawns.py")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "('zorg',) ()\n", done.stderr
 
 
 @pytest.mark.seed("4.5", "loaded in every process before work")
