@@ -29,6 +29,7 @@ FIRST = (
     "tests/runtime/test_calls.py",
     "tests/catalogue/test_pull.py",
     "tests/runner/test_faults.py",
+    "tests/packaging/test_package.py",
 )
 
 
