@@ -34,11 +34,13 @@ LINES = "application/jsonl"
 QUESTION: Mapping[str, type] = {
     "model": str,
     "prompt": str,
+    "tokens": list,
     "messages": list,
     "sampling": dict,
     "max_tokens": int,
     "thinking": bool,
     "keep_alive": float,
+    "client": str,
 }
 Plain: TypeAlias = Mapping[str, Any]
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -117,14 +119,17 @@ class Control:
     async def ask(self, request: web.Request) -> web.StreamResponse:
         """A question without any API's dialect: for `exo-rkllm run`, which then needs no model of its own in memory."""
         asked = await _body(request, **QUESTION)
-        return await _stream(request, self._answer(_question(asked), asked.get("keep_alive")))
+        return await _stream(request, self._answer(_question(asked), asked.get("keep_alive"), asked.get("client", "")))
 
-    async def _answer(self, question: GenerationRequest, keep_alive: float | None) -> AsyncGenerator[Plain, None]:
-        answer = self._on.dispatcher.generate(question, client="local", keep_alive=keep_alive)
+    async def _answer(
+        self, question: GenerationRequest, keep_alive: float | None, client: str
+    ) -> AsyncGenerator[Plain, None]:
+        """The queue is fair to whom the asker speaks for: a host in front of many names each of them."""
+        answer = self._on.dispatcher.generate(question, client=f"local {client}".strip(), keep_alive=keep_alive)
         async with aclosing(answer):
             async for event in answer:
                 if isinstance(event, Piece):
-                    yield {"kind": event.kind, "text": event.text}
+                    yield {"kind": event.kind, "text": event.text, "token": event.token}
                 elif not isinstance(event, Array):
                     yield {type(event).__name__.lower(): asdict(event)}
 
@@ -194,12 +199,19 @@ def _question(asked: Mapping[str, Any]) -> GenerationRequest:
             model=_model(asked),
             messages=tuple(Message(**message) for message in asked.get("messages", ())),
             prompt=asked.get("prompt"),
+            tokens=_ids(asked["tokens"]) if "tokens" in asked else None,
             sampling=Sampling(**asked.get("sampling", {})),
             max_tokens=asked.get("max_tokens"),
             thinking=asked.get("thinking"),
         )
     except TypeError as error:
         raise UsageError(f"The question cannot be read: {error}.") from None
+
+
+def _ids(given: list[Any]) -> tuple[int, ...]:
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in given):
+        raise UsageError("The field 'tokens' must hold token ids.")
+    return tuple(given)
 
 
 def _model(asked: Mapping[str, Any]) -> str:

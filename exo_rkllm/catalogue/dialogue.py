@@ -137,8 +137,10 @@ class Dialogue:
             return (piece,)
         if piece.kind != "answer":
             return (*self._flush(), piece)  # an engine that chats has read it already
-        if self.stopped or not piece.text:
+        if self.stopped:
             return ()
+        if not piece.text and not self._held:
+            return (piece,)  # a part of a character, whose id counts for hosts that work on ids
         self._held.append(piece)
         self._buffer += piece.text
         out: list[Piece] = []
@@ -301,6 +303,8 @@ class Dialogue:
                 break
             cut.append(self._held.pop(0))
             size -= len(piece.text)
+        while self._held and not self._held[0].text:
+            cut.append(self._held.pop(0))
         return cut
 
 

@@ -13,11 +13,15 @@ from exo_rkllm.errors import ExoRkllmError, UsageError
 
 
 class Verb(NamedTuple):
-    """`module` has `arguments(parser)`, which declares the flags, and `main(args)`, which returns the exit code."""
+    """`module` has `arguments(parser)`, which declares the flags, and `main(args)`, which returns the exit code.
+
+    A verb that `passes_on` hands another program's flags to it as they are.
+    """
 
     name: str
     module: str
     summary: str
+    passes_on: bool = False
 
 
 VERBS: tuple[Verb, ...] = (
@@ -40,6 +44,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("board", "exo_rkllm.cli.board", "say what this machine and its NPU are"),
     Verb("doctor", "exo_rkllm.cli.doctor", "check everything a model needs, and name the repair"),
     Verb("top", "exo_rkllm.cli.top", "watch the NPU, the models and the requests"),
+    Verb("exo-classic", "exo_rkllm.cli.exo_classic", "start classic exo with the NPU's engine in it", passes_on=True),
     Verb("selftest", "exo_rkllm.cli.selftest", "measure what only a board can show, into a report"),
 )
 
@@ -77,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = parser()
     chosen = top.parse_args(argv)
     verb = next(verb for verb in VERBS if verb.name == chosen.verb)
-    args = verb_parser(verb).parse_args(chosen.rest)
+    rest = ["--", *chosen.rest] if verb.passes_on and chosen.rest[:1] not in (["-h"], ["--help"]) else chosen.rest
+    args = verb_parser(verb).parse_args(rest)
     try:
         return int(importlib.import_module(verb.module).main(args))
     except ExoRkllmError as error:

@@ -271,6 +271,37 @@ class Plugins:
 
 
 @dataclass(frozen=True, slots=True)
+class Classic:
+    """The engine inside classic exo (`exo-rkllm exo-classic`, or exo's own `--inference-engine rkllm`)."""
+
+    daemon: bool = field(
+        default=True,
+        metadata=about("Ask the daemon that runs on this board, so that there is one queue for its NPU.", False),
+    )
+    ring: str = field(
+        default="refuse",
+        metadata=about(
+            "What a node does that exo gave only some of a model's layers: `refuse` says why, `first` lets the node "
+            "with the first layer answer alone while the others hand its tokens on.",
+            "first",
+            check=one_of("refuse", "first"),
+        ),
+    )
+    idle: Seconds = field(
+        default=60.0,
+        metadata=about("An answer that exo asks no more of for so long is ended: exo does not say that it left.", 20),
+    )
+    keep_engine: bool = field(
+        default=True,
+        metadata=about("Keep exo from replacing this engine by another one when a second node appears.", False),
+    )
+    shard_downloads: bool = field(
+        default=True,
+        metadata=about("Answer for our own models where exo would look for them on the internet.", False),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
     """What is written down."""
 
@@ -295,13 +326,14 @@ class Config:
     metrics: Metrics = field(default_factory=Metrics)
     control: Control = field(default_factory=Control)
     plugins: Plugins = field(default_factory=Plugins)
+    classic: Classic = field(default_factory=Classic)
     log: Log = field(default_factory=Log)
     files: tuple[str, ...] = ()
 
 
 SECTIONS: Mapping[str, type] = {
     kind.__name__.lower(): kind
-    for kind in (Api, Models, Dispatch, Runtime, Board, Cluster, Metrics, Control, Plugins, Log)
+    for kind in (Api, Models, Dispatch, Runtime, Board, Cluster, Metrics, Control, Plugins, Classic, Log)
 }
 
 

@@ -148,7 +148,7 @@ def test_a_misspelt_variable_is_a_mistake_too(file: Path) -> None:
 
 def test_nothing_near_lists_what_there_is(file: Path) -> None:
     _, hint = complaint(file, "[zzz]")
-    assert hint.startswith("There are: api, board, cluster")
+    assert hint.startswith("There are: api, board, classic")
 
 
 def test_a_file_that_was_named_must_be_there_and_be_text(file: Path) -> None:
