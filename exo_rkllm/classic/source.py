@@ -40,6 +40,10 @@ class Own:
     def answer(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         return self._dispatcher.generate(request, client=request.id)
 
+    async def load(self, model: str) -> None:
+        """For a host that has a step of its own for it."""
+        await self._dispatcher.load(model)
+
     async def close(self) -> None:
         await self._dispatcher.drain(DRAIN)
 
