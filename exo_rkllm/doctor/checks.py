@@ -14,6 +14,7 @@ from exo_rkllm.board.counters import Clock
 from exo_rkllm.board.detect import UPGRADE, DeviceNode, Npu
 from exo_rkllm.board.performance import ENABLE, SOCKET
 from exo_rkllm.board.states import UNMASK
+from exo_rkllm.classic.host import NONE, UNRELATED
 from exo_rkllm.doctor.identity import SERVICE_USER, group_name
 from exo_rkllm.doctor.report import Finding, Line, Report, bad, good, poor, unseen, worst
 from exo_rkllm.doctor.scene import ModelSeen, Scene
@@ -357,6 +358,16 @@ def plugins(scene: Scene) -> Finding:
     return good(", ".join(f"{row.name} is {row.state}" for row in scene.plugins))
 
 
+def exo(scene: Scene) -> Finding:
+    """Which of the programs of that name this Python has; the daemon needs none of them."""
+    kind = scene.exo
+    if kind.name == NONE:
+        return unseen(kind.says)
+    if kind.name == UNRELATED:
+        return poor(f"This Python has {kind.says}.", kind.start)
+    return good(f"{kind.says}: {kind.start}")
+
+
 def service(scene: Scene) -> Finding:
     if scene.service.error is not None:
         return poor(scene.service.error.sentence, scene.service.error.hint)
@@ -403,6 +414,7 @@ CHECKS: tuple[Check, ...] = (
     Check("runtime and driver", pairing, ("runtime", "driver version")),
     Check("models", models, ("configuration",)),
     Check("plugins", plugins),
+    Check("exo", exo),
     Check("service", service, ("configuration",)),
     Check("cluster", cluster, ("service",)),
 )

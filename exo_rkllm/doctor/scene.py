@@ -14,6 +14,7 @@ from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.sources import find
 from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.classic.host import Kind, kind_here
 from exo_rkllm.config import Config, load
 from exo_rkllm.doctor.identity import Identity
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound
@@ -75,6 +76,7 @@ class Scene:
     kernel_log: Mapping[str, int] | str  # errors by kind, or why it cannot be read
     service: Service
     plugins: tuple[Plugin, ...]
+    exo: Kind
 
     @property
     def runtime(self) -> str:
@@ -114,6 +116,7 @@ def look(
         kernel_log=_kernel_log(base),
         service=service,
         plugins=_plugins(environment, service),
+        exo=kind_here(),
     )
 
 

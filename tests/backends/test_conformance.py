@@ -54,6 +54,7 @@ async def answer(engine: Engine, request: GenerationRequest) -> tuple[str, Finis
     return "".join(event.text for event in events if isinstance(event, Piece)), events[-1]
 
 
+@pytest.mark.seed("4.3", "Engine.initialize, generate, warmup")
 async def test_it_answers_with_pieces_and_one_finish(engine: Engine) -> None:
     text, finish = await answer(engine, ask())
     assert text == QUESTION
@@ -127,6 +128,7 @@ async def test_a_prompt_beyond_the_context_is_refused_and_the_next_one_works(
         await engine.close()
 
 
+@pytest.mark.seed("4.3", "challenge: formats / APIs / parallelism / performance")
 async def test_context_is_told(engine: Engine) -> None:
     assert engine.capabilities.context == 4096
 

@@ -27,6 +27,7 @@ def engine_of(make_engine: Callable[[], RKLLMInferenceEngine]) -> RKLLMInference
     return make_engine()
 
 
+@pytest.mark.seed("4.2", "reference layout with http client, metrics, README")
 async def test_the_daemon_answers_and_hears_when_the_host_leaves(
     asked: House, make_engine: Callable[[], RKLLMInferenceEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,7 @@ async def test_a_library_that_dies_amid_an_answer_ends_it_and_the_next_one_works
     assert (await ask([engine], [whole(model)], "x", "r2")).tokens
 
 
+@pytest.mark.seed("4.2", "2 async")
 async def test_the_loop_is_never_held(add: Add, make_engine: Make) -> None:
     """One blocking call would stall exo's API, its health checks and its discovery alike."""
     model, engine, late = (
@@ -183,6 +184,7 @@ async def test_another_engines_activations_end_the_answer_and_say_so(
 
 
 @pytest.mark.seed("4.2", "__init__(self, shard_downloader)")
+@pytest.mark.seed("4.2", "best practice 1 lazy loading")
 def test_it_is_made_before_any_loop_and_asks_nobody(add: Add) -> None:
     downloader = Downloader()
     add("parrot")

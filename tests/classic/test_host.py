@@ -16,6 +16,7 @@ from exo_rkllm.classic import guard, host, launcher
 from exo_rkllm.engine import RKLLMInferenceEngine
 from exo_rkllm.errors import NotSupported
 from tests.classic.conftest import Downloader
+from tests.classic.node import whole
 
 REPOSITORY = Path(__file__).parent.parent.parent
 GROUPS = {
@@ -84,6 +85,8 @@ def load_inference_engine(name, shard_downloader):
 
 
 @pytest.mark.seed("4.2", "test snippet")
+@pytest.mark.seed("4.1", "tests test_builtin_engines_available, test_plugin_discovery")
+@pytest.mark.seed("4.2", "check load_inference_engine errors; constructor signature")
 def test_the_documents_own_test_passes(tmp_path: Path) -> None:
     (tmp_path / "exo/inference").mkdir(parents=True)
     for package in ("exo", "exo/inference"):
@@ -169,13 +172,15 @@ PLAIN_HOST = {
         "    name = sys.argv[sys.argv.index('--inference-engine') + 1]\n"
         "    print(type(get_inference_engine(name, object())).__mro__[1].__module__)\n"
         "    print(sorted(models.model_cards), sorted(models.pretty_name.values()))\n"
-        "    print(sys.argv[1:])\n"
+        "    print(get_inference_engine('dummy', object()), sys.argv[1:])\n"
     ),
 }
 
 
 @pytest.mark.seed("4.1", "pip install exo exo-rkllm; exo --inference-engine rkllm")
 @pytest.mark.seed("4.2", "MY_PRETTY_NAMES")
+@pytest.mark.seed("4.1", "backward compatibility")
+@pytest.mark.seed("4.2", "install and use")
 def test_exo_as_it_was_released_gets_the_engine_the_cards_and_their_names(
     add: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -194,5 +199,40 @@ def test_exo_as_it_was_released_gets_the_engine_the_cards_and_their_names(
     assert done.stdout.splitlines() == [
         "exo.inference.inference_engine",
         "['llama', 'parrot-rkllm'] ['Llama', 'parrot (NPU)']",
-        "['--disable-tui', '--inference-engine', 'rkllm-npu', '--default-model', 'parrot-rkllm']",
+        "dummy ['--disable-tui', '--inference-engine', 'rkllm-npu', '--default-model', 'parrot-rkllm']",
     ]
+
+
+@pytest.mark.seed("4.1", "list_available_engines() / --list-engines / choices=")
+@pytest.mark.seed("4.2", "trouble 2: print entry points")
+def test_a_host_that_lists_entry_points_lists_both_names() -> None:
+    names = {entry.name for entry in importlib.metadata.entry_points(group="exo.inference_engines")}
+    assert {"rkllm", "rkllm-npu"} <= names
+
+
+@pytest.mark.seed("4.1", "questions: TUI selector, lazy import, single group")
+async def test_the_hosts_view_finds_a_tokenizer_where_it_finds_a_shard(
+    add: Callable[..., str], make_engine: Callable[[], RKLLMInferenceEngine]
+) -> None:
+    engine, seen = make_engine(), []
+    kind = type(engine)
+
+    class Watched(kind):  # type: ignore[misc, valid-type]
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "shard" and value is not None:
+                seen.append(self.tokenizer is not None)
+            super().__setattr__(name, value)
+
+    engine.__class__ = Watched
+    await engine.ensure_shard(whole(add("parrot")))
+    assert seen == [True]
+
+
+@pytest.mark.seed("4.2", "import errors: check dependencies, path, direct import")
+def test_doctor_says_which_exo_this_python_has(tmp_path: Path) -> None:
+    (tmp_path / "exo").mkdir()
+    (tmp_path / "exo/__init__.py").write_text("")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from exo_rkllm.cli import main; main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "warn  exo" in done.stdout
+    assert "another project" in done.stdout

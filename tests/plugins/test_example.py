@@ -121,3 +121,24 @@ def test_without_leave_nothing_of_it_is_used(house: House, tmp_path: Path) -> No
     imported = house.command("import", str(parrot(tmp_path / "polly-1b")), "--offline", EXO_RKLLM_PLUGINS="")
     assert imported.returncode == 1
     assert "no .rkllm file" in imported.stderr
+
+
+@pytest.mark.seed("4.1", "third-party engine as a separate pip package, no fork")
+@pytest.mark.seed("4.2", "trouble 1: pip list | grep exo-myengine")
+def test_exos_entry_points_load_from_the_installed_wheel_without_exo(installed: Path) -> None:
+    code = (
+        "import importlib.metadata as m\n"
+        "for group in ('exo.inference_engines', 'exo.models', 'exo.device_detectors'):\n"
+        "    for entry in m.distribution('exo-rkllm').entry_points.select(group=group):\n"
+        "        print(entry.name, getattr(entry.load(), '__name__', type(entry.load()).__name__))\n"
+    )
+    done = subprocess.run([installed / "bin/python", "-c", code], cwd=installed, capture_output=True, text=True)
+    assert done.stdout.split("\n")[:4] == [
+        "rkllm RKLLMInferenceEngine",
+        "rkllm-npu RKLLMInferenceEngine",
+        "rkllm dict",
+        "rockchip detect_rockchip_npu",
+    ], done.stderr
+    told = subprocess.run([installed / "bin/exo-rkllm", "exo-classic"], cwd=installed, capture_output=True, text=True)
+    assert told.returncode == 1
+    assert "There is no classic exo to start: no exo is installed in this Python." in told.stderr
