@@ -15,6 +15,8 @@ Make: TypeAlias = Callable[[Model, Host], Engine]
 # Ours, by reference as an entry point has it: each is imported with the first model that wants it.
 BUILT_IN: Mapping[str, str] = {
     "rkllm": "exo_rkllm.backends.rkllm:KIND",
+    "llamacpp": "exo_rkllm.backends.llamacpp:KIND",
+    "openai": "exo_rkllm.backends.openai:KIND",
     "dummy": "exo_rkllm.backends.dummy:KIND",
 }
 
