@@ -19,8 +19,9 @@ mount -t tmpfs tmpfs /run
 mkdir /run/upper /run/work /run/root
 mount -t overlay -o "lowerdir=$tools:$root,upperdir=/run/upper,workdir=/run/work" overlay /run/root
 mkdir -p /run/root/work && mount --bind "$work" /run/root/work
+# Type information for BPF would take the whole kernel and a program more.
 exec chroot /run/root make -s -C "/usr/src/linux-headers-$kernel" M=/work \\
-  CROSS_COMPILE=aarch64-linux-gnu- CC="aarch64-linux-gnu-$compiler" LD=aarch64-linux-gnu-ld modules
+  CROSS_COMPILE=aarch64-linux-gnu- CC="aarch64-linux-gnu-$compiler" LD=aarch64-linux-gnu-ld CONFIG_DEBUG_INFO_BTF_MODULES= modules
 """
 
 
