@@ -1,5 +1,5 @@
 # Everything a developer types. `make run` and `make test` work from a bare clone.
-.PHONY: help run test lint bench fuzz setup simulator deb apt-repo clean
+.PHONY: help run test lint bench fuzz setup simulator deb apt-repo release-check clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
@@ -40,6 +40,10 @@ deb: ## dist/*.deb for amd64 and arm64 (ARCH=arm64 for one)
 apt-repo: ## dist/apt, a signed repository of dist/*.deb (KEY=... or a throwaway key)
 	@tools/setup package
 	@packaging/apt-repo
+
+release-check: ## what must hold before a version is published (DRY=1: before its day is in the changelog)
+	@tools/setup test
+	@packaging/release-check
 
 clean: ## away with everything that was built
 	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,11 +1,11 @@
 """`exo-rkllm-simulator`: boards, models and libraries of an installed simulator, and the switch that selects them.
 
-    exo-rkllm-simulator boards                   the profiles there are
-    exo-rkllm-simulator board NAME DIRECTORY     write one board's files
-    exo-rkllm-simulator model FILE [--reply ..]  write a model file
-    exo-rkllm-simulator libraries                the stand-in libraries, one a generation
-    exo-rkllm-simulator use [--board NAME] [--runtime VERSION]
-    exo-rkllm-simulator off                      undo it
+exo-rkllm-simulator boards                   the profiles there are
+exo-rkllm-simulator board NAME DIRECTORY     write one board's files
+exo-rkllm-simulator model FILE [--reply ..]  write a model file
+exo-rkllm-simulator libraries                the stand-in libraries, one a generation
+exo-rkllm-simulator use [--board NAME] [--runtime VERSION]
+exo-rkllm-simulator off                      undo it
 """
 
 from __future__ import annotations

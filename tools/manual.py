@@ -16,7 +16,10 @@ exo-rkllm serves .rkllm models on the NPU of Rockchip boards through the OpenAI,
 the NPU does to Prometheus, and joins an exo cluster where there is one. The daemon is exo-rkllm.service; every other
 verb speaks to it through its control socket, or works on files."""
 FILES = (
-    ("/etc/exo-rkllm/config.toml", "The configuration, see exo-rkllm.toml(5). conf.d/*.toml beside it is read after it."),
+    (
+        "/etc/exo-rkllm/config.toml",
+        "The configuration, see exo-rkllm.toml(5). conf.d/*.toml beside it is read after it.",
+    ),
     ("/etc/exo-rkllm/api-keys", "API keys, one a line, handed to the service by systemd."),
     ("/etc/default/exo-rkllm", "Variables of the service, as HTTPS_PROXY, HF_ENDPOINT or HF_TOKEN."),
     ("/var/lib/exo-rkllm/models", "The service's models, one folder each."),
@@ -32,8 +35,8 @@ EXIT = (
 )
 PREFACE = """\
 A TOML file. Every key is optional. The service reads /etc/exo-rkllm/config.toml, then /etc/exo-rkllm/conf.d/*.toml in
-the order of their names, then the variables EXO_RKLLM_<SECTION>_<KEY>. A key that does not exist or has the wrong type
-is an error: exo-rkllm config check. systemctl reload exo-rkllm takes changes over, and says which wait for a restart."""
+the order of their names, then the variables EXO_RKLLM_<SECTION>_<KEY>. A key that does not exist or has a wrong type is
+an error: exo-rkllm config check. systemctl reload exo-rkllm takes changes over, and says which wait for a restart."""
 
 
 def escaped(text: str) -> str:
@@ -101,7 +104,7 @@ def settings(epoch: int) -> str:
     """exo-rkllm.toml(5)."""
     parts = [
         head("exo-rkllm.toml", 5, epoch),
-        f".SH NAME\nexo\\-rkllm.toml \\- configuration of exo\\-rkllm, /etc/exo\\-rkllm/config.toml",
+        ".SH NAME\nexo\\-rkllm.toml \\- configuration of exo\\-rkllm, /etc/exo\\-rkllm/config.toml",
         f".SH DESCRIPTION\n{filled(PREFACE)}",
         ".SH SETTINGS",
     ]
@@ -118,8 +121,14 @@ def settings(epoch: int) -> str:
 
 SIMULATOR = (
     ("boards", "Name the board profiles."),
-    ("board NAME DIRECTORY", "Write one board's device tree, drivers and counters below a folder; --live lets its NPU work."),
-    ("model FILE [--reply TEXT ...]", "Write a model file that the stand-in library loads; --help names every property."),
+    (
+        "board NAME DIRECTORY",
+        "Write one board's device tree, drivers and counters below a folder; --live lets its NPU work.",
+    ),
+    (
+        "model FILE [--reply TEXT ...]",
+        "Write a model file that the stand-in library loads; --help names every property.",
+    ),
     ("libraries", "Name the stand-in libraries, one for every supported generation and two that are to be refused."),
     ("use [--board NAME] [--runtime VERSION]", "Let the service work on a simulated board from its next start on."),
     ("off", "Undo that."),
@@ -134,8 +143,8 @@ def simulator(epoch: int) -> str:
         ".SH SYNOPSIS\n.B exo\\-rkllm\\-simulator\n.I VERB\n.RI [ OPTIONS ]",
         ".SH DESCRIPTION\n"
         + filled(
-            "Boards, models and a stand-in for Rockchip's librkllmrt.so, with which exo-rkllm runs on any machine. There "
-            "is no NPU and no intelligence in it, and its first log line says so. Nothing that looks for the vendor's "
+            "Boards, models and a stand-in for Rockchip's librkllmrt.so, with which exo-rkllm runs on any machine. "
+            "There is no NPU and no intelligence in it, and its first log line says so. Nothing that looks for the vendor's "
             "library finds it: only a configuration that names it, which is what the verb use writes."
         ),
         ".SH VERBS\n" + "\n".join(map(entry, *zip(*SIMULATOR, strict=True))),

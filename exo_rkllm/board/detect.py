@@ -17,8 +17,11 @@ from exo_rkllm.errors import BoardError
 Build: TypeAlias = Literal["drm_gem", "dma_heap", "rocket"]
 # Read under /sys, which a test or a container can fake; /proc/device-tree is a link to it (npu-platform 1.1).
 DEVICE_TREE = "sys/firmware/devicetree/base"
-# Where the driver's own files can be: open to all (some kernels), bound into the service's sandbox, root's debugfs.
-DRIVER_FOLDERS = ("proc/rknpu", "run/exo-rkllm/rknpu", "sys/kernel/debug/rknpu")
+DEBUGFS = "sys/kernel/debug/rknpu"
+BOUND = "run/exo-rkllm/rknpu"
+# Where the driver's own files can be: open to all (some kernels), the package's mount that follows the driver, bound
+# into the service's sandbox when it started, root's debugfs.
+DRIVER_FOLDERS = ("proc/rknpu", "run/rkllm/npu", BOUND, DEBUGFS)
 BUS = "sys/bus/platform"
 NPU_NODE = re.compile(r"rockchip,(?:[a-z0-9]+-)?(?:rknpu|rknn-core)")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exo_rkllm.board import files
-from exo_rkllm.board.detect import BUS, DRIVER_FOLDERS, Board, Npu, driver_folder
+from exo_rkllm.board.detect import BOUND, BUS, DEBUGFS, Board, Npu, driver_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,18 @@ def find(root: Path, board: Board) -> Sources:
     )
 
 
+def refound(sources: Sources, board: Board) -> Sources:
+    """Looked for again where it is missing: the mount that shows a driver's files comes after the driver, silently."""
+    if sources.folder is not None or board.npu is None or board.npu.driver != "RKNPU":
+        return sources
+    folder = driver_folder(sources.root)
+    return sources if folder is None else replace(sources, folder=folder, no_folder="")
+
+
 def _no_folder(root: Path, npu: Npu) -> str:
     if npu.driver != "RKNPU":
         return f"the driver {npu.driver} counts no load"
-    bound, debug = root / DRIVER_FOLDERS[1], root / DRIVER_FOLDERS[2]
+    bound, debug = root / BOUND, root / DEBUGFS
     if bound.is_dir():
         return "the service was started before the driver, so its view of the driver's counters is empty"
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.monitor import Change, EventSource
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sources import Sources, find, refound
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,12 @@ class Watch:
         self._source: EventSource | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.board = detect(root)
-        self.sources = find(root, self.board)
+        self._sources = find(root, self.board)
+
+    @property
+    def sources(self) -> Sources:
+        self._sources = refound(self._sources, self.board)
+        return self._sources
 
     def start(self, loop: asyncio.AbstractEventLoop, source: EventSource) -> None:
         self._loop, self._source = loop, source
@@ -36,7 +41,7 @@ class Watch:
     def look(self) -> Board:
         """Detect again now; also for whoever stumbles over a path that is gone."""
         before, self.board = self.board, detect(self._root)
-        self.sources = find(self._root, self.board)
+        self._sources = find(self._root, self.board)
         if self.board != before:
             log.info("%s", self.board.sentence)
             if self._on_change is not None:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import pytest
 
+from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import Board, detect, driver_folder
+from exo_rkllm.board.watch import Watch
 from simulator import boards
 
 USUAL = ("/dev/dri/card1", "/dev/dri/renderD129")
@@ -195,3 +197,14 @@ def test_this_machine_is_something() -> None:
     found = detect()
     assert found.sentence
     assert (found.obstacle() is None) == (found.state == "vendor_ready" and found.soc is not None and found.soc.rkllm)
+
+
+def test_a_mount_that_follows_the_driver_is_found_without_an_event(board: Callable[[str], Path]) -> None:
+    root = board("debugfs-bind-empty")
+    watch = Watch(root)
+    assert watch.sources.folder is None
+    folder = root / "run/rkllm/npu"
+    folder.mkdir(parents=True)
+    (folder / "load").write_text("NPU load:  Core0: 10%, Core1: 20%, Core2: 30%,\n")
+    assert watch.sources.folder == folder
+    assert read_load(watch.sources) == (0.1, 0.2, 0.3)

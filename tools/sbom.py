@@ -1,0 +1,99 @@
+"""What is in the packages and what they need, as CycloneDX 1.5: our own part, the carried wheels, Debian's packages.
+
+python3 -m tools.sbom > dist/exo-rkllm.cdx.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from exo_rkllm import __version__
+
+ROOT = Path(__file__).parent.parent
+OWN = f"pkg:deb/exo-rkllm@{__version__}"
+LICENSES = {"eclipse-zenoh": "EPL-2.0 OR Apache-2.0"}
+PINNED = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>\S+)(?P<rest>(?:.*\\\n)*.*)$", re.MULTILINE)
+DEPENDS = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]+)(?: \((?P<relation>[<>=]+) (?P<version>[^)]+)\))?")
+
+
+def carried(text: str) -> Iterator[dict[str, Any]]:
+    """vendored.txt: one component a wheel's project, with the hash of each architecture's file."""
+    for one in PINNED.finditer(text):
+        name, version = one["name"], one["version"]
+        digests = re.findall(r"sha256:([0-9a-f]{64})", one[0])
+        yield {
+            "type": "library",
+            "bom-ref": f"pkg:pypi/{name}@{version}",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:pypi/{name}@{version}",
+            "scope": "required",
+            "licenses": [{"expression": LICENSES[name]}],
+            "hashes": [{"alg": "SHA-256", "content": digest} for digest in digests],
+            "properties": [{"name": "exo-rkllm:how", "value": "carried in /usr/lib/exo-rkllm/vendor as published"}],
+        }
+
+
+def needed(control: str) -> Iterator[dict[str, Any]]:
+    """Depends of the package: the distribution's own, so with the lowest version that will do and no hash."""
+    field = re.search(r"^Package: exo-rkllm\n.*?^Depends:(.*?)^\S", control, re.MULTILINE | re.DOTALL)
+    if field is None:
+        raise ValueError("packaging/debian/control has no Depends for exo-rkllm.")
+    seen: set[str] = set()
+    for clause in field[1].replace("\n", " ").split(","):
+        for one in DEPENDS.finditer(re.sub(r"\$\{[^}]*\}", "", clause)):
+            if one["name"] in seen:
+                continue
+            seen.add(one["name"])
+            yield {
+                "type": "library",
+                "bom-ref": f"pkg:deb/debian/{one['name']}",
+                "name": one["name"],
+                "purl": f"pkg:deb/debian/{one['name']}",
+                "scope": "required",
+                "properties": [
+                    {"name": "exo-rkllm:how", "value": "a dependency, installed by apt"},
+                    {"name": "exo-rkllm:constraint", "value": clause.strip()},
+                ],
+            }
+
+
+def document(epoch: int) -> dict[str, Any]:
+    parts = [
+        *carried((ROOT / "packaging/vendored.txt").read_text()),
+        *needed((ROOT / "packaging/debian/control").read_text()),
+    ]
+    own = {
+        "type": "application",
+        "bom-ref": OWN,
+        "name": "exo-rkllm",
+        "version": __version__,
+        "purl": OWN,
+        "licenses": [{"license": {"id": "Apache-2.0"}}],
+    }
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        # The same content has the same number.
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(parts, sort_keys=True) + OWN)}",
+        "version": 1,
+        "metadata": {
+            "timestamp": datetime.fromtimestamp(epoch, timezone.utc).isoformat().replace("+00:00", "Z"),
+            "component": own,
+        },
+        "components": parts,
+        "dependencies": [{"ref": OWN, "dependsOn": [part["bom-ref"] for part in parts]}],
+    }
+
+
+if __name__ == "__main__":
+    json.dump(document(int(os.environ.get("SOURCE_DATE_EPOCH", "0"))), sys.stdout, indent=2)
+    print()
