@@ -19,6 +19,7 @@ from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Message, 
 from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.cli import place
 from exo_rkllm.config import load
 from exo_rkllm.errors import NotSupported, UsageError
 
@@ -66,7 +67,7 @@ class Chat:
         config = load(os.environ)
         library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
         sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
-        model = model_of(args.model, args.context, sampling, Path(config.models.directory))
+        model = model_of(args.model, args.context, sampling, place.configured())
         self._engine: Engine = RkllmEngine(model, host_of(Path(config.board.root), library, self._report))
         self._sampling = sampling
         self._messages: tuple[Message, ...] = ()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.system.substrate import host, owner
 from tests.system.substrate.container import Container
+from tests.system.substrate.machine import Machine
 from tests.system.substrate.releases import RELEASES, Release
 from tests.system.substrate.steps import Steps
 from tests.system.substrate.workshop import Workshop
@@ -109,3 +110,24 @@ def drop_in(request: pytest.FixtureRequest) -> Iterator[Callable[[Container, str
     yield set_
     for computer in changed:
         computer.run(f"rm -r {folder} && systemctl daemon-reload && systemctl restart exo-rkllm")
+
+
+@dataclass(frozen=True, slots=True)
+class Onboard:
+    """A virtual Orange Pi 5 Plus on which the package was just installed."""
+
+    machine: Machine
+    nodes_before: str  # `ls -l` of the device nodes when only Debian was there
+
+
+@pytest.fixture(scope="session")
+def onboard(workshop: Workshop, release: Release, steps: Steps) -> Iterator[Onboard]:
+    machine = workshop.machine(f"{release} board", workshop.hardware(release))
+    try:
+        nodes = machine.run("ls -l /dev/rknpu /dev/dri/card0 /dev/dri/renderD128")
+        owner.add_repository(machine)
+        with steps.step(f"{release} board: apt install"):
+            owner.apt(machine, "install exo-rkllm exo-rkllm-simulator")
+        yield Onboard(machine, nodes)
+    finally:
+        machine.discard()

@@ -85,7 +85,6 @@ def test_a_member_of_the_group_works_with_models(served: Served) -> None:
     assert "No model is loaded" in container.run("exo-rkllm ps", user="member")
     container.run("exo-rkllm load demo", user="member")
     assert "demo" in container.run("exo-rkllm models", user="member")
-    assert "simulated" in container.run("exo-rkllm run demo hello", user="member")
 
 
 def test_an_outsider_is_told_how_to_become_one_and_may_ask_questions(served: Served) -> None:
