@@ -105,7 +105,9 @@ def drop_in(request: pytest.FixtureRequest) -> Iterator[Callable[[Container, str
 
     def set_(computer: Container, line: str) -> None:
         changed.append(computer)
-        computer.run(f"mkdir -p {folder} && cat > {folder}/test.conf && systemctl daemon-reload", stdin=f"[Service]\n{line}\n")
+        computer.run(
+            f"mkdir -p {folder} && cat > {folder}/test.conf && systemctl daemon-reload", stdin=f"[Service]\n{line}\n"
+        )
 
     yield set_
     for computer in changed:

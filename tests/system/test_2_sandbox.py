@@ -52,5 +52,11 @@ def test_no_other_device_opens(report: Mapping[str, Any]) -> None:
 def test_outside_the_sandbox_the_same_attempts_succeed(served: Served) -> None:
     """As root and unfiltered: otherwise the container, not the unit, would be what refuses."""
     free = json.loads(served.container.run(probe_unit.FREE))
-    for attempt in ("make a mount namespace", "mount", "read passwords", "see other processes", "make a set-user-id program"):
+    for attempt in (
+        "make a mount namespace",
+        "mount",
+        "read passwords",
+        "see other processes",
+        "make a set-user-id program",
+    ):
         assert free["attempts"][attempt] == "done"

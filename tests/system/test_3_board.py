@@ -37,7 +37,11 @@ def test_the_driver_was_loaded_because_of_the_device_tree(onboard: Onboard) -> N
 def test_device_nodes_are_in_their_groups_at_once(onboard: Onboard) -> None:
     """They were there before the rules: the package has udev look at them again."""
     assert "crw------- 1 root root" in onboard.nodes_before
-    wanted = {"/dev/rknpu": "root:render 660", "/dev/dri/card0": "root:video 660", "/dev/dri/renderD128": "root:render 660"}
+    wanted = {
+        "/dev/rknpu": "root:render 660",
+        "/dev/dri/card0": "root:video 660",
+        "/dev/dri/renderD128": "root:render 660",
+    }
     for node, owned in wanted.items():
         assert onboard.machine.run(f"stat -c '%U:%G %a' {node}").strip() == owned, node
 
@@ -100,7 +104,9 @@ def test_the_sandbox_opens_the_npus_nodes_and_no_disk(onboard: Onboard) -> None:
     report = probe_unit.report(onboard.machine)
     opened = {path for path, end in report["devices"].items() if end == "done"}
     assert {"/dev/rknpu", "/dev/dri/card0", "/dev/dri/renderD128"} <= opened
-    assert not any(path.startswith(("/dev/vd", "/dev/mem", "/dev/kmsg", "/dev/hwrng", "/dev/watchdog")) for path in opened)
+    assert not any(
+        path.startswith(("/dev/vd", "/dev/mem", "/dev/kmsg", "/dev/hwrng", "/dev/watchdog")) for path in opened
+    )
     assert set(report["attempts"].values()).isdisjoint({"done"})
 
 
@@ -146,11 +152,15 @@ def test_a_model_beyond_memory_max_is_ended_and_the_daemon_stays(
     machine = onboard.machine
     drop_in(machine, "MemoryMax=200M\nMemorySwapMax=0")
     machine.run(f"systemctl restart {UNIT}", timeout=60)
-    machine.run("exo-rkllm-simulator model /tmp/huge.rkllm --malloc-bytes 400000000 && exo-rkllm import --move /tmp/huge.rkllm")
+    machine.run(
+        "exo-rkllm-simulator model /tmp/huge.rkllm --malloc-bytes 400000000 && exo-rkllm import --move /tmp/huge.rkllm"
+    )
     pid = machine.show(UNIT, "MainPID")
     said = machine.run(owner.chat(model="huge"), timeout=60)
     assert "error" in said and "memory" in said.lower()
-    assert "oom_kill 0\n" not in machine.run(f"cat /sys/fs/cgroup$(systemctl show -P ControlGroup {UNIT})/memory.events")
+    assert "oom_kill 0\n" not in machine.run(
+        f"cat /sys/fs/cgroup$(systemctl show -P ControlGroup {UNIT})/memory.events"
+    )
     assert machine.show(UNIT, "MainPID") == pid
     assert answers(machine)
 
@@ -162,6 +172,11 @@ def test_a_purge_leaves_nothing_behind(onboard: Onboard) -> None:
     machine = onboard.machine
     machine.run("echo exo-rkllm exo-rkllm/purge-models boolean true | debconf-set-selections")
     owner.apt(machine, "purge exo-rkllm exo-rkllm-simulator")
-    assert machine.run("find / -xdev -iname '*rkllm*' -not -path '/root/*' -not -path '/etc/apt/*' -not -path '/usr/local/*'") == ""
+    assert (
+        machine.run(
+            "find / -xdev -iname '*rkllm*' -not -path '/root/*' -not -path '/etc/apt/*' -not -path '/usr/local/*'"
+        )
+        == ""
+    )
     assert machine.ask("getent passwd exo-rkllm || getent group exo-rkllm").out == ""
     assert machine.run("systemctl --failed --quiet") == ""

@@ -13,7 +13,9 @@ from tests.system.substrate import host
 from tests.system.substrate.computer import Computer
 
 BOOT = 60
-# `read` as a shell's own command would swallow the file descriptor that the console is.
+# Dies with the tests, even with ones that are killed.
+PARENT_DIES = ("setpriv", "--pdeathsig", "KILL")
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 START = """
 root=$1 name=$2 tree=$3 share=$4
 # systemd 257 refuses the old cgroups; the new ones do without any controller. nspawn may not use the topmost group.
@@ -57,10 +59,8 @@ class Container(Computer):
         self._log = log
         self._cgroup = cgroups() / self.name
         with log.open("wb") as console:
-            # Dies with the tests, even with ones that are killed.
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]
-                + ["sh", "-euc", START, "sh", root, self.name, tree, share],
+                [*PARENT_DIES, *OWN_MOUNTS, "sh", "-euc", START, "sh", root, self.name, tree, share],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,

@@ -43,7 +43,9 @@ def root(arm64: Path, module: Path | None, key: Path, image: Path) -> Path:
 
 
 def folder(content: Path, image: Path) -> Path:
-    host.run("mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", content, image, "64M")
+    host.run(
+        "mke2fs", "-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-d", content, image, "64M"
+    )
     return image
 
 

@@ -1,4 +1,4 @@
-"""A first root of a megabyte and a half: busybox and the few modules that find the disk. Debian's takes minutes to make."""
+"""A first root of a megabyte: busybox and the few modules that find the disk. Making Debian's takes minutes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from tests.system.substrate import host
 
 MODULES = ("virtio_pci", "virtio_blk", "ext4")
-# mount(8) of busybox needs nothing but this.
 INIT = """#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc proc /proc

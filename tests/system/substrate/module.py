@@ -21,7 +21,8 @@ mount -t overlay -o "lowerdir=$tools:$root,upperdir=/run/upper,workdir=/run/work
 mkdir -p /run/root/work && mount --bind "$work" /run/root/work
 # Type information for BPF would take the whole kernel and a program more.
 exec chroot /run/root make -s -C "/usr/src/linux-headers-$kernel" M=/work \\
-  CROSS_COMPILE=aarch64-linux-gnu- CC="aarch64-linux-gnu-$compiler" LD=aarch64-linux-gnu-ld CONFIG_DEBUG_INFO_BTF_MODULES= modules
+  CROSS_COMPILE=aarch64-linux-gnu- CC="aarch64-linux-gnu-$compiler" LD=aarch64-linux-gnu-ld \\
+  CONFIG_DEBUG_INFO_BTF_MODULES= modules
 """
 
 
@@ -33,7 +34,7 @@ def build(release: Release, amd64: Path, kernel: str, work: Path) -> Path:
 
 
 def _tools(release: Release, amd64: Path, kernel: str, suites: Iterable[str]) -> Path:
-    inputs = (amd64.name, kernel, release.compiler, Path(__file__).read_text())
+    inputs = (amd64.name, kernel, release.compiler)
     return cache.kept(f"{release}-kernel-{kernel}", inputs, lambda to: _fetch(release, amd64, kernel, suites, to))
 
 

@@ -32,7 +32,8 @@ def apt(computer: Computer, words: str) -> str:
 
 def add_model(computer: Computer, name: str = MODEL, options: str = "") -> None:
     computer.run(
-        f"exo-rkllm-simulator model /tmp/{name}.rkllm {options} && exo-rkllm import --move /tmp/{name}.rkllm", timeout=60
+        f"exo-rkllm-simulator model /tmp/{name}.rkllm {options} && exo-rkllm import --move /tmp/{name}.rkllm",
+        timeout=60,
     )
 
 

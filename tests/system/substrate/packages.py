@@ -52,7 +52,9 @@ def _make_older(package: Path, to: Path, scratch: Path) -> None:
     control = work / "DEBIAN" / "control"
     version = next(line for line in control.read_text().splitlines() if line.startswith("Version: "))
     number = version.removeprefix("Version: ")
-    control.write_text(control.read_text().replace(version, f"Version: {OLDER}").replace(f"(= {number})", f"(= {OLDER})"))
+    control.write_text(
+        control.read_text().replace(version, f"Version: {OLDER}").replace(f"(= {number})", f"(= {OLDER})")
+    )
     # Only this and the next minute will see it.
     host.run("dpkg-deb", "-Zgzip", "-z1", "--root-owner-group", "-b", work, to)
     shutil.rmtree(work)

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import json
 import os
 import socket
 import sys
+from collections.abc import Callable, Iterator
 
 libc = ctypes.CDLL(None, use_errno=True)
 NEW_USER, NEW_NAMESPACE = 0x10000000, 0x00020000
@@ -22,19 +24,18 @@ AMBIENT, RAISE = 47, 2
 WANTED = (1, 7, 21)
 
 
-def call(name, *arguments):
+def call(name: str, *arguments: object) -> None:
     """A function of libc, whose failure is an exception here."""
     if getattr(libc, name)(*arguments) < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
 
-def ambient(capability):
+def ambient(capability: int) -> None:
     call("prctl", AMBIENT, RAISE, capability, 0, 0)
 
 
-def load_module(state):
-    """By both ways in: from memory and from a file."""
+def load_module(state: str) -> None:
     file = os.open(state + "/module.ko", os.O_CREAT | os.O_RDWR)
     try:
         call("syscall", SYSTEM_CALLS["finit_module"], file, b"", 0)
@@ -43,11 +44,11 @@ def load_module(state):
         os.unlink(state + "/module.ko")
 
 
-def make_device(state):
+def make_device(state: str) -> None:
     os.mknod(state + "/device", 0o020666, os.makedev(1, 1))
 
 
-def set_user_id(state):
+def set_user_id(state: str) -> None:
     path = state + "/program"
     try:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o755))
@@ -56,27 +57,28 @@ def set_user_id(state):
         os.unlink(path)
 
 
-def open_file(path, flags=os.O_RDONLY):
+def open_file(path: str, flags: int = os.O_RDONLY) -> None:
     os.close(os.open(path, flags))
 
 
-def create(folder):
+def create(folder: str) -> None:
     path = os.path.join(folder, ".exo-rkllm-probe")
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
     os.unlink(path)
 
 
-SYSTEM_CALLS = {"x86_64": {"init_module": 175, "finit_module": 313}, "aarch64": {"init_module": 105, "finit_module": 273}}[
-    os.uname().machine
-]
+SYSTEM_CALLS = {
+    "x86_64": {"init_module": 175, "finit_module": 313},
+    "aarch64": {"init_module": 105, "finit_module": 273},
+}[os.uname().machine]
 
 
-def attempts(state):
+def attempts(state: str) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "load a module from a file", lambda: load_module(state)
     yield "load a module from memory", lambda: call("syscall", SYSTEM_CALLS["init_module"], b"", 0, b"")
     yield "become root", lambda: os.setuid(0)
     for number in WANTED:
-        yield f"raise capability {number}", lambda number=number: ambient(number)
+        yield f"raise capability {number}", functools.partial(ambient, number)
     yield "make a user namespace", lambda: call("unshare", NEW_USER)
     yield "make a mount namespace", lambda: call("unshare", NEW_NAMESPACE)
     yield "mount", lambda: call("mount", b"none", b"/tmp", b"tmpfs", 0, None)
@@ -95,7 +97,7 @@ def attempts(state):
     yield "read root's debugfs", lambda: os.listdir("/sys/kernel/debug")
 
 
-def tried(action):
+def tried(action: Callable[[], object]) -> str:
     try:
         action()
     except OSError as error:
@@ -103,25 +105,25 @@ def tried(action):
     return "done"
 
 
-def device_nodes():
+def device_nodes() -> Iterator[tuple[str, str]]:
     """What can be opened of all that /dev holds."""
     for folder, _, names in os.walk("/dev"):
         for name in names:
             path = os.path.join(folder, name)
             if not path.startswith(("/dev/pts/", "/dev/fd/")) and not os.path.islink(path) and not os.path.isfile(path):
-                yield path, tried(lambda path=path: open_file(path, os.O_RDWR | os.O_NONBLOCK))
+                yield path, tried(functools.partial(open_file, path, os.O_RDWR | os.O_NONBLOCK))
 
 
-def writable():
+def writable() -> Iterator[str]:
     """Folders of all mounts in which a file can be made. /proc has folders of this very process, which are its own."""
     for folder, folders, _ in os.walk("/"):
         if folder == "/":
             folders.remove("proc")
-        if tried(lambda folder=folder: create(folder)) == "done":
+        if tried(functools.partial(create, folder)) == "done":
             yield folder
 
 
-def main(to):
+def main(to: str) -> None:
     state = os.environ["STATE_DIRECTORY"]
     report = {
         "attempts": {name: tried(action) for name, action in attempts(state)},

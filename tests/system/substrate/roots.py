@@ -16,6 +16,8 @@ from pathlib import Path
 from tests.system.substrate import apt, cache, host
 from tests.system.substrate.releases import PACKAGES, Release
 
+# Counts up when what this file makes of the same packages is something else.
+RECIPE = 1
 UNNEEDED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*")
 # Drivers of hardware that no virtual machine has: half of a kernel package.
 NO_DRIVERS = tuple(
@@ -39,17 +41,17 @@ HERE, THERE = "x86_64-linux-gnu", "aarch64-linux-gnu"
 
 
 def amd64(release: Release) -> Path:
-    return cache.kept(f"{release}-amd64", (PACKAGES, UNNEEDED, Path(__file__).read_text()), lambda to: _make(release, to))
+    return cache.kept(f"{release}-amd64", (PACKAGES, UNNEEDED, RECIPE), lambda to: _make(release, to))
 
 
 def arm64(release: Release, configured: Path) -> Path:
-    inputs = (configured.name, NO_DRIVERS, Path(__file__).read_text())
+    inputs = (configured.name, NO_DRIVERS, RECIPE)
     return cache.kept(f"{release}-arm64", inputs, lambda to: _exchange(release, configured, to))
 
 
 def arm64_configured(release: Release) -> Path:
     """The long way: arm64's own maintainer scripts under qemu-user, two to three minutes and more."""
-    inputs = (PACKAGES, NO_DRIVERS, Path(__file__).read_text())
+    inputs = (PACKAGES, NO_DRIVERS, RECIPE)
     return cache.kept(f"{release}-arm64-configured", inputs, lambda to: _make_foreign(release, to))
 
 
@@ -140,11 +142,9 @@ def _rewrite_records(root: Path, packages: list[Path], gone: set[str]) -> None:
         if name in gone:
             continue
         if name in described:
-            first, rest = described[name].split("\n", 1)
-            conffiles = re.search(r"^Conffiles:\n(?: .*(?:\n|\Z))+", paragraph, re.MULTILINE)
-            paragraph = "\n".join([first, "Status: install ok installed", rest])
-            paragraph += f"\n{conffiles[0].rstrip()}" if conffiles else ""
-        kept.append(paragraph)
+            kept.append(_installed_as(described[name], paragraph))
+        else:
+            kept.append(paragraph)
     (dpkg / "status").write_text("\n\n".join(kept) + "\n")
     for record in (dpkg / "info").iterdir():
         name, _, kind = record.name.partition(":amd64.")
@@ -155,6 +155,14 @@ def _rewrite_records(root: Path, packages: list[Path], gone: set[str]) -> None:
             record.write_text(record.read_text().replace(HERE, THERE))
         if kind:
             record.rename(record.with_name(f"{name}:arm64.{kind}"))
+
+
+def _installed_as(control: str, before: str) -> str:
+    """A package's own words, and the settings files that the record of its predecessor lists."""
+    first, rest = control.split("\n", 1)
+    conffiles = re.search(r"^Conffiles:\n(?: .*(?:\n|\Z))+", before, re.MULTILINE)
+    lines = [first, "Status: install ok installed", rest]
+    return "\n".join([*lines, conffiles[0].rstrip()] if conffiles else lines)
 
 
 def _repoint_alternatives(root: Path) -> None:
@@ -194,5 +202,3 @@ def without_foreign_programs(root: Path) -> list[str]:
                 if head[:4] == b"\x7fELF" and head[18:20] == b"\x3e\x00":
                     left.append(str(path.relative_to(root)))
     return left
-
-
