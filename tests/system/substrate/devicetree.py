@@ -40,6 +40,14 @@ class Board:
         row = BOARDS[self.name]
         return row.compatible if self.kernel == "vendor" else row.mainline
 
+    @property
+    def cores(self) -> int:
+        return SHAPES[BOARDS[self.name].soc].cores
+
+    @property
+    def device(self) -> str:
+        return f"{SHAPES[BOARDS[self.name].soc].address:x}.npu"
+
 
 PLUS = Board("orangepi-5-plus")
 TABLE: Mapping[str, Board] = {

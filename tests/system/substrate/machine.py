@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.system.substrate import devicetree, host
@@ -30,7 +30,9 @@ class Hardware:
     processors: int = 2
     megabytes: int = 1024
     parameters: str = "rknpu.misc=1"
-    network: tuple[str, ...] = ()  # further options of qemu
+    disk_format: str = "raw"
+    wire: int = 0  # a port for frames: boards with the same one are on one network
+    number: int = 0  # the board's place on it
 
 
 class Machine(Computer):
@@ -48,7 +50,7 @@ class Machine(Computer):
         self._port = 0
         # A socket's path has 108 bytes at most, and pytest's folders are long.
         self._sockets = tempfile.TemporaryDirectory(prefix="rkllm-")
-        backing = ["-b", str(hardware.disk), "-F", "raw", str(self._disk)]
+        backing = ["-b", str(hardware.disk), "-F", hardware.disk_format, str(self._disk)]
         host.run("qemu-img", "create", "-q", "-f", "qcow2", *backing)
 
     @property
@@ -58,7 +60,7 @@ class Machine(Computer):
 
     def start(self) -> Machine:
         hardware = self._hardware
-        self._port = _free_port()
+        self._port = free_port()
         with (self._folder / "qemu.log").open("wb") as log:
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", *self._qemu(hardware)],
@@ -77,7 +79,7 @@ class Machine(Computer):
     def _qemu(self, hardware: Hardware) -> Sequence[str]:
         disk = f"file={self._disk},if=none,id=disk,format=qcow2,cache=writeback"
         share = f"file={hardware.share},if=none,id=share,format=raw,readonly=on"
-        wire = f"user,id=wire,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"
+        user = f"user,id=user,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"
         return [
             "qemu-system-aarch64",
             *("-machine", devicetree.MACHINE, "-cpu", devicetree.PROCESSOR, "-accel", "tcg,thread=multi,tb-size=512"),
@@ -88,9 +90,9 @@ class Machine(Computer):
             *("-append", f"root=/dev/vda rw console=ttyAMA0 {hardware.parameters}"),
             *("-drive", disk, "-device", "virtio-blk-pci,drive=disk"),
             *("-drive", share, "-device", "virtio-blk-pci,drive=share"),
-            *("-netdev", wire, "-device", "virtio-net-pci,netdev=wire,romfile="),
+            *("-netdev", user, "-device", "virtio-net-pci,netdev=user,romfile="),
+            *_wire(hardware),
             *("-device", "virtio-rng-pci"),
-            *hardware.network,
         ]
 
     def _wait(self) -> None:
@@ -127,11 +129,18 @@ class Machine(Computer):
         """ssh hands one line to a shell over there."""
         return [*self.command(), shlex.join(words)]
 
-    def power_off(self) -> None:
+    def lend(self, port: int) -> None:
+        """A server on this machine's loopback is found at the same place on the board's, until it is switched off."""
+        *options, there = self.command()
+        host.run(*options, "-O", "forward", "-R", f"{port}:127.0.0.1:{port}", there)
+
+    def switch_off(self) -> Hardware:
+        """Orderly; the disk as it is now is one to boot other boards from."""
         self.ask("systemctl poweroff")
         if self._process is not None:
             self._process.wait(BOOT)
         self.stop()
+        return replace(self._hardware, disk=self._disk, disk_format="qcow2")
 
     def cut(self) -> None:
         """As if the plug were pulled: nothing is flushed that the guest has not flushed."""
@@ -151,7 +160,18 @@ class Machine(Computer):
         self._disk.unlink(missing_ok=True)
 
 
-def _free_port() -> int:
+def _wire(hardware: Hardware) -> Sequence[str]:
+    """Frames as multicast datagrams that do not leave loopback."""
+    if not hardware.wire:
+        return ()
+    frames = f"socket,id=wire,mcast=230.0.0.1:{hardware.wire},localaddr=127.0.0.1"
+    return (
+        *("-netdev", frames),
+        *("-device", f"virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:00:01:{hardware.number:02x}"),
+    )
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from simulator import boards
+from simulator import boards, model_file
 from tests.system.substrate import devicetree, disks, initrd, module, packages, roots
 from tests.system.substrate.container import Container
 from tests.system.substrate.devicetree import PLUS, Board
@@ -90,6 +90,11 @@ class Workshop:
         made = self.packages()
         image = self.folder / "share.ext4"
         return self._job("repository on a disk", lambda: disks.folder(made.result() / "apt", image), made)
+
+    def model(self, name: str, size: int) -> bytes:
+        """A simulated model of so many bytes."""
+        path = self.folder / f"{name}.rkllm"
+        return model_file.write(path, model_file.SimModel(size=size)).read_bytes()
 
     # ── computers ────────────────────────────────────────────────────────────────────────────────
 
