@@ -16,6 +16,7 @@ from tests.system.substrate.releases import RELEASES, Release
 from tests.system.substrate.steps import Steps
 from tests.system.substrate.workshop import Workshop
 
+IN_CONTAINERS = {"container", "served"}
 STEPS = pytest.StashKey[Steps]()
 
 
@@ -41,16 +42,22 @@ def steps(pytestconfig: pytest.Config) -> Steps:
 
 
 @pytest.fixture(scope="session")
-def workshop(steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+def workshop(
+    request: pytest.FixtureRequest, steps: Steps, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workshop]:
+    """Begins at once with what will be needed: containers first, and boards while those are being tested."""
     if os.geteuid() != 0:
         raise host.Broken("containers and mounts are root's: sudo make system-test")
     made = Workshop(tmp_path_factory.mktemp("workshop"), steps)
     try:
         made.packages()
+        chosen = [item for item in request.session.items if isinstance(item, pytest.Function)]
         for release in RELEASES:
-            made.amd64(release)
+            if any(release.name in item.name for item in chosen):
+                made.amd64(release)
         for release in RELEASES:
-            made.prepare(release)
+            if any(release.name in item.name and not IN_CONTAINERS.intersection(item.fixturenames) for item in chosen):
+                made.prepare(release)
         yield made
     finally:
         made.close()

@@ -22,7 +22,7 @@ ATTEMPTS = probe_unit.names()
 
 @pytest.fixture(scope="module")
 def report(served: Served) -> Mapping[str, Any]:
-    return probe_unit.report(served.container)
+    return probe_unit.report(served.container, walk=True)
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)

@@ -15,7 +15,8 @@ from tests.system.substrate.workshop import Workshop
 
 LIBRARY = "/usr/lib/exo-rkllm-simulator/1.3.1/librkllmrt.so"
 STANDIN = host.REPOSITORY / "tests" / "exo_cluster" / "standin"
-EXO = "nohup env PYTHONPATH=/srv/exo:/usr/lib/exo-rkllm/vendor python3 -m tests.exo_cluster.standin.exo --id exo --name exo"
+PATHS = "/srv/exo:/usr/lib/exo-rkllm/vendor"
+EXO = f"nohup env PYTHONPATH={PATHS} python3 -m tests.exo_cluster.standin.exo --id exo --name exo"
 API = 52415
 
 

@@ -39,8 +39,8 @@ POINTS = (
     Point("install", "files are being unpacked", IN_LOG.format("status half-installed exo-rkllm:")),
     Point("install", "it is unpacked and not configured", IN_LOG.format("status unpacked exo-rkllm:")),
     Point("install", "it is being configured", IN_LOG.format("status half-configured exo-rkllm:")),
-    Point("pull", "the first bytes are there", f"test -n \"$(find {MODELS} -type f -size +100k)\""),
-    Point("pull", "half of the bytes are there", f"test -n \"$(find {MODELS} -type f -size +30M)\""),
+    Point("pull", "the first bytes are there", f'test -n "$(find {MODELS} -type f -size +100k)"'),
+    Point("pull", "half of the bytes are there", f'test -n "$(find {MODELS} -type f -size +30M)"'),
     Point("load", "the runtime is loading it", "exo-rkllm ps | grep -q loading"),
     Point("load", "an answer is on its way", "grep -q data: /tmp/answer"),
     Point("upgrade", "the old files are being replaced", IN_LOG.format("status half-installed exo-rkllm:.* 0.0.1")),
@@ -114,9 +114,16 @@ def test_after_a_power_cut_the_next_boot_works(machine: Machine, point: Point) -
     machine.until(point.when, lambda: machine.ask(point.seen).code == 0, 60)
     machine.cut()
     machine.start()
-    assert machine.run("systemctl is-system-running || systemctl --failed --quiet").strip() in ("running", "degraded", "")
+    assert machine.run("systemctl is-system-running || systemctl --failed --quiet").strip() in (
+        "running",
+        "degraded",
+        "",
+    )
     # dpkg's own words to an owner whose machine lost power while it worked.
-    machine.run("DEBIAN_FRONTEND=noninteractive dpkg --configure -a && apt-get -qq -y install exo-rkllm exo-rkllm-simulator", timeout=180)
+    machine.run(
+        "DEBIAN_FRONTEND=noninteractive dpkg --configure -a && apt-get -qq -y install exo-rkllm exo-rkllm-simulator",
+        timeout=180,
+    )
     assert machine.run("dpkg --audit") == ""
     if point.doing == "install":
         machine.run(f"exo-rkllm runtime --install {LIBRARY}")

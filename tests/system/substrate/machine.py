@@ -79,7 +79,8 @@ class Machine(Computer):
     def _qemu(self, hardware: Hardware) -> Sequence[str]:
         disk = f"file={self._disk},if=none,id=disk,format=qcow2,cache=writeback"
         share = f"file={hardware.share},if=none,id=share,format=raw,readonly=on"
-        user = f"user,id=user,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"
+        # `restrict` holds IPv4 back only, and a cluster on this machine's network must not be heard.
+        user = f"user,id=user,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{self._port}-:22"
         return [
             "qemu-system-aarch64",
             *("-machine", devicetree.MACHINE, "-cpu", devicetree.PROCESSOR, "-accel", "tcg,thread=multi,tb-size=512"),

@@ -11,6 +11,7 @@ from tests.system.substrate import cache, host
 
 # Older than anything that was ever released.
 OLDER = "0.0.1"
+OUTSIDE = ("tests/", "docs/", "bench/", "Makefile", "tools/setup", "tools/system-packages", "tools/test-packages")
 NAMES = ("exo-rkllm", "exo-rkllm-simulator")
 
 
@@ -20,11 +21,11 @@ def repository() -> Path:
 
 
 def _source() -> str:
-    """Everything in git but the tests."""
+    """Everything in git but what surely is in no package."""
     digest = hashlib.sha256()
     for name in host.run("git", "ls-files", cwd=host.REPOSITORY).splitlines():
         path = host.REPOSITORY / name
-        if not name.startswith(("tests/", "docs/")) and path.is_file():
+        if not name.startswith(OUTSIDE) and path.is_file():
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

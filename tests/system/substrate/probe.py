@@ -1,6 +1,6 @@
 """What a process can do from where it runs: started by the service's own unit, so inside the service's own sandbox.
 
-    ExecStartPost=/usr/bin/python3 -I /srv/probe.py /run/exo-rkllm/probe.json
+    ExecStartPost=/usr/bin/python3 -I /srv/probe.py /run/exo-rkllm/probe.json [--walk]
 
 Run on the computer that is tested, by that release's Python, so it imports the standard library only. Each attempt is
 named and ends as "done" or with what stood in its way.
@@ -123,16 +123,16 @@ def writable() -> Iterator[str]:
             yield folder
 
 
-def main(to: str) -> None:
+def main(to: str, *, walk: bool) -> None:
     state = os.environ["STATE_DIRECTORY"]
     report = {
         "attempts": {name: tried(action) for name, action in attempts(state)},
         "devices": dict(device_nodes()),
-        "writable": sorted(writable()),
+        "writable": sorted(writable()) if walk else [],
         "status": dict(line.rstrip("\n").split(":", 1) for line in open("/proc/self/status")),
     }
     with open(to, "w") as file:
         json.dump(report, file)
 
 
-main(sys.argv[1])
+main(sys.argv[1], walk="--walk" in sys.argv)

@@ -23,9 +23,10 @@ def names() -> list[str]:
     return [*found, *(f"raise capability {number}" for number in (1, 7, 21))]
 
 
-def report(computer: Computer) -> Mapping[str, Any]:
+def report(computer: Computer, *, walk: bool = False) -> Mapping[str, Any]:
+    """`walk`: also try every folder, of which there are more than an emulated processor likes."""
     computer.run(f"mkdir -p $(dirname {PROBE}) $(dirname {DROP_IN}) && cat > {PROBE}", stdin=SOURCE.read_text())
-    line = f"[Service]\nExecStartPost=/usr/bin/python3 -I {PROBE} {TO}\n"
+    line = f"[Service]\nExecStartPost=/usr/bin/python3 -I {PROBE} {TO} {'--walk' if walk else ''}\n"
     computer.run(f"cat > {DROP_IN} && systemctl daemon-reload && systemctl restart exo-rkllm", stdin=line, timeout=120)
     try:
         found: Mapping[str, Any] = json.loads(computer.run(f"cat {TO}"))
