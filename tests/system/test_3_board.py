@@ -17,6 +17,8 @@ from tests.system.test_1_service import UNIT, answers, words
 LIBRARY = "/usr/lib/exo-rkllm-simulator/1.3.1/librkllmrt.so"
 RUNTIME = "/usr/lib/exo-rkllm/librkllmrt.so"
 DEVICE = "fdab0000.npu"
+# The runtime wants a CPU for each NPU core, and an emulated board has two.
+FITS = "--npu-cores 2"
 COUNTERS = "rknpu_core_utilization_ratio"
 
 
@@ -69,7 +71,7 @@ def test_the_runtime_is_taken_up_without_a_restart_and_answers(onboard: Onboard)
     pid = machine.show(UNIT, "MainPID")
     machine.run(f"exo-rkllm runtime --install {LIBRARY}")
     machine.until("serving", lambda: machine.metrics()["rkllm_serving"] == 1)
-    owner.add_model(machine)
+    owner.add_model(machine, options=FITS)
     assert "simulated model" in words(machine.run(owner.chat()))
     assert machine.show(UNIT, "MainPID") == pid
     children = machine.run(f"pgrep --parent {pid} | head -n 1").strip()
@@ -115,7 +117,7 @@ def test_the_sandbox_opens_the_npus_nodes_and_no_disk(onboard: Onboard) -> None:
 
 def test_unloading_the_driver_under_load_costs_answers_and_nothing_else(onboard: Onboard) -> None:
     machine = onboard.machine
-    owner.add_model(machine, "slow", "--decode-tps 4 --endless")
+    owner.add_model(machine, "slow", f"{FITS} --decode-tps 4 --endless")
     pid = machine.show(UNIT, "MainPID")
     machine.run(f"nohup {owner.chat(model='slow')} > /tmp/running 2>&1 < /dev/null & disown")
     machine.until("a running answer", lambda: machine.run("cat /tmp/running").count("data: ") > 3)
@@ -153,7 +155,7 @@ def test_a_model_beyond_memory_max_is_ended_and_the_daemon_stays(
     drop_in(machine, "MemoryMax=200M\nMemorySwapMax=0")
     machine.run(f"systemctl restart {UNIT}", timeout=60)
     machine.run(
-        "exo-rkllm-simulator model /tmp/huge.rkllm --malloc-bytes 400000000 && exo-rkllm import --move /tmp/huge.rkllm"
+        f"exo-rkllm-simulator model /tmp/huge.rkllm {FITS} --malloc-bytes 400000000 && exo-rkllm import --move /tmp/huge.rkllm"
     )
     pid = machine.show(UNIT, "MainPID")
     said = machine.run(owner.chat(model="huge"), timeout=60)

@@ -13,6 +13,7 @@ from tests.system.substrate.machine import Machine, free_port
 from tests.system.substrate.releases import Release
 from tests.system.substrate.workshop import Workshop
 
+FITS = "--npu-cores 2"
 LIBRARY = "/usr/lib/exo-rkllm-simulator/1.3.1/librkllmrt.so"
 STANDIN = host.REPOSITORY / "tests" / "exo_cluster" / "standin"
 PATHS = "/srv/exo:/usr/lib/exo-rkllm/vendor"
@@ -32,7 +33,7 @@ def cluster(workshop: Workshop, release: Release, request: pytest.FixtureRequest
     machines: list[Machine] = []
     try:
         for number in range(1, request.param + 1):
-            hardware = workshop.hardware(release, wire=wire, number=number, processors=1, megabytes=768)
+            hardware = workshop.hardware(release, wire=wire, number=number, megabytes=768)
             machine = workshop.machine(f"{release} {number} of {request.param} on a wire", hardware)
             machines.append(machine)
             machine.run(
@@ -55,7 +56,7 @@ def test_boards_join_a_cluster_and_answer_for_it(cluster: Sequence[Machine]) -> 
     exo.run(f"cd /srv/exo && {EXO} > /tmp/exo.log 2>&1 < /dev/null & disown")
     for number, board in enumerate(boards, 1):
         board.run(f"exo-rkllm runtime --install {LIBRARY}")
-        owner.add_model(board, f"model-{number}")
+        owner.add_model(board, f"model-{number}", FITS)
     for number, board in enumerate(boards, 1):
         board.until("serving the cluster", lambda board=board: phase(board) == "serving", 60)  # type: ignore[misc]
         words = json.dumps({"model": f"model-{number}", "messages": [{"role": "user", "content": "hello"}]})

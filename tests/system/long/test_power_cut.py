@@ -16,6 +16,7 @@ from tests.system.substrate.releases import Release
 from tests.system.substrate.workshop import Workshop
 from tests.system.test_1_service import UNIT, answers
 
+FITS = "--npu-cores 2"
 LIBRARY = "/usr/lib/exo-rkllm-simulator/1.3.1/librkllmrt.so"
 OLDER = "/srv/share/older/exo-rkllm_arm64.deb /srv/share/older/exo-rkllm-simulator_arm64.deb"
 APT = f"nohup env {owner.APT}"
@@ -90,14 +91,14 @@ def begin_install(machine: Machine) -> None:
 
 def begin_upgrade(machine: Machine) -> None:
     install(machine, OLDER)
-    owner.add_model(machine)
+    owner.add_model(machine, options=FITS)
     machine.run(f"sync; : > /var/log/dpkg.log; {APT} install exo-rkllm exo-rkllm-simulator {BEHIND}")
 
 
 def begin_load(machine: Machine) -> None:
     install(machine)
-    owner.add_model(machine)
-    owner.add_model(machine, "slow", "--load-seconds 10 --decode-tps 4 --endless")
+    owner.add_model(machine, options=FITS)
+    owner.add_model(machine, "slow", f"{FITS} --load-seconds 10 --decode-tps 4 --endless")
     machine.run(f"sync; nohup {owner.chat(model='slow')} > /tmp/answer 2>&1 < /dev/null & disown")
 
 
@@ -127,7 +128,7 @@ def test_after_a_power_cut_the_next_boot_works(machine: Machine, point: Point) -
     assert machine.run("dpkg --audit") == ""
     if point.doing == "install":
         machine.run(f"exo-rkllm runtime --install {LIBRARY}")
-        owner.add_model(machine)
+        owner.add_model(machine, options=FITS)
     machine.until("serving", lambda: machine.metrics()["rkllm_serving"] == 1, 60)
     assert answers(machine)
     assert machine.show(UNIT, "ActiveState") == "active"

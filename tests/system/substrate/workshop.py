@@ -94,7 +94,7 @@ class Workshop:
     def model(self, name: str, size: int) -> bytes:
         """A simulated model of so many bytes."""
         path = self.folder / f"{name}.rkllm"
-        return model_file.write(path, model_file.SimModel(size=size)).read_bytes()
+        return model_file.write(path, model_file.SimModel(size=size, npu_cores=2)).read_bytes()
 
     # ── computers ────────────────────────────────────────────────────────────────────────────────
 
