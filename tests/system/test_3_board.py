@@ -154,9 +154,7 @@ def test_a_model_beyond_memory_max_is_ended_and_the_daemon_stays(
     machine = onboard.machine
     drop_in(machine, "MemoryMax=200M\nMemorySwapMax=0")
     machine.run(f"systemctl restart {UNIT}", timeout=60)
-    machine.run(
-        f"exo-rkllm-simulator model /tmp/huge.rkllm {FITS} --malloc-bytes 400000000 && exo-rkllm import --move /tmp/huge.rkllm"
-    )
+    owner.add_model(machine, "huge", f"{FITS} --malloc-bytes 400000000")
     pid = machine.show(UNIT, "MainPID")
     said = machine.run(owner.chat(model="huge"), timeout=60)
     assert "error" in said and "memory" in said.lower()
