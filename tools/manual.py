@@ -41,7 +41,7 @@ an error: exo-rkllm config check. systemctl reload exo-rkllm takes changes over,
 
 def escaped(text: str) -> str:
     """A dash that is typed must stay one, and no line may begin as a request to troff."""
-    shown = text.replace("\\", "\\e").replace("-", "\\-").replace("`", "")
+    shown = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq").replace("`", "")
     return "\n".join("\\&" + line if line[:1] in (".", "'") else line for line in shown.splitlines())
 
 
@@ -144,8 +144,8 @@ def simulator(epoch: int) -> str:
         ".SH DESCRIPTION\n"
         + filled(
             "Boards, models and a stand-in for Rockchip's librkllmrt.so, with which exo-rkllm runs on any machine. "
-            "There is no NPU and no intelligence in it, and its first log line says so. Nothing that looks for the vendor's "
-            "library finds it: only a configuration that names it, which is what the verb use writes."
+            "There is no NPU and no intelligence in it, and its first log line says so. Nothing that looks for the "
+            "vendor's library finds it: only a configuration that names it, which is what the verb use writes."
         ),
         ".SH VERBS\n" + "\n".join(map(entry, *zip(*SIMULATOR, strict=True))),
         ".SH FILES\n"

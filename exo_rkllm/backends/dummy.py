@@ -23,10 +23,13 @@ from exo_rkllm.backends.base import (
     Tokenizer,
     Usage,
 )
+from exo_rkllm.backends.kinds import Kind, Option
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunnerLost, UsageError
 
-# Options of a dummy model's card and their defaults; 0 means as fast as possible.
-OPTIONS: Mapping[str, float] = {"tokens_per_second": 0.0, "load_seconds": 0.0}
+OPTIONS: Mapping[str, Option] = {
+    "tokens_per_second": Option(float, 0.0, "pace of the answer; 0 means as fast as possible"),
+    "load_seconds": Option(float, 0.0, "how long loading takes"),
+}
 
 
 class Words(Tokenizer):
@@ -85,23 +88,15 @@ class DummyEngine(Engine):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._pace = self._option("tokens_per_second")
-        self._load = self._option("load_seconds")
-        unknown = sorted(set(model.options) - set(OPTIONS))
-        if unknown:
-            raise UsageError(
-                f"The dummy engine has no option {unknown[0]!r}.", f"It has: {', '.join(sorted(OPTIONS))}."
-            )
+        options = KIND.options_of(model)
+        negative = [name for name, value in options.items() if value < 0]
+        if negative:
+            raise UsageError(f"{model.id} sets {negative[0]} below 0.", "Write 0 or more.")
+        self._pace, self._load = options["tokens_per_second"], options["load_seconds"]
         self._words = Words()
         self._turn = asyncio.Lock()
         self._aborted: set[str] = set()
         self._closed: asyncio.Future[ExoRkllmError] | None = None
-
-    def _option(self, key: str) -> float:
-        value = self.model.options.get(key, OPTIONS[key])
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise UsageError(f"Option {key!r} of the dummy engine must be a number, not {value!r}.")
-        return float(value)
 
     async def initialize(self) -> None:
         self._closed = asyncio.get_running_loop().create_future()
@@ -174,3 +169,8 @@ class DummyEngine(Engine):
     async def close(self) -> None:
         if self._closed is not None and not self._closed.done():
             self._closed.set_result(RunnerLost(f"The engine of {self.model.id} was closed.", "Load the model again."))
+
+
+KIND = Kind(
+    "dummy", "repeats the question; no model, no NPU", make=lambda model, _host: DummyEngine(model), options=OPTIONS
+)

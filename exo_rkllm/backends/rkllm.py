@@ -26,6 +26,7 @@ from exo_rkllm.backends.base import (
     Usage,
 )
 from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.kinds import Kind, Option
 from exo_rkllm.backends.ledger import Ledger
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner.jobs import Job
@@ -34,18 +35,19 @@ from exo_rkllm.runtime import modelfile, values, version
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.locate import find
 
-# Options of an rkllm model's card: name, type, and what holds where the card is silent.
-OPTIONS: Mapping[str, tuple[type, JSON]] = {
-    "n_keep": (int, -1),
-    "base_domain_id": (int, 0),
-    "embed_flash": (bool, True),
-    "cpus": (list, []),
-    "skip_special_token": (bool, True),
-    "ignore_eos_token": (bool, False),
-    "loras": (dict, {}),
-    "prompt_cache": (str, ""),
-    # The template inside the .rkllm file, for models that come without tokenizer files.
-    "runtime_template": (bool, False),
+# Keys of an rkllm model's [options].
+OPTIONS: Mapping[str, Option] = {
+    "n_keep": Option(int, -1, "prompt tokens that stay when the context is full"),
+    "base_domain_id": Option(int, 0, "the NPU address window that the model starts in"),
+    "embed_flash": Option(bool, True, "read embeddings from storage, not from memory"),
+    "cpus": Option(list, [], "CPUs that help the NPU; empty means the big ones"),
+    "skip_special_token": Option(bool, True, "leave special tokens out of the text"),
+    "ignore_eos_token": Option(bool, False, "go on after the end-of-text token"),
+    "loras": Option(dict, {}, "adapters: name to file"),
+    "prompt_cache": Option(str, "", "a saved prompt to start from"),
+    "runtime_template": Option(
+        bool, False, "the template inside the .rkllm file, for models that come without tokenizer files"
+    ),
 }
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
@@ -83,19 +85,6 @@ class RkllmFile(Model):
         return {"runtime_template": True}
 
 
-def options_of(model: Model) -> dict[str, Any]:
-    """The card's options over the defaults; an unknown name or a wrong type is refused."""
-    for name, value in model.options.items():
-        if name not in OPTIONS:
-            raise UsageError(
-                f"{model.id} sets {name!r}, which engine rkllm does not have.", f"It has: {', '.join(OPTIONS)}."
-            )
-        wanted = OPTIONS[name][0]
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise UsageError(f"{model.id} sets {name} to {value!r}, which is not of type {wanted.__name__}.")
-    return {name: model.options.get(name, default) for name, (_, default) in OPTIONS.items()}
-
-
 def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
     """What is set, in the runtime's terms."""
     values = {name: value for name, value in asdict(wanted).items() if value is not None}
@@ -110,7 +99,7 @@ class RkllmEngine(Engine):
     def __init__(self, model: Model, host: Host) -> None:
         super().__init__(model)
         self._host = host
-        self._options = options_of(model)
+        self._options = KIND.options_of(model)
         self._defaults = sampling_of(model.sampling, model.id)
         self._runner: Runner | None = None
         self._capabilities = Capabilities()
@@ -307,3 +296,13 @@ class RkllmEngine(Engine):
     async def close(self) -> None:
         if self._runner is not None:
             await self._runner.close()
+
+
+KIND = Kind(
+    "rkllm",
+    "the NPU, by Rockchip's librkllmrt in a process of its own",
+    make=RkllmEngine,
+    options=OPTIONS,
+    formats=(".rkllm",),
+    on_npu=True,
+)

@@ -15,9 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Message, Model, Piece, Sampling
+from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Model, Piece, Sampling
 from exo_rkllm.backends.host import host_of
-from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import place
 from exo_rkllm.config import load
@@ -68,7 +69,7 @@ class Chat:
         library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
         sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
         model = model_of(args.model, args.context, sampling, place.configured())
-        self._engine: Engine = RkllmEngine(model, host_of(Path(config.board.root), library, self._report))
+        self._engine = Kinds().make(model, host_of(Path(config.board.root), library, self._report))
         self._sampling = sampling
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()

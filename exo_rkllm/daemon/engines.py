@@ -1,19 +1,14 @@
-"""Which engine loads a model, what that takes, and what stands in its way."""
+"""What loading a model takes, and what stands in its way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
-
-from exo_rkllm.backends.base import Engine, Model
-from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.base import Model
+from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.board.detect import Board
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.config import Config
 from exo_rkllm.dispatch.state import Limits, Needs
-from exo_rkllm.errors import ExoRkllmError, NotSupported
-
-Make: TypeAlias = Callable[[Model, Host], Engine]
+from exo_rkllm.errors import ExoRkllmError
 
 # A card without a figure: the file, and what the runtime takes besides (reference 3.2, an estimate).
 OVERHEAD = 300 << 20
@@ -22,32 +17,7 @@ SEVERAL_WINDOWS = (0, 9, 6)
 WINDOWS = 16
 
 
-def _rkllm(model: Model, host: Host) -> Engine:
-    from exo_rkllm.backends.rkllm import RkllmEngine
-
-    return RkllmEngine(model, host)
-
-
-def _dummy(model: Model, host: Host) -> Engine:
-    from exo_rkllm.backends.dummy import DummyEngine
-
-    return DummyEngine(model)
-
-
-ENGINES: Mapping[str, Make] = {"rkllm": _rkllm, "dummy": _dummy}
-ON_NPU = frozenset({"rkllm"})
-
-
-def make(model: Model, host: Host) -> Engine:
-    if model.engine not in ENGINES:
-        raise NotSupported(
-            f"{model.id} wants the engine {model.engine!r}, which is not installed.",
-            f"There are: {', '.join(sorted(ENGINES))}.",
-        )
-    return ENGINES[model.engine](model, host)
-
-
-def needs(model: Model) -> Needs:
+def needs(model: Model, kinds: Kinds) -> Needs:
     """From the card where there is one; a file is a stat."""
     size = 0
     if model.path is not None:
@@ -56,7 +26,8 @@ def needs(model: Model) -> Needs:
         except OSError:
             size = 0  # loading it says what is wrong with it
     memory = model.card.memory if isinstance(model, Entry) and model.card.memory else size and size + OVERHEAD
-    if model.engine not in ON_NPU:
+    kind = kinds.get(model.engine)
+    if kind is None or not kind.on_npu:
         return Needs(memory)
     domain = model.options.get("base_domain_id")
     return Needs(memory, max(size, 1), domain if isinstance(domain, int) else None)

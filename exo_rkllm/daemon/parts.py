@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from exo_rkllm.api.control import Controls, PullRequest
 from exo_rkllm.backends.base import JSON, Capabilities, GenerationRequest, Model
 from exo_rkllm.backends.host import Host, host_of
+from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.performance import SOCKET, Performance
@@ -71,6 +72,7 @@ class Parts:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = ExitStack()
         self.catalogue = Catalogue(Path(config.models.directory))
+        self.kinds = Kinds()
         self.watch = Watch(Path(config.board.root), self._board_changed)
         self.library: Place | None = None
         self._library_trouble: ExoRkllmError | None = None
@@ -79,8 +81,8 @@ class Parts:
         self._closing.callback(self.sampler.close)
         self.dispatcher = Dispatcher(
             find=self.catalogue.resolve,
-            engine=lambda model: engines.make(model, self._host()),
-            needs=engines.needs,
+            engine=lambda model: self.kinds.make(model, self._host()),
+            needs=lambda model: engines.needs(model, self.kinds),
             available=lambda: available(Path(config.board.root)),
             begin=self._begin,
             observer=self.serving,

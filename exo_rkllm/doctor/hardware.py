@@ -179,8 +179,8 @@ PROBES: tuple[Probe, ...] = (
         "bind-after-reload",
         "by hand",
         "Whether the service still sees the counters after the driver was bound anew",
-        "after driver-reload: exo-rkllm doctor; sudo systemctl restart exo-rkllm; exo-rkllm doctor",
-        "Not before the restart, inferred only (npu-platform 12).",
+        "after driver-reload: systemctl status run-rkllm-npu.mount; exo-rkllm doctor; exo-rkllm top --once",
+        "Without a restart, through the mount; the folder that the unit binds stays dead (npu-platform 12).",
         root=True,
     ),
     Probe(

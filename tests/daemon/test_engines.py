@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from exo_rkllm.backends.dummy import DummyModel
 from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.card import parse
@@ -17,7 +16,7 @@ from exo_rkllm.config import Config
 from exo_rkllm.daemon import engines
 from exo_rkllm.daemon.parts import differing
 from exo_rkllm.dispatch.state import Needs
-from exo_rkllm.errors import NotSupported, RuntimeMissing
+from exo_rkllm.errors import RuntimeMissing
 
 HOST = Host(lambda _lines: None)
 
@@ -29,22 +28,14 @@ def entry(folder: Path, text: str) -> Entry:
 def test_a_card_says_what_the_model_takes(tmp_path: Path) -> None:
     (tmp_path / "m.rkllm").write_bytes(bytes(5000))
     model = entry(tmp_path, 'id = "m"\nmemory = 777\n[weights]\nfile = "m.rkllm"\n[options]\nbase_domain_id = 3')
-    assert engines.needs(model) == Needs(777, 5000, 3)
+    assert engines.needs(model, Kinds()) == Needs(777, 5000, 3)
 
 
 def test_without_a_figure_the_file_tells(tmp_path: Path) -> None:
     (tmp_path / "m.rkllm").write_bytes(bytes(5000))
-    assert engines.needs(RkllmFile(tmp_path / "m.rkllm")) == Needs(5000 + engines.OVERHEAD, 5000)
-    assert engines.needs(RkllmFile(tmp_path / "gone.rkllm")) == Needs(0, 1), "loading it says what is wrong"
-    assert engines.needs(DummyModel()) == Needs(0)
-
-
-def test_an_engine_that_nobody_installed_is_a_sentence(tmp_path: Path) -> None:
-    model = entry(tmp_path, 'id = "m"\nengine = "quantum"')
-    with pytest.raises(NotSupported, match="m wants the engine 'quantum', which is not installed"):
-        engines.make(model, HOST)
-    assert type(engines.make(DummyModel(), HOST)).__name__ == "DummyEngine"
-    assert type(engines.make(RkllmFile(tmp_path / "m.rkllm"), HOST)).__name__ == "RkllmEngine"
+    assert engines.needs(RkllmFile(tmp_path / "m.rkllm"), Kinds()) == Needs(5000 + engines.OVERHEAD, 5000)
+    assert engines.needs(RkllmFile(tmp_path / "gone.rkllm"), Kinds()) == Needs(0, 1), "loading it says what is wrong"
+    assert engines.needs(DummyModel(), Kinds()) == Needs(0)
 
 
 def test_an_old_driver_has_one_address_window(board: Callable[[str], Path]) -> None:

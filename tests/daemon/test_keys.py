@@ -56,3 +56,13 @@ def test_what_is_wrong_is_said_with_its_line(text: str | bytes, says: str, tmp_p
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_keys(Api(keys=str(tmp_path / "none")), {})
+
+
+def test_the_packages_own_file_begins_without_a_key(tmp_path: Path) -> None:
+    """Handed over as a credential it is none; named by somebody it is a mistake."""
+    (tmp_path / "api-keys").write_text("# nobody yet\n")
+    environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert read_keys(Api(), environment) == ()
+    assert read_keys(Api(keys=str(tmp_path / "api-keys")), environment) == ()
+    with pytest.raises(ConfigError, match="There is no key in"):
+        read_keys(Api(keys=str(tmp_path / "api-keys")), {})

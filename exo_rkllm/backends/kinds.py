@@ -1,0 +1,88 @@
+"""The engines there are, as rows: what each loads, what a model's card may set for it, and what makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, TypeAlias
+
+from exo_rkllm.backends.base import JSON, Engine, Model
+from exo_rkllm.backends.host import Host
+from exo_rkllm.errors import NotSupported, UsageError
+
+Make: TypeAlias = Callable[[Model, Host], Engine]
+# Ours, by reference as an entry point has it: each is imported with the first model that wants it.
+BUILT_IN: Mapping[str, str] = {
+    "rkllm": "exo_rkllm.backends.rkllm:KIND",
+    "dummy": "exo_rkllm.backends.dummy:KIND",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What one key of a card's [options] holds; the default holds where the card is silent."""
+
+    type: type
+    default: JSON
+    says: str
+
+    def fits(self, value: object) -> bool:
+        if isinstance(value, bool):
+            return self.type is bool
+        return isinstance(value, int | float if self.type is float else self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """`formats` are file suffixes, none where no file is loaded; models of one `on_npu` share the NPU's memory."""
+
+    name: str
+    says: str
+    make: Make
+    options: Mapping[str, Option] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
+    parallelism: str = "none"
+    on_npu: bool = False
+
+    def options_of(self, model: Model) -> dict[str, Any]:
+        """The card's options over the defaults; an unknown name or a wrong type is refused."""
+        for name, value in model.options.items():
+            option = self.options.get(name)
+            if option is None:
+                raise UsageError(
+                    f"{model.id} sets {name!r}, which engine {self.name} does not have.",
+                    f"It has: {', '.join(self.options) or 'no options'}.",
+                )
+            if not option.fits(value):
+                raise UsageError(f"{model.id} sets {name} to {value!r}, which is not of type {option.type.__name__}.")
+        return {name: model.options.get(name, option.default) for name, option in self.options.items()}
+
+
+class Kinds:
+    """Our engines and those that plugins bring. A plugin's may not take the name of one of ours."""
+
+    def __init__(self, brought: Mapping[str, Kind] | None = None) -> None:
+        self._brought = dict(brought or {})
+
+    def names(self) -> list[str]:
+        return sorted({*BUILT_IN, *self._brought})
+
+    def get(self, name: str) -> Kind | None:
+        if name not in BUILT_IN:
+            return self._brought.get(name)
+        module, _, attribute = BUILT_IN[name].partition(":")
+        found: Kind = getattr(import_module(module), attribute)
+        return found
+
+    def of(self, model: Model) -> Kind:
+        kind = self.get(model.engine)
+        if kind is None:
+            raise NotSupported(
+                f"{model.id} wants the engine {model.engine!r}, which is not installed.",
+                f"There are: {', '.join(self.names())}.",
+            )
+        return kind
+
+    def make(self, model: Model, host: Host) -> Engine:
+        return self.of(model).make(model, host)

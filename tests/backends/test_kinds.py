@@ -1,0 +1,58 @@
+"""Engines are rows; a card may set only what its engine has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from exo_rkllm.backends.base import JSON
+from exo_rkllm.backends.dummy import DummyEngine, DummyModel
+from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.kinds import BUILT_IN, Kind, Kinds
+from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.catalogue.card import parse
+from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.errors import NotSupported, UsageError
+
+HOST = Host(lambda _lines: None)
+ECHO = Kind("echo", "says it again", make=lambda model, _host: DummyEngine(model))
+
+
+def test_an_engine_that_nobody_installed_is_a_sentence(tmp_path: Path) -> None:
+    model = Entry(tmp_path, parse('id = "m"\nengine = "quantum"'))
+    with pytest.raises(NotSupported, match="m wants the engine 'quantum', which is not installed") as caught:
+        Kinds({"echo": ECHO}).make(model, HOST)
+    assert "echo" in caught.value.hint
+
+
+def test_a_model_gets_the_engine_that_it_names(tmp_path: Path) -> None:
+    assert isinstance(Kinds().make(DummyModel(), HOST), DummyEngine)
+    assert isinstance(Kinds().make(RkllmFile(tmp_path / "m.rkllm"), HOST), RkllmEngine)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_each_row_is_filed_under_its_own_name(name: str) -> None:
+    kind = Kinds().get(name)
+    assert kind is not None
+    assert kind.name == name
+    assert all(option.says and option.fits(option.default) for option in kind.options.values())
+
+
+def test_a_plugin_cannot_take_the_name_of_one_of_ours() -> None:
+    assert Kinds({"dummy": ECHO}).get("dummy") is not ECHO
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"colour": "red"}, "m sets 'colour', which engine dummy does not have"),
+        ({"load_seconds": "long"}, "m sets load_seconds to 'long', which is not of type float"),
+        ({"load_seconds": True}, "m sets load_seconds to True, which is not of type float"),
+        ({"load_seconds": -1}, "m sets load_seconds below 0"),
+    ],
+)
+def test_what_an_engine_does_not_have_is_refused(options: Mapping[str, JSON], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        Kinds().make(DummyModel("m", options=options), HOST)

@@ -1,0 +1,103 @@
+"""The manual and the completions hold every verb and every flag that the parsers have."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from exo_rkllm.cli import VERBS, verb_parser
+from exo_rkllm.config.table import TABLE
+from tools import completion, manual
+from tools.package_data import files
+from tools.words import commands
+
+PAGES = {"exo-rkllm.1": manual.program, "exo-rkllm.toml.5": manual.settings, "exo-rkllm-simulator.1": manual.simulator}
+
+
+def flags() -> list[tuple[str, str]]:
+    return [
+        (verb.name, flag) for verb in VERBS for action in verb_parser(verb)._actions for flag in action.option_strings
+    ]
+
+
+def test_every_verb_and_flag_is_a_word() -> None:
+    assert [command.name for command in commands()] == [verb.name for verb in VERBS]
+    assert [(command.name, flag) for command in commands() for word in command.flags for flag in word.flags] == flags()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_mandoc_has_nothing_to_say(name: str, tmp_path: Path) -> None:
+    page = tmp_path / name
+    page.write_text(PAGES[name](1_700_000_000))
+    done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True)
+    assert not done.stdout and done.returncode == 0, done.stdout
+
+
+def rendered(name: str, tmp_path: Path) -> str:
+    page = tmp_path / name
+    page.write_text(PAGES[name](1_700_000_000))
+    shown = subprocess.run(
+        ["mandoc", "-T", "utf8", "-O", "width=200", page], capture_output=True, text=True, check=True
+    )
+    return subprocess.run(["col", "-b"], input=shown.stdout, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_manual_has_them_all(tmp_path: Path) -> None:
+    page = rendered("exo-rkllm.1", tmp_path)
+    sections = {part.split("\n", 1)[0].strip(): part for part in page.split("\n   exo-rkllm ")}
+    for name, flag in flags():
+        assert flag in sections[name], f"{name} {flag}"
+    for verb in VERBS:
+        assert manual.sentence(verb.summary) in sections[verb.name]
+
+
+def test_the_page_of_settings_has_them_all(tmp_path: Path) -> None:
+    page = rendered("exo-rkllm.toml.5", tmp_path)
+    for section, table in TABLE.items():
+        assert f"[{section}]" in page
+        for key in table.values():
+            assert f"{key.name} = {key.kind.write(key.default)}" in page
+
+
+def complete(words: list[str], tmp_path: Path) -> list[str]:
+    """What bash offers for the last word."""
+    script = tmp_path / "exo-rkllm"
+    script.write_text(completion.bash())
+    program = (
+        f"source {script}; compopt() {{ :; }}; exo-rkllm() {{ printf 'NAME  SIZE\\nqwen3-1.7b  2 GB\\n'; }};"
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _exo_rkllm; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", program, "bash", *words], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_bash_offers_verbs_flags_values_and_models(tmp_path: Path) -> None:
+    assert {verb.name for verb in VERBS} <= set(complete(["exo-rkllm", ""], tmp_path))
+    assert complete(["exo-rkllm", "sel"], tmp_path) == ["selftest"]
+    assert complete(["exo-rkllm", "config", "re"], tmp_path) == ["reload"]
+    assert complete(["exo-rkllm", "unload", "qw"], tmp_path) == ["qwen3-1.7b"]
+    for verb in VERBS:
+        assert complete(["exo-rkllm", verb.name, "-"], tmp_path) == [
+            flag for name, flag in flags() if name == verb.name
+        ]
+
+
+SHELLS = {"bash": "bash/exo-rkllm", "zsh": "zsh/_exo-rkllm", "fish": "fish/exo-rkllm.fish"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_shell_can_read_it(shell: str, tmp_path: Path) -> None:
+    path = tmp_path / "completion"
+    path.write_text(files(0)[SHELLS[shell]])
+    subprocess.run([shell, "-n", path], check=True)
+
+
+def test_zsh_and_fish_have_them_all() -> None:
+    zsh, fish = completion.zsh(), completion.fish()
+    for verb, flag in flags():
+        assert f"{flag}[" in zsh.split(f"\n        {verb})\n", 1)[1].split(";;", 1)[0], f"{verb} {flag}"
+        spelt = f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}"
+        lines = [line for line in fish.splitlines() if f"_from {verb}'" in line]
+        assert any(spelt + " " in line for line in lines), f"{verb} {flag}"
