@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +28,8 @@ class Apt:
     options: tuple[str, ...]
 
     @classmethod
-    def of(cls, folder: Path, suites: Iterable[str], architecture: str, status: Path | None = None) -> Apt:
-        """`status`: the dpkg records of a root, so that only what is missing there is fetched."""
+    def of(cls, folder: Path, suites: Sequence[str], architecture: str, status: Path | None = None) -> Apt:
+        """`status`: the dpkg records of a root, so that only what is missing there is fetched. The last suite wins."""
         for name in ("lists/partial", "archives/partial", "preferences.d"):
             (folder / name).mkdir(parents=True)
         if status is None:
@@ -40,6 +40,7 @@ class Apt:
         settings = {
             "APT::Architecture": architecture,
             "APT::Architectures": architecture,
+            "APT::Default-Release": suites[-1],
             "APT::Install-Recommends": "false",
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from tests.system.substrate import apt, cache, host, roots
@@ -27,24 +26,24 @@ exec chroot /run/root make -s -C "/usr/src/linux-headers-$kernel" M=/work \\
 
 
 def build(release: Release, amd64: Path, kernel: str, work: Path) -> Path:
-    tools = _tools(release, amd64, kernel, [release.name])
+    tools = _tools(release, amd64, kernel)
     shutil.copytree(SOURCE, work, dirs_exist_ok=True)
     host.in_own_mounts(BUILD, amd64, tools, kernel, release.compiler, work)
     return work / "rknpu.ko"
 
 
-def _tools(release: Release, amd64: Path, kernel: str, suites: Iterable[str]) -> Path:
+def _tools(release: Release, amd64: Path, kernel: str) -> Path:
     inputs = (amd64.name, kernel, release.compiler)
-    return cache.kept(f"{release}-kernel-{kernel}", inputs, lambda to: _fetch(release, amd64, kernel, suites, to))
+    return cache.kept(f"{release}-kernel-{kernel}", inputs, lambda to: _fetch(release, amd64, kernel, to))
 
 
-def _fetch(release: Release, amd64: Path, kernel: str, suites: Iterable[str], to: Path) -> None:
+def _fetch(release: Release, amd64: Path, kernel: str, to: Path) -> None:
     """The image's very headers: a module fits one kernel only."""
     for name in ("bin", "sbin", "lib"):
         (to / "usr" / name).mkdir(parents=True)
         (to / name).symlink_to(f"usr/{name}")
     with tempfile.TemporaryDirectory() as scratch:
-        board = apt.Apt.of(Path(scratch) / "arm64", suites, "arm64")
+        board = apt.Apt.of(Path(scratch) / "arm64", release.suites, "arm64")
         headers = f"linux-headers-{kernel}"
         depends = board.depends(headers)
         (common,) = (name for name in depends if name.startswith("linux-headers-"))
@@ -52,7 +51,7 @@ def _fetch(release: Release, amd64: Path, kernel: str, suites: Iterable[str], to
         (programs,) = (name for name in depends if name.startswith("linux-kbuild-"))
         packages = board.download([headers, common], Path(scratch) / "headers")
         status = amd64 / "var/lib/dpkg/status"
-        here = apt.Apt.of(Path(scratch) / "amd64", suites, "amd64", status)
+        here = apt.Apt.of(Path(scratch) / "amd64", release.suites, "amd64", status)
         compiler = f"{release.compiler}-aarch64-linux-gnu"
         packages += here.download_missing(["make", compiler, "binutils-aarch64-linux-gnu"])
         packages += here.download([programs], Path(scratch) / "programs")

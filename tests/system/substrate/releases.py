@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,15 +10,21 @@ class Release:
     name: str
     compiler: str  # what the release's kernel was built with, so that a module fits it
     python: str
-    systemd: int  # the oldest one that the release has had
+    systemd: int
+    kernel: str = ""  # another suite that the kernel is taken from
 
     def __str__(self) -> str:
-        return self.name
+        return self.kernel or self.name
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        return (self.name, self.kernel) if self.kernel else (self.name,)
 
 
 BOOKWORM = Release("bookworm", "gcc-12", "3.11", 252)
 TRIXIE = Release("trixie", "gcc-14", "3.13", 257)
 RELEASES = (BOOKWORM, TRIXIE)
+NEWER_KERNELS = (replace(BOOKWORM, kernel="bookworm-backports"), replace(TRIXIE, kernel="trixie-backports"))
 
 # What the package depends on is installed when it comes from the repository, which the tests reach and a mirror they
 # do not: so all of it is in the roots.

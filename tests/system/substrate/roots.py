@@ -41,7 +41,7 @@ HERE, THERE = "x86_64-linux-gnu", "aarch64-linux-gnu"
 
 
 def amd64(release: Release) -> Path:
-    return cache.kept(f"{release}-amd64", (PACKAGES, UNNEEDED, RECIPE), lambda to: _make(release, to))
+    return cache.kept(f"{release.name}-amd64", (PACKAGES, UNNEEDED, RECIPE), lambda to: _make(release, to))
 
 
 def arm64(release: Release, configured: Path) -> Path:
@@ -87,7 +87,7 @@ def _make_foreign(release: Release, to: Path) -> None:
     # qemu's default processor emulates pointer authentication, which makes trixie's Python five times slower.
     _make(release, to, "arm64", host.environment(QEMU_CPU="cortex-a76"))
     with tempfile.TemporaryDirectory() as scratch:
-        _add_kernel(apt.Apt.of(Path(scratch) / "apt", [release.name], "arm64"), to)
+        _add_kernel(release, Path(scratch), to)
 
 
 def _exchange(release: Release, configured: Path, to: Path) -> None:
@@ -106,7 +106,7 @@ def _exchange(release: Release, configured: Path, to: Path) -> None:
         _repoint_alternatives(to)
         shutil.rmtree(to / "var/lib/apt/lists")
         (to / "var/lib/apt/lists/partial").mkdir(parents=True)
-        _add_kernel(theirs, to)
+        _add_kernel(release, Path(scratch), to)
     # What finds a library by name asks this cache.
     host.run("qemu-aarch64-static", "-L", to, to / "usr/sbin/ldconfig", "-r", to)
 
@@ -183,10 +183,14 @@ def _repoint_alternatives(root: Path) -> None:
             visible.symlink_to(f"/etc/alternatives/{moved.name}")
 
 
-def _add_kernel(theirs: apt.Apt, to: Path) -> None:
+def _add_kernel(release: Release, scratch: Path, to: Path) -> None:
     """Only unpacked: its maintainer scripts would make an initrd, which takes minutes under qemu-user."""
+    theirs = apt.Apt.of(scratch / "kernel", release.suites, "arm64")
     (image,) = (name for name in theirs.depends("linux-image-arm64") if name.startswith("linux-image-"))
-    for package in theirs.download([image, "busybox-static"], theirs.folder / "kernel"):
+    version = image.removeprefix("linux-image-")
+    # From 7.x on an image is a name for two packages, program and modules.
+    parts = {image, *(name for name in theirs.depends(image) if name.endswith(version))}
+    for package in theirs.download([*parts, "busybox-static"], scratch / "kernel-packages"):
         apt.unpack(package, to, *NO_DRIVERS)
     host.run("depmod", "-b", to, kernel(to))
 

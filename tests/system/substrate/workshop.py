@@ -55,7 +55,7 @@ class Workshop:
         return self._job("packages and signed repository", packages.repository)
 
     def amd64(self, release: Release) -> Future[Path]:
-        return self._job(f"{release} amd64 root", lambda: roots.amd64(release))
+        return self._job(f"{release.name} amd64 root", lambda: roots.amd64(release))
 
     def arm64(self, release: Release, *, configured: bool = False) -> Future[Path]:
         if configured:
