@@ -47,7 +47,7 @@ def machine_state(computer: Computer) -> Mapping[str, str]:
 def test_an_upgrade_lets_the_answer_end_and_keeps_models_and_settings(container: Container) -> None:
     set_up(container, OLDER_PACKAGES)
     assert installed(container) == OLDER
-    container.run(f"printf '\\n[models]\\nkeep_alive = \"7m\"\\n' >> {EDITED} && systemctl reload {UNIT}")
+    container.run(f"sed -i '/^.models.$/a keep_alive = \\"7m\\"' {EDITED} && systemctl reload {UNIT}")
     owner.add_model(container, "slow", "--decode-tps 8")
     container.run(f"nohup {owner.chat(model='slow')} > /tmp/running 2>&1 < /dev/null & disown")
     container.until("a running answer", lambda: container.run("cat /tmp/running").count("data: ") > 3)
