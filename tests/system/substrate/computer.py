@@ -40,7 +40,7 @@ class Computer(abc.ABC):
         """What to put before a command so that it runs there as root."""
 
     def ask(self, script: str, *, user: str = "root", stdin: str = "", timeout: float = 60) -> Said:
-        words = ["bash", "-euo", "pipefail", "-c", script]
+        words = ["bash", "--norc", "-euo", "pipefail", "-c", script]
         if user != "root":
             words = ["runuser", "--login", user, "--shell", "/bin/bash", "--command", shlex.join(words)]
         done = subprocess.run(
