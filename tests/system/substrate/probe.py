@@ -101,7 +101,7 @@ def tried(action: Callable[[], object]) -> str:
     try:
         action()
     except OSError as error:
-        return errno.errorcode.get(error.errno, str(error))
+        return errno.errorcode.get(error.errno or 0, str(error))
     return "done"
 
 
