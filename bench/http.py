@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 from aiohttp import web
 
 from bench.rig import LIBRARY, board
+from bench.rounds import STAMP, Round, since, stamp
+from bench.syscalls import counted
 from bench.table import Row, show
 from bench.usage import Used, used
 from exo_rkllm.api.application import application
@@ -34,7 +37,7 @@ from simulator.model_file import SimModel, write
 ROUNDS = 5
 BURST = 50_000
 PACE = 20.0
-PACED = 60
+PACED = 40
 FIRSTS = 40
 CONTEXT = 1 << 20
 PATH = "/v1/chat/completions"
@@ -120,13 +123,18 @@ def served() -> Iterator[tuple[int, Connection]]:
             process.wait(20)
 
 
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def sum_of(pids: Iterable[int]) -> Used:
+    return sum(map(used, pids), Used(0, 0, 0))
+
+
 def family(pid: int) -> Used:
     """The server and its children."""
-    total = used(pid)
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            total = total + used(int(child))
-    return total
+    return sum_of((pid, *children(pid)))
 
 
 def words(data: bytes) -> int:
@@ -154,23 +162,37 @@ def burst(model: str) -> list[Row]:
 
 
 def paced() -> list[Row]:
-    middles, tails, costs, wakeups = [], [], [], []
-    with served() as (pid, connection):
+    """Each round beside one of the floor, as in bench/tokens.py."""
+    ours: list[Round] = []
+    least: list[Round] = []
+    with served() as (pid, connection), relay() as (helpers, direct):
         for _ in connection.ask("paced", "hi", 5):
             pass
         for _ in range(ROUNDS):
+            before = sum_of(helpers)
+            direct.sendall(b"go")
+            delays = [since(direct) for _ in range(PACED)]
+            least.append(Round.of(delays, sum_of(helpers) - before))
             before = family(pid)
-            delays = sorted(arrivals(connection.ask("paced", "hi", PACED)))
-            spent = family(pid) - before
-            middles.append(delays[len(delays) // 2])
-            tails.append(delays[int(len(delays) * 0.99)])
-            costs.append(spent.cpu / PACED * 1e6)
-            wakeups.append(spent.wakeups / PACED)
+            delays = list(arrivals(connection.ask("paced", "hi", PACED)))
+            ours.append(Round.of(delays, family(pid) - before))
+        with counted(pid, *children(pid)) as calls:
+            for _ in connection.ask("paced", "hi", PACED):
+                pass
+    pairs = list(zip(ours, least, strict=True))
     return [
-        Row("callback to client, median", "ms", middles, "0.15"),
-        Row("callback to client, 99th percentile", "ms", tails, "0.5"),
-        Row("CPU a token, daemon and child", "µs", costs, "80"),
-        Row("wake-ups a token, daemon and child", "", wakeups, "2"),
+        Row("callback to client, median", "ms", [one.median for one in ours], "0.15"),
+        Row("  the floor's", "ms", [one.median for one in least]),
+        Row("  ours over it", "times", [one.median / floor.median for one, floor in pairs]),
+        Row("callback to client, 99th percentile", "ms", [one.tail for one in ours], "0.5"),
+        Row("  the floor's", "ms", [one.tail for one in least]),
+        Row("  ours over it", "times", [one.tail / floor.tail for one, floor in pairs]),
+        Row("CPU a token, daemon and child", "µs", [one.cpu for one in ours], "80"),
+        Row("  the floor's", "µs", [one.cpu for one in least]),
+        Row("  ours over it", "times", [one.cpu / floor.cpu for one, floor in pairs]),
+        Row("wake-ups a token, daemon and child", "", [one.wakeups for one in ours], "2"),
+        Row("  the floor's", "", [one.wakeups for one in least]),
+        *([] if calls.total is None else [Row("calls into the kernel a token", "", [calls.total / PACED])]),
     ]
 
 
@@ -184,37 +206,47 @@ def arrivals(stream: Iterator[bytes]) -> Iterator[float]:
                 yield (now - int(digits)) / 1e6
 
 
-def floor() -> list[Row]:
-    """The same rhythm without any of our code: an asyncio timer that writes a line to a TCP connection."""
-    middles, costs = [], []
+@contextmanager
+def relay() -> Iterator[tuple[tuple[int, int], socket.socket]]:
+    """The floor: a process that writes its clock into a socket, and a second that hands it on over TCP; both block."""
+    child_end, daemon_end = socket.socketpair()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        pid = os.fork()
-        if pid == 0:
-            asyncio.run(write_in_rhythm(listener))
-            os._exit(0)
-        for _ in range(ROUNDS):
-            connection = socket.create_connection(listener.getsockname())
-            before = used(pid)
-            delays = sorted(arrivals(iter(lambda: connection.recv(65536), b"")))  # noqa: B023 - read to its end here
-            costs.append((used(pid) - before).cpu / PACED * 1e6)
-            middles.append(delays[len(delays) // 2])
-            connection.close()
-        os.waitpid(pid, 0)
-    return [
-        Row("floor: asyncio timer to TCP reader, median", "ms", middles),
-        Row("floor: CPU of that, the writer's side", "µs", costs),
-    ]
+        daemon = os.fork()
+        if daemon == 0:
+            child_end.close()
+            hand_on(listener, daemon_end)
+        client = socket.create_connection(listener.getsockname())
+    child = os.fork()
+    if child == 0:
+        daemon_end.close()
+        client.close()
+        tick(child_end)
+    child_end.close()
+    daemon_end.close()
+    try:
+        yield (child, daemon), client
+    finally:
+        client.close()
+        os.waitpid(daemon, 0)
+        os.waitpid(child, 0)
 
 
-async def write_in_rhythm(listener: socket.socket) -> None:
-    listener.setblocking(False)
-    for _ in range(ROUNDS):
-        accepted, _ = await asyncio.get_running_loop().sock_accept(listener)
-        _, writer = await asyncio.open_connection(sock=accepted)
+def tick(theirs: socket.socket) -> NoReturn:
+    while theirs.recv(16):
         for _ in range(PACED):
-            await asyncio.sleep(1 / PACE)
-            writer.write(f'{{"content":"{time.monotonic_ns()}"}}{"." * 150}'.encode())
-        writer.close()
+            time.sleep(1 / PACE)
+            theirs.send(stamp())
+    os._exit(0)
+
+
+def hand_on(listener: socket.socket, ours: socket.socket) -> NoReturn:
+    client, _ = listener.accept()
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    while order := client.recv(16):
+        ours.send(order)
+        for _ in range(PACED):
+            client.send(ours.recv(STAMP, socket.MSG_WAITALL))
+    os._exit(0)
 
 
 def first() -> list[Row]:
@@ -230,7 +262,7 @@ def first() -> list[Row]:
 
 def main() -> None:
     show("HTTP stream to one client", [*burst("dummy"), *burst("burst")])
-    show(f"HTTP stream at {PACE:g} tokens/s", [*paced(), *floor(), *first()])
+    show(f"HTTP stream at {PACE:g} tokens/s", [*paced(), *first()])
 
 
 if __name__ == "__main__":

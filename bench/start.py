@@ -7,6 +7,7 @@ import sys
 import time
 
 from bench.table import Row, show
+from exo_rkllm.runner.parent import FLAGS
 
 ROUNDS = 10
 CHILD = "import exo_rkllm.runner.child; print(open('/proc/self/statm').read().split()[1])"
@@ -19,7 +20,7 @@ def seconds(*command: str) -> float:
 
 
 def child_megabytes() -> float:
-    pages = subprocess.run([sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, '.'); {CHILD}"],
+    pages = subprocess.run([sys.executable, *FLAGS, "-c", f"import sys; sys.path.insert(0, '.'); {CHILD}"],
                            check=True, capture_output=True, text=True).stdout  # fmt: skip
     return int(pages) * 4096 / 1e6
 

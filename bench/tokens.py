@@ -8,6 +8,8 @@ import socket
 import time
 
 from bench.rig import engine
+from bench.rounds import Round, since, stamp
+from bench.syscalls import counted
 from bench.table import Row, show
 from bench.usage import Used, used
 from exo_rkllm.backends.base import GenerationRequest, Piece
@@ -16,23 +18,19 @@ from exo_rkllm.backends.rkllm import RkllmEngine
 ROUNDS = 5
 BURST = 100_000
 PACE = 20.0
-PACED = 60
+PACED = 40
 
 
-async def listen(loaded: RkllmEngine, count: int) -> tuple[list[int], float]:
-    """Nanoseconds from each callback to the iterator, and seconds from the first piece to the last."""
-    delays: list[int] = []
+async def listen(loaded: RkllmEngine, count: int) -> tuple[list[float], float]:
+    """Milliseconds from each callback to the iterator, and seconds from the first piece to the last."""
+    delays: list[float] = []
     first = 0.0
     async for event in loaded.generate(GenerationRequest(prompt="hi", max_tokens=count)):
         if isinstance(event, Piece) and event.text:
             now = time.monotonic_ns()
             first = first or now / 1e9
-            delays.append(now - int(event.text))
+            delays.append((now - int(event.text)) / 1e6)
     return delays, time.monotonic() - first
-
-
-def quantile(values: list[int], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))] / 1e6
 
 
 async def burst() -> list[Row]:
@@ -50,64 +48,65 @@ async def burst() -> list[Row]:
 
 
 async def paced() -> list[Row]:
-    middles, tails, costs, wakeups, sizes = [], [], [], [], []
+    """Each round beside one of the floor, since a machine's wake-ups cost twice as much from one minute to the next."""
+    ours: list[Round] = []
+    floor: list[Round] = []
+    sleeps, sizes = [], []
     async with engine(tokens_per_second=PACE) as loaded:
         await listen(loaded, 5)
         for _ in range(ROUNDS):
+            sleeps.append(bare_sleep(PACED // 2))
+            floor.append(byte_through_socket(PACED))
             before = both(loaded)
             delays, _ = await listen(loaded, PACED)
-            spent = both(loaded) - before
-            middles.append(quantile(delays, 0.5))
-            tails.append(quantile(delays, 0.99))
-            costs.append(spent.cpu / PACED * 1e6)
-            wakeups.append(spent.wakeups / PACED)
+            ours.append(Round.of(delays, both(loaded) - before))
             sizes.append(used(child(loaded)).rss / 1e6)
-    return [
-        Row("added, median", "ms", middles, "0.05"),
-        Row("added, 99th percentile", "ms", tails, "0.25"),
-        Row("CPU a token, parent and child", "µs", costs, "40"),
-        Row("wake-ups a token, parent and child", "", wakeups, "2"),
-        Row("child with library and model", "MB", sizes),
-    ]
+        with counted(os.getpid(), child(loaded)) as calls:
+            await listen(loaded, PACED)
+        pairs = list(zip(ours, floor, strict=True))
+        return [
+            Row("added, median", "ms", [one.median for one in ours], "0.05"),
+            Row("  the floor's", "ms", [one.median for one in floor]),
+            Row("  ours over it", "times", [one.median / least.median for one, least in pairs]),
+            Row("added, 99th percentile", "ms", [one.tail for one in ours], "0.25"),
+            Row("  the floor's", "ms", [one.tail for one in floor]),
+            Row("  ours over it", "times", [one.tail / least.tail for one, least in pairs]),
+            Row("CPU a token, parent and child", "µs", [one.cpu for one in ours], "40"),
+            Row("  the floor's", "µs", [one.cpu for one in floor]),
+            Row("  ours over it", "times", [one.cpu / least.cpu for one, least in pairs]),
+            Row("  a sleep and nothing else", "µs", sleeps),
+            Row("wake-ups a token, parent and child", "", [one.wakeups for one in ours], "2"),
+            Row("  the floor's", "", [one.wakeups for one in floor]),
+            *([] if calls.total is None else [Row("calls into the kernel a token", "", [calls.total / PACED])]),
+            Row("child with library and model", "MB", sizes),
+        ]
 
 
-def floor() -> list[Row]:
-    """The same rhythm without any of our code: what this machine takes for a sleep, and for a byte through a socket."""
-    sleeps, pairs, delays = [], [], []
-    for _ in range(ROUNDS):
-        before = used(os.getpid())
-        for _ in range(PACED // 2):
-            time.sleep(1 / PACE)
-        sleeps.append((used(os.getpid()) - before).cpu / (PACED // 2) * 1e6)
-        cost, delay = byte_through_socket(PACED // 2)
-        pairs.append(cost)
-        delays.append(delay)
-    return [
-        Row("CPU of a bare sleep", "µs", sleeps),
-        Row("CPU of a timestamp over a socketpair, both ends", "µs", pairs),
-        Row("its median delay", "ms", delays),
-    ]
+def bare_sleep(count: int) -> float:
+    """CPU, which is what this machine takes for waking up at all."""
+    before = used(os.getpid())
+    for _ in range(count):
+        time.sleep(1 / PACE)
+    return (used(os.getpid()) - before).cpu / count * 1e6
 
 
-def byte_through_socket(count: int) -> tuple[float, float]:
+def byte_through_socket(count: int) -> Round:
+    """The floor: a process that writes its clock into a socket in the same rhythm, and another that blocks in recv."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         for _ in range(count):
             time.sleep(1 / PACE)
-            theirs.send(b"%d" % time.monotonic_ns())
+            theirs.send(stamp())
         time.sleep(0.2)
         os._exit(0)
     before = used(os.getpid()) + used(pid)
-    delays = []
-    for _ in range(count):
-        sent = ours.recv(64)
-        delays.append(time.monotonic_ns() - int(sent))
+    delays = [since(ours) for _ in range(count)]
     spent = used(os.getpid()) + used(pid) - before
     os.waitpid(pid, 0)
     ours.close()
     theirs.close()
-    return spent.cpu / count * 1e6, quantile(delays, 0.5)
+    return Round.of(delays, spent)
 
 
 def child(loaded: RkllmEngine) -> int:
@@ -119,6 +118,5 @@ def both(loaded: RkllmEngine) -> Used:
 
 
 def main() -> None:
-    show("the machine's own floor, at 20 a second", floor())
     show("from the callback to the iterator, as fast as it goes", asyncio.run(burst()))
     show("from the callback to the iterator, at 20 tokens a second", asyncio.run(paced()))

@@ -47,6 +47,8 @@ def prepare(run_folder: Path) -> Mapping[str, str]:
         "EXO_RKLLM_MODELS_DIRECTORY": str(models),
         "EXO_RKLLM_CONTROL_SOCKET": str(run_folder / "control.sock"),
         "EXO_RKLLM_API_PORT": str(free_port()),
+        # The log would stand between the words of the answer.
+        "EXO_RKLLM_LOG_LEVEL": "warning",
         # A simulated board has no business in anybody's cluster.
         "EXO_RKLLM_CLUSTER_ENABLED": "false",
     }

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from exo_rkllm.api import faults
 from exo_rkllm.api.endpoint import Call
-from exo_rkllm.api.outbox import Outbox
+from exo_rkllm.api.outbox import Outbox, Straight
 from exo_rkllm.api.serve import always
 from exo_rkllm.backends.base import Array, Event, Finish, GenerationRequest, Piece, Progress, ToolCall
 from exo_rkllm.catalogue.toolcall import call_of
@@ -116,6 +116,7 @@ async def streamed(
             watch.writing = watch.moved = True
             await response.write(data)
             watch.writing = False
+            outbox.straight(watch.straight(response))
         await response.write_eof()
     except ConnectionError:
         raise asyncio.CancelledError from None  # the client is gone; nobody is left to be told
@@ -184,6 +185,19 @@ class _Watch:
         self._idle_seconds = idle_seconds
         self._period = min(PULSE, idle_seconds)
         self._timer = asyncio.get_running_loop().call_later(self._period, self._beat)
+
+    def straight(self, response: web.StreamResponse) -> Straight:
+        """Onto the connection without aiohttp, which has sent the head by now and frames each write like this."""
+        transport, chunked = self._call.request.transport, "Transfer-Encoding" in response.headers
+
+        def write(data: bytes) -> bool:
+            if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+                return False
+            self.moved = True
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+            return True
+
+        return write
 
     def close(self) -> None:
         self._timer.cancel()

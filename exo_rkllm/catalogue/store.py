@@ -224,7 +224,9 @@ class Catalogue:
             folder = self.directory / child.name
             stamp = _stamp(folder, folder / cards.FILE)
             known = self._seen.get(child.name)
-            one = known[1] if known and known[0] == stamp else self._read(folder, linked=child.is_symlink())
+            # What is broken is read every time: its repair may come within the same tick of the file system's clock.
+            kept = known is not None and known[0] == stamp and isinstance(known[1], Entry)
+            one = known[1] if known and kept else self._read(folder, linked=child.is_symlink())
             if one is not None:
                 found[child.name] = (stamp, one)
         self._seen = found

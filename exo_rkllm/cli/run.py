@@ -22,7 +22,7 @@ from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import place
 from exo_rkllm.config import load
-from exo_rkllm.errors import NotSupported, UsageError
+from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 
 SAMPLING = ("temperature", "top_k", "top_p", "repeat_penalty", "frequency_penalty", "presence_penalty")
 BYE = frozenset({"/bye", "/exit", "/quit"})
@@ -116,7 +116,9 @@ class Chat:
         loading = asyncio.ensure_future(self._engine.initialize())
         began = time.monotonic()
         try:
-            while not (await asyncio.wait({loading}, timeout=1.0))[0]:
+            # Somebody looks on, or nobody needs to be told: a log full of seconds says nothing.
+            shown = sys.stderr.isatty()
+            while not (await asyncio.wait({loading}, timeout=1.0 if shown else None))[0]:
                 waited = f"\rloading {self._engine.model.id}: {time.monotonic() - began:.0f} s"
                 print(waited, end="", file=sys.stderr, flush=True)
         except asyncio.CancelledError:
@@ -125,7 +127,7 @@ class Chat:
             raise
         finally:
             self._load_seconds = time.monotonic() - began
-            if self._load_seconds > 1:
+            if self._load_seconds > 1 and shown:
                 print(file=sys.stderr)
         await loading
 
@@ -149,13 +151,18 @@ class Chat:
     async def _answer(self, request: GenerationRequest) -> str:
         """Prints while it listens; leaving early closes the generator, which ends the run."""
         pieces: list[str] = []
-        async with aclosing(self._engine.generate(request)) as events:
-            async for event in events:
-                if isinstance(event, Piece):
-                    pieces.append(event.text)
-                    self._print(event)
-                elif isinstance(event, Finish):
-                    self._print_finish(event)
+        try:
+            async with aclosing(self._engine.generate(request)) as events:
+                async for event in events:
+                    if isinstance(event, Piece):
+                        pieces.append(event.text)
+                        self._print(event)
+                    elif isinstance(event, Finish):
+                        self._print_finish(event)
+        except ExoRkllmError:
+            if pieces and not self._args.json:
+                print(flush=True)  # the reason has a line of its own
+            raise
         return "".join(pieces)
 
     def _print(self, piece: Piece) -> None:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,10 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import exo_rkllm
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import Job
+from exo_rkllm.runner.turn import Turn
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, Kind
+from exo_rkllm.runtime import failures
 from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.values import LoadParams
 
@@ -37,9 +41,11 @@ HINTS: Mapping[int, str] = {
     signal.SIGKILL: "Look for the out-of-memory killer: journalctl -k --grep 'Out of memory'",
 }
 LAST_WORDS = "Its last words are in the log: exo-rkllm logs"
-# The command line of a child. Its module path is ours, whatever way this package was started.
-BOOT = "import sys; sys.path[:] = sys.argv[5].split(chr(58)); from exo_rkllm.runner.child import main; "
+# A child's interpreter: no environment, and no site-packages, which a model's process needs nothing of.
+FLAGS: tuple[str, ...] = ("-I", "-S")
+BOOT = "import sys; sys.path.insert(0, sys.argv[5]); from exo_rkllm.runner.child import main; "
 BOOT += "main(*map(int, sys.argv[1:5]))"
+HOME = str(Path(exo_rkllm.__file__).absolute().parent.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +91,35 @@ Report: TypeAlias = Callable[[Sequence[str]], None]
 class _Run:
     """Events of one run between the reader and whoever iterates it; bounded by the model's context."""
 
-    __slots__ = ("decoder", "error", "events", "make", "patience", "started", "waiter")
+    __slots__ = ("_decoder", "_half", "error", "events", "make", "patience", "started", "turn")
 
-    def __init__(self, make: MakeToken, patience: float) -> None:
+    def __init__(self, make: MakeToken, patience: float, turn: Turn) -> None:
         self.make = make
         self.patience = patience
-        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.events: deque[Any] = deque()
-        self.waiter: asyncio.Future[None] | None = None
+        self.turn = turn
+        self.events: list[Any] = []
         self.error: ExoRkllmError | None = None
         self.started = False
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._half = False
 
-    def wake(self) -> None:
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
+    def hear(self, token: int, data: bytes) -> None:
+        """The decoder is for what is no text by itself: a part of a character, or what follows one."""
+        if not self._half:
+            try:
+                self.events.append(self.make(data.decode(), token))
+            except UnicodeDecodeError:
+                pass
+            else:
+                return
+        text = self._decoder.decode(data)
+        self._half = bool(self._decoder.getstate()[0])
+        self.events.append(self.make(text, token))
+
+    def end(self) -> None:
+        """What is left of a character that never became whole."""
+        if rest := self._decoder.decode(b"", final=True):
+            self.events.append(self.make(rest, -1))
 
 
 class Runner:
@@ -114,6 +135,10 @@ class Runner:
         self._frames = wire.Reader(wire.TO_PARENT)
         self._fds: deque[int] = deque()
         self._runs: dict[int, _Run] = {}
+        # Whose tokens the last read brought: one run at a time, so all are its own but those of one that left.
+        self._spoken: _Run | None = None
+        # Runs that may send arrays: only then a read looks for descriptors.
+        self._with_rows: set[int] = set()
         # Runs that nobody listens to any more and that the child has not ended yet.
         self._leaving: dict[int, asyncio.Event] = {}
         self._calls: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
@@ -158,21 +183,22 @@ class Runner:
         """Batches of what is ready together: `make(text, token)`, Started, Rows, and Done as the very last."""
         self._check()
         length = len(job.tokens) if job.tokens is not None else len(job.prompt or "")
-        run = _Run(make, self._limits.prefill + length * self._limits.prefill_token)
+        run = _Run(make, self._limits.prefill + length * self._limits.prefill_token, Turn(self._loop))
         self._runs[number] = run
+        if job.output != "text":
+            self._with_rows.add(number)
         fds = tuple(wire.memory_file(f"input-{number}", view) for view in arrays)
         self._post(wire.pack(Kind.RUN, number, job.to_json(len(fds))), fds)
         try:
             while True:
                 while run.events:
-                    batch, run.events = run.events, deque()
+                    batch, run.events = run.events, []
                     yield batch
                     if isinstance(batch[-1], Done):
                         return
                 if run.error is not None:
                     raise run.error
-                run.waiter = self._loop.create_future()
-                await run.waiter
+                await run.turn
         finally:
             if self._runs.pop(number, None) is not None and not self._lost.done():
                 self._leaving[number] = asyncio.Event()
@@ -236,10 +262,9 @@ class Runner:
         # Bound to the thread that starts the child (prctl(2)), so only the thread that lives longest may ask for it.
         die_with_us = threading.current_thread() is threading.main_thread()
         numbers = [theirs.fileno(), box, os.getpid(), int(die_with_us)]
-        path = ":".join(str(Path(entry or ".").absolute()) for entry in sys.path)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", BOOT, *map(str, numbers), path],
+                [sys.executable, *FLAGS, "-c", BOOT, *map(str, numbers), HOME],
                 stdin=subprocess.DEVNULL,
                 stdout=box,
                 stderr=box,
@@ -278,10 +303,14 @@ class Runner:
         if lines := self._box.new_lines():
             self._report(lines)
         self._box.close()
-        self._fail(self._obituary(status))
+        self._fail(self._obituary(status, lines))
         self._exited.set()
 
-    def _obituary(self, status: int) -> RunnerLost:
+    def _obituary(self, status: int, lines: Sequence[str]) -> ExoRkllmError:
+        """A library that cannot load a model may say why and die of it; the reason is worth more than the signal."""
+        loading = bool(self._calls) and not self._runs
+        if loading and (known := failures.explain(lines, failures.Context(self._name, "this runtime"))) is not None:
+            return known
         doing = "answering" if self._runs else "loading" if self._calls else "idle"
         if status < 0:
             name = signal.Signals(-status).name
@@ -299,7 +328,7 @@ class Runner:
             self._watchdog = None
         for run in self._runs.values():
             run.error = self._lost.result()
-            run.wake()
+            run.turn.soon()
         for number in list(self._leaving):
             self._let_go(number)
         for call in self._calls.values():
@@ -396,28 +425,38 @@ class Runner:
             self._loop.remove_reader(self._sock)
             self._fail(RunnerLost(f"The process of {self._name} sent {error}.", LAST_WORDS))
             self._kill()
+        if (run := self._spoken) is not None:
+            self._spoken = None
+            run.turn.now()
 
     def _receive(self) -> bool:
         """One read and what it means; False at the end of the stream."""
         try:
-            data, fds = wire.receive(self._sock)
+            if self._with_rows:
+                data, fds = wire.receive(self._sock)
+                self._fds += fds
+            else:
+                data = self._sock.recv(wire.CHUNK)
         except ConnectionError:
             return False
-        self._fds += fds
-        self._heard = self._loop.time()
-        touched: _Run | None = None
+        self._heard = time.monotonic()
+        if (sole := self._frames.sole_token(data)) is not None:
+            self._on_token(*sole)
+            return True
         for frame in self._frames.feed(data):
-            if frame.kind is not Kind.TOKEN:
-                self._on_frame(frame)
-            elif (run := self._runs.get(frame.run)) is not None:
+            if frame.kind is Kind.TOKEN:
                 (token,) = TOKEN_ID.unpack_from(frame.payload)
-                run.events.append(run.make(run.decoder.decode(frame.payload[TOKEN_ID.size :]), token))
-                touched = run  # one run at a time: all tokens of a read belong to it, but for those of a dropped one
-        if touched is not None:
-            touched.wake()
+                self._on_token(frame.run, token, frame.payload[TOKEN_ID.size :])
+            else:
+                self._on_frame(frame)
+        return bool(data)
+
+    def _on_token(self, number: int, token: int, data: bytes) -> None:
+        if (run := self._runs.get(number)) is not None:
+            run.hear(token, data)
+            self._spoken = run
             if self._patience != self._limits.token:
                 self._expect(self._limits.token)
-        return bool(data)
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind is Kind.LOG:
@@ -446,19 +485,20 @@ class Runner:
         else:
             self._abort_by = None
             self._runs.pop(frame.run, None)
+            self._with_rows.discard(frame.run)
             self._let_go(frame.run)
             self._expect(self._limits.token if self._runs or self._leaving else None)
             event = None if frame.kind is Kind.FAILED else Done(frame.json(), bool(frame.json().get("stopped")))
         if run is None:
             return
         run.started = True
-        if isinstance(event, Done) and (rest := run.decoder.decode(b"", final=True)):
-            run.events.append(run.make(rest, -1))
+        if isinstance(event, Done):
+            run.end()
         if event is None:
             run.error = from_code(**frame.json())
         else:
             run.events.append(event)
-        run.wake()
+        run.turn.soon()
 
     def _rows(self, frame: Frame) -> Rows:
         head = frame.json()

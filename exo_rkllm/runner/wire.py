@@ -47,6 +47,10 @@ TO_CHILD = frozenset(kind for kind in Kind if kind < Kind.READY)
 TO_PARENT = frozenset(kind for kind in Kind if kind >= Kind.READY)
 
 
+# Plain numbers for the hot path, where every attribute that is looked up is one more cold line of memory.
+TOKEN, HEAD, TEXT_AT = int(Kind.TOKEN), HEADER.size, TOKEN_HEAD.size
+
+
 class ProtocolError(Exception):
     """The other side sent bytes that are no frame; whoever reads this ends the connection."""
 
@@ -80,6 +84,15 @@ class Reader:
     def __init__(self, allowed: frozenset[Kind]) -> None:
         self._kinds = {int(kind): kind for kind in allowed}
         self._rest = b""
+
+    def sole_token(self, data: bytes) -> tuple[int, int, bytes] | None:
+        """Run, id and text where the data is exactly one token's frame, as at any speed that a board has."""
+        if self._rest or len(data) < TEXT_AT:
+            return None
+        length, kind, run, token = TOKEN_HEAD.unpack_from(data)
+        if kind != TOKEN or len(data) != HEAD + length:
+            return None
+        return run, token, data[TEXT_AT:]
 
     def feed(self, data: bytes) -> list[Frame]:
         data = self._rest + data if self._rest else data

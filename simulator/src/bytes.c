@@ -7,7 +7,8 @@
 void *need(void *memory)
 {
     if (memory == NULL) {
-        fputs("E rkllm: SIMULATOR: out of memory\n", stderr);
+        fputs("E rkllm: SIMULATOR: out of memory\n"
+              "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n", stderr);
         abort();
     }
     return memory;

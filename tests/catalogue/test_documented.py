@@ -13,7 +13,7 @@ from exo_rkllm.catalogue.formats import REASONING, TOOLS
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "models.md").read_text()
 WORDS = [
     *(key for keys in KEYS.values() for key in keys),
-    *(f"[{table}]" for table in TABLES),
+    *(f"[{table}]" for table in sorted(TABLES)),  # two workers of one run must count alike
     *TOOLS,
     *REASONING,
     *FAMILIES,

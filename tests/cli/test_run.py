@@ -156,6 +156,12 @@ def test_not_enough_memory(
     assert "memory" in refused(capsys, str(make_model(npu_bytes=8 << 30)), "x")
 
 
+def test_a_library_that_dies_for_want_of_memory(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "There is not enough RAM for" in refused(capsys, str(make_model(malloc_bytes=1 << 50)), "x")
+
+
 @pytest.mark.parametrize("version", ["1.0.1", "9.9.0"])
 def test_an_unknown_runtime(
     version: str,
@@ -328,4 +334,5 @@ def test_a_crash_in_a_conversation_is_told_and_ends_it(
     chat.until(">>> ")
     chat.type("hello\n")
     chat.until("killed by SIGSEGV")
+    assert "\r\nexo-rkllm: " in chat.screen  # the reason stands on a line of its own
     assert chat.process.wait(10) == 1

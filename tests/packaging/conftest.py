@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Mapping
@@ -49,12 +50,24 @@ class Built:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    folder = tmp_path_factory.mktemp("packages")
-    packages = {}
-    for path in build(folder):
-        name = path.name.partition("_")[0]
-        package = Package(path, folder / name, folder / f"{name}.control")
-        subprocess.run(["dpkg-deb", "--extract", path, package.files], check=True)
-        subprocess.run(["dpkg-deb", "--control", path, package.scripts], check=True)
-        packages[name] = package
+    """pytest's workers have folders beside each other: whoever comes first builds for all of them."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "packages"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        packages = {path.name.partition("_")[0]: _unpacked(folder, path) for path in _ready(folder)}
     return Built(folder, packages["exo-rkllm"], packages["exo-rkllm-simulator"])
+
+
+def _ready(folder: Path) -> list[Path]:
+    return sorted((folder / "out").glob("*.deb")) or build(folder)
+
+
+def _unpacked(folder: Path, path: Path) -> Package:
+    name = path.name.partition("_")[0]
+    package = Package(path, folder / name, folder / f"{name}.control")
+    if not package.files.exists():
+        subprocess.run(["dpkg-deb", "--control", path, package.scripts], check=True)
+        subprocess.run(["dpkg-deb", "--extract", path, package.files], check=True)
+    return package

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.errors import ExoRkllmError, NotSupported, RunnerLost, UsageError
+from exo_rkllm.runner import parent
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.parent import Done, Limits, Runner
 from exo_rkllm.runtime.values import LoadParams
@@ -128,5 +129,6 @@ async def test_the_childs_own_command_line_needs_nothing_but_its_arguments(start
     """Without an inherited environment variable or working directory of ours."""
     runner = await start()
     command = Path(f"/proc/{runner.pid}/cmdline").read_bytes().split(b"\0")  # noqa: ASYNC240 - procfs does not block
-    assert command[1:3] == [b"-I", b"-c"]
+    flags = [flag.encode() for flag in parent.FLAGS]
+    assert command[1 : len(flags) + 2] == [*flags, b"-c"] and flags[0] == b"-I"
     await runner.close()

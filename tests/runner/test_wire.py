@@ -73,3 +73,13 @@ def test_arrays_travel_as_descriptors_not_as_bytes() -> None:
     ours.close()
     assert wire.receive(theirs) == (b"", [])
     theirs.close()
+
+
+@pytest.mark.parametrize("text", [b"", b"word", "ß…".encode()])
+def test_a_read_that_is_one_token_is_seen_at_once(text: bytes) -> None:
+    frame = wire.TOKEN_HEAD.pack(len(text) + 4, Kind.TOKEN, 7, 42) + text
+    reader = Reader(wire.TO_PARENT)
+    assert reader.sole_token(frame) == (7, 42, text)
+    for other in (frame[:-1], frame + b"\0", frame * 2, b"", wire.pack(Kind.STARTED, 7)):
+        assert reader.sole_token(other) is None
+    assert reader.feed(frame[:5]) == [] and reader.sole_token(frame) is None  # what began before comes first

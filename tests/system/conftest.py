@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -16,12 +17,23 @@ from tests.system.substrate.releases import RELEASES, Release
 from tests.system.substrate.steps import Steps
 from tests.system.substrate.workshop import Workshop
 
-IN_CONTAINERS = {"container", "served"}
 STEPS = pytest.StashKey[Steps]()
+OF_WORKERS = pytest.StashKey[list[str]]()
+# A test of a folder's container needs no board to be prepared meanwhile.
+IN_CONTAINERS = {"container", "served"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[STEPS] = Steps()
+    config.stash[OF_WORKERS] = []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With xdist a worker has a release to itself, since that release's tests share a container and a board."""
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+            item.add_marker(pytest.mark.xdist_group(str(item.callspec.params.get("release", "others"))))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,9 +42,22 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         return (yield)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells its times to the process that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["steps"] = list(session.config.stash[STEPS].table())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[OF_WORKERS].extend(getattr(node, "workeroutput", {}).get("steps", ()))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     terminalreporter.section("steps: began, took (seconds)")
-    for line in config.stash[STEPS].table():
+    for line in sorted(
+        [*config.stash[STEPS].table(), *config.stash[OF_WORKERS]], key=lambda line: float(line.split()[0])
+    ):
         terminalreporter.write_line(line)
 
 
@@ -42,25 +67,25 @@ def steps(pytestconfig: pytest.Config) -> Steps:
 
 
 @pytest.fixture(scope="session")
-def workshop(
-    request: pytest.FixtureRequest, steps: Steps, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Workshop]:
-    """Begins at once with what will be needed: containers first, and boards while those are being tested."""
+def workshop(steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     if os.geteuid() != 0:
         raise host.Broken("containers and mounts are root's: sudo make system-test")
     made = Workshop(tmp_path_factory.mktemp("workshop"), steps)
     try:
         made.packages()
-        chosen = [item for item in request.session.items if isinstance(item, pytest.Function)]
-        for release in RELEASES:
-            if any(release.name in item.name for item in chosen):
-                made.amd64(release)
-        for release in RELEASES:
-            if any(release.name in item.name and not IN_CONTAINERS.intersection(item.fixturenames) for item in chosen):
-                made.prepare(release)
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="session")
+def prepared(request: pytest.FixtureRequest, workshop: Workshop, release: Release) -> Workshop:
+    """What this release's tests will need is begun: what containers need first, and boards while those are tested."""
+    workshop.amd64(release)
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    if any(str(release) in item.name and not IN_CONTAINERS.intersection(item.fixturenames) for item in items):
+        workshop.prepare(release)
+    return workshop
 
 
 @pytest.fixture(scope="session", params=RELEASES, ids=str)
@@ -70,9 +95,9 @@ def release(request: pytest.FixtureRequest) -> Release:
 
 
 @pytest.fixture
-def container(workshop: Workshop, release: Release) -> Iterator[Container]:
+def container(prepared: Workshop, release: Release) -> Iterator[Container]:
     """A pristine Debian, booted."""
-    made = workshop.container(release)
+    made = prepared.container(release)
     yield made
     made.stop()
 
@@ -87,8 +112,8 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def served(workshop: Workshop, release: Release, steps: Steps) -> Iterator[Served]:
-    container = workshop.container(release)
+def served(prepared: Workshop, release: Release, steps: Steps) -> Iterator[Served]:
+    container = prepared.container(release)
     try:
         owner.add_repository(container)
         began = time.monotonic()
@@ -130,8 +155,8 @@ class Onboard:
 
 
 @pytest.fixture(scope="session")
-def onboard(workshop: Workshop, release: Release, steps: Steps) -> Iterator[Onboard]:
-    machine = workshop.machine(f"{release} board", workshop.hardware(release))
+def onboard(prepared: Workshop, release: Release, steps: Steps) -> Iterator[Onboard]:
+    machine = prepared.machine(f"{release} board", prepared.hardware(release))
     try:
         nodes = machine.run("ls -l /dev/rknpu /dev/dri/card0 /dev/dri/renderD128")
         owner.add_repository(machine)

@@ -16,7 +16,7 @@ from tests.system.test_1_service import UNIT
 
 
 @pytest.fixture(scope="session")
-def prepared(workshop: Workshop, release: Release) -> Iterator[Hardware]:
+def installed_disk(workshop: Workshop, release: Release) -> Iterator[Hardware]:
     """A disk on which the package was installed, with a board switched off."""
     machine = workshop.machine(f"{release} board to install on", workshop.hardware(release))
     try:
@@ -29,11 +29,11 @@ def prepared(workshop: Workshop, release: Release) -> Iterator[Hardware]:
 
 @pytest.fixture(params=devicetree.TABLE, ids=str)
 def board(
-    request: pytest.FixtureRequest, workshop: Workshop, release: Release, prepared: Hardware
+    request: pytest.FixtureRequest, workshop: Workshop, release: Release, installed_disk: Hardware
 ) -> Iterator[tuple[devicetree.Board, Machine]]:
     wanted = devicetree.TABLE[request.param]
     tree = devicetree.write(wanted, workshop.folder, processors=PROCESSORS, megabytes=MEGABYTES)
-    machine = workshop.machine(f"{release} {request.param}", replace(prepared, tree=tree))
+    machine = workshop.machine(f"{release} {request.param}", replace(installed_disk, tree=tree))
     yield wanted, machine
     machine.discard()
 
