@@ -28,12 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[OF_WORKERS] = []
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """With xdist a worker has a release to itself, since that release's tests share a container and a board."""
-    for item in items:
-        if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-            item.add_marker(pytest.mark.xdist_group(str(item.callspec.params.get("release", "others"))))
+    if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+        item.add_marker(pytest.mark.xdist_group(str(item.callspec.params.get("release", "others"))))
 
 
 @pytest.hookimpl(wrapper=True)
