@@ -1,11 +1,11 @@
 # Everything a developer types. `make run` and `make test` work from a bare clone.
-.PHONY: help run test lint bench fuzz setup simulator deb apt-repo release-check clean
+.PHONY: help run test system-test system-test-long lint bench fuzz setup simulator deb apt-repo release-check clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 run: ## a simulated Orange Pi 5 Plus with a demo model: one streamed answer (ONCE=1 ends after it)
 	@tools/setup run
@@ -14,6 +14,14 @@ run: ## a simulated Orange Pi 5 Plus with a demo model: one streamed answer (ONC
 test: ## lint, types and the whole test suite, with coverage
 	@tools/setup test
 	@tools/check
+
+system-test: ## the packages on Debian 12 and 13: in containers and on a virtual Orange Pi 5 Plus; as root
+	@tools/setup system
+	@$(PYTHON) -m pytest tests/system -n 2 --dist loadgroup
+
+system-test-long: ## that, and several boards, kernels and machines, and power cuts; as root, an hour
+	@tools/setup system
+	@$(PYTHON) -m pytest tests/system tests/system/long -n 2 --dist loadgroup
 
 lint: ## ruff and mypy only
 	@tools/setup test

@@ -7,10 +7,11 @@ import json
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Model, Piece
+from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Model, Piece, Timings, Usage
 from exo_rkllm.errors import RunnerLost, from_code
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Daemon:
 
     async def answer(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         asked: dict[str, Any] = {"model": request.model, "client": request.id}
-        asked |= {"prompt": request.prompt} if request.tokens is None else {"tokens": list(request.tokens)}
+        asked |= plain(request)
         body = json.dumps(asked).encode()
         head = (
             "POST /control/ask HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -88,13 +89,29 @@ class Daemon:
         pass
 
 
+def plain(request: GenerationRequest) -> dict[str, Any]:
+    """The question as the control socket takes it, without what nobody said."""
+    held = {
+        "prompt": request.prompt,
+        "tokens": None if request.tokens is None else list(request.tokens),
+        "messages": [{"role": one.role, "content": one.content} for one in request.messages] or None,
+        "sampling": {name: value for name, value in asdict(request.sampling).items() if value is not None} or None,
+        "max_tokens": request.max_tokens,
+        "thinking": request.thinking,
+    }
+    return {name: value for name, value in held.items() if value is not None}
+
+
 def read(line: dict[str, Any]) -> Event | None:
-    """The two things that a host of ids wants to know; progress is nothing it could show."""
+    """The two things that whoever reads an answer wants to know; progress is left out."""
     if "error" in line:
         raise from_code(**line["error"])
     if "text" in line:
         return Piece(line["text"], line["token"], line["kind"])
-    return Finish(line["finish"]["reason"]) if "finish" in line else None
+    if "finish" not in line:
+        return None
+    end = line["finish"]
+    return Finish(end["reason"], Usage(**end["usage"]), Timings(**end["timings"]))
 
 
 def listening(sockets: tuple[Path, ...]) -> Path | None:

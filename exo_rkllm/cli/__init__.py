@@ -29,6 +29,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("ps", "exo_rkllm.cli.ps", "what is loaded, what it answers, and who waits"),
     Verb("load", "exo_rkllm.cli.load", "bring a model into memory"),
     Verb("unload", "exo_rkllm.cli.unload", "free a model's memory"),
+    Verb("cluster", "exo_rkllm.cli.cluster", "who is in the exo cluster, and what this board does there"),
     Verb("logs", "exo_rkllm.cli.logs", "the daemon's latest lines"),
     Verb("config", "exo_rkllm.cli.config", "check the configuration, show it, take it over"),
     Verb("run", "exo_rkllm.cli.run", "ask a model once, or chat with it"),

@@ -22,7 +22,10 @@ from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.catalogue.brought import brought
 from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.cli import place
+from exo_rkllm.cli.client import Client, NotInTheGroup, find
 from exo_rkllm.cli.extras import plugged
+from exo_rkllm.cli.through import ThroughDaemon
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 
@@ -62,6 +65,20 @@ def model_of(name: str, context: int, sampling: Sampling, catalogue: Catalogue) 
     return catalogue.resolve(name)
 
 
+def is_file(name: str) -> bool:
+    return name.endswith(".rkllm") or "/" in name or Path(name).exists()
+
+
+def beside(args: argparse.Namespace) -> Client | None:
+    """The daemon where it can answer this: a second copy of its model would not fit beside the first one."""
+    if is_file(args.model) or args.library or args.engine or args.context:
+        return None
+    try:
+        return find()
+    except NotInTheGroup:
+        return None  # the user's own models are what is left
+
+
 class Chat:
     """One loaded model and the conversation with it. The loop runs only while something is awaited, so that between
     the answers the terminal belongs to the prompt and Ctrl-C means what it means everywhere."""
@@ -71,11 +88,15 @@ class Chat:
         config = load(os.environ)
         library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
         sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
-        found = plugged()
-        catalogue = Catalogue(Path(config.models.directory), brought(found))
-        model = model_of(args.model, args.context, sampling, catalogue)
-        kinds = Kinds(found.kinds, args.engine or config.models.engine)
-        self._engine = kinds.make(model, host_of(Path(config.board.root), library, self._report, config.plugins.native))
+        client = beside(args)
+        if client is not None:
+            self._engine: Engine = ThroughDaemon(args.model, client)
+        else:
+            found = plugged()
+            model = model_of(args.model, args.context, sampling, Catalogue(place.configured(), brought(found)))
+            kinds = Kinds(found.kinds, args.engine or config.models.engine)
+            host = host_of(Path(config.board.root), library, self._report, config.plugins.native)
+            self._engine = kinds.make(model, host)
         self._sampling = sampling
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()

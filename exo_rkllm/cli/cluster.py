@@ -1,0 +1,94 @@
+"""`exo-rkllm cluster`: who is in the exo cluster of this board, and what the board does there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from exo_rkllm.cli.client import daemon
+from exo_rkllm.cli.ps import table
+from exo_rkllm.errors import NotSupported
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--watch", action="store_true", help="again whenever something changes, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="one JSON object, or one a line with --watch")
+
+
+def main(args: argparse.Namespace) -> int:
+    client = daemon()
+    if not args.watch:
+        view = of(client.get("/control/status"))
+        print(json.dumps(view, indent=2) if args.json else "\n".join(report(view)))
+        return 0
+    for status in client.stream("GET", "/control/status?follow=1"):
+        view = of(status)
+        if args.json:
+            print(json.dumps(view), flush=True)
+        else:
+            clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+            print(clear + "\n".join(report(view)), flush=True)
+    return 0
+
+
+def of(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    view: Mapping[str, Any] | None = status.get("cluster")
+    if view is None:
+        raise NotSupported(
+            "This daemon joins no exo cluster.",
+            "Write enabled = true under [cluster] and restart it; exo-rkllm logs says where it could not.",
+        )
+    return view
+
+
+def report(view: Mapping[str, Any]) -> Iterator[str]:
+    """What stands first is what an operator asks first: is it in, and if not, why."""
+    names = {node["id"]: node["name"] or node["id"][:8] for node in view["nodes"]}
+    yield f"{view['name'] or view['node_id'][:8]} is {view['phase']} in the cluster {view['namespace'] or '(none yet)'}."
+    if view["sentence"]:
+        yield view["sentence"]
+    if view["hint"]:
+        yield f"  try: {view['hint']}"
+    if view["master"]:
+        yield f"master: {names.get(view['master'], view['master'][:8])}, for {view['session_age']:.0f} s"
+    if view["nodes"]:
+        yield ""
+        head = ("NODE", "IS", "MODEL", "CHIP", "ADDRESSES")
+        yield from table([head, *(_node(node) for node in view["nodes"])])
+    if view["instances"]:
+        yield ""
+        head = ("INSTANCE", "MODEL", "NODE", "STATUS", "TASKS")
+        yield from table([head, *(_instance(instance) for instance in view["instances"])])
+    yield ""
+    counted = view["counters"]
+    yield (
+        f"tasks in hand {view['tasks']}, behind {view['lag']} events, unconfirmed {view['unechoed']}, "
+        f"sent again {counted['resends']}, gaps repaired {counted['gap_repairs']}, refused by our schema {counted['refused']}"
+    )
+    for label, held in (("differs from what we speak", "drift"), ("heard besides", "strangers"), ("note", "notes")):
+        yield from (f"{label}: {one}" for one in view[held])
+
+
+def _node(node: Mapping[str, Any]) -> tuple[str, ...]:
+    roles = [word for word, held in (("master", node["master"]), ("this board", node["me"])) if held]
+    return (
+        node["name"] or node["id"][:8],
+        ", ".join(roles) or "-",
+        node["model"] or "-",
+        node["chip"] or "-",
+        " ".join(node["addresses"][:2]) or "-",
+    )
+
+
+def _instance(instance: Mapping[str, Any]) -> tuple[str, ...]:
+    ours = " (ours)" if instance["mine"] else ""
+    return (
+        instance["id"][:8],
+        instance["model"],
+        f"{instance['node']}{ours}",
+        instance["status"],
+        str(instance["tasks"]),
+    )

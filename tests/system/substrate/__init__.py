@@ -1,0 +1,1 @@
+"""What the system tests stand on: Debian roots, a kernel module, device trees, containers and virtual machines."""

@@ -1,0 +1,35 @@
+"""Puts the probe on a computer, has the service's unit start it, and brings its report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.system.substrate.computer import Computer
+
+SOURCE = Path(__file__).with_name("probe.py")
+PROBE = "/usr/local/lib/exo-rkllm-probe.py"
+DROP_IN = "/run/systemd/system/exo-rkllm.service.d/probe.conf"
+TO = "/run/exo-rkllm/probe.json"
+FREE = f"STATE_DIRECTORY=/root python3 -I {PROBE} /root/probe.json && cat /root/probe.json"
+
+
+def names() -> list[str]:
+    """What is attempted, from the probe's own text: it cannot be imported, as it is not of these tests' Python."""
+    found = re.findall(r'^    yield "([^"]+)"', SOURCE.read_text(), re.MULTILINE)
+    return [*found, *(f"raise capability {number}" for number in (1, 7, 21))]
+
+
+def report(computer: Computer, *, walk: bool = False) -> Mapping[str, Any]:
+    """`walk`: also try every folder, of which there are more than an emulated processor likes."""
+    computer.run(f"mkdir -p $(dirname {PROBE}) $(dirname {DROP_IN}) && cat > {PROBE}", stdin=SOURCE.read_text())
+    line = f"[Service]\nExecStartPost=/usr/bin/python3 -I {PROBE} {TO} {'--walk' if walk else ''}\n"
+    computer.run(f"cat > {DROP_IN} && systemctl daemon-reload && systemctl restart exo-rkllm", stdin=line, timeout=120)
+    try:
+        found: Mapping[str, Any] = json.loads(computer.run(f"cat {TO}"))
+    finally:
+        computer.run(f"rm {DROP_IN} && systemctl daemon-reload && systemctl restart exo-rkllm")
+    return found
