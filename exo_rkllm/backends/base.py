@@ -148,6 +148,7 @@ class Finish:
     reason: Reason
     usage: Usage = Usage()
     timings: Timings = Timings()
+    stop: str = ""  # the client's stop string that ended it, where one did and the engine's text was read here
 
 
 Event: TypeAlias = Piece | Array | Progress | Finish

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from exo_rkllm import plugins
 from exo_rkllm.api.control import Controls, PullRequest
-from exo_rkllm.backends.base import JSON, Capabilities, GenerationRequest, Model
+from exo_rkllm.backends.base import JSON, Capabilities, Engine, GenerationRequest, Model
 from exo_rkllm.backends.host import Host, host_of
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.board.counters import read_load
@@ -87,7 +87,7 @@ class Parts:
         self._closing.callback(self.sampler.close)
         self.dispatcher = Dispatcher(
             find=self.catalogue.resolve,
-            engine=lambda model: self.kinds.make(model, self._host()),
+            engine=self._engine,
             needs=lambda model: engines.needs(model, self.kinds),
             available=lambda: available(Path(config.board.root)),
             begin=self._begin,
@@ -162,6 +162,15 @@ class Parts:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _engine(self, model: Model) -> Engine:
+        """While the file loads, its template is compiled beside the loop: the first question finds it done."""
+        asyncio.get_running_loop().run_in_executor(None, self._compile, model.id)
+        return self.kinds.make(model, self._host())
+
+    def _compile(self, name: str) -> None:
+        with suppress(ExoRkllmError):  # whoever asks is told
+            self.catalogue.get(name).voice()
 
     def _begin(self, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
         """An answer wakes the NPU, whose counters are worth sampling now."""
