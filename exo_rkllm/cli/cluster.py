@@ -46,7 +46,8 @@ def show(view: Mapping[str, Any], *, as_json: bool) -> None:
 def report(view: Mapping[str, Any]) -> Iterator[str]:
     """What stands first is what an operator asks first: is it in, and if not, why."""
     names = {node["id"]: node["name"] or node["id"][:8] for node in view["nodes"]}
-    yield f"{view['name'] or view['node_id'][:8]} is {view['phase']} in the cluster {view['namespace'] or '(none yet)'}."
+    me = view["name"] or view["node_id"][:8] or "This board"
+    yield f"{me} is {view['phase']} in the cluster {view['namespace'] or '(none yet)'}."
     if view["sentence"]:
         yield view["sentence"]
     if view["hint"]:
@@ -65,7 +66,8 @@ def report(view: Mapping[str, Any]) -> Iterator[str]:
     counted = view["counters"]
     yield (
         f"tasks in hand {view['tasks']}, behind {view['lag']} events, unconfirmed {view['unechoed']}, "
-        f"sent again {counted['resends']}, gaps repaired {counted['gap_repairs']}, refused by our schema {counted['refused']}"
+        f"sent again {counted['resends']}, gaps repaired {counted['gap_repairs']}, "
+        f"refused by our schema {counted['refused']}"
     )
     for label, held in (("differs from what we speak", "drift"), ("heard besides", "strangers"), ("note", "notes")):
         yield from (f"{label}: {one}" for one in view[held])

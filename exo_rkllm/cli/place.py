@@ -26,7 +26,7 @@ def configured(system: Path = SYSTEM_STATE) -> Path:
     """Where nothing is configured: the service's models for root and members of its group, who may look there and have
     no daemon of their own; everybody else's are in their home."""
     folder, here = Path(load(os.environ).models.directory), places(os.environ)
-    own_daemon = here.sockets[0] != here.sockets[-1] and here.sockets[0].exists()
+    own_daemon = here.sockets[0] != here.sockets[-1] and os.access(here.sockets[0], os.F_OK)
     if folder == here.models and not own_daemon and os.access(system, os.R_OK | os.X_OK):
         return system / "models"
     return folder

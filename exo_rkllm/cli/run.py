@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Message, Model, Piece, Sampling
+from exo_rkllm.backends.base import Engine, Event, Finish, GenerationRequest, Message, Model, Piece, Sampling
 from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.backends.rkllm import RkllmFile
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
 def model_of(name: str, context: int, sampling: Sampling, catalogue: Catalogue) -> Model:
     """A file where it looks like one, else an entry of the catalogue. A file has no defaults of its own, so it is
     loaded with what was asked for, which runtimes before 1.3.0 take at no other time."""
-    if name.endswith(".rkllm") or "/" in name or Path(name).exists():
+    if is_file(name):
         return RkllmFile(Path(name), context, sampling)
     return catalogue.resolve(name)
 

@@ -45,7 +45,8 @@ def test_what_an_operator_asks_is_there() -> None:
 
 
 def test_alone_it_says_why() -> None:
-    lines = list(report(ClusterView(Phase.SEARCHING, name="rock", sentence="Nobody is heard.", hint="ip -6 a").plain()))
+    view = ClusterView(Phase.SEARCHING, name="rock", sentence="Nobody is heard.", hint="ip -6 a")
+    lines = list(report(json.loads(json.dumps(view.plain()))))
     assert lines[:3] == ["rock is searching in the cluster (none yet).", "Nobody is heard.", "  try: ip -6 a"]
 
 
