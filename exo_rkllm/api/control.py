@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 PREFIX = "/control"
 VERSION_HEADER = "X-Exo-Rkllm-Version"
+# A cluster of many nodes changes many times a second; who watches it reads once.
+CLUSTER_EVERY = 1.0
 LINES = "application/jsonl"
 # The fields of a question, as `GenerationRequest` has them.
 QUESTION: Mapping[str, type] = {
@@ -64,6 +66,17 @@ class Pull(Protocol):
     def __call__(self, asked: PullRequest) -> AsyncGenerator[Any, None]: ...
 
 
+class Viewed(Protocol):
+    def plain(self) -> Mapping[str, Any]: ...
+
+
+class Clustered(Protocol):
+    """The daemon's node in its exo cluster."""
+
+    def view(self) -> Viewed: ...
+    def join(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Controls:
     """What the control socket works on. `facts` is what a status says besides the dispatcher's own."""
@@ -74,6 +87,7 @@ class Controls:
     facts: Callable[[], Mapping[str, JSON]]
     pull: Pull | None = None
     remove: Callable[[str], Awaitable[str]] | None = None
+    cluster: Callable[[], Clustered | None] = lambda: None
 
 
 def application(controls: Controls) -> web.Application:
@@ -91,6 +105,8 @@ def application(controls: Controls) -> web.Application:
             web.post("/pull", handlers.pull),
             web.post("/rm", handlers.remove),
             web.post("/reload", handlers.reload),
+            web.get("/cluster", handlers.cluster),
+            web.post("/cluster/join", handlers.join),
         ]
     )
     return app
@@ -163,6 +179,32 @@ class Control:
     async def reload(self, request: web.Request) -> web.StreamResponse:
         _note(request, "reloads", "the configuration")
         return _json(self._on.reload())
+
+    async def cluster(self, request: web.Request) -> web.StreamResponse:
+        if "follow" in request.query:
+            return await _stream(request, self._views())
+        return _json(self._node().view().plain())
+
+    async def join(self, request: web.Request) -> web.StreamResponse:
+        """The operator wants the board in, with all its models, whatever kept it out."""
+        node = self._node()
+        _note(request, "joins", "the exo cluster")
+        node.join()
+        return _json(node.view().plain())
+
+    def _node(self) -> Clustered:
+        node = self._on.cluster()
+        if node is None:
+            raise NotSupported(
+                "This daemon joins no exo cluster.",
+                "Write enabled = true under [cluster] and restart it; exo-rkllm logs says where it could not.",
+            )
+        return node
+
+    async def _views(self) -> AsyncGenerator[Mapping[str, Any], None]:
+        while True:
+            yield self._node().view().plain()
+            await asyncio.sleep(CLUSTER_EVERY)
 
     def _status(self) -> dict[str, Any]:
         return {**asdict(self._on.dispatcher.status()), **self._on.facts()}

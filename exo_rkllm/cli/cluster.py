@@ -10,38 +10,37 @@ from typing import Any
 
 from exo_rkllm.cli.client import daemon
 from exo_rkllm.cli.ps import table
-from exo_rkllm.errors import NotSupported
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--watch", action="store_true", help="again whenever something changes, until Ctrl-C")
+    parser.add_argument(
+        "action", nargs="?", choices=["join"], help="go in again, with all models, whatever kept us out"
+    )
+    parser.add_argument("--watch", action="store_true", help="once a second, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="one JSON object, or one a line with --watch")
 
 
 def main(args: argparse.Namespace) -> int:
     client = daemon()
-    if not args.watch:
-        view = of(client.get("/control/status"))
-        print(json.dumps(view, indent=2) if args.json else "\n".join(report(view)))
+    if args.action == "join":
+        view = client.post("/control/cluster/join")
+    elif not args.watch:
+        view = client.get("/control/cluster")
+    else:
+        for view in client.stream("GET", "/control/cluster?follow=1"):
+            show(view, as_json=args.json)
         return 0
-    for status in client.stream("GET", "/control/status?follow=1"):
-        view = of(status)
-        if args.json:
-            print(json.dumps(view), flush=True)
-        else:
-            clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
-            print(clear + "\n".join(report(view)), flush=True)
+    print(json.dumps(view, indent=2) if args.json else "\n".join(report(view)))
     return 0
 
 
-def of(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    view: Mapping[str, Any] | None = status.get("cluster")
-    if view is None:
-        raise NotSupported(
-            "This daemon joins no exo cluster.",
-            "Write enabled = true under [cluster] and restart it; exo-rkllm logs says where it could not.",
-        )
-    return view
+def show(view: Mapping[str, Any], *, as_json: bool) -> None:
+    """One of many: in its predecessor's place on a terminal."""
+    if as_json:
+        print(json.dumps(view), flush=True)
+    else:
+        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
+        print(clear + "\n".join(report(view)), flush=True)
 
 
 def report(view: Mapping[str, Any]) -> Iterator[str]:

@@ -285,6 +285,7 @@ class Parts:
             facts=lambda: {**self.facts(), **facts()},
             pull=self.pull,
             remove=self.remove,
+            cluster=lambda: self.node,
         )
 
     async def remove(self, name: str) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
-import pytest
-
-from exo_rkllm.cli.cluster import of, report
+from exo_rkllm.cli.cluster import report
 from exo_rkllm.cluster.snapshot import ClusterView, Counters, InstanceView, NodeView, Phase
-from exo_rkllm.errors import NotSupported
 from tests.daemon.conftest import house  # noqa: F401 - a fixture
 from tests.daemon.running import House
 
@@ -53,13 +51,13 @@ def test_alone_it_says_why() -> None:
 
 
 def test_a_daemon_without_a_cluster_says_how_it_gets_one(house: House) -> None:  # noqa: F811
-    with pytest.raises(NotSupported, match="joins no exo cluster"):
-        of({"cluster": None})
     assert "The daemon is not running" in house.command("cluster").stderr
     house.start()
-    told = house.command("cluster")
-    assert told.returncode == 1
-    assert "enabled = true" in told.stderr
+    for words in ((), ("--watch",), ("join",)):
+        told = house.command("cluster", *words)
+        assert told.returncode == 1
+        assert "joins no exo cluster" in told.stderr
+        assert "enabled = true" in told.stderr
 
 
 def test_a_daemon_in_search_of_one_says_so(house: House) -> None:  # noqa: F811
@@ -67,4 +65,21 @@ def test_a_daemon_in_search_of_one_says_so(house: House) -> None:  # noqa: F811
     view = json.loads(house.command("cluster", "--json").stdout)
     assert view["phase"] in ("searching", "off")
     assert "cluster" in house.command("cluster").stdout
+    assert json.loads(house.command("cluster", "join", "--json").stdout)["node_id"] == view["node_id"]
     daemon.stop()
+
+
+def test_who_watches_sees_it_again_and_again_until_the_daemon_ends(house: House) -> None:  # noqa: F811
+    daemon = house.start(EXO_RKLLM_CLUSTER_ENABLED="true", EXO_RKLLM_CLUSTER_INTERFACES="lo")
+    with subprocess.Popen(
+        [*house.program, "cluster", "--watch", "--json"],
+        cwd=house.at,
+        env=house.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as watching:
+        assert watching.stdout is not None
+        seen = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        assert {view["name"] for view in seen} == {seen[0]["name"]}
+        daemon.stop()
+        assert watching.wait(20) == 1
