@@ -35,7 +35,6 @@ from exo_rkllm.errors import (
 HOST = Host(lambda _lines: None)
 Gguf = Callable[..., Entry]
 Serve = Callable[..., Any]
-REAL = "EXO_RKLLM_TEST_LLAMA_SERVER"
 
 
 def ask(text: str, **fields: Any) -> GenerationRequest:
@@ -250,19 +249,6 @@ async def test_the_key_is_not_among_the_arguments(gguf: Gguf) -> None:
     assert key.partition(b"=")[2] not in line
     assert engine.memory
     assert os.getpgid(engine.pid) == engine.pid, "Ctrl-C in a terminal is the daemon's"
-    await engine.close()
-
-
-@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server with MODEL.gguf after a blank")
-async def test_a_real_llama_server_answers(tmp_path: Path, gguf: Gguf) -> None:
-    program, file = os.environ[REAL].split()
-    entry = gguf(program=program)
-    (tmp_path / "m.gguf").unlink()
-    (tmp_path / "m.gguf").symlink_to(file)
-    engine = await loaded(entry)
-    found = await events(engine, ask("Say something.", max_tokens=8))
-    assert isinstance(found[-1], Finish)
-    assert found[-1].usage.completion > 0
     await engine.close()
 
 
