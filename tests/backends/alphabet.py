@@ -17,7 +17,16 @@ UNKNOWN, BEGIN, END, BYTES = 0, 1, 2, 3  # byte b is token BYTES + b
 WIDTH = 288  # tokens and features: three, 256 bytes, filled up to a multiple of 32
 HEADS = 9
 UNKNOWN_TYPE, CONTROL, UNUSED, BYTE = 2, 3, 5, 6
-TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+# With tools llama.cpp reads out of the template how the model calls them, and holds it to that.
+TEMPLATE = """{%- for tool in tools or [] -%}<tools>{{ tool | tojson }}</tools>{%- endfor -%}
+{%- for message in messages -%}
+{%- if message.content -%}{{ message.content }}{%- endif -%}
+{%- for call in message.tool_calls or [] -%}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor -%}
+{%- endfor -%}"""
 
 
 def following(text: str) -> str:

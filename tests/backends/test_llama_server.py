@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece, Progress, Sampling, Tool
+from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece, Progress, Sampling, Tool, ToolCall
 from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.catalogue.card import Card, Weights
@@ -134,9 +134,19 @@ async def test_every_setting_that_is_declared_is_taken(engine: Any) -> None:
     assert (await answer(engine, GenerationRequest(messages=(Message("user", "x"),), sampling=sampling)))[0] == "yz"
 
 
-async def test_tools_reach_the_models_own_template(engine: Any) -> None:
-    text, _ = await answer(engine, ask("x", tools=(Tool("look", "looks", {"type": "object", "properties": {}}),)))
-    assert text == alphabet.following("a"), "the template ends in `a` where there are tools"
+async def test_tools_and_calls_reach_the_models_own_template(engine: Any) -> None:
+    tool = Tool("look", "looks", {"type": "object", "properties": {"n": {"enum": [7]}}})
+    text, bare = await answer(engine, ask("x"))
+    assert text == "yz"
+    text, finish = await answer(engine, ask("x", tools=(tool,)))
+    assert text == "yz"
+    assert finish.usage.prompt > bare.usage.prompt + 100, "the tool is in the prompt"
+    call = Message("assistant", tool_calls=(ToolCall("c", "look", '{"n": 7}'),))
+    talk = (Message("user", "?"), call, Message("tool", "w", tool_call_id="c", name="look"))
+    request = GenerationRequest(messages=talk, tools=(tool,), sampling=Sampling(temperature=0.0))
+    text, longer = await answer(engine, request)
+    assert text == "xyz"
+    assert longer.usage.prompt > finish.usage.prompt + 30, "and so is the call"
 
 
 async def test_a_prompt_beyond_the_context_is_refused_and_the_next_one_works(make: Make, said: list[str]) -> None:

@@ -128,6 +128,52 @@ async def test_an_abort_ends_that_run_with_its_reason(serve: Serve) -> None:
     await engine.close()
 
 
+async def test_an_abort_before_the_first_word_ends_the_run(serve: Serve) -> None:
+    """A server says nothing before it has read the prompt, not even its status."""
+    engine = await loaded(await serve())
+    request = ask("slow")
+    found: list[Any] = []
+
+    async def read() -> None:
+        async for event in engine.generate(request):
+            found.append(event)
+
+    reader = asyncio.ensure_future(read())
+    while not found:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    await engine.abort(request.id)
+    await asyncio.wait_for(reader, 20)
+    assert found[1:] == [Finish("abort")]
+    await engine.close()
+
+
+async def test_closing_ends_a_run_that_has_no_word_yet(serve: Serve) -> None:
+    engine = await loaded(await serve())
+    reader = asyncio.ensure_future(answer(engine, "slow"))
+    await asyncio.sleep(0.05)
+    await engine.close()
+    with pytest.raises(RunnerLost, match="was unloaded"):
+        await asyncio.wait_for(reader, 20)
+
+
+async def test_who_waits_for_the_end_may_stop_waiting(serve: Serve) -> None:
+    engine = await loaded(await serve())
+    waiting = asyncio.ensure_future(engine.lost())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert await answer(engine, "still there") == "still there"
+    await engine.close()
+
+
+async def test_a_list_of_models_longer_than_a_packet(serve: Serve) -> None:
+    """A board of ours with a full catalogue answers in many."""
+    engine = await loaded(await serve(more=5000, model="far/model"))
+    assert await answer(engine, "hello") == "hello"
+    await engine.close()
+
+
 # ── a server somewhere ───────────────────────────────────────────────────────────────────────────
 
 
