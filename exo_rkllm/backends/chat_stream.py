@@ -13,6 +13,7 @@ from exo_rkllm.errors import RunError
 
 # One event holds one token or one call's arguments; a server that sends a line without an end is not waited for.
 LONGEST = 4 << 20
+MOST = 1 << 53
 REASONS: dict[str, Reason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
@@ -131,8 +132,10 @@ def _text(value: Any) -> str:
 
 
 def _number(values: dict[str, Any], name: str) -> float:
+    """JSON holds numbers that are no figures: 1e999, and integers that no float takes."""
     value = values.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+    return float(value) if known else 0.0  # type: ignore[arg-type]  # narrowed above
 
 
 def _whole(values: dict[str, Any], name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -19,7 +20,7 @@ from exo_rkllm.backends.chat_body import body
 from exo_rkllm.backends.chat_client import ChatClient
 from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.kinds import Kind, Option
-from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, RunnerLost
+from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, OutOfMemory, RunnerLost
 
 OPTIONS: Mapping[str, Option] = {
     "program": Option(str, "llama-server", "llama.cpp's server, by name or path"),
@@ -40,11 +41,16 @@ KEPT_LINES = 200
 # It says nothing that a program could wait for, so it is asked, less and less often, while it loads and never again.
 FIRST_LOOK, LAST_LOOK = 0.02, 0.5
 CLOSE = 3.0
+# Between its last byte and its exit status.
+GRACE = 1.0
 # Dies with the daemon, whatever ends that (prctl(2), PR_SET_PDEATHSIG), and survives the exec.
 # A process group of its own: Ctrl-C in a terminal is the daemon's.
 BOOT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == int(sys.argv[1]) or os._exit(0); "
 BOOT += "os.setpgid(0, 0); os.execv(sys.argv[2], sys.argv[2:])"
-TELLING = ("error", "failed", "unknown", "invalid", "unable")
+NO_MEMORY = ("out of memory", "failed to allocate", "unable to allocate", "cannot allocate", "bad_alloc")
+# What says most comes first: the server's last words are that it ends, its first what is wrong.
+TELLING = (*NO_MEMORY, "error loading model:", "error:", "error", "failed", "unknown", "invalid", "unable")
+STAMP = re.compile(r"^[\d.]+ [A-Z] |\s+(?=\s)")
 
 
 class LlamaCppEngine(Engine):
@@ -57,6 +63,7 @@ class LlamaCppEngine(Engine):
         self._said: deque[str] = deque(maxlen=KEPT_LINES)
         self._tasks: list[asyncio.Task[None]] = []
         self._context = model.context
+        self._images = False
 
     # ── the process ──────────────────────────────────────────────────────────────────────────────
 
@@ -68,6 +75,7 @@ class LlamaCppEngine(Engine):
             f"http://127.0.0.1:{port}/v1",
             key,
             silence=self._options["silence_seconds"],
+            grace=GRACE,
         )
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -92,6 +100,8 @@ class LlamaCppEngine(Engine):
         settings = properties.get("default_generation_settings")
         told = settings.get("n_ctx") if isinstance(settings, dict) else None
         self._context = told if isinstance(told, int) else self._context
+        senses = properties.get("modalities")
+        self._images = isinstance(senses, dict) and senses.get("vision") is True
 
     def _file(self) -> Path:
         path = self.model.path
@@ -128,7 +138,7 @@ class LlamaCppEngine(Engine):
         pause = FIRST_LOOK
         while True:
             if client.lost.done():
-                raise LoadError(client.lost.result().sentence, client.lost.result().hint)
+                raise self._refused(client.lost.result())
             try:
                 await client.get("/health", root=True)
             except ExoRkllmError:
@@ -136,6 +146,12 @@ class LlamaCppEngine(Engine):
                 pause = min(LAST_LOOK, pause * 1.5)
             else:
                 return
+
+    def _refused(self, error: ExoRkllmError) -> LoadError:
+        """It ended while it loaded: for want of memory, or for what it said."""
+        if any(word in line.lower() for line in self._said for word in NO_MEMORY):
+            return OutOfMemory(error.sentence, "exo-rkllm ps shows what could be unloaded; or set a smaller context.")
+        return LoadError(error.sentence, error.hint)
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None, "it was asked for"  # noqa: S101 - narrows the type
@@ -158,8 +174,8 @@ class LlamaCppEngine(Engine):
 
     def _obituary(self, status: int) -> RunnerLost:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
-        words = next((line for line in reversed(self._said) if any(word in line.lower() for word in TELLING)), "")
-        why = f": {words[:300]}" if words else ""
+        words = next((line for word in TELLING for line in self._said if word in line.lower()), "")
+        why = f": {STAMP.sub('', words)[:300].rstrip('.')}" if words else ""
         return RunnerLost(f"llama-server of {self.model.id} {how}{why}.", "Its output is in the log: exo-rkllm logs")
 
     @property
@@ -178,7 +194,7 @@ class LlamaCppEngine(Engine):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(chat=True, images=True, parallel=self._options["parallel"], context=self._context)
+        return Capabilities(chat=True, images=self._images, parallel=self._options["parallel"], context=self._context)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         client = self._loaded()

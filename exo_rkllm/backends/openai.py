@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
@@ -89,7 +90,7 @@ class OpenAIEngine(Engine):
         self._loaded().abort(request_id)
 
     async def lost(self) -> ExoRkllmError:
-        return await self._loaded().lost
+        return await asyncio.shield(self._loaded().lost)
 
     async def close(self) -> None:
         if self._client is not None:

@@ -42,8 +42,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """`await serve(context=64, key="secret")` is the card of a model on a server like vLLM's."""
     runners: list[web.AppRunner] = []
 
-    async def start(context: int = 4096, key: str = "", **options: Any) -> Entry:
+    async def start(context: int = 4096, key: str = "", more: int = 0, **options: Any) -> Entry:
         server = Server("far/model", context, key, vllm=True)
+        server.more = more
         runner = web.AppRunner(application(server), shutdown_timeout=0.1)
         await runner.setup()
         runners.append(runner)

@@ -28,6 +28,7 @@ class Server:
     def __init__(self, model: str, context: int, key: str, *, vllm: bool) -> None:
         self.model, self.context, self.key, self.vllm = model, context, key, vllm
         self.running = 0
+        self.more = 0
 
     async def health(self, request: web.Request) -> web.StreamResponse:
         return web.json_response({"status": "ok"})
@@ -39,7 +40,8 @@ class Server:
         row: dict[str, Any] = {"id": self.model, "object": "model"}
         if self.vllm:
             row["max_model_len"] = self.context
-        return web.json_response({"object": "list", "data": [row]})
+        others = [{"id": f"other/model-{number}", "object": "model"} for number in range(self.more)]
+        return web.json_response({"object": "list", "data": [*others, row]})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
@@ -49,6 +51,8 @@ class Server:
         else:
             question = asked["prompt"] if isinstance(asked["prompt"], str) else " ".join(map(str, asked["prompt"]))
         said = words(question)
+        if question == "slow":
+            await asyncio.sleep(3600)
         if "redirect" in question:
             return web.Response(status=302, headers={"Location": "http://127.0.0.1:9/"})
         if "busy" in question:

@@ -15,7 +15,7 @@ from exo_rkllm.errors import ExoRkllmError, RunError
 
 KEYS = ["choices", "delta", "content", "tool_calls", "function", "usage", "timings", "error", "index", "id"]
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.just(10**400) | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=12,
 )
@@ -121,3 +121,11 @@ def test_a_servers_words_are_one_line(value: dict[str, Any], words: str) -> None
 def test_an_error_amid_the_answer_is_the_answers_error() -> None:
     with pytest.raises(RunError, match="out of memory"):
         read(b'data: {"error": {"message": "out of memory"}}\n')
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "1" * 400, "-5", "true", '"7"', "null", "[]"])
+def test_a_figure_that_is_none_counts_nothing(value: str) -> None:
+    line = f'data: {{"choices": [], "usage": {{"prompt_tokens": {value}}}, "timings": {{"prompt_ms": {value}}}}}\n'
+    _, (finish,), _ = read(line.encode())
+    assert isinstance(finish, Finish)
+    assert finish.usage.prompt == 0

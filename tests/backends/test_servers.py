@@ -35,7 +35,6 @@ from exo_rkllm.errors import (
 HOST = Host(lambda _lines: None)
 Gguf = Callable[..., Entry]
 Serve = Callable[..., Any]
-REAL = "EXO_RKLLM_TEST_LLAMA_SERVER"
 
 
 def ask(text: str, **fields: Any) -> GenerationRequest:
@@ -126,6 +125,52 @@ async def test_an_abort_ends_that_run_with_its_reason(serve: Serve) -> None:
             await engine.abort(request.id)
     assert found[-1] == Finish("abort")
     assert await answer(engine, "next") == "next"
+    await engine.close()
+
+
+async def test_an_abort_before_the_first_word_ends_the_run(serve: Serve) -> None:
+    """A server says nothing before it has read the prompt, not even its status."""
+    engine = await loaded(await serve())
+    request = ask("slow")
+    found: list[Any] = []
+
+    async def read() -> None:
+        async for event in engine.generate(request):
+            found.append(event)
+
+    reader = asyncio.ensure_future(read())
+    while not found:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    await engine.abort(request.id)
+    await asyncio.wait_for(reader, 20)
+    assert found[1:] == [Finish("abort")]
+    await engine.close()
+
+
+async def test_closing_ends_a_run_that_has_no_word_yet(serve: Serve) -> None:
+    engine = await loaded(await serve())
+    reader = asyncio.ensure_future(answer(engine, "slow"))
+    await asyncio.sleep(0.05)
+    await engine.close()
+    with pytest.raises(RunnerLost, match="was unloaded"):
+        await asyncio.wait_for(reader, 20)
+
+
+async def test_who_waits_for_the_end_may_stop_waiting(serve: Serve) -> None:
+    engine = await loaded(await serve())
+    waiting = asyncio.ensure_future(engine.lost())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert await answer(engine, "still there") == "still there"
+    await engine.close()
+
+
+async def test_a_list_of_models_longer_than_a_packet(serve: Serve) -> None:
+    """A board of ours with a full catalogue answers in many."""
+    engine = await loaded(await serve(more=5000, model="far/model"))
+    assert await answer(engine, "hello") == "hello"
     await engine.close()
 
 
@@ -250,19 +295,6 @@ async def test_the_key_is_not_among_the_arguments(gguf: Gguf) -> None:
     assert key.partition(b"=")[2] not in line
     assert engine.memory
     assert os.getpgid(engine.pid) == engine.pid, "Ctrl-C in a terminal is the daemon's"
-    await engine.close()
-
-
-@pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no llama-server with MODEL.gguf after a blank")
-async def test_a_real_llama_server_answers(tmp_path: Path, gguf: Gguf) -> None:
-    program, file = os.environ[REAL].split()
-    entry = gguf(program=program)
-    (tmp_path / "m.gguf").unlink()
-    (tmp_path / "m.gguf").symlink_to(file)
-    engine = await loaded(entry)
-    found = await events(engine, ask("Say something.", max_tokens=8))
-    assert isinstance(found[-1], Finish)
-    assert found[-1].usage.completion > 0
     await engine.close()
 
 
