@@ -63,7 +63,7 @@ class ChatClient:
         try:
             yield Progress("prefill")
             await asyncio.wait({opening})
-            if not opening.cancelled():
+            if not opening.cancelled() and request_id not in self._aborted:
                 response = opening.result()
                 self._ends[request_id] = response.close
                 if response.status != 200:
