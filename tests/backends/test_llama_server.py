@@ -203,7 +203,7 @@ async def test_what_it_has_no_word_for_is_refused(engine: Any) -> None:
 async def test_a_file_that_was_cut_is_named_with_the_reason(make: Make, said: list[str], tmp_path: Path) -> None:
     entry = make()
     os.truncate(tmp_path / "m.gguf", 400_000)
-    with pytest.raises(LoadError, match="error loading model: .*not within the file bounds"):
+    with pytest.raises(LoadError, match=r"error loading model: .*not within the file bounds"):
         await loaded(entry, said)
 
 

@@ -132,18 +132,10 @@ async def test_an_abort_before_the_first_word_ends_the_run(serve: Serve) -> None
     """A server says nothing before it has read the prompt, not even its status."""
     engine = await loaded(await serve())
     request = ask("slow")
-    found: list[Any] = []
-
-    async def read() -> None:
-        async for event in engine.generate(request):
-            found.append(event)
-
-    reader = asyncio.ensure_future(read())
-    while not found:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.05)
+    reader = asyncio.ensure_future(events(engine, request))
+    await asyncio.sleep(0.3)
     await engine.abort(request.id)
-    await asyncio.wait_for(reader, 20)
+    found = await asyncio.wait_for(reader, 20)
     assert found[1:] == [Finish("abort")]
     await engine.close()
 
