@@ -41,6 +41,7 @@ KEPT_LINES = 200
 # It says nothing that a program could wait for, so it is asked, less and less often, while it loads and never again.
 FIRST_LOOK, LAST_LOOK = 0.02, 0.5
 CLOSE = 3.0
+DAEMONS_OWN = frozenset({"NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "WATCHDOG_USEC", "WATCHDOG_PID"})
 # Between its last byte and its exit status.
 GRACE = 1.0
 # Dies with the daemon, whatever ends that (prctl(2), PR_SET_PDEATHSIG), and survives the exec.
@@ -84,7 +85,7 @@ class LlamaCppEngine(Engine):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                env={**os.environ, "LLAMA_API_KEY": key},  # not among the arguments, which everybody may read
+                env=environment(key),
             )
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._listen(self._process)), loop.create_task(self._mourn(self._process))]
@@ -231,6 +232,12 @@ class LlamaCppEngine(Engine):
         if self._client is None:
             raise RunnerLost(f"{self.model.id} is not loaded.", "Load it first: exo-rkllm load NAME")
         return self._client
+
+
+def environment(key: str) -> dict[str, str]:
+    """The key is not among the arguments, which everybody may read; what systemd gave the daemon is not for its child."""
+    kept = {name: value for name, value in os.environ.items() if name not in DAEMONS_OWN}
+    return {**kept, "LLAMA_API_KEY": key}
 
 
 def free_port() -> int:

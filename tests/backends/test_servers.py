@@ -276,13 +276,15 @@ async def test_a_file_that_is_no_gguf_or_not_there(gguf: Gguf, tmp_path: Path) -
         await loaded(entry)
 
 
-async def test_the_key_is_not_among_the_arguments(gguf: Gguf) -> None:
+async def test_the_key_is_not_among_the_arguments(gguf: Gguf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials")
     engine = await loaded(gguf(threads=2, gpu_layers=3))
     line = await asyncio.to_thread(Path(f"/proc/{engine.pid}/cmdline").read_bytes)
     assert b"-ngl\0003" in line
     environment = await asyncio.to_thread(Path(f"/proc/{engine.pid}/environ").read_bytes)
     (key,) = [one for one in environment.split(b"\0") if one.startswith(b"LLAMA_API_KEY=")]
     assert len(key) > 40
+    assert b"CREDENTIALS_DIRECTORY" not in environment
     assert key.partition(b"=")[2] not in line
     assert engine.memory
     assert os.getpgid(engine.pid) == engine.pid, "Ctrl-C in a terminal is the daemon's"
