@@ -235,7 +235,7 @@ class LlamaCppEngine(Engine):
 
 
 def environment(key: str) -> dict[str, str]:
-    """The key is not among the arguments, which everybody may read; what systemd gave the daemon is not for its child."""
+    """The key is no argument, which everybody may read; what systemd gave the daemon is not for its child."""
     kept = {name: value for name, value in os.environ.items() if name not in DAEMONS_OWN}
     return {**kept, "LLAMA_API_KEY": key}
 
