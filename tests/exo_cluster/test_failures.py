@@ -43,7 +43,7 @@ async def test_the_master_dies_in_the_middle_of_an_answer(lab: Lab) -> None:
     stream = asyncio.create_task(chat(second, "count 300", timeout=8))
     await asyncio.sleep(1.5)
     await first.kill()
-    took = await answered(second, 15)
+    took = await answered(second, 40)
     assert took < 5.1 + SLACK
     assert fits(await stream)
     assert await orphans(second, (await board.view())["node_id"]) == []
