@@ -28,10 +28,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[OF_WORKERS] = []
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With xdist a worker has a release to itself, since that release's tests share a container and a board."""
-    if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-        item.add_marker(pytest.mark.xdist_group(str(item.callspec.params.get("release", "others"))))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRelease(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((release.name for release in RELEASES if f"[{release}" in nodeid), "others")
+
+    return ByRelease(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
