@@ -91,6 +91,31 @@ class CardError(ExoRkllmError):
     status = 422
 
 
+class PluginError(ExoRkllmError):
+    """A plugin, or something that it brought, cannot be used."""
+
+    code = "plugin"
+
+
+class PluginMissing(PluginError, ImportError):
+    """A plugin was asked for by name, and there is none."""
+
+    code = "plugin_missing"
+    status = 404
+
+
+class PluginInvalid(PluginError, ValueError):
+    """What a plugin registers says nothing, or says it wrongly."""
+
+    code = "plugin_invalid"
+
+
+class PluginConflict(PluginError, ValueError):
+    """Two plugins want the same name, or one wants a name of ours."""
+
+    code = "plugin_conflict"
+
+
 class PullError(ExoRkllmError):
     """A model could not be fetched."""
 

@@ -7,9 +7,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.seed("4.4", "sub-packages in the wheel")
 def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
     source = tmp_path / "source"
     listed = subprocess.run(

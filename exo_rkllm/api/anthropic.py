@@ -255,10 +255,16 @@ async def messages(call: Call) -> web.StreamResponse:
     return web.json_response(
         {
             **message_value(identity, entry.id, blocks),
-            "stop_reason": STOPS[answer.finish.reason],
+            **ended(answer.finish),
             "usage": usage_value(answer.finish.usage),
         }
     )
+
+
+def ended(finish: Finish) -> dict[str, Any]:
+    if finish.reason == "stop" and finish.stop:
+        return {"stop_reason": "stop_sequence", "stop_sequence": finish.stop}
+    return {"stop_reason": STOPS[finish.reason], "stop_sequence": None}
 
 
 def message_value(identity: str, model: str, blocks: list[dict[str, Any]]) -> dict[str, Any]:
@@ -347,7 +353,7 @@ class MessageScribe:
     def finish(self, finish: Finish) -> str:
         begun = "" if self._index >= 0 else self._open("answer")
         closed = self._close()
-        delta = {"stop_reason": STOPS[finish.reason], "stop_sequence": None}
+        delta = ended(finish)
         return (
             begun
             + closed

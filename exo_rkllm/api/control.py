@@ -29,16 +29,20 @@ log = logging.getLogger(__name__)
 
 PREFIX = "/control"
 VERSION_HEADER = "X-Exo-Rkllm-Version"
+# A cluster of many nodes changes many times a second; who watches it reads once.
+CLUSTER_EVERY = 1.0
 LINES = "application/jsonl"
 # The fields of a question, as `GenerationRequest` has them.
 QUESTION: Mapping[str, type] = {
     "model": str,
     "prompt": str,
+    "tokens": list,
     "messages": list,
     "sampling": dict,
     "max_tokens": int,
     "thinking": bool,
     "keep_alive": float,
+    "client": str,
 }
 Plain: TypeAlias = Mapping[str, Any]
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -62,6 +66,17 @@ class Pull(Protocol):
     def __call__(self, asked: PullRequest) -> AsyncGenerator[Any, None]: ...
 
 
+class Viewed(Protocol):
+    def plain(self) -> Mapping[str, Any]: ...
+
+
+class Clustered(Protocol):
+    """The daemon's node in its exo cluster."""
+
+    def view(self) -> Viewed: ...
+    def join(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Controls:
     """What the control socket works on. `facts` is what a status says besides the dispatcher's own."""
@@ -72,6 +87,7 @@ class Controls:
     facts: Callable[[], Mapping[str, JSON]]
     pull: Pull | None = None
     remove: Callable[[str], Awaitable[str]] | None = None
+    cluster: Callable[[], Clustered | None] = lambda: None
 
 
 def application(controls: Controls) -> web.Application:
@@ -89,6 +105,8 @@ def application(controls: Controls) -> web.Application:
             web.post("/pull", handlers.pull),
             web.post("/rm", handlers.remove),
             web.post("/reload", handlers.reload),
+            web.get("/cluster", handlers.cluster),
+            web.post("/cluster/join", handlers.join),
         ]
     )
     return app
@@ -117,14 +135,17 @@ class Control:
     async def ask(self, request: web.Request) -> web.StreamResponse:
         """A question without any API's dialect: for `exo-rkllm run`, which then needs no model of its own in memory."""
         asked = await _body(request, **QUESTION)
-        return await _stream(request, self._answer(_question(asked), asked.get("keep_alive")))
+        return await _stream(request, self._answer(_question(asked), asked.get("keep_alive"), asked.get("client", "")))
 
-    async def _answer(self, question: GenerationRequest, keep_alive: float | None) -> AsyncGenerator[Plain, None]:
-        answer = self._on.dispatcher.generate(question, client="local", keep_alive=keep_alive)
+    async def _answer(
+        self, question: GenerationRequest, keep_alive: float | None, client: str
+    ) -> AsyncGenerator[Plain, None]:
+        """The queue is fair to whom the asker speaks for: a host in front of many names each of them."""
+        answer = self._on.dispatcher.generate(question, client=f"local {client}".strip(), keep_alive=keep_alive)
         async with aclosing(answer):
             async for event in answer:
                 if isinstance(event, Piece):
-                    yield {"kind": event.kind, "text": event.text}
+                    yield {"kind": event.kind, "text": event.text, "token": event.token}
                 elif not isinstance(event, Array):
                     yield {type(event).__name__.lower(): asdict(event)}
 
@@ -158,6 +179,32 @@ class Control:
     async def reload(self, request: web.Request) -> web.StreamResponse:
         _note(request, "reloads", "the configuration")
         return _json(self._on.reload())
+
+    async def cluster(self, request: web.Request) -> web.StreamResponse:
+        if "follow" in request.query:
+            return await _stream(request, self._views())
+        return _json(self._node().view().plain())
+
+    async def join(self, request: web.Request) -> web.StreamResponse:
+        """The operator wants the board in, with all its models, whatever kept it out."""
+        node = self._node()
+        _note(request, "joins", "the exo cluster")
+        node.join()
+        return _json(node.view().plain())
+
+    def _node(self) -> Clustered:
+        node = self._on.cluster()
+        if node is None:
+            raise NotSupported(
+                "This daemon joins no exo cluster.",
+                "Write enabled = true under [cluster] and restart it; exo-rkllm logs says where it could not.",
+            )
+        return node
+
+    async def _views(self) -> AsyncGenerator[Mapping[str, Any], None]:
+        while True:
+            yield self._node().view().plain()
+            await asyncio.sleep(CLUSTER_EVERY)
 
     def _status(self) -> dict[str, Any]:
         return {**asdict(self._on.dispatcher.status()), **self._on.facts()}
@@ -194,12 +241,19 @@ def _question(asked: Mapping[str, Any]) -> GenerationRequest:
             model=_model(asked),
             messages=tuple(Message(**message) for message in asked.get("messages", ())),
             prompt=asked.get("prompt"),
+            tokens=_ids(asked["tokens"]) if "tokens" in asked else None,
             sampling=Sampling(**asked.get("sampling", {})),
             max_tokens=asked.get("max_tokens"),
             thinking=asked.get("thinking"),
         )
     except TypeError as error:
         raise UsageError(f"The question cannot be read: {error}.") from None
+
+
+def _ids(given: list[Any]) -> tuple[int, ...]:
+    if not all(isinstance(one, int) and not isinstance(one, bool) for one in given):
+        raise UsageError("The field 'tokens' must hold token ids.")
+    return tuple(given)
 
 
 def _model(asked: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.runner.preload import Preload
 
 Kind: TypeAlias = Literal["answer", "thinking", "tool_call"]
 Reason: TypeAlias = Literal["stop", "length", "tool_calls", "abort"]
@@ -147,6 +148,7 @@ class Finish:
     reason: Reason
     usage: Usage = Usage()
     timings: Timings = Timings()
+    stop: str = ""  # the client's stop string that ended it, where one did and the engine's text was read here
 
 
 Event: TypeAlias = Piece | Array | Progress | Finish
@@ -200,6 +202,11 @@ class Model(ABC):
     def reuse(self) -> bool:
         """Whether the KV cache may be kept between runs; off where reuse is known to corrupt (Gemma)."""
         return True
+
+    @property
+    def preload(self) -> Preload:
+        """What a plugin wants in the model's process before the engine's own library."""
+        return Preload()
 
     def tokenizer(self) -> Tokenizer | None:
         return None

@@ -13,22 +13,26 @@ from exo_rkllm.runner.parent import Limits, Report
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """`report` gets the library's own lines. An empty `platform` refuses no file for another SoC's sake."""
+    """`report` gets the library's own lines. An empty `platform` refuses no file for another SoC's sake.
+
+    `native` are libraries that a model's process opens before the vendor's.
+    """
 
     report: Report
     library: Path | None = None
     platform: str = ""
     cpus: tuple[int, ...] = ()
     limits: Limits = Limits()
+    native: tuple[str, ...] = ()
 
 
-def host_of(root: Path, library: Path | None, report: Report) -> Host:
+def host_of(root: Path, library: Path | None, report: Report, native: tuple[str, ...] = ()) -> Host:
     """The board below `root`; on a machine that is none, SoC and CPUs are left to the library.
 
     Another root is another board, whose CPUs this process need not have.
     """
     soc = detect(root).soc
     if soc is None:
-        return Host(report, library)
+        return Host(report, library, native=native)
     allowed = os.sched_getaffinity(0) if root == Path("/") else range(soc.cpus)
-    return Host(report, library, soc.title, default_cpus(soc, allowed))
+    return Host(report, library, soc.title, default_cpus(soc, allowed), native=native)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeAlias
@@ -15,7 +15,17 @@ Make: TypeAlias = Callable[[Model, Host], Engine]
 # Ours, by reference as an entry point has it: each is imported with the first model that wants it.
 BUILT_IN: Mapping[str, str] = {
     "rkllm": "exo_rkllm.backends.rkllm:KIND",
+    "llamacpp": "exo_rkllm.backends.llamacpp:KIND",
+    "openai": "exo_rkllm.backends.openai:KIND",
     "dummy": "exo_rkllm.backends.dummy:KIND",
+}
+
+# What makes of a file one that an engine of ours loads.
+CONVERTERS: Mapping[str, str] = {
+    ".safetensors": "Rockchip's rkllm-toolkit makes a .rkllm of it on a PC, llama.cpp's convert_hf_to_gguf.py a .gguf.",
+    ".bin": "Rockchip's rkllm-toolkit makes a .rkllm of it on a PC, llama.cpp's convert_hf_to_gguf.py a .gguf.",
+    ".gguf": "Use engine = 'llamacpp', or make a .rkllm of it on a PC with Rockchip's rkllm-toolkit.",
+    ".rkllm": "Use engine = 'rkllm': nothing converts a .rkllm file.",
 }
 
 
@@ -45,6 +55,15 @@ class Kind:
     parallelism: str = "none"
     on_npu: bool = False
 
+    def check_file(self, model: Model) -> None:
+        """Before minutes of loading say the same."""
+        suffix = "" if model.path is None else model.path.suffix.lower()
+        if self.formats and suffix and suffix not in self.formats:
+            raise NotSupported(
+                f"{model.id} is a {suffix} file; engine {self.name} loads {', '.join(self.formats)}.",
+                CONVERTERS.get(suffix, "exo-rkllm engines lists what each engine loads."),
+            )
+
     def options_of(self, model: Model) -> dict[str, Any]:
         """The card's options over the defaults; an unknown name or a wrong type is refused."""
         for name, value in model.options.items():
@@ -60,10 +79,17 @@ class Kind:
 
 
 class Kinds:
-    """Our engines and those that plugins bring. A plugin's may not take the name of one of ours."""
+    """Our engines and those that plugins bring. A plugin's may not take the name of one of ours.
 
-    def __init__(self, brought: Mapping[str, Kind] | None = None) -> None:
+    `instead` is the engine of every model, whatever its card says; `coming` are plugins that still load.
+    """
+
+    def __init__(
+        self, brought: Mapping[str, Kind] | None = None, instead: str = "", coming: Sequence[str] = ()
+    ) -> None:
         self._brought = dict(brought or {})
+        self.instead = instead
+        self._coming = tuple(coming)
 
     def names(self) -> list[str]:
         return sorted({*BUILT_IN, *self._brought})
@@ -75,14 +101,21 @@ class Kinds:
         found: Kind = getattr(import_module(module), attribute)
         return found
 
+    def chosen(self, model: Model) -> str:
+        return self.instead or model.engine
+
     def of(self, model: Model) -> Kind:
-        kind = self.get(model.engine)
+        name = self.chosen(model)
+        kind = self.get(name)
         if kind is None:
+            coming = f" Still loading: {', '.join(self._coming)}." if self._coming else ""
             raise NotSupported(
-                f"{model.id} wants the engine {model.engine!r}, which is not installed.",
-                f"There are: {', '.join(self.names())}.",
+                f"{model.id} wants the engine {name!r}, which is not installed.",
+                f"There are: {', '.join(self.names())}.{coming or ' exo-rkllm plugins says why one is not used.'}",
             )
         return kind
 
     def make(self, model: Model, host: Host) -> Engine:
-        return self.of(model).make(model, host)
+        kind = self.of(model)
+        kind.check_file(model)
+        return kind.make(model, host)

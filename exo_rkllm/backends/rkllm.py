@@ -121,6 +121,7 @@ class RkllmEngine(Engine):
             self._load_params(self.model.path, release),
             report=self._host.report,
             limits=self._host.limits,
+            preload=self.model.preload.after(self._host.native),
         )
         self._runner = runner
         try:

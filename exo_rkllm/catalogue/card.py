@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from exo_rkllm.backends.base import JSON, Sampling
@@ -14,6 +15,8 @@ from exo_rkllm.catalogue import names, toml
 from exo_rkllm.errors import CardError
 
 FILE = "model.toml"
+# Which engine loads a file where the card does not say it, by what the file's name ends in.
+SUFFIXES: Mapping[str, str] = {".rkllm": "rkllm", ".gguf": "llamacpp"}
 LARGEST = 256 * 1024
 
 
@@ -55,6 +58,11 @@ class Card:
     sampling: Sampling = field(default_factory=Sampling)
     chat: Chat = field(default_factory=Chat)
     options: Mapping[str, JSON] = field(default_factory=dict)
+
+
+def telling_names(card: Card) -> tuple[str, ...]:
+    """The names that may tell a model's family, most telling first; an owner's own name for it may tell nothing."""
+    return card.base_model, card.id, card.source, card.weights.file if card.weights else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +169,7 @@ def _json(value: Any) -> bool:
     return isinstance(value, str | int | float | bool)
 
 
-def parse(text: str, where: str = FILE) -> Card:
+def parse(text: str, where: str = FILE, suffixes: Mapping[str, str] = SUFFIXES) -> Card:
     """Strict: an unknown key, a wrong type or an impossible value is one sentence with file and line."""
     values = toml.parse(text, where)
     reader = _Reader(text, where)
@@ -186,6 +194,8 @@ def parse(text: str, where: str = FILE) -> Card:
     for key, value in tables["options"].items():
         if not _json(value):
             raise reader.fail("options", key, f"{key!r} holds a value that no engine takes", f"It is {_shown(value)}.")
+    if weights is not None:
+        top.setdefault("engine", suffixes.get(PurePath(weights.file).suffix.lower(), "rkllm"))
     if weights is None and top.get("engine", "rkllm") == "rkllm":
         raise CardError(f"{where}: the table [weights] is missing.", 'Add: [weights] with file = "NAME.rkllm"')
     return Card(

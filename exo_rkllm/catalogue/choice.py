@@ -38,7 +38,7 @@ def choose(files: Sequence[str], repo: str, soc: str, wanted: str = "") -> Choic
         others = sorted({file.rpartition(".")[2] for file in files if "." in file})[:6]
         raise ModelNotFound(
             f"{repo} has no .rkllm file, only: {', '.join(others) or 'nothing'}.",
-            "Look for a conversion of the model: most have rkllm or rk3588 in their names.",
+            _elsewhere(files, repo),
         )
     facts = {file: named(file, repo) for file in offered}
     fitting = [file for file in offered if not soc or facts[file].platform in (soc, "")]
@@ -58,6 +58,13 @@ def choose(files: Sequence[str], repo: str, soc: str, wanted: str = "") -> Choic
             f"Say which: exo-rkllm pull {repo}:{several[0]}",
         )
     return Choice(ranked[0], _why(ranked[0], facts[ranked[0]], len(offered), len(fitting), soc))
+
+
+def _elsewhere(files: Sequence[str], repo: str) -> str:
+    """A GGUF is never chosen unasked: it would run on the CPU, and who pulls here means the NPU."""
+    hint = "Look for a conversion of the model: most have rkllm or rk3588 in their names."
+    ggufs = sorted(file for file in files if file.lower().endswith(".gguf"))
+    return f"{hint} On the CPU, by llama.cpp: exo-rkllm pull {repo}:{ggufs[0]}" if ggufs else hint
 
 
 def _wanted(offered: Sequence[str], files: Sequence[str], repo: str, wanted: str) -> Choice:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import names
+from exo_rkllm.catalogue.brought import NOTHING, Brought
 from exo_rkllm.catalogue.card import Card, Chat, Weights
-from exo_rkllm.catalogue.families import FAMILIES, family_of
 from exo_rkllm.catalogue.filenames import named
 from exo_rkllm.catalogue.voice import read_voice
+from exo_rkllm.plugins.adapting import guarded
+from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.runtime import modelfile
 
 T = TypeVar("T")
 
 # Beside the file's own size, a load takes this (reference 3.2: 100 to 300 MB, an estimate).
 OVERHEAD = 200 * 1024 * 1024
-ENGINES: Mapping[str, str] = {".rkllm": "rkllm", ".gguf": "llamacpp"}
 # Files that make a model's voice, with the most bytes each may have; JSON and Jinja only, never code.
 COMPANIONS: Mapping[str, int] = {
     "tokenizer_config.json": 8 * 1024 * 1024,
@@ -44,6 +46,20 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return read if isinstance(read, dict) else {}
 
 
+def usual_names(files: Sequence[str], spec: ModelSpec | None) -> dict[str, str]:
+    """Under which name each companion is there: as a plugin says such folders call it, or as everybody does."""
+    everybody = {name: name for name in files if name in COMPANIONS}
+    if spec is None:
+        return everybody
+    own = {
+        name: file
+        for pattern, name in reversed(list(spec.file_names.items()))
+        for file in reversed(files)
+        if name in COMPANIONS and fnmatchcase(file, pattern)
+    }
+    return {**everybody, **own} if spec.use_builtin_weight_remapper else own
+
+
 def _number(held: Mapping[str, Any], *keys: str) -> int:
     for key in keys:
         value = held.get(key)
@@ -52,9 +68,8 @@ def _number(held: Mapping[str, Any], *keys: str) -> int:
     return 0
 
 
-def _shape(folder: Path) -> Mapping[str, Any]:
+def _shape(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """config.json's numbers; models that also see keep the language part's in a table of their own."""
-    config = read_json(folder / "config.json")
     for inner in ("text_config", "llm_config", "language_config"):
         if isinstance(config.get(inner), dict):
             return {**config, **config[inner]}
@@ -110,13 +125,18 @@ def describe(
     chat: Chat | None = None,
     sampling: Sampling | None = None,
     context: int = 0,
+    brought: Brought = NOTHING,
 ) -> Card:
     """The card of the weights in `folder`; raises where they are no model.
 
     The file's own word counts most, then the name under which its repository has it (`path`). What `sampling` sets
     goes before the makers' defaults.
     """
-    engine = ENGINES.get(Path(weights.file).suffix.lower(), "rkllm")
+    config = read_json(folder / "config.json")
+    held, known = config.get("model_type"), (base_model, weights.file, repo)
+    said_family = chat.family if chat else ""
+    spec = brought.spec(said_family, held, *known)
+    engine = (spec.engine if spec else "") or brought.suffixes.get(Path(weights.file).suffix.lower(), "rkllm")
     facts = modelfile.inspect(folder / weights.file) if engine == "rkllm" else None
     by_name = named(path or weights.file, repo)
 
@@ -124,7 +144,7 @@ def describe(
         fact = getattr(facts, name, None)
         return otherwise if fact is None or fact.source == "name" else fact.value
 
-    shape = _shape(folder)
+    shape = _shape(guarded(config, brought.of_type(held)))
     tokens = context or said("max_context", by_name.context)
     cache = cache_bytes(shape, tokens or 4096) or (facts.kv_bytes_per_token or 0 if facts else 0) * (tokens or 4096)
     card = Card(
@@ -140,11 +160,11 @@ def describe(
         layers=_number(shape, "num_hidden_layers", "num_layers") or said("layers", 0),
         hidden_size=_number(shape, "hidden_size") or said("embedding_length", 0),
         memory=weights.size + OVERHEAD + cache,
-        reuse=FAMILIES[family_of(base_model, weights.file, repo)].reuse,
+        reuse=brought.families[brought.family(held, *known)].reuse,
         weights=weights,
         sampling=_over(sampling_of(folder), sampling),
         chat=chat or Chat(),
     )
     # Tags that are special tokens reach us only where the runtime is told not to leave those out.
-    hides = engine == "rkllm" and read_voice(folder, card).special
+    hides = engine == "rkllm" and read_voice(folder, card, brought).special
     return dataclasses.replace(card, options={"skip_special_token": False}) if hides else card

@@ -65,7 +65,20 @@ class Dialogue:
     """One run, read as it comes."""
 
     __slots__ = (
-        *("_buffer", "_calls", "_format", "_ends", "_held", "_marks", "_opened", "_plain", "_reasoning", "_said"),
+        *(
+            "_asked_stops",
+            "_buffer",
+            "_calls",
+            "_ended_by",
+            "_format",
+            "_ends",
+            "_held",
+            "_marks",
+            "_opened",
+            "_plain",
+            "_reasoning",
+            "_said",
+        ),
         *("_scanned", "_skip", "_state", "_stops", "_thinking", "_triggers", "request", "stopped"),
     )
 
@@ -89,6 +102,8 @@ class Dialogue:
         self._reasoning = reasoning
         self._format = tools
         self._stops = frozenset(self.request.stop)
+        self._asked_stops = request.stop  # the rest is the model's own way to end
+        self._ended_by = ""
         self._ends = Marks.of(self._stops).pattern
         opens = tools.open if tools else ()
         begin, close = ((reasoning.open,), (reasoning.close,)) if reasoning else ((), ())
@@ -137,8 +152,10 @@ class Dialogue:
             return (piece,)
         if piece.kind != "answer":
             return (*self._flush(), piece)  # an engine that chats has read it already
-        if self.stopped or not piece.text:
+        if self.stopped:
             return ()
+        if not piece.text and not self._held:
+            return (piece,)  # a part of a character, whose id counts for hosts that work on ids
         self._held.append(piece)
         self._buffer += piece.text
         out: list[Piece] = []
@@ -154,7 +171,7 @@ class Dialogue:
         if self._calls and reason == "stop":
             reason = "tool_calls"
         self._enter("done")
-        return (*out, dataclasses.replace(finish, reason=reason))
+        return (*out, dataclasses.replace(finish, reason=reason, stop=self._ended_by))
 
     def _flush(self) -> list[Piece]:
         """All that waits, as what it most likely is."""
@@ -208,7 +225,7 @@ class Dialogue:
             self._close(start, tag, out)
         elif mark in self._stops:
             self._take(start, out)
-            self._stop()
+            self._stop(mark)
         elif reasoning and mark == reasoning.open and (self._said or self._buffer[:start].strip()):
             self._take(start + len(mark), out)  # an answer that speaks of the tag
         else:
@@ -225,7 +242,8 @@ class Dialogue:
                 self._opened = opened
         return bool(self._buffer)
 
-    def _stop(self) -> None:
+    def _stop(self, mark: str) -> None:
+        self._ended_by = mark if mark in self._asked_stops else ""
         self._drop(len(self._buffer))
         self.stopped = True
         self._enter("done")
@@ -266,7 +284,7 @@ class Dialogue:
             found = self._ends.search(self._buffer, 0, size + tag) if self._ends else None
             self._take(found.start() if found else size + tag, out)
             if found:
-                self._stop()
+                self._stop(found[0])
             return
         self._drop(size + tag)
         self._calls += len(calls)
@@ -301,6 +319,8 @@ class Dialogue:
                 break
             cut.append(self._held.pop(0))
             size -= len(piece.text)
+        while self._held and not self._held[0].text:
+            cut.append(self._held.pop(0))
         return cut
 
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from exo_rkllm.catalogue.formats import Reasoning, ToolFormat
+
 
 def turns(
     start: str,
@@ -184,14 +186,14 @@ TELECHAT = """\
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One row: the names that mean it, its markup, and rows of `formats`."""
+    """One row: the names that mean it, its markup, and rows of `formats`, by name or (a plugin's) themselves."""
 
     pattern: str
     template: str
     stop: tuple[str, ...] = ()
     bos: str = ""
-    tools: str = ""
-    reasoning: str = ""
+    tools: str | ToolFormat = ""
+    reasoning: str | Reasoning = ""
     reuse: bool = True
 
 

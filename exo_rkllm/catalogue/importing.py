@@ -12,13 +12,14 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, filenames, modelfile, names
+from exo_rkllm.catalogue.brought import Brought
 from exo_rkllm.catalogue.card import Chat
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
@@ -40,7 +41,7 @@ class Found:
     said: Modelfile = field(default_factory=Modelfile)
 
 
-def find(path: Path) -> tuple[Found, ...]:
+def find(path: Path, suffixes: Mapping[str, str] = cards.SUFFIXES) -> tuple[Found, ...]:
     """What there is to import at a path; raises the sentence for a path where there is nothing."""
     path = path.expanduser()
     if path.is_file():
@@ -48,15 +49,16 @@ def find(path: Path) -> tuple[Found, ...]:
     if not path.is_dir():
         raise ModelNotFound(f"There is no {path}.", f"ls {path.parent}")
     folder = path.resolve()
-    if models_in(folder):
-        return (_one(folder),)
-    several = tuple(_one(child) for child in sorted(folder.iterdir()) if child.is_dir() and models_in(child))
+    if models_in(folder, suffixes):
+        return (_one(folder, suffixes),)
+    children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
+    several = tuple(_one(child, suffixes) for child in children if models_in(child, suffixes))
     if not several:
         raise ModelNotFound(f"{path} has no .rkllm file, nor has a folder in it.", f"ls {path}")
     return several
 
 
-def models_in(folder: Path) -> tuple[Path, ...]:
+def models_in(folder: Path, suffixes: Mapping[str, str]) -> tuple[Path, ...]:
     try:
         inside = sorted(folder.iterdir())
     except OSError:
@@ -64,13 +66,13 @@ def models_in(folder: Path) -> tuple[Path, ...]:
     return tuple(
         file
         for file in inside
-        if file.suffix.lower() in describe.ENGINES and file.is_file() and not filenames.is_adapter(file.name)
+        if file.suffix.lower() in suffixes and file.is_file() and not filenames.is_adapter(file.name)
     )
 
 
-def _one(folder: Path) -> Found:
+def _one(folder: Path, suffixes: Mapping[str, str]) -> Found:
     said = modelfile.read(folder) or Modelfile()
-    inside = models_in(folder)
+    inside = models_in(folder, suffixes)
     if said.weights:
         named = [file for file in inside if file.name == Path(said.weights).name]
         if not named:
@@ -96,7 +98,7 @@ async def import_(
     """A step `done` for each model; `access` is for tokenizer files that are not there, None stays offline."""
     if name and not names.valid_id(name):
         raise UsageError(f"{name!r} cannot be a model's name.", "Use letters, digits, '.', '_' and '-'.")
-    found = await asyncio.to_thread(find, path)
+    found = await asyncio.to_thread(find, path, catalogue.brought.suffixes)
     if name and len(found) > 1:
         raise UsageError(f"{path} has {len(found)} models, which cannot all be named {name!r}.", "Import one of them.")
     await asyncio.to_thread(catalogue.clean)
@@ -121,7 +123,7 @@ async def _import(
     file = found.weights
     if file.suffix.lower() == ".rkllm":
         await asyncio.to_thread(model_files.inspect, file)
-    elif file.suffix.lower() not in describe.ENGINES:
+    elif file.suffix.lower() not in catalogue.brought.suffixes:
         raise ModelFileError(f"{file} is no .rkllm file.", f"exo-rkllm inspect {file}")
     weights_name = file.name if names.plain_file_name(file.name) else f"model{file.suffix}"
     id_ = name or (names.plain_id(found.folder.name) if found.folder and found.said.weights else "")
@@ -145,7 +147,7 @@ async def _import(
                 done += len(block)
                 yield Step("verifying" if linked else "writing", file.name, str(file), "", done, size)
         if found.folder is not None:
-            await asyncio.to_thread(_beside, found.folder, stage)
+            await asyncio.to_thread(_beside, found, stage, catalogue.brought)
         base = repos([found.said.base_model])
         if access is not None and base:
             async with Hub(access) as hub, aclosing(companions(hub, stage, None, base)) as steps:
@@ -163,6 +165,7 @@ async def _import(
             chat=Chat(system=found.said.system),
             sampling=found.said.sampling,
             context=found.said.context,
+            brought=catalogue.brought,
         )
         card = await asyncio.to_thread(make)
         entry = await asyncio.to_thread(functools.partial(catalogue.publish, stage, card, replace=replace))
@@ -189,9 +192,13 @@ def _room(file: Path, stage: Path) -> None:
         )
 
 
-def _beside(folder: Path, stage: Path) -> None:
+def _beside(found: Found, stage: Path, brought: Brought) -> None:
     """The tokenizer's files, by name and size only: nothing else of the folder is taken."""
+    folder = found.folder or found.weights.parent
+    held = describe.read_json(folder / "config.json").get("model_type")
+    spec = brought.spec("", held, found.said.base_model, found.weights.name)
+    usual = describe.usual_names(sorted(path.name for path in folder.iterdir() if path.is_file()), spec)
     for name, limit in describe.COMPANIONS.items():
-        path = folder / name
-        if path.is_file() and path.stat().st_size <= limit:
+        path = folder / usual.get(name, name)
+        if name in usual and path.stat().st_size <= limit:
             shutil.copyfile(path, stage / name)

@@ -107,6 +107,7 @@ async def pull(
                 path=file.path,
                 source=f"{repo.id}@{repo.revision}:{file.path}",
                 base_model=bases[0] if bases else "",
+                brought=catalogue.brought,
             )
             card = await asyncio.to_thread(_described, stage, make)
             entry = await asyncio.to_thread(catalogue.publish, stage, card, replace=replace)
@@ -128,7 +129,7 @@ def _nothing_left_of_nothing(stage: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        parts = [path for path in stage.glob("*") if path.suffix == PART or path.suffix in describe.ENGINES]
+        parts = [path for path in stage.glob("*") if path.suffix == PART or path.suffix in cards.SUFFIXES]
         if stage.exists() and not any(path.stat().st_size for path in parts):
             shutil.rmtree(stage, ignore_errors=True)
 

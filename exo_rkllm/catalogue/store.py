@@ -16,11 +16,14 @@ from pathlib import Path
 from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import names
+from exo_rkllm.catalogue.brought import NOTHING, Brought
 from exo_rkllm.catalogue.card import Card
-from exo_rkllm.catalogue.families import FAMILIES, Family
-from exo_rkllm.catalogue.tokenizer import read_tokenizer
-from exo_rkllm.catalogue.voice import Voice, read_voice
+from exo_rkllm.catalogue.tokenizer import processed, read_tokenizer
+from exo_rkllm.catalogue.voice import Voice, model_type, read_voice
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
+from exo_rkllm.plugins.adapting import preload_of, processor_of
+from exo_rkllm.plugins.spec import ModelSpec
+from exo_rkllm.runner.preload import Preload
 
 INCOMING = ".incoming-"
 REPLACED = ".replaced-"
@@ -33,15 +36,16 @@ PULLS_KEPT = 7 * 24 * 3600.0
 class Entry(Model):
     """A model that can be asked for by name; what is expensive to read (template, tokenizer) is read once and kept."""
 
-    __slots__ = ("_card", "_families", "_folder", "_tokenizer", "_voice", "_voice_stamp")
+    __slots__ = ("_brought", "_card", "_folder", "_spec", "_tokenizer", "_voice", "_voice_stamp")
 
-    def __init__(self, folder: Path, card: Card, families: Mapping[str, Family] = FAMILIES) -> None:
+    def __init__(self, folder: Path, card: Card, brought: Brought = NOTHING) -> None:
         self._folder = folder
         self._card = card
-        self._families = families
+        self._brought = brought
         self._voice: Voice | None = None
         self._voice_stamp: tuple[int, ...] = ()
         self._tokenizer: tuple[Tokenizer | None] | None = None
+        self._spec: tuple[ModelSpec | None] | None = None
 
     def __repr__(self) -> str:
         return f"Entry({self._card.id!r})"
@@ -82,16 +86,30 @@ class Entry(Model):
     def reuse(self) -> bool:
         return self._card.reuse
 
+    @property
+    def spec(self) -> ModelSpec | None:
+        """What a plugin says of such models."""
+        if self._spec is None:
+            card = self._card
+            held = model_type(self._folder) if self._brought.specs else None
+            self._spec = (self._brought.spec(card.chat.family, held, *cards.telling_names(card)),)
+        return self._spec[0]
+
+    @property
+    def preload(self) -> Preload:
+        return Preload() if self.spec is None else preload_of(self.spec)
+
     def tokenizer(self) -> Tokenizer | None:
         if self._tokenizer is None:
-            self._tokenizer = (read_tokenizer(self._folder),)
+            make = processor_of(self.spec, self._brought.processors)
+            self._tokenizer = (read_tokenizer(self._folder) if make is None else processed(make, self._folder),)
         return self._tokenizer[0]
 
     def voice(self) -> Voice:
         """Compiled once, and again when the template's file changed: owners edit templates in place."""
         stamp = _stamp(self._folder, *(self._folder / name for name in (self._card.chat.template,) if name))
         if self._voice is None or stamp != self._voice_stamp:
-            self._voice = read_voice(self._folder, self._card, self._families)
+            self._voice = read_voice(self._folder, self._card, self._brought)
             self._voice_stamp = stamp
         return self._voice
 
@@ -199,11 +217,15 @@ def _abandoned(folder: Path) -> bool:
 class Catalogue:
     """All entries of one models folder. Looking costs a stat an entry; only what changed is read again."""
 
-    def __init__(self, directory: Path, families: Mapping[str, Family] | None = None) -> None:
-        """`families` are looked at before our own: a plugin may bring one with its template and stop strings."""
+    def __init__(self, directory: Path, brought: Brought = NOTHING) -> None:
         self.directory = directory
-        self._families = {**(families or {}), **FAMILIES}
+        self.brought = brought
         self._seen: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
+
+    def take(self, brought: Brought) -> None:
+        """What plugins bring later; entries are read again, those that are in use stay as they are."""
+        self.brought = brought
+        self._seen = {}
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
 
@@ -285,7 +307,7 @@ class Catalogue:
         if len(raw) > cards.LARGEST:
             raise CardError(f"{path} has more than {cards.LARGEST // 1024} KiB.", "A card is a page of text.")
         try:
-            card = cards.parse(raw.decode(), str(path))
+            card = cards.parse(raw.decode(), str(path), self.brought.suffixes)
         except UnicodeDecodeError:
             raise CardError(f"{path} is not UTF-8 text.", f"file {path}") from None
         if card.id != folder.name:
@@ -307,7 +329,7 @@ class Catalogue:
                     f"{weights} has {seen.st_size} bytes, its card says {card.weights.size}.",
                     f"exo-rkllm rm {card.id}, then pull or import it again",
                 )
-        return Entry(folder, card, self._families)
+        return Entry(folder, card, self.brought)
 
     # ── making and removing ──────────────────────────────────────────────────────────────────────
 

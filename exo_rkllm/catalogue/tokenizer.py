@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends.base import Tokenizer
+from exo_rkllm.errors import PluginError
 
 FILE = "tokenizer.json"
 
@@ -21,6 +22,29 @@ class Ids(Tokenizer):
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._inner.decode(list(tokens), skip_special_tokens=False))
+
+
+class Processed(Tokenizer):
+    """A plugin's own, which need not know our class."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def encode(self, text: str) -> list[int]:
+        return [int(token) for token in self._inner.encode(text)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self._inner.decode(list(tokens)))
+
+
+def processed(make: Callable[..., Any], folder: Path) -> Tokenizer:
+    try:
+        return Processed(make(folder))
+    except Exception as error:
+        raise PluginError(
+            f"The plugin's tokenizer for {folder.name} does not start: {type(error).__name__}: {error}.",
+            "exo-rkllm plugins",
+        ) from error
 
 
 def read_tokenizer(folder: Path) -> Tokenizer | None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.base import Model
-from exo_rkllm.catalogue.card import Card
-from exo_rkllm.catalogue.families import FAMILIES, Family, family_of
+from exo_rkllm.catalogue.brought import NOTHING, Brought
+from exo_rkllm.catalogue.card import Card, telling_names
+from exo_rkllm.catalogue.families import Family
 from exo_rkllm.catalogue.formats import REASONING, TOOLS, Reasoning, ToolFormat
 from exo_rkllm.catalogue.toml import nearest
 from exo_rkllm.errors import CardError
+from exo_rkllm.plugins.adapting import processor_of
 
 if TYPE_CHECKING:  # Jinja is loaded with the first template, not with the daemon
     from exo_rkllm.catalogue.template import Template
@@ -124,9 +126,11 @@ def _marked(text: str, marks: tuple[tuple[str, str], ...]) -> str:
     return next((row for mark, row in marks if mark in text), "")
 
 
-def _row(kind: str, chosen: str, rows: Mapping[str, Any], card_id: str) -> Any:
+def _row(kind: str, chosen: str | ToolFormat | Reasoning, rows: Mapping[str, Any], card_id: str) -> Any:
     if chosen in ("", "none"):
         return None
+    if not isinstance(chosen, str):
+        return chosen
     if chosen not in rows:
         raise CardError(f"The card of {card_id} says {kind} = {chosen!r}.", nearest(chosen, rows))
     return rows[chosen]
@@ -138,13 +142,29 @@ def _compiled(source: str, special: Mapping[str, str]) -> Template:
     return Template(source, special)
 
 
-def read_voice(folder: Path, card: Card, families: Mapping[str, Family] = FAMILIES) -> Voice:
+def model_type(folder: Path) -> object:
+    """What config.json says the model is."""
+    return _mapping(folder / "config.json").get("model_type")
+
+
+def _processor_template(brought: Brought, folder: Path, card: Card) -> str:
+    """Of the class that a plugin has for the tokenizer, where the plugin says nothing else."""
+    spec = brought.spec(card.chat.family, model_type(folder), *telling_names(card))
+    if spec is None or spec.template:
+        return ""
+    held = getattr(processor_of(spec, brought.processors), "chat_template", "")
+    return held if isinstance(held, str) else ""
+
+
+def read_voice(folder: Path, card: Card, brought: Brought = NOTHING) -> Voice:
     config = _mapping(folder / "tokenizer_config.json")
     source = _template_source(folder, card, config)
+    said = "" if card.chat.family in brought.silent else card.chat.family
     family: Family = (
-        _row("family", card.chat.family, families, card.id)
-        or families[family_of(card.base_model, card.id, card.source, families=families)]
+        _row("family", said, brought.families, card.id)
+        or brought.families[brought.family(model_type(folder), *telling_names(card))]
     )
+    source = source or _processor_template(brought, folder, card)
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
     template = _compiled(source or family.template, special)
     telling = template if "tools" in template.names else None
@@ -167,14 +187,14 @@ def read_voice(folder: Path, card: Card, families: Mapping[str, Family] = FAMILI
     )
 
 
-def voice_of(model: Model) -> Voice:
+def voice_of(model: Model, brought: Brought = NOTHING) -> Voice:
     """For a model without a card (a bare file): its family's markup, by its name."""
-    family = FAMILIES[family_of(model.path.name if model.path else "", model.id)]
+    family = brought.families[brought.family(None, model.path.name if model.path else "", model.id)]
     template = _compiled(family.template, {"bos_token": family.bos})
     return Voice(
         template,
         template if family.tools and "tools" in template.names else None,
-        TOOLS.get(family.tools),
-        REASONING.get(family.reasoning),
+        _row("tools", family.tools, TOOLS, model.id),
+        _row("reasoning", family.reasoning, REASONING, model.id),
         family.stop,
     )

@@ -13,11 +13,15 @@ from exo_rkllm.errors import ExoRkllmError, UsageError
 
 
 class Verb(NamedTuple):
-    """`module` has `arguments(parser)`, which declares the flags, and `main(args)`, which returns the exit code."""
+    """`module` has `arguments(parser)`, which declares the flags, and `main(args)`, which returns the exit code.
+
+    A verb that `passes_on` hands another program's flags to it as they are.
+    """
 
     name: str
     module: str
     summary: str
+    passes_on: bool = False
 
 
 VERBS: tuple[Verb, ...] = (
@@ -25,6 +29,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("ps", "exo_rkllm.cli.ps", "what is loaded, what it answers, and who waits"),
     Verb("load", "exo_rkllm.cli.load", "bring a model into memory"),
     Verb("unload", "exo_rkllm.cli.unload", "free a model's memory"),
+    Verb("cluster", "exo_rkllm.cli.cluster", "who is in the exo cluster, and what this board does there"),
     Verb("logs", "exo_rkllm.cli.logs", "the daemon's latest lines"),
     Verb("config", "exo_rkllm.cli.config", "check the configuration, show it, take it over"),
     Verb("run", "exo_rkllm.cli.run", "ask a model once, or chat with it"),
@@ -34,10 +39,13 @@ VERBS: tuple[Verb, ...] = (
     Verb("import", "exo_rkllm.cli.importing", "make models of files that are on this machine"),
     Verb("rm", "exo_rkllm.cli.rm", "remove models"),
     Verb("inspect", "exo_rkllm.cli.inspect", "say what a .rkllm file is, without loading it"),
+    Verb("engines", "exo_rkllm.cli.engines", "list what answers here, and say which of it a model gets"),
+    Verb("plugins", "exo_rkllm.cli.plugins", "list the plugins, and say why one is not used"),
     Verb("runtime", "exo_rkllm.cli.runtime", "find, check or install the vendor library"),
     Verb("board", "exo_rkllm.cli.board", "say what this machine and its NPU are"),
     Verb("doctor", "exo_rkllm.cli.doctor", "check everything a model needs, and name the repair"),
     Verb("top", "exo_rkllm.cli.top", "watch the NPU, the models and the requests"),
+    Verb("exo-classic", "exo_rkllm.cli.exo_classic", "start classic exo with the NPU's engine in it", passes_on=True),
     Verb("selftest", "exo_rkllm.cli.selftest", "measure what only a board can show, into a report"),
 )
 
@@ -75,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = parser()
     chosen = top.parse_args(argv)
     verb = next(verb for verb in VERBS if verb.name == chosen.verb)
-    args = verb_parser(verb).parse_args(chosen.rest)
+    rest = ["--", *chosen.rest] if verb.passes_on and chosen.rest[:1] not in (["-h"], ["--help"]) else chosen.rest
+    args = verb_parser(verb).parse_args(rest)
     try:
         return int(importlib.import_module(verb.module).main(args))
     except ExoRkllmError as error:

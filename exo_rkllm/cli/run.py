@@ -15,12 +15,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Model, Piece, Sampling
+from exo_rkllm.backends.base import Engine, Event, Finish, GenerationRequest, Message, Model, Piece, Sampling
 from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.backends.rkllm import RkllmFile
+from exo_rkllm.catalogue.brought import brought
+from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import place
+from exo_rkllm.cli.client import Client, NotInTheGroup, find
+from exo_rkllm.cli.extras import plugged
+from exo_rkllm.cli.through import ThroughDaemon
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 
@@ -38,6 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name in SAMPLING:
         flag, kind = "--" + name.replace("_", "-"), int if name == "top_k" else float
         parser.add_argument(flag, type=kind, metavar="X", help=f"sampling: {name.replace('_', ' ')}")
+    parser.add_argument("--engine", default="", metavar="NAME", help="this engine, whatever the model's card says")
     parser.add_argument("--library", type=Path, metavar="FILE", help="this librkllmrt.so, not the one that is found")
     parser.add_argument("--verbose", action="store_true", help="the library's own lines, and timings after each answer")
     parser.add_argument("--json", action="store_true", help="one JSON object a line: the pieces, then the figures")
@@ -51,12 +57,26 @@ def main(args: argparse.Namespace) -> int:
     return chat.converse() if prompt is None else chat.once(prompt)
 
 
-def model_of(name: str, context: int, sampling: Sampling, models: Path) -> Model:
+def model_of(name: str, context: int, sampling: Sampling, catalogue: Catalogue) -> Model:
     """A file where it looks like one, else an entry of the catalogue. A file has no defaults of its own, so it is
     loaded with what was asked for, which runtimes before 1.3.0 take at no other time."""
-    if name.endswith(".rkllm") or "/" in name or Path(name).exists():
+    if is_file(name):
         return RkllmFile(Path(name), context, sampling)
-    return Catalogue(models).resolve(name)
+    return catalogue.resolve(name)
+
+
+def is_file(name: str) -> bool:
+    return name.endswith(".rkllm") or "/" in name or Path(name).exists()
+
+
+def beside(args: argparse.Namespace) -> Client | None:
+    """The daemon where it can answer this: a second copy of its model would not fit beside the first one."""
+    if is_file(args.model) or args.library or args.engine or args.context:
+        return None
+    try:
+        return find()
+    except NotInTheGroup:
+        return None  # the user's own models are what is left
 
 
 class Chat:
@@ -68,12 +88,20 @@ class Chat:
         config = load(os.environ)
         library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
         sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
-        model = model_of(args.model, args.context, sampling, place.configured())
-        self._engine = Kinds().make(model, host_of(Path(config.board.root), library, self._report))
+        client = beside(args)
+        if client is not None:
+            self._engine: Engine = ThroughDaemon(args.model, client)
+        else:
+            found = plugged()
+            model = model_of(args.model, args.context, sampling, Catalogue(place.configured(), brought(found)))
+            kinds = Kinds(found.kinds, args.engine or config.models.engine)
+            host = host_of(Path(config.board.root), library, self._report, config.plugins.native)
+            self._engine = kinds.make(model, host)
         self._sampling = sampling
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()
         self._load_seconds = 0.0
+        self._thought = False
 
     def _report(self, lines: Sequence[str]) -> None:
         if self._args.verbose:
@@ -151,19 +179,32 @@ class Chat:
     async def _answer(self, request: GenerationRequest) -> str:
         """Prints while it listens; leaving early closes the generator, which ends the run."""
         pieces: list[str] = []
+        dialogue = Dialogue.begin(self._engine.model, self._engine.capabilities, request)
         try:
-            async with aclosing(self._engine.generate(request)) as events:
+            async with aclosing(self._engine.generate(dialogue.request)) as events:
                 async for event in events:
-                    if isinstance(event, Piece):
-                        pieces.append(event.text)
-                        self._print(event)
+                    if isinstance(event, Piece) and not dialogue.stopped:
+                        self._take(dialogue.feed(event), pieces)
+                        if dialogue.stopped:
+                            await self._engine.abort(request.id)
                     elif isinstance(event, Finish):
-                        self._print_finish(event)
+                        self._take(dialogue.end(event), pieces)
         except ExoRkllmError:
             if pieces and not self._args.json:
                 print(flush=True)  # the reason has a line of its own
             raise
         return "".join(pieces)
+
+    def _take(self, events: Sequence[Event], answer: list[str]) -> None:
+        for event in events:
+            if isinstance(event, Piece):
+                if event.kind == "answer" and not answer and self._thought and not self._args.json:
+                    print("\n")  # between what it thought and what it says
+                self._thought = event.kind == "thinking"
+                answer += [event.text] if event.kind == "answer" else []
+                self._print(event)
+            elif isinstance(event, Finish):
+                self._print_finish(event)
 
     def _print(self, piece: Piece) -> None:
         if self._args.json:

@@ -12,6 +12,8 @@ from exo_rkllm.catalogue.voice import Voice
 from exo_rkllm.cli import models, place
 from exo_rkllm.cli.progress import amount
 
+OWN = "a plugin's own"
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="NAME", help="a name that `exo-rkllm models` lists, or what it begins with")
@@ -36,8 +38,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _voice(voice: Voice) -> dict[str, object]:
-    tools = next((name for name, way in TOOLS.items() if way is voice.tools), "")
-    reasoning = next((name for name, tags in REASONING.items() if tags is voice.reasoning), "")
+    tools = next((name for name, way in TOOLS.items() if way is voice.tools), OWN if voice.tools else "")
+    thoughts = next((name for name, tags in REASONING.items() if tags is voice.reasoning), "")
+    reasoning = thoughts or (OWN if voice.reasoning else "")
     return {"tools": tools, "reasoning": reasoning, "stop": list(voice.stop)}
 
 

@@ -11,8 +11,9 @@ from exo_rkllm.config.kinds import KINDS, Bytes, Kind, Seconds
 Check: TypeAlias = "tuple[Callable[[Any], bool], str]"  # a test for the value, and what it must be, in words
 
 
-def about(says: str, example: Any, *, check: Check | None = None) -> Mapping[str, Any]:
-    return {"says": says, "example": example, "check": check}
+def about(says: str, example: Any, *, check: Check | None = None, variable: str = "") -> Mapping[str, Any]:
+    """`variable` is for the few whose name is fixed by what others do."""
+    return {"says": says, "example": example, "check": check, "variable": variable}
 
 
 PORT = (lambda value: 0 <= value <= 65535, "between 0 and 65535")
@@ -82,6 +83,13 @@ class Models:
             "Folder with one folder a model. Empty: the service's own state folder, or `exo-rkllm/models` in the "
             "user's data folder.",
             "/mnt/nvme/models",
+        ),
+    )
+    engine: str = field(
+        default="",
+        metadata=about(
+            "Engine of every model, whatever its card says. Empty: the card's, or what the file's name tells.",
+            "dummy",
         ),
     )
     preload: tuple[str, ...] = field(
@@ -240,7 +248,56 @@ class Plugins:
     """Models and backends of other packages."""
 
     allow: tuple[str, ...] = field(
-        default=("*",), metadata=about("Names of the plugins that are used; `*` means all, an empty list none.", ())
+        default=("*",),
+        metadata=about(
+            "Names of the plugins that are used; `*` means all, an empty list none.", (), variable="EXO_RKLLM_PLUGINS"
+        ),
+    )
+    load: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Plugins that are no package: modules by name, or files. To be listed is to be used.",
+            ("/etc/exo-rkllm/zorg.py",),
+        ),
+    )
+    native: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Native libraries that the process of every model on the NPU opens before the vendor's.",
+            ("/usr/lib/exo-rkllm/libextra.so",),
+            variable="EXO_RKLLM_BACKEND_PLUGINS",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Classic:
+    """The engine inside classic exo (`exo-rkllm exo-classic`, or exo's own `--inference-engine rkllm`)."""
+
+    daemon: bool = field(
+        default=True,
+        metadata=about("Ask the daemon that runs on this board, so that there is one queue for its NPU.", False),
+    )
+    ring: str = field(
+        default="refuse",
+        metadata=about(
+            "What a node does that exo gave only some of a model's layers: `refuse` says why, `first` lets the node "
+            "with the first layer answer alone while the others hand its tokens on.",
+            "first",
+            check=one_of("refuse", "first"),
+        ),
+    )
+    idle: Seconds = field(
+        default=60.0,
+        metadata=about("An answer that exo asks no more of for so long is ended: exo does not say that it left.", 20),
+    )
+    keep_engine: bool = field(
+        default=True,
+        metadata=about("Keep exo from replacing this engine by another one when a second node appears.", False),
+    )
+    shard_downloads: bool = field(
+        default=True,
+        metadata=about("Answer for our own models where exo would look for them on the internet.", False),
     )
 
 
@@ -269,13 +326,14 @@ class Config:
     metrics: Metrics = field(default_factory=Metrics)
     control: Control = field(default_factory=Control)
     plugins: Plugins = field(default_factory=Plugins)
+    classic: Classic = field(default_factory=Classic)
     log: Log = field(default_factory=Log)
     files: tuple[str, ...] = ()
 
 
 SECTIONS: Mapping[str, type] = {
     kind.__name__.lower(): kind
-    for kind in (Api, Models, Dispatch, Runtime, Board, Cluster, Metrics, Control, Plugins, Log)
+    for kind in (Api, Models, Dispatch, Runtime, Board, Cluster, Metrics, Control, Plugins, Classic, Log)
 }
 
 
@@ -290,17 +348,15 @@ class Key:
     says: str
     example: Any
     check: Check | None
-
-    @property
-    def variable(self) -> str:
-        return f"EXO_RKLLM_{self.section}_{self.name}".upper()
+    variable: str
 
 
 def keys(section: str) -> Iterator[Key]:
     for one in fields(SECTIONS[section]):
         about = one.metadata
         kind = KINDS[str(one.type)]
-        yield Key(section, one.name, kind, one.default, about["says"], about["example"], about["check"])
+        variable = about["variable"] or f"EXO_RKLLM_{section}_{one.name}".upper()
+        yield Key(section, one.name, kind, one.default, about["says"], about["example"], about["check"], variable)
 
 
 TABLE: Mapping[str, Mapping[str, Key]] = {section: {key.name: key for key in keys(section)} for section in SECTIONS}

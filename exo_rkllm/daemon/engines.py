@@ -26,7 +26,7 @@ def needs(model: Model, kinds: Kinds) -> Needs:
         except OSError:
             size = 0  # loading it says what is wrong with it
     memory = model.card.memory if isinstance(model, Entry) and model.card.memory else size and size + OVERHEAD
-    kind = kinds.get(model.engine)
+    kind = kinds.get(kinds.chosen(model))
     if kind is None or not kind.on_npu:
         return Needs(memory)
     domain = model.options.get("base_domain_id")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exo_rkllm import plugins
 from exo_rkllm.api.control import Controls, PullRequest
-from exo_rkllm.backends.base import JSON, Capabilities, GenerationRequest, Model
+from exo_rkllm.backends.base import JSON, Capabilities, Engine, GenerationRequest, Model
 from exo_rkllm.backends.host import Host, host_of
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.board.counters import read_load
@@ -20,6 +22,7 @@ from exo_rkllm.board.detect import Board
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.board.watch import Watch
+from exo_rkllm.catalogue.brought import brought
 from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.steps import Step
 from exo_rkllm.catalogue.store import Catalogue
@@ -51,6 +54,7 @@ AT_START = (
     "cluster",
     "control",
     "plugins",
+    "models.engine",
     "runtime",
     "api.listen",
     "api.port",
@@ -72,7 +76,9 @@ class Parts:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = ExitStack()
         self.catalogue = Catalogue(Path(config.models.directory))
-        self.kinds = Kinds()
+        self.kinds = Kinds(instead=config.models.engine)
+        self.plugins: plugins.Plugins | None = None
+        self._plugins_late = False
         self.watch = Watch(Path(config.board.root), self._board_changed)
         self.library: Place | None = None
         self._library_trouble: ExoRkllmError | None = None
@@ -81,7 +87,7 @@ class Parts:
         self._closing.callback(self.sampler.close)
         self.dispatcher = Dispatcher(
             find=self.catalogue.resolve,
-            engine=lambda model: self.kinds.make(model, self._host()),
+            engine=self._engine,
             needs=lambda model: engines.needs(model, self.kinds),
             available=lambda: available(Path(config.board.root)),
             begin=self._begin,
@@ -90,6 +96,34 @@ class Parts:
         )
 
     # ── begin, end ───────────────────────────────────────────────────────────────────────────────
+
+    async def plug_in(self) -> None:
+        """Before anything works; beside the loop, and what is not there by then counts when it is."""
+        loop = asyncio.get_running_loop()
+
+        def changed() -> None:
+            with suppress(RuntimeError):  # the daemon ended before its slowest plugin
+                loop.call_soon_threadsafe(self._plugins_changed)
+
+        wanted = self.config.plugins
+        load = functools.partial(plugins.load, wanted.allow, more=wanted.load, changed=changed)
+        self.plugins = await loop.run_in_executor(None, load)
+        self._take_plugins()
+
+    def _plugins_changed(self) -> None:
+        """Also called by those that were quick, of which there is nothing more to take."""
+        if self.plugins is None or not self._plugins_late:
+            return
+        self._take_plugins()
+        self._apply()
+
+    def _take_plugins(self) -> None:
+        found = self.plugins
+        if found is None:
+            return
+        self._plugins_late = bool(found.loading)
+        self.kinds = Kinds(found.kinds, self.config.models.engine, found.loading)
+        self.catalogue.take(brought(found))
 
     def begin(self) -> None:
         """Nothing here waits: models that are to be there from the start load while the API already answers."""
@@ -128,6 +162,15 @@ class Parts:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _engine(self, model: Model) -> Engine:
+        """While the file loads, its template is compiled beside the loop: the first question finds it done."""
+        asyncio.get_running_loop().run_in_executor(None, self._compile, model.id)
+        return self.kinds.make(model, self._host())
+
+    def _compile(self, name: str) -> None:
+        with suppress(ExoRkllmError):  # whoever asks is told
+            self.catalogue.get(name).voice()
 
     def _begin(self, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
         """An answer wakes the NPU, whose counters are worth sampling now."""
@@ -181,7 +224,8 @@ class Parts:
             self.dispatcher.board_back()
 
     def _host(self) -> Host:
-        return host_of(Path(self.config.board.root), None if self.library is None else self.library.path, self._report)
+        library = None if self.library is None else self.library.path
+        return host_of(Path(self.config.board.root), library, self._report, self.config.plugins.native)
 
     def _report(self, lines: Sequence[str]) -> None:
         asked_for = logging.INFO if self.config.runtime.log_level else logging.DEBUG
@@ -241,6 +285,7 @@ class Parts:
             facts=lambda: {**self.facts(), **facts()},
             pull=self.pull,
             remove=self.remove,
+            cluster=lambda: self.node,
         )
 
     async def remove(self, name: str) -> str:
@@ -278,6 +323,7 @@ class Parts:
             "library": "" if self.library is None else str(self.library.path),
             "models_directory": str(self.catalogue.directory),
             "config_files": list(self.config.files),
+            "plugins": [] if self.plugins is None else [asdict(row) for row in self.plugins.rows],
         }
 
     def headline(self) -> str:

@@ -50,6 +50,7 @@ class Server:
 
     async def run(self) -> None:
         config, parts = self._parts.config, self._parts
+        await parts.plug_in()
         parts.begin()
         sockets = self._api_sockets(config)
         loopback = all(map(listen.is_loopback, sockets))

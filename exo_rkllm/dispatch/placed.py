@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
+from exo_rkllm.runner.preload import Preload
 
 
 class Placed(Model):
@@ -42,6 +43,10 @@ class Placed(Model):
     @property
     def reuse(self) -> bool:
         return self._model.reuse
+
+    @property
+    def preload(self) -> Preload:
+        return self._model.preload
 
     def tokenizer(self) -> Tokenizer | None:
         return self._model.tokenizer()

@@ -14,6 +14,7 @@ from exo_rkllm.board.counters import Clock
 from exo_rkllm.board.detect import UPGRADE, DeviceNode, Npu
 from exo_rkllm.board.performance import ENABLE, SOCKET
 from exo_rkllm.board.states import UNMASK
+from exo_rkllm.classic.host import NONE, UNRELATED
 from exo_rkllm.doctor.identity import SERVICE_USER, group_name
 from exo_rkllm.doctor.report import Finding, Line, Report, bad, good, poor, unseen, worst
 from exo_rkllm.doctor.scene import ModelSeen, Scene
@@ -31,6 +32,8 @@ SLOW = 0.75
 LITTLE_MEMORY = GIB
 # The library names it whatever the build (npu-platform 2.3).
 HEAPS = {"drm_gem": "dev/dma_heap", "dma_heap": "dev/rk_dma_heap"}
+# States of a plugin that is not used though nobody refused it.
+TROUBLED = ("failed", "conflict", "loading")
 
 
 class Check(NamedTuple):
@@ -344,6 +347,27 @@ def model(seen: ModelSeen) -> Finding:
     return good(f"{seen.name}{toolkit}")
 
 
+def plugins(scene: Scene) -> Finding:
+    """A warning at most: what is ours works without them."""
+    if not scene.plugins:
+        return good("none is installed")
+    unused = [row for row in scene.plugins if row.state in TROUBLED]
+    troubled = [f"{row.name}: {row.error.removesuffix('.') or 'it still loads'}" for row in unused]
+    if troubled:
+        return poor("; ".join(troubled), "exo-rkllm plugins")
+    return good(", ".join(f"{row.name} is {row.state}" for row in scene.plugins))
+
+
+def exo(scene: Scene) -> Finding:
+    """Which of the programs of that name this Python has; the daemon needs none of them."""
+    kind = scene.exo
+    if kind.name == NONE:
+        return unseen(kind.says)
+    if kind.name == UNRELATED:
+        return poor(f"This Python has {kind.says}.", kind.start)
+    return good(f"{kind.says}: {kind.start}")
+
+
 def service(scene: Scene) -> Finding:
     if scene.service.error is not None:
         return poor(scene.service.error.sentence, scene.service.error.hint)
@@ -389,6 +413,8 @@ CHECKS: tuple[Check, ...] = (
     Check("runtime", runtime, ("system",)),
     Check("runtime and driver", pairing, ("runtime", "driver version")),
     Check("models", models, ("configuration",)),
+    Check("plugins", plugins),
+    Check("exo", exo),
     Check("service", service, ("configuration",)),
     Check("cluster", cluster, ("service",)),
 )

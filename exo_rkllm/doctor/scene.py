@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exo_rkllm import plugins
 from exo_rkllm.board import files, kernel_log
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.sources import find
 from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.classic.host import Kind, kind_here
 from exo_rkllm.config import Config, load
 from exo_rkllm.doctor.identity import Identity
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound
+from exo_rkllm.plugins import Plugin
 from exo_rkllm.runtime import locate, modelfile
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.modelfile import ModelFacts, Objection
@@ -72,6 +75,8 @@ class Scene:
     models_error: ExoRkllmError | None
     kernel_log: Mapping[str, int] | str  # errors by kind, or why it cannot be read
     service: Service
+    plugins: tuple[Plugin, ...]
+    exo: Kind
 
     @property
     def runtime(self) -> str:
@@ -110,7 +115,16 @@ def look(
         models_error=models_error,
         kernel_log=_kernel_log(base),
         service=service,
+        plugins=_plugins(environment, service),
+        exo=kind_here(),
     )
+
+
+def _plugins(environment: Mapping[str, str], service: Service) -> tuple[Plugin, ...]:
+    """The daemon's where one runs: those of this process say little of it."""
+    if service.status is not None and "plugins" in service.status:
+        return tuple(Plugin(**row) for row in service.status["plugins"])
+    return plugins.load(environment=environment).rows
 
 
 def _config(environment: Mapping[str, str]) -> tuple[Config | None, ExoRkllmError | None]:

@@ -26,6 +26,7 @@ import exo_rkllm
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import Job
+from exo_rkllm.runner.preload import Preload
 from exo_rkllm.runner.turn import Turn
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, Kind
 from exo_rkllm.runtime import failures
@@ -160,11 +161,13 @@ class Runner:
         *,
         report: Report,
         limits: Limits = Limits(),
+        preload: Preload = Preload(),
     ) -> tuple[Runner, Mapping[str, Any]]:
         """The child with its model loaded, and what the runtime said of the model."""
         runner = cls(name, limits, report)
+        order = {"library": str(library), "params": params.to_json(), "preload": preload.order()}
         try:
-            facts = await runner._ask(Kind.LOAD, {"library": str(library), "params": params.to_json()})
+            facts = await runner._ask(Kind.LOAD, order)
         except BaseException:
             await runner.close()
             raise
@@ -269,7 +272,6 @@ class Runner:
                 stdout=box,
                 stderr=box,
                 pass_fds=(theirs.fileno(), box),
-                start_new_session=True,
             )
         except OSError as error:
             self._sock.close()

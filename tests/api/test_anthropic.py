@@ -99,3 +99,15 @@ async def test_errors_have_its_classes(client: Any) -> None:
 async def test_tokens_that_cannot_be_counted_are_not_guessed(client: Any) -> None:
     with pytest.raises(anthropic.BadRequestError, match="can't be counted"):
         await client.messages.count_tokens(model="qwen", messages=[{"role": "user", "content": "Hello"}])
+
+
+async def test_a_stop_sequence_is_named(client: Any) -> None:
+    asked: dict[str, Any] = {"model": "qwen", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
+    whole = await client.messages.create(**asked)
+    word = whole.content[0].text.split()[-1]
+    cut = await client.messages.create(**asked, stop_sequences=["never said", word])
+    assert (cut.stop_reason, cut.stop_sequence) == ("stop_sequence", word)
+    assert word not in cut.content[0].text
+    async with client.messages.stream(**asked, stop_sequences=[word]) as stream:
+        final = await stream.get_final_message()
+    assert (final.stop_reason, final.stop_sequence) == ("stop_sequence", word)

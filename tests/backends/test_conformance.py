@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+import os
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import pytest
@@ -13,26 +17,64 @@ import pytest_asyncio
 from exo_rkllm.backends.base import Engine, Event, Finish, GenerationRequest, Message, Piece, Progress
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.llamacpp import free_port
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, RunnerLost
 from tests.simulated import VERSIONS, Library
 
+HOST = Host(lambda _lines: None)
 QUESTION = "one two three four five six seven eight nine ten"
 
 
-BACKENDS = ("dummy", *VERSIONS)
+BACKENDS = ("dummy", "llamacpp", "openai", *VERSIONS)
 
 
 @pytest.fixture(params=BACKENDS)
 def make_engine(
-    request: pytest.FixtureRequest, library: Library, board_root: Path, make_model: Callable[..., Path]
+    request: pytest.FixtureRequest,
+    library: Library,
+    board_root: Path,
+    make_model: Callable[..., Path],
+    gguf: Callable[..., Entry],
+    far: Callable[[int], Entry],
 ) -> Callable[[int], Engine]:
     """An engine whose model repeats the question, with so many tokens of context."""
+    if request.param == "llamacpp":
+        return lambda context: Kinds().make(gguf(context), HOST)
+    if request.param == "openai":
+        return lambda context: Kinds().make(far(context), HOST)
     if request.param == "dummy":
         return lambda context: DummyEngine(DummyModel(context=context))
     model = make_model(reply="{user}", max_context=4096, template="none")
     host = Host(lambda _lines: None, library(request.param), "RK3588", (4, 5, 6, 7))  # as on a board
     return lambda context: RkllmEngine(RkllmFile(model, context), host)
+
+
+@pytest.fixture
+def far(gguf: Callable[..., Entry]) -> Iterator[Callable[[int], Entry]]:
+    """Servers in processes of their own, since the tests' loop is busy with the engine."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start(context: int) -> Entry:
+        port, near = free_port(), gguf(context)
+        command = [str(near.card.options["program"]), "-m", "far", "--host", "127.0.0.1", "--port", str(port)]
+        environment = {**os.environ, "LLAMA_API_KEY": ""}
+        running.append(subprocess.Popen([*command, "-c", str(context)], env=environment, stdout=subprocess.DEVNULL))
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.02)
+        options = {"base_url": f"http://127.0.0.1:{port}/v1"}
+        return Entry(near.folder, Card("far", engine="openai", context=context, options=options))
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
 
 
 @pytest_asyncio.fixture
@@ -54,6 +96,7 @@ async def answer(engine: Engine, request: GenerationRequest) -> tuple[str, Finis
     return "".join(event.text for event in events if isinstance(event, Piece)), events[-1]
 
 
+@pytest.mark.seed("4.3", "Engine.initialize, generate, warmup")
 async def test_it_answers_with_pieces_and_one_finish(engine: Engine) -> None:
     text, finish = await answer(engine, ask())
     assert text == QUESTION
@@ -127,6 +170,7 @@ async def test_a_prompt_beyond_the_context_is_refused_and_the_next_one_works(
         await engine.close()
 
 
+@pytest.mark.seed("4.3", "challenge: formats / APIs / parallelism / performance")
 async def test_context_is_told(engine: Engine) -> None:
     assert engine.capabilities.context == 4096
 

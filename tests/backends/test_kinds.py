@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_rkllm.backends.base import JSON
+from exo_rkllm.backends.base import JSON, Engine, Model, Tokenizer
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.kinds import BUILT_IN, Kind, Kinds
@@ -20,6 +20,7 @@ HOST = Host(lambda _lines: None)
 ECHO = Kind("echo", "says it again", make=lambda model, _host: DummyEngine(model))
 
 
+@pytest.mark.seed("4.1", "get_inference_engine error lists what is available")
 def test_an_engine_that_nobody_installed_is_a_sentence(tmp_path: Path) -> None:
     model = Entry(tmp_path, parse('id = "m"\nengine = "quantum"'))
     with pytest.raises(NotSupported, match="m wants the engine 'quantum', which is not installed") as caught:
@@ -56,3 +57,23 @@ def test_a_plugin_cannot_take_the_name_of_one_of_ours() -> None:
 def test_what_an_engine_does_not_have_is_refused(options: Mapping[str, JSON], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         Kinds().make(DummyModel("m", options=options), HOST)
+
+
+@pytest.mark.seed("4.3", "abstract Model, Tokenizer, Engine")
+@pytest.mark.parametrize(
+    ("kind", "functions"),
+    [
+        (Engine, {"initialize", "capabilities", "generate", "abort", "lost", "close"}),
+        (Model, {"id", "engine", "path", "context"}),
+        (Tokenizer, {"encode", "decode"}),
+    ],
+)
+def test_an_engine_that_leaves_something_out_cannot_be_made(kind: type, functions: set[str]) -> None:
+    assert kind.__abstractmethods__ == functions  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="abstract"):
+        type("Half", (kind,), {})()
+
+
+@pytest.mark.seed("4.3", "phase 1 (one backend, single device)")
+def test_every_engine_says_how_a_model_is_spread() -> None:
+    assert {Kinds().get(name).parallelism for name in BUILT_IN} <= {"none", "server"}  # type: ignore[union-attr]

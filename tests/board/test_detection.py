@@ -25,6 +25,8 @@ Build = Callable[[str], Path]
         ("acpi", None),
     ],
 )
+@pytest.mark.seed("4.1", "detectors in get_system_info")
+@pytest.mark.seed("4.2", "detector returns bool")
 def test_it_names_an_npu_that_can_be_used(
     profile: str, expected: str | None, board: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,12 @@ def test_where_there_is_no_choice_the_sentence_says_why(
     assert refusal.value.hint.startswith(hint)
 
 
+def test_where_only_llama_cpp_could_run_it_the_hint_says_how() -> None:
+    with pytest.raises(ModelNotFound) as refusal:
+        choose(("README.md", "b.gguf", "a.GGUF"), "o/r", "rk3588")
+    assert refusal.value.hint.endswith("On the CPU, by llama.cpp: exo-rkllm pull o/r:a.GGUF")
+
+
 @pytest.mark.parametrize(
     ("wanted", "file"),
     [

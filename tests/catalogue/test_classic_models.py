@@ -33,6 +33,8 @@ def classic(name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.seed("4.1", "get_model_cards() includes plugins")
+@pytest.mark.seed("4.2", "model format")
 def test_cards_have_what_hosts_read(catalogue: Catalogue) -> None:
     put(
         catalogue,

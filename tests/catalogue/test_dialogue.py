@@ -328,7 +328,7 @@ def test_a_stop_string_ends_the_run_and_nothing_follows() -> None:
     heard = [piece.text for text in ("Hi", "\nUs", "er: more", "yet more") for piece in dialogue.feed(Piece(text))]
     assert heard == ["Hi"]
     assert dialogue.stopped
-    assert dialogue.end(Finish("abort")) == (Finish("stop"),)
+    assert dialogue.end(Finish("abort")) == (Finish("stop", stop="\nUser:"),)
 
 
 def test_a_users_stop_string_does_not_end_thoughts() -> None:

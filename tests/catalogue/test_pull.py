@@ -684,3 +684,11 @@ async def test_a_pull_killed_while_the_entry_is_made_is_never_half_there(hub: Lo
 def test_steps_of_a_second_are_few() -> None:
     """Progress is for people: a step a megabyte, not a step a packet."""
     assert pulling.REPORT_EVERY >= 1 << 20
+
+
+async def test_a_gguf_that_is_asked_for_by_name_is_llama_cpps(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.add("org/small-gguf", {"small-q4_k_m.gguf": large(b"GGUF" + bytes(3000))})
+    entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/small-gguf", file="small-q4_k_m.gguf")))[-1].id)
+    assert entry.engine == "llamacpp"
+    assert entry.path is not None
+    assert entry.path.name == "small-q4_k_m.gguf"

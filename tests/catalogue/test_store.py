@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import store
+from exo_rkllm.catalogue.brought import Brought
 from exo_rkllm.catalogue.card import Card, Chat, Weights, dump
-from exo_rkllm.catalogue.families import Family
+from exo_rkllm.catalogue.families import FAMILIES, Family
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 from tests.catalogue.test_names import HARD
@@ -361,7 +362,7 @@ def test_a_voice_that_does_not_exist_is_named(catalogue: Catalogue, chat: Chat, 
 def test_a_family_from_elsewhere_goes_before_ours(catalogue: Catalogue) -> None:
     put(catalogue, "qwen3-zorg")
     zorg = Family(r"zorg", "{{ messages[0].content }} zorg:", ("<zorg>",), reasoning="think")
-    voice = Catalogue(catalogue.directory, {"zorg": zorg}).get("qwen3-zorg").voice()
+    voice = Catalogue(catalogue.directory, Brought(families={"zorg": zorg, **FAMILIES})).get("qwen3-zorg").voice()
     assert (voice.template.source, voice.stop, voice.tools) == (zorg.template, ("<zorg>",), None)
     assert "<|im_start|>" in catalogue.get("qwen3-zorg").voice().template.source
 

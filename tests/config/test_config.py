@@ -90,7 +90,7 @@ def test_conf_d_is_read_after_the_file_in_the_order_of_names_and_variables_last(
         ("EXO_RKLLM_API_ALLOW_ANONYMOUS", "Yes", "api", "allow_anonymous", True),
         ("EXO_RKLLM_CLUSTER_ENABLED", "off", "cluster", "enabled", False),
         ("EXO_RKLLM_MODELS_PRELOAD", "qwen3, gemma", "models", "preload", ("qwen3", "gemma")),
-        ("EXO_RKLLM_PLUGINS_ALLOW", "", "plugins", "allow", ()),
+        ("EXO_RKLLM_PLUGINS", "", "plugins", "allow", ()),
         ("EXO_RKLLM_MODELS_KEEP_ALIVE", "-1", "models", "keep_alive", -1.0),
         ("EXO_RKLLM_MODELS_RESERVE_MEMORY", "1GB", "models", "reserve_memory", 10**9),
     ],
@@ -148,7 +148,7 @@ def test_a_misspelt_variable_is_a_mistake_too(file: Path) -> None:
 
 def test_nothing_near_lists_what_there_is(file: Path) -> None:
     _, hint = complaint(file, "[zzz]")
-    assert hint.startswith("There are: api, board, cluster")
+    assert hint.startswith("There are: api, board, classic")
 
 
 def test_a_file_that_was_named_must_be_there_and_be_text(file: Path) -> None:

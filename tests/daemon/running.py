@@ -29,6 +29,8 @@ class House:
     folder: Path
     environment: dict[str, str]
     stack: ExitStack = field(default_factory=ExitStack)
+    program: tuple[str, ...] = (sys.executable, "-m", "exo_rkllm")
+    at: Path = REPOSITORY
 
     @property
     def models(self) -> Path:
@@ -69,8 +71,8 @@ class House:
 
     def command(self, *words: str, user: int | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "exo_rkllm", *words],
-            cwd=REPOSITORY,
+            [*self.program, *words],
+            cwd=self.at,
             env={**self.environment, **variables},
             capture_output=True,
             text=True,
@@ -92,8 +94,8 @@ class Daemon:
         self.began = time.monotonic()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*through, sys.executable, "-m", "exo_rkllm", "serve"],
-                cwd=REPOSITORY,
+                [*through, *house.program, "serve"],
+                cwd=house.at,
                 env={**environment, "NOTIFY_SOCKET": address},
                 stdout=log,
                 stderr=log,

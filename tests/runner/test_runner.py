@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,4 +132,12 @@ async def test_the_childs_own_command_line_needs_nothing_but_its_arguments(start
     command = Path(f"/proc/{runner.pid}/cmdline").read_bytes().split(b"\0")  # noqa: ASYNC240 - procfs does not block
     flags = [flag.encode() for flag in parent.FLAGS]
     assert command[1 : len(flags) + 2] == [*flags, b"-c"] and flags[0] == b"-I"
+    await runner.close()
+
+
+async def test_the_child_has_a_group_of_its_own_in_our_session(start: Callable[..., Any]) -> None:
+    """The terminal's Ctrl-C must not reach it, and another session would be scheduled against ours."""
+    runner = await start()
+    assert os.getpgid(runner.pid) == runner.pid
+    assert os.getsid(runner.pid) == os.getsid(0)
     await runner.close()

@@ -1,0 +1,1 @@
+"""A family of models and an engine for exo-rkllm."""

@@ -1,0 +1,256 @@
+"""llama.cpp's server as a child process, for GGUF models: on the CPU, or on the NPU by a build that can."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from exo_rkllm.backends.base import Capabilities, Engine, Event, GenerationRequest, Model
+from exo_rkllm.backends.chat_body import body
+from exo_rkllm.backends.chat_client import ChatClient
+from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.kinds import Kind, Option
+from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, OutOfMemory, RunnerLost
+
+OPTIONS: Mapping[str, Option] = {
+    "program": Option(str, "llama-server", "llama.cpp's server, by name or path"),
+    "arguments": Option(list, [], "more arguments for it, such as those of a build for the NPU"),
+    "threads": Option(int, 0, "CPU threads; 0 leaves it to llama.cpp"),
+    "gpu_layers": Option(int, 0, "layers for an accelerator that the build knows"),
+    "parallel": Option(int, 1, "runs at a time, which share the context"),
+    "load_seconds": Option(float, 300.0, "how long loading may take"),
+    "silence_seconds": Option(float, 300.0, "how long it may say nothing; prefill on a CPU is slow"),
+}
+NAMES: Mapping[str, str] = {
+    **{name: name for name in ("temperature", "top_k", "top_p", "repeat_penalty", "seed")},
+    **{name: name for name in ("frequency_penalty", "presence_penalty")},
+    **{name: name for name in ("mirostat", "mirostat_tau", "mirostat_eta")},
+}
+MAGIC = b"GGUF"
+KEPT_LINES = 200
+# It says nothing that a program could wait for, so it is asked, less and less often, while it loads and never again.
+FIRST_LOOK, LAST_LOOK = 0.02, 0.5
+CLOSE = 3.0
+DAEMONS_OWN = frozenset({"NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "WATCHDOG_USEC", "WATCHDOG_PID"})
+# Between its last byte and its exit status.
+GRACE = 1.0
+# Dies with the daemon, whatever ends that (prctl(2), PR_SET_PDEATHSIG), and survives the exec.
+# A process group of its own: Ctrl-C in a terminal is the daemon's.
+BOOT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.getppid() == int(sys.argv[1]) or os._exit(0); "
+BOOT += "os.setpgid(0, 0); os.execv(sys.argv[2], sys.argv[2:])"
+NO_MEMORY = ("out of memory", "failed to allocate", "unable to allocate", "cannot allocate", "bad_alloc")
+# What says most comes first: the server's last words are that it ends, its first what is wrong.
+TELLING = (*NO_MEMORY, "error loading model:", "error:", "error", "failed", "unknown", "invalid", "unable")
+STAMP = re.compile(r"^[\d.]+ [A-Z] |\s+(?=\s)")
+
+
+class LlamaCppEngine(Engine):
+    def __init__(self, model: Model, host: Host) -> None:
+        super().__init__(model)
+        self._host = host
+        self._options = KIND.options_of(model)
+        self._process: asyncio.subprocess.Process | None = None
+        self._client: ChatClient | None = None
+        self._said: deque[str] = deque(maxlen=KEPT_LINES)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._context = model.context
+        self._images = False
+
+    # ── the process ──────────────────────────────────────────────────────────────────────────────
+
+    async def initialize(self) -> None:
+        path, program = self._file(), self._program()
+        port, key = free_port(), secrets.token_hex(24)
+        self._client = ChatClient(
+            f"llama-server of {self.model.id}",
+            f"http://127.0.0.1:{port}/v1",
+            key,
+            silence=self._options["silence_seconds"],
+            grace=GRACE,
+        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", "-c", BOOT, str(os.getpid())),
+                *(program, *self._arguments(path, port)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment(key),
+            )
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(self._listen(self._process)), loop.create_task(self._mourn(self._process))]
+            await asyncio.wait_for(self._ready(self._client), self._options["load_seconds"])
+            properties = await self._client.get("/props", root=True)
+        except asyncio.TimeoutError:
+            await self.close()
+            seconds = f"{self._options['load_seconds']:g} s"
+            raise LoadError(f"{self.model.id} is not loaded after {seconds}.", "Raise load_seconds.") from None
+        except BaseException:
+            await self.close()
+            raise
+        settings = properties.get("default_generation_settings")
+        told = settings.get("n_ctx") if isinstance(settings, dict) else None
+        self._context = told if isinstance(told, int) else self._context
+        senses = properties.get("modalities")
+        self._images = isinstance(senses, dict) and senses.get("vision") is True
+
+    def _file(self) -> Path:
+        path = self.model.path
+        if path is None:
+            raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
+        try:
+            with path.open("rb") as file:
+                magic = file.read(len(MAGIC))
+        except OSError as error:
+            raise ModelNotFound(f"{path} cannot be read: {error.strerror}.", f"ls -l {path}") from None
+        if magic != MAGIC:
+            raise ModelFileError(f"{path.name} is no GGUF file.", f"exo-rkllm inspect {path}")
+        return path
+
+    def _program(self) -> str:
+        found = shutil.which(str(self._options["program"]))
+        if found is None:
+            raise LoadError(
+                f"{self.model.id} needs llama.cpp's server, and there is no program {self._options['program']}.",
+                "Install llama.cpp, or name the program in the card: [options] program = '/path/to/llama-server'",
+            )
+        return found
+
+    def _arguments(self, path: Path, port: int) -> list[str]:
+        options = self._options
+        given = ["-m", str(path), "--host", "127.0.0.1", "--port", str(port), "--jinja"]
+        given += ["--parallel", str(options["parallel"])]
+        given += ["-c", str(self.model.context)] if self.model.context else []
+        given += ["-t", str(options["threads"])] if options["threads"] else []
+        given += ["-ngl", str(options["gpu_layers"])] if options["gpu_layers"] else []
+        return [*given, *map(str, options["arguments"])]
+
+    async def _ready(self, client: ChatClient) -> None:
+        pause = FIRST_LOOK
+        while True:
+            if client.lost.done():
+                raise self._refused(client.lost.result())
+            try:
+                await client.get("/health", root=True)
+            except ExoRkllmError:
+                await asyncio.wait({client.lost}, timeout=pause)
+                pause = min(LAST_LOOK, pause * 1.5)
+            else:
+                return
+
+    def _refused(self, error: ExoRkllmError) -> LoadError:
+        """It ended while it loaded: for want of memory, or for what it said."""
+        if any(word in line.lower() for line in self._said for word in NO_MEMORY):
+            return OutOfMemory(error.sentence, "exo-rkllm ps shows what could be unloaded; or set a smaller context.")
+        return LoadError(error.sentence, error.hint)
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None, "it was asked for"  # noqa: S101 - narrows the type
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:
+                continue  # a line beyond the buffer is no line of a log
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            self._said.append(text)
+            self._host.report([text])
+
+    async def _mourn(self, process: asyncio.subprocess.Process) -> None:
+        status = await process.wait()
+        await self._tasks[0]  # its last words
+        if self._client is not None:
+            self._client.fail(self._obituary(status))
+
+    def _obituary(self, status: int) -> RunnerLost:
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
+        words = next((line for word in TELLING for line in self._said if word in line.lower()), "")
+        why = f": {STAMP.sub('', words)[:300].rstrip('.')}" if words else ""
+        return RunnerLost(f"llama-server of {self.model.id} {how}{why}.", "Its output is in the log: exo-rkllm logs")
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def memory(self) -> int | None:
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return None
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    # ── answers ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(chat=True, images=self._images, parallel=self._options["parallel"], context=self._context)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        client = self._loaded()
+        path, asked = body(request, self.model.id, self.model.sampling, NAMES, "llama.cpp")
+        run = client.run(request.id, path, {**asked, "cache_prompt": self.model.reuse})
+        try:
+            async for event in run:
+                yield event
+        finally:
+            await run.aclose()
+
+    async def abort(self, request_id: str) -> None:
+        self._loaded().abort(request_id)
+
+    async def lost(self) -> ExoRkllmError:
+        return await asyncio.shield(self._loaded().lost)
+
+    async def close(self) -> None:
+        """Asked to end, then made to."""
+        if self._client is not None:
+            await self._client.close(RunnerLost(f"{self.model.id} was unloaded.", "Ask again: it is loaded on demand."))
+        process = self._process
+        if process is None or not self._tasks:
+            return
+        with suppress(ProcessLookupError):
+            process.terminate()
+        _, late = await asyncio.wait(self._tasks, timeout=CLOSE)
+        if late:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await asyncio.wait(self._tasks)
+
+    def _loaded(self) -> ChatClient:
+        if self._client is None:
+            raise RunnerLost(f"{self.model.id} is not loaded.", "Load it first: exo-rkllm load NAME")
+        return self._client
+
+
+def environment(key: str) -> dict[str, str]:
+    """The key is no argument, which everybody may read; what systemd gave the daemon is not for its child."""
+    kept = {name: value for name, value in os.environ.items() if name not in DAEMONS_OWN}
+    return {**kept, "LLAMA_API_KEY": key}
+
+
+def free_port() -> int:
+    """One that nobody listens on now; the key keeps a stranger out who is quicker."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+KIND = Kind(
+    "llamacpp",
+    "llama.cpp's server in a process of its own, on the CPU or by a build for an accelerator",
+    make=LlamaCppEngine,
+    options=OPTIONS,
+    formats=(".gguf",),
+)

@@ -1,0 +1,131 @@
+"""Any server with OpenAI's chat API: vLLM, another board. The model is there; here is only its card."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from exo_rkllm.backends.base import Capabilities, Engine, Event, GenerationRequest, Model
+from exo_rkllm.backends.chat_body import body
+from exo_rkllm.backends.chat_client import ChatClient
+from exo_rkllm.backends.kinds import Kind, Option
+from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelNotFound, RunnerLost
+
+OPTIONS: Mapping[str, Option] = {
+    "base_url": Option(str, "", "where the API is, with its version: http://10.0.0.7:8000/v1"),
+    "model": Option(str, "", "the model's name there; empty where it is the same or the only one"),
+    "key": Option(str, "", "file with the key, or the name of one of the service's credentials"),
+    "silence_seconds": Option(float, 120.0, "how long the server may say nothing"),
+    "parallel": Option(int, 8, "runs at a time"),
+}
+# Settings by the server's names; the two that OpenAI does not have are vLLM's.
+NAMES: Mapping[str, str] = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "repeat_penalty": "repetition_penalty",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "seed": "seed",
+}
+
+
+class OpenAIEngine(Engine):
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self._options = KIND.options_of(model)
+        url = urlsplit(self._options["base_url"])
+        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+            raise CardError(
+                f"The card of {model.id} has no usable base_url: {self._options['base_url']!r}.",
+                'Write under [options]: base_url = "http://HOST:PORT/v1"',
+            )
+        self._who = f"The server at {url.netloc.rpartition('@')[2]}"
+        self._client: ChatClient | None = None
+        self._remote = self._options["model"]
+        self._context = model.context
+
+    async def initialize(self) -> None:
+        key = read_key(self._options["key"], os.environ)
+        self._client = ChatClient(self._who, self._options["base_url"], key, silence=self._options["silence_seconds"])
+        try:
+            listed = (await self._client.get("/models")).get("data")
+            rows = [row for row in listed or () if isinstance(row, dict) and isinstance(row.get("id"), str)]
+            self._choose(rows)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _choose(self, rows: list[dict[str, object]]) -> None:
+        names = [str(row["id"]) for row in rows]
+        wanted = self._remote or (names[0] if len(names) == 1 else self.model.id)
+        if wanted not in names:
+            raise ModelNotFound(
+                f"{self._who} has no model {wanted}.",
+                f"It has: {', '.join(names[:10]) or 'none'}. Name one: model = ...",
+            )
+        self._remote = wanted
+        told = rows[names.index(wanted)].get("max_model_len")
+        if not self._context and isinstance(told, int):
+            self._context = told
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(chat=True, images=True, parallel=self._options["parallel"], context=self._context)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        client = self._loaded()
+        path, asked = body(request, self._remote, self.model.sampling, NAMES, self._who)
+        run = client.run(request.id, path, asked)
+        try:
+            async for event in run:
+                yield event
+        finally:
+            await run.aclose()
+
+    async def abort(self, request_id: str) -> None:
+        self._loaded().abort(request_id)
+
+    async def lost(self) -> ExoRkllmError:
+        return await asyncio.shield(self._loaded().lost)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close(RunnerLost(f"{self.model.id} was unloaded.", "Ask again: it is loaded on demand."))
+
+    def _loaded(self) -> ChatClient:
+        if self._client is None:
+            raise RunnerLost(f"{self.model.id} is not loaded.", "Load it first: exo-rkllm load NAME")
+        return self._client
+
+
+def read_key(named: str, environment: Mapping[str, str]) -> str:
+    """A card is no place for a secret: it names the file, or one of systemd's credentials."""
+    if not named:
+        return ""
+    path = Path(named)
+    if not path.is_absolute():
+        folder = environment.get("CREDENTIALS_DIRECTORY", "")
+        if not folder or path.name != named:
+            raise ConfigError(
+                f"There is no credential {named!r} for this process.",
+                "Name a file by its whole path.",
+            )
+        path = Path(folder) / named
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigError(f"The key in {path} cannot be read: {why}.", f"ls -l {path}") from None
+
+
+KIND = Kind(
+    "openai",
+    "a server with OpenAI's API, such as vLLM or another board",
+    make=lambda model, _host: OpenAIEngine(model),
+    options=OPTIONS,
+    parallelism="server",
+)

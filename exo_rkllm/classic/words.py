@@ -1,0 +1,64 @@
+"""What a host reads of a tokenizer: text to ids, ids to text, and the one id that ends an answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from exo_rkllm.backends.base import Tokenizer
+from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.errors import NotSupported
+
+# No token of any vocabulary; only for models that come without tokenizer files.
+NO_ID = -1
+CONFIGS = ("generation_config.json", "config.json")
+
+
+class Words:
+    """The runtime ends answers by itself, whichever of a model's several ids ends them: the host hears of one."""
+
+    def __init__(self, model_id: str, inner: Tokenizer | None, ends: Sequence[int]) -> None:
+        self._model_id = model_id
+        self._inner = inner
+        self.ends = frozenset(ends)
+        self.eos_token_id = ends[0] if ends else NO_ID
+
+    def encode(self, text: str, **_ignored: Any) -> list[int]:
+        return self._own().encode(text)
+
+    def decode(self, tokens: Any, **_ignored: Any) -> str:
+        """Of a list, an array or one id; the id that stands for the end is no text."""
+        ids = tokens.tolist() if hasattr(tokens, "tolist") else tokens
+        flat = [ids] if isinstance(ids, int) else [int(one) for one in _flat(ids)]
+        return self._own().decode([one for one in flat if one != NO_ID])
+
+    def _own(self) -> Tokenizer:
+        if self._inner is None:
+            raise NotSupported(
+                f"{self._model_id} has no tokenizer that can be read here.",
+                "pip install tokenizers, and put tokenizer.json beside its model.toml: exo-rkllm show NAME",
+            )
+        return self._inner
+
+
+def _flat(ids: Any) -> list[int]:
+    return [one for row in ids for one in (row if isinstance(row, list | tuple) else [row])]
+
+
+def words_of(entry: Entry) -> Words:
+    return Words(entry.id, entry.tokenizer(), ends_of(entry.folder))
+
+
+def ends_of(folder: Path) -> list[int]:
+    """As the model's files number them, the most particular first."""
+    for name in CONFIGS:
+        try:
+            held = json.loads((folder / name).read_bytes()).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        found = [one for one in (held if isinstance(held, list) else [held]) if isinstance(one, int)]
+        if found:
+            return found
+    return []

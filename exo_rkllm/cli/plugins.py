@@ -1,0 +1,60 @@
+"""`exo-rkllm plugins`: what the installed packages bring, and whether it is used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from exo_rkllm.cli.extras import quietly
+from exo_rkllm.cli.ps import table
+from exo_rkllm.cli.service import ask
+from exo_rkllm.plugins.loading import Plugin
+from exo_rkllm.plugins.offers import GROUPS, offers
+
+HEAD = ("GROUP", "NAME", "VALUE", "PACKAGE", "STATE")
+NEW = "It was installed after the daemon started: sudo systemctl restart exo-rkllm"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--here", action="store_true", help="load them in this process, whatever a daemon says")
+    parser.add_argument("--json", action="store_true", help="one JSON list")
+    parser.epilog = (
+        "The running daemon's word, or else this command's own. EXO_RKLLM_PLUGINS, or allow under [plugins], chooses "
+        "by name. Exit code: 1 when one failed or conflicts."
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    service = ask(os.environ)
+    if args.here or service.status is None:
+        rows: Sequence[Plugin] = quietly().rows
+    else:
+        rows = told(service.status.get("plugins", []))
+    if args.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        print(*report(rows), sep="\n")
+    return 1 if any(row.state in ("failed", "conflict") for row in rows) else 0
+
+
+def told(said: Sequence[dict[str, Any]]) -> list[Plugin]:
+    """What a daemon has, and what has come since."""
+    rows = [Plugin(**one) for one in said]
+    known = {(row.group, row.name, row.value) for row in rows}
+    fresh = [one for one in offers() if (one.group, one.name, one.value) not in known]
+    return rows + [Plugin(**asdict(one), state="waiting", error=NEW) for one in fresh]
+
+
+def report(rows: Sequence[Plugin]) -> Iterator[str]:
+    if not rows:
+        yield f"No package has an entry point in {', '.join(GROUPS)}."
+        return
+    shown = [replace(row, package=f"{row.package} {row.version}".strip()) for row in rows]
+    yield from table([HEAD, *((row.group, row.name, row.value, row.package, row.state) for row in shown)])
+    for row in rows:
+        if row.error and row.state != "refused":
+            yield f"{row.name}: {row.error}"

@@ -1,0 +1,65 @@
+"""What the installed packages offer, by their metadata alone: nothing of theirs is imported here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+MODELS, GENERAL, ENGINES = "exo_rkllm.plugins", "exo_rkllm.general_plugins", "exo_rkllm.backends"
+# A function that is run for its effect (the second name is the seeds'), and a Kind.
+GROUPS = (MODELS, GENERAL, ENGINES)
+LISTED = "load"  # no group: what the configuration lists under [plugins]
+ALL = "*"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Offer:
+    """One entry point and the package that has it."""
+
+    group: str
+    name: str
+    value: str
+    package: str = ""
+    version: str = ""
+
+
+def offers() -> tuple[Offer, ...]:
+    """In one order wherever they are asked for, so that the same plugin wins in every process."""
+    found = {(one.group, one.name, one.value): one for one in _found()}
+    return tuple(sorted(found.values(), key=lambda offer: (GROUPS.index(offer.group), offer)))
+
+
+def _found() -> Iterator[Offer]:
+    from importlib import metadata  # reads archives and mail headers: a plugin that registers needs none of it
+
+    try:
+        points = [one for group in GROUPS for one in metadata.entry_points(group=group)]
+    except Exception:  # noqa: BLE001 - one package with a broken file must not hide the others
+        points = []
+        for package in metadata.distributions():
+            try:
+                points += [one for one in package.entry_points if one.group in GROUPS]
+            except Exception as error:  # noqa: BLE001 - the one it is
+                log.warning("The entry points of %s cannot be read: %s", package.name, error)
+    for one in points:
+        package_name, version = ("", "") if one.dist is None else (one.dist.name, one.dist.version)
+        yield Offer(one.group, one.name, one.value, package_name, version)
+
+
+def listed(values: Sequence[str]) -> tuple[Offer, ...]:
+    """Modules and files that the operator names; to be named is to be allowed."""
+    return tuple(Offer(LISTED, value.rpartition("/")[2].removesuffix(".py"), value) for value in dict.fromkeys(values))
+
+
+def allowed(name: str, allow: Sequence[str]) -> bool:
+    """`*` is everything, as nothing at all is nothing."""
+    return ALL in allow or name in allow
+
+
+def names(listed: Iterable[str] | str) -> tuple[str, ...]:
+    """From a list, or a text with commas; blanks around a name mean nothing."""
+    parts = listed.split(",") if isinstance(listed, str) else listed
+    return tuple(part.strip() for part in parts if part.strip())

@@ -1,0 +1,324 @@
+"""Models behind a server of llama.cpp's or anybody's: what goes wrong, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Image, Message, Piece, Sampling, Tool, ToolCall
+from exo_rkllm.backends.chat_body import body
+from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.openai import read_key
+from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.errors import (
+    Busy,
+    CardError,
+    ConfigError,
+    LoadError,
+    ModelFileError,
+    ModelNotFound,
+    NotSupported,
+    RunError,
+    RunnerLost,
+    UsageError,
+)
+
+HOST = Host(lambda _lines: None)
+Gguf = Callable[..., Entry]
+Serve = Callable[..., Any]
+
+
+def ask(text: str, **fields: Any) -> GenerationRequest:
+    return GenerationRequest(messages=(Message("user", text),), **fields)
+
+
+async def events(engine: Engine, request: GenerationRequest) -> list[Any]:
+    return [event async for event in engine.generate(request)]
+
+
+async def answer(engine: Engine, text: str, **fields: Any) -> str:
+    found = await events(engine, ask(text, **fields))
+    return "".join(event.text for event in found if isinstance(event, Piece))
+
+
+async def loaded(entry: Entry) -> Any:
+    engine = Kinds().make(entry, HOST)
+    await engine.initialize()
+    return engine
+
+
+# ── both ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("prompt", [{"prompt": "one two"}, {"tokens": (1, 2)}])
+async def test_a_prompt_is_taken_as_it_is(serve: Serve, prompt: dict[str, Any]) -> None:
+    engine = await loaded(await serve())
+    found = await events(engine, GenerationRequest(**prompt))
+    assert [event.text for event in found if isinstance(event, Piece)] in (["one", " two"], ["1", " 2"])
+    await engine.close()
+
+
+async def test_tools_and_thoughts_come_as_ours(serve: Serve) -> None:
+    engine = await loaded(await serve())
+    found = await events(engine, ask("x", tools=(Tool("look"),), thinking=True))
+    pieces = [event for event in found if isinstance(event, Piece)]
+    assert [piece.kind for piece in pieces] == ["thinking", "tool_call"]
+    assert json.loads(pieces[1].text) == {"id": "c1", "name": "look", "arguments": '{"a": 1}'}
+    assert found[-1].reason == "tool_calls"
+    await engine.close()
+
+
+async def test_figures_and_times_are_the_servers(serve: Serve, gguf: Gguf) -> None:
+    far, near = await loaded(await serve()), await loaded(gguf())
+    finish = (await events(far, ask("one two three")))[-1]
+    assert (finish.usage.prompt, finish.usage.cached, finish.usage.completion) == (3, 1, 3)
+    finish = (await events(near, ask("one two three")))[-1]
+    assert (finish.usage.cached, finish.timings.prefill, finish.timings.decode) == (2, 0.0125, 0.04)
+    await far.close()
+    await near.close()
+
+
+@pytest.mark.parametrize(
+    ("question", "error", "says"),
+    [
+        ("redirect me", LoadError, "sends its clients elsewhere"),
+        ("busy", Busy, "Too many"),
+        ("one two cut at 2", RunnerLost, "before its end"),
+        ("one two nonsense at 2", RunError, "no JSON"),
+    ],
+)
+async def test_what_a_server_refuses_is_one_of_our_errors(
+    serve: Serve, question: str, error: type[Exception], says: str
+) -> None:
+    engine = await loaded(await serve())
+    with pytest.raises(error, match=says) as caught:
+        await answer(engine, question)
+    if isinstance(caught.value, Busy):
+        assert caught.value.retry_after == 7
+    assert await answer(engine, "still there") == "still there"
+    await engine.close()
+
+
+async def test_a_server_that_falls_silent_is_given_up(serve: Serve) -> None:
+    engine = await loaded(await serve(silence_seconds=0.2))
+    with pytest.raises(RunnerLost, match="silent for too long"):
+        await answer(engine, "one two stall at 1")
+    await engine.close()
+
+
+async def test_an_abort_ends_that_run_with_its_reason(serve: Serve) -> None:
+    engine = await loaded(await serve())
+    request = ask("one two three stall at 3")
+    found: list[Any] = []
+    async for event in engine.generate(request):
+        found.append(event)
+        if isinstance(event, Piece) and len(found) == 3:
+            await engine.abort(request.id)
+    assert found[-1] == Finish("abort")
+    assert await answer(engine, "next") == "next"
+    await engine.close()
+
+
+async def test_an_abort_before_the_first_word_ends_the_run(serve: Serve) -> None:
+    """A server says nothing before it has read the prompt, not even its status."""
+    engine = await loaded(await serve())
+    request = ask("slow")
+    reader = asyncio.ensure_future(events(engine, request))
+    await asyncio.sleep(0.1)
+    await engine.abort(request.id)
+    assert (await asyncio.wait_for(reader, 20))[1:] == [Finish("abort")]
+    await engine.close()
+
+
+async def test_closing_ends_a_run_that_has_no_word_yet(serve: Serve) -> None:
+    engine = await loaded(await serve())
+    reader = asyncio.ensure_future(answer(engine, "slow"))
+    await asyncio.sleep(0.05)
+    await engine.close()
+    with pytest.raises(RunnerLost, match="was unloaded"):
+        await asyncio.wait_for(reader, 20)
+
+
+async def test_who_waits_for_the_end_may_stop_waiting(serve: Serve) -> None:
+    engine = await loaded(await serve())
+    waiting = asyncio.ensure_future(engine.lost())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert await answer(engine, "still there") == "still there"
+    await engine.close()
+
+
+async def test_a_list_of_models_longer_than_a_packet(serve: Serve) -> None:
+    """A board of ours with a full catalogue answers in many."""
+    engine = await loaded(await serve(more=5000, model="far/model"))
+    assert await answer(engine, "hello") == "hello"
+    await engine.close()
+
+
+# ── a server somewhere ───────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_key_comes_from_a_file_and_a_wrong_one_is_said(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    engine = await loaded(await _keyed(serve, tmp_path / "key"))
+    assert await answer(engine, "hello") == "hello"
+    await engine.close()
+    (tmp_path / "key").write_text("wrong")
+    with pytest.raises(LoadError, match="refuses the key: Invalid API Key"):
+        await loaded(await _keyed(serve, tmp_path / "key"))
+
+
+async def _keyed(serve: Serve, path: Path) -> Entry:
+    entry = await serve(key="secret")
+    entry.card.options["key"] = str(path)
+    found: Entry = entry
+    return found
+
+
+def test_a_key_is_a_file_or_a_credential(tmp_path: Path) -> None:
+    (tmp_path / "vllm").write_text("secret\n")
+    assert read_key("vllm", {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == "secret"
+    assert read_key("", {}) == ""
+    for named, environment in (("vllm", {}), ("../vllm", {"CREDENTIALS_DIRECTORY": str(tmp_path)})):
+        with pytest.raises(ConfigError, match="no credential"):
+            read_key(named, environment)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_key(str(tmp_path / "gone"), {})
+
+
+async def test_nobody_there_and_a_model_that_is_not_there(serve: Serve) -> None:
+    with pytest.raises(LoadError, match="does not answer: Connect"):
+        await loaded(await serve(base_url="http://127.0.0.1:9/v1"))
+    with pytest.raises(ModelNotFound, match="has no model other") as caught:
+        await loaded(await serve(model="other"))
+    assert "far/model" in caught.value.hint
+
+
+@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://x/v1?key=1"])
+async def test_a_card_without_a_place_is_refused(serve: Serve, url: str) -> None:
+    with pytest.raises(CardError, match="no usable base_url"):
+        await loaded(await serve(base_url=url))
+
+
+async def test_a_server_that_goes_away_ends_the_answer_and_comes_back(serve: Serve) -> None:
+    entry = await serve()
+    engine = await loaded(entry)
+    with pytest.raises(RunnerLost):
+        async with aclosing(engine.generate(ask("one two three stall at 3"))) as run:
+            async for event in run:
+                if isinstance(event, Piece) and event.text == " three":
+                    await serve.runners[0].cleanup()  # type: ignore[attr-defined]
+    await engine.close()
+
+
+# ── llama.cpp ────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_killed_fifty_times_amid_an_answer_and_nothing_stays(gguf: Gguf) -> None:
+    for _ in range(50):
+        engine = await loaded(gguf())
+        pid = engine.pid
+        with pytest.raises(RunnerLost):
+            async with aclosing(engine.generate(ask("word " * 300 + "stall at 200"))) as run:
+                async for event in run:
+                    if isinstance(event, Piece) and pid:
+                        os.kill(pid, signal.SIGKILL)
+        assert "SIGKILL" in (await engine.lost()).sentence
+        await engine.close()
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    engine = await loaded(gguf())
+    assert await answer(engine, "and now") == "and now"
+    await engine.close()
+
+
+async def test_its_own_death_is_told_by_its_signal(gguf: Gguf) -> None:
+    engine = await loaded(gguf())
+    with pytest.raises(RunnerLost):
+        await answer(engine, "one two die at 2")
+    assert "was killed by SIGKILL" in (await engine.lost()).sentence
+    await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"program": "/nonexistent/llama-server"}, LoadError, "no program /nonexistent/llama-server"),
+        ({"arguments": ["--fail", "model architecture unknown"]}, LoadError, "exit code 1: error: model architecture"),
+        ({"colour": "red"}, UsageError, "'colour', which engine llamacpp does not have"),
+        ({"load_seconds": 0.0}, LoadError, "not loaded after 0 s"),
+    ],
+)
+async def test_a_start_that_fails_says_why(
+    gguf: Gguf, options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        await loaded(gguf(**options))
+
+
+async def test_a_file_that_is_no_gguf_or_not_there(gguf: Gguf, tmp_path: Path) -> None:
+    entry = gguf()
+    (tmp_path / "m.gguf").write_bytes(b"PK")
+    with pytest.raises(ModelFileError, match=r"m\.gguf is no GGUF file"):
+        await loaded(entry)
+    (tmp_path / "m.gguf").unlink()
+    with pytest.raises(ModelNotFound, match="cannot be read"):
+        await loaded(entry)
+
+
+async def test_the_key_is_not_among_the_arguments(gguf: Gguf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials")
+    engine = await loaded(gguf(threads=2, gpu_layers=3))
+    line = await asyncio.to_thread(Path(f"/proc/{engine.pid}/cmdline").read_bytes)
+    assert b"-ngl\0003" in line
+    environment = await asyncio.to_thread(Path(f"/proc/{engine.pid}/environ").read_bytes)
+    (key,) = [one for one in environment.split(b"\0") if one.startswith(b"LLAMA_API_KEY=")]
+    assert len(key) > 40
+    assert b"CREDENTIALS_DIRECTORY" not in environment
+    assert key.partition(b"=")[2] not in line
+    assert engine.memory
+    assert os.getpgid(engine.pid) == engine.pid, "Ctrl-C in a terminal is the daemon's"
+    await engine.close()
+
+
+# ── what is asked ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_conversation_in_the_words_of_the_api() -> None:
+    request = GenerationRequest(
+        messages=(
+            Message("user", "see", images=(Image(b"x", "image/png"),)),
+            Message("assistant", "", reasoning="hm", tool_calls=(ToolCall("c", "look", "{}"),)),
+            Message("tool", "seen", tool_call_id="c", name="look"),
+        ),
+        tools=(Tool("look"),),
+        tool_choice="look",
+        stop=("END",),
+        sampling=Sampling(temperature=0.5),
+    )
+    path, asked = body(request, "m", Sampling(top_p=0.9, temperature=1.0), {"temperature": "t", "top_p": "p"}, "X")
+    assert path == "/chat/completions"
+    assert (asked["t"], asked["p"], asked["stop"]) == (0.5, 0.9, ["END"])
+    assert asked["messages"][0]["content"][1]["image_url"]["url"] == "data:image/png;base64,eA=="
+    assert asked["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
+    assert asked["messages"][2]["tool_call_id"] == "c"
+    assert asked["tool_choice"] == {"type": "function", "function": {"name": "look"}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [(ask("x", sampling=Sampling(mirostat=2)), "X takes no mirostat"), (ask("x", output="hidden"), "no hidden")],
+)
+def test_what_a_server_has_no_word_for_is_refused(request_: GenerationRequest, says: str) -> None:
+    with pytest.raises(NotSupported, match=says):
+        body(request_, "m", Sampling(), {}, "X")
