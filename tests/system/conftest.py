@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.system.substrate import container as containers
 from tests.system.substrate import host, owner
 from tests.system.substrate.container import Container
 from tests.system.substrate.machine import Machine
@@ -74,6 +75,7 @@ def steps(pytestconfig: pytest.Config) -> Steps:
 def workshop(steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     if os.geteuid() != 0:
         raise host.Broken("containers and mounts are root's: sudo make system-test")
+    containers.sweep()
     made = Workshop(tmp_path_factory.mktemp("workshop"), steps)
     try:
         made.packages()
