@@ -17,11 +17,11 @@ test: ## lint, types and the whole test suite, with coverage
 
 system-test: ## the packages on Debian 12 and 13: in containers and on a virtual Orange Pi 5 Plus; as root
 	@tools/setup system
-	@$(PYTHON) -m pytest tests/system -n 2 --dist loadgroup
+	@$(PYTHON) -m pytest tests/system -n 2
 
 system-test-long: ## that, and several boards, kernels and machines, and power cuts; as root, an hour
 	@tools/setup system
-	@$(PYTHON) -m pytest tests/system tests/system/long -n 2 --dist loadgroup
+	@$(PYTHON) -m pytest tests/system tests/system/long -n 2
 
 lint: ## ruff and mypy only
 	@tools/setup test

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.system.substrate import container as containers
 from tests.system.substrate import host, owner
 from tests.system.substrate.container import Container
 from tests.system.substrate.machine import Machine
@@ -28,10 +29,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[OF_WORKERS] = []
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With xdist a worker has a release to itself, since that release's tests share a container and a board."""
-    if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
-        item.add_marker(pytest.mark.xdist_group(str(item.callspec.params.get("release", "others"))))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRelease(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return next((release.name for release in RELEASES if f"[{release}" in nodeid), "others")
+
+    return ByRelease(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -68,6 +75,7 @@ def steps(pytestconfig: pytest.Config) -> Steps:
 def workshop(steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     if os.geteuid() != 0:
         raise host.Broken("containers and mounts are root's: sudo make system-test")
+    containers.sweep()
     made = Workshop(tmp_path_factory.mktemp("workshop"), steps)
     try:
         made.packages()

@@ -51,6 +51,29 @@ def cgroups() -> Path:
     raise host.Broken("there are no cgroups of the second version on this machine")
 
 
+def sweep() -> None:
+    """Ends the containers of test sessions that were killed: nspawn dies with its session, what it started does not."""
+    for group in cgroups().glob("rkllm-*"):
+        session = group.name.split("-")[1]
+        if not Path(f"/proc/{session}").exists():
+            (group / "cgroup.kill").write_text("1")
+            remove(group)
+
+
+def remove(group: Path) -> None:
+    """Groups are folders that only emptiness lets go of, the inner ones first."""
+    for _ in range(100):
+        for folder, _, _ in os.walk(group, topdown=False):
+            try:
+                Path(folder).rmdir()
+            except OSError:
+                continue
+        if not group.exists():
+            return
+        time.sleep(0.05)
+    raise host.Broken(f"{group} has processes left")
+
+
 class Container(Computer):
     numbers = itertools.count(1)
 
@@ -112,14 +135,4 @@ class Container(Computer):
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        # Groups are folders that only emptiness lets go of, the inner ones first.
-        for _ in range(100):
-            for folder, _, _ in os.walk(self._cgroup, topdown=False):
-                try:
-                    Path(folder).rmdir()
-                except OSError:
-                    continue
-            if not self._cgroup.exists():
-                return
-            time.sleep(0.05)
-        raise host.Broken(f"{self._cgroup} has processes left")
+        remove(self._cgroup)
