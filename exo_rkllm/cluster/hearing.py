@@ -159,9 +159,9 @@ class Hearing:
         )
         return tuple(Stranger(self._label(namespace), seen.source) for namespace, seen in others)
 
-    def endpoints(self, now: float) -> tuple[str, ...]:
-        """Those heard of late first; older ones may still be there."""
-        recent = sorted(self._peers.values(), key=lambda entry: (now - entry[1] >= FORGET, entry[0].node_id))
+    def endpoints(self) -> tuple[str, ...]:
+        """Whoever spoke last comes first, since a dead one keeps zenoh waiting; older ones may still be there."""
+        recent = sorted(self._peers.values(), key=lambda entry: (-entry[1], entry[0].node_id))
         return tuple(peer.endpoint for peer, _ in recent)
 
     def lost(self) -> None:

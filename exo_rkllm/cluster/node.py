@@ -163,7 +163,7 @@ class Node:
             )
         if problem is not None and not self.settings.endpoints:
             return problem.sentence, problem.hint
-        if self._hearing.endpoints(self._now()) or self.settings.endpoints:
+        if self._hearing.endpoints() or self.settings.endpoints:
             return "No exo node answers at the addresses known.", ""
         if strangers:
             return (
@@ -175,19 +175,24 @@ class Node:
     # ── the network ──────────────────────────────────────────────────────────────────────────────
 
     async def _keep_linked(self) -> None:
+        failures = 0
         while True:
             await self._known.wait()
-            endpoints = (*self.settings.endpoints, *self._hearing.endpoints(self._now()))
+            endpoints = (*self.settings.endpoints, *self._hearing.endpoints())
             if not endpoints:
                 self._known.clear()
                 continue
             self._again.clear()
+            # zenoh spends its time on the first one, dead or not: each attempt begins with another one
+            turn = failures % len(endpoints)
             try:
-                await self._transport.open(endpoints)
+                await self._transport.open(endpoints[turn:] + endpoints[:turn])
             except LinkFailed as problem:
                 self._log.debug("%s", problem.sentence)
+                failures += 1
                 await asyncio.sleep(RETRY)
                 continue
+            failures = 0
             self._endpoints = endpoints
             await self._again.wait()
 
@@ -219,7 +224,7 @@ class Node:
 
     def _still_down(self, since: float) -> None:
         """zenoh tries its endpoints for ever; what was discovered meanwhile has to be told to it."""
-        fresh = set(self._hearing.endpoints(self._now())) - set(self._endpoints)
+        fresh = set(self._hearing.endpoints()) - set(self._endpoints)
         if fresh or self._now() - since >= START_OVER:
             self._again.set()
             since = self._now()

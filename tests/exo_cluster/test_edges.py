@@ -49,7 +49,7 @@ def test_a_node_that_answers_is_found_once() -> None:
     found = ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.01)
     assert found == [Found(Peer("aa", HERE, 52414))]
     assert ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.02) == []
-    assert ear.endpoints(0.1) == ("tcp/[fe80::1%2]:52414",)
+    assert ear.endpoints() == ("tcp/[fe80::1%2]:52414",)
     assert ear.settled(0.0)
     assert ear.namespace == "0.3.70"
 
@@ -79,9 +79,18 @@ def test_a_node_that_restarted_takes_the_place_of_its_former_self() -> None:
     ear.hear(WhatsUp(nonce(ear, 0.0), "aa", 52414), HERE, 0.0)
     ear.hear(WhatsUp(nonce(ear, 1.0), "bb", 52414), HERE, 1.0)
     ear.hear(WhatsUp(nonce(ear, 2.0), "cc", 52414), THERE, 2.0)
-    assert ear.endpoints(3.0) == ("tcp/[fe80::1%2]:52414", "tcp/[fe80::2%2]:52414")
-    ear.hear(Hello(b"n" * 8, OURS), THERE, 2.0 + FORGET)
-    assert ear.endpoints(3.0 + FORGET)[0] == "tcp/[fe80::2%2]:52414"
+    assert ear.endpoints() == ("tcp/[fe80::2%2]:52414", "tcp/[fe80::1%2]:52414")
+
+
+def test_whoever_spoke_last_is_connected_to_first() -> None:
+    """A dead node that stood in front of a living one was tried again and again for half a minute."""
+    ear = hearing()
+    ear.hear(WhatsUp(nonce(ear, 0.0), "aa", 52414), HERE, 0.0)
+    ear.hear(WhatsUp(nonce(ear, 0.0), "cc", 52414), THERE, 0.1)
+    ear.hear(Hello(b"n" * 8, OURS), HERE, 0.2)
+    assert ear.endpoints() == ("tcp/[fe80::1%2]:52414", "tcp/[fe80::2%2]:52414")
+    ear.hear(Hello(b"o" * 8, OURS), THERE, 1.0)
+    assert ear.endpoints() == ("tcp/[fe80::2%2]:52414", "tcp/[fe80::1%2]:52414")
 
 
 def test_another_namespace_is_a_stranger() -> None:
@@ -139,7 +148,7 @@ def test_a_flood_of_names_and_nodes_is_bounded() -> None:
         ear.hear(Hello(number.to_bytes(8, "little"), OURS), source, 0.0)
         ear.hear(WhatsUp(nonce(ear, 0.0), f"{number + 1:x}", 1), source, 0.0)
     assert len(ear.strangers(0.0)) <= STRANGERS
-    assert len(ear.endpoints(0.0)) <= NODES
+    assert len(ear.endpoints()) <= NODES
 
 
 # ── interfaces ──

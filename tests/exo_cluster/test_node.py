@@ -250,6 +250,12 @@ async def test_an_interface_that_appears_is_asked_on(tmp_path: Path) -> None:
         assert isinstance(made._discovery, Discovery)
 
 
+async def test_a_dead_endpoint_in_front_does_not_hide_a_living_one(exo: Exo, tmp_path: Path) -> None:
+    (dead,) = free_ports(1)
+    async with board(tmp_path, settings(exo, endpoints=(f"tcp/127.0.0.1:{dead}", exo.endpoint))) as made:
+        await in_phase(made, Phase.SERVING)
+
+
 # ── the link alone ──
 
 

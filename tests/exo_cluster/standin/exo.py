@@ -14,6 +14,7 @@ import struct
 import sys
 import threading
 from collections import deque
+from datetime import datetime
 from typing import Any, NoReturn
 
 import zenoh
@@ -52,6 +53,11 @@ def revision(added: list[str], dropped: list[str]) -> Revision:
     return Revision("stand-in", (), ("0.3.70",), table, Checks(table, complete=True), Checks(table, complete=False))
 
 
+def say(sentence: str) -> None:
+    """For the story of a test that fails."""
+    print(f"{datetime.now():%H:%M:%S.%f} {sentence}", file=sys.stderr, flush=True)
+
+
 def die(reason: object) -> NoReturn:
     print(f"EXO terminated due to unhandled exception: {reason}", file=sys.stderr, flush=True)
     os._exit(1)
@@ -61,6 +67,7 @@ class Exo:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.id: str = args.id
+        say(f"exo {self.id[:8]}")
         self.revision = revision(args.add, args.drop)
         self.dropped = 0
         self._loop = asyncio.get_running_loop()
@@ -118,7 +125,9 @@ class Exo:
         if wake:
             self._loop.call_soon_threadsafe(self._drain)
 
-    def _lives(self, _: zenoh.Sample) -> None:
+    def _lives(self, sample: zenoh.Sample) -> None:
+        node = str(sample.key_expr).rpartition("/")[2]
+        say(f"{node[:8]} {'came' if sample.kind == zenoh.SampleKind.PUT else 'went'}")
         self._loop.call_soon_threadsafe(self._election.moved)
 
     def _drain(self) -> None:
@@ -163,6 +172,7 @@ class Exo:
 
     def _elected(self, session: Json, clock: int, fresh: bool) -> None:
         first = self._router is None
+        say(f"elected {session['master_node_id'][:8]} of {session['election_clock']} at {clock}")
         if fresh or first:
             if self._router is not None:
                 self._router.close()
