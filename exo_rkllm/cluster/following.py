@@ -9,15 +9,18 @@ from exo_rkllm.cluster.reading import Ballot
 
 # A campaign takes 3.0 s; its result is what was heard a little later than that.
 SETTLE = 3.3
-# No event at all for so long after the link came up: only nodes without a worker are silent (reference 2.4).
+# No event at all for so long after the first link came up: only nodes without a worker are silent (reference 2.4).
 SILENT_CLUSTER = 5.0
-# The same where a session was followed before: its master would have echoed our own sign of life by then.
-SILENT_AGAIN = 7.0
 # A master that was silent for so long while another one speaks is not followed any more; sooner where it has
 # said nothing since our link came back, because the election happened while we were away.
 SILENT_MASTER, SILENT_SINCE_LINK = 10.0, 3.0
-# Nobody has noticed that the master is dead: exo's own lease is 10 s, a campaign 3 s.
-NUDGE_AFTER, NUDGE_EVERY = 16.0, 2.0
+# Exo nodes may not notice that their master died (reference 1). We say something when it has been silent for longer
+# than is usual, or when our link came back; a living master echoes it at once.
+SETTLE_LINK, PROBE_AFTER, PROBE_PACES = 0.3, 2.5, 3.0
+ECHO_IN = 1.0
+# Ballots with growing clocks until one of them is new to somebody; then rarely, and not again soon after an election
+# that changed nothing: each one makes exo's API wait for three seconds.
+NUDGE_EVERY, NUDGES, NUDGE_RARELY, NUDGE_AGAIN = 0.4, 10, 5.0, 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,12 @@ class Nudge:
     message: ElectionMessage
 
 
-Decision = Adopt | DeclareToken | Nudge
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Say anything that the master echoes if it lives."""
+
+
+Decision = Adopt | DeclareToken | Nudge | Probe
 
 
 @dataclass(slots=True)
@@ -47,29 +55,31 @@ class Follower:
     session: Session | None = None
     _linked_at: float | None = None
     _last_event: float = 0.0
-    _heard: bool = False  # any event since the link came up
-    _heard_ours: bool = False  # one of the master that is followed
+    _heard_ours: bool = False  # an event of the master that is followed, since the link came up
     _ballots: tuple[Ballot, ...] = ()
     _settle_at: float | None = None
     _clock: int = 0
     _spoke: bool = False  # a token was declared on this link
+    _pace: float = 0.0  # seconds between events, of late
+    _probe_at: float | None = None
     _nudges: int = 0
     _nudge_at: float | None = None
+    _nudge_not_before: float = 0.0
 
     def linked(self, now: float) -> None:
         self._linked_at, self._last_event = now, now
-        self._heard = self._heard_ours = self._spoke = False
-        self._plan_nudge(now)
+        self._heard_ours = self._spoke = False
+        if self.session is not None:
+            self._probe_at = now + SETTLE_LINK
 
     def unlinked(self) -> None:
-        self._linked_at = self._nudge_at = self._settle_at = None
+        self._linked_at = self._probe_at = self._nudge_at = self._settle_at = None
 
     def event(self, session: Session, now: float) -> Decision | None:
         """A global event of this session was seen."""
-        self._heard = True
         if session == self.session:
-            self._last_event, self._heard_ours = now, True
-            self._plan_nudge(now)
+            self._pace += (now - self._last_event - self._pace) / 4
+            self._alive(now)
             return None
         if self.session is None:
             return self._adopt(session, now, "first event heard")
@@ -86,8 +96,11 @@ class Follower:
         if ballot.clock > self._clock:
             self._clock, self._ballots, self._settle_at = ballot.clock, (), now + SETTLE
         self._ballots = (*self._ballots[-255:], ballot)
-        self._nudges = 0
-        self._plan_nudge(now)
+        if self._nudges:
+            self._nudge_not_before = now + NUDGE_AGAIN
+        self._nudges, self._nudge_at = 0, None
+        if self.session is not None and self._linked_at is not None:
+            self._probe_at = now + SETTLE + PROBE_AFTER
 
     def tick(self, now: float) -> Decision | None:
         if self._settle_at is not None and now >= self._settle_at:
@@ -101,19 +114,23 @@ class Follower:
         if speak_at is not None and now >= speak_at:
             self._spoke = True
             return DeclareToken()
+        if self._probe_at is not None and now >= self._probe_at:
+            self._probe_at = None
+            self._nudge_at = max(now + ECHO_IN, self._nudge_not_before)
+            return Probe()
         if self._nudge_at is not None and now >= self._nudge_at:
             return self._nudge(now)
         return None
 
     @property
     def deadline(self) -> float | None:
-        waits = (self._settle_at, self._nudge_at, self._speak_at())
+        waits = (self._settle_at, self._probe_at, self._nudge_at, self._speak_at())
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _speak_at(self) -> float | None:
-        if self._linked_at is None or self._heard or self._spoke or self._settle_at is not None:
+        if self._linked_at is None or self.session is not None or self._spoke or self._settle_at is not None:
             return None
-        return self._linked_at + (SILENT_CLUSTER if self.session is None else SILENT_AGAIN)
+        return self._linked_at + SILENT_CLUSTER
 
     def _winner(self) -> Session | None:
         best = max(
@@ -124,18 +141,21 @@ class Follower:
         return None if best is None else best.session
 
     def _adopt(self, session: Session, now: float, why: str) -> Adopt:
-        self.session, self._last_event, self._heard_ours, self._nudges = session, now, True, 0
+        self.session, self._pace = session, 0.0
         self._clock = max(self._clock, session.election_clock)
-        self._plan_nudge(now)
+        self._alive(now)
         return Adopt(session, why)
 
-    def _plan_nudge(self, now: float) -> None:
-        following = self.session is not None and self._linked_at is not None
-        self._nudge_at = now + NUDGE_AFTER if following else None
+    def _alive(self, now: float) -> None:
+        """The master that is followed has spoken."""
+        self._last_event, self._heard_ours = now, True
+        self._nudges, self._nudge_at = 0, None
+        if self._linked_at is not None:
+            self._probe_at = now + max(PROBE_AFTER, PROBE_PACES * self._pace)
 
     def _nudge(self, now: float) -> Nudge:
         """A ballot that cannot win, with a clock that grows until somebody finds it new."""
-        clock = self._clock + 2**self._nudges
-        self._nudges = min(self._nudges + 1, 20)
-        self._nudge_at = now + NUDGE_EVERY
+        clock = self._clock + 2 ** min(self._nudges, 20)
+        self._nudges += 1
+        self._nudge_at = now + (NUDGE_EVERY if self._nudges < NUDGES else NUDGE_RARELY)
         return Nudge(ElectionMessage(clock, -1, Session(self.me, clock), 0))

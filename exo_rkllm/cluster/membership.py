@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from exo_rkllm.backends import base
 from exo_rkllm.cluster import clean, drift, messages, offers, reading, worker
-from exo_rkllm.cluster.following import Adopt, Decision, DeclareToken, Follower, Nudge
+from exo_rkllm.cluster.following import Adopt, Decision, DeclareToken, Follower, Nudge, Probe
 from exo_rkllm.cluster.log import Log
 from exo_rkllm.cluster.messages import (
     ChunkGenerated,
@@ -397,6 +397,8 @@ class Membership:
             case DeclareToken() if self.phase in (Phase.LISTENING, Phase.JOINING, Phase.SERVING) and self.permitted:
                 self._say("info", "The exo cluster is silent; asking it to elect a master.")
                 self._effects.append(Token())
+            case Probe() if self._speaking and self.phase is not Phase.LEAVING:
+                self._info(messages.MiscData(self.facts.name), now)
             case Nudge(message) if self.phase in (Phase.JOINING, Phase.SERVING) and self._linked:
                 self._say("warning", "The exo cluster's master is silent and nobody noticed; asking for an election.")
                 self._publish(message, now)

@@ -22,6 +22,8 @@ from typing import Any
 
 from typing_extensions import Self
 
+from tests.exo_cluster import real
+
 TESTS = Path(__file__).parent.parent
 API = 52415
 MODEL = "rkllm/Qwen3-1.7B-w8a8-rk3588"
@@ -218,11 +220,19 @@ class Lab:
         return host
 
     async def exo(self, host: Host | None = None, *words: str, ready: float = 15.0) -> Exo:
+        """The stand-in, or exo itself where `EXO_PYTHON` names a Python that has it."""
         host = host or self.host()
-        program = Exo(host, await self._spawn(host, "tests.exo_cluster.standin.exo", *words))
+        if real.PYTHON:
+            home = self.folder / f"exo{len(self._programs)}"
+            program = Exo(host, await self._run(host, *real.command(words, home)))
+        else:
+            program = Exo(host, await self._spawn(host, "tests.exo_cluster.standin.exo", *words))
         self._programs.append(program)
         program.listen()
-        await asyncio.wait_for(program.answers.get(), ready)
+        if real.PYTHON:
+            await until(lambda: program.get("/node_id"), real.STARTS_IN)
+        else:
+            await asyncio.wait_for(program.answers.get(), ready)
         return program
 
     async def board(self, host: Host | None = None, *words: str, folder: str = "") -> Board:
@@ -235,9 +245,12 @@ class Lab:
         return program
 
     async def _spawn(self, host: Host, module: str, *words: str) -> asyncio.subprocess.Process:
+        return await self._run(host, sys.executable, "-m", module, *words)
+
+    async def _run(self, host: Host, *command: str) -> asyncio.subprocess.Process:
         path = os.pathsep.join((str(TESTS), str(TESTS.parent)))
         return await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", host.namespace, sys.executable, "-m", module, *words),
+            *("ip", "netns", "exec", host.namespace, *command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -272,7 +285,10 @@ async def request(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, path: str, body: Any = None
 ) -> tuple[int, dict[str, str]]:
     data = b"" if body is None else json.dumps(body).encode()
-    head = f"{method} {path} HTTP/1.1\r\nHost: lab\r\nContent-Length: {len(data)}\r\nConnection: close\r\n\r\n"
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
     writer.write(head.encode() + data)
     await writer.drain()
     status = int((await reader.readline()).split()[1])
@@ -317,6 +333,8 @@ class Chat:
     def take(self, block: str, at: float) -> None:
         if block.startswith(":"):
             self.comments += 1
+            if block.startswith(": generation_stats "):
+                self.stats = json.loads(block.removeprefix(": generation_stats "))
             return
         data = block.removeprefix("data: ")
         if data == "[DONE]":
@@ -329,10 +347,9 @@ class Chat:
         choice = event["choices"][0]
         self.text += choice["delta"].get("content") or ""
         self.thinking += choice["delta"].get("reasoning_content") or ""
-        self.calls += choice["delta"].get("tool_calls") or []
-        self.finish = choice["finish_reason"] or self.finish
-        self.usage = event["usage"] or self.usage
-        self.stats = event["stats"] or self.stats
+        self.calls += [call["function"] for call in choice["delta"].get("tool_calls") or []]
+        self.finish = choice.get("finish_reason") or self.finish
+        self.usage = event.get("usage") or self.usage
         self.times.append(at)
 
 

@@ -31,6 +31,19 @@ def fits(answer: Chat) -> bool:
     return counted(5000).startswith(answer.text)
 
 
+async def begun(exo: Exo, words: str, timeout: float = 60.0) -> asyncio.Task[Chat]:
+    """An answer of which the first tokens have arrived."""
+    heard = asyncio.Event()
+
+    def seen(so_far: Chat) -> None:
+        if len(so_far.times) >= 5:
+            heard.set()
+
+    stream = asyncio.create_task(chat(exo, words, seen=seen, timeout=timeout))
+    await asyncio.wait_for(heard.wait(), 15)
+    return stream
+
+
 async def orphans(exo: Exo, board: str) -> list[str]:
     """Instances of the board beyond one for its model."""
     return [key for key in await exo.runners() if key.startswith(board)][1:]
@@ -40,8 +53,7 @@ async def test_the_master_dies_in_the_middle_of_an_answer(lab: Lab) -> None:
     first, second = await pair(lab)
     board = await lab.board(None, "--rate", "30")
     await ready(second)
-    stream = asyncio.create_task(chat(second, "count 300", timeout=8))
-    await asyncio.sleep(1.5)
+    stream = await begun(second, "count 300", timeout=8)
     await first.kill()
     took = await answered(second, 40)
     assert took < 5.1 + SLACK
@@ -54,8 +66,7 @@ async def test_our_node_is_killed_and_comes_back(lab: Lab) -> None:
     exo = await lab.exo(None, "--campaign", "0.2")
     board = await lab.board(None, "--rate", "30")
     await ready(exo)
-    stream = asyncio.create_task(chat(exo, "count 300"))
-    await asyncio.sleep(1.0)
+    stream = await begun(exo, "count 300")
     await board.kill()
     started = time.monotonic()
     again = await lab.board(board.host)
@@ -92,8 +103,7 @@ async def test_a_user_deletes_our_instance_and_wants_it_back(lab: Lab) -> None:
     board = await lab.board(None, "--rate", "30")
     await ready(exo)
     (instance,) = (await exo.state())["instances"]
-    stream = asyncio.create_task(chat(exo, "count 300"))
-    await asyncio.sleep(1.0)
+    stream = await begun(exo, "count 300")
     await fetch(exo.host, exo.host.address, "DELETE", f"/instance/{instance}")
     cut = await stream
     assert fits(cut)
@@ -115,8 +125,7 @@ async def cut_for(lab: Lab, seconds: float) -> tuple[Chat, Exo, Board, float]:
     exo = await lab.exo(None, "--campaign", "0.2")
     board = await lab.board(None, "--rate", "30")
     await ready(exo)
-    stream = asyncio.create_task(chat(exo, f"count {(30 * 3)}", timeout=seconds + 20))
-    await asyncio.sleep(1.0)
+    stream = await begun(exo, f"count {(30 * 3)}", timeout=seconds + 20)
     board.host.unplug()
     await asyncio.sleep(seconds)
     board.host.plug()
@@ -151,8 +160,7 @@ async def test_the_masters_cable_is_pulled_and_put_back(lab: Lab) -> None:
     first, second = await pair(lab)
     board = await lab.board(None, "--rate", "30")
     await ready(second)
-    stream = asyncio.create_task(chat(second, "count 300", timeout=8))
-    await asyncio.sleep(1.0)
+    stream = await begun(second, "count 300", timeout=8)
     first.host.unplug()
     took = await answered(second, 40)
     assert took < 24 + SLACK

@@ -9,9 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.cluster.following import (
-    NUDGE_AFTER,
+    ECHO_IN,
+    NUDGE_AGAIN,
+    NUDGE_RARELY,
+    NUDGES,
+    PROBE_AFTER,
     SETTLE,
-    SILENT_AGAIN,
+    SETTLE_LINK,
     SILENT_CLUSTER,
     SILENT_MASTER,
     SILENT_SINCE_LINK,
@@ -19,6 +23,7 @@ from exo_rkllm.cluster.following import (
     DeclareToken,
     Follower,
     Nudge,
+    Probe,
 )
 from exo_rkllm.cluster.log import FIRST_WAIT, KEPT, PAGE, Log
 from exo_rkllm.cluster.messages import (
@@ -142,7 +147,7 @@ def test_the_winners_first_event_ends_the_wait() -> None:
     follower.ballot(ballot(4, B), 10.0)
     assert follower.event(A, 11.0) is None
     assert follower.event(B, 13.05) == Adopt(B, "elected")
-    assert follower.tick(20.0) is None
+    assert follower.tick(13.05 + PROBE_AFTER - 0.1) is None
 
 
 def test_an_election_that_changes_nothing() -> None:
@@ -171,7 +176,8 @@ def test_ties_go_to_commands_seen_and_then_to_the_id() -> None:
 def test_our_own_nudges_are_no_ballots() -> None:
     follower = following()
     follower.ballot(ballot(9, Session("me", 9)), 1.0)
-    assert follower.tick(1.0 + SETTLE + 0.1) is None
+    assert follower.tick(1.0 + SETTLE + 0.1) == Probe()
+    assert follower.session == A
 
 
 def test_another_master_is_followed_when_ours_is_silent() -> None:
@@ -207,28 +213,62 @@ def test_a_cluster_in_an_election_is_not_disturbed() -> None:
     assert follower.tick(SILENT_CLUSTER + 1) is None
 
 
-def test_a_cluster_that_fell_silent_while_we_were_away_is_asked_again() -> None:
-    follower = following()
-    follower.unlinked()
-    assert follower.deadline is None
-    follower.linked(50.0)
-    assert follower.tick(50.0 + SILENT_AGAIN) == DeclareToken()
-
-
-def test_a_master_that_died_unnoticed_is_nudged_with_growing_clocks() -> None:
-    follower = following(Session("aa", 3))
-    clocks, now = [], 0.0
-    for _ in range(4):
+def nudged(follower: Follower, number: int) -> list[tuple[float, int]]:
+    """When it nudges without an answer, and with which clocks."""
+    found = []
+    while len(found) < number:
         now = follower.deadline or 0.0
         decision = follower.tick(now)
         assert isinstance(decision, Nudge)
         assert decision.message.seniority == -1
         assert decision.message.proposed_session.master_node_id == "me"
-        clocks.append(decision.message.clock)
-    assert clocks == [4, 5, 7, 11]
-    assert now > NUDGE_AFTER
-    follower.ballot(ballot(11, B), now)
-    assert follower.tick(now + 2.5) is None
+        found.append((now, decision.message.clock))
+    return found
+
+
+def test_after_a_lost_link_the_master_is_asked_for_a_sign_of_life() -> None:
+    follower = following()
+    follower.unlinked()
+    assert follower.deadline is None
+    follower.linked(50.0)
+    assert follower.tick(50.0 + SETTLE_LINK) == Probe()
+    assert follower.deadline == 50.0 + SETTLE_LINK + ECHO_IN
+    follower.event(A, 50.0 + SETTLE_LINK + 0.1)
+    assert follower.tick(50.0 + SETTLE_LINK + ECHO_IN) is None
+
+
+def test_a_master_that_died_unnoticed_is_nudged_with_growing_clocks() -> None:
+    follower = following(Session("aa", 3))
+    assert follower.tick(PROBE_AFTER) == Probe()
+    times, clocks = zip(*nudged(follower, 4), strict=True)
+    assert clocks == (4, 5, 7, 11)
+    assert times[0] == PROBE_AFTER + ECHO_IN
+    assert times[-1] < times[0] + 2
+    follower.ballot(ballot(11, B), times[-1])
+    assert follower.tick(times[-1] + 2.5) is None
+
+
+def test_nobody_is_nudged_for_ever_nor_soon_after_an_election_that_changed_nothing() -> None:
+    follower = following()
+    assert follower.tick(PROBE_AFTER) == Probe()
+    times = [time for time, _ in nudged(follower, NUDGES + 2)]
+    assert times[-1] - times[-2] == NUDGE_RARELY
+    held = times[-1]
+    follower.ballot(ballot(1 << 20, A), held)
+    assert follower.tick(held + SETTLE) is None
+    assert follower.tick(held + SETTLE + PROBE_AFTER) == Probe()
+    assert follower.deadline == held + NUDGE_AGAIN
+
+
+def test_a_cluster_that_is_always_quiet_is_not_probed_all_the_time() -> None:
+    """Nodes without a worker say nothing: every event is an echo of ours."""
+    follower = following()
+    now = 0.0
+    for _ in range(20):
+        now += 5.0
+        follower.event(A, now)
+    assert follower.deadline is not None
+    assert follower.deadline > now + 10.0
 
 
 # ── events on their way ──

@@ -184,7 +184,8 @@ class Api:
         self._is_image[command] = True
         await self.send({"ImageGeneration": {"command_id": command, "task_params": body}})
         chunk = unwrap(await queue.get())[1]
-        return web.json_response({"error": chunk["error_message"]}, status=500)
+        await self.send({"TaskFinished": {"command_id": new_id(), "finished_command_id": command}})
+        return web.json_response({"error": {"message": chunk["error_message"], "code": 500}}, status=500)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -227,6 +228,8 @@ class Api:
                 continue
             ended = chunk["finish_reason"] is not None
             await response.write(b"data: " + json.dumps(said(kind, chunk)).encode() + b"\n\n")
+            if ended and chunk.get("stats"):
+                await response.write(f": generation_stats {json.dumps(chunk['stats'])}\n\n".encode())
         if ended:
             await response.write(b"data: [DONE]\n\n")
 
@@ -314,10 +317,16 @@ def said(kind: str, chunk: Json) -> Json:
     if kind == "ErrorChunk":
         return {"error": {"message": chunk["error_message"], "type": "InternalServerError", "code": 500}}
     if kind == "ToolCallChunk":
-        delta: Json = {"tool_calls": chunk["tool_calls"]}
+        calls = enumerate(chunk["tool_calls"])
+        delta: Json = {"tool_calls": [{"id": call["id"], "index": index, "function": call} for index, call in calls]}
     elif chunk["is_thinking"]:
         delta = {"reasoning_content": chunk["text"]}
     else:
         delta = {"content": chunk["text"]}
     choice = {"index": 0, "delta": delta, "finish_reason": chunk["finish_reason"]}
-    return {"choices": [choice], "usage": chunk["usage"], "stats": chunk["stats"]}
+    return {"choices": [_told(choice)], **_told({"usage": chunk["usage"]})}
+
+
+def _told(what: Json) -> Json:
+    """exo leaves out what it does not have."""
+    return {key: value for key, value in what.items() if value is not None}
