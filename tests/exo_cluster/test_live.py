@@ -66,7 +66,7 @@ async def test_a_board_becomes_ready_and_answers_in_every_way(lab: Lab) -> None:
     drawn = await fetch(exo.host, exo.host.address, "POST", "/v1/images/generations", {"model": MODEL, "prompt": "x"})
     assert drawn.status == 500
     assert "not with images" in drawn.json()["error"]["message"]
-    assert await exo.tasks() == []
+    assert set(await exo.tasks()) <= {"Failed"}  # exo forgets it with the client's connection, or a moment after
 
     assert await board.stop() == 0
     state = await exo.state()
