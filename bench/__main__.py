@@ -1,4 +1,8 @@
-"""`python -m bench [NAME ...]`: every table, or the named ones."""
+"""`python -m bench [NAME ...]`: every table of a minute or two, or the named ones.
+
+The tables of the cluster take many minutes and need root, so they are made by name alone: cluster, cluster_fleet,
+cluster_log.
+"""
 
 from __future__ import annotations
 

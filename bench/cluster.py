@@ -1,17 +1,13 @@
-"""The exo node beside a strict stand-in of exo, each in a network namespace: joining, latency, pace, throughput, rest.
+"""The exo node beside the strict stand-in of exo, each in a network namespace: joining, latency, throughput, rest.
 
-python bench/cluster.py [join] [latency] [throughput] [idle]        as root
+python -m bench cluster        as root; with EXO_PYTHON beside exo itself (tests/exo_cluster/real.py)
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from tests.exo_cluster.lab import Lab, chat, counted, ready, why_not
 
@@ -114,13 +110,14 @@ async def idle() -> None:
         )
 
 
-async def main() -> None:
+async def tables() -> None:
+    await joining()
+    await latency()
+    await throughput()
+    await idle()
+
+
+def main() -> None:
     if why_not():
         raise SystemExit(why_not())
-    parts = {"join": joining, "latency": latency, "throughput": throughput, "idle": idle}
-    for name in sys.argv[1:] or parts:
-        await parts[name]()
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(tables())

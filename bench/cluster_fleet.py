@@ -1,17 +1,14 @@
 """Sixteen boards on sixteen hosts under one master, and clients that come and go for minutes.
 
-python bench/cluster_fleet.py [fleet] [churn SECONDS]        as root
+python -m bench cluster_fleet        as root; CHURN=SECONDS for the clients (600)
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from tests.exo_cluster.lab import Chat, Lab, chat, counted, ready, why_not
 
@@ -104,14 +101,12 @@ async def churn(seconds: float) -> None:
             print(f"resident memory {cost['memory'] / 1024:.0f} MB")
 
 
-async def main() -> None:
+async def tables() -> None:
+    await fleet()
+    await churn(float(os.environ.get("CHURN", "600")))
+
+
+def main() -> None:
     if why_not():
         raise SystemExit(why_not())
-    if "churn" in sys.argv:
-        await churn(float(sys.argv[sys.argv.index("churn") + 1]))
-    else:
-        await fleet()
-
-
-if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(tables())

@@ -1,6 +1,6 @@
 """Memory of a member over a long log, and what reading it costs: no network, events as exo writes them.
 
-python bench/cluster_log.py [EVENTS]
+python -m bench cluster_log
 """
 
 from __future__ import annotations
@@ -8,11 +8,8 @@ from __future__ import annotations
 import json
 import re
 import resource
-import sys
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from exo_rkllm.cluster.membership import Membership
 from exo_rkllm.cluster.schema.revisions import supported
@@ -27,7 +24,7 @@ def resident() -> int:
 UUID_START = re.compile(rb'"[0-9a-f]{8}(?=-[0-9a-f]{4}-)')
 
 
-def main(number: int) -> None:
+def main(number: int = 1_000_000) -> None:
     records = scenarios()["30_real_exo_worker_with_fake_engine"] + scenarios()["31_mixed_mlx_and_rkllm"]
     events = [record.message for record in records if record.topic == "global_events" and record.direction == "in"]
     events += [  # what a turn created it also takes away, or the cluster itself would grow
@@ -60,7 +57,3 @@ def main(number: int) -> None:
             print(f"{index + 1:>10}  {resident():>11}  {rate:>9.0f}", flush=True)
     view = member.view(number / 100)
     print(f"applied {view.log_index + 1}, nodes {len(view.nodes)}, instances {len(view.instances)}")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
