@@ -21,6 +21,8 @@ ECHO_IN = 1.0
 # Ballots with growing clocks until one of them is new to somebody; then rarely, and not again soon after an election
 # that changed nothing: each one makes exo's API wait for three seconds.
 NUDGE_EVERY, NUDGES, NUDGE_RARELY, NUDGE_AGAIN = 0.4, 10, 5.0, 20.0
+# A network that was parted and is whole again may keep two masters, for the same reason. An election leaves one.
+TWO_MASTERS = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class DeclareToken:
 @dataclass(frozen=True, slots=True)
 class Nudge:
     message: ElectionMessage
+    why: str
+    again: bool  # not the first one in a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Follower:
     _nudges: int = 0
     _nudge_at: float | None = None
     _nudge_not_before: float = 0.0
+    _rival_since: float | None = None  # another master speaks beside the one that is followed
+    _rival_at: float = 0.0
 
     def linked(self, now: float) -> None:
         self._linked_at, self._last_event = now, now
@@ -88,7 +94,17 @@ class Follower:
         patience = SILENT_MASTER if self._heard_ours else SILENT_SINCE_LINK
         if now - self._last_event > patience:
             return self._adopt(session, now, "the master followed so far is silent")
-        return None
+        return self._two_masters(session, now)
+
+    def _two_masters(self, rival: Session, now: float) -> Decision | None:
+        if self._rival_since is None or now - self._rival_at > TWO_MASTERS:
+            self._rival_since = now
+        self._rival_at = now
+        self._clock = max(self._clock, rival.election_clock)
+        if now - self._rival_since < TWO_MASTERS or now < self._nudge_not_before or self._settle_at is not None:
+            return None
+        self._nudge_not_before = now + NUDGE_EVERY
+        return self._nudge(now, "Two masters speak in the exo cluster")
 
     def ballot(self, ballot: Ballot, now: float) -> None:
         if ballot.session.master_node_id == self.me or ballot.clock < self._clock:
@@ -98,7 +114,7 @@ class Follower:
         self._ballots = (*self._ballots[-255:], ballot)
         if self._nudges:
             self._nudge_not_before = now + NUDGE_AGAIN
-        self._nudges, self._nudge_at = 0, None
+        self._nudges, self._nudge_at, self._rival_since = 0, None, None
         if self.session is not None and self._linked_at is not None:
             self._probe_at = now + SETTLE + PROBE_AFTER
 
@@ -119,7 +135,7 @@ class Follower:
             self._nudge_at = max(now + ECHO_IN, self._nudge_not_before)
             return Probe()
         if self._nudge_at is not None and now >= self._nudge_at:
-            return self._nudge(now)
+            return self._nudge(now, "The exo cluster's master is silent")
         return None
 
     @property
@@ -141,21 +157,23 @@ class Follower:
         return None if best is None else best.session
 
     def _adopt(self, session: Session, now: float, why: str) -> Adopt:
-        self.session, self._pace = session, 0.0
+        self.session, self._pace, self._nudges, self._rival_since = session, 0.0, 0, None
         self._clock = max(self._clock, session.election_clock)
         self._alive(now)
         return Adopt(session, why)
 
     def _alive(self, now: float) -> None:
         """The master that is followed has spoken."""
-        self._last_event, self._heard_ours = now, True
-        self._nudges, self._nudge_at = 0, None
+        self._last_event, self._heard_ours, self._nudge_at = now, True, None
+        if self._rival_since is None:
+            self._nudges = 0
         if self._linked_at is not None:
             self._probe_at = now + max(PROBE_AFTER, PROBE_PACES * self._pace)
 
-    def _nudge(self, now: float) -> Nudge:
+    def _nudge(self, now: float, why: str) -> Nudge:
         """A ballot that cannot win, with a clock that grows until somebody finds it new."""
-        clock = self._clock + 2 ** min(self._nudges, 20)
+        clock, again = self._clock + 2 ** min(self._nudges, 20), self._nudges > 0
         self._nudges += 1
-        self._nudge_at = now + (NUDGE_EVERY if self._nudges < NUDGES else NUDGE_RARELY)
-        return Nudge(ElectionMessage(clock, -1, Session(self.me, clock), 0))
+        if self._rival_since is None:
+            self._nudge_at = now + (NUDGE_EVERY if self._nudges < NUDGES else NUDGE_RARELY)
+        return Nudge(ElectionMessage(clock, -1, Session(self.me, clock), 0), why, again)

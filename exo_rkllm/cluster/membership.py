@@ -399,8 +399,9 @@ class Membership:
                 self._effects.append(Token())
             case Probe() if self._speaking and self.phase is not Phase.LEAVING:
                 self._info(messages.MiscData(self.facts.name), now)
-            case Nudge(message) if self.phase in (Phase.JOINING, Phase.SERVING) and self._linked:
-                self._say("warning", "The exo cluster's master is silent and nobody noticed; asking for an election.")
+            case Nudge(message, why, again) if self.phase in (Phase.JOINING, Phase.SERVING) and self._linked:
+                if not again:
+                    self._say("warning", f"{why}; asking for an election.")
                 self._publish(message, now)
 
     def _adopt(self, decision: Adopt, now: float) -> None:

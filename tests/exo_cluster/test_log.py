@@ -19,6 +19,7 @@ from exo_rkllm.cluster.following import (
     SILENT_CLUSTER,
     SILENT_MASTER,
     SILENT_SINCE_LINK,
+    TWO_MASTERS,
     Adopt,
     DeclareToken,
     Follower,
@@ -258,6 +259,25 @@ def test_nobody_is_nudged_for_ever_nor_soon_after_an_election_that_changed_nothi
     assert follower.tick(held + SETTLE) is None
     assert follower.tick(held + SETTLE + PROBE_AFTER) == Probe()
     assert follower.deadline == held + NUDGE_AGAIN
+
+
+def test_two_masters_that_both_speak_are_made_to_elect() -> None:
+    follower = following()
+    now, clocks = 0.0, []
+    while len(clocks) < 3:
+        now += 0.5
+        assert follower.event(A, now) is None
+        decision = follower.event(B, now)
+        if decision is not None:
+            assert isinstance(decision, Nudge)
+            clocks.append(decision.message.clock)
+    assert now > TWO_MASTERS
+    assert clocks == [4, 5, 7]  # B was elected at clock 3
+    follower.ballot(ballot(7, B), now)
+    for _ in range(30):
+        now += 0.5
+        follower.event(A, now)
+        assert follower.event(B, now) in (None, Adopt(B, "elected"))
 
 
 def test_a_cluster_that_is_always_quiet_is_not_probed_all_the_time() -> None:
