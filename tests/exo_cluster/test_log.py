@@ -216,7 +216,7 @@ def test_a_cluster_in_an_election_is_not_disturbed() -> None:
 
 def nudged(follower: Follower, number: int) -> list[tuple[float, int]]:
     """When it nudges without an answer, and with which clocks."""
-    found = []
+    found: list[tuple[float, int]] = []
     while len(found) < number:
         now = follower.deadline or 0.0
         decision = follower.tick(now)
@@ -263,7 +263,8 @@ def test_nobody_is_nudged_for_ever_nor_soon_after_an_election_that_changed_nothi
 
 def test_two_masters_that_both_speak_are_made_to_elect() -> None:
     follower = following()
-    now, clocks = 0.0, []
+    now = 0.0
+    clocks: list[int] = []
     while len(clocks) < 3:
         now += 0.5
         assert follower.event(A, now) is None
