@@ -89,6 +89,25 @@ class Board:
             return BoardError(
                 "The device tree is hidden here, and the RKLLM library refuses a board it cannot read.", UNMASK
             )
+        # The library opens the card or the misc device (npu-platform 2.3).
+        if not any(node.present for node in self.npu.nodes if node.kind != "render"):
+            return self.missing()
+        return None
+
+    def missing(self) -> BoardError | None:
+        """Which of the driver's device nodes are not there."""
+        known = self.npu.nodes if self.npu else ()
+        absent = [node.path for node in known if not node.present]
+        if not known:
+            return BoardError("The driver made no device node.", "sudo dmesg | grep -iE 'rknpu|drm'")
+        if absent and self.container:
+            devices = " ".join(f"--device {path}" for path in absent)
+            return BoardError(f"{' and '.join(absent)} are not in this container.", f"Start it with {devices}")
+        if absent:
+            return BoardError(
+                f"{' and '.join(absent)} do not exist, though the kernel has the devices.",
+                "sudo udevadm trigger --subsystem-match=drm --subsystem-match=misc",
+            )
         return None
 
 

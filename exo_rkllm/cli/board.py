@@ -15,6 +15,7 @@ from exo_rkllm.board.counters import Clock, Reading, read
 from exo_rkllm.board.detect import Board, Npu, detect
 from exo_rkllm.board.soc import default_cpus
 from exo_rkllm.board.sources import find
+from exo_rkllm.cli import wrap
 from exo_rkllm.cli.paint import Paint
 from exo_rkllm.config import load
 
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(board, reading), indent=2))
     else:
-        print(*text(board, reading, Paint(sys.stdout)), sep="\n")
+        print(*text(board, reading, Paint(sys.stdout), wrap.width(sys.stdout)), sep="\n")
     return 0
 
 
@@ -48,26 +49,29 @@ def as_json(board: Board, reading: Reading) -> dict[str, Any]:
     }
 
 
-def text(board: Board, reading: Reading, paint: Paint) -> Iterator[str]:
+def text(board: Board, reading: Reading, paint: Paint, width: int) -> Iterator[str]:
     yield paint(board.title, "bold")
-    yield from _table(_rows(board, reading))
+    yield from _table(_rows(board, reading), width)
     if reading.absent and board.npu is not None:
         yield ""
         yield "Not known here:"
-        yield from _table((name.replace("_", " "), why) for name, why in reading.absent.items())
+        yield from _table(((name.replace("_", " "), why) for name, why in reading.absent.items()), width)
     obstacle = board.obstacle()
     yield ""
     if obstacle is None:
         yield paint("RKLLM models can run here.", "green") + " Check everything else: exo-rkllm doctor"
     else:
-        yield paint(obstacle.sentence, "red")
-        yield f"  try: {obstacle.hint}"
+        yield from (paint(line, "red") for line in wrap.sentence(obstacle.sentence, width))
+        yield from wrap.tried(obstacle.hint, paint, width, "  ")
 
 
-def _table(rows: Iterator[tuple[str, str]]) -> Iterator[str]:
+def _table(rows: Iterator[tuple[str, str]], width: int) -> Iterator[str]:
     known = [(name, value) for name, value in rows if value]
-    width = max((len(name) for name, _ in known), default=0)
-    return (f"  {name:<{width}}  {value}" for name, value in known)
+    label = max((len(name) for name, _ in known), default=0)
+    for name, value in known:
+        first, *more = wrap.sentence(value, width - label - 4)
+        yield f"  {name:<{label}}  {first}"
+        yield from (" " * (label + 4) + line for line in more)
 
 
 def _rows(board: Board, reading: Reading) -> Iterator[tuple[str, str]]:
@@ -75,7 +79,7 @@ def _rows(board: Board, reading: Reading) -> Iterator[tuple[str, str]]:
     yield "compatible", ", ".join(board.compatible)
     yield "kernel", board.kernel
     yield "container", board.container
-    yield "state", f"{board.state}: {board.sentence}"
+    yield "state", _state(board)
     if board.npu is not None:
         yield from _npu_rows(board.npu, reading)
         cpus = default_cpus(board.soc, range(board.soc.cpus) if board.soc else range(os.cpu_count() or 1))
@@ -87,14 +91,25 @@ def _rows(board: Board, reading: Reading) -> Iterator[tuple[str, str]]:
         yield "co-processor", f"RK182x on PCI {slot}, which RKLLM does not drive"
 
 
+def _state(board: Board) -> str:
+    """The sentence stands at the end, with its repair, where it is what hinders."""
+    obstacle = board.obstacle()
+    hinders = obstacle is not None and obstacle.sentence == board.sentence
+    return board.state if hinders else f"{board.state}: {board.sentence}"
+
+
 def _soc(board: Board) -> str:
     if board.soc is None:
         return board.soc_name.upper()
-    return f"{board.soc_name.upper()}, {board.soc.cores} NPU cores, {board.soc.tops:g} TOPS (int8)"
+    return f"{board.soc_name.upper()}, NPU with {_cores(board.soc.cores)}, {board.soc.tops:g} TOPS (int8)"
+
+
+def _cores(number: int) -> str:
+    return f"{number} core{'' if number == 1 else 's'}"
 
 
 def _npu_rows(npu: Npu, reading: Reading) -> Iterator[tuple[str, str]]:
-    cores = f"{npu.cores} core{'s' if npu.cores != 1 else ''}" if npu.cores else "cores not known"
+    cores = _cores(npu.cores) if npu.cores else "cores not known"
     yield "NPU", f"{npu.device}, {cores}, {'IOMMU' if npu.iommu else 'no IOMMU: models live in CMA'}"
     yield "driver", f"{npu.driver} {npu.version} ({npu.build})".replace("  ", " ")
     yield "device nodes", ", ".join(node.path + ("" if node.present else " (missing)") for node in npu.nodes)

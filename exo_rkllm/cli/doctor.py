@@ -5,19 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+from exo_rkllm.catalogue.brought import brought
+from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.cli import place, wrap
+from exo_rkllm.cli.extras import quietly
 from exo_rkllm.cli.paint import Paint
 from exo_rkllm.cli.service import ask
 from exo_rkllm.doctor.checks import diagnose
 from exo_rkllm.doctor.identity import judged
 from exo_rkllm.doctor.report import Level, Report
 from exo_rkllm.doctor.scene import Scene, look
+from exo_rkllm.errors import ConfigError
 
 MARKS: dict[Level, tuple[str, tuple[str, ...]]] = {
     "pass": ("ok", ("green",)),
@@ -36,14 +39,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    scene = look(os.environ, judged(args.user), ask(os.environ), args.root, args.model)
+    scene = look(os.environ, judged(args.user), ask(os.environ), args.root, args.model, known())
     report = diagnose(scene)
     if args.json:
         print(json.dumps(as_json(scene, report), indent=2))
     else:
-        width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-        print(*text(scene, report, Paint(sys.stdout), width), sep="\n")
+        print(*text(scene, report, Paint(sys.stdout), wrap.width(sys.stdout)), sep="\n")
     return 0 if report.ok else 1
+
+
+def known() -> Catalogue | None:
+    """The models that every verb works on; none where the configuration, which is a check of its own, is broken."""
+    try:
+        return Catalogue(place.configured(), brought(quietly()))
+    except ConfigError:
+        return None
 
 
 def as_json(scene: Scene, report: Report) -> dict[str, object]:
@@ -64,12 +74,11 @@ def text(scene: Scene, report: Report, paint: Paint, width: int) -> Iterator[str
     indent = " " * (label + 8)
     for line in report.lines:
         mark, styles = MARKS[line.finding.level]
-        fact = textwrap.wrap(line.finding.fact, max(width - len(indent), 30)) or [""]
-        yield f"{paint(f'{mark:>4}', *styles)}  {line.check:<{label}}  {fact[0]}"
-        yield from (indent + more for more in fact[1:])
+        first, *more = wrap.sentence(line.finding.fact, width - len(indent))
+        yield f"{paint(f'{mark:>4}', *styles)}  {line.check:<{label}}  {first}"
+        yield from (indent + one for one in more)
         if line.finding.repair:
-            # A command is never broken in two: it is there to be copied.
-            yield f"{indent}{paint('try:', 'bold')} {line.finding.repair}"
+            yield from wrap.tried(line.finding.repair, paint, width, indent)
     yield ""
     failed, warned = report.count("fail"), report.count("warn")
     if failed:

@@ -42,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
     found = plugged()
     kinds = Kinds(found.kinds, config.models.engine)
     if args.model:
-        return one(args, Catalogue(args.models or Path(config.models.directory), brought(found)), kinds, found)
+        return one(args, Catalogue(args.models or place.configured(), brought(found)), kinds, found)
     rows = [described(kind, found) for name in kinds.names() if (kind := kinds.get(name)) is not None]
     if args.json:
         print(json.dumps({"engines": rows}, indent=2))

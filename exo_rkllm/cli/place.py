@@ -18,7 +18,10 @@ def argument(parser: argparse.ArgumentParser) -> None:
 
 
 def catalogue(args: argparse.Namespace) -> Catalogue:
-    folder: Path | None = args.models
+    return standing(args.models)
+
+
+def standing(folder: Path | None = None) -> Catalogue:
     return Catalogue(folder or configured(), brought(plugged()))
 
 

@@ -12,7 +12,8 @@ from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find
-from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.cli import place
+from exo_rkllm.cli.doctor import known
 from exo_rkllm.cli.paint import Paint
 from exo_rkllm.cli.service import ask
 from exo_rkllm.config import load
@@ -70,7 +71,7 @@ def main(args: argparse.Namespace) -> int:
     outcomes = selftest.run(probes, board, bench, told)
     now = time.time()
     report = args.output or Path(time.strftime("exo-rkllm-selftest-%Y%m%d-%H%M%S.md", time.localtime(now)))
-    doctor = diagnose(look(os.environ, judged(None), service, args.root, args.model or ""))
+    doctor = diagnose(look(os.environ, judged(None), service, args.root, args.model or "", known()))
     report.write_text(selftest.page(board, doctor, outcomes, lines, now), encoding="utf-8")
     print(f"\nThe report is {report}: attach it to an issue.")
     return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0
@@ -96,5 +97,5 @@ def engine(name: str, root: Path, lines: list[str]) -> RkllmEngine:
     config = load(os.environ)
     library = Path(config.runtime.library) if config.runtime.library else None
     is_file = name.endswith(".rkllm") or "/" in name
-    model = RkllmFile(Path(name), 0) if is_file else Catalogue(Path(config.models.directory)).resolve(name)
+    model = RkllmFile(Path(name), 0) if is_file else place.standing().resolve(name)
     return RkllmEngine(model, host_of(root, library, lines.extend))

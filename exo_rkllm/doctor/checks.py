@@ -6,6 +6,7 @@ A check that depends on one that failed is not made, so that one cause is one fa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from exo_rkllm.doctor.identity import SERVICE_USER, group_name
 from exo_rkllm.doctor.report import Finding, Line, Report, bad, good, poor, unseen, worst
 from exo_rkllm.doctor.scene import ModelSeen, Scene
 from exo_rkllm.errors import ExoRkllmError, RuntimeMissing
+from exo_rkllm.runtime import abi
 
 GIB = 1 << 30
 PERFORMANCE = (
@@ -108,18 +110,10 @@ def driver_version(scene: Scene) -> Finding:
 
 
 def nodes(scene: Scene) -> Finding:
+    missing = scene.board.missing()
+    if missing is not None:
+        return of_error(missing)
     known = npu_of(scene).nodes
-    absent = [node.path for node in known if not node.present]
-    if not known:
-        return bad("The driver made no device node.", "sudo dmesg | grep -iE 'rknpu|drm'")
-    if absent and scene.board.container:
-        devices = " ".join(f"--device {path}" for path in absent)
-        return bad(f"{' and '.join(absent)} are not in this container.", f"Start it with {devices}")
-    if absent:
-        return bad(
-            f"{' and '.join(absent)} do not exist, though the kernel has the devices.",
-            "sudo udevadm trigger --subsystem-match=drm --subsystem-match=misc",
-        )
     guess = " (a guess: no link of sysfs says so)" if any(node.guessed for node in known) else ""
     return good(f"{', '.join(node.path for node in known)}{guess}")
 
@@ -319,7 +313,7 @@ def runtime(scene: Scene) -> Finding:
         return bad(error.sentence, error.hint)
     except ExoRkllmError as error:
         return of_error(error)
-    return good(f"librkllmrt {scene.runtime} ({place.path})")
+    return good(f"librkllmrt {scene.runtime}, layout of {abi.load(scene.runtime).name} ({place.path})")
 
 
 def pairing(scene: Scene) -> Finding:
@@ -334,17 +328,29 @@ def models(scene: Scene) -> Finding:
         return of_error(scene.models_error)
     if not scene.models:
         return poor("There is no model yet.", "exo-rkllm pull ORG/REPO")
-    return worst([model(one) for one in scene.models])
+    found = [model(one, scene.reading.memory_total) for one in scene.models]
+    first = worst(found)
+    if first.level == "pass":
+        return good("; ".join(one.fact for one in found))
+    more = sum(one.level == first.level for one in found) - 1
+    return replace(first, fact=f"{first.fact} ({more} more like it.)") if more else first
 
 
-def model(seen: ModelSeen) -> Finding:
+def model(seen: ModelSeen, memory_total: int | None = None) -> Finding:
     if seen.error is not None:
         return of_error(seen.error)
     for objection in seen.objections:
         level = bad if objection.certain else poor
         return level(objection.error.sentence, objection.error.hint)
-    toolkit = f", toolkit {seen.facts.toolkit.value}" if seen.facts is not None and seen.facts.toolkit else ""
-    return good(f"{seen.name}{toolkit}")
+    if memory_total is not None and seen.memory is not None and seen.memory > memory_total:
+        return poor(
+            f"{seen.name} needs about {seen.memory / GIB:.1f} GiB, and this board has {memory_total / GIB:.1f} GiB.",
+            f"exo-rkllm show {seen.name}; a shorter context or a smaller model fits",
+        )
+    facts = seen.facts
+    target = f"for {facts.platform.value}" if facts is not None and facts.platform else ""
+    toolkit = f"toolkit {facts.toolkit.value}" if facts is not None and facts.toolkit else ""
+    return good(", ".join(part for part in (seen.name, target, toolkit) if part))
 
 
 def plugins(scene: Scene) -> Finding:

@@ -33,6 +33,10 @@ LIBRARIES = (
 )
 
 
+# What a file without a card is taken to be loaded with, when its memory is estimated.
+SHORTEST = 512
+
+
 @dataclass(frozen=True, slots=True)
 class CpuPolicy:
     first: int
@@ -48,6 +52,7 @@ class ModelSeen:
     name: str
     facts: ModelFacts | None = None
     objections: tuple[Objection, ...] = ()
+    memory: int | None = None  # bytes that loading it takes, as a guess
     error: ExoRkllmError | None = None
 
 
@@ -91,15 +96,21 @@ def look(
     service: Service,
     root: Path | None = None,
     model: str = "",
+    catalogue: Catalogue | None = None,
 ) -> Scene:
-    """Never raises for what it finds; `model` is a name or a file, every model of the catalogue where it is empty."""
+    """Never raises for what it finds; `model` is a name or a file, every model of the catalogue where it is empty.
+
+    The catalogue is the configuration's own where none is given.
+    """
     config, config_error = _config(environment)
     base = root or Path(config.board.root if config is not None else "/")
     board = detect(base)
     library = Path(config.runtime.library) if config is not None and config.runtime.library else None
     search = locate.search(library, environment)
     release = search.found.version.release if search.found is not None and search.found.version is not None else ""
-    seen, models_error = _models(config, model, board, release)
+    if catalogue is None and config is not None:
+        catalogue = Catalogue(Path(config.models.directory))
+    seen, models_error = _models(catalogue, model, board, release)
     return Scene(
         root=base,
         board=board,
@@ -135,14 +146,13 @@ def _config(environment: Mapping[str, str]) -> tuple[Config | None, ExoRkllmErro
 
 
 def _models(
-    config: Config | None, wanted: str, board: Board, release: str
+    catalogue: Catalogue | None, wanted: str, board: Board, release: str
 ) -> tuple[tuple[ModelSeen, ...], ExoRkllmError | None]:
     platform_name = board.soc.title if board.soc is not None and board.soc.rkllm else ""
     if wanted and (wanted.endswith(".rkllm") or "/" in wanted):
         return (_inspected(wanted, Path(wanted), platform_name, release, 0),), None
-    if config is None:
+    if catalogue is None:
         return (), None
-    catalogue = Catalogue(Path(config.models.directory))
     try:
         listing = catalogue.scan()
         entries = (catalogue.resolve(wanted),) if wanted else listing.entries
@@ -166,7 +176,8 @@ def _inspected(name: str, path: Path, platform_name: str, release: str, context:
         facts = modelfile.inspect(path)
     except ExoRkllmError as error:
         return ModelSeen(name, error=error)
-    return ModelSeen(name, facts, modelfile.check(facts, platform_name, release, context))
+    objections = modelfile.check(facts, platform_name, release, context)
+    return ModelSeen(name, facts, objections, facts.memory(context or SHORTEST))
 
 
 def _cpus(root: Path) -> list[CpuPolicy]:

@@ -63,7 +63,7 @@ PROFILES = {
     "debugfs-bound": Expected("vendor_ready"),
     "container-masked": Expected("unknown", "", None, (), "systempaths=unconfined", "container hides"),
     "container-docker": Expected("vendor_ready", obstacle="device tree is hidden"),
-    "container-no-nodes": Expected("vendor_ready"),
+    "container-no-nodes": Expected("vendor_ready", obstacle="are not in this container"),
     "old-driver": Expected("vendor_ready", obstacle="driver is 0.8.2"),
     "driver-0.9.7": Expected("vendor_ready"),
     "devfreq-missing": Expected("vendor_ready"),

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.board import kernel_log
+from exo_rkllm.board.states import LOAD_DRIVER
 from exo_rkllm.cli import doctor as verb
 from exo_rkllm.cli import main
 from exo_rkllm.cli.paint import Paint
@@ -24,7 +27,8 @@ from exo_rkllm.doctor.report import Report
 from exo_rkllm.doctor.scene import Scene, Service, look
 from exo_rkllm.errors import ExoRkllmError, UsageError
 from simulator import boards
-from tests.simulated import Library
+from tests.board.udevadm import namespaces
+from tests.simulated import REPOSITORY, Library
 
 Build = Callable[[str], Path]
 RUNNING = Service({"hindrance": "", "models": [{"name": "qwen3", "state": "ready"}], "cluster": {"phase": "serving"}})
@@ -228,6 +232,37 @@ def level(report: Report, check: str) -> str:
     return next(line.finding.level for line in report.lines if line.check == check)
 
 
+def test_what_is_there_is_said_with_its_version_and_its_target(
+    examine: Examine, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "models"
+    for name in ("lamp", "lens"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "model.toml").write_text(f'id = "{name}"\ncontext = 2048\n[weights]\nfile = "m.rkllm"\n')
+        make_model().rename(folder / name / "m.rkllm")
+    report = examine("orangepi-5-plus", model="", EXO_RKLLM_MODELS_DIRECTORY=str(folder))
+    facts = {line.check: line.finding.fact for line in report.lines}
+    assert facts["models"] == "lamp, for RK3588, toolkit 1.1.4; lens, for RK3588, toolkit 1.1.4"
+    assert facts["runtime"].startswith("librkllmrt 1.3.1, layout of 1.3")
+    report = examine("rk3576-vendor", model="", EXO_RKLLM_MODELS_DIRECTORY=str(folder))
+    assert findings(report, "fail").keys() == {"models"}
+    [line] = [line for line in report.lines if line.check == "models"]
+    assert line.finding.fact.endswith("(1 more like it.)")
+
+
+def test_a_model_that_is_larger_than_the_board_is_a_warning(
+    board: Build, environment: dict[str, str], model: str
+) -> None:
+    path = board("orangepi-5-plus") / "proc/meminfo"
+    path.chmod(0o644)
+    path.write_bytes(b"MemTotal:        200000 kB\nMemAvailable:     150000 kB\n")
+    report = diagnose(look(environment, current(), RUNNING, path.parents[1], model))
+    [line] = [line for line in report.lines if line.check == "models"]
+    assert line.finding.level == "warn"
+    assert "needs about 0.2 GiB, and this board has 0.2 GiB" in line.finding.fact
+    assert "exo-rkllm show" in line.finding.repair
+
+
 def test_no_runtime_is_one_failure(examine: Examine, tmp_path: Path) -> None:
     failures = findings(examine("orangepi-5-plus", EXO_RKLLM_RUNTIME_LIBRARY=str(tmp_path / "none.so")), "fail")
     assert list(failures) == ["runtime"]
@@ -342,6 +377,33 @@ def test_no_board_gets_a_stack_trace_or_a_control_character(
     assert printed.count("FAIL") <= 2, "no model is loaded, so that can only be the board and the model"
 
 
+SERVICE = """
+mount -t tmpfs tmpfs /var/lib
+mkdir -p /var/lib/exo-rkllm/models/lamp
+printf 'id = "lamp"\\ncontext = 4096\\nengine = "dummy"\\n' >/var/lib/exo-rkllm/models/lamp/model.toml
+exec "$@"
+"""
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.skipif(not namespaces(), reason="a /var/lib of one's own needs user namespaces")
+@pytest.mark.parametrize("verb", ["doctor", "selftest"])
+def test_root_is_told_of_the_services_models(verb: str, board: Build, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "exo_rkllm", verb, "--root", str(board("orangepi-5-plus"))]
+    if verb == "selftest":
+        command += ["--only", "mdwe", "--output", str(tmp_path / "report.md")]
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec", SERVICE, "sh", *command],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = (tmp_path / "report.md").read_text() if verb == "selftest" else done.stdout
+    wanted = "| models | pass | lamp |" if verb == "selftest" else r"  models +lamp$"
+    assert re.search(wanted.replace("|", r"\|"), said, re.MULTILINE), said + done.stderr
+
+
 @pytest.mark.usefixtures("at_home")
 def test_programs_get_json(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--root", str(board("container-no-nodes"))]) == 1
@@ -355,7 +417,18 @@ def test_programs_get_json(board: Build, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_lines_fit_the_terminal_and_commands_stay_whole(scene: Scene) -> None:
-    hidden = replace(scene, board=replace(scene.board, tree=False))
-    printed = list(verb.text(hidden, diagnose(hidden), Paint(io.StringIO()), 60))
-    assert all(len(line) <= 60 for line in printed if "try:" not in line)
-    assert any("systempaths=unconfined (Docker, Podman)" in line for line in printed)
+    unbound = replace(scene, board=replace(scene.board, state="no_driver", sentence="None is bound.", hint=LOAD_DRIVER))
+    printed = list(verb.text(unbound, diagnose(unbound), Paint(io.StringIO()), 80))
+    command = "sudo apt install linux-image-vendor-rk35xx linux-dtb-vendor-rk35xx;"
+    assert [line.strip() for line in printed if len(line) > 80] == [command], (
+        "longer than what is left beside the names"
+    )
+    at = next(number for number, line in enumerate(printed) if "try: sudo modprobe" in line)
+    assert [line[26:] for line in printed[at : at + 6]] == [
+        "try: sudo modprobe rknpu;",
+        "     where there is no such module:",
+        "     Boot a vendor kernel (Armbian:",
+        f"     {command}",
+        "     others: your board maker's 6.1 image),",
+        "     then reboot.",
+    ]
