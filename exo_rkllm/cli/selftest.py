@@ -12,7 +12,7 @@ from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find
-from exo_rkllm.cli import place
+from exo_rkllm.cli import place, wrap
 from exo_rkllm.cli.doctor import known
 from exo_rkllm.cli.paint import Paint
 from exo_rkllm.cli.service import ask
@@ -64,11 +64,18 @@ def main(args: argparse.Namespace) -> int:
     paint = Paint(sys.stdout)
     width = max(len(probe.key) for probe in probes)
 
+    columns = wrap.width(sys.stdout)
+
     def told(outcome: Outcome) -> None:
         mark, colour = MARKS[outcome.finding.level]
-        print(f"{paint(f'{mark:>4}', colour)}  {outcome.probe.key:<{width}}  {outcome.finding.fact}", flush=True)
+        first, *more = wrap.sentence(outcome.finding.fact, columns - width - 8)
+        print(f"{paint(f'{mark:>4}', colour)}  {outcome.probe.key:<{width}}  {first}", flush=True)
+        for line in more:
+            print(" " * (width + 8) + line, flush=True)
+        if outcome.finding.repair:
+            print(*wrap.tried(outcome.finding.repair, paint, columns, " " * (width + 8)), sep="\n", flush=True)
 
-    outcomes = selftest.run(probes, board, bench, told)
+    outcomes = selftest.run(probes, board, root, bench, told)
     now = time.time()
     report = args.output or Path(time.strftime("exo-rkllm-selftest-%Y%m%d-%H%M%S.md", time.localtime(now)))
     doctor = diagnose(look(os.environ, judged(None), service, args.root, args.model or "", known()))

@@ -9,20 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
+from exo_rkllm.board import kernel_log
+
 Kind: TypeAlias = Literal["measured", "command", "by hand"]
 
 
 class Probe(NamedTuple):
-    """`command` may name {npu}, {address}, {card} and {render}; `expect` is what the reference says, and where."""
+    """`command` and `shows` may name {npu}, {address}, {card} and {render}; `expect` is what the reference says, and
+    where; `shows` is the pattern of it that a command's output has to match.
+
+    `live` ones ask the running system, and not files that could stand below another root.
+    """
 
     key: str
     kind: Kind
     question: str
     command: str
     expect: str
+    shows: str = ""
     root: bool = False
+    live: bool = False
 
 
+QUIET = r"\A(?![\s\S]*(?:{}))".format("|".join(kind.pattern for kind in kernel_log.KINDS.values()))
 OWN = "exo-rkllm selftest --model NAME --only "
 PROBES: tuple[Probe, ...] = (
     # ── the kernel's files ──────────────────────────────────────────────────────────────────────
@@ -31,8 +40,10 @@ PROBES: tuple[Probe, ...] = (
         "command",
         "What the board, its SoC and its kernel are called",
         "tr '\\0' '\\n' </sys/firmware/devicetree/base/model; echo; "
-        "tr '\\0' '\\n' </sys/firmware/devicetree/base/compatible; uname -r; cat /etc/os-release | head -4",
+        "tr '\\0' '\\n' </sys/firmware/devicetree/base/compatible; cat /proc/sys/kernel/osrelease; "
+        "head -4 /etc/os-release",
         "A row of npu-platform 1.7; a string that is not there belongs into the table.",
+        r"^rockchip,r[kv]\d{4}",
     ),
     Probe(
         "driver",
@@ -40,6 +51,7 @@ PROBES: tuple[Probe, ...] = (
         "Which driver is bound, and its version without root",
         "ls -l /sys/bus/platform/drivers/RKNPU /sys/bus/platform/drivers/rocket 2>&1; cat /sys/module/rknpu/version",
         "One .npu device below RKNPU, version 0.9.8 (npu-platform 3.4, 5.1).",
+        r"RKNPU:[\s\S]*{npu} ->[\s\S]*^0\.9\.8$",
     ),
     Probe(
         "nodes",
@@ -47,6 +59,7 @@ PROBES: tuple[Probe, ...] = (
         "Device nodes, their groups and their names in sysfs",
         "ls -l /dev/dri /dev/dma_heap /dev/rknpu /dev/accel 2>&1; cat /sys/class/drm/*/device/uevent 2>/dev/null",
         "The card in video and the render node in render, both 0660; DRIVER=RKNPU (npu-platform 2.1, 2.2).",
+        r"^DRIVER=RKNPU$",
     ),
     Probe(
         "udev",
@@ -54,6 +67,8 @@ PROBES: tuple[Probe, ...] = (
         "What udev knows of the NPU's nodes, and whether the package's rules took hold",
         "udevadm info -q property /sys/bus/platform/devices/{npu}; udevadm info -q property {render}",
         "SYSTEMD_ALIAS=/exo/rkllm/npu on the platform device, tag systemd on the node (udev/70-exo-rkllm.rules).",
+        r"^SYSTEMD_ALIAS=/exo/rkllm/npu$",
+        live=True,
     ),
     Probe(
         "classes",
@@ -61,6 +76,8 @@ PROBES: tuple[Probe, ...] = (
         "Class names for DeviceAllow=char-...",
         "grep -E 'drm|accel|misc|dma_heap' /proc/devices",
         "drm, misc, dma_heap (npu-platform 4, unverified there).",
+        r"\bdrm$",
+        live=True,
     ),
     Probe(
         "devfreq",
@@ -69,6 +86,7 @@ PROBES: tuple[Probe, ...] = (
         'cd /sys/class/devfreq && for d in *.npu dmc; do echo "== $d"; head $d/governor $d/available_governors '
         "$d/cur_freq $d/min_freq $d/max_freq $d/available_frequencies; cat $d/trans_stat; done",
         "The governor performance is offered for the NPU and for dmc (npu-platform 3.3).",
+        r"== .*\.npu\n[\s\S]*\bperformance\b[\s\S]*== dmc\n[\s\S]*\bperformance\b",
     ),
     Probe(
         "thermal",
@@ -76,6 +94,7 @@ PROBES: tuple[Probe, ...] = (
         "Thermal zones by type, and cooling devices",
         "cd /sys/class/thermal && grep -H . thermal_zone*/type thermal_zone*/temp cooling_device*/type",
         "An npu-thermal zone on RK3588 and RK3576; on RK3576 a devfreq cooling device (npu-platform 3.6).",
+        r"type:(?:npu|soc|cpu)-thermal$",
     ),
     Probe(
         "interrupts",
@@ -83,6 +102,7 @@ PROBES: tuple[Probe, ...] = (
         "One interrupt row a core, shared with the IOMMU",
         "grep -E '{address}|iommu' /proc/interrupts | cut -c1-200",
         "Three rows on RK3588, two on RK3576, hwirq 142 to 144 or 279 and 280 (npu-platform 1.3).",
+        r"{npu}",
     ),
     Probe(
         "load-line",
@@ -90,6 +110,7 @@ PROBES: tuple[Probe, ...] = (
         "The load line byte for byte",
         "od -c /sys/kernel/debug/rknpu/load; cat /sys/kernel/debug/rknpu/power /sys/kernel/debug/rknpu/version",
         "One of the forms of npu-platform 3.2.",
+        r"N +P +U +l +o +a +d",
         root=True,
     ),
     Probe(
@@ -98,7 +119,9 @@ PROBES: tuple[Probe, ...] = (
         "Whether the sandboxed service can read the counters",
         "nsenter -t $(systemctl show -p MainPID --value exo-rkllm) -m head /run/exo-rkllm/rknpu/load",
         "The same line as root sees (npu-platform 4, method A).",
+        r"^NPU load:",
         root=True,
+        live=True,
     ),
     Probe(
         "kernel-log",
@@ -106,7 +129,9 @@ PROBES: tuple[Probe, ...] = (
         "What the kernel says of the NPU",
         "dmesg | grep -iE 'rknpu|fdab|27700000|iommu.*npu|rocket' | tail -60",
         "No failed, timeout or soft reset; the benign lines of npu-platform 6, note 12.",
+        QUIET,
         root=True,
+        live=True,
     ),
     # ── with a model ────────────────────────────────────────────────────────────────────────────
     Probe(
@@ -229,8 +254,9 @@ What the tests of this repository cannot show, because there is no board in them
 
     exo-rkllm selftest --model NAME
 
-which writes a report to attach to an issue; root adds what only root may read. It opens no device itself, changes no
-setting, and leaves out serial numbers and addresses. What is marked *by hand* is disruptive or takes judgement.
+which writes a report to attach to an issue; root adds what only root may read. A command's output is held against what
+is expected, and stands in the report. selftest opens no device itself, changes no setting, and leaves out serial
+numbers and addresses. What is marked *by hand* is disruptive or takes judgement.
 
 This page is made from `exo_rkllm/doctor/hardware.py`; the sections it names are those of the project's reference.
 

@@ -7,17 +7,19 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import cast
 
 from exo_rkllm import __version__
 from exo_rkllm.board.detect import Board
 from exo_rkllm.doctor.hardware import Probe
 from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
-from exo_rkllm.doctor.report import Finding, Report, bad, unseen
+from exo_rkllm.doctor.report import Finding, Report, bad, good, poor, unseen
 from exo_rkllm.errors import ExoRkllmError
 
 # A command of the table reads a few files; one that takes longer hangs on a device.
@@ -26,6 +28,8 @@ MEASURE_SECONDS = 600.0
 MOST_LINES = 120
 # What an owner need not publish: addresses of network cards and of the machine.
 PRIVATE = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b|\b(?:\d{1,3}\.){3}\d{1,3}\b", re.IGNORECASE)
+# Absolute paths in the table's commands, but not the one that swallows what is not wanted.
+FILES = re.compile(r"(?<![\w./])/(?:sys|proc|dev(?!/null)|etc)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,11 @@ class Outcome:
     seconds: float = 0.0
 
 
-def run(probes: Sequence[Probe], board: Board, bench: Bench | None, told: Callable[[Outcome], None]) -> list[Outcome]:
+def run(
+    probes: Sequence[Probe], board: Board, root: Path, bench: Bench | None, told: Callable[[Outcome], None]
+) -> list[Outcome]:
     """`bench` is None without a model; `told` hears each outcome as it comes."""
+    here = root == Path("/")
     outcomes = []
     for probe in probes:
         began = time.monotonic()
@@ -47,11 +54,13 @@ def run(probes: Sequence[Probe], board: Board, bench: Bench | None, told: Callab
             outcome = Outcome(probe, unseen("by hand: see firmware_notes/hardware-checks.md"))
         elif probe.kind == "measured":
             outcome = Outcome(probe, _measured(probe, bench), seconds=time.monotonic() - began)
-        elif probe.root and os.geteuid() != 0:
+        elif probe.live and not here:
+            outcome = Outcome(probe, unseen("a board below another root has no running system"))
+        elif probe.root and here and os.geteuid() != 0:
             outcome = Outcome(probe, unseen("needs root"))
         else:
-            output = command(filled(probe.command, board))
-            outcome = Outcome(probe, Finding("pass", "see below"), output, time.monotonic() - began)
+            output = command(below(root, filled(probe.command, board)))
+            outcome = Outcome(probe, judged(probe, output, board), output, time.monotonic() - began)
         told(outcome)
         outcomes.append(outcome)
     return outcomes
@@ -73,15 +82,31 @@ async def _within(work: Awaitable[Finding]) -> Finding:
     return await asyncio.wait_for(work, MEASURE_SECONDS)
 
 
-def filled(text: str, board: Board) -> str:
+def judged(probe: Probe, output: str, board: Board) -> Finding:
+    if re.search(filled(probe.shows, board, re.escape), output, re.MULTILINE):
+        return good("as expected")
+    return poor(f"Not as expected: {probe.expect}", "attach the report to an issue, its output is in there")
+
+
+def below(root: Path, command: str) -> str:
+    """The kernel's files below another root."""
+    if root == Path("/"):
+        return command
+    return FILES.sub(lambda found: shlex.quote(str(root.absolute())) + found[0], command)
+
+
+def filled(text: str, board: Board, quote: Callable[[str], str] = str) -> str:
     nodes = {node.kind: node.path for node in board.npu.nodes} if board.npu is not None else {}
     device = board.npu.device if board.npu is not None else "none.npu"
-    return (
-        text.replace("{npu}", device)
-        .replace("{address}", device.split(".")[0])
-        .replace("{card}", nodes.get("card", "/dev/dri/card0"))
-        .replace("{render}", nodes.get("render", nodes.get("misc", "/dev/dri/renderD128")))
-    )
+    known = {
+        "{npu}": device,
+        "{address}": device.split(".")[0],
+        "{card}": nodes.get("card", "/dev/dri/card0"),
+        "{render}": nodes.get("render", nodes.get("misc", "/dev/dri/renderD128")),
+    }
+    for name, value in known.items():
+        text = text.replace(name, quote(value))
+    return text
 
 
 def command(line: str) -> str:
@@ -124,7 +149,7 @@ def _page(board: Board, doctor: Report, outcomes: Sequence[Outcome], lines: Sequ
     for line in doctor.lines:
         yield f"| {line.check} | {line.finding.level} | {_cell(line.finding.fact)} |"
     for outcome in outcomes:
-        if outcome.probe.kind == "command" and outcome.finding.level == "pass":
+        if outcome.probe.kind == "command" and outcome.finding.level != "skip":
             yield from _section(outcome.probe.key, outcome.probe.question, outcome.output)
     yield from _section("library", "What the vendor's library said", "\n".join(lines))
     yield from _section("board", "exo-rkllm board --json", json.dumps(asdict(board), indent=2))

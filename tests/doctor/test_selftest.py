@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,7 @@ def test_the_table_is_sound() -> None:
     assert len(set(keys)) == len(keys)
     assert {probe.key for probe in PROBES if probe.kind == "measured"} == set(MEASUREMENTS)
     assert all(probe.expect and probe.command for probe in PROBES)
+    assert all(bool(probe.shows) == (probe.kind == "command") for probe in PROBES)
 
 
 def test_commands_get_the_boards_own_names(board: Build) -> None:
@@ -147,6 +149,57 @@ def test_commands_get_the_boards_own_names(board: Build) -> None:
         "27700000.npu 27700000 /dev/dri/card1 /dev/dri/renderD129"
     )
     assert selftest.filled("{npu}", detect(board("acpi"))) == "none.npu"
+
+
+def outcomes(root: Path, *keys: str) -> dict[str, Finding]:
+    """Of the commands, as another user than root may run them all on a board of his own."""
+    chosen = [probe for probe in PROBES if probe.kind == "command" and (not keys or probe.key in keys)]
+    return {one.probe.key: one.finding for one in selftest.run(chosen, detect(root), root, None, lambda _: None)}
+
+
+@pytest.mark.parametrize(
+    "profile", ["rk3588-busy", "orangepi-5-plus", "rk3576-vendor", "rk3576-soc-bus", "rk3562-vendor"]
+)
+def test_commands_look_below_the_root_and_are_judged(profile: str, board: Build) -> None:
+    levels = {key: finding.level for key, finding in outcomes(board(profile)).items()}
+    live = {"udev", "classes", "service-view", "kernel-log"}
+    assert {key for key, level in levels.items() if level == "skip"} == live
+    assert {level for key, level in levels.items() if key not in live} == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "strange"),
+    [
+        ("old-driver", {"driver"}),
+        ("rk3588s-mainline", {"driver", "nodes", "devfreq", "load-line"}),
+        ("debugfs-bind-empty", {"load-line"}),
+        ("load-empty", {"load-line"}),
+        ("devfreq-missing", {"devfreq"}),
+        ("acpi", {"identity", "driver", "nodes", "devfreq", "thermal", "interrupts", "load-line"}),
+    ],
+)
+def test_what_is_not_as_expected_says_what_was(profile: str, strange: set[str], board: Build) -> None:
+    found = {key: finding for key, finding in outcomes(board(profile)).items() if finding.level == "warn"}
+    assert set(found) == strange
+    expected = {probe.key: probe.expect for probe in PROBES}
+    assert all(finding.fact == f"Not as expected: {expected[key]}" for key, finding in found.items())
+
+
+def test_the_kernels_log_is_judged_by_its_errors() -> None:
+    [probe] = [probe for probe in PROBES if probe.key == "kernel-log"]
+    benign = "[1.2] RKNPU fdab0000.npu: RKNPU: rknpu iommu is enabled, using iommu mode\n"
+    hung = benign + "[9.9] RKNPU: job timeout, flags: 0x5, irq status: 0x0\n" + benign
+    machine = detect()
+    assert selftest.judged(probe, benign, machine).level == "pass"
+    assert selftest.judged(probe, hung, machine).level == "warn"
+
+
+def test_a_root_with_blanks_is_one_word_to_the_shell(board: Build, tmp_path: Path) -> None:
+    odd = board("orangepi-5-plus").rename(tmp_path / "it's a board")
+    assert outcomes(odd, "identity", "nodes", "devfreq").keys() == {"identity", "nodes", "devfreq"}
+    assert {finding.level for finding in outcomes(odd, "identity", "nodes", "devfreq").values()} == {"pass"}
+    assert selftest.below(odd, "cat /sys/x 2>/dev/null") == f"cat {shlex.quote(str(odd))}/sys/x 2>/dev/null"
+    assert selftest.below(Path("/"), "cat /sys/x") == "cat /sys/x"
 
 
 def test_a_command_that_hangs_or_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
