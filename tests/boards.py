@@ -2,11 +2,14 @@
 
 * `board(profile)`: the root folder of a board, any of `python -m simulator.boards --list`.
 * `opens`: `with opens.traced() as paths:` collects the paths that are opened meanwhile.
+* `with ordinary_user():` is a function, for what root may do and others may not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +29,16 @@ def board(tmp_path: Path) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def opens() -> Opens:
     return Opens()
+
+
+@contextlib.contextmanager
+def ordinary_user() -> Iterator[None]:
+    """Root may read everything, so root becomes nobody for a moment."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)

@@ -269,13 +269,17 @@ def counters(scene: Scene) -> Finding:
     if reading.load is not None:
         state = {True: "powered", False: "powered off", None: "power not known"}[reading.powered]
         return good(f"{', '.join(f'{part:.0%}' for part in reading.load)} load, {state}")
+    if scene.service.load is not None:
+        return good(f"the service reads them: {', '.join(f'{part:.0%}' for part in scene.service.load)} load")
     why = reading.absent.get("load", "")
+    if "only root" in why:
+        return unseen(why)
     if scene.board.container:
         repair = "Start the container with -v /sys/kernel/debug/rknpu:/run/exo-rkllm/rknpu:ro"
     elif "before the driver" in why:
         repair = "sudo systemctl restart exo-rkllm"
     else:
-        repair = "sudo exo-rkllm doctor shows what the service sees"
+        repair = "exo-rkllm selftest --only load-line writes what it says into a report for an issue"
     return poor(f"The NPU's load cannot be read: {why}.", repair)
 
 

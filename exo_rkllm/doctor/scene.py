@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,15 @@ class Service:
 
     status: Mapping[str, Any] | None = None
     error: ExoRkllmError | None = None
+
+    @property
+    def load(self) -> tuple[float, ...] | None:
+        """What the daemon reads, which may look where this user may not; it can be of another version."""
+        npu = (self.status or {}).get("npu")
+        told = npu.get("load") if isinstance(npu, Mapping) else None
+        if not isinstance(told, Sequence) or not told or not all(isinstance(part, int | float) for part in told):
+            return None
+        return tuple(min(max(float(part), 0.0), 1.0) for part in told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.board.files import WAKING
 from exo_rkllm.board.sources import Sources, find
 from simulator import boards
+from tests.boards import ordinary_user
 from tests.opens import Opens
 
 Build = Callable[[str], Path]
@@ -94,19 +94,6 @@ def test_what_is_missing_is_absent_with_its_reason(name: str, collector: str, wh
     assert why in found.absent[collector]
     if collector == "load":
         assert found.load is None
-
-
-@contextlib.contextmanager
-def ordinary_user() -> Iterator[None]:
-    """Root may read everything, so root becomes nobody for a moment."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 def test_a_user_learns_that_only_root_may_read_the_load() -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any
 import pytest
 
 from exo_rkllm.board import kernel_log
+from exo_rkllm.board.counters import read
+from exo_rkllm.board.detect import detect
+from exo_rkllm.board.sources import find
 from exo_rkllm.board.states import LOAD_DRIVER
 from exo_rkllm.cli import doctor as verb
 from exo_rkllm.cli import main
@@ -28,6 +32,7 @@ from exo_rkllm.doctor.scene import Scene, Service, look
 from exo_rkllm.errors import ExoRkllmError, UsageError
 from simulator import boards
 from tests.board.udevadm import namespaces
+from tests.boards import ordinary_user
 from tests.simulated import REPOSITORY, Library
 
 Build = Callable[[str], Path]
@@ -69,7 +74,7 @@ def findings(report: Report, level: str) -> dict[str, str]:
 
 
 GOOD = (
-    "orangepi-5-plus",
+    "rk3588-vendor",
     "rk3588-busy",
     "rk3588s-vendor",
     "rk3588-dkms-on-mainline",
@@ -91,7 +96,10 @@ POOR = {
     "hot": {"NPU clock": "heat sink", "temperature": "heat sink"},
     "ddr-slow": {"memory clock": "performance = true"},
     "debugfs-bind-empty": {"NPU counters": "systemctl restart"},
-    "load-truncated": {"NPU counters": "sudo exo-rkllm doctor"},
+    "load-truncated": {"NPU counters": "selftest --only load-line"},
+    "load-empty": {"NPU counters": "selftest --only load-line"},
+    "load-binary": {"NPU counters": "selftest --only load-line"},
+    "load-huge": {"NPU counters": "selftest --only load-line"},
     "job-errors": {"kernel log": "dmesg"},
 }
 BROKEN = {
@@ -112,6 +120,17 @@ BROKEN = {
     "old-driver": ("driver version", "full-upgrade"),
     "rknpu-symlink-trap": ("/dev/rknpu", "sudo rm /dev/rknpu"),
 }
+
+
+# Good boards of another SoC, which the model that is examined with them is not for.
+OTHER_SOC = ("rk3576-vendor", "rk3576-busy", "rk3576-soc-bus", "rk3576-android", "rk3562-vendor", "rv1126b-misc")
+# With a test of their own, or the same tree as one above under another name.
+ELSEWHERE = {"rk3576-mainline", "rk3576-slow", "load-single", "debugfs-unreadable"}
+
+
+def test_every_profile_has_its_verdict() -> None:
+    rows = [*GOOD, *POOR, *BROKEN, *OTHER_SOC, *ELSEWHERE]
+    assert sorted(rows) == sorted(boards.PROFILES)
 
 
 @pytest.mark.parametrize("profile", GOOD)
@@ -141,7 +160,7 @@ def test_a_broken_board_has_one_failure_and_its_repair(profile: str, examine: Ex
 
 def test_a_model_of_another_soc_is_the_one_failure(examine: Examine, make_model: Callable[..., Path]) -> None:
     """The profiles of other SoCs are good boards; the demo model is what does not fit."""
-    for profile in ("rk3576-vendor", "rk3576-soc-bus", "rk3576-android", "rk3562-vendor", "rv1126b-misc"):
+    for profile in (*OTHER_SOC, "load-single"):
         failures = findings(examine(profile), "fail")
         assert list(failures) == ["models"], profile
     fitting = str(make_model(platform="RK3576", npu_cores=2))
@@ -157,6 +176,24 @@ def test_a_slow_npu_clock_is_held_against_the_vendors_figure(examine: Examine, m
     assert "300 of 950 MHz" in line.finding.fact
     assert "24.9 tokens/s" in line.finding.fact
     assert "performance = true" in line.finding.repair
+
+
+def test_the_daemon_speaks_for_what_only_it_may_read(examine: Examine) -> None:
+    told = Service({**(RUNNING.status or {}), "npu": {"load": [0.5, 0, 7]}})
+    [line] = [line for line in examine("debugfs-bind-empty", told).lines if line.check == "NPU counters"]
+    assert (line.finding.level, line.finding.fact) == ("pass", "the service reads them: 50%, 0%, 100% load")
+
+
+def test_what_only_root_may_read_is_no_fault_of_the_board(scene: Scene) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        root = Path(folder)
+        root.chmod(0o755)
+        boards.write("debugfs-unreadable", root)
+        with ordinary_user():
+            found = read(find(root, detect(root)))
+    [line] = [line for line in diagnose(replace(scene, reading=found)).lines if line.check == "NPU counters"]
+    assert (line.finding.level, line.finding.repair) == ("skip", "")
+    assert "only root may read" in line.finding.fact
 
 
 # ── permissions ──────────────────────────────────────────────────────────────────────────────────

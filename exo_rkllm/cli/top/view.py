@@ -131,13 +131,7 @@ def view(
 
 def load_of(seen: Snapshot) -> tuple[float, ...] | None:
     """The board's own word, else the daemon's, which may read what this user may not."""
-    if seen.reading.load is not None:
-        return seen.reading.load
-    npu = (seen.service.status or {}).get("npu")
-    told = npu.get("load") if isinstance(npu, Mapping) else None
-    if not isinstance(told, Sequence) or not told or not all(isinstance(part, int | float) for part in told):
-        return None
-    return tuple(min(max(float(part), 0.0), 1.0) for part in told)
+    return seen.service.load if seen.reading.load is None else seen.reading.load
 
 
 def _facts(board: Board) -> list[str]:
