@@ -222,7 +222,15 @@ def test_trouble_is_said_on_the_screen(board: Callable[[str], Path]) -> None:
     said = " ".join(" ".join(screen(view(gone), 80, 24)).split())
     assert "no driver is bound to it" in said
     assert said.count("no driver is bound") == 1
-    assert "You may not ask the daemon. sudo usermod x" in said
+    assert "Try: sudo modprobe rknpu; where there is no such module:" in said
+    assert "You may not ask the daemon. Try: sudo usermod x" in said
+    assert "tok/s" not in said, "nobody knows it"
+    both = snapshot(board("no-driver"), Service(status(hindrance=gone.board.sentence, hint="exo-rkllm board")))
+    assert " ".join(screen(view(both), 80, 24)).count("no driver is bound") == 1
+    other = snapshot(
+        board("orangepi-5-plus"), Service(status(hindrance="There is no library.", hint="exo-rkllm runtime"))
+    )
+    assert any("There is no library. Try: exo-rkllm runtime" in line for line in screen(view(other), 80, 24))
     rocket = snapshot(board("debugfs-bind-empty"), Service())
     assert "NPU load is not known here: the service was started before the driver" in " ".join(
         screen(view(rocket), 200, 24)

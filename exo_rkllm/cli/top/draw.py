@@ -166,7 +166,8 @@ def _figures(view: View) -> Iterator[tuple[str, str, str]]:
         yield "temp", f"{view.celsius:.0f} °C", style
     if view.powered is not None:
         yield "power", "on" if view.powered else "off", "value" if view.powered else "dim"
-    yield "tok/s", f"{view.speed:.1f}", "value"
+    if view.speed is not None:
+        yield "tok/s", f"{view.speed:.1f}", "value"
     if view.ddr is not None:
         yield "DDR", f"{view.ddr.hertz / 1e6:.0f} MHz", "value"
     if view.volts is not None:
@@ -183,7 +184,7 @@ def _notices(view: View) -> Iterator[str]:
 
 
 def _wrapped(notice: str, width: int) -> Iterator[Line]:
-    for part in textwrap.wrap(notice, max(width - 2, 10)):
+    for part in textwrap.wrap(notice, max(width - 2, 10), break_on_hyphens=False):
         yield [(fit(f" {part}", width), "warn")]
 
 

@@ -43,13 +43,14 @@ def run(look: Callable[[], Snapshot]) -> int:
     before: Snapshot | None = None
     with terminal() as keys, console.screen() as screen, contextlib.suppress(KeyboardInterrupt):
         seen = look()
-        due = time.monotonic()
+        history.append(load_of(seen) or ())
+        due = time.monotonic() + PERIOD
         while True:
             if not paused and time.monotonic() >= due:
                 before, seen = seen, look()
                 history.append(load_of(seen) or ())
                 due = max(due + PERIOD, time.monotonic())
-            now = view(seen, before if before is not seen else None, history, order)
+            now = view(seen, before, history, order)
             size = console.size
             screen.update(Group(*(text(line) for line in lines(now, size.width, size.height, paused=paused))))
             for key in keys(max(due - time.monotonic(), 0.0) if not paused else PERIOD):

@@ -84,7 +84,7 @@ class View:
     hindrance: str
     models: tuple[ModelRow, ...] = ()
     requests: tuple[RequestRow, ...] = ()
-    speed: float = 0.0
+    speed: float | None = None  # of all requests; nobody knows it while the daemon says nothing
     order: Order = field(default_factory=Order)
     now: float = 0.0
 
@@ -107,7 +107,7 @@ def view(
     return View(
         title=board.title,
         facts=tuple(_facts(board)),
-        obstacle=obstacle.sentence if obstacle is not None else "",
+        obstacle=_said(obstacle.sentence, obstacle.hint) if obstacle is not None else "",
         load=load,
         no_load=reading.absent.get("load", ""),
         history=tuple(history),
@@ -120,10 +120,10 @@ def view(
         memory_used=used,
         memory_models=sum(model.memory for model in models if model.state == "ready"),
         service=_service(seen.service),
-        hindrance=clean(str((status or {}).get("hindrance") or ""), 200),
+        hindrance=_hindrance(status, obstacle.sentence if obstacle is not None else ""),
         models=models,
         requests=_sorted(requests, order),
-        speed=sum(row.speed or 0.0 for row in requests),
+        speed=None if status is None else sum(row.speed or 0.0 for row in requests),
         order=order,
         now=seen.now,
     )
@@ -141,9 +141,19 @@ def _facts(board: Board) -> list[str]:
     return facts
 
 
+def _said(sentence: str, hint: str) -> str:
+    return f"{sentence} Try: {hint}" if hint else sentence
+
+
+def _hindrance(status: Mapping[str, Any] | None, known: str) -> str:
+    """What keeps the daemon from serving, where this is not the board's obstacle once more."""
+    found = clean(str((status or {}).get("hindrance") or ""), 200)
+    return _said(found, clean(str((status or {}).get("hint") or ""), 300)) if found and found != known else ""
+
+
 def _service(service: Service) -> str:
     if service.error is not None:
-        return f"{service.error.sentence} {service.error.hint}"
+        return _said(service.error.sentence, service.error.hint)
     return "" if service.status is not None else "The daemon is not running: sudo systemctl start exo-rkllm"
 
 
