@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from exo_rkllm.board.detect import Board, detect
@@ -40,12 +41,9 @@ class Watch:
 
     def look(self) -> Board:
         """Detect again now; also for whoever stumbles over a path that is gone."""
-        before, self.board = self.board, detect(self._root)
-        self._sources = find(self._root, self.board)
-        if self.board != before:
-            log.info("%s", self.board.sentence)
-            if self._on_change is not None:
-                self._on_change(before, self.board)
+        board = detect(self._root)
+        self._sources = find(self._root, board)
+        self._take(board)
         return self.board
 
     def close(self) -> None:
@@ -58,5 +56,23 @@ class Watch:
         changes: list[Change] = self._source.drain() if self._source is not None else []
         for change in changes:
             log.debug("%s", change.sentence)
-        if changes:
-            self.look()
+        if not changes:
+            return
+        before = self.board
+        if self.look() == before and before.npu is not None:
+            for change in changes:
+                if change.action == "unbind" and change.device in before.npu.devices:
+                    self._reloaded(before, change)
+
+    def _reloaded(self, board: Board, change: Change) -> None:
+        """The driver is back already, and whoever holds the NPU from before holds nothing."""
+        away = replace(board, state="no_driver", sentence=change.sentence, npu=None)
+        self._take(away)
+        self._take(board)
+
+    def _take(self, board: Board) -> None:
+        before, self.board = self.board, board
+        if board != before:
+            log.info("%s", board.sentence)
+            if self._on_change is not None:
+                self._on_change(before, board)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import selectors
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,13 +14,18 @@ from pathlib import Path
 
 import pytest
 
+from bench.usage import used
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.monitor import Change, Monitor
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.board.watch import Watch
+from exo_rkllm.errors import ExoRkllmError
 from tests.board.umock import TestBed
+from tests.daemon.running import House, house_of
+from tests.simulated import Library
 
 ROOT = Path("/")
+IDLE = 8
 NPU = "/sys/devices/platform/fdab0000.npu"
 # One of each shape of devices. Trees whose point is a hole in /dev or /proc are only true as plain folders.
 SHAPES = (
@@ -125,6 +132,67 @@ async def test_an_event_that_changes_nothing_tells_nobody(bed: TestBed) -> None:
     await asyncio.sleep(0.3)
     assert seen == []
     watch.close()
+
+
+# ── a real daemon on it ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def house(bed: TestBed, library: Library) -> Iterator[House]:
+    """The daemon reads / and listens to libudev as on a board; both are the test bed's."""
+    bed.add("orangepi-5-plus")
+    with tempfile.TemporaryDirectory() as folder:  # a Unix socket's path is short
+        one = house_of(Path(folder))
+        one.environment |= {
+            "LD_PRELOAD": os.environ["LD_PRELOAD"],
+            "UMOCKDEV_DIR": str(bed.root),
+            "RKLLM_SIM_ROOT": str(bed.root),
+            "EXO_RKLLM_RUNTIME_LIBRARY": str(library("1.3.0")),
+        }
+        with one.stack:
+            yield one
+
+
+def test_a_driver_that_goes_ends_the_models_with_its_reason_and_its_return_serves_again(
+    bed: TestBed, house: House, make_model: Callable[..., Path]
+) -> None:
+    # One core, since the library wants as many CPUs, and this machine may have two.
+    house.simulated("lamp", make_model, npu_cores=1, reply="A lamp. " * 500, decode_tps=50.0)
+    daemon = house.start()
+    answer = daemon.ask("lamp", "What is a lamp?")
+    assert any(event.get("text") for event in answer), daemon.text
+    driver(bed, bound=False)
+    with pytest.raises(ExoRkllmError, match="no driver is bound to it"):
+        list(answer)
+    lost = daemon.wait_for(lambda status: status["hindrance"])
+    assert "fdab0000.npu is on and no driver is bound" in lost["hindrance"]
+    daemon.wait_for(lambda status: not any(model["state"] == "ready" for model in status["models"]))
+    driver(bed, bound=True)
+    daemon.wait_for(lambda status: not status["hindrance"])
+    assert "A lamp." in daemon.answer("lamp", "What is a lamp?", max_tokens=8)
+
+
+def test_a_driver_that_is_back_before_anybody_looked_was_away_all_the_same(
+    bed: TestBed, house: House, make_model: Callable[..., Path]
+) -> None:
+    house.simulated("lamp", make_model, npu_cores=1, reply="A lamp. " * 500, decode_tps=50.0)
+    daemon = house.start()
+    answer = daemon.ask("lamp", "What is a lamp?")
+    assert any(event.get("text") for event in answer), daemon.text
+    bed.uevent(NPU, "unbind")
+    bed.uevent(NPU, "bind")
+    with pytest.raises(ExoRkllmError, match="The NPU driver was unbound from"):
+        list(answer)
+    assert "A lamp." in daemon.answer("lamp", "What is a lamp?", max_tokens=8)
+
+
+def test_an_idle_daemon_wakes_less_than_once_a_second(house: House) -> None:
+    """Nobody is asked anything meanwhile: each switch of any of its threads is a wake-up of its own."""
+    daemon = house.start()
+    time.sleep(1)
+    before = used(daemon.process.pid).wakeups
+    time.sleep(IDLE)
+    assert used(daemon.process.pid).wakeups - before < IDLE, daemon.text
 
 
 class CountingSelector(selectors.EpollSelector):
