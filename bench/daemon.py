@@ -24,9 +24,11 @@ IDLE = 10.0
 
 
 @contextmanager
-def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+def daemon(
+    folder: Path, profile: str = "orangepi-5-plus", **variables: str
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """One on a simulated board, and the seconds that it took to say READY=1."""
-    board = boards.write("orangepi-5-plus", folder / "board")
+    board = boards.write(profile, folder / "board")
     model = folder / "models" / "demo"
     model.mkdir(parents=True)
     write(model / "m.rkllm", SimModel(reply="Hello"))
@@ -44,6 +46,7 @@ def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
         "EXO_RKLLM_CLUSTER_ENABLED": "false",
         "EXO_RKLLM_MODELS_DIRECTORY": str(folder / "models"),
         "EXO_RKLLM_RUNTIME_LIBRARY": str(LIBRARY),
+        **variables,
     }
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(environment["NOTIFY_SOCKET"])

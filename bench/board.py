@@ -1,0 +1,87 @@
+"""What it costs to know the NPU: files and CPU of a scrape, and how soundly a daemon sleeps while nobody asks."""
+
+from __future__ import annotations
+
+import time
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.daemon import daemon
+from bench.syscalls import opened
+from bench.table import Row, show
+from bench.usage import used
+from exo_rkllm.board.files import WAKING
+from exo_rkllm.cli.client import Client
+
+SCRAPES = 100
+ROUNDS = 5
+BOARDS = ("rk3588-busy", "rk3576-busy", "rk3568-cma")
+IDLE = 60.0
+# A scrape counts as somebody who watches for five seconds.
+UNWATCHED = 7.0
+HEADERS = {"Accept": "application/openmetrics-text;version=1.0.0"}
+
+
+def client(folder: Path) -> Client:
+    return Client(folder / "exo-rkllm/control.sock")
+
+
+def scrape(address: str) -> None:
+    with urllib.request.urlopen(urllib.request.Request(f"http://{address}/metrics", headers=HEADERS)) as answer:
+        answer.read()
+
+
+def scrapes(profile: str) -> list[Row]:
+    """The HTTP request is part of it, as the daemon pays for that, too."""
+    with TemporaryDirectory() as name, daemon(Path(name), profile) as (process, _):
+        address = client(Path(name)).get("/control/status")["listening"][0]
+        scrape(address)
+        rounds = []
+        for _ in range(ROUNDS):
+            before = used(process.pid).cpu
+            for _ in range(SCRAPES):
+                scrape(address)
+            rounds.append((used(process.pid).cpu - before) / SCRAPES * 1e3)
+        rows = [Row(f"a scrape, {profile}", "ms CPU", rounds, "5")]
+        time.sleep(UNWATCHED)
+        with opened(process.pid) as seen:
+            scrape(address)
+        if seen.paths is not None:
+            waking = [path for path in seen.paths if Path(path).name in WAKING or "/dev/" in path]
+            rows.append(Row("  files it opens", "", [len(seen.paths)], "30"))
+            rows.append(Row("  of them, files that wake the NPU", "", [len(waking)], "0"))
+        return rows
+
+
+def idle() -> list[Row]:
+    """At the same time, since they only sleep. Switches of all threads, those of a model's process included."""
+    cases = {
+        "simulated board, NPU off": {},
+        "simulated board, NPU off, a model loaded": {},
+        "this machine, following its udev": {"EXO_RKLLM_BOARD_ROOT": "/"},
+    }
+    with ExitStack() as stack:
+        watched: dict[str, list[int]] = {}
+        for what, variables in cases.items():
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            process, _ = stack.enter_context(daemon(folder, **variables))
+            if "loaded" in what:
+                client(folder).post("/control/load", model="demo")
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            watched[what] = [process.pid, *map(int, children)]
+        time.sleep(UNWATCHED)
+        before = {what: [used(pid) for pid in pids] for what, pids in watched.items()}
+        time.sleep(IDLE)
+        after = {what: [used(pid) for pid in pids] for what, pids in watched.items()}
+    return [
+        Row(f"asleep: {what}", "wake-ups/s", [sum(b.wakeups - a.wakeups for a, b in pairs) / IDLE], "1")
+        for what in watched
+        if (pairs := list(zip(before[what], after[what], strict=True)))
+    ]
+
+
+def main() -> None:
+    rows = [row for profile in BOARDS for row in scrapes(profile)]
+    show("board", [*rows, *idle()])
