@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exo_rkllm.backends.observe import Answered, Gaps, Loaded, Restarted
 from exo_rkllm.board.files import WAKING
-from exo_rkllm.metrics.exposition import exposition
+from exo_rkllm.metrics.exposition import encode, exposition
 from exo_rkllm.metrics.families import BOARD, EVERY, document
 from exo_rkllm.metrics.histogram import Histogram
 from exo_rkllm.metrics.serving import MOST_VALUES, OTHER
@@ -266,6 +270,41 @@ def test_promtool_has_nothing_to_say_against_it(board: Build) -> None:
     page, _ = exposition(daemon.registry(), "")
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, timeout=30)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("accept", [OPENMETRICS, ""], ids=["openmetrics", "text"])
+@pytest.mark.parametrize("profile", ["rk3588-busy", "model-hostile", "rk3568-cma", "acpi"])
+def test_a_page_says_what_the_library_would_have_written(profile: str, accept: str, board: Build) -> None:
+    daemon = Daemon(board(profile))
+    daemon.work()
+    daemon.suffer()
+    daemon.serving.answered(Answered('a "quoted" \\ model\nof two lines', "stop", math.inf))
+    still = [metric for metric in daemon.registry().collect() if not metric.name.startswith("process_")]
+    ours = encode(still, openmetrics=bool(accept)).decode()
+    library, _ = choose_encoder(accept)
+    theirs = library(Collected(still)).decode()
+    parse: Any = parse_openmetrics if accept else parse_text
+    assert [vars(family) for family in parse(ours)] == [vars(family) for family in parse(theirs)]
+    assert ours.count("\n") == theirs.count("\n")
+
+
+class Collected:
+    """What an encoder asks of a registry."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1, "1.0"), (0.1, "0.1"), (math.inf, "+Inf"), (-math.inf, "-Inf"), (math.nan, "NaN"), (2e20, "2e+20")],
+)
+def test_numbers_are_written_as_prometheus_reads_them(value: float, text: str) -> None:
+    gauge = GaugeMetricFamily("x", "y", value=value)
+    assert encode([gauge], openmetrics=False).decode().splitlines()[-1] == f"x {text}"
 
 
 def test_a_scrape_is_cheap_and_wakes_nothing(board: Build, opens: Opens) -> None:
