@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-import urllib.request
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,28 +29,34 @@ def client(folder: Path) -> Client:
     return Client(folder / "exo-rkllm/control.sock")
 
 
-def scrape(address: str) -> None:
-    with urllib.request.urlopen(urllib.request.Request(f"http://{address}/metrics", headers=HEADERS)) as answer:
-        answer.read()
+class Scraper:
+    """Keeps its connection, as Prometheus does."""
+
+    def __init__(self, address: str) -> None:
+        self._connection = HTTPConnection(address)
+
+    def scrape(self) -> None:
+        self._connection.request("GET", "/metrics", headers=HEADERS)
+        self._connection.getresponse().read()
 
 
 def scrapes(profile: str) -> list[Row]:
     """The HTTP request is part of it, as the daemon pays for that, too."""
     with TemporaryDirectory() as name, daemon(Path(name), profile) as (process, _):
-        address = client(Path(name)).get("/control/status")["listening"][0]
+        scraper = Scraper(client(Path(name)).get("/control/status")["listening"][0])
         if profile == BOARDS[0]:
             list(client(Path(name)).stream("POST", "/control/ask", model="demo", prompt="Who are you?"))
-        scrape(address)
+        scraper.scrape()
         rounds = []
         for _ in range(ROUNDS):
             before = used(process.pid).cpu
             for _ in range(SCRAPES):
-                scrape(address)
+                scraper.scrape()
             rounds.append((used(process.pid).cpu - before) / SCRAPES * 1e3)
         rows = [Row(f"a scrape, {profile}", "ms CPU", rounds, "5")]
         time.sleep(UNWATCHED)
         with opened(process.pid) as seen:
-            scrape(address)
+            scraper.scrape()
         if seen.paths is not None:
             waking = [path for path in seen.paths if Path(path).name in WAKING or "/dev/" in path]
             rows.append(Row("  files it opens", "", [len(seen.paths)], "30"))
