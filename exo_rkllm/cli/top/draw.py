@@ -221,9 +221,9 @@ def _table(
 ) -> list[Line]:
     """A head and at most so many rows; the last one says how many there are besides. Narrow: later columns go first."""
     shown = list(columns)
-    while len(shown) > 2 and sum(column.width or NARROWEST for column in shown) + len(shown) > width:
+    while len(shown) > 2 and sum(column.width or NARROWEST for column in shown) + len(shown) >= width:
         shown.pop(-2 if shown[-1].key == "speed" else -1)
-    spare = width - 1 - sum(column.width for column in shown) - (len(shown) - 1)
+    spare = width - 2 - sum(column.width for column in shown) - (len(shown) - 1)
     widths = [column.width or min(max(spare, NARROWEST), WIDEST) for column in shown]
     places = [columns.index(column) for column in shown]
     marks = [("▾" if down else "▴") if key and column.key == key else "" for column in shown]
