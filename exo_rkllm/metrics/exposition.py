@@ -62,7 +62,7 @@ def _lines(family: Any, *, openmetrics: bool) -> Iterator[str]:
 def _labels(labels: Mapping[str, str]) -> str:
     if not labels:
         return ""
-    return "{" + ",".join([f'{name}="{_quoted(value)}"' for name, value in labels.items()]) + "}"
+    return "{" + ",".join([f'{name}="{_quoted(value)}"' for name, value in sorted(labels.items())]) + "}"
 
 
 def _quoted(value: str) -> str:
