@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from exo_rkllm.board.counters import read
+from exo_rkllm.board.detect import detect
+from exo_rkllm.board.sources import find
+from exo_rkllm.cli import board as verb
 from exo_rkllm.cli import main
+from exo_rkllm.cli.paint import Paint
 from simulator import boards
 
 Build = Callable[[str], Path]
@@ -58,6 +64,14 @@ def test_programs_get_json_of_every_board(profile: str, board: Build, capsys: py
     text = printed(root, capsys)
     assert "Traceback" not in text
     assert all(line.isprintable() for line in text.splitlines())
+    found_again = detect(root)
+    lines = list(verb.text(found_again, read(find(root, found_again)), Paint(io.StringIO()), 80))
+    assert max(map(len, lines)) <= 80
+    obstacle = found_again.obstacle()
+    if obstacle is not None:
+        said = " ".join(" ".join(lines).split())
+        assert said.count(obstacle.sentence) == 1
+        assert obstacle.hint in said
 
 
 def test_the_root_comes_from_the_configuration_where_no_flag_names_it(

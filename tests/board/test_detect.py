@@ -92,11 +92,15 @@ def test_every_profile_has_its_expectation() -> None:
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_resolves(name: str, board: Callable[[str], Path]) -> None:
-    expected, found = PROFILES[name], detect(board(name))
+    root = board(name)
+    expected, found = PROFILES[name], detect(root)
     assert (found.state, found.soc_name) == (expected.state, expected.soc)
     assert (found.npu.cores if found.npu else None) == expected.cores
     assert (tuple(node.path for node in found.npu.nodes) if found.npu else ()) == expected.nodes
     assert expected.hint in found.hint
+    model = root / "sys/firmware/devicetree/base/model"
+    if name != "model-hostile":
+        assert found.model == (model.read_bytes().decode().rstrip("\0") if model.exists() else "")
     obstacle = found.obstacle()
     assert (obstacle is not None) == bool(expected.obstacle)
     if obstacle:
