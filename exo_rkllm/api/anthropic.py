@@ -280,8 +280,16 @@ def message_value(identity: str, model: str, blocks: list[dict[str, Any]]) -> di
     }
 
 
-def usage_value(usage: Usage) -> dict[str, int]:
-    """Theirs counts the tokens that came from the cache apart."""
+def usage_value(usage: Usage) -> dict[str, Any]:
+    """Theirs counts the tokens that came from the cache apart; null is its word for not known."""
+    if usage.guessed:
+        return {
+            "input_tokens": usage.prompt,
+            "cache_creation_input_tokens": None,
+            "cache_read_input_tokens": None,
+            "output_tokens": usage.completion,
+            **asking.GUESSED,
+        }
     return {
         "input_tokens": usage.prompt - usage.cached,
         "cache_creation_input_tokens": 0,

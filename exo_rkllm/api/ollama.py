@@ -345,16 +345,19 @@ async def answered(call: Call, request: GenerationRequest, words: ChatWords, sha
 
 
 def done(finish: Finish, began: float) -> dict[str, Any]:
-    """Durations are nanoseconds; none is null, and the prompt's count holds cached tokens too."""
-    timings = finish.timings
+    """Durations are nanoseconds; none is null, and the prompt's count holds cached tokens too.
+
+    Theirs leaves a count out that it does not know, so a guess is left out here.
+    """
+    usage, timings = finish.usage, finish.timings
     return {
         "done": True,
         "done_reason": "stop" if finish.reason == "tool_calls" else finish.reason,
         "total_duration": int((time.monotonic() - began) * 1e9),
         "load_duration": int(timings.load * 1e9),
-        "prompt_eval_count": finish.usage.prompt,
+        **({} if usage.guessed else {"prompt_eval_count": usage.prompt}),
         "prompt_eval_duration": int(timings.prefill * 1e9),
-        "eval_count": finish.usage.completion,
+        "eval_count": usage.completion,
         "eval_duration": int(timings.decode * 1e9),
     }
 
