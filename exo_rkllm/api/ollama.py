@@ -469,15 +469,15 @@ def running(model: ModelStatus, entry: Entry | None) -> dict[str, Any]:
     }
 
 
-def named(call: Call) -> Entry:
+def named(call: Call) -> str:
     name = call.values.get("model") or call.values.get("name")
     if not name:
         raise FieldError("model", "model is missing.", "The model's name, as GET /api/tags lists it.")
-    return asking.entry_of(call, name)
+    return str(name)
 
 
 async def show(call: Call) -> web.StreamResponse:
-    entry = named(call)
+    entry = asking.entry_of(call, named(call))
     card = entry.card
     voice = entry.voice()
     sampling = {
@@ -512,9 +512,10 @@ async def pull(call: Call) -> web.StreamResponse:
 
 
 async def delete(call: Call) -> web.StreamResponse:
-    entry = named(call)
-    await call.parts.dispatcher.unload(entry.id)
-    await asyncio.to_thread(call.parts.catalogue.remove, entry.id)
+    """By the full name: what a shorter one would find when it asks, it must not delete."""
+    name = call.parts.catalogue.removable(named(call).removesuffix(":latest"))
+    await call.parts.dispatcher.unload(name)
+    await asyncio.to_thread(call.parts.catalogue.remove, name)
     return web.json_response({})
 
 

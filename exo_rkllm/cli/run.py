@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .rkllm file, or a name that `exo-rkllm models` lists")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="the question; without it stdin, or a conversation")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the question; without it stdin, or a conversation")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens")
     parser.add_argument("--context", type=int, default=0, metavar="N", help="tokens of prompt and answer together")
     for name in SAMPLING:
@@ -53,7 +53,8 @@ def main(args: argparse.Namespace) -> int:
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UsageError(f"--max-tokens {args.max_tokens} leaves no room for an answer.", "Give 1 or more.")
     chat = Chat(args)
-    prompt = args.prompt if args.prompt is not None or sys.stdin.isatty() else sys.stdin.read()
+    said = " ".join(args.prompt) if args.prompt else None
+    prompt = said if said is not None or sys.stdin.isatty() else sys.stdin.read()
     return chat.converse() if prompt is None else chat.once(prompt)
 
 
