@@ -48,7 +48,8 @@ IMAGE = Table(
                             Field("media_type", Text(most=100), "image/png and the like.", required=True),
                             Field("data", Text(), "The image.", required=True),
                         ),
-                    )
+                    ),
+                    "url": Table("ImageAddress", (Field("url", Text(), "Refused.", required=True),)),
                 },
             ),
             "The image itself; none is fetched from outside.",
@@ -229,6 +230,8 @@ def result_text(content: str | list[dict[str, Any]]) -> str:
 
 
 def image_of(block: Mapping[str, Any], where: str) -> Image:
+    if block["source"]["type"] == "url":
+        raise FieldError(f"{where}.source", f"{where}.source must hold the image in base64.", asking.NOT_FETCHED)
     return Image(asking.decoded(block["source"]["data"], f"{where}.source.data"), block["source"]["media_type"])
 
 

@@ -45,6 +45,7 @@ FUNCTION = Table(
         Field("parameters", Free(), "JSON Schema of its arguments."),
     ),
 )
+NOT_FETCHED = "No image is fetched from outside, and a model that does not see takes none at all."
 DATA_URL = re.compile(r"data:(image/[a-z0-9.+-]+);base64,", re.IGNORECASE | re.ASCII)
 
 
@@ -66,9 +67,7 @@ def image_of(url: str, where: str) -> Image:
     """Images come with the request: nothing is fetched from the network at serve time."""
     found = DATA_URL.match(url)
     if found is None:
-        raise FieldError(
-            where, f"{where} must be a data URL of an image in base64.", "No image is fetched from outside."
-        )
+        raise FieldError(where, f"{where} must be a data URL of an image in base64.", NOT_FETCHED)
     return Image(decoded(url[found.end() :], where), found[1].lower())
 
 

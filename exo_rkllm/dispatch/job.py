@@ -26,8 +26,9 @@ def story(answered: Answered) -> str:
     )
     cached = f" ({usage.cached} cached)" if usage.cached else ""
     about = "about " if usage.guessed else ""
+    read = f"{about}{usage.prompt} tokens in{cached} and " if usage.prompt else ""
     return (
-        f"{answered.model}: {answered.reason}, {about}{usage.prompt} tokens in{cached} and {usage.completion} out "
+        f"{answered.model}: {answered.reason}, {read}{usage.completion} {'' if read else 'tokens '}out "
         f"in {answered.seconds:.1f} s{pace}{waited}."
     )
 
