@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-TABLES = ("tokens", "dispatch", "http", "start", "callback", "dialogue", "daemon", "board")
+TABLES = ("tokens", "dispatch", "http", "start", "callback", "dialogue", "daemon", "board", "fair")
 
 
 def main(names: list[str]) -> None:

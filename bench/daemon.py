@@ -22,16 +22,18 @@ from simulator.model_file import SimModel, write
 ROUNDS = 3
 IDLE = 10.0
 
+HELLO = SimModel(reply="Hello")
+
 
 @contextmanager
 def daemon(
-    folder: Path, profile: str = "orangepi-5-plus", **variables: str
+    folder: Path, profile: str = "orangepi-5-plus", demo: SimModel = HELLO, **settings: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
-    """One on a simulated board, and the seconds that it took to say READY=1."""
+    """One on a simulated board with the model `demo`, and the seconds that it took to say READY=1."""
     board = boards.write(profile, folder / "board")
     model = folder / "models" / "demo"
     model.mkdir(parents=True)
-    write(model / "m.rkllm", SimModel(reply="Hello"))
+    write(model / "m.rkllm", demo)
     (model / "model.toml").write_text('id = "demo"\ncontext = 2048\n[weights]\nfile = "m.rkllm"\n')
     (folder / "config.toml").write_text("")
     environment = {
@@ -46,7 +48,7 @@ def daemon(
         "EXO_RKLLM_CLUSTER_ENABLED": "false",
         "EXO_RKLLM_MODELS_DIRECTORY": str(folder / "models"),
         "EXO_RKLLM_RUNTIME_LIBRARY": str(LIBRARY),
-        **variables,
+        **settings,
     }
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(environment["NOTIFY_SOCKET"])

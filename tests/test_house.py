@@ -85,3 +85,10 @@ def imported_by(statement: str) -> set[str]:
 
 def test_the_command_line_starts_light() -> None:
     assert not imported_by("import exo_rkllm.cli") & {"asyncio", "numpy", "aiohttp", "ctypes", "jinja2"}
+
+
+@pytest.mark.parametrize("address", ["fdab0000", "fde40000", "27700000", "22000000", "/dev/dri/card1", "renderD129"])
+def test_addresses_are_rows_of_a_table(address: str) -> None:
+    """Others looked for fdab0000.npu by name, and found nothing on any other SoC."""
+    tables = {PACKAGE / "board" / "soc.py", PACKAGE / "doctor" / "hardware.py"}  # the SoCs; what to look for on a board
+    assert not [path for path in MODULES if path not in tables and address in path.read_text()]

@@ -48,7 +48,8 @@ IMAGE = Table(
                             Field("media_type", Text(most=100), "image/png and the like.", required=True),
                             Field("data", Text(), "The image.", required=True),
                         ),
-                    )
+                    ),
+                    "url": Table("ImageAddress", (Field("url", Text(), "Refused.", required=True),)),
                 },
             ),
             "The image itself; none is fetched from outside.",
@@ -229,6 +230,8 @@ def result_text(content: str | list[dict[str, Any]]) -> str:
 
 
 def image_of(block: Mapping[str, Any], where: str) -> Image:
+    if block["source"]["type"] == "url":
+        raise FieldError(f"{where}.source", f"{where}.source must hold the image in base64.", asking.NOT_FETCHED)
     return Image(asking.decoded(block["source"]["data"], f"{where}.source.data"), block["source"]["media_type"])
 
 
@@ -280,8 +283,16 @@ def message_value(identity: str, model: str, blocks: list[dict[str, Any]]) -> di
     }
 
 
-def usage_value(usage: Usage) -> dict[str, int]:
-    """Theirs counts the tokens that came from the cache apart."""
+def usage_value(usage: Usage) -> dict[str, Any]:
+    """Theirs counts the tokens that came from the cache apart; null is its word for not known."""
+    if usage.guessed:
+        return {
+            "input_tokens": usage.prompt,
+            "cache_creation_input_tokens": None,
+            "cache_read_input_tokens": None,
+            "output_tokens": usage.completion,
+            **asking.GUESSED,
+        }
     return {
         "input_tokens": usage.prompt - usage.cached,
         "cache_creation_input_tokens": 0,

@@ -345,16 +345,19 @@ async def answered(call: Call, request: GenerationRequest, words: ChatWords, sha
 
 
 def done(finish: Finish, began: float) -> dict[str, Any]:
-    """Durations are nanoseconds; none is null, and the prompt's count holds cached tokens too."""
-    timings = finish.timings
+    """Durations are nanoseconds; none is null, and the prompt's count holds cached tokens too.
+
+    Theirs leaves a count out that it does not know, so a guess is left out here.
+    """
+    usage, timings = finish.usage, finish.timings
     return {
         "done": True,
         "done_reason": "stop" if finish.reason == "tool_calls" else finish.reason,
         "total_duration": int((time.monotonic() - began) * 1e9),
         "load_duration": int(timings.load * 1e9),
-        "prompt_eval_count": finish.usage.prompt,
+        **({} if usage.guessed else {"prompt_eval_count": usage.prompt}),
         "prompt_eval_duration": int(timings.prefill * 1e9),
-        "eval_count": finish.usage.completion,
+        "eval_count": usage.completion,
         "eval_duration": int(timings.decode * 1e9),
     }
 
@@ -466,15 +469,15 @@ def running(model: ModelStatus, entry: Entry | None) -> dict[str, Any]:
     }
 
 
-def named(call: Call) -> Entry:
+def named(call: Call) -> str:
     name = call.values.get("model") or call.values.get("name")
     if not name:
         raise FieldError("model", "model is missing.", "The model's name, as GET /api/tags lists it.")
-    return asking.entry_of(call, name)
+    return str(name)
 
 
 async def show(call: Call) -> web.StreamResponse:
-    entry = named(call)
+    entry = asking.entry_of(call, named(call))
     card = entry.card
     voice = entry.voice()
     sampling = {
@@ -509,9 +512,10 @@ async def pull(call: Call) -> web.StreamResponse:
 
 
 async def delete(call: Call) -> web.StreamResponse:
-    entry = named(call)
-    await call.parts.dispatcher.unload(entry.id)
-    await asyncio.to_thread(call.parts.catalogue.remove, entry.id)
+    """By the full name: what a shorter one would find when it asks, it must not delete."""
+    name = call.parts.catalogue.removable(named(call).removesuffix(":latest"))
+    await call.parts.dispatcher.unload(name)
+    await asyncio.to_thread(call.parts.catalogue.remove, name)
     return web.json_response({})
 
 

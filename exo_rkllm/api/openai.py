@@ -340,7 +340,7 @@ def counted(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
-        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        **(asking.GUESSED if usage.guessed else {"prompt_tokens_details": {"cached_tokens": usage.cached}}),
     }
 
 

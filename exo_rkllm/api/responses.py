@@ -273,6 +273,7 @@ def usage_value(usage: Usage, thought: int) -> dict[str, Any]:
         "output_tokens": usage.completion,
         "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": usage.prompt + usage.completion,
+        **(asking.GUESSED if usage.guessed else {}),
     }
 
 

@@ -66,7 +66,8 @@ async def embed(
                 f"Leave it out, or make it {width}.",
             )
         rows.append(pooled(arrays, pooling_of(entry)))
-        tokens += finish.usage.prompt or sum(array.rows for array in arrays)
+        counted = 0 if finish.usage.guessed else finish.usage.prompt
+        tokens += counted or sum(array.rows for array in arrays)
         load += finish.timings.load
     return Vectors(rows, tokens, load)
 

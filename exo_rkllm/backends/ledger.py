@@ -24,6 +24,9 @@ class Ledger:
         At least the tokens up to the last known boundary inside the common prefix; none where the count of computed
         tokens fits the whole prompt better, as with models whose cache the library cannot reuse.
         """
+        if prompt in (self.prompt, self.prompt + self.answer):
+            # Its length is known, and the library computes the last token of a prompt that it holds whole.
+            return max(0, self._held(prompt) - prefilled)
         held = self._held(prompt)
         if not held or not prefilled:
             return held

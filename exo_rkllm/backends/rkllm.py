@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict
@@ -49,6 +50,7 @@ OPTIONS: Mapping[str, Option] = {
         bool, False, "the template inside the .rkllm file, for models that come without tokenizer files"
     ),
 }
+LOG_LEVEL = "RKLLM_LOG_LEVEL"
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
 
@@ -95,6 +97,12 @@ def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
     return values
 
 
+def _outspoken(release: str) -> Mapping[str, str]:
+    """A runtime without statistics prints how many tokens it computed, and only from this level on."""
+    level = os.environ.get(LOG_LEVEL, "")
+    return {} if Features(release).has("perf") or (level.isdecimal() and int(level) > 0) else {LOG_LEVEL: "1"}
+
+
 class RkllmEngine(Engine):
     def __init__(self, model: Model, host: Host) -> None:
         super().__init__(model)
@@ -122,6 +130,7 @@ class RkllmEngine(Engine):
             report=self._host.report,
             limits=self._host.limits,
             preload=self.model.preload.after(self._host.native),
+            environment=_outspoken(release),
         )
         self._runner = runner
         try:
@@ -254,22 +263,38 @@ class RkllmEngine(Engine):
 
     def _finish(self, job: Job, done: Done, answer: str, queued: float) -> Finish:
         figures = done.figures
-        computed, completion = figures.get("prefill_tokens", 0), figures.get("sent", 0)
-        if job.tokens is not None:
-            cached = max(0, len(job.tokens) - computed)
-        else:
-            cached = 0 if job.clear_first else self._ledger.cached(job.prompt or "", computed)
-        forgotten = done.stopped or job.clear_first or job.prompt is None
-        self._ledger = Ledger() if forgotten else Ledger(job.prompt or "", computed + cached, answer, completion)
+        completion = figures.get("sent", 0)
+        usage = self._usage(job, figures.get("prefill_tokens"), completion)
+        if "sent" in figures:  # it ran
+            self._ledger = self._booked(job, done, usage, answer)
         return Finish(
-            self._reason(job, done, computed + cached + completion, completion),
-            Usage(computed + cached, cached, completion),
+            self._reason(job, done, completion if usage.guessed else usage.prompt + completion, completion),
+            usage,
             Timings(
                 queued=queued,
                 prefill=figures.get("prefill_ms", 0.0) / 1000,
                 decode=figures.get("generate_ms", 0.0) / 1000,
             ),
         )
+
+    def _booked(self, job: Job, done: Done, usage: Usage, answer: str) -> Ledger:
+        """What the cache holds after this run: nothing after an abort, and of an answer that was cut, nobody knows."""
+        if job.clear_first or job.prompt is None or usage.guessed or done.figures.get("aborted"):
+            return Ledger()
+        if done.stopped:
+            return Ledger(job.prompt, usage.prompt)
+        return Ledger(job.prompt, usage.prompt, answer, usage.completion)
+
+    def _usage(self, job: Job, computed: int | None, completion: int) -> Usage:
+        """`computed` is the library's own count, None where it told none: before 1.2.1, and of most aborted runs."""
+        if job.tokens is not None:
+            cached = 0 if computed is None else max(0, len(job.tokens) - computed)
+            return Usage(len(job.tokens), cached, completion)
+        prompt = job.prompt or ""
+        if computed is None:
+            return Usage.guess(prompt, completion)
+        cached = 0 if job.clear_first or job.output != "text" else self._ledger.cached(prompt, computed)
+        return Usage(computed + cached, cached, completion)
 
     def _reason(self, job: Job, done: Done, total: int, completion: int) -> Reason:
         if job.max_tokens is not None and completion >= job.max_tokens:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import fcntl
 import os
 import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
@@ -262,23 +263,29 @@ class Catalogue:
 
     def get(self, name: str) -> Entry:
         """The entry with exactly this id."""
-        for entry in self.list():
+        listing = self.scan()
+        for entry in listing.entries:
             if entry.id == name:
                 return entry
-        raise self._unknown(name)
+        raise self._unknown(name, listing.problems)
 
     def resolve(self, name: str) -> Entry:
         """The one entry that a name as people and clients say it means; see `names.matching` for the rule."""
-        entries = {entry.id: entry for entry in self.list()}
+        listing = self.scan()
+        entries = {entry.id: entry for entry in listing.entries}
         found = names.matching(name, [known(entry.card) for entry in entries.values()])
         if len(found) > 1:
             listed = ", ".join(sorted(one.id for one in found))
             raise ModelNotFound(f"{_quoted(name)} may mean {listed}.", "Say which: exo-rkllm models")
         if not found:
-            raise self._unknown(name)
+            raise self._unknown(name, listing.problems)
         return entries[found[0].id]
 
-    def _unknown(self, name: str) -> ModelNotFound:
+    def _unknown(self, name: str, problems: Iterable[Problem] = ()) -> ExoRkllmError:
+        """A folder of that name has a better reason than that there is none."""
+        for problem in problems:
+            if problem.folder.name.casefold() == name.casefold():
+                return copy.copy(problem.error)
         hint = "exo-rkllm models lists those that are; exo-rkllm pull ORG/REPO fetches one."
         return ModelNotFound(f"No model {_quoted(name)} in {self.directory}.", hint)
 
@@ -320,7 +327,8 @@ class Catalogue:
                 seen = weights.lstat()
             except FileNotFoundError:
                 raise CardError(
-                    f"{path} names {card.weights.file}, which is not there.", f"exo-rkllm rm {card.id}"
+                    f"{path} names {card.weights.file}, which is not there.",
+                    f"Put it there, or take the entry away: exo-rkllm rm {card.id}",
                 ) from None
             if not stat.S_ISREG(seen.st_mode):
                 raise CardError(f"{weights} is not a plain file.", "Put the file itself there: exo-rkllm import FILE")
@@ -329,6 +337,7 @@ class Catalogue:
                     f"{weights} has {seen.st_size} bytes, its card says {card.weights.size}.",
                     f"exo-rkllm rm {card.id}, then pull or import it again",
                 )
+            card = replace(card, weights=replace(card.weights, size=seen.st_size))
         return Entry(folder, card, self.brought)
 
     # ── making and removing ──────────────────────────────────────────────────────────────────────
@@ -376,11 +385,17 @@ class Catalogue:
             sync(self.directory)
         return self.get(checked.id)
 
-    def remove(self, name: str) -> Entry:
+    def removable(self, name: str) -> str:
+        """The name, if `remove` takes it: an entry's full id, or that of a folder that is broken."""
+        listing = self.scan()
+        broken = {problem.folder.name for problem in listing.problems if not problem.folder.is_symlink()}
+        if name not in broken | {entry.id for entry in listing.entries}:
+            raise self._unknown(name)
+        return name
+
+    def remove(self, name: str) -> None:
         """Gone in one rename; the bytes are freed after it. Only the full id will do: a guess must not delete."""
-        entry = self.get(name)
-        self._discard(entry.folder)
-        return entry
+        self._discard(self.directory / self.removable(name))
 
     def _discard(self, folder: Path) -> None:
         trash = self.directory / (TRASH + secrets.token_hex(8))

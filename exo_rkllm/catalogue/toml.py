@@ -25,10 +25,12 @@ def parse(text: str, where: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise CardError(
-            f"{where} is not TOML: {error}.", f"Correct it, or remove it and import again: {where}"
+            f"{where} is not TOML: {error}.", "Correct it, or remove the model and import it again."
         ) from None
     except RecursionError:
-        raise CardError(f"{where} is nested too deeply.", f"Correct it: {where}") from None
+        raise CardError(
+            f"{where} is nested too deeply.", "Correct it, or remove the model and import it again."
+        ) from None
 
 
 def line_of(text: str, table: str, key: str) -> int:

@@ -83,8 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     top = parser()
     chosen = top.parse_args(argv)
     verb = next(verb for verb in VERBS if verb.name == chosen.verb)
-    rest = ["--", *chosen.rest] if verb.passes_on and chosen.rest[:1] not in (["-h"], ["--help"]) else chosen.rest
-    args = verb_parser(verb).parse_args(rest)
+    own = verb_parser(verb)
+    if verb.passes_on:
+        args = own.parse_args(chosen.rest if chosen.rest[:1] in (["-h"], ["--help"]) else ["--", *chosen.rest])
+    else:
+        # Flags may stand between the words: `run MODEL --max-tokens 9 PROMPT`.
+        args = own.parse_intermixed_args(chosen.rest)
     try:
         return int(importlib.import_module(verb.module).main(args))
     except ExoRkllmError as error:

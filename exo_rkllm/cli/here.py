@@ -15,7 +15,7 @@ from exo_rkllm.runtime.locate import Search
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """`platform` is the SoC's name where the NPU runs models, else empty."""
+    """`platform` is the SoC's name, empty on a machine that is no board."""
 
     search: Search
     platform: str
@@ -36,5 +36,4 @@ def look() -> Here:
     except ConfigError:
         pass  # `exo-rkllm config` says what is wrong with it
     soc = detect(Path(root)).soc
-    platform = soc.title if soc is not None and soc.rkllm else ""
-    return Here(locate.search(Path(library) if library else None), platform)
+    return Here(locate.search(Path(library) if library else None), "" if soc is None else soc.title)

@@ -20,9 +20,9 @@ def main(args: argparse.Namespace) -> int:
             print(f"removed {daemon.post('/control/rm', model=name)['removed']}")
         return 0
     catalogue = place.catalogue(args)
-    entries = [catalogue.get(name) for name in args.models_]  # all or none: a name that is wrong removes nothing
-    for entry in entries:
-        catalogue.remove(entry.id)
-        weights = entry.card.weights
-        print(f"removed {entry.id}" + (f", {amount(weights.size)}" if weights else ""))
+    found = [catalogue.removable(name) for name in args.models_]  # all or none: a name that is wrong removes nothing
+    sizes = {entry.id: entry.card.weights.size for entry in catalogue.list() if entry.card.weights}
+    for name in found:
+        catalogue.remove(name)
+        print(f"removed {name}" + (f", {amount(sizes[name])}" if name in sizes else ""))
     return 0

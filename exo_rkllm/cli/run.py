@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a .rkllm file, or a name that `exo-rkllm models` lists")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="?", help="the question; without it stdin, or a conversation")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the question; without it stdin, or a conversation")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens")
     parser.add_argument("--context", type=int, default=0, metavar="N", help="tokens of prompt and answer together")
     for name in SAMPLING:
@@ -53,7 +53,8 @@ def main(args: argparse.Namespace) -> int:
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UsageError(f"--max-tokens {args.max_tokens} leaves no room for an answer.", "Give 1 or more.")
     chat = Chat(args)
-    prompt = args.prompt if args.prompt is not None or sys.stdin.isatty() else sys.stdin.read()
+    said = " ".join(args.prompt) if args.prompt else None
+    prompt = said if said is not None or sys.stdin.isatty() else sys.stdin.read()
     return chat.converse() if prompt is None else chat.once(prompt)
 
 
@@ -236,9 +237,13 @@ def timings(finish: Finish, load: float) -> Iterator[str]:
     """The lines of `ollama run --verbose`, so that figures can be compared; what nobody measured is left out."""
     usage, spent = finish.usage, finish.timings
     yield f"{'load duration:':<22}{load:.2f} s"
-    yield f"{'prompt eval count:':<22}{usage.prompt} tokens, {usage.cached} of them cached"
+    if usage.guessed:
+        yield f"{'prompt eval count:':<22}about {usage.prompt} tokens: this runtime did not count them"
+    else:
+        yield f"{'prompt eval count:':<22}{usage.prompt} tokens, {usage.cached} of them cached"
     if spent.prefill:
         yield f"{'prompt eval duration:':<22}{spent.prefill:.3f} s"
+    if spent.prefill and not usage.guessed:
         yield f"{'prompt eval rate:':<22}{(usage.prompt - usage.cached) / spent.prefill:.2f} tokens/s"
     yield f"{'eval count:':<22}{usage.completion} tokens"
     if spent.decode:

@@ -53,7 +53,7 @@ def lines(entry: Entry) -> list[tuple[str, str]]:
         if (value := getattr(card.sampling, name)) is not None
     )
     return [
-        ("name", f"{card.id}" + (f" ({card.name})" if card.name else "")),
+        ("name", f"{card.id}" + (f" ({card.name})" if card.name not in ("", card.id) else "")),
         ("file", str(entry.path or "")),
         ("size", amount(card.weights.size) if card.weights else ""),
         ("sha256", card.weights.sha256 if card.weights else ""),

@@ -290,10 +290,10 @@ class Parts:
 
     async def remove(self, name: str) -> str:
         """By its full name only; gigabytes are deleted beside the loop."""
-        entry = self.catalogue.get(name)
-        await self.dispatcher.unload(entry.id)
-        await asyncio.get_running_loop().run_in_executor(None, self.catalogue.remove, entry.id)
-        return entry.id
+        name = self.catalogue.removable(name)
+        await self.dispatcher.unload(name)
+        await asyncio.get_running_loop().run_in_executor(None, self.catalogue.remove, name)
+        return name
 
     def pull(self, asked: PullRequest) -> AsyncGenerator[Step, None]:
         """With the asker's own token and mirror where there are any, else with the daemon's."""

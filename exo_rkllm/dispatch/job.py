@@ -25,8 +25,10 @@ def story(answered: Answered) -> str:
         f", after {timings.queued + timings.load:.1f} s of waiting" if timings.queued + timings.load >= 0.05 else ""
     )
     cached = f" ({usage.cached} cached)" if usage.cached else ""
+    about = "about " if usage.guessed else ""
+    read = f"{about}{usage.prompt} tokens in{cached} and " if usage.prompt else ""
     return (
-        f"{answered.model}: {answered.reason}, {usage.prompt} tokens in{cached} and {usage.completion} out "
+        f"{answered.model}: {answered.reason}, {read}{usage.completion} {'' if read else 'tokens '}out "
         f"in {answered.seconds:.1f} s{pace}{waited}."
     )
 

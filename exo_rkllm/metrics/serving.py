@@ -79,7 +79,9 @@ class Serving:
     def answered(self, event: Answered) -> None:
         model = self._model(event.model)
         self._count("rkllm_requests_total", 1, model, self._reason(event.reason))
-        for name, tokens in zip(TOKENS, (event.usage.prompt, event.usage.cached, event.usage.completion), strict=True):
+        usage = event.usage
+        prompt = 0 if usage.guessed else usage.prompt
+        for name, tokens in zip(TOKENS, (prompt, usage.cached, usage.completion), strict=True):
             self._count(name, tokens, model)
         self._observe("rkllm_request_seconds", event.seconds, model)
         self._observe("rkllm_queue_seconds", event.timings.queued, model)

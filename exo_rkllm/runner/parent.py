@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import exo_rkllm
@@ -126,7 +127,7 @@ class _Run:
 class Runner:
     """One child. `start` gives a loaded one or raises; after `lost` it answers nobody."""
 
-    def __init__(self, name: str, limits: Limits, report: Report) -> None:
+    def __init__(self, name: str, limits: Limits, report: Report, environment: Mapping[str, str]) -> None:
         self._name = name
         self._limits = limits
         self._report = report
@@ -150,7 +151,7 @@ class Runner:
         self._abort_by: float | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._closing = False
-        self._spawn()
+        self._spawn(environment)
 
     @classmethod
     async def start(
@@ -162,9 +163,10 @@ class Runner:
         report: Report,
         limits: Limits = Limits(),
         preload: Preload = Preload(),
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Runner, Mapping[str, Any]]:
-        """The child with its model loaded, and what the runtime said of the model."""
-        runner = cls(name, limits, report)
+        """The child with its model loaded, and what the runtime said of the model. `environment` goes over ours."""
+        runner = cls(name, limits, report, environment)
         order = {"library": str(library), "params": params.to_json(), "preload": preload.order()}
         try:
             facts = await runner._ask(Kind.LOAD, order)
@@ -257,7 +259,7 @@ class Runner:
 
     # ── the process ──────────────────────────────────────────────────────────────────────────────
 
-    def _spawn(self) -> None:
+    def _spawn(self, environment: Mapping[str, str]) -> None:
         self._sock, theirs = socket.socketpair()
         self._sock.setblocking(False)
         self._box = BlackBox.create()
@@ -272,6 +274,7 @@ class Runner:
                 stdout=box,
                 stderr=box,
                 pass_fds=(theirs.fileno(), box),
+                env={**os.environ, **environment},
             )
         except OSError as error:
             self._sock.close()

@@ -82,6 +82,7 @@ def _bind(path: str, release: str, dll: ctypes.CDLL, generation: Generation) -> 
 
 def open_failure(path: str, text: str) -> ExoRkllmError:
     """What the dynamic loader's sentence means for whoever installed the library."""
+    text = text.removeprefix(f"{path}: ")  # the loader begins with it, and so does each sentence
     for pattern, meaning, hint in OPEN_FAILURES:
         if (match := re.search(pattern, text)) is not None:
             words = {"text": text, "path": path}

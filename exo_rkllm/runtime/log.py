@@ -80,6 +80,8 @@ PATTERNS: tuple[tuple[re.Pattern[str], Mapping[str, Callable[[str], Any]]], ...]
 )
 # Several ids are possible from 1.3.0 on, one a line.
 EOS = re.compile(r"EOS token(?:\[\d+\])?: (\d+)")
+# A row of the block that a run prints from level 1 on (reference 4.1): stage, milliseconds, tokens.
+STAGE = re.compile(r"\s*(Prefill|Generate)\s+(\d+(?:\.\d+)?)\s+(\d+)(?:\s.*)?")
 
 
 def facts(lines: Iterable[str]) -> Facts:
@@ -95,3 +97,9 @@ def facts(lines: Iterable[str]) -> Facts:
             if (match := pattern.match(line.message)) is not None:
                 found |= {name: readers[name](text) for name, text in match.groupdict().items() if text is not None}
     return Facts(**found, eos=tuple(ends), warnings=tuple(warnings))
+
+
+def stages(lines: Iterable[str]) -> Mapping[str, tuple[float, int]]:
+    """What the last run printed of itself: milliseconds and tokens of `Prefill` and `Generate`."""
+    rows = (STAGE.fullmatch(line.message) for line in map(parse, lines) if line.source == "rkllm")
+    return {row[1]: (float(row[2]), int(row[3])) for row in rows if row is not None}

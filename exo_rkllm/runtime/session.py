@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from exo_rkllm.errors import LoadError, NotSupported, RunError, UsageError
@@ -22,6 +23,7 @@ from exo_rkllm.runtime.callback import Embed, Tokenize, Turn, embed_callback, re
 from exo_rkllm.runtime.cpus import default_cpus
 from exo_rkllm.runtime.library import Library
 from exo_rkllm.runtime.log import facts as facts_of
+from exo_rkllm.runtime.log import stages
 from exo_rkllm.runtime.memory import floats, text, token_ids, zeroed
 from exo_rkllm.runtime.run import PAUSE, RELEASE, OnBatch, OnRows, OnToken, Run, batch_of, rows_of
 from exo_rkllm.runtime.values import (
@@ -58,6 +60,15 @@ PLAIN = RunSpec()
 
 def _ignore(*_token: object) -> None:
     """Nobody listens: between the runs, and where results are taken whole."""
+
+
+def _printed(stats: RunStats, lines: Sequence[str]) -> RunStats:
+    """Runtimes before 1.2.1 tell a run's figures in their log only, from level 1 on."""
+    rows = stages(lines)
+    if not {"Prefill", "Generate"} <= rows.keys():
+        return stats
+    (prefill_ms, prefill), (generate_ms, _) = rows["Prefill"], rows["Generate"]
+    return replace(stats, prefill_tokens=prefill, prefill_ms=prefill_ms, generate_ms=generate_ms, source="runtime")
 
 
 def _context_of(path: str) -> int:
@@ -261,7 +272,7 @@ class Session:
             raise run.error
         if (status != 0 or run.failed) and not run.aborted:
             raise failures.failure(self._log.since(mark), self._context, "a run", RunError)
-        return stats
+        return stats if stats.prefill_tokens is not None else _printed(stats, self._log.since(mark))
 
     def _finish_async(self, run: Run, mark: int, arguments: tuple[Any, ...]) -> RunStats:
         """FINISH comes from the library's thread, which has still to end. `arguments` are what it reads until then."""

@@ -387,7 +387,7 @@ static void settle(struct task *task, enum end end)
     }
     if (task->infer->save_cache && end == END_FINISHED)
         prompt_cache_save(s, task->infer->cache_path);
-    if (s->log_level >= 1)
+    if (s->log_level >= 1 && getenv("RKLLM_SIM_NO_TIMINGS") == NULL)
         timings_log(s, &task->perf);
     if (s->log_level >= 2) {
         if (task->infer->keep_history)

@@ -23,6 +23,7 @@ CARDS = {
     "deepseek-r1-7b": 'engine = "scripted"\nquantization = "w8a8"\ncontext = 8192\n[chat]\nfamily = "deepseek-r1"\n',
     "gemma-3-4b-it": 'engine = "scripted"\nquantization = "w4a16"\ncontext = 4096\n',
 }
+WHOLE = 1260  # pixels that hold every card
 QUESTION = "Sum the squares of the first ten numbers in Python."
 LONG = "Now explain how a three-core NPU shares one token."
 ANSWERS = {
@@ -81,7 +82,7 @@ async def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     more: dict[str, Any] = {"board": board, "cluster": lambda: CLUSTER, "cards": CARDS, "answers": ANSWERS}
     async with world(settings=SETTINGS, **more) as server, browser() as tab:
-        await tab.open(server.url, width=1280, height=860)
+        await tab.open(server.url, width=1280, height=WHOLE)
         await tab.run("sessionStorage.setItem('key', 'sesame')")
         await tab.send("Page.reload")
         await tab.until("document.querySelectorAll('.lane').length === 3")
@@ -93,10 +94,10 @@ async def main() -> None:
         others = [asyncio.create_task(wait(server, key)) for key in ("k", "h")]
         await asyncio.sleep(4)
         await tab.picture(FOLDER / "status-light.png")
-        await tab.look(1280, 860, dark=True)
+        await tab.look(1280, WHOLE, dark=True)
         await asyncio.sleep(1)
         await tab.picture(FOLDER / "status-dark.png")
-        await tab.look(360, 760)
+        await tab.look(360, 1520)
         await asyncio.sleep(1)
         await tab.picture(FOLDER / "status-phone.png")
         for other in others:

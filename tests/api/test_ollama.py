@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
 from typing import Any
 
 import ollama
@@ -12,7 +11,8 @@ from ollama import AsyncClient
 
 from exo_rkllm.api.faults import FieldError
 from exo_rkllm.api.ollama import seconds_of
-from tests.api.world import CARDS, WIDTH, World
+from tests.api.test_serving import LAN
+from tests.api.world import CARDS, WIDTH, World, world
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 
@@ -125,9 +125,15 @@ async def test_changing_calls_need_the_right_to_control(client: Any, server: Wor
     assert (server.folder / "qwen" / "model.toml").is_file()
 
 
-@pytest.fixture
-async def nothing() -> AsyncIterator[None]:
-    yield
+async def test_only_a_full_name_deletes() -> None:
+    async with world(settings=LAN, cards={"qwen3-0.6b": CARDS["qwen"], "other": CARDS["qwen"]}) as server:
+        client = AsyncClient(server.url, headers={"Authorization": "Bearer sesame"})
+        assert (await client.show("qwen3")).details is not None
+        with pytest.raises(ollama.ResponseError, match="No model 'qwen3'") as caught:
+            await client.delete("qwen3")
+        assert caught.value.status_code == 404
+        await client.delete("qwen3-0.6b:latest")
+        assert [entry.id for entry in server.catalogue.list()] == ["other"]
 
 
 @pytest.mark.parametrize(

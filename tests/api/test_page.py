@@ -12,7 +12,7 @@ import pytest
 from exo_rkllm.api.parts import Key, Plain, Settings
 from exo_rkllm.errors import BoardError
 from tests.api.browser import PROGRAM, Tab, browser
-from tests.api.world import World, world
+from tests.api.world import CARDS, World, world
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine (apt install chromium)")
 
@@ -74,6 +74,21 @@ async def test_what_cannot_be_read_is_told_with_its_reason_and_never_as_zero() -
         for said in ("not readable: only root may read it", "no devfreq", "no thermal zone"):
             assert said in text, said
         assert "0%" not in text and "0.00" not in text and "\n0\n" not in text
+
+
+async def test_without_a_model_the_chat_offers_nothing_and_the_first_one_opens_it() -> None:
+    async with world(cards={}) as server, browser() as tab:
+        await tab.open(server.url)
+        await tab.until("document.body.innerText.includes('There is no model to ask yet.')")
+        assert "exo-rkllm pull ORG/REPO" in await tab.text()
+        shown = "['model', 'fresh'].every((id) => document.getElementById(id)?.offsetParent)"
+        on = "['question', 'send'].every((id) => document.getElementById(id)?.disabled === false)"
+        assert not await tab.run(f"{shown} || {on}")
+        (server.folder / "qwen").mkdir()
+        (server.folder / "qwen" / "model.toml").write_text(f'id = "qwen"\n{CARDS["qwen"]}')
+        await tab.send("Page.reload")
+        await tab.until(f"{shown} && {on} && document.body.innerText.includes('Ask the board something.')")
+        assert tab.problems == []
 
 
 async def test_a_chat_streams_folds_thoughts_and_stops() -> None:

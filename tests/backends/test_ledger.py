@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from exo_rkllm.backends.ledger import Ledger
 
 LAST = Ledger("user: hi there\n", 5, "hello to you", 4)
@@ -11,8 +13,11 @@ def test_the_next_turn_saves_question_and_answer() -> None:
     assert LAST.cached("user: hi there\nhello to you\nuser: and now\n", prefilled=6) == 9
 
 
-def test_another_answer_to_the_same_question_saves_the_question() -> None:
-    assert LAST.cached("user: hi there\n", prefilled=1) == 5
+@pytest.mark.parametrize(("prompt", "length"), [("user: hi there\n", 5), ("user: hi there\nhello to you", 9)])
+@pytest.mark.parametrize("prefilled", [1, 3, 20])
+def test_a_prompt_that_is_held_whole_has_the_length_it_had(prompt: str, length: int, prefilled: int) -> None:
+    """Its last token is computed all the same, and is not counted twice."""
+    assert LAST.cached(prompt, prefilled) == max(0, length - prefilled)
 
 
 def test_an_unrelated_prompt_saves_nothing() -> None:

@@ -227,8 +227,43 @@ def test_removing_frees_it_all(catalogue: Catalogue) -> None:
     put(catalogue, "ab")
     with pytest.raises(ModelNotFound):
         catalogue.remove("a:latest")
-    assert catalogue.remove("a").id == "a"
+    catalogue.remove("a")
     assert [path.name for path in catalogue.directory.iterdir()] == ["ab"]
+
+
+def test_who_asks_for_a_broken_entry_hears_what_is_wrong_with_it(catalogue: Catalogue) -> None:
+    folder = put(catalogue, "a").folder
+    (folder / "w.rkllm").unlink()
+    for find in (catalogue.resolve, catalogue.get):
+        with pytest.raises(CardError, match=r"names w\.rkllm, which is not there") as caught:
+            find("a")
+        assert "exo-rkllm rm a" in caught.value.hint
+    with pytest.raises(CardError):
+        catalogue.resolve("A")
+    with pytest.raises(ModelNotFound):
+        catalogue.resolve("b")
+    with pytest.raises(ModelNotFound):
+        catalogue.remove("A")
+    catalogue.remove("a")
+    assert not folder.exists(), "its repair works"
+
+
+def test_a_card_that_does_not_say_its_files_size_has_the_files(catalogue: Catalogue) -> None:
+    folder = catalogue.directory / "a"
+    folder.mkdir(parents=True)
+    (folder / "w.rkllm").write_bytes(bytes(1234))
+    (folder / "model.toml").write_text('id = "a"\n[weights]\nfile = "w.rkllm"\n')
+    weights = catalogue.get("a").card.weights
+    assert weights is not None and weights.size == 1234
+
+
+@pytest.mark.parametrize("text", ["id = ", "id = " + "[" * 5000])
+def test_a_sentence_about_a_card_names_it_once(catalogue: Catalogue, text: str) -> None:
+    path = put(catalogue, "a").folder / "model.toml"
+    path.write_text(text)
+    with pytest.raises(CardError) as caught:
+        catalogue.get("a")
+    assert str(caught.value).count(str(path)) == 1
 
 
 CRASH = """

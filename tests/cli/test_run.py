@@ -37,6 +37,24 @@ def test_one_question(make_model: Callable[..., Path], capsys: pytest.CaptureFix
     assert err == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--max-tokens", "2", "MODEL", "hello there"],
+        ["MODEL", "--max-tokens", "2", "hello there"],
+        ["MODEL", "hello", "--max-tokens", "2", "there"],
+        ["MODEL", "hello", "there", "--max-tokens", "2"],
+        ["MODEL", "--max-tokens", "2", "--", "hello", "there"],
+    ],
+)
+def test_flags_stand_where_people_put_them(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    model = str(make_model(reply="{user}", template="none"))
+    assert main(["run", *(model if word == "MODEL" else word for word in words)]) == 0
+    assert capsys.readouterr().out == "hello there\n"
+
+
 def test_verbose_gives_the_runtimes_lines_and_ollamas_figures(
     make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +144,25 @@ def test_a_name_nobody_knows(
 def test_a_model_for_another_soc(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     text = refused(capsys, str(make_model(platform="RK3576", npu_cores=2)), "x")
     assert "RK3588" in text
+
+
+def test_a_board_that_no_model_runs_on_is_told_so_and_not_to_look_for_another_file(
+    make_model: Callable[..., Path],
+    make_board: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for variable in ("EXO_RKLLM_BOARD_ROOT", "RKLLM_SIM_ROOT"):
+        monkeypatch.setenv(variable, str(make_board("rk3566")))
+    text = refused(capsys, str(make_model()), "x")
+    assert "RK3566) cannot run RKLLM models." in text
+    assert "RKLLM needs an RK3588" in text
+    assert "RK3566) cannot run" in inspected(capsys, str(make_model()))
+
+
+def inspected(capsys: pytest.CaptureFixture[str], path: str) -> str:
+    main(["inspect", path])
+    return capsys.readouterr().out
 
 
 def test_a_model_newer_than_the_runtime(

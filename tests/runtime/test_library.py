@@ -93,6 +93,7 @@ def test_a_missing_dependency_is_named_with_its_package(tmp_path: Path) -> None:
 def test_what_the_loader_says_has_a_repair(text: str, says: str, hint: str) -> None:
     error = open_failure("/x", text)
     assert isinstance(error, RuntimeMissing)
+    assert error.sentence.removeprefix("/x ").count("/x:") == 0, "the library is named once"
     assert says in error.sentence
     assert hint in error.hint
 

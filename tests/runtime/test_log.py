@@ -93,3 +93,26 @@ def test_whatever_is_printed_is_read(lines: list[str]) -> None:
 @given(st.text(alphabet="IWED rkllm:-unteviosg.0123456789,[]'\n", max_size=200))
 def test_what_nearly_is_a_line_is_read(text: str) -> None:
     assert isinstance(log.facts([f"I rkllm: {text}", f"rkllm-toolkit version: {text}"]), Facts)
+
+
+RULE = "I rkllm: --------------------------------------------------------------------------------------"
+BLOCK = [
+    RULE,
+    "I rkllm:  Stage         Total Time (ms)  Tokens    Time per Token (ms)      Tokens per Second",
+    RULE,
+    "I rkllm:  Init          846.00           /         /                        /",
+    "I rkllm:  Prefill       70.58            14        5.04                     198.36",
+    "I rkllm:  Generate      4019.46          105       38.28                    26.12",
+    RULE,
+]
+
+
+def test_a_run_prints_its_figures_in_a_block() -> None:
+    assert log.stages(BLOCK) == {"Prefill": (70.58, 14), "Generate": (4019.46, 105)}
+    later = [line.replace(" 14 ", " 3  ") for line in BLOCK]
+    assert log.stages([*BLOCK, *later])["Prefill"] == (70.58, 3), "the last run is meant"
+
+
+@pytest.mark.parametrize("line", ["Prefill 1 2", "I rkllm: Prefill / /", "I RKNN: Prefill 1.0 2", "E rkllm: Prefill"])
+def test_other_lines_are_no_figures(line: str) -> None:
+    assert log.stages([line]) == {}

@@ -332,6 +332,8 @@ function drawCluster() {
   redraw($("cluster-list"), rows);
 }
 
+const ASK = $("talk-empty").textContent;
+
 function drawPicker() {
   const names = state.models.map((model) => model.name);
   const picker = $("model");
@@ -340,7 +342,10 @@ function drawPicker() {
     put(picker, state.models.map((model) => h("option", { value: model.name }, model.title)));
     if (names.includes(chosen)) picker.value = chosen;
   }
-  $("send").disabled = !names.length;
+  const nobody = !names.length;
+  if (nobody !== picker.parentElement.hidden && $("talk-empty")) $("talk-empty").textContent = nobody ? "There is no model to ask yet." : ASK;
+  picker.parentElement.hidden = $("fresh").hidden = nobody;
+  $("question").disabled = $("send").disabled = nobody;
 }
 
 /* ── the chat ─────────────────────────────────────────────────────────────────────────────────── */
