@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from bench.daemon import daemon
 from bench.syscalls import opened
@@ -66,7 +67,7 @@ def scrapes(profile: str) -> list[Row]:
 
 def idle() -> list[Row]:
     """At the same time, since they only sleep. Switches of all threads, those of a model's process included."""
-    cases = {
+    cases: dict[str, dict[str, Any]] = {
         "simulated board, NPU off": {},
         "simulated board, NPU off, a model loaded": {},
         "this machine, following its udev": {"EXO_RKLLM_BOARD_ROOT": "/"},

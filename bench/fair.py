@@ -76,7 +76,7 @@ async def crowd(address: str) -> Heard:
 def crowds() -> Iterator[Heard]:
     with TemporaryDirectory() as name:
         folder = Path(name)
-        with daemon(folder, WORDS, EXO_RKLLM_DISPATCH_QUEUE="64"):
+        with daemon(folder, demo=WORDS, EXO_RKLLM_DISPATCH_QUEUE="64"):
             client = Client(folder / "exo-rkllm/control.sock")
             client.post("/control/load", model="demo")
             address = client.get("/control/status")["listening"][0]

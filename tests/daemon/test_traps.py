@@ -75,7 +75,7 @@ def test_a_library_is_no_npu(
     assert failed.stdout == ""
 
 
-def on(root: Path, library: Library) -> dict[str, str]:
+def on(root: Path, library: Library) -> dict[str, Any]:
     return {
         "EXO_RKLLM_RUNTIME_LIBRARY": str(library("1.3.0")),
         "EXO_RKLLM_BOARD_ROOT": str(root),
