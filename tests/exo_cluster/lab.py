@@ -8,6 +8,7 @@ import ctypes
 import itertools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -203,6 +204,7 @@ class Lab:
         for host in self._hosts:
             ip("netns", "del", host.namespace)
         ip("netns", "del", self.switch)
+        shutil.rmtree(self.folder, ignore_errors=True)  # what a killed process still wrote is no failure
 
     def host(self) -> Host:
         host = Host(self, len(self._hosts) + 1, f"{self.stem}h{len(self._hosts) + 1}")
