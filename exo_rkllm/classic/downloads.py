@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
@@ -22,12 +23,15 @@ class LocalShards:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    async def ensure_shard(self, shard: Any, inference_engine_name: str) -> Path:
+    async def ensure_shard(self, shard: Any, inference_engine_name: str = ENGINE) -> Path:
+        """Hosts give two arguments and take two; the guide for plugin authors has one."""
         if inference_engine_name == ENGINE:
             for entry in self._entries():
                 if shard.model_id in (entry.id, classic_id(entry)):
                     return entry.folder
-        found: Path = await self.inner.ensure_shard(shard, inference_engine_name)
+        takes = inspect.signature(self.inner.ensure_shard).parameters
+        given = (shard, inference_engine_name) if len(takes) > 1 else (shard,)
+        found: Path = await self.inner.ensure_shard(*given)
         return found
 
     async def get_shard_download_status(self, inference_engine_name: str) -> AsyncIterator[tuple[Path, Any]]:
@@ -42,8 +46,11 @@ class LocalShards:
 def complete(entry: Entry) -> Any:
     """In the host's own words; a size of 0 would be taken for something still to come (classic-plugin 2.5)."""
     size = max(1, entry.card.weights.size if entry.card.weights else 1)
+    layers = max(entry.card.layers, 1)
     event = importlib.import_module("exo.download.download_progress").RepoProgressEvent
+    shard = importlib.import_module("exo.inference.shard").Shard
     return event(
+        shard=shard(classic_id(entry), 0, layers - 1, layers),  # its API names the model by this
         repo_id=str(entry.folder),
         repo_revision="local",
         completed_files=1,
@@ -63,14 +70,3 @@ def stand_in_front(given: Any, entries: Callable[[], tuple[Entry, ...]]) -> None
     inner = getattr(given, "shard_downloader", None)
     if inner is not None and not isinstance(inner, LocalShards):
         given.shard_downloader = LocalShards(inner, entries)
-
-
-async def folder_of(downloader: Any, shard: Any) -> Path:
-    """Hosts have two arguments, the guide for plugin authors has one."""
-    try:
-        found: Path = await downloader.ensure_shard(shard, ENGINE)
-    except TypeError as error:
-        if "positional argument" not in str(error):
-            raise
-        found = await downloader.ensure_shard(shard)
-    return found

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import sys
 import time
+import types
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -308,9 +312,44 @@ async def test_the_hosts_downloader_asks_the_internet_for_others_models_only(
     assert inner.asked == [("llama", "TinygradDynamicShardInferenceEngine")]
 
 
-@pytest.mark.seed("4.2", "ensure_shard(shard) of the downloader")
-@pytest.mark.parametrize(("downloader", "place"), [(Downloader(), "/from/the/internet"), (OneArgument(), "/mock")])
-async def test_downloaders_of_one_and_of_two_arguments(downloader: Any, place: str) -> None:
-    from exo_rkllm.classic.downloads import folder_of
+@dataclass
+class Progress:
+    """Every field that v0.0.15 and the fork ask for; neither has a default."""
 
-    assert await folder_of(downloader, whole("x")) == Path(place)
+    shard: Shard
+    repo_id: str
+    repo_revision: str
+    completed_files: int
+    total_files: int
+    downloaded_bytes: int
+    downloaded_bytes_this_session: int
+    total_bytes: int
+    overall_speed: int
+    overall_eta: timedelta
+    file_progress: dict[str, Any]
+    status: str
+
+
+async def test_the_hosts_list_of_downloads_says_that_the_models_are_here(
+    add: Add, make_engine: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, held in {"download.download_progress": Progress, "inference.shard": Shard}.items():
+        module = types.ModuleType(f"exo.{name}")
+        setattr(module, {Progress: "RepoProgressEvent", Shard: "Shard"}[held], held)
+        monkeypatch.setitem(sys.modules, f"exo.{name}", module)
+    model, given = add("parrot"), Singleton(Downloader())
+    make_engine(given)
+    listed = [one async for _, one in given.shard_downloader.get_shard_download_status("RKLLMInferenceEngine")]
+    assert [one.shard for one in listed] == [whole(model)]
+    assert listed[0].downloaded_bytes == listed[0].total_bytes > 0
+
+
+@pytest.mark.seed("4.2", "ensure_shard(shard) of the downloader")
+@pytest.mark.parametrize(("inner", "place"), [(Downloader(), "/from/the/internet"), (OneArgument(), "/mock")])
+async def test_downloaders_of_one_and_of_two_arguments(
+    add: Add, make_engine: Make, tmp_path: Path, inner: Any, place: str
+) -> None:
+    model, given = add("parrot"), Singleton(inner)
+    make_engine(given)
+    assert await given.shard_downloader.ensure_shard(whole(model)) == tmp_path / "models/parrot"
+    assert await given.shard_downloader.ensure_shard(whole("llama")) == Path(place)
