@@ -21,7 +21,7 @@ from exo_rkllm.classic.contract import host_class
 from exo_rkllm.classic.counters import Counters
 from exo_rkllm.classic.ring import part, whole
 from exo_rkllm.classic.runs import Runs
-from exo_rkllm.classic.words import Words, words_of
+from exo_rkllm.classic.words import NO_ID, Words, words_of
 from exo_rkllm.config import load, places
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, NotSupported
 from exo_rkllm.models import classic_id
@@ -52,6 +52,7 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         self._root = Path(config.board.root)
         self._library = Path(config.runtime.library) if config.runtime.library else None
         self._chosen: dict[str, Path] = {}
+        self._read: dict[str, Words] = {}
         self._counters = Counters()
         self._runs: Runs | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,7 +75,7 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         entry = self._entry(shard)
         log.debug("%s asks %s: %d characters.", request_id, entry.id, len(prompt))
         asked = GenerationRequest(model=self._named(entry), prompt=prompt, id=request_id)
-        return self._given(await self._answers().begin(request_id, asked)), inference_state
+        return self._given(await self._answers().begin(request_id, asked), shard), inference_state
 
     async def infer_tensor(
         self, request_id: str, shard: Any, input_data: Ids, inference_state: dict[str, Any] | None = None
@@ -85,18 +86,18 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         ids = np.asarray(input_data)
         if not np.issubdtype(ids.dtype, np.integer):
             log.error("%s came with another engine's activations: every node of the ring needs this one.", request_id)
-            return self._given(None), inference_state
+            return self._given(None, shard), inference_state
         if request_id in self._answers():
-            return self._given(await self._answers().next(request_id)), inference_state
+            return self._given(await self._answers().next(request_id), shard), inference_state
         if self._relays(shard):
             return ids, inference_state  # a token on its way from the node that answers to the one that asked
         if ids.size == 1:
-            return self._given(await self._answers().next(request_id)), inference_state
+            return self._given(await self._answers().next(request_id), shard), inference_state
         await self.ensure_shard(shard)
         asked = GenerationRequest(
             model=self._named(self._entry(shard)), tokens=tuple(int(one) for one in ids.flat), id=request_id
         )
-        return self._given(await self._answers().begin(request_id, asked)), inference_state
+        return self._given(await self._answers().begin(request_id, asked), shard), inference_state
 
     async def sample(self, x: Ids, temp: float = 0.0, top_p: float = 1.0, **_others: Any) -> Ids:
         """The runtime has sampled already: ids go through. Of logits, which another engine made, the largest."""
@@ -107,14 +108,16 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
             return values.reshape(-1)[-1:].astype(np.int32)
         return np.array([int(values.reshape(-1, values.shape[-1])[-1].argmax())], dtype=np.int32)
 
-    def _given(self, token: int | None) -> Ids:
+    def _given(self, token: int | None, shard: Any) -> Ids:
+        """By the words of the model that is asked: the host may have come to another one meanwhile."""
         import numpy as np
 
         if token is not None:
             self._counters.token()
-        end = self.tokenizer.eos_token_id if self.tokenizer is not None else 0
-        ends = self.tokenizer.ends if self.tokenizer is not None else frozenset()
-        return np.array([[end if token is None or token in ends else token]], dtype=np.int32)
+        words = self._read.get(shard.model_id)
+        if words is None:
+            return np.array([[NO_ID if token is None else token]], dtype=np.int32)
+        return np.array([[words.eos_token_id if token is None or token in words.ends else token]], dtype=np.int32)
 
     # ── tokens and text ──────────────────────────────────────────────────────────────────────────
 
@@ -136,15 +139,18 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
     # ── models ───────────────────────────────────────────────────────────────────────────────────
 
     async def ensure_shard(self, shard: Any) -> None:
-        """Called after every token, so a model that is known costs one comparison. Weights come with the first
+        """Called after every token, so the model of before costs one comparison. Weights come with the first
         question: exo calls this on nodes that will not compute, too."""
         if shard == self.shard:
             return
         entry = self._entry(shard)
-        words = await asyncio.get_running_loop().run_in_executor(None, words_of, entry)
+        words = self._read.get(shard.model_id)
+        if words is None:
+            words = await asyncio.get_running_loop().run_in_executor(None, words_of, entry)
+            self._read[shard.model_id] = words
+            log.info("%s is %s in %s.", shard.model_id, entry.id, entry.folder)
         # In this order: the host's view reads the tokenizer once there is a shard.
         self.tokenizer, self.shard = words, shard
-        log.info("%s is %s in %s.", shard.model_id, entry.id, entry.folder)
 
     async def load_checkpoint(self, shard: Any, path: str | None = None) -> None:
         """Without a path the card says which file it is; with one it has to be that model's."""

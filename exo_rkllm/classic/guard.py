@@ -18,10 +18,10 @@ def keep_engine(ours: type[Any]) -> bool:
     if not hasattr(chooses, MARK):
 
         @functools.wraps(chooses)
-        def keeps(self: Any, *args: Any, **keywords: Any) -> Any:
+        async def keeps(self: Any, *args: Any, **keywords: Any) -> Any:
             if isinstance(getattr(self, "inference_engine", None), ours):
                 return None
-            return chooses(self, *args, **keywords)
+            return await chooses(self, *args, **keywords)
 
         setattr(keeps, MARK, True)
         node.select_best_inference_engine = keeps  # type: ignore[union-attr]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import logging
 import sys
 import time
@@ -54,6 +55,26 @@ async def test_requests_at_once_are_told_apart_by_their_ids_only(add: Add, make_
     asked = [" ".join(f"{word}{number}" for number in range(10)) for word in ("red", "green", "blue")]
     answers = await asyncio.gather(*(ask([engine], [whole(model)], text, f"r{text}") for text in asked))
     assert [said(answer.tokens) for answer in answers] == asked
+
+
+async def test_a_question_to_another_model_changes_no_answer_that_is_under_way(
+    add: Add, make_engine: Make, tmp_path: Path
+) -> None:
+    """The host makes the other model this engine's while a token is awaited, and each has its own end."""
+    model, other, engine = add("parrot", reply="{user}", decode_tps=100), add("other"), make_engine()
+    ends = json.dumps({"eos_token_id": tokenizer.token(" green")})
+    (tmp_path / "models/other/generation_config.json").write_text(ends)
+
+    async def switch() -> None:
+        while True:
+            await engine.ensure_shard(whole(other))
+            await asyncio.sleep(0.002)
+
+    switching = asyncio.ensure_future(switch())
+    answer = await ask([engine], [whole(model)], "red green blue red green blue", "r1")
+    switching.cancel()
+    assert said(answer.tokens) == "red green blue red green blue"
+    assert answer.ended
 
 
 @pytest.mark.seed("4.2", "state by request id, queue and idle limit")

@@ -123,16 +123,16 @@ def test_without_classic_exo_the_launcher_says_what_there_is() -> None:
 
 
 class Node:
-    """As much of exo's as is wrapped."""
+    """As much of exo's as is wrapped; its own loop awaits it."""
 
     def __init__(self, engine: Any) -> None:
         self.inference_engine = engine
 
-    def select_best_inference_engine(self) -> None:
+    async def select_best_inference_engine(self) -> None:
         self.inference_engine = "tinygrad"
 
 
-def test_exo_keeps_this_engine_and_replaces_others(add: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_exo_keeps_this_engine_and_replaces_others(add: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     add("parrot")
     module = types.ModuleType("exo.orchestration.node")
     module.Node = Node  # type: ignore[attr-defined]
@@ -140,7 +140,7 @@ def test_exo_keeps_this_engine_and_replaces_others(add: Callable[..., str], monk
     monkeypatch.setitem(sys.modules, "exo.orchestration.node", module)
     monkeypatch.setenv("EXO_RKLLM_CLASSIC_KEEP_ENGINE", "false")
     node = Node(RKLLMInferenceEngine(Downloader()))
-    node.select_best_inference_engine()
+    await node.select_best_inference_engine()
     assert node.inference_engine == "tinygrad", "there is an off switch"
     monkeypatch.setenv("EXO_RKLLM_CLASSIC_KEEP_ENGINE", "true")
     ours = RKLLMInferenceEngine(Downloader())
@@ -148,10 +148,10 @@ def test_exo_keeps_this_engine_and_replaces_others(add: Callable[..., str], monk
     RKLLMInferenceEngine(Downloader())
     assert Node.select_best_inference_engine is wrapped, "wrapped once"
     node = Node(ours)
-    node.select_best_inference_engine()
+    await node.select_best_inference_engine()
     assert node.inference_engine is ours
     other = Node("mlx")
-    other.select_best_inference_engine()
+    await other.select_best_inference_engine()
     assert other.inference_engine == "tinygrad"
 
 
