@@ -132,7 +132,9 @@ class Node:
         self.inference_engine = "tinygrad"
 
 
-async def test_exo_keeps_this_engine_and_replaces_others(add: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_exo_keeps_this_engine_and_replaces_others(
+    add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     add("parrot")
     module = types.ModuleType("exo.orchestration.node")
     module.Node = Node  # type: ignore[attr-defined]
