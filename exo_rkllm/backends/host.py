@@ -15,7 +15,8 @@ from exo_rkllm.runner.parent import Limits, Report
 class Host:
     """`report` gets the library's own lines. An empty `platform` refuses no file for another SoC's sake.
 
-    `native` are libraries that a model's process opens before the vendor's.
+    `native` are libraries that a model's process opens before the vendor's. `reload`: a request whose sampling the
+    runtime takes at load only has the model loaded again with it, where it would be refused otherwise.
     """
 
     report: Report
@@ -24,15 +25,18 @@ class Host:
     cpus: tuple[int, ...] = ()
     limits: Limits = Limits()
     native: tuple[str, ...] = ()
+    reload: bool = False
 
 
-def host_of(root: Path, library: Path | None, report: Report, native: tuple[str, ...] = ()) -> Host:
+def host_of(
+    root: Path, library: Path | None, report: Report, native: tuple[str, ...] = (), *, reload: bool = False
+) -> Host:
     """The board below `root`; on a machine that is none, SoC and CPUs are left to the library.
 
     Another root is another board, whose CPUs this process need not have.
     """
     soc = detect(root).soc
     if soc is None:
-        return Host(report, library, native=native)
+        return Host(report, library, native=native, reload=reload)
     allowed = os.sched_getaffinity(0) if root == Path("/") else range(soc.cpus)
-    return Host(report, library, soc.title, default_cpus(soc, allowed), native=native)
+    return Host(report, library, soc.title, default_cpus(soc, allowed), native=native, reload=reload)

@@ -51,6 +51,9 @@ BOOT += "os.setpgid(0, 0); os.execv(sys.argv[2], sys.argv[2:])"
 NO_MEMORY = ("out of memory", "failed to allocate", "unable to allocate", "cannot allocate", "bad_alloc")
 # What says most comes first: the server's last words are that it ends, its first what is wrong.
 TELLING = (*NO_MEMORY, "error loading model:", "error:", "error", "failed", "unknown", "invalid", "unable")
+OTHER_CPU = (
+    "Its build is for another processor; name one for this in the card: [options] program = '/path/to/llama-server'"
+)
 STAMP = re.compile(r"^[\d.]+ [A-Z] |\s+(?=\s)")
 
 
@@ -177,7 +180,8 @@ class LlamaCppEngine(Engine):
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
         words = next((line for word in TELLING for line in self._said if word in line.lower()), "")
         why = f": {STAMP.sub('', words)[:300].rstrip('.')}" if words else ""
-        return RunnerLost(f"llama-server of {self.model.id} {how}{why}.", "Its output is in the log: exo-rkllm logs")
+        hint = OTHER_CPU if status == -signal.SIGILL else "Its output is in the log: exo-rkllm logs"
+        return RunnerLost(f"llama-server of {self.model.id} {how}{why}.", hint)
 
     @property
     def pid(self) -> int | None:

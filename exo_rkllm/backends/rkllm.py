@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -109,7 +111,11 @@ class RkllmEngine(Engine):
         self._host = host
         self._options = KIND.options_of(model)
         self._defaults = sampling_of(model.sampling, model.id)
+        self._sampled: Mapping[str, float] = self._defaults  # what the model was loaded with
         self._runner: Runner | None = None
+        # A load with another sampling: one at a time, between two runs, whoever leaves meanwhile.
+        self._turn = asyncio.Lock()
+        self._swap: asyncio.Future[ExoRkllmError | None] | None = None
         self._capabilities = Capabilities()
         self._numbers: dict[str, int] = {}
         self._ledger = Ledger()
@@ -118,6 +124,9 @@ class RkllmEngine(Engine):
         self._history: tuple[Message, ...] = ()
 
     async def initialize(self) -> None:
+        await self._start(self._defaults)
+
+    async def _start(self, sampling: Mapping[str, float]) -> None:
         if self.model.path is None:
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
         library = find(self._host.library)
@@ -126,18 +135,38 @@ class RkllmEngine(Engine):
         runner, told = await Runner.start(
             self.model.id,
             library,
-            self._load_params(self.model.path, release),
+            self._load_params(self.model.path, release, sampling),
             report=self._host.report,
             limits=self._host.limits,
             preload=self.model.preload.after(self._host.native),
             environment=_outspoken(release),
         )
-        self._runner = runner
+        self._runner, self._sampled = runner, sampling
+        self._ledger, self._history = Ledger(), ()
         try:
             await self._prepare(runner, told)
         except BaseException:
             await runner.close()
             raise
+
+    async def _reload(self, sampling: Mapping[str, float]) -> None:
+        self._swap = asyncio.ensure_future(self._swapped(sampling))
+        await self._settle_swap()
+
+    async def _swapped(self, sampling: Mapping[str, float]) -> ExoRkllmError | None:
+        """Its outcome is for whoever asked, and for `lost`."""
+        try:
+            await self._loaded().close()
+            await self._start(sampling)
+        except ExoRkllmError as error:
+            return error
+        except asyncio.CancelledError:
+            return RunnerLost(f"{self.model.id} was unloaded.", "Ask again: it is loaded on demand.")
+        return None
+
+    async def _settle_swap(self) -> None:
+        if self._swap is not None and (error := await asyncio.shield(self._swap)) is not None:
+            raise error
 
     def _check_file(self, path: Path, release: str) -> None:
         """What the file itself says against this runtime and SoC, before minutes of loading say the same."""
@@ -145,7 +174,7 @@ class RkllmEngine(Engine):
             if objection.certain:
                 raise objection.error
 
-    def _load_params(self, path: Path, release: str) -> values.LoadParams:
+    def _load_params(self, path: Path, release: str, sampling: Mapping[str, float]) -> values.LoadParams:
         # The board's choice is for runtimes that take one; the card's is an order, which an old runtime refuses.
         ours = self._host.cpus if Features(release).has("cpus") else ()
         names = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
@@ -154,7 +183,7 @@ class RkllmEngine(Engine):
             max_context_len=self.model.context,
             cpus=tuple(self._options["cpus"]) or ours,
             **{name: self._options[name] for name in names},
-            **self._defaults,  # type: ignore[arg-type]  # integers stay integers
+            **sampling,  # type: ignore[arg-type]  # integers stay integers
         )
 
     async def _prepare(self, runner: Runner, told: Mapping[str, Any]) -> None:
@@ -189,29 +218,41 @@ class RkllmEngine(Engine):
         return None if self._runner is None else self._runner.pid
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        runner = self._loaded()
-        job = self._job(request)
-        asked = started = time.monotonic()
-        answer: list[str] = []
-        number = self._numbers[request.id] = runner.number()
-        run = runner.run(number, job, Piece)
-        try:
-            async for batch in run:
-                for event in batch:
-                    if isinstance(event, Piece):
-                        answer.append(event.text)
-                        yield event
-                    elif isinstance(event, Started):
-                        started = time.monotonic()
-                        yield Progress("prefill")
-                    elif isinstance(event, Rows):
-                        yield Array(request.output, event.rows, event.width, event.data)
-                    else:
-                        self._remember(request, "".join(answer), event)
-                        yield self._finish(job, event, "".join(answer), started - asked)
-        finally:
-            del self._numbers[request.id]
-            await run.aclose()
+        asked = time.monotonic()
+        # Dispatch gives one run at a time; others may not, and no load may come into a run.
+        async with self._turn if self._reloads else nullcontext():
+            if self._reloads:
+                await self._settle_swap()
+                if (sampling := self._wanted(request.sampling)) != self._sampled:
+                    yield Progress("loading")
+                    await self._reload(sampling)
+            runner = self._loaded()
+            job = self._job(request)
+            started = time.monotonic()
+            answer: list[str] = []
+            number = self._numbers[request.id] = runner.number()
+            run = runner.run(number, job, Piece)
+            try:
+                async for batch in run:
+                    for event in batch:
+                        if isinstance(event, Piece):
+                            answer.append(event.text)
+                            yield event
+                        elif isinstance(event, Started):
+                            started = time.monotonic()
+                            yield Progress("prefill")
+                        elif isinstance(event, Rows):
+                            yield Array(request.output, event.rows, event.width, event.data)
+                        else:
+                            self._remember(request, "".join(answer), event)
+                            yield self._finish(job, event, "".join(answer), started - asked)
+            finally:
+                del self._numbers[request.id]
+                await run.aclose()
+
+    @property
+    def _reloads(self) -> bool:
+        return self._host.reload and not self._capabilities.sampling_per_run
 
     def _job(self, request: GenerationRequest) -> Job:
         """The request in the runtime's terms, or the sentence that says what the runtime cannot do."""
@@ -243,15 +284,19 @@ class RkllmEngine(Engine):
             )
         return request.messages[-1].content
 
+    def _wanted(self, wanted: Sampling) -> dict[str, float]:
+        return {**self._defaults, **sampling_of(wanted, self.model.id)}
+
     def _sampling(self, wanted: Sampling) -> Mapping[str, float]:
         """Per run from runtime 1.3.0 on; before, only what the model was loaded with can be honoured."""
-        values = {**self._defaults, **sampling_of(wanted, self.model.id)}
-        if self._capabilities.sampling_per_run or values == self._defaults:
+        values = self._wanted(wanted)
+        if self._capabilities.sampling_per_run or values == self._sampled:
             return values if self._capabilities.sampling_per_run else {}
-        changed = ", ".join(sorted(name for name, value in values.items() if self._defaults.get(name) != value))
+        changed = ", ".join(sorted(name for name, value in values.items() if self._sampled.get(name) != value))
         raise NotSupported(
             f"This runtime takes {changed} only when {self.model.id} is loaded; per request needs 1.3.0 or newer.",
-            "exo-rkllm runtime --install FILE, or set it under [sampling] in the model's model.toml",
+            "exo-rkllm runtime --install FILE, or set it under [sampling] in the model's model.toml, or have the model "
+            'loaded again for such requests: [runtime] sampling = "reload"',
         )
 
     def _remember(self, request: GenerationRequest, answer: str, done: Done) -> None:
@@ -313,13 +358,24 @@ class RkllmEngine(Engine):
             self._loaded().abort(self._numbers[request_id])
 
     async def settled(self, request_id: str) -> None:
+        if self._swap is not None:
+            await asyncio.wait({self._swap})
         if self._runner is not None:
             await self._runner.settled()
 
     async def lost(self) -> ExoRkllmError:
-        return await self._loaded().lost()
+        """A process that was left for one with another sampling is no loss."""
+        while True:
+            runner = self._loaded()
+            error = await runner.lost()
+            failed = None if self._swap is None else await asyncio.shield(self._swap)
+            if failed is not None or runner is self._runner:
+                return failed or error
 
     async def close(self) -> None:
+        if self._swap is not None:
+            self._swap.cancel()
+            await asyncio.wait({self._swap})
         if self._runner is not None:
             await self._runner.close()
 

@@ -155,6 +155,15 @@ class Runtime:
             check=(lambda value: value in (0, 1, 2), "0, 1 or 2"),
         ),
     )
+    sampling: str = field(
+        default="refuse",
+        metadata=about(
+            "What becomes of a request for another sampling than the model's own, where the library takes one at load "
+            "only (before 1.3.0): `refuse` says so, `reload` loads the model with it, and anew for the next other one.",
+            "reload",
+            check=(lambda value: value in ("refuse", "reload"), '"refuse" or "reload"'),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,6 +251,15 @@ async def test_its_own_death_is_told_by_its_signal(gguf: Gguf) -> None:
     await engine.close()
 
 
+async def test_a_build_for_another_processor_is_named(gguf: Gguf) -> None:
+    engine = await loaded(gguf())
+    os.kill(engine.pid or 0, signal.SIGILL)
+    lost = await engine.lost()
+    assert "was killed by SIGILL" in lost.sentence
+    assert "for another processor" in lost.hint
+    await engine.close()
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [

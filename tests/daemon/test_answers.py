@@ -20,6 +20,7 @@ import pytest
 from exo_rkllm.cli.client import Client
 from exo_rkllm.errors import ExoRkllmError
 from tests.daemon.running import House
+from tests.simulated import Library
 
 GB = 10**9
 Make = Callable[..., Path]
@@ -205,3 +206,27 @@ def test_the_librarys_own_words_are_in_the_log_when_they_are_wanted(board_house:
     talkative.answer("qwen", "Hi", keep_alive=0)
     talkative.wait_for(lambda status: status["models"][0]["state"] == "cold")
     assert "I rkllm: " in talkative.text
+
+
+def test_sampling_that_the_runtime_takes_at_load_only_is_refused_or_loaded_as_configured(
+    board_house: House, make_model: Callable[..., Path], library: Library
+) -> None:
+    board_house.simulated("qwen", make_model, reply="Hello")
+    old = str(library("1.2.3"))
+    daemon = board_house.start(EXO_RKLLM_RUNTIME_LIBRARY=old)
+    assert daemon.answer("qwen", "Hi") == "Hello"
+    with pytest.raises(ExoRkllmError, match="temperature only when qwen is loaded"):
+        daemon.answer("qwen", "Hi", sampling={"temperature": 0.3})
+    daemon.stop()
+    daemon = board_house.start(EXO_RKLLM_RUNTIME_LIBRARY=old, EXO_RKLLM_RUNTIME_SAMPLING="reload")
+    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
+    seen = []
+    for temperature in (None, 0.3, 0.3, None):
+        fields = {} if temperature is None else {"sampling": {"temperature": temperature}}
+        assert daemon.answer("qwen", "Hi", **fields) == "Hello"
+        seen += children.read_text().split()
+    assert [seen.index(child) for child in seen] == [0, 1, 1, 3], (
+        "a process each time that it changes, and one at a time"
+    )
+    assert [model["state"] for model in daemon.status()["models"]] == ["ready"]
+    assert "crash" not in daemon.text

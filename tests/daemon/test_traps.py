@@ -63,14 +63,15 @@ def test_a_library_is_no_npu(
     """A library on the disk was taken for the hardware, on any machine."""
     house.simulated("qwen", make_model, reply="Hello")
     nothing = make_board(driver="")
-    daemon = house.start(**on(nothing, library))
+    house.environment |= on(nothing, library)
+    daemon = house.start()
     assert daemon.status()["hindrance"].startswith("The RK3588 has an NPU, and")
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(f"http://{daemon.status()['listening'][0]}/readyz", timeout=10)
     with caught.value as error:
         assert error.code == 503
     assert asked(daemon, "/v1/chat/completions", messages=MESSAGES)[0] == 503
-    failed = house.command("run", str(house.models / "qwen/m.rkllm"), "Hi", **on(nothing, library))
+    failed = house.command("run", str(house.models / "qwen/m.rkllm"), "Hi")
     assert failed.returncode == 1, "and a start that failed is no success"
     assert failed.stdout == ""
 
@@ -124,7 +125,8 @@ def test_every_soc_shows_its_own_cores(
 ) -> None:
     """Others' code knew three cores, one way of writing them, and one address."""
     root = board(profile).rename(house.folder / "b")
-    daemon = house.start(**on(root, library))
+    house.environment |= on(root, library)
+    daemon = house.start()
     with urllib.request.urlopen(f"http://{daemon.status()['listening'][0]}/v1/status", timeout=10) as response:
         shown = json.load(response)["board"]
     assert shown["load"] == load
