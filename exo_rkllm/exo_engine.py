@@ -8,32 +8,54 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import os
 import queue
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from exo_rkllm.backends.base import Finish, GenerationRequest, Piece, Progress
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.classic import source
-from exo_rkllm.cluster import chunks, requests
+from exo_rkllm.cluster import chunks, clean, messages, offers, requests
 from exo_rkllm.config import load
-from exo_rkllm.errors import ExoRkllmError, NotSupported
+from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 from exo_rkllm.models import classic_id
 
 T = TypeVar("T")
 # How long `step` waits for something to give out before exo may look after its tasks again.
 PATIENCE = 0.1
 ALL_TASKS = "CANCEL_ALL_TASKS"
+TEXT = "TextGeneration"
 
 
-def exo_types() -> Any:
-    """What exo's runner takes; also how one sees that there is an exo."""
+class Cancels(Protocol):
+    """The receiving end of exo's pipe to a runner."""
+
+    def collect(self) -> list[Any]:
+        """The ids of the tasks that were cancelled since, without waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exo:
+    """The modules of exo whose classes its runner looks for."""
+
+    base: Any
+    chunks: Any
+    responses: Any
+
+
+def installed() -> Exo:
+    """Also how one sees that there is a current exo."""
     try:
-        return importlib.import_module("exo.shared.types.worker.runner_response")
+        return Exo(
+            base=importlib.import_module("exo.worker.engines.base"),
+            chunks=importlib.import_module("exo.shared.types.chunks"),
+            responses=importlib.import_module("exo.shared.types.worker.runner_response"),
+        )
     except ImportError:
         raise NotSupported(
             "No current exo is installed in this Python.", "Without it: exo-rkllm serve joins exo's cluster by itself."
@@ -41,15 +63,19 @@ def exo_types() -> Any:
 
 
 class NpuBuilder:
-    """One model on one node: a .rkllm file is never cut."""
+    """One model on one node: a .rkllm file is never cut. `cancel_receiver` is what exo's bootstrap gives its own."""
 
-    def __init__(self, types: Any = None) -> None:
-        self._types = exo_types() if types is None else types
+    def __init__(self, cancel_receiver: Cancels, exo: Exo | None = None) -> None:
+        self._exo = installed() if exo is None else exo
+        # Its runner asks isinstance; a subclass could not be imported without exo.
+        self._exo.base.Builder.register(NpuBuilder)
+        self._exo.base.Engine.register(NpuEngine)
+        self._cancels = cancel_receiver
         self._work: _Work | None = None
         self._model = ""
 
     def connect(self, bound_instance: Any) -> None:
-        """Nothing to connect: an instance over several nodes is refused."""
+        """Nothing to connect: exo calls this for an instance over several nodes only, which is refused."""
         nodes = bound_instance.instance.shard_assignments.node_to_runner
         if len(nodes) != 1:
             raise NotSupported(
@@ -70,7 +96,7 @@ class NpuBuilder:
             work.close()
             raise
         self._work = work
-        return NpuEngine(work, self._types)
+        return NpuEngine(work, self._cancels, self._exo)
 
     def close(self) -> None:
         if self._work is not None:
@@ -78,13 +104,30 @@ class NpuBuilder:
             self._work = None
 
 
-class NpuEngine:
-    """Tasks come by `submit` and are answered by `step`; the queue behind them is the dispatcher's."""
+class NoPicture(UsageError):
+    """A task of exo's image API, whose refusal is a chunk of another kind."""
 
-    def __init__(self, work: _Work, types: Any) -> None:
+
+@dataclass(slots=True)
+class Told:
+    """What was said of a task so far, as far as its last chunk sums it up."""
+
+    thinking: int = 0
+    calls: str = ""
+
+
+class NpuEngine:
+    """Tasks come by `submit` and are answered by `step`, in exo's chunks; the queue behind is the dispatcher's.
+
+    What goes wrong with a task is a chunk of it, too: whatever is raised here ends exo's runner and every other task.
+    """
+
+    def __init__(self, work: _Work, cancels: Cancels, exo: Exo) -> None:
         self._work = work
-        self._types = types
+        self._cancels = cancels
+        self._exo = exo
         self._images = requests.ImageStore()
+        self._told: dict[Any, Told] = {}
         self._cancelled_tasks: set[Any] = set()
 
     def should_cancel(self, task_id: Any) -> bool:
@@ -94,38 +137,73 @@ class NpuEngine:
         self._work.wait(self._work.answer_all(GenerationRequest(self._work.model, prompt="Hi", max_tokens=1)))
 
     def submit(self, task: Any) -> None:
-        params = task.task_params
-        plain = params if isinstance(params, dict) else params.model_dump()
-        self._work.begin(task.task_id, requests.request(str(task.task_id), self._work.model, plain, self._images))
+        self._cancelled_tasks.discard(ALL_TASKS)
+        self._told[task.task_id] = Told()
+        try:
+            if type(task).__name__ != TEXT:
+                raise NoPicture(f"{self._work.asked_for} answers with text, not with images.", "Ask for text.")
+            params = task.task_params.model_dump()
+            asked = requests.request(str(task.task_id), self._work.model, params, self._images)
+        except ExoRkllmError as error:
+            self._work.refuse(task.task_id, error)
+        else:
+            self._work.begin(task.task_id, asked)
 
     def step(self) -> Iterable[tuple[Any, Any]]:
         """What has come since the last time, of every task; a task that exo cancelled is ended."""
+        self._cancelled_tasks.update(self._cancels.collect())
         for task_id in self._work.running():
             if self.should_cancel(task_id):
                 self._work.end(task_id)
         for task_id, event in self._work.arrived():
-            yield from ((task_id, response) for response in self._responses(event))
+            yield from ((task_id, response) for response in self._responses(task_id, event))
 
     def close(self) -> None:
         self._work.close()
 
-    def _responses(self, event: object) -> Iterator[Any]:
-        types = self._types
-        if isinstance(event, ExoRkllmError):
-            raise event  # exo's runner turns it into the task's failure
-        if isinstance(event, Progress) and event.stage == "prefill":
-            yield types.PrefillProgressResponse(processed_tokens=event.done, total_tokens=event.total)
-        elif isinstance(event, Piece) and event.kind == "tool_call":
-            calls = [asdict(call) for call in chunks.tool_calls(event.text)]
-            yield types.ToolCallResponse(tool_calls=calls, usage=None)
-        elif isinstance(event, Piece):
-            yield types.GenerationResponse(text=event.text, token=event.token, usage=None)
-        elif isinstance(event, Finish):
-            if event.reason != "abort":
-                reason = {"length": "length", "tool_calls": "tool_calls"}.get(event.reason, "stop")
-                used = asdict(chunks.usage(event, 0))
-                yield types.GenerationResponse(text="", token=-1, finish_reason=reason, usage=used)
-            yield types.FinishedResponse()
+    def serve_prefill(self, request: Any, wfile: BinaryIO) -> None:
+        raise NotSupported("The NPU's library gives out no KV cache of a prompt.", "Unset ENABLE_DISAGGREGATION.")
+
+    def _responses(self, task_id: Any, event: object) -> Iterator[Any]:
+        told, model = self._told[task_id], self._work.asked_for
+        match event:
+            case Progress(stage="prefill", done=done, total=total):
+                yield self._chunk(messages.PrefillProgressChunk(model, done, total))
+            case Piece(kind="tool_call", text=text):
+                told.calls += text
+            case Piece(text=text, token=token, kind=kind):
+                told.thinking += kind == "thinking"
+                if text:
+                    yield self._chunk(
+                        messages.TokenChunk(model, clean.text(text), token, is_thinking=kind == "thinking")
+                    )
+            case Cancelled():
+                yield self._ended(task_id, self._exo.responses.CancelledResponse())
+            case Finish():
+                last = chunks.last(model, event, calls=told.calls, thinking=told.thinking, memory=0)
+                yield self._chunk(last)
+                yield self._ended(task_id, self._exo.responses.FinishedResponse())
+            case ExoRkllmError():
+                # any other kind of chunk for an image request ends the exo node that asked
+                kind = messages.ImageChunk if isinstance(event, NoPicture) else messages.ErrorChunk
+                yield self._chunk(kind(model, clean.text(str(event))))
+                yield self._ended(task_id, self._exo.responses.FinishedResponse())
+            case BaseException():
+                raise event
+
+    def _ended(self, task_id: Any, response: Any) -> Any:
+        """exo's runner forgets the task with this, and must hear no more of it."""
+        del self._told[task_id]
+        self._cancelled_tasks.discard(task_id)
+        return response
+
+    def _chunk(self, chunk: messages.Chunk) -> Any:
+        """exo's own value of the message that a node of its cluster sends."""
+        return getattr(self._exo.chunks, type(chunk).__name__).model_validate_json(json.dumps(messages.wire(chunk)))
+
+
+class Cancelled:
+    """The last that is heard of a task which exo cancelled."""
 
 
 class _Work:
@@ -134,7 +212,7 @@ class _Work:
     def __init__(self, asked_for: str) -> None:
         config = load(os.environ)
         self._catalogue = Catalogue(Path(config.models.directory))
-        self._asked_for = asked_for
+        self.asked_for = asked_for
         self._root = Path(config.board.root)
         self._library = Path(config.runtime.library) if config.runtime.library else None
         self._arrived: queue.SimpleQueue[tuple[Any, object]] = queue.SimpleQueue()
@@ -149,10 +227,14 @@ class _Work:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def load(self) -> None:
-        """exo's name of the model is the entry's own, or the one that its card was published under."""
-        names = {name: entry.id for entry in self._catalogue.list() for name in (entry.id, classic_id(entry))}
-        short = self._asked_for.rpartition("/")[2]
-        self.model = self._catalogue.resolve(names.get(self._asked_for) or names.get(short) or short).id
+        """exo's name of the model is the entry's own, or one that a card of ours was published under."""
+        names = {
+            name: entry.id
+            for entry in self._catalogue.list()
+            for name in (entry.id, classic_id(entry), offers.model_id(entry.id))
+        }
+        short = self.asked_for.rpartition("/")[2]
+        self.model = self._catalogue.resolve(names.get(self.asked_for) or names.get(short) or short).id
         self._source = source.own(self._catalogue.resolve, self._root, self._library)
         await self._source.load(self.model)
 
@@ -162,6 +244,9 @@ class _Work:
 
     def begin(self, task_id: Any, request: GenerationRequest) -> None:
         self.wait(self._begin(task_id, request))
+
+    def refuse(self, task_id: Any, error: ExoRkllmError) -> None:
+        self._arrived.put((task_id, error))
 
     async def _begin(self, task_id: Any, request: GenerationRequest) -> None:
         self._tasks[task_id] = asyncio.get_running_loop().create_task(self._answer(task_id, request))
@@ -175,7 +260,9 @@ class _Work:
         except ExoRkllmError as error:
             self._arrived.put((task_id, error))
         except asyncio.CancelledError:
-            self._arrived.put((task_id, Finish("abort")))
+            self._arrived.put((task_id, Cancelled()))
+        except Exception as error:  # noqa: BLE001 - raised where exo's runner reports it
+            self._arrived.put((task_id, error))
         finally:
             self._tasks.pop(task_id, None)
             await events.aclose()

@@ -256,7 +256,8 @@ class RkllmEngine(Engine):
 
     def _job(self, request: GenerationRequest) -> Job:
         """The request in the runtime's terms, or the sentence that says what the runtime cannot do."""
-        if request.tools or any(message.images for message in request.messages):
+        # The dialogue has rendered its tools into the prompt; they come along for the reading of the answer.
+        if request.messages and (request.tools or any(message.images for message in request.messages)):
             what = "tools" if request.tools else "images"
             raise NotSupported(f"{self.model.id} takes no {what} without a chat template of ours.", IMPORT_HINT)
         if request.output == "logits" and not self._capabilities.logits:

@@ -75,11 +75,13 @@ def add(
     monkeypatch.syspath_prepend(tmp_path / "lib")
     monkeypatch.delitem(sys.modules, "tokenizers", raising=False)
 
-    def one(name: str, **situation: Any) -> str:
+    def one(name: str, *, card: str = "", **situation: Any) -> str:
         folder = tmp_path / "models" / name
         folder.mkdir(parents=True)
         make_model(template="none", **situation).rename(folder / "m.rkllm")
-        (folder / "model.toml").write_text(f'id = "{name}"\nlayers = 28\ncontext = 4096\n[weights]\nfile = "m.rkllm"\n')
+        held = f'id = "{name}"\nlayers = 28\ncontext = 4096\n[weights]\nfile = "m.rkllm"\n{card}'
+        (folder / "model.toml").write_text(held)
+        (folder / "chat.jinja").write_text(TEMPLATE)
         (folder / "tokenizer.json").write_text("{}")
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": END}))
         return f"{name}-rkllm"
@@ -87,6 +89,8 @@ def add(
     return one
 
 
+# Of a card that names it; the engine of classic exo gets prompts that are rendered already.
+TEMPLATE = "{% for one in messages %}{{ one.content }}\n{% endfor %}"
 END = tokenizer.token("<|endoftext|>")
 
 

@@ -1,147 +1,169 @@
-"""The same engine behind current exo's pair of classes; the types are exo's in shape, the model is simulated."""
+"""The same engine behind current exo's pair of classes, in a runner that works as exo's; the model is simulated."""
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from exo_rkllm.errors import ModelNotFound, NotSupported
-from exo_rkllm.exo_engine import ALL_TASKS, NpuBuilder, NpuEngine
-
-Add = Callable[..., str]
-
-
-@dataclass
-class GenerationResponse:
-    text: str
-    token: int
-    usage: Any
-    finish_reason: str | None = None
-
-
-@dataclass
-class ToolCallResponse:
-    tool_calls: list[Any]
-    usage: Any
-
-
-@dataclass
-class PrefillProgressResponse:
-    processed_tokens: int
-    total_tokens: int
-
-
-@dataclass
-class FinishedResponse:
-    pass
-
-
-TYPES = SimpleNamespace(
-    GenerationResponse=GenerationResponse,
-    ToolCallResponse=ToolCallResponse,
-    PrefillProgressResponse=PrefillProgressResponse,
-    FinishedResponse=FinishedResponse,
+from exo_rkllm.exo_engine import ALL_TASKS, NpuBuilder
+from tests.classic.current import (
+    EXO,
+    Cancels,
+    ErrorChunk,
+    ImageChunk,
+    ImageGeneration,
+    Params,
+    PrefillProgressChunk,
+    Runner,
+    TokenChunk,
+    ToolCallChunk,
+    instance,
+    task,
 )
 
+Add = Callable[..., str]
+Start = Callable[..., Runner]
 
-def instance(model: str, nodes: int = 1) -> Any:
-    return SimpleNamespace(
-        instance=SimpleNamespace(shard_assignments=SimpleNamespace(node_to_runner=dict.fromkeys(range(nodes), "r"))),
-        bound_shard=SimpleNamespace(model_card=SimpleNamespace(model_id=model)),
-    )
-
-
-def task(name: str, text: str, **params: Any) -> Any:
-    return SimpleNamespace(task_id=name, task_params={"input": [{"role": "user", "content": text}], **params})
-
-
-def built(model: str) -> Iterator[NpuEngine]:
-    builder = NpuBuilder(TYPES)
-    builder.connect(instance(model))
-    assert list(builder.load(instance(model))) == []
-    yield builder.build()
-    builder.close()
-    builder.close()
+QWEN = '[chat]\nfamily = "qwen3"\ntemplate = "chat.jinja"\n'
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 
 
 @pytest.fixture
-def engine(add: Add) -> Iterator[NpuEngine]:
-    add("parrot", reply="you said {user}", decode_tps=200)
-    yield from built("rkllm/parrot")
+def cancels() -> Cancels:
+    return Cancels()
 
 
-def answers(engine: NpuEngine, *names: str) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {name: [] for name in names}
-    while not all(one and isinstance(one[-1], FinishedResponse) for one in found.values()):
-        for name, response in engine.step():
-            found[name].append(response)
-    return found
+@pytest.fixture
+def start(add: Add, cancels: Cancels) -> Iterator[Start]:
+    """`start("rkllm/parrot", reply=...)` makes the model and exo's runner of it."""
+    builders: list[NpuBuilder] = []
 
+    def begin(name: str, **situation: Any) -> Runner:
+        add(name.rpartition("/")[2], **{"reply": "you said {user}", "decode_tps": 200, **situation})
+        builders.append(NpuBuilder(cancels, EXO))
+        return Runner(builders[-1], name)
 
-def said(responses: list[Any]) -> str:
-    return "".join(one.text for one in responses if isinstance(one, GenerationResponse))
+    yield begin
+    for builder in builders:
+        builder.close()
+        builder.close()
 
 
 @pytest.mark.seed("4.3", "alternative: separate runner types")
-def test_tasks_of_exo_are_answered_each_with_its_own(engine: NpuEngine) -> None:
-    engine.warmup()
-    engine.submit(task("one", "red apples"))
-    engine.submit(task("two", "green pears"))
-    found = answers(engine, "one", "two")
-    assert "red apples" in said(found["one"])
-    assert "green pears" in said(found["two"])
-    last = [one for one in found["one"] if isinstance(one, GenerationResponse)][-1]
+def test_tasks_of_exo_are_answered_each_with_its_own(start: Start) -> None:
+    one, two = start("rkllm/parrot").work(task("one", "red apples"), task("two", "green pears"))
+    assert "red apples" in one.text
+    assert "green pears" in two.text
+    assert one.complete
+    assert two.complete
+    last = one.chunks[-1]
+    assert isinstance(last, TokenChunk)
     assert last.finish_reason == "stop"
     assert last.usage["completion_tokens"] > 0
-    assert isinstance(found["one"][0], PrefillProgressResponse)
+    assert last.stats["generation_tokens"] == last.usage["completion_tokens"]
+    assert isinstance(one.chunks[0], PrefillProgressChunk)
+    assert {chunk.model for chunk in one.chunks} == {"rkllm/parrot"}, "in the name that exo asked for"
 
 
-def test_a_limit_is_told_as_exo_tells_it(engine: NpuEngine) -> None:
-    engine.submit(task("one", "a b c d e f g", max_output_tokens=3))
-    (found,) = answers(engine, "one").values()
-    assert [one.finish_reason for one in found if isinstance(one, GenerationResponse)][-1] == "length"
+def test_a_limit_is_told_as_exo_tells_it(start: Start) -> None:
+    (heard,) = start("parrot").work(task("one", "a b c d e f g", max_output_tokens=3))
+    assert [one.finish_reason for one in heard.chunks if isinstance(one, TokenChunk)][-1] == "length"
+
+
+def test_thoughts_and_tool_calls_are_chunks_of_their_own(start: Start) -> None:
+    reply = "<think>well now</think>It rains."
+    (heard,) = start("thinker", reply=reply, card=QWEN).work(task("one", "how is it", enable_thinking=True))
+    assert heard.thinking.strip() == "well now"
+    assert heard.text.strip() == "It rains."
+    call = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
+    (heard,) = start("caller", reply=call, card=QWEN).work(task("two", "weather?", tools=[WEATHER]))
+    (called,) = [one for one in heard.chunks if isinstance(one, ToolCallChunk)]
+    assert [(one["name"], one["arguments"]) for one in called.tool_calls] == [("weather", '{"city": "Oslo"}')]
+    assert heard.chunks[-1] is called
+    assert heard.complete
 
 
 @pytest.mark.parametrize("what", ["one", ALL_TASKS])
-def test_a_cancelled_task_ends_and_the_next_one_is_answered(engine: NpuEngine, what: str) -> None:
-    engine.submit(task("one", "word " * 500))
-    next(iter(engine.step()))
-    engine._cancelled_tasks.add(what)
-    found = answers(engine, "one")["one"]
-    assert not [one for one in found if getattr(one, "finish_reason", None)]
-    engine._cancelled_tasks.clear()
-    engine.submit(task("two", "again"))
-    assert "again" in said(answers(engine, "two")["two"])
+def test_a_cancelled_task_ends_and_the_next_one_is_answered(start: Start, cancels: Cancels, what: str) -> None:
+    runner = start("parrot")
+    (heard,) = runner.submit(task("one", "word " * 500))
+    while not heard.text:
+        runner.turn()
+    cancels.send(what)
+    runner.work()
+    assert heard.cancelled
+    assert not heard.complete
+    (again,) = runner.work(task("two", "again"))
+    assert "again" in again.text
 
 
-def test_what_goes_wrong_is_raised_to_exos_runner(engine: NpuEngine) -> None:
-    engine.submit(task("one", "word " * 5000))
-    with pytest.raises(Exception, match="context"):
-        while True:
-            list(engine.step())
+def test_a_cancel_may_come_before_its_task(start: Start, cancels: Cancels) -> None:
+    runner = start("parrot")
+    cancels.send("late")
+    runner.turn()
+    (heard,) = runner.work(task("late", "word " * 500))
+    assert heard.cancelled
 
 
-def test_a_model_is_never_cut() -> None:
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (task("one", "word " * 5000), "context"),
+        (task("one", "x", min_p=0.2), "min_p"),
+        (task("one", "x", input=[{"role": "clown", "content": "x"}]), "clown"),
+    ],
+)
+def test_what_is_wrong_with_a_task_ends_that_task_and_not_exos_runner(start: Start, asked: Any, says: str) -> None:
+    runner = start("parrot")
+    (heard,) = runner.work(asked)
+    (chunk,) = [one for one in heard.chunks if isinstance(one, ErrorChunk)]
+    assert says in chunk.error_message
+    assert heard.complete
+    (again,) = runner.work(task("two", "again"))
+    assert "again" in again.text
+
+
+def test_a_library_that_crashes_costs_one_answer(start: Start) -> None:
+    runner = start("fragile", faults=("segv@token:5",), reply="one two three four five six seven")
+    (heard,) = runner.work(task("one", "x"))
+    assert isinstance(heard.chunks[-1], ErrorChunk)
+    assert "SIGSEGV" in heard.chunks[-1].error_message
+    (short,) = runner.work(task("two", "x", max_output_tokens=3))
+    assert short.text
+
+
+def test_a_picture_that_is_asked_of_a_text_model_is_refused_as_exo_expects_it(start: Start) -> None:
+    (heard,) = start("parrot").work(ImageGeneration("one", Params(prompt="a cat")))
+    assert isinstance(heard.chunks[-1], ImageChunk)
+    assert "not with images" in (heard.chunks[-1].error_message or "")
+
+
+def test_no_prompt_is_computed_for_another_node(start: Start) -> None:
+    with pytest.raises(NotSupported, match="KV cache"):
+        start("parrot").engine.serve_prefill(None, io.BytesIO())
+
+
+def test_a_model_is_never_cut(cancels: Cancels) -> None:
     with pytest.raises(NotSupported, match="on 2 nodes"):
-        NpuBuilder(TYPES).connect(instance("parrot", nodes=2))
+        NpuBuilder(cancels, EXO).connect(instance("parrot", nodes=2))
 
 
-def test_a_model_that_is_not_here_is_named_and_no_thread_stays(add: Add) -> None:
+def test_a_model_that_is_not_here_is_named_and_no_thread_stays(add: Add, cancels: Cancels) -> None:
     add("parrot")
     before = threading.active_count()
-    builder = NpuBuilder(TYPES)
+    builder = NpuBuilder(cancels, EXO)
     list(builder.load(instance("llama-9")))
     with pytest.raises(ModelNotFound, match="llama-9"):
         builder.build()
     assert threading.active_count() == before
 
 
-def test_without_exo_it_says_what_joins_a_cluster() -> None:
+def test_without_exo_it_says_what_joins_a_cluster(cancels: Cancels) -> None:
     with pytest.raises(NotSupported, match="No current exo") as caught:
-        NpuBuilder()
+        NpuBuilder(cancels)
     assert "exo-rkllm serve" in caught.value.hint
