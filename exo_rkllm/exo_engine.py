@@ -185,8 +185,8 @@ class NpuEngine:
                 yield self._ended(task_id, self._exo.responses.FinishedResponse())
             case ExoRkllmError():
                 # any other kind of chunk for an image request ends the exo node that asked
-                kind = messages.ImageChunk if isinstance(event, NoPicture) else messages.ErrorChunk
-                yield self._chunk(kind(model, clean.text(str(event))))
+                last_word = messages.ImageChunk if isinstance(event, NoPicture) else messages.ErrorChunk
+                yield self._chunk(last_word(model, clean.text(str(event))))
                 yield self._ended(task_id, self._exo.responses.FinishedResponse())
             case BaseException():
                 raise event

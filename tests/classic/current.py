@@ -165,11 +165,11 @@ class Runner:
     """Loads, warms up, and works until every task that it was given has ended."""
 
     def __init__(self, builder: Any, model: str) -> None:
-        assert isinstance(builder, Builder)
+        assert issubclass(type(builder), Builder)
         for _ in builder.load(instance(model)):
             pass
-        self.engine = builder.build()
-        assert isinstance(self.engine, Engine)
+        self.engine: Any = builder.build()
+        assert issubclass(type(self.engine), Engine)
         self.engine.warmup()
         self._active: dict[str, Heard] = {}
 
