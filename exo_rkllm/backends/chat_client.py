@@ -13,9 +13,21 @@ import aiohttp
 
 from exo_rkllm.backends.base import Event, Finish, Progress
 from exo_rkllm.backends.chat_stream import Answer, said
-from exo_rkllm.errors import Busy, ContextOverflow, ExoRkllmError, LoadError, ModelNotFound, RunError, RunnerLost
+from exo_rkllm.errors import (
+    Busy,
+    ContextOverflow,
+    ExoRkllmError,
+    LoadError,
+    ModelNotFound,
+    NotSupported,
+    RunError,
+    RunnerLost,
+    UsageError,
+)
 
 CONTEXT_WORDS = ("context length", "context size", "context window", "maximum context")
+# llama.cpp says so with 500, vLLM and our own boards with 400.
+IMAGE_WORDS = ("image input is not supported", "not a multimodal model", "does not see images")
 LONGEST_REPLY = 1 << 20
 CONNECT = 10.0
 
@@ -139,6 +151,10 @@ class ChatClient:
             return Busy(f"{self.who} is busy: {words}.", "Ask again later.", retry_after(response))
         if status in (400, 413) and any(word in words.lower() for word in CONTEXT_WORDS):
             return ContextOverflow(f"The prompt does not fit: {words}.", "Shorten the conversation.")
+        if any(word in words.lower() for word in IMAGE_WORDS):
+            return NotSupported(f"{self.who} takes no images: {words}.", "Ask without images.")
+        if status in (400, 422):
+            return UsageError(f"{self.who} refuses the request: {words}.", "Leave out what it does not take.")
         if 300 <= status < 400:
             return LoadError(f"{self.who} sends its clients elsewhere, which is not followed.", "Name the right URL.")
         return RunError(f"{self.who} answers {status}: {words}.", "Look at its log.")

@@ -57,6 +57,11 @@ class Server:
             return web.Response(status=302, headers={"Location": "http://127.0.0.1:9/"})
         if "busy" in question:
             return web.json_response({"error": {"message": "Too many."}}, status=429, headers={"Retry-After": "7"})
+        if not isinstance(asked.get("messages", [{"content": ""}])[-1]["content"], str) and "blind" in question:
+            text = f"{self.model} is not a multimodal model" if self.vllm else "image input is not supported - hint: x"
+            return web.json_response({"error": {"message": text}}, status=400 if self.vllm else 500)
+        if asked.get("top_k") == -5:
+            return web.json_response({"error": {"message": "top_k must be -1 or more"}}, status=400)
         if asked.get("top_p") == 0.5:
             return web.json_response({"error": {"message": "top_p is not a good idea."}}, status=500)
         if len(said) >= self.context:

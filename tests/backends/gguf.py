@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-U32, F32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
+U32, I32, F32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 ALIGNMENT = 32
 Tensor = tuple[tuple[int, ...], bytes]  # widths with the fastest first, and float32 values
 
@@ -25,7 +25,9 @@ def write(path: Path, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
 
 def _typed(value: Any) -> bytes:
     if isinstance(value, list):
-        return struct.pack("<IIQ", ARRAY, _type(value[0]), len(value)) + b"".join(map(_plain, value))
+        # The types of a vocabulary are signed; of llama.cpp, newer ones refuse others.
+        kind = I32 if isinstance(value[0], int) else _type(value[0])
+        return struct.pack("<IIQ", ARRAY, kind, len(value)) + b"".join(map(_plain, value))
     return struct.pack("<I", _type(value)) + _plain(value)
 
 

@@ -108,6 +108,19 @@ async def test_what_a_server_refuses_is_one_of_our_errors(
     await engine.close()
 
 
+@pytest.mark.parametrize("far", [True, False])
+async def test_a_request_that_a_server_cannot_take_is_the_clients_error(serve: Serve, gguf: Gguf, far: bool) -> None:
+    """Of images llama.cpp says so with a status that looks like its own fault."""
+    engine = await loaded(await serve() if far else gguf())
+    picture = Message("user", "blind", images=(Image(b"\x89PNG", "image/png"),))
+    with pytest.raises(NotSupported, match="image"):
+        await events(engine, GenerationRequest(messages=(picture,)))
+    with pytest.raises(UsageError, match="top_k must be"):
+        await events(engine, ask("x", sampling=Sampling(top_k=-5)))
+    assert await answer(engine, "next") == "next"
+    await engine.close()
+
+
 async def test_a_server_that_falls_silent_is_given_up(serve: Serve) -> None:
     engine = await loaded(await serve(silence_seconds=0.2))
     with pytest.raises(RunnerLost, match="silent for too long"):
