@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.base import GenerationRequest
 from exo_rkllm.catalogue.store import Catalogue, Entry
-from exo_rkllm.classic import downloads, guard, source
+from exo_rkllm.classic import downloads, endings, guard, source
 from exo_rkllm.classic.contract import host_class
 from exo_rkllm.classic.counters import Counters
 from exo_rkllm.classic.ring import part, whole
@@ -59,6 +59,7 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         speak(os.environ.get("DEBUG", ""))
         if self._config.keep_engine:
             guard.keep_engine(RKLLMInferenceEngine)
+        endings.hide(self._catalogue.list)
         if self._config.shard_downloads:
             downloads.stand_in_front(shard_downloader, self._catalogue.list)
         atexit.register(self._at_exit)

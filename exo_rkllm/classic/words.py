@@ -29,10 +29,10 @@ class Words:
         return self._own().encode(text)
 
     def decode(self, tokens: Any, **_ignored: Any) -> str:
-        """Of a list, an array or one id; the id that stands for the end is no text."""
+        """Of a list, an array or one id; ids that stand for the end are no text."""
         ids = tokens.tolist() if hasattr(tokens, "tolist") else tokens
         flat = [ids] if isinstance(ids, int) else [int(one) for one in _flat(ids)]
-        return self._own().decode([one for one in flat if one != NO_ID])
+        return self._own().decode([one for one in flat if one != NO_ID and one not in self.ends])
 
     def _own(self) -> Tokenizer:
         if self._inner is None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.classic import guard, host, launcher
+from exo_rkllm.classic import endings, guard, host, launcher
 from exo_rkllm.engine import RKLLMInferenceEngine
 from exo_rkllm.errors import NotSupported
-from tests.classic.conftest import Downloader
+from tests.classic.conftest import END, Downloader
 from tests.classic.node import whole
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -159,6 +159,31 @@ async def test_exo_keeps_this_engine_and_replaces_others(
 
 def test_there_is_no_node_to_keep_it_in() -> None:
     assert not guard.keep_engine(RKLLMInferenceEngine)
+    assert not endings.hide(tuple)
+
+
+async def test_the_end_of_an_answer_is_no_text_of_it(
+    add: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exo decodes every token that it was given, with a tokenizer that it reads itself."""
+
+    class Tokenizer:
+        def decode(self, tokens: list[int], skip_special_tokens: bool = False) -> str:
+            return "".join({7: "well", END: "" if skip_special_tokens else "<end>"}[one] for one in tokens)
+
+    async def resolve(_place: Any) -> Tokenizer:
+        return Tokenizer()
+
+    add("parrot")
+    module = types.ModuleType("exo.inference.tokenizers")
+    module._resolve_tokenizer = resolve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "exo.inference.tokenizers", module)
+    RKLLMInferenceEngine(Downloader())
+    RKLLMInferenceEngine(Downloader())
+    theirs = await module._resolve_tokenizer("org/llama")
+    ours = await module._resolve_tokenizer(str(tmp_path / "models/parrot"))
+    assert theirs.decode([7, END]) == "well<end>"
+    assert ours.decode([7, END]) == "well"
 
 
 # A host without plugins, in as many lines as the launcher touches.
