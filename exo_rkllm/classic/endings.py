@@ -10,13 +10,14 @@ from typing import Any
 
 from exo_rkllm.catalogue.store import Entry
 
+READS = "_resolve_tokenizer"
 MARK = "_exo_rkllm_hides"
 
 
 def hide(entries: Callable[[], tuple[Entry, ...]]) -> bool:
     """Wraps the host's reading of tokenizers once; those of other models' folders are left as they are."""
     module = sys.modules.get("exo.inference.tokenizers")
-    reads = getattr(module, "_resolve_tokenizer", None)
+    reads = getattr(module, READS, None)
     if reads is None:
         return False
     if not hasattr(reads, MARK):
@@ -29,5 +30,5 @@ def hide(entries: Callable[[], tuple[Entry, ...]]) -> bool:
             return tokenizer
 
         setattr(read, MARK, True)
-        module._resolve_tokenizer = read  # type: ignore[union-attr]
+        setattr(module, READS, read)
     return True
