@@ -47,20 +47,18 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         self.shard: Any = None
         self.tokenizer: Words | None = None
         self.session: dict[str, Any] = {}
-        self._config = config.classic
+        self._config, self._classic = config, config.classic
         self._catalogue = Catalogue(Path(config.models.directory))
-        self._root = Path(config.board.root)
-        self._library = Path(config.runtime.library) if config.runtime.library else None
         self._chosen: dict[str, Path] = {}
         self._read: dict[str, Words] = {}
         self._counters = Counters()
         self._runs: Runs | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         speak(os.environ.get("DEBUG", ""))
-        if self._config.keep_engine:
+        if self._classic.keep_engine:
             guard.keep_engine(RKLLMInferenceEngine)
         endings.hide(self._catalogue.list)
-        if self._config.shard_downloads:
+        if self._classic.shard_downloads:
             downloads.stand_in_front(shard_downloader, self._catalogue.list)
         atexit.register(self._at_exit)
 
@@ -70,7 +68,7 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         self, request_id: str, shard: Any, prompt: str, inference_state: dict[str, Any] | None = None
     ) -> tuple[Ids, dict[str, Any] | None]:
         """The answer's first token; whatever is in the way is raised here, where the host gives it to the client."""
-        if part(shard, self._config.ring) == "relay":
+        if part(shard, self._classic.ring) == "relay":
             raise NotSupported(f"This node has no first layer of {shard.model_id}.", "Ask the node that has it.")
         await self.ensure_shard(shard)
         entry = self._entry(shard)
@@ -191,7 +189,7 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         return entry.id
 
     def _relays(self, shard: Any) -> bool:
-        return not whole(shard) and part(shard, self._config.ring) == "relay"
+        return not whole(shard) and part(shard, self._classic.ring) == "relay"
 
     # ── the one source of answers ────────────────────────────────────────────────────────────────
 
@@ -199,11 +197,11 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         """Made with the first question: there is no loop before. A host that makes a new loop gets a new one."""
         loop = asyncio.get_running_loop()
         if self._runs is None or self._loop is not loop:
-            found = source.listening(places(os.environ).sockets) if self._config.daemon else None
+            found = source.listening(places(os.environ).sockets) if self._classic.daemon else None
             if found is not None:
                 log.info("The daemon at %s answers.", found)
-            origin = source.own(self._catalogue.resolve, self._root, self._library) if found is None else None
-            self._runs = Runs(origin or source.Daemon(found or Path()), self._config.idle, self._counters.ended)
+            origin = source.own(self._catalogue.resolve, self._config) if found is None else None
+            self._runs = Runs(origin or source.Daemon(found or Path()), self._classic.idle, self._counters.ended)
             self._loop = loop
         return self._runs
 

@@ -210,11 +210,9 @@ class _Work:
     """The thread with the loop, and the answers that run on it."""
 
     def __init__(self, asked_for: str) -> None:
-        config = load(os.environ)
-        self._catalogue = Catalogue(Path(config.models.directory))
+        self._config = load(os.environ)
+        self._catalogue = Catalogue(Path(self._config.models.directory))
         self.asked_for = asked_for
-        self._root = Path(config.board.root)
-        self._library = Path(config.runtime.library) if config.runtime.library else None
         self._arrived: queue.SimpleQueue[tuple[Any, object]] = queue.SimpleQueue()
         self._tasks: dict[Any, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
@@ -235,7 +233,7 @@ class _Work:
         }
         short = self.asked_for.rpartition("/")[2]
         self.model = self._catalogue.resolve(names.get(self.asked_for) or names.get(short) or short).id
-        self._source = source.own(self._catalogue.resolve, self._root, self._library)
+        self._source = source.own(self._catalogue.resolve, self._config)
         await self._source.load(self.model)
 
     async def answer_all(self, request: GenerationRequest) -> list[object]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.soc import default_cpus
+from exo_rkllm.config import Config
 from exo_rkllm.runner.parent import Limits, Report
 
 
@@ -28,15 +29,15 @@ class Host:
     reload: bool = False
 
 
-def host_of(
-    root: Path, library: Path | None, report: Report, native: tuple[str, ...] = (), *, reload: bool = False
-) -> Host:
-    """The board below `root`; on a machine that is none, SoC and CPUs are left to the library.
+def host_of(config: Config, library: Path | None, report: Report, root: Path | None = None) -> Host:
+    """The board below `root`, else the configured one; a machine that is none leaves SoC and CPUs to the library.
 
     Another root is another board, whose CPUs this process need not have.
     """
+    root = root or Path(config.board.root)
+    host = Host(report, library, native=config.plugins.native, reload=config.runtime.reloads)
     soc = detect(root).soc
     if soc is None:
-        return Host(report, library, native=native, reload=reload)
+        return host
     allowed = os.sched_getaffinity(0) if root == Path("/") else range(soc.cpus)
-    return Host(report, library, soc.title, default_cpus(soc, allowed), native=native, reload=reload)
+    return replace(host, platform=soc.title, cpus=default_cpus(soc, allowed))

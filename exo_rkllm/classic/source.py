@@ -15,6 +15,7 @@ from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Model, Pie
 from exo_rkllm.errors import RunnerLost, from_code
 
 if TYPE_CHECKING:
+    from exo_rkllm.config import Config
     from exo_rkllm.dispatch.dispatcher import Dispatcher
 
 # A line of an answer is one token; figures and errors are longer.
@@ -127,7 +128,7 @@ def listening(sockets: tuple[Path, ...]) -> Path | None:
     return None
 
 
-def own(find: Callable[[str], Model], root: Path, library: Path | None) -> Own:
+def own(find: Callable[[str], Model], config: Config) -> Own:
     """One model at a time and no admission by memory: the host has asked for this model and knows no other answer."""
     from exo_rkllm import plugins
     from exo_rkllm.backends.host import host_of
@@ -137,7 +138,8 @@ def own(find: Callable[[str], Model], root: Path, library: Path | None) -> Own:
     from exo_rkllm.dispatch.state import Limits, Needs
 
     kinds = Kinds(plugins.load().kinds)
-    host = host_of(root, library, lambda _lines: None)
+    library = Path(config.runtime.library) if config.runtime.library else None
+    host = host_of(config, library, lambda _lines: None)
     return Own(
         Dispatcher(
             find=find,

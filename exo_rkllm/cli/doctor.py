@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    scene = look(os.environ, judged(args.user), ask(os.environ), args.root, args.model, known())
+    scene = look(os.environ, judged(args.user), ask(os.environ), known(), args.root, args.model)
     report = diagnose(scene)
     if args.json:
         print(json.dumps(as_json(scene, report), indent=2))

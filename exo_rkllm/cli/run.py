@@ -96,9 +96,7 @@ class Chat:
             found = plugged()
             model = model_of(args.model, args.context, sampling, Catalogue(place.configured(), brought(found)))
             kinds = Kinds(found.kinds, args.engine or config.models.engine)
-            reload = config.runtime.sampling == "reload"
-            host = host_of(Path(config.board.root), library, self._report, config.plugins.native, reload=reload)
-            self._engine = kinds.make(model, host)
+            self._engine = kinds.make(model, host_of(config, library, self._report))
         self._sampling = sampling
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()

@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> int:
     outcomes = selftest.run(probes, board, root, bench, told)
     now = time.time()
     report = args.output or Path(time.strftime("exo-rkllm-selftest-%Y%m%d-%H%M%S.md", time.localtime(now)))
-    doctor = diagnose(look(os.environ, judged(None), service, args.root, args.model or "", known()))
+    doctor = diagnose(look(os.environ, judged(None), service, known(), args.root, args.model or ""))
     report.write_text(selftest.page(board, doctor, outcomes, lines, now), encoding="utf-8")
     print(f"\nThe report is {report}: attach it to an issue.")
     return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0
@@ -105,4 +105,4 @@ def engine(name: str, root: Path, lines: list[str]) -> RkllmEngine:
     library = Path(config.runtime.library) if config.runtime.library else None
     is_file = name.endswith(".rkllm") or "/" in name
     model = RkllmFile(Path(name), 0) if is_file else place.standing().resolve(name)
-    return RkllmEngine(model, host_of(root, library, lines.extend))
+    return RkllmEngine(model, host_of(config, library, lines.extend, root))

@@ -14,10 +14,11 @@ SILENT_CLUSTER = 5.0
 # A master that was silent for so long while another one speaks is not followed any more; sooner where it has
 # said nothing since our link came back, because the election happened while we were away.
 SILENT_MASTER, SILENT_SINCE_LINK = 10.0, 3.0
+# After a link came back it takes a moment until the other side knows who listens to what.
+SETTLE_LINK = 0.3
 # Exo nodes may not notice that their master died (reference 1). We say something when it has been silent for longer
 # than is usual, or when our link came back; a living master echoes it at once.
-SETTLE_LINK, PROBE_AFTER, PROBE_PACES = 0.3, 2.5, 3.0
-ECHO_IN = 1.0
+PROBE_AFTER, PROBE_PACES, ECHO_IN = 2.5, 3.0, 1.0
 # Ballots with growing clocks until one of them is new to somebody; then rarely, and not again soon after an election
 # that changed nothing: each one makes exo's API wait for three seconds.
 NUDGE_EVERY, NUDGES, NUDGE_RARELY, NUDGE_AGAIN = 0.4, 10, 5.0, 20.0
@@ -103,8 +104,10 @@ class Follower:
         self._clock = max(self._clock, rival.election_clock)
         if now - self._rival_since < TWO_MASTERS or now < self._nudge_not_before or self._settle_at is not None:
             return None
-        self._nudge_not_before = now + NUDGE_EVERY
-        return self._nudge(now, "Two masters speak in the exo cluster")
+        nudge = self._nudge(now, "Two masters speak in the exo cluster")
+        # ours is not silent, so it is the rival's next event that may bring another one
+        self._nudge_not_before, self._nudge_at = self._nudge_at or now, None
+        return nudge
 
     def ballot(self, ballot: Ballot, now: float) -> None:
         if ballot.session.master_node_id == self.me or ballot.clock < self._clock:
@@ -165,8 +168,8 @@ class Follower:
     def _alive(self, now: float) -> None:
         """The master that is followed has spoken."""
         self._last_event, self._heard_ours, self._nudge_at = now, True, None
-        if self._rival_since is None:
-            self._nudges = 0
+        if self._rival_since is None or now - self._rival_at > TWO_MASTERS:
+            self._nudges, self._rival_since = 0, None
         if self._linked_at is not None:
             self._probe_at = now + max(PROBE_AFTER, PROBE_PACES * self._pace)
 
@@ -174,6 +177,5 @@ class Follower:
         """A ballot that cannot win, with a clock that grows until somebody finds it new."""
         clock, again = self._clock + 2 ** min(self._nudges, 20), self._nudges > 0
         self._nudges += 1
-        if self._rival_since is None:
-            self._nudge_at = now + (NUDGE_EVERY if self._nudges < NUDGES else NUDGE_RARELY)
+        self._nudge_at = now + (NUDGE_EVERY if self._nudges < NUDGES else NUDGE_RARELY)
         return Nudge(ElectionMessage(clock, -1, Session(self.me, clock), 0), why, again)

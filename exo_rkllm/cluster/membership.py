@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from exo_rkllm.backends import base
 from exo_rkllm.cluster import clean, drift, messages, offers, reading, worker
-from exo_rkllm.cluster.following import Adopt, Decision, DeclareToken, Follower, Nudge, Probe
+from exo_rkllm.cluster.following import SETTLE_LINK, Adopt, Decision, DeclareToken, Follower, Nudge, Probe
 from exo_rkllm.cluster.log import Log
 from exo_rkllm.cluster.messages import (
     ChunkGenerated,
@@ -47,8 +47,6 @@ from exo_rkllm.errors import ExoRkllmError
 SIGN_OF_LIFE = 5.0
 # What an exo node tells over HTTP is waited for so long; after that the log is read from its beginning.
 PEEK = 2.0
-# After a link came back it takes a moment until the other side knows who listens to what.
-SETTLE_LINK = 0.3
 # Nodes that end within this time of a new kind of message from us died of it (reference 2.9: within 4 s).
 POISON = 5.0
 # A link that only moved to another node is back by then, with the tokens of all nodes.

@@ -165,6 +165,10 @@ class Runtime:
         ),
     )
 
+    @property
+    def reloads(self) -> bool:
+        return self.sampling == "reload"
+
 
 @dataclass(frozen=True, slots=True)
 class Board:

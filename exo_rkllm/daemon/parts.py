@@ -225,9 +225,7 @@ class Parts:
 
     def _host(self) -> Host:
         library = None if self.library is None else self.library.path
-        config = self.config
-        reload = config.runtime.sampling == "reload"
-        return host_of(Path(config.board.root), library, self._report, config.plugins.native, reload=reload)
+        return host_of(self.config, library, self._report)
 
     def _report(self, lines: Sequence[str]) -> None:
         asked_for = logging.INFO if self.config.runtime.log_level else logging.DEBUG

@@ -103,22 +103,17 @@ def look(
     environment: Mapping[str, str],
     identity: Identity,
     service: Service,
+    catalogue: Catalogue | None,
     root: Path | None = None,
     model: str = "",
-    catalogue: Catalogue | None = None,
 ) -> Scene:
-    """Never raises for what it finds; `model` is a name or a file, every model of the catalogue where it is empty.
-
-    The catalogue is the configuration's own where none is given.
-    """
+    """Never raises for what it finds; `model` is a name or a file, every model of the catalogue where it is empty."""
     config, config_error = _config(environment)
     base = root or Path(config.board.root if config is not None else "/")
     board = detect(base)
     library = Path(config.runtime.library) if config is not None and config.runtime.library else None
     search = locate.search(library, environment)
     release = search.found.version.release if search.found is not None and search.found.version is not None else ""
-    if catalogue is None and config is not None:
-        catalogue = Catalogue(Path(config.models.directory))
     seen, models_error = _models(catalogue, model, board, release)
     return Scene(
         root=base,

@@ -27,6 +27,7 @@ from exo_rkllm.runtime.log import LogLine
 NEWER_RUNTIME = "exo-rkllm runtime --install FILE with librkllmrt {wanted} or newer"
 NEWEST_RUNTIME = "exo-rkllm runtime --install FILE with a newer librkllmrt"
 DOWNLOAD = "exo-rkllm inspect {path} says more; download the file again"
+RUNS_ON = "RKLLM needs an RK3588, RK3576, RK3562 or RV1126B"
 DOCTOR = "exo-rkllm doctor names what is missing"
 CPUS = "Leave cpus out of the model's card, or list other CPU numbers there"
 SMALLER = "Unload another model, lower its context, or set base_domain_id to another number in the model's card"
@@ -133,7 +134,7 @@ TABLE: tuple[Row, ...] = (
         r"Your platform is lite",
         BoardError,
         "This board's SoC (RK3566 or RK3568) cannot run RKLLM models.",
-        "RKLLM needs an RK3588, RK3576, RK3562 or RV1126B",
+        RUNS_ON,
     ),
     Row(
         r"Your platform is UNKNOWN_PLATFORM",

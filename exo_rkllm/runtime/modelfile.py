@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from exo_rkllm.errors import BoardError, ExoRkllmError, LoadError, ModelFileError, ModelNotFound
 from exo_rkllm.runtime import container, filename, version
+from exo_rkllm.runtime.failures import RUNS_ON
 
 T = TypeVar("T")
 Source: TypeAlias = Literal["header", "footer", "name"]
@@ -51,9 +52,6 @@ SOCS: Mapping[str, tuple[int, tuple[str, ...]]] = {
     "RV1126B": (1, ("W4A16", "W4A16_G32", "W4A16_G64", "W4A16_G128", "W8A8")),
     "RK3562": (1, ("W8A8", "W4A16_G32", "W4A16_G64", "W4A16_G128", "W4A8_G32")),
 }
-# Rockchip's other boards have an NPU too, and the runtime calls theirs lite (reference 4.2).
-NEVER = ("RK3566", "RK3568")
-RUNS_ON = "RKLLM needs an RK3588, RK3576, RK3562 or RV1126B"
 # The first release whose files later runtimes read (reference 3.4).
 OLDEST_TOOLKIT = "1.1.0"
 # Files of this toolkit lose their end of text on this runtime (rknn-llm issue 534).
@@ -225,7 +223,7 @@ def check(facts: ModelFacts, platform: str = "", runtime: str = "", context: int
     """What speaks against loading this file on this SoC and release; an empty text is not compared."""
     model = facts.path.name
     soc = platform.upper().removesuffix("S")
-    if soc in NEVER:
+    if soc and soc not in SOCS:  # Rockchip's other boards have an NPU too, and the runtime calls theirs lite
         return (Objection(BoardError(f"This board's SoC ({soc}) cannot run RKLLM models.", RUNS_ON), certain=True),)
     found = [
         _other_soc(facts, model, soc),

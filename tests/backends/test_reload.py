@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import functools
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Piece, Progress, Sampling
-from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.errors import ModelNotFound, NotSupported
-from tests.backends.test_rkllm import Card
-from tests.simulated import Library
 
 # Each word is chosen by the sampling; greedy takes the first of each.
 DICE = "[[a|b|c|d|e|f|g|h]] " * 24
@@ -24,20 +22,8 @@ Opened = Callable[..., AbstractAsyncContextManager[RkllmEngine]]
 
 
 @pytest.fixture
-def opened(library: Library, board_root: Path) -> Opened:
-    @asynccontextmanager
-    async def open_one(
-        model: Path, *, version: str = "1.2.3", reload: bool = True, sampling: Sampling = COLD
-    ) -> AsyncIterator[RkllmEngine]:
-        card = Card(model, {}, sampling=sampling)
-        engine = RkllmEngine(card, Host(lambda _: None, library(version), reload=reload))
-        await engine.initialize()
-        try:
-            yield engine
-        finally:
-            await engine.close()
-
-    return open_one
+def reloading(opened: Opened) -> Opened:
+    return functools.partial(opened, version="1.2.3", reload=True, sampling=COLD)
 
 
 async def heard(engine: RkllmEngine, sampling: Sampling, prompt: str = "go") -> list[Event]:
@@ -50,9 +36,9 @@ def words(events: list[Event]) -> list[str]:
 
 @pytest.mark.parametrize("version", ["1.1.4", "1.2.0", "1.2.3"])
 async def test_each_request_is_sampled_as_it_asked(
-    opened: Opened, make_model: Callable[..., Path], version: str
+    reloading: Opened, make_model: Callable[..., Path], version: str
 ) -> None:
-    async with opened(make_model(reply=DICE, template="none"), version=version) as engine:
+    async with reloading(make_model(reply=DICE, template="none"), version=version) as engine:
         first = engine.pid
         assert words(await heard(engine, Sampling())) == GREEDY
         hot = await heard(engine, HOT)
@@ -69,17 +55,17 @@ async def test_each_request_is_sampled_as_it_asked(
         lost.cancel()
 
 
-async def test_requests_at_once_wait_for_one_another(opened: Opened, make_model: Callable[..., Path]) -> None:
-    async with opened(make_model(reply=DICE, template="none")) as engine:
+async def test_requests_at_once_wait_for_one_another(reloading: Opened, make_model: Callable[..., Path]) -> None:
+    async with reloading(make_model(reply=DICE, template="none")) as engine:
         cold, hot, again = await asyncio.gather(*(heard(engine, one) for one in (COLD, HOT, Sampling())))
     assert words(cold) == words(again) == GREEDY != words(hot)
     assert [type(events[-1]) for events in (cold, hot, again)] == [Finish] * 3
 
 
 async def test_who_leaves_during_the_load_leaves_a_model_that_answers(
-    opened: Opened, make_model: Callable[..., Path]
+    reloading: Opened, make_model: Callable[..., Path]
 ) -> None:
-    async with opened(make_model(reply=DICE, template="none", load_seconds=0.3)) as engine:
+    async with reloading(make_model(reply=DICE, template="none", load_seconds=0.3)) as engine:
         leaving = engine.generate(request := GenerationRequest(prompt="go", sampling=HOT))
         assert await anext(leaving) == Progress("loading")
         waits = asyncio.ensure_future(anext(leaving))
@@ -90,8 +76,8 @@ async def test_who_leaves_during_the_load_leaves_a_model_that_answers(
         assert words(await heard(engine, COLD)) == GREEDY
 
 
-async def test_closing_during_the_load_ends_it(opened: Opened, make_model: Callable[..., Path]) -> None:
-    async with opened(model := make_model(reply=DICE, template="none", load_seconds=0.2)) as engine:
+async def test_closing_during_the_load_ends_it(reloading: Opened, make_model: Callable[..., Path]) -> None:
+    async with reloading(model := make_model(reply=DICE, template="none", load_seconds=0.2)) as engine:
         waits = asyncio.ensure_future(heard(engine, HOT))
         lost = asyncio.ensure_future(engine.lost())
         await asyncio.sleep(0.1)
@@ -103,9 +89,9 @@ async def test_closing_during_the_load_ends_it(opened: Opened, make_model: Calla
 
 
 async def test_a_load_that_fails_is_the_answers_error_and_the_engines_end(
-    opened: Opened, make_model: Callable[..., Path]
+    reloading: Opened, make_model: Callable[..., Path]
 ) -> None:
-    async with opened(model := make_model(reply=DICE, template="none")) as engine:
+    async with reloading(model := make_model(reply=DICE, template="none")) as engine:
         lost = asyncio.ensure_future(engine.lost())
         model.unlink()
         with pytest.raises(ModelNotFound):
@@ -114,14 +100,14 @@ async def test_a_load_that_fails_is_the_answers_error_and_the_engines_end(
 
 
 async def test_unasked_it_is_refused_and_newer_runtimes_need_none(
-    opened: Opened, make_model: Callable[..., Path]
+    reloading: Opened, make_model: Callable[..., Path]
 ) -> None:
     model = make_model(reply=DICE, template="none")
-    async with opened(model, reload=False) as engine:
+    async with reloading(model, reload=False) as engine:
         with pytest.raises(NotSupported, match="temperature, top_k, top_p only when") as caught:
             await heard(engine, HOT)
         assert '[runtime] sampling = "reload"' in caught.value.hint
-    async with opened(model, version="1.3.0") as engine:
+    async with reloading(model, version="1.3.0") as engine:
         before = engine.pid
         assert words(await heard(engine, HOT)) != GREEDY
         assert engine.pid == before

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from exo_rkllm.backends.base import (
     Tool,
 )
 from exo_rkllm.backends.host import Host, host_of
-from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.backends.rkllm import RkllmEngine
+from exo_rkllm.config import load
 from exo_rkllm.errors import (
     ExoRkllmError,
     ModelFileError,
@@ -29,47 +29,7 @@ from exo_rkllm.errors import (
     RunnerLost,
     UsageError,
 )
-from tests.simulated import Library
-
-
-class Card(RkllmFile):
-    """A file with the options of a card; prompts come rendered, as from the daemon."""
-
-    def __init__(self, path: Path | None, options: Mapping[str, JSON], *, reuse: bool = True, **fields: Any) -> None:
-        super().__init__(path or Path("nowhere.rkllm"), **fields)
-        self._there = path is not None
-        self._options = options
-        self._reuse = reuse
-
-    @property
-    def path(self) -> Path | None:
-        return super().path if self._there else None
-
-    @property
-    def options(self) -> Mapping[str, JSON]:
-        return self._options
-
-    @property
-    def reuse(self) -> bool:
-        return self._reuse
-
-
-@pytest.fixture
-def opened(library: Library, board_root: Path) -> Callable[..., Any]:
-    """`async with opened(model, options, version="1.3.0") as engine`."""
-
-    @asynccontextmanager
-    async def open_one(
-        model: Path, options: Mapping[str, JSON] | None = None, version: str = "1.3.0", **fields: Any
-    ) -> AsyncIterator[RkllmEngine]:
-        engine = RkllmEngine(Card(model, options or {}, **fields), Host(lambda _: None, library(version)))
-        await engine.initialize()
-        try:
-            yield engine
-        finally:
-            await engine.close()
-
-    return open_one
+from tests.backends.npu_fixtures import Card
 
 
 async def ask(engine: RkllmEngine, prompt: str, **fields: Any) -> tuple[str, Finish]:
@@ -274,7 +234,7 @@ async def test_memory_is_the_childs(opened: Callable[..., Any], make_model: Call
 
 
 def test_the_board_says_soc_and_cpus(board_root: Path, tmp_path: Path) -> None:
-    host = host_of(board_root, None, lambda _: None)
+    host = host_of(load({}), None, lambda _: None, board_root)
     assert (host.platform, host.cpus) == ("RK3588", (4, 5, 6, 7))
-    nowhere = host_of(tmp_path / "none", None, lambda _: None)
+    nowhere = host_of(load({}), None, lambda _: None, tmp_path / "none")
     assert (nowhere.platform, nowhere.cpus) == ("", ())

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.board.watch import Watch
 from exo_rkllm.errors import ExoRkllmError
 from tests.board.umock import TestBed
-from tests.daemon.running import House, house_of
+from tests.daemon.running import Daemon, House, house_of
 from tests.simulated import Library
 
 ROOT = Path("/")
@@ -153,14 +154,19 @@ def house(bed: TestBed, library: Library) -> Iterator[House]:
             yield one
 
 
-def test_a_driver_that_goes_ends_the_models_with_its_reason_and_its_return_serves_again(
-    bed: TestBed, house: House, make_model: Callable[..., Path]
-) -> None:
+def amid_an_answer(house: House, make_model: Callable[..., Path]) -> tuple[Daemon, Iterator[dict[str, Any]]]:
     # One core, since the library wants as many CPUs, and this machine may have two.
     house.simulated("lamp", make_model, npu_cores=1, reply="A lamp. " * 500, decode_tps=50.0)
     daemon = house.start()
     answer = daemon.ask("lamp", "What is a lamp?")
     assert any(event.get("text") for event in answer), daemon.text
+    return daemon, answer
+
+
+def test_a_driver_that_goes_ends_the_models_with_its_reason_and_its_return_serves_again(
+    bed: TestBed, house: House, make_model: Callable[..., Path]
+) -> None:
+    daemon, answer = amid_an_answer(house, make_model)
     driver(bed, bound=False)
     with pytest.raises(ExoRkllmError, match="no driver is bound to it"):
         list(answer)
@@ -175,10 +181,7 @@ def test_a_driver_that_goes_ends_the_models_with_its_reason_and_its_return_serve
 def test_a_driver_that_is_back_before_anybody_looked_was_away_all_the_same(
     bed: TestBed, house: House, make_model: Callable[..., Path]
 ) -> None:
-    house.simulated("lamp", make_model, npu_cores=1, reply="A lamp. " * 500, decode_tps=50.0)
-    daemon = house.start()
-    answer = daemon.ask("lamp", "What is a lamp?")
-    assert any(event.get("text") for event in answer), daemon.text
+    daemon, answer = amid_an_answer(house, make_model)
     bed.uevent(NPU, "unbind")
     bed.uevent(NPU, "bind")
     with pytest.raises(ExoRkllmError, match="The NPU driver was unbound from"):

@@ -22,14 +22,16 @@ from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find
 from exo_rkllm.board.states import LOAD_DRIVER
+from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import doctor as verb
 from exo_rkllm.cli import main
 from exo_rkllm.cli.paint import Paint
+from exo_rkllm.config import load
 from exo_rkllm.doctor.checks import CHECKS, diagnose
 from exo_rkllm.doctor.identity import Identity, current, judged, named
 from exo_rkllm.doctor.report import Report
 from exo_rkllm.doctor.scene import Scene, Service, look
-from exo_rkllm.errors import ExoRkllmError, UsageError
+from exo_rkllm.errors import ConfigError, ExoRkllmError, UsageError
 from simulator import boards
 from tests.board.udevadm import namespaces
 from tests.boards import ordinary_user
@@ -58,12 +60,20 @@ def model(make_model: Callable[..., Path]) -> str:
 Examine = Callable[..., Report]
 
 
+def shelf(environment: Mapping[str, str]) -> Catalogue | None:
+    try:
+        return Catalogue(Path(load(environment).models.directory))
+    except ConfigError:
+        return None
+
+
 @pytest.fixture
 def examine(board: Build, environment: dict[str, str], model: str) -> Examine:
     """The report on one profile, everything else being in order unless said otherwise."""
 
     def look_at(profile: str, service: Service = RUNNING, model: str = model, **changes: str) -> Report:
-        return diagnose(look(environment | changes, current(), service, board(profile), model))
+        set_up = environment | changes
+        return diagnose(look(set_up, current(), service, shelf(set_up), board(profile), model))
 
     return look_at
 
@@ -206,7 +216,7 @@ def access(scene: Scene, who: Identity) -> tuple[str, str]:
 
 @pytest.fixture
 def scene(board: Build, environment: dict[str, str], model: str) -> Scene:
-    return look(environment, current(), RUNNING, board("orangepi-5-plus"), model)
+    return look(environment, current(), RUNNING, shelf(environment), board("orangepi-5-plus"), model)
 
 
 def own(scene: Scene, gid: int, mode: int = 0o660) -> None:
@@ -293,7 +303,7 @@ def test_a_model_that_is_larger_than_the_board_is_a_warning(
     path = board("orangepi-5-plus") / "proc/meminfo"
     path.chmod(0o644)
     path.write_bytes(b"MemTotal:        200000 kB\nMemAvailable:     150000 kB\n")
-    report = diagnose(look(environment, current(), RUNNING, path.parents[1], model))
+    report = diagnose(look(environment, current(), RUNNING, shelf(environment), path.parents[1], model))
     [line] = [line for line in report.lines if line.check == "models"]
     assert line.finding.level == "warn"
     assert "needs about 0.2 GiB, and this board has 0.2 GiB" in line.finding.fact
@@ -353,7 +363,7 @@ def test_the_daemons_own_word(service: Service, check: str, expected: str, repai
 
 
 def test_a_pc_is_told_that_it_is_none(environment: Mapping[str, str]) -> None:
-    report = diagnose(look(environment, current(), Service(), Path("/"), ""))
+    report = diagnose(look(environment, current(), Service(), shelf(environment), Path("/"), ""))
     assert level(report, "system") in ("warn", "pass", "fail")
 
 
@@ -369,7 +379,7 @@ def test_little_memory_is_a_warning(board: Build, environment: dict[str, str], m
     path = board("orangepi-5-plus") / "proc/meminfo"
     path.chmod(0o644)
     path.write_bytes(b"MemTotal:        4000000 kB\nMemAvailable:     300000 kB\n")
-    report = diagnose(look(environment, current(), RUNNING, path.parents[1], model))
+    report = diagnose(look(environment, current(), RUNNING, shelf(environment), path.parents[1], model))
     assert "exo-rkllm unload" in findings(report, "warn")["memory"]
 
 

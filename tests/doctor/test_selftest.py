@@ -16,6 +16,7 @@ from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import Sources, find
 from exo_rkllm.cli import main
+from exo_rkllm.config import load
 from exo_rkllm.doctor import hardware, measure, selftest
 from exo_rkllm.doctor.hardware import PROBES, Probe
 from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
@@ -39,7 +40,9 @@ def bench(root: Path, model: Path, **changes: object) -> Bench:
     os.environ["RKLLM_SIM_ROOT"] = str(root)
     board = detect(root)
     made = Bench(
-        board, find(root, board), lambda: RkllmEngine(RkllmFile(model, 0), host_of(root, None, lambda _: None))
+        board,
+        find(root, board),
+        lambda: RkllmEngine(RkllmFile(model, 0), host_of(load({}), None, lambda _: None, root)),
     )
     made.interval, made.tail = 0.05, 0.5
     return replace(made, **changes)  # type: ignore[arg-type]  # fields of Bench by name

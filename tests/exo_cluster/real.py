@@ -1,6 +1,6 @@
 """exo itself in place of the stand-in: `EXO_PYTHON` names a Python in which it is installed.
 
-    EXO_PYTHON=.../bin/python .venv/bin/python -m pytest tests/exo_cluster/test_{live,failures,fleet}.py
+    EXO_PYTHON=.../bin/python .venv/bin/python -m pytest tests/exo_cluster/test_{live,failures}.py
 
 exo is no dependency and in no registry, so this is for a machine where somebody has built it; see docs/joining-exo.md.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from exo_rkllm.cluster.following import (
     ECHO_IN,
     NUDGE_AGAIN,
+    NUDGE_EVERY,
     NUDGE_RARELY,
     NUDGES,
     PROBE_AFTER,
@@ -279,6 +281,15 @@ def test_two_masters_that_both_speak_are_made_to_elect() -> None:
         now += 0.5
         follower.event(A, now)
         assert follower.event(B, now) in (None, Adopt(B, "elected"))
+
+
+def test_a_late_word_of_a_former_master_makes_nobody_shout_when_ours_dies() -> None:
+    follower = following()
+    assert follower.event(B, 0.5) is None
+    follower.event(A, 1.0)
+    assert follower.tick(follower.deadline or 0.0) == Probe()
+    times = [time for time, _ in nudged(follower, 4)]
+    assert all(later - earlier >= NUDGE_EVERY - 1e-9 for earlier, later in itertools.pairwise(times))
 
 
 def test_a_cluster_that_is_always_quiet_is_not_probed_all_the_time() -> None:

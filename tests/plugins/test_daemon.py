@@ -121,7 +121,7 @@ def test_a_command_says_which_plugin_it_goes_without(house: House, shelf: Shelf)
 
 def finding(service: Service, house: House) -> Finding:
     environment = {**house.environment, "EXO_RKLLM_BOARD_ROOT": str(house.folder)}
-    lines = diagnose(look(environment, current(), service)).lines
+    lines = diagnose(look(environment, current(), service, None)).lines
     return next(line.finding for line in lines if line.check == "plugins")
 
 
