@@ -31,7 +31,7 @@ from exo_rkllm.backends.base import (
 from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.kinds import Kind, Option
 from exo_rkllm.backends.ledger import Ledger
-from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
+from exo_rkllm.errors import ExoRkllmError, ModelFileError, ModelNotFound, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.parent import Done, Rows, Runner, Started
 from exo_rkllm.runtime import modelfile, values, version
@@ -173,6 +173,12 @@ class RkllmEngine(Engine):
         for objection in modelfile.check(modelfile.inspect(path), self._host.platform, release, self.model.context):
             if objection.certain:
                 raise objection.error
+        for name, adapter in self._options["loras"].items():
+            if not Path(adapter["path"]).is_file():
+                raise ModelNotFound(
+                    f"{adapter['path']}, the file of {self.model.id}'s adapter {name}, does not exist.",
+                    "Mend loras under [options] in the model's model.toml",
+                )
 
     def _load_params(self, path: Path, release: str, sampling: Mapping[str, float]) -> values.LoadParams:
         # The board's choice is for runtimes that take one; the card's is an order, which an old runtime refuses.

@@ -59,11 +59,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def model_of(name: str, context: int, sampling: Sampling, catalogue: Catalogue) -> Model:
-    """A file where it looks like one, else an entry of the catalogue. A file has no defaults of its own, so it is
-    loaded with what was asked for, which runtimes before 1.3.0 take at no other time."""
+    """A file where it looks like one, else an entry of the catalogue; loaded with what was asked for, since runtimes
+    before 1.3.0 take a sampling at no other time."""
     if is_file(name):
         return RkllmFile(Path(name), context, sampling)
-    return catalogue.resolve(name)
+    return catalogue.resolve(name).asked(context, sampling)
 
 
 def is_file(name: str) -> bool:

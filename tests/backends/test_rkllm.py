@@ -25,6 +25,7 @@ from exo_rkllm.config import load
 from exo_rkllm.errors import (
     ExoRkllmError,
     ModelFileError,
+    ModelNotFound,
     NotSupported,
     RunnerLost,
     UsageError,
@@ -110,11 +111,13 @@ async def test_an_adapter_is_loaded_by_name_and_chosen_per_request(
             await ask(engine, "you", lora="parrot")
 
 
-async def test_a_missing_adapter_ends_the_load_and_leaves_no_process(
+async def test_a_missing_adapter_is_named_before_the_model_is_loaded(
     opened: Callable[..., Any], make_model: Callable[..., Path]
 ) -> None:
     options: dict[str, JSON] = {"loras": {"gone": {"path": "/nowhere/gone_lora.rkllm"}}}
-    with pytest.raises(ExoRkllmError):
+    with pytest.raises(
+        ModelNotFound, match=r"/nowhere/gone_lora\.rkllm, the file of .*'s adapter gone, does not exist"
+    ):
         async with opened(make_model(), options):
             pass
 

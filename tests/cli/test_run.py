@@ -94,6 +94,26 @@ def test_older_runtimes_take_the_flags_when_the_model_is_loaded(
     assert ANSWER.startswith(capsys.readouterr().out.rstrip("\n"))
 
 
+def test_so_they_do_for_a_model_of_the_catalogue(
+    make_model: Callable[..., Path],
+    library: Library,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(monkeypatch, library("1.2.3"))
+    folder = tmp_path / "models" / "demo"
+    folder.mkdir(parents=True)
+    make_model(reply=ANSWER).rename(folder / "m.rkllm")
+    (folder / "model.toml").write_text(
+        'id = "demo"\n[weights]\nfile = "m.rkllm"\n[sampling]\ntop_k = 5\n[options]\nruntime_template = true\n'
+    )
+    monkeypatch.setenv("EXO_RKLLM_MODELS_DIRECTORY", str(folder.parent))
+    assert main(["run", "demo", "x", "--temperature", "0.1", "--context", "600"]) == 0
+    assert capsys.readouterr().out == ANSWER + "\n"
+    assert "600" in refused(capsys, "demo", "word " * 700, "--context", "600")
+
+
 def refused(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 1) -> str:
     """One sentence and one hint, and nothing of a stack trace; returns both."""
     assert main(["run", *argv]) == code
