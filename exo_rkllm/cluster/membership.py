@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from exo_rkllm.backends import base
-from exo_rkllm.cluster import clean, drift, messages, offers, reading, worker
+from exo_rkllm.cluster import clean, drift, messages, offers, reading, shown, worker
 from exo_rkllm.cluster.following import SETTLE_LINK, Adopt, Decision, DeclareToken, Follower, Nudge, Probe
 from exo_rkllm.cluster.log import Log
 from exo_rkllm.cluster.messages import (
@@ -31,15 +31,17 @@ from exo_rkllm.cluster.messages import (
     RunnerStatusUpdated,
     TaskStatusUpdated,
 )
+from exo_rkllm.cluster.orders import Begin, Effect, Halt, Load, Peek, Peeked, Say, Send, StayOut, Token
 from exo_rkllm.cluster.outbox import Outbox
-from exo_rkllm.cluster.reading import Logged, NodeFacts, Raw, Task, Unreadable
+from exo_rkllm.cluster.reading import Logged, Unreadable
 from exo_rkllm.cluster.replica import Replica, read
 from exo_rkllm.cluster.requests import ImageStore
 from exo_rkllm.cluster.schema.language import Mismatch
 from exo_rkllm.cluster.schema.revisions import Revision, encoded
 from exo_rkllm.cluster.serving import BoardFacts, Servable
 from exo_rkllm.cluster.settings import Placement
-from exo_rkllm.cluster.snapshot import ClusterView, Counters, Echoes, InstanceView, NodeView, Phase
+from exo_rkllm.cluster.snapshot import ClusterView, Counters, Echoes, Phase
+from exo_rkllm.cluster.suspicion import Suspicion
 from exo_rkllm.cluster.worker import Worker, decide
 from exo_rkllm.errors import ExoRkllmError
 
@@ -47,12 +49,6 @@ from exo_rkllm.errors import ExoRkllmError
 SIGN_OF_LIFE = 5.0
 # What an exo node tells over HTTP is waited for so long; after that the log is read from its beginning.
 PEEK = 2.0
-# Nodes that end within this time of a new kind of message from us died of it (reference 2.9: within 4 s).
-POISON = 5.0
-# A link that only moved to another node is back by then, with the tokens of all nodes.
-RECOVERY = 1.5
-# The cluster was certainly alive when we spoke if it was heard so shortly before.
-ALIVE = 2.5
 # Two signs of life of our id that are not ours, this far apart, are another board and no echo of an old life.
 TWIN = 3.0
 # Snapshot and log that are further apart than this are not of one session.
@@ -60,78 +56,6 @@ SAME_LOG = 5000
 
 GLOBAL, ELECTION, DOWNLOADS = "global_events", "election_messages", "download_commands"
 TOPICS = (GLOBAL, ELECTION, DOWNLOADS)
-
-
-# ── what the shell is to do ──────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    task: Task
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    task_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Peek:
-    """Ask exo nodes over HTTP what they are, the first of these before the others; `peeked` takes the answer."""
-
-    nodes: tuple[str, ...]
-    openapi: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """Declare our liveliness token."""
-
-
-@dataclass(frozen=True, slots=True)
-class StayOut:
-    """Remember this sentence across restarts, until told otherwise."""
-
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    level: Literal["info", "warning", "error"]
-    sentence: str
-
-
-Effect: TypeAlias = Send | Begin | Halt | Load | Peek | Token | StayOut | Say
-
-
-@dataclass(frozen=True, slots=True)
-class Peeked:
-    """What one exo node told over HTTP."""
-
-    node_id: str
-    state: Raw
-    openapi: Raw | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """Exo nodes went while messages of new kinds were under way to them."""
-
-    nodes: frozenset[str]
-    kinds: tuple[str, ...]
-    judge_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +110,7 @@ class Membership:
         self._last_info = ""
         self._twin_since: float | None = None
         self._alive: set[str] = set()
-        self._loss: Loss | None = None
-        self._kinds_sent: set[str] = set()
-        self._unproven: dict[str, float] = {}  # kinds of message that nobody has shown to survive
-        self._inbound_at = 0.0
+        self._suspicion = Suspicion()
         self._models: Mapping[str, Servable] = {}
 
     # ── what comes in ────────────────────────────────────────────────────────────────────────────
@@ -297,8 +218,7 @@ class Membership:
             self._peek_until = None
             if self.phase is Phase.CHECKING:
                 self._compare(None, now)
-        if self._loss is not None and now >= self._loss.judge_at:
-            self._judge(self._loss)
+        self._judge(now)
         if self._speaking:
             self._keep_going(now)
         return self._done(now)
@@ -306,7 +226,7 @@ class Membership:
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
-        times = [self._follower.deadline, self._peek_until, self._loss.judge_at if self._loss else None]
+        times = [self._follower.deadline, self._peek_until, self._suspicion.deadline]
         if self._speaking:
             times += [self._log.deadline, self._resend_at]
             if self._outbox is not None:
@@ -323,7 +243,7 @@ class Membership:
         return self._linked and self.phase in (Phase.JOINING, Phase.SERVING, Phase.LEAVING)
 
     def _message(self, topic: str, message: Mapping[str, Any], now: float) -> None:
-        self._inbound_at = now
+        self._suspicion.heard(now)
         if topic == GLOBAL:
             self._event(reading.logged(message), message, now)
         elif topic == ELECTION:
@@ -346,7 +266,7 @@ class Membership:
         if self._outbox is not None:
             sent_at = self._outbox.echoed(event.event_id, now)
             if sent_at is not None:
-                self._proven(sent_at)
+                self._suspicion.proven(sent_at)
         for released in self._log.receive(event, now):
             self._apply(released, now)
 
@@ -544,25 +464,16 @@ class Membership:
         self._effects = [effect for effect in self._effects if not isinstance(effect, Send)]
 
     def _suspect(self, now: float) -> None:
-        """Exo nodes are going: was it something we said?"""
-        kinds = tuple(kind for kind, at in self._unproven.items() if now - at < POISON)
-        if kinds and self._loss is None and self._alive and self.phase in (Phase.JOINING, Phase.SERVING):
-            self._loss = Loss(frozenset(self._alive), kinds, now + RECOVERY)
+        if self.phase in (Phase.JOINING, Phase.SERVING):
+            self._suspicion.lost(self._alive, now)
 
-    def _judge(self, loss: Loss) -> None:
-        """A while after: those who are back, or were never gone, prove that it was something else."""
-        self._loss = None
-        if not loss.nodes & self._alive and self.phase in (Phase.JOINING, Phase.SERVING):
+    def _judge(self, now: float) -> None:
+        if (kinds := self._suspicion.judged(self._alive, now)) and self.phase in (Phase.JOINING, Phase.SERVING):
             self._out(
-                f"All exo nodes ended within seconds of our first {' and '.join(loss.kinds)}: this exo may not bear"
+                f"All exo nodes ended within seconds of our first {' and '.join(kinds)}: this exo may not bear"
                 " them, so nothing more is sent.",
                 remember=True,
             )
-
-    def _proven(self, sent_at: float) -> None:
-        """The master lives on after what was sent up to then."""
-        if self._unproven:
-            self._unproven = {kind: at for kind, at in self._unproven.items() if at > sent_at}
 
     def _halt_all(self) -> None:
         self._effects += [Halt(job.task.id) for job in worker.busy_jobs(self._worker)]
@@ -632,19 +543,12 @@ class Membership:
             )
             envelope = replace(envelope, event=filler)
             payload = encoded(self.revision, envelope.topic, messages.wire(envelope))
-        self._first_of_its_kind(envelope, now)
+        self._suspicion.sent(envelope, now)
         if isinstance(envelope, ForwardedEvent):
             self._tally["events_out"] += 1
         else:
             self._tally["commands_out"] += 1
         self._effects.append(Send(envelope.topic, payload))
-
-    def _first_of_its_kind(self, envelope: Envelope, now: float) -> None:
-        kind = kind_of(envelope)
-        if kind not in self._kinds_sent:
-            self._kinds_sent.add(kind)
-            if now - self._inbound_at < ALIVE:
-                self._unproven[kind] = now
 
     def _say(self, level: Literal["info", "warning", "error"], sentence: str) -> None:
         self._effects.append(Say(level, sentence))
@@ -685,11 +589,11 @@ class Membership:
             sentence=sentence,
             hint="exo-rkllm cluster join" if phase is Phase.OUT else "",
             revision=self.revision.name,
-            master=self._name(master),
+            master=self._replica.name(master),
             election_clock=session.election_clock if session else 0,
             session_age=now - self._session_since if session else 0.0,
-            nodes=tuple(self._node(node, facts, master) for node, facts in self._replica.nodes.items()),
-            instances=tuple(self._instances()),
+            nodes=shown.nodes(self._replica, self.me, master),
+            instances=shown.instances(self._replica, self.me),
             tasks=sum(1 for _ in worker.busy_jobs(self._worker)),
             log_index=self._log.base - 1,
             lag=self._log.behind,
@@ -699,50 +603,6 @@ class Membership:
             counters=self._counted(),
         )
 
-    def _name(self, node: str) -> str:
-        facts = self._replica.nodes.get(node)
-        return (facts.name if facts else None) or node
-
-    def _node(self, node: str, facts: NodeFacts, master: str) -> NodeView:
-        return NodeView(
-            id=node,
-            name=facts.name or "",
-            model=facts.model or "",
-            chip=facts.chip or "",
-            addresses=facts.addresses or (),
-            master=node == master,
-            me=node == self.me,
-        )
-
-    def _instances(self) -> Iterable[InstanceView]:
-        for instance in self._replica.instances.values():
-            moved = [self._replica.runners.get(runner) for runner in instance.runners]
-            statuses = sorted({status.status.removeprefix("Runner") for status in moved if status is not None})
-            yield InstanceView(
-                id=instance.id,
-                model=instance.model_id,
-                node=", ".join(self._name(node) for node in instance.node_to_runner),
-                status=", ".join(statuses),
-                tasks=sum(1 for _ in self._replica.waiting(instance.id)),
-                mine=self.me in instance.node_to_runner,
-            )
-
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """IP addresses of nodes as they tell of themselves in the log."""
         return {node: facts.addresses for node, facts in self._replica.nodes.items() if facts.addresses}
-
-
-def kind_of(envelope: Envelope) -> str:
-    """What kind of message it is to the one who parses it: the names of its tagged parts."""
-    if isinstance(envelope, ForwardedCommand):
-        return type(envelope.command).__name__
-    if not isinstance(envelope, ForwardedEvent):
-        return type(envelope).__name__
-    event = envelope.event
-    match event:
-        case NodeGatheredInfo(info=part) | RunnerStatusUpdated(runner_status=part) | ChunkGenerated(chunk=part):
-            return f"{type(event).__name__}/{type(part).__name__}"
-        case NodeDownloadProgress(download_progress=part):
-            return f"{type(event).__name__}/{type(part).__name__}"
-        case TaskStatusUpdated(task_status=status):
-            return f"TaskStatusUpdated/{status}"

@@ -17,7 +17,8 @@ from exo_rkllm.cluster.discovery import Discovery, new_nonce
 from exo_rkllm.cluster.hearing import EVERYBODY_SPOKE, Found, Hearing, Torn
 from exo_rkllm.cluster.identity import Identity
 from exo_rkllm.cluster.interfaces import Interfaces
-from exo_rkllm.cluster.membership import Begin, Effect, Halt, Load, Membership, Peek, Say, Send, Sources, StayOut, Token
+from exo_rkllm.cluster.membership import Membership, Sources
+from exo_rkllm.cluster.orders import Begin, Effect, Halt, Load, Peek, Say, Send, StayOut, Token
 from exo_rkllm.cluster.peeking import peek
 from exo_rkllm.cluster.reachable import Reachable
 from exo_rkllm.cluster.reading import Task

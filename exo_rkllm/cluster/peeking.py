@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exo_rkllm.cluster.membership import Peek, Peeked
+from exo_rkllm.cluster.orders import Peek, Peeked
 
 if TYPE_CHECKING:
     import aiohttp

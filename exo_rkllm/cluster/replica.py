@@ -84,6 +84,11 @@ class Replica:
         """Instances that have anything to do with this node, oldest first."""
         return (instance for instance in self.instances.values() if self.me in instance.node_to_runner)
 
+    def name(self, node: str) -> str:
+        """What people call it, else its id."""
+        facts = self.nodes.get(node)
+        return (facts.name if facts else None) or node
+
     def waiting(self, instance_id: str) -> Iterator[Task]:
         return (task for task in self.tasks.values() if task.instance_id == instance_id)
 

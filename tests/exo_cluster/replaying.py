@@ -15,8 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
-from exo_rkllm.cluster.membership import Begin, Effect, Halt, Load, Membership, Peek, Peeked, Send, Sources
+from exo_rkllm.cluster.membership import Membership, Sources
 from exo_rkllm.cluster.messages import NetworkInterfaceInfo
+from exo_rkllm.cluster.orders import Begin, Effect, Halt, Load, Peek, Peeked, Send
 from exo_rkllm.cluster.schema.revisions import supported
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.settings import Placement

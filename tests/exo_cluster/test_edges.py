@@ -19,9 +19,9 @@ from exo_rkllm.cluster.hearing import EVERYBODY_SPOKE, FORGET, NODES, STRANGERS,
 from exo_rkllm.cluster.identity import Identity
 from exo_rkllm.cluster.interfaces import Interfaces
 from exo_rkllm.cluster.link import described
-from exo_rkllm.cluster.membership import Peek
 from exo_rkllm.cluster.messages import ErrorChunk, TokenChunk, ToolCallChunk
 from exo_rkllm.cluster.namespace import digest
+from exo_rkllm.cluster.orders import Peek
 from exo_rkllm.cluster.packets import Hello, WhatsUp
 from exo_rkllm.cluster.peeking import peek, urls
 from exo_rkllm.cluster.reachable import Reachable, answer

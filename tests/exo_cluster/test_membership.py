@@ -12,23 +12,13 @@ import pytest
 
 from exo_rkllm.backends.base import Finish, Piece
 from exo_rkllm.cluster import membership as m
-from exo_rkllm.cluster.membership import (
-    Begin,
-    Effect,
-    Halt,
-    Membership,
-    Peek,
-    Peeked,
-    Say,
-    Send,
-    Sources,
-    StayOut,
-    Token,
-)
+from exo_rkllm.cluster.membership import Membership, Sources
 from exo_rkllm.cluster.messages import NetworkInterfaceInfo
+from exo_rkllm.cluster.orders import Begin, Effect, Halt, Peek, Peeked, Say, Send, StayOut, Token
 from exo_rkllm.cluster.schema.revisions import supported
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.snapshot import Phase
+from exo_rkllm.cluster.suspicion import RECOVERY
 from tests.exo_cluster.captured import openapi
 from tests.exo_cluster.desk import MODEL
 from tests.exo_cluster.standin.state import State as Document
@@ -417,7 +407,7 @@ def poisoned() -> Wire:
     wire.now += 0.3
     wire.do(lambda: wire.member.alive(MASTER, wire.now, there=False))
     wire.do(lambda: wire.member.unlinked(wire.now))
-    wire.tick(m.RECOVERY)
+    wire.tick(RECOVERY)
     return wire
 
 
@@ -453,7 +443,7 @@ def test_a_node_that_moves_to_another_link_is_no_victim() -> None:
     wire.do(lambda: wire.member.unlinked(wire.now))
     wire.do(lambda: wire.member.alive("bb", wire.now, there=True))
     wire.do(lambda: wire.member.linked(wire.now))
-    wire.tick(m.RECOVERY)
+    wire.tick(RECOVERY)
     assert wire.member.phase is Phase.JOINING
 
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
 from exo_rkllm.cluster import messages
-from exo_rkllm.cluster.membership import Membership, Peek, Say, Send, Sources
+from exo_rkllm.cluster.membership import Membership, Sources
 from exo_rkllm.cluster.messages import Record, Tagged, wire
+from exo_rkllm.cluster.orders import Peek, Say, Send
 from exo_rkllm.cluster.schema.revisions import supported
 from exo_rkllm.cluster.serving import BoardFacts, Servable
 from exo_rkllm.errors import ExoRkllmError, RunError
