@@ -14,6 +14,8 @@ from exo_rkllm.cluster.settings import AUTO
 EVERYBODY_SPOKE = 1.2
 # What was not heard for so long is gone.
 FORGET = 30.0
+# What we asked comes back to us by multicast loop: on a slow or busy board after the next round of questions.
+OUR_OWN = 10.0
 # Nodes and strangers that are remembered: the port is open to everybody.
 NODES, STRANGERS = 64, 16
 # exo's default namespace is its version; hashes of these are known by name.
@@ -92,7 +94,7 @@ class Hearing:
         self._me = me
         self._new_nonce = new_nonce
         self._guesses = tuple(digest(guess) for guess in guesses)
-        self._questions: dict[bytes, bytes] = {}
+        self._questions: dict[bytes, tuple[bytes, float]] = {}  # nonces: the namespace asked for, and when
         self._namespace: bytes | None = None if asked == AUTO else digest(asked)
         self._since: float | None = None
         self._torn = False
@@ -126,9 +128,9 @@ class Hearing:
         if self._since is None:
             self._since = now
         self._mend(now)
-        self._questions.clear()
+        self._questions = {nonce: asked for nonce, asked in self._questions.items() if now - asked[1] < OUR_OWN}
         wanted = self._guesses if self._namespace is None else (self._namespace,)
-        return [] if self._torn else [Ask(self._question(namespace)) for namespace in wanted]
+        return [] if self._torn else [Ask(self._question(namespace, now)) for namespace in wanted]
 
     def hear(self, packet: Packet, source: Source, now: float) -> list[Outcome]:
         if isinstance(packet, WhatsUp):
@@ -148,7 +150,7 @@ class Hearing:
             if peer.source == source:
                 self._peers[node] = (peer, now)
         # whoever starts later is asked once, so that nobody needs to say Hello while the link is good
-        return [Ask(self._question(packet.namespace), source)] if fresh and len(self._known) <= NODES else []
+        return [Ask(self._question(packet.namespace, now), source)] if fresh and len(self._known) <= NODES else []
 
     def strangers(self, now: float) -> tuple[Stranger, ...]:
         """Clusters that are not ours."""
@@ -168,15 +170,15 @@ class Hearing:
         """The link is gone: everybody has to be asked again."""
         self._known.clear()
 
-    def _question(self, namespace: bytes) -> Hello:
+    def _question(self, namespace: bytes, now: float) -> Hello:
         nonce = self._new_nonce()
-        self._questions[nonce] = namespace
+        self._questions[nonce] = (namespace, now)
         return Hello(nonce, namespace)
 
     def _answer(self, packet: WhatsUp, source: Source, now: float) -> list[Outcome]:
-        namespace = self._questions.get(packet.nonce)
-        if namespace is None or packet.node_id == self._me:
+        if packet.nonce not in self._questions or packet.node_id == self._me:
             return []
+        namespace, _ = self._questions[packet.nonce]
         self._note(namespace, source, now)
         if self._namespace is None and not self._torn:
             self._namespace = namespace

@@ -15,7 +15,19 @@ from aiohttp import web
 
 from exo_rkllm.backends.base import Finish, Timings, Usage
 from exo_rkllm.cluster import chunks, clean, interfaces, offers
-from exo_rkllm.cluster.hearing import EVERYBODY_SPOKE, FORGET, NODES, STRANGERS, Ask, Found, Hearing, Peer, Source, Torn
+from exo_rkllm.cluster.hearing import (
+    EVERYBODY_SPOKE,
+    FORGET,
+    NODES,
+    OUR_OWN,
+    STRANGERS,
+    Ask,
+    Found,
+    Hearing,
+    Peer,
+    Source,
+    Torn,
+)
 from exo_rkllm.cluster.identity import Identity
 from exo_rkllm.cluster.interfaces import Interfaces
 from exo_rkllm.cluster.link import described
@@ -57,10 +69,21 @@ def test_a_node_that_answers_is_found_once() -> None:
 def test_stale_answers_our_own_and_those_of_nobody_asked_are_dropped() -> None:
     ear = hearing()
     old = nonce(ear, 0.0)
-    new = nonce(ear, 1.0)
-    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == []
-    assert ear.hear(WhatsUp(new, "me", 52414), HERE, 1.1) == []
-    assert ear.hear(Hello(new, OURS), HERE, 1.1) == []
+    new = nonce(ear, OUR_OWN)
+    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, OUR_OWN) == []
+    assert ear.hear(WhatsUp(new, "me", 52414), HERE, OUR_OWN) == []
+    assert ear.hear(Hello(new, OURS), HERE, OUR_OWN) == []
+
+
+def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
+    """An emulated board heard itself after it had asked anew, and joined the first cluster of its own guesses."""
+    ear = hearing("auto")
+    (first,) = ear.questions(0.0)
+    ear.questions(0.1)
+    assert ear.hear(first.hello, HERE, 3.0) == []
+    assert ear.namespace == ""
+    assert not ear.settled(EVERYBODY_SPOKE)
+    assert ear.strangers(3.0) == ()
 
 
 def test_a_node_that_starts_later_is_asked_once() -> None:

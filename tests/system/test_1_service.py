@@ -20,8 +20,8 @@ DropIn = Callable[[Computer, str], None]
 
 
 def words(stream: str) -> str:
-    """The text of a streamed answer, which has to end as one."""
-    events = [line.removeprefix("data: ") for line in stream.splitlines() if line]
+    """The text of a streamed answer, which has to end as one; while a model is loaded it says so in comments."""
+    events = [line.removeprefix("data: ") for line in stream.splitlines() if line and not line.startswith(":")]
     assert events and events[-1] == "[DONE]", stream
     deltas = [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
     return "".join(delta.get("content") or "" for delta in deltas)
