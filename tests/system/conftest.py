@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.system.substrate import container as containers
-from tests.system.substrate import host, owner
+from tests.system.substrate import host, owner, probe_unit
 from tests.system.substrate.container import Container
 from tests.system.substrate.machine import Machine
 from tests.system.substrate.releases import RELEASES, Release
@@ -166,6 +166,7 @@ def onboard(prepared: Workshop, release: Release, steps: Steps) -> Iterator[Onbo
     try:
         nodes = machine.run("ls -l /dev/rknpu /dev/dri/card0 /dev/dri/renderD128")
         owner.add_repository(machine)
+        probe_unit.put(machine)
         with steps.step(f"{release} board: apt install"):
             owner.apt(machine, "install exo-rkllm exo-rkllm-simulator")
         yield Onboard(machine, nodes)

@@ -23,7 +23,11 @@ ATTEMPTS = [name for name in probe_unit.names() if name != "read root's debugfs"
 
 @pytest.fixture(scope="module")
 def report(served: Served) -> Mapping[str, Any]:
-    return probe_unit.report(served.container, walk=True)
+    probe_unit.put(served.container, walk=True)
+    served.container.run("systemctl daemon-reload")
+    found = probe_unit.report(served.container)
+    served.container.run(f"rm {probe_unit.DROP_IN} && systemctl daemon-reload")
+    return found
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 
 from tests.system.conftest import Onboard
 from tests.system.substrate import owner, probe_unit
@@ -148,14 +147,11 @@ def test_loading_it_again_brings_everything_back_without_a_restart(onboard: Onbo
 # ── limits ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_model_beyond_memory_max_is_ended_and_the_daemon_stays(
-    onboard: Onboard, drop_in: Callable[[Computer, str], None]
-) -> None:
+def test_a_model_beyond_memory_max_is_ended_and_the_daemon_stays(onboard: Onboard) -> None:
     machine = onboard.machine
     # Enough for what the daemon expects of the model, so that it is the kernel that says no.
     machine.run("printf '[models]\\nreserve_memory = 0\\n' > /etc/exo-rkllm/conf.d/test.toml")
-    drop_in(machine, "MemoryMax=450M\nMemorySwapMax=0")
-    machine.run(f"systemctl restart {UNIT}", timeout=60)
+    machine.run(f"exo-rkllm config reload; systemctl set-property --runtime {UNIT} MemoryMax=450M MemorySwapMax=0")
     owner.add_model(machine, "huge", f"{FITS} --malloc-bytes 600000000")
     pid = machine.show(UNIT, "MainPID")
     said = machine.run(owner.chat(model="huge"), timeout=60)

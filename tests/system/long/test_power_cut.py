@@ -75,7 +75,7 @@ class Hub:
 
 @pytest.fixture
 def machine(workshop: Workshop, release: Release, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    made = workshop.machine(f"{release} {request.node.name}", workshop.hardware(release))
+    made = workshop.machine(f"{release} {request.node.name}", workshop.hardware(release, flushes=True))
     yield made
     made.discard()
 
@@ -143,7 +143,7 @@ def test_after_a_power_cut_half_a_model_is_no_model(workshop: Workshop, release:
     try:
         hub.hub.add("org/model-rk3588", {"model.rkllm": large(workshop.model("big", BYTES))})
         hub.hub.faults.pause = PAUSE
-        machine = workshop.machine(f"{release} pull", workshop.hardware(release))
+        machine = workshop.machine(f"{release} pull", workshop.hardware(release, flushes=True))
         owner.add_repository(machine)
         install(machine)
         pull = f"HF_ENDPOINT={hub.hub.endpoint} exo-rkllm pull org/model-rk3588 --name big"

@@ -31,6 +31,7 @@ class Hardware:
     megabytes: int = 1024
     parameters: str = "rknpu.misc=1"
     disk_format: str = "raw"
+    flushes: bool = False  # whether what the guest flushes is on the disk: where the power will be cut
     wire: int = 0  # a port for frames: boards with the same one are on one network
     number: int = 0  # the board's place on it
 
@@ -77,7 +78,8 @@ class Machine(Computer):
         return self
 
     def _qemu(self, hardware: Hardware) -> Sequence[str]:
-        disk = f"file={self._disk},if=none,id=disk,format=qcow2,cache=writeback"
+        cache = "writeback" if hardware.flushes else "unsafe"
+        disk = f"file={self._disk},if=none,id=disk,format=qcow2,cache={cache}"
         share = f"file={hardware.share},if=none,id=share,format=raw,readonly=on"
         # `restrict` holds IPv4 back only, and a cluster on this machine's network must not be heard.
         user = f"user,id=user,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:{self._port}-:22"

@@ -1,6 +1,6 @@
 """What a process can do from where it runs: started by the service's own unit, so inside the service's own sandbox.
 
-    ExecStartPost=/usr/bin/python3 -I /srv/probe.py /run/exo-rkllm/probe.json [--walk]
+    ExecReload=/usr/bin/python3 -I /srv/probe.py /run/exo-rkllm/probe.json [--walk]
 
 Run on the computer that is tested, by that release's Python, so it imports the standard library only. Each attempt is
 named and ends as "done" or with what stood in its way.

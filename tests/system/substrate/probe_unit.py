@@ -1,4 +1,4 @@
-"""Puts the probe on a computer, has the service's unit start it, and brings its report."""
+"""Puts the probe on a computer, has the service's unit run it beside the daemon, and brings its report."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ def names() -> list[str]:
     return [*found, *(f"raise capability {number}" for number in (1, 7, 21))]
 
 
-def report(computer: Computer, *, walk: bool = False) -> Mapping[str, Any]:
-    """`walk`: also try every folder, of which there are more than an emulated processor likes."""
+def put(computer: Computer, *, walk: bool = False) -> None:
+    """Into the unit's reload, as what PID 1 learns with its next look at units. `walk`: also try every folder, of which
+    there are more than an emulated processor likes."""
     computer.run(f"mkdir -p $(dirname {PROBE}) $(dirname {DROP_IN}) && cat > {PROBE}", stdin=SOURCE.read_text())
-    line = f"[Service]\nExecStartPost=/usr/bin/python3 -I {PROBE} {TO} {'--walk' if walk else ''}\n"
-    computer.run(f"cat > {DROP_IN} && systemctl daemon-reload && systemctl restart exo-rkllm", stdin=line, timeout=120)
-    try:
-        found: Mapping[str, Any] = json.loads(computer.run(f"cat {TO}"))
-    finally:
-        computer.run(f"rm {DROP_IN} && systemctl daemon-reload && systemctl restart exo-rkllm")
+    line = f"[Service]\nExecReload=/usr/bin/python3 -I {PROBE} {TO} {'--walk' if walk else ''}\n"
+    computer.run(f"cat > {DROP_IN}", stdin=line)
+
+
+def report(computer: Computer) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(
+        computer.run(f"systemctl reload exo-rkllm && cat {TO} && rm {TO}", timeout=120)
+    )
     return found
