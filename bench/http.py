@@ -88,13 +88,15 @@ class Connection:
     """A client that costs next to nothing: it blocks, and bytes are counted, not parsed."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self.socket = socket.create_connection(("127.0.0.1", port))
 
     def ask(self, model: str, content: str, tokens: int) -> Iterator[bytes]:
         """What arrives, as it arrives."""
         messages = [{"role": "user", "content": content}]
         body = json.dumps({"model": model, "messages": messages, "max_tokens": tokens, "stream": True}).encode()
-        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        kind = "Content-Type: application/json"
+        head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(body)}\r\n\r\n"
         self.socket.sendall(head.encode() + body)
         tail = b""
         while not tail.endswith(b"0\r\n\r\n"):
