@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 from tests.system.substrate import container as containers
-from tests.system.substrate import host, owner, probe_unit
+from tests.system.substrate import host, owner
 from tests.system.substrate.container import Container
-from tests.system.substrate.machine import Machine
 from tests.system.substrate.releases import RELEASES, Release
 from tests.system.substrate.steps import Steps
-from tests.system.substrate.workshop import Workshop
+from tests.system.substrate.workshop import Onboard, Workshop
 
 STEPS = pytest.StashKey[Steps]()
 OF_WORKERS = pytest.StashKey[list[str]]()
@@ -88,8 +87,10 @@ def workshop(steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def prepared(request: pytest.FixtureRequest, workshop: Workshop, release: Release) -> Workshop:
     """What this release's tests will need is begun: what containers need first, and boards while those are tested."""
     workshop.amd64(release)
-    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    if any(str(release) in item.name and not IN_CONTAINERS.intersection(item.fixturenames) for item in items):
+    items = [item for item in request.session.items if isinstance(item, pytest.Function) and str(release) in item.name]
+    if any("onboard" in item.fixturenames for item in items):
+        workshop.onboard(release)
+    elif any(not IN_CONTAINERS.intersection(item.fixturenames) for item in items):
         workshop.prepare(release)
     return workshop
 
@@ -152,23 +153,9 @@ def drop_in(request: pytest.FixtureRequest) -> Iterator[Callable[[Container, str
         computer.run(f"rm -r {folder} && systemctl daemon-reload && systemctl restart exo-rkllm")
 
 
-@dataclass(frozen=True, slots=True)
-class Onboard:
-    """A virtual Orange Pi 5 Plus on which the package was just installed."""
-
-    machine: Machine
-    nodes_before: str  # `ls -l` of the device nodes when only Debian was there
-
-
 @pytest.fixture(scope="session")
-def onboard(prepared: Workshop, release: Release, steps: Steps) -> Iterator[Onboard]:
-    machine = prepared.machine(f"{release} board", prepared.hardware(release))
-    try:
-        nodes = machine.run("ls -l /dev/rknpu /dev/dri/card0 /dev/dri/renderD128")
-        owner.add_repository(machine)
-        probe_unit.put(machine)
-        with steps.step(f"{release} board: apt install"):
-            owner.apt(machine, "install exo-rkllm exo-rkllm-simulator")
-        yield Onboard(machine, nodes)
-    finally:
-        machine.discard()
+def onboard(prepared: Workshop, release: Release) -> Iterator[Onboard]:
+    """It was begun with the first test of this release."""
+    found = prepared.onboard(release).result()
+    yield found
+    found.machine.discard()

@@ -17,7 +17,7 @@ OWN = ("/run/exo-rkllm", "/var/lib/exo-rkllm")
 # Empty ones of its own, that go with it.
 PRIVATE = ("/tmp", "/var/tmp", "/dev/shm")
 HARMLESS = {"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx"}
-# In a container there is no debugfs: test_3_board.py has that one.
+# In a container there is no debugfs: test_4_board.py has that one.
 ATTEMPTS = [name for name in probe_unit.names() if name != "read root's debugfs"]
 
 

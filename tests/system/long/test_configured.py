@@ -6,7 +6,7 @@ from tests.system.substrate import owner
 from tests.system.substrate.releases import Release
 from tests.system.substrate.workshop import Workshop
 from tests.system.test_1_service import UNIT, answers
-from tests.system.test_3_board import FITS, LIBRARY, utilization
+from tests.system.test_4_board import FITS, LIBRARY, utilization
 
 
 def test_a_genuinely_configured_debian_serves_the_same(workshop: Workshop, release: Release) -> None:

@@ -6,7 +6,7 @@ from tests.system.substrate import owner
 from tests.system.substrate.container import Container
 from tests.system.substrate.packages import OLDER
 from tests.system.test_1_service import UNIT, answers, warnings
-from tests.system.test_4_packages import OLDER_PACKAGES, installed, set_up
+from tests.system.test_3_packages import OLDER_PACKAGES, installed, set_up
 
 
 def test_a_downgrade_keeps_models_and_settings(container: Container) -> None:

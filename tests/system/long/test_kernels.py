@@ -11,7 +11,7 @@ from tests.system.substrate.machine import Machine
 from tests.system.substrate.releases import NEWER_KERNELS
 from tests.system.substrate.workshop import Workshop
 from tests.system.test_1_service import UNIT, answers
-from tests.system.test_3_board import FITS, LIBRARY, utilization
+from tests.system.test_4_board import FITS, LIBRARY, utilization
 
 
 @pytest.fixture(params=NEWER_KERNELS, ids=str)

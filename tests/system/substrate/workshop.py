@@ -7,11 +7,12 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from simulator import boards, model_file
-from tests.system.substrate import devicetree, disks, initrd, module, packages, roots
+from tests.system.substrate import devicetree, disks, initrd, module, owner, packages, probe_unit, roots
 from tests.system.substrate.container import Container
 from tests.system.substrate.devicetree import PLUS, Board
 from tests.system.substrate.machine import Hardware, Machine
@@ -25,6 +26,14 @@ MODEST = 10
 PROCESSORS, MEGABYTES = 2, 1024
 
 
+@dataclass(frozen=True, slots=True)
+class Onboard:
+    """A virtual Orange Pi 5 Plus on which the package was just installed."""
+
+    machine: Machine
+    nodes_before: str  # `ls -l` of the device nodes when only Debian was there
+
+
 class Workshop:
     def __init__(self, folder: Path, steps: Steps) -> None:
         self.folder = folder
@@ -34,6 +43,9 @@ class Workshop:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+        for job in self._jobs.values():
+            if job.done() and not job.cancelled() and job.exception() is None and isinstance(job.result(), Onboard):
+                job.result().machine.discard()
 
     def _job(self, name: str, work: Callable[[], Thing], *needs: Future[Any]) -> Future[Thing]:
         """Asked for again, the same job. Its time is its own: waiting for what it needs is not in it."""
@@ -102,6 +114,25 @@ class Workshop:
         self.disk(release)
         self.initrd(release)
         self.share()
+
+    def onboard(self, release: Release) -> Future[Onboard]:
+        """Minutes of an emulated processor, in which containers are tested."""
+        needs = self.disk(release), self.initrd(release), self.share()
+
+        def install() -> Onboard:
+            machine = self.machine(f"{release} board", self.hardware(release))
+            try:
+                nodes = machine.run("ls -l /dev/rknpu /dev/dri/card0 /dev/dri/renderD128")
+                owner.add_repository(machine)
+                probe_unit.put(machine)
+                with self._steps.step(f"{release} board: apt install"):
+                    owner.apt(machine, "install exo-rkllm exo-rkllm-simulator")
+            except BaseException:
+                machine.discard()
+                raise
+            return Onboard(machine, nodes)
+
+        return self._job(f"{release} board boots, installs", install, *needs)
 
     def container(self, release: Release) -> Container:
         """A pristine one, with the device tree of an Orange Pi 5 Plus and the repository in /srv/share."""
