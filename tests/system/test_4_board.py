@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import math
 
-from tests.system.conftest import Onboard
 from tests.system.substrate import owner, probe_unit
 from tests.system.substrate.computer import Computer
+from tests.system.substrate.workshop import Onboard
 from tests.system.test_1_service import UNIT, answers, words
 
 LIBRARY = "/usr/lib/exo-rkllm-simulator/1.3.1/librkllmrt.so"
