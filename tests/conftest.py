@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from exo_rkllm.runner import parent
 
 pytest_plugins = ["tests.simulated", "tests.boards"]
 
-# What measures coverage begins in site-packages, which a child does without otherwise.
-if "COVERAGE_PROCESS_CONFIG" in os.environ:
-    parent.FLAGS = ("-I",)
+# What measures coverage in other processes, and the tests that are there for what those do: it makes the start of a
+# process four times as long, and the suite starts thousands.
+MEASURE = "COVERAGE_PROCESS_CONFIG"
+MEASURED = ("tests/cli/", "tests/daemon/", "tests/runner/test_runner.py", "tests/top/")
 
 # How long one example takes says more about the machine's other work than about ours.
 settings.register_profile("here", deadline=None)
@@ -30,7 +32,21 @@ FIRST = (
     "tests/catalogue/test_pull.py",
     "tests/runner/test_faults.py",
     "tests/packaging/test_package.py",
+    "tests/api/test_fuzz.py",
+    "tests/backends/test_servers.py",
 )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Before any fixture of the test starts a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not item.nodeid.startswith(MEASURED):
+            patch.delenv(MEASURE, raising=False)
+        elif MEASURE in os.environ:
+            # It begins in site-packages, which a child does without otherwise.
+            patch.setattr(parent, "FLAGS", ("-I",))
+        return (yield)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

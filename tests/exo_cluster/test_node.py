@@ -107,6 +107,15 @@ async def in_phase(made: Node, phase: Phase, timeout: float = 10.0) -> None:
     await until(there, timeout)
 
 
+async def heard(made: Node) -> None:
+    """Exo has borne everything that was said; one that ends before is thought to have died of it."""
+
+    async def echoed() -> bool:
+        return made.view().unechoed == 0
+
+    await until(echoed, 10)
+
+
 async def test_joining_answering_leaving(exo: Exo, tmp_path: Path) -> None:
     desk = Desk()
     async with board(tmp_path, settings(exo), desk) as made:
@@ -176,6 +185,7 @@ async def test_whatever_breaks_whoever_asked_gets_an_end(exo: Exo, tmp_path: Pat
 async def test_the_link_comes_back_by_itself(exo: Exo, tmp_path: Path) -> None:
     async with board(tmp_path, settings(exo)) as made:
         await in_phase(made, Phase.SERVING)
+        await heard(made)
         await exo.end()
         await in_phase(made, Phase.SEARCHING)
         assert "No exo node answers" in made.view().sentence
