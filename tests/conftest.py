@@ -22,7 +22,7 @@ MEASURED = ("tests/cli/", "tests/daemon/", "tests/runner/test_runner.py", "tests
 settings.register_profile("here", deadline=None)
 settings.load_profile("here")
 
-# Minutes and half minutes come first, so that two workers end at about the same time.
+# Minutes and half minutes come first, so that all workers end at about the same time.
 FIRST = (
     "tests/test_types.py",
     "tests/simulator/test_simulator_walk.py",
