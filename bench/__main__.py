@@ -1,7 +1,7 @@
 """`python -m bench [NAME ...]`: every table of a minute or two, or the named ones.
 
-The tables of the cluster take many minutes and need root, so they are made by name alone: cluster, cluster_fleet,
-cluster_log.
+Made by name alone: peer, which wants another server, and the tables of the cluster, which take many minutes and need
+root: cluster, cluster_fleet, cluster_log.
 """
 
 from __future__ import annotations
