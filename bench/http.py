@@ -34,10 +34,11 @@ from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import Needs
 from simulator.model_file import SimModel, write
 
-ROUNDS = 5
+ROUNDS = 3
 BURST = 50_000
 PACE = 20.0
-PACED = 40
+# Enough that the last one, which comes with the end of the answer, is not the 99th percentile.
+PACED = 120
 FIRSTS = 40
 CONTEXT = 1 << 20
 PATH = "/v1/chat/completions"
