@@ -187,7 +187,7 @@ def run(
         # One value in two groups is one plugin; as an engine it is something else.
         key = (ENGINES if offer.group == ENGINES else "", offer.value)
         with registry.lock:
-            begun = registry.runs.get(key)
+            begun: Run | None = registry.runs.get(key)
             if begun is None:
                 begun = registry.runs[key] = Run(offer, changed)
         begun.thread.join(max(LEAST, ends - time.monotonic()))

@@ -9,14 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exo_rkllm.errors import PluginConflict, PluginInvalid
 from exo_rkllm.plugins.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from exo_rkllm.plugins.loading import Run
-
 
 THREAD = "plugin "
 
@@ -28,7 +24,7 @@ class Registry:
         self.lock = threading.RLock()
         self.modules: dict[str, ModuleType] = {}
         self.native: dict[str, Any] = {}
-        self.runs: dict[tuple[str, str], Run] = {}
+        self.runs: dict[tuple[str, str], Any] = {}  # `Run`s of loading.py, once a process
         self._specs: dict[str, ModelSpec] = {}
         self._by: dict[str, str] = {}
         self._processors: dict[str, Callable[..., Any]] = {}
