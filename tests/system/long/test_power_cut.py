@@ -144,7 +144,7 @@ def test_after_a_power_cut_half_a_model_is_no_model(workshop: Workshop, release:
         machine = workshop.machine(f"{release} pull", workshop.hardware(release, flushes=True))
         owner.add_repository(machine)
         install(machine)
-        pull = f"HF_ENDPOINT={hub.hub.endpoint} exo-rkllm pull org/model-rk3588 --name big"
+        pull = f"env HF_ENDPOINT={hub.hub.endpoint} exo-rkllm pull org/model-rk3588 --name big"
         hub.lend(machine)
         machine.run(f"sync; nohup {pull} {BEHIND}")
         machine.until(point.when, lambda: machine.ask(point.seen).code == 0, 60)
