@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -42,6 +43,8 @@ PACED = 120
 FIRSTS = 40
 CONTEXT = 1 << 20
 PATH = "/v1/chat/completions"
+# A token's text, whatever spaces a server puts into its JSON.
+CLOCK = re.compile(rb'"content": ?" ?([0-9]{6,})')
 
 
 # ── the served side, a process of its own ────────────────────────────────────────────────────────
@@ -89,7 +92,6 @@ class Connection:
     """A client that costs next to nothing: it blocks, and bytes are counted, not parsed."""
 
     def __init__(self, port: int) -> None:
-        self.port = port
         self.socket = socket.create_connection(("127.0.0.1", port))
 
     def ask(self, model: str, content: str, tokens: int) -> Iterator[bytes]:
@@ -172,13 +174,8 @@ def paced() -> list[Row]:
         for _ in connection.ask("paced", "hi", 5):
             pass
         for _ in range(ROUNDS):
-            before = sum_of(helpers)
-            direct.sendall(b"go")
-            delays = [since(direct) for _ in range(PACED)]
-            least.append(Round.of(delays, sum_of(helpers) - before))
-            before = family(pid)
-            delays = list(arrivals(connection.ask("paced", "hi", PACED)))
-            ours.append(Round.of(delays, family(pid) - before))
+            least.append(of_floor(helpers, direct))
+            ours.append(of_server(pid, connection, "paced"))
         with counted(pid, *children(pid)) as calls:
             for _ in connection.ask("paced", "hi", PACED):
                 pass
@@ -199,14 +196,25 @@ def paced() -> list[Row]:
     ]
 
 
+def of_server(pid: int, connection: Connection, model: str) -> Round:
+    before = family(pid)
+    delays = list(arrivals(connection.ask(model, "hi", PACED)))
+    return Round.of(delays, family(pid) - before)
+
+
+def of_floor(helpers: Iterable[int], direct: socket.socket) -> Round:
+    before = sum_of(helpers)
+    direct.sendall(b"go")
+    delays = [since(direct) for _ in range(PACED)]
+    return Round.of(delays, sum_of(helpers) - before)
+
+
 def arrivals(stream: Iterator[bytes]) -> Iterator[float]:
     """Milliseconds since the clock that the simulated library wrote into each token."""
     for data in stream:
         now = time.monotonic_ns()
-        for part in data.split(b'"content":"')[1:]:
-            digits = part.partition(b'"')[0].strip()
-            if digits.isdigit():
-                yield (now - int(digits)) / 1e6
+        for digits in CLOCK.findall(data):
+            yield (now - int(digits)) / 1e6
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -39,6 +39,10 @@ class Sampling:
     mirostat_tau: float | None = None
     mirostat_eta: float | None = None
     seed: int | None = None
+
+    def given(self) -> dict[str, float]:
+        """What is set, by its name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

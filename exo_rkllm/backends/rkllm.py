@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ class RkllmFile(Model):
 
 def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
     """What is set, in the runtime's terms."""
-    values = {name: value for name, value in asdict(wanted).items() if value is not None}
+    values = wanted.given()
     if "seed" in values:
         raise NotSupported(f"{model} runs on librkllmrt, which takes no seed.", "Leave it out.")
     if values.get("temperature") == 0:
@@ -174,9 +173,9 @@ class RkllmEngine(Engine):
             if objection.certain:
                 raise objection.error
         for name, adapter in self._options["loras"].items():
-            if not Path(adapter["path"]).is_file():
+            if not os.access(adapter["path"], os.R_OK):
                 raise ModelNotFound(
-                    f"{adapter['path']}, the file of {self.model.id}'s adapter {name}, does not exist.",
+                    f"{adapter['path']}, the file of {self.model.id}'s adapter {name}, is not there or can't be read.",
                     "Mend loras under [options] in the model's model.toml",
                 )
 

@@ -11,7 +11,7 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
@@ -85,8 +85,8 @@ class Entry(Model):
 
     def asked(self, context: int, sampling: Sampling) -> Entry:
         """The same model with a caller's settings over the card's, where something is set."""
-        wanted = {name: value for name, value in asdict(sampling).items() if value is not None}
-        card = replace(self._card, context=context or self.context, sampling=replace(self.sampling, **wanted))
+        told = replace(self.sampling, **sampling.given())  # type: ignore[arg-type]  # integers stay integers
+        card = replace(self._card, context=context or self.context, sampling=told)
         return Entry(self._folder, card, self._brought)
 
     @property

@@ -7,7 +7,6 @@ import json
 import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -96,7 +95,7 @@ def plain(request: GenerationRequest) -> dict[str, Any]:
         "prompt": request.prompt,
         "tokens": None if request.tokens is None else list(request.tokens),
         "messages": [{"role": one.role, "content": one.content} for one in request.messages] or None,
-        "sampling": {name: value for name, value in asdict(request.sampling).items() if value is not None} or None,
+        "sampling": request.sampling.given() or None,
         "max_tokens": request.max_tokens,
         "thinking": request.thinking,
     }

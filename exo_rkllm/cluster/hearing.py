@@ -14,7 +14,8 @@ from exo_rkllm.cluster.settings import AUTO
 EVERYBODY_SPOKE = 1.2
 # What was not heard for so long is gone.
 FORGET = 30.0
-# What we asked comes back to us by multicast loop: on a slow or busy board after the next round of questions.
+# What we asked comes back to us by multicast loop: on a slow or busy board after the next round of questions, when
+# nobody's answer to it counts any more.
 OUR_OWN = 10.0
 # Nodes and strangers that are remembered: the port is open to everybody.
 NODES, STRANGERS = 64, 16
@@ -95,6 +96,7 @@ class Hearing:
         self._new_nonce = new_nonce
         self._guesses = tuple(digest(guess) for guess in guesses)
         self._questions: dict[bytes, tuple[bytes, float]] = {}  # nonces: the namespace asked for, and when
+        self._round = 0.0
         self._namespace: bytes | None = None if asked == AUTO else digest(asked)
         self._since: float | None = None
         self._torn = False
@@ -128,6 +130,7 @@ class Hearing:
         if self._since is None:
             self._since = now
         self._mend(now)
+        self._round = now
         self._questions = {nonce: asked for nonce, asked in self._questions.items() if now - asked[1] < OUR_OWN}
         wanted = self._guesses if self._namespace is None else (self._namespace,)
         return [] if self._torn else [Ask(self._question(namespace, now)) for namespace in wanted]
@@ -178,7 +181,9 @@ class Hearing:
     def _answer(self, packet: WhatsUp, source: Source, now: float) -> list[Outcome]:
         if packet.nonce not in self._questions or packet.node_id == self._me:
             return []
-        namespace, _ = self._questions[packet.nonce]
+        namespace, asked_at = self._questions[packet.nonce]
+        if asked_at < self._round:
+            return []
         self._note(namespace, source, now)
         if self._namespace is None and not self._torn:
             self._namespace = namespace

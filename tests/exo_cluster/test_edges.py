@@ -69,10 +69,10 @@ def test_a_node_that_answers_is_found_once() -> None:
 def test_stale_answers_our_own_and_those_of_nobody_asked_are_dropped() -> None:
     ear = hearing()
     old = nonce(ear, 0.0)
-    new = nonce(ear, OUR_OWN)
-    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, OUR_OWN) == []
-    assert ear.hear(WhatsUp(new, "me", 52414), HERE, OUR_OWN) == []
-    assert ear.hear(Hello(new, OURS), HERE, OUR_OWN) == []
+    new = nonce(ear, 1.0)
+    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == []
+    assert ear.hear(WhatsUp(new, "me", 52414), HERE, 1.1) == []
+    assert ear.hear(Hello(new, OURS), HERE, 1.1) == []
 
 
 def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
@@ -84,6 +84,8 @@ def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
     assert ear.namespace == ""
     assert not ear.settled(EVERYBODY_SPOKE)
     assert ear.strangers(3.0) == ()
+    ear.questions(OUR_OWN)
+    assert ear.hear(first.hello, THERE, OUR_OWN) != [], "remembered for ever"
 
 
 def test_a_node_that_starts_later_is_asked_once() -> None:

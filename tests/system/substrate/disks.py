@@ -31,7 +31,7 @@ for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub
   fstrim.timer systemd-networkd-wait-online.service; do ln -sf /dev/null "etc/systemd/system/$unit"; done
 # Every look at units starts all of these, which costs an emulated processor seconds; the board has nothing for them.
 mkdir -p etc/systemd/system-generators
-for name in bless-boot cryptsetup debug gpt-auto hibernate-resume integritysetup rc-local run ssh system-update sysv \
+for name in bless-boot cryptsetup debug gpt-auto hibernate-resume integritysetup rc-local run ssh system-update sysv \\
   tpm2 veritysetup; do ln -sf /dev/null "etc/systemd/system-generators/systemd-$name-generator"; done
 if [ -n "$module" ]; then
   install -D -m 644 "$module" "usr/lib/modules/$kernel/updates/rknpu.ko"
