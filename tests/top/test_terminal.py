@@ -41,7 +41,9 @@ def top(root: Path) -> list[str]:
 
 
 def settled(screen: list[str]) -> bool:
-    return any("running" in line and re.search(r"\d\.\d *$", line) for line in screen)
+    """A whole frame: its last line is there, which the terminal gets after the others, and a request has a rate."""
+    drawn = screen[-1].startswith(" q quit")
+    return drawn and any("running" in line and re.search(r"\d\.\d *$", line) for line in screen)
 
 
 @needs_tmux

@@ -123,7 +123,7 @@ class Container(Computer):
         try:
             found = [int(word) for word in children.read_text().split()]
             return next((pid for pid in found if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd"), 0)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # It ended before, or while, it was read.
             return 0
 
     def stop(self) -> None:
