@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from exo_rkllm.backends.adapters import Adapter, adapters_of
 from exo_rkllm.backends.base import (
     JSON,
     Array,
@@ -30,7 +31,7 @@ from exo_rkllm.backends.base import (
 from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.kinds import Kind, Option
 from exo_rkllm.backends.ledger import Ledger
-from exo_rkllm.errors import ExoRkllmError, ModelFileError, ModelNotFound, NotSupported, RunnerLost, UsageError
+from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner.jobs import Job
 from exo_rkllm.runner.parent import Done, Rows, Runner, Started
 from exo_rkllm.runtime import modelfile, values, version
@@ -45,7 +46,7 @@ OPTIONS: Mapping[str, Option] = {
     "cpus": Option(list, [], "CPUs that help the NPU; empty means the big ones"),
     "skip_special_token": Option(bool, True, "leave special tokens out of the text"),
     "ignore_eos_token": Option(bool, False, "go on after the end-of-text token"),
-    "loras": Option(dict, {}, "adapters: name to file"),
+    "loras": Option(dict, {}, "adapters: name to file, or to its path and scale"),
     "prompt_cache": Option(str, "", "a saved prompt to start from"),
     "runtime_template": Option(
         bool, False, "the template inside the .rkllm file, for models that come without tokenizer files"
@@ -131,6 +132,7 @@ class RkllmEngine(Engine):
         library = find(self._host.library)
         release = version.check(library).release
         self._check_file(self.model.path, release)
+        adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"])
         runner, told = await Runner.start(
             self.model.id,
             library,
@@ -143,7 +145,7 @@ class RkllmEngine(Engine):
         self._runner, self._sampled = runner, sampling
         self._ledger, self._history = Ledger(), ()
         try:
-            await self._prepare(runner, told)
+            await self._prepare(runner, told, adapters)
         except BaseException:
             await runner.close()
             raise
@@ -172,12 +174,6 @@ class RkllmEngine(Engine):
         for objection in modelfile.check(modelfile.inspect(path), self._host.platform, release, self.model.context):
             if objection.certain:
                 raise objection.error
-        for name, adapter in self._options["loras"].items():
-            if not os.access(adapter["path"], os.R_OK):
-                raise ModelNotFound(
-                    f"{adapter['path']}, the file of {self.model.id}'s adapter {name}, is not there or can't be read.",
-                    "Mend loras under [options] in the model's model.toml",
-                )
 
     def _load_params(self, path: Path, release: str, sampling: Mapping[str, float]) -> values.LoadParams:
         # The board's choice is for runtimes that take one; the card's is an order, which an old runtime refuses.
@@ -191,13 +187,13 @@ class RkllmEngine(Engine):
             **sampling,  # type: ignore[arg-type]  # integers stay integers
         )
 
-    async def _prepare(self, runner: Runner, told: Mapping[str, Any]) -> None:
+    async def _prepare(self, runner: Runner, told: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
         """What is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
         features = told["supports"]
         if "set_chat_template" in features and not self._options["runtime_template"]:
             await runner.call("set_chat_template", system_prompt="", prefix="", postfix="")
-        for name, adapter in self._options["loras"].items():
-            await runner.call("load_lora", name=name, path=adapter["path"], scale=adapter.get("scale", 1.0))
+        for adapter in adapters:
+            await runner.call("load_lora", **adapter._asdict())
         if self._options["prompt_cache"]:
             await runner.call("load_prompt_cache", path=self._options["prompt_cache"])
         self._keeps_history = self._options["runtime_template"] and "keep_history" in features

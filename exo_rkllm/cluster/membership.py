@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 from exo_rkllm.backends import base
-from exo_rkllm.cluster import clean, drift, messages, offers, reading, shown, worker
+from exo_rkllm.cluster import clean, drift, messages, offers, reading, shown
 from exo_rkllm.cluster.following import SETTLE_LINK, Adopt, Decision, DeclareToken, Follower, Nudge, Probe
 from exo_rkllm.cluster.log import Log
 from exo_rkllm.cluster.messages import (
@@ -42,7 +42,11 @@ from exo_rkllm.cluster.serving import BoardFacts, Servable
 from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.snapshot import ClusterView, Counters, Echoes, Phase
 from exo_rkllm.cluster.suspicion import Suspicion
-from exo_rkllm.cluster.worker import Worker, decide
+from exo_rkllm.cluster.worker import effects as wishes
+from exo_rkllm.cluster.worker import happenings
+from exo_rkllm.cluster.worker.decide import decide
+from exo_rkllm.cluster.worker.judgements import backends
+from exo_rkllm.cluster.worker.state import Worker
 from exo_rkllm.errors import ExoRkllmError
 
 # exo forgets a node that is silent for 30 s; one message in 5 s is plenty (reference 2.5).
@@ -157,13 +161,13 @@ class Membership:
 
     def offered(self, models: Sequence[Servable], now: float) -> list[Effect]:
         self._models = {offers.model_id(model.id): model for model in models}
-        self._decide(worker.Offered(self._models), now)
+        self._decide(happenings.Offered(self._models), now)
         return self._done(now)
 
     def answered(self, answers: Iterable[tuple[str, base.Event | ExoRkllmError]], now: float) -> list[Effect]:
         """What the engines said, by task; pieces that come together travel together."""
         for task_id, event in answers:
-            self._decide(worker.Answered(task_id, event), now)
+            self._decide(happenings.Answered(task_id, event), now)
         return self._done(now)
 
     def interfaces(self, found: tuple[NetworkInterfaceInfo, ...], now: float) -> list[Effect]:
@@ -190,13 +194,13 @@ class Membership:
             if self._follower.session is not None and self._linked:
                 self._adopt(Adopt(self._follower.session, "told to join again"), now)
         else:
-            self._decide(worker.Invited(), now)
+            self._decide(happenings.Invited(), now)
         return self._done(now)
 
     def leave(self, now: float) -> list[Effect]:
         """Say goodbye; `gone` tells when it has been heard."""
         if self.phase is Phase.SERVING:
-            self._decide(worker.Leaving(), now)
+            self._decide(happenings.Leaving(), now)
         if self.phase not in (Phase.OUT, Phase.PASSIVE):
             self.phase = Phase.LEAVING
         return self._done(now)
@@ -233,7 +237,7 @@ class Membership:
                 times.append(self._outbox.deadline)
             if self.phase is not Phase.LEAVING:
                 times.append(self._spoke_at + SIGN_OF_LIFE)
-                times += [given.at + worker.REPEAT for given in self._worker.given if self._worker.serving]
+                times += [given.due for given in self._worker.given if self._worker.serving]
         return min((time for time in times if time is not None), default=None)
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────
@@ -253,7 +257,7 @@ class Membership:
         elif topic == DOWNLOADS:
             command = reading.download_command(message)
             self._differs(topic, message)
-            self._decide(worker.Asked(command), now)
+            self._decide(happenings.Asked(command), now)
 
     def _event(self, event: Logged, message: Mapping[str, Any], now: float) -> None:
         self._tally["events_in"] += 1
@@ -278,7 +282,7 @@ class Membership:
         if isinstance(event, reading.NodeHeard) and event.node_id == self.me:
             self._own_sign(released, now)
         if self.phase in (Phase.SERVING, Phase.LEAVING):
-            self._decide(worker.Applied(event, self._log.behind == 0), now)
+            self._decide(happenings.Applied(event, self._log.behind == 0), now)
 
     def _own_sign(self, released: Logged, now: float) -> None:
         if released.event_id in self._infos:
@@ -386,7 +390,7 @@ class Membership:
         infos: list[GatheredInfo] = [
             messages.MiscData(facts.name),
             messages.StaticNodeInformation(facts.model, facts.chip, facts.os_version, facts.os_build),
-            messages.NodeBackends(worker.backends(self._worker, self._replica)),
+            messages.NodeBackends(backends(self._worker, self._replica)),
         ]
         infos += self._disk()
         infos.append(messages.NodeNetworkInterfaces(self._interfaces))
@@ -412,7 +416,7 @@ class Membership:
     def _caught_up(self, now: float) -> None:
         self.phase = Phase.SERVING
         self._say("info", f"In the exo cluster as {self.facts.name} ({self.me[:8]}).")
-        self._decide(worker.CaughtUp(), now)
+        self._decide(happenings.CaughtUp(), now)
 
     def _keep_going(self, now: float) -> None:
         """Repairs, repeats and signs of life."""
@@ -432,7 +436,7 @@ class Membership:
             self._said += 1
             disk = self._disk() if self._said % 12 == 0 else []
             self._info(disk[0] if disk else messages.MiscData(self.facts.name), now)
-        self._decide(worker.Ticked(), now)
+        self._decide(happenings.Ticked(), now)
 
     # ── being kept out ───────────────────────────────────────────────────────────────────────────
 
@@ -476,40 +480,40 @@ class Membership:
             )
 
     def _halt_all(self) -> None:
-        self._effects += [Halt(job.task.id) for job in worker.busy_jobs(self._worker)]
+        self._effects += [Halt(job.task.id) for job in self._worker.busy_jobs()]
 
     # ── the worker's wishes ──────────────────────────────────────────────────────────────────────
 
-    def _decide(self, happening: worker.Happening, now: float) -> None:
+    def _decide(self, happening: happenings.Happening, now: float) -> None:
         self._worker, effects = decide(self._worker, happening, self._replica, now, self._sources.new_id)
         for effect in effects:
             self._carry_out(effect, now)
 
-    def _carry_out(self, effect: worker.Effect, now: float) -> None:
+    def _carry_out(self, effect: wishes.Effect, now: float) -> None:
         new_id = self._sources.new_id
         match effect:
-            case worker.Say(command_id, chunk):
+            case wishes.Say(command_id, chunk):
                 self._tell(ChunkGenerated(new_id(), command_id, chunk))
-            case worker.Runner(runner_id, status):
+            case wishes.Runner(runner_id, status):
                 self._tell(RunnerStatusUpdated(new_id(), runner_id, status))
-            case worker.Moved(task_id, status):
+            case wishes.Moved(task_id, status):
                 self._tell(TaskStatusUpdated(new_id(), task_id, status))
-            case worker.Report(progress):
+            case wishes.Report(progress):
                 self._tell(NodeDownloadProgress(new_id(), progress))
-            case worker.Order(command):
+            case wishes.Order(command):
                 self._command(command, now)
-            case worker.Begin(task, model):
+            case wishes.Begin(task, model):
                 self._tally["tasks"] += 1
                 self._effects.append(Begin(task, model))
-            case worker.Halt(task_id, command_id):
+            case wishes.Halt(task_id, command_id):
                 if self._outbox is not None:
                     self._outbox.drop_chunks(command_id)
                 self._effects.append(Halt(task_id))
-            case worker.Load(model):
+            case wishes.Load(model):
                 self._effects.append(Load(model))
-            case worker.Introduce():
+            case wishes.Introduce():
                 self._introduce(now)
-            case worker.Tell(level, sentence):
+            case wishes.Tell(level, sentence):
                 self._say(level, sentence)
 
     # ── what goes out ────────────────────────────────────────────────────────────────────────────
@@ -594,7 +598,7 @@ class Membership:
             session_age=now - self._session_since if session else 0.0,
             nodes=shown.nodes(self._replica, self.me, master),
             instances=shown.instances(self._replica, self.me),
-            tasks=sum(1 for _ in worker.busy_jobs(self._worker)),
+            tasks=sum(1 for _ in self._worker.busy_jobs()),
             log_index=self._log.base - 1,
             lag=self._log.behind,
             unechoed=self._outbox.unechoed if self._outbox else 0,

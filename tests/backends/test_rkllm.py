@@ -120,6 +120,25 @@ async def test_a_missing_adapter_is_named_before_the_model_is_loaded(
             pass
 
 
+@pytest.mark.parametrize("value", [{"scale": 0.5}, {"path": "a.rkllm", "scale": "much"}, 7, ["a.rkllm"]])
+async def test_an_adapter_of_another_shape_is_refused(
+    opened: Callable[..., Any], make_model: Callable[..., Path], value: JSON
+) -> None:
+    with pytest.raises(UsageError, match=r"'s adapter odd is neither a file nor a table of path and scale\."):
+        async with opened(make_model(), {"loras": {"odd": value}}):
+            pass
+
+
+async def test_an_adapter_may_be_a_file_beside_the_model(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    lora = make_model(file="pirate_lora.rkllm", reply="Arr, {user}")
+    model = make_model(reply="Hello {user}", template="none")
+    assert lora.parent == model.parent
+    async with opened(model, {"loras": {"pirate": lora.name}}) as engine:
+        assert (await ask(engine, "you", lora="pirate"))[0] == "Arr, you"
+
+
 async def test_a_missing_prompt_cache_ends_the_load(
     opened: Callable[..., Any], make_model: Callable[..., Path]
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from exo_rkllm.backends.base import Finish, Piece, Progress, Timings, Usage
-from exo_rkllm.cluster import offers, reading, worker
+from exo_rkllm.cluster import offers, reading
 from exo_rkllm.cluster.messages import (
     AddCustomModelCard,
     CreateInstance,
@@ -35,29 +35,33 @@ from exo_rkllm.cluster.reading import Instance, NodeFacts, Task
 from exo_rkllm.cluster.replica import Replica
 from exo_rkllm.cluster.serving import Servable
 from exo_rkllm.cluster.settings import Placement
-from exo_rkllm.cluster.worker import (
-    Answered,
-    Applied,
-    Asked,
+from exo_rkllm.cluster.worker.decide import decide
+from exo_rkllm.cluster.worker.effects import (
     Begin,
-    CaughtUp,
     Effect,
     Halt,
     Introduce,
-    Invited,
-    Leaving,
     Load,
     Moved,
-    Offered,
     Order,
     Report,
     Runner,
     Say,
     Tell,
-    Ticked,
-    Worker,
-    decide,
 )
+from exo_rkllm.cluster.worker.happenings import (
+    Answered,
+    Applied,
+    Asked,
+    CaughtUp,
+    Happening,
+    Invited,
+    Leaving,
+    Offered,
+    Ticked,
+)
+from exo_rkllm.cluster.worker.judgements import backends
+from exo_rkllm.cluster.worker.state import Worker
 from exo_rkllm.errors import RunError
 from tests.exo_cluster.desk import MODEL
 
@@ -82,7 +86,7 @@ class Play:
         self.replica.apply(reading.NodeHeard(ME, NodeFacts()))
         self.worker = Worker(ME, "opi5", self.placement, self.models)
 
-    def on(self, happening: worker.Happening) -> list[Effect]:
+    def on(self, happening: Happening) -> list[Effect]:
         self.worker, self.effects = decide(self.worker, happening, self.replica, self.now, self.new_id)
         return self.effects
 
@@ -465,7 +469,7 @@ def test_launched_from_the_dashboard() -> None:
 def test_beside_cuda_nodes_the_dashboard_needs_another_backend() -> None:
     play = Play(placement="dashboard")
     play.replica.apply(reading.NodeHeard("gpu", NodeFacts(backends=("MlxCpu", "MlxCuda"))))
-    assert worker.backends(play.worker, play.replica) == ("MlxCpu",)
+    assert backends(play.worker, play.replica) == ("MlxCpu",)
 
 
 def test_leaving_tells_everybody() -> None:

@@ -1,13 +1,10 @@
-"""What a worker of the cluster does, decided without a network: (worker, what happened) -> (worker, effects).
-
-The replica is what the cluster says, the worker what this board is doing about it; `settle` brings one to the other.
-"""
+"""One decision in the making: the worker as it changes, and the effects as they gather."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from exo_rkllm.backends import base
 from exo_rkllm.cluster import chunks, clean, messages, offers, reading
@@ -16,7 +13,6 @@ from exo_rkllm.cluster.messages import (
     Chunk,
     CreateInstance,
     DeleteInstance,
-    DownloadProgress,
     ErrorChunk,
     ImageChunk,
     ModelCard,
@@ -36,143 +32,39 @@ from exo_rkllm.cluster.messages import (
 from exo_rkllm.cluster.reading import Instance, Task
 from exo_rkllm.cluster.replica import Replica
 from exo_rkllm.cluster.serving import Servable
-from exo_rkllm.cluster.settings import Placement
+from exo_rkllm.cluster.worker.effects import (
+    Begin,
+    Command,
+    Effect,
+    Halt,
+    Load,
+    Moved,
+    Order,
+    Report,
+    Runner,
+    Say,
+    Tell,
+)
+from exo_rkllm.cluster.worker.judgements import (
+    backends,
+    completed,
+    creates,
+    done,
+    is_card,
+    objection,
+    pending,
+    status_of,
+)
+from exo_rkllm.cluster.worker.state import Given, Job, Seat, Worker
 from exo_rkllm.errors import ExoRkllmError
 
-# Commands have no echo of their own: one whose result does not show is given again.
-REPEAT = 5.0
-
 TEXT, IMAGE = "TextGeneration", ("ImageGeneration", "ImageEdits")
-
-
-# ── what the worker wants done ───────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Runner:
-    runner_id: str
-    status: RunnerStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    task_id: str
-    status: Literal["Running", "Complete", "Failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """A chunk for the one who asked."""
-
-    command_id: str
-    chunk: Chunk
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    progress: DownloadProgress
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    command: AddCustomModelCard | CreateInstance | DeleteInstance
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Put a task into the board's queue."""
-
-    task: Task
-    model: str  # its name in the catalogue
-
-
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """Stop a task at once; nothing that it has left to say may go out."""
-
-    task_id: str
-    command_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class Introduce:
-    """Tell the cluster again who we are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """A line for the operator."""
-
-    level: Literal["info", "warning", "error"]
-    sentence: str
-
-
-Effect: TypeAlias = Runner | Moved | Say | Report | Order | Begin | Halt | Load | Introduce | Tell
-
-
-# ── what it knows ────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """Our side of one instance: its runner, and what was last said of it."""
-
-    instance_id: str
-    runner_id: str
-    model_id: str
-    said: RunnerStatus | None = None
-    refused: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One task in the board's queue. `over` waits for the log to say so too."""
-
-    task: Task
-    model_id: str
-    phase: Literal["queued", "running", "over"] = "queued"
-    thinking: int = 0
-    calls: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A command whose result has not been seen yet."""
-
-    command: AddCustomModelCard | CreateInstance | DeleteInstance
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    me: str
-    name: str
-    placement: Placement = "own"
-    models: Mapping[str, Servable] = field(default_factory=dict)  # by the cluster's id of the model
-    serving: bool = False
-    seats: Mapping[str, Seat] = field(default_factory=dict)  # by instance
-    jobs: Mapping[str, Job] = field(default_factory=dict)  # by task
-    given: tuple[Given, ...] = ()
-    reported: frozenset[str] = frozenset()  # models whose files the cluster was told of
-    carded: Mapping[str, ModelCard] = field(default_factory=dict)  # as this session was told
-    withdrawn: frozenset[str] = frozenset()  # models whose instance somebody deleted: not offered again unasked
-    deleting: frozenset[str] = frozenset()  # instances that we delete ourselves
-    unsettled: bool = False  # something changed while the replica was known to be behind
-
-    def busy(self, instance_id: str) -> bool:
-        return any(job.task.instance_id == instance_id and job.phase == "running" for job in self.jobs.values())
-
 
 NewId: TypeAlias = Callable[[], str]
 
 
 @dataclass(slots=True)
-class _Turn:
+class Turn:
     """One decision in the making."""
 
     worker: Worker
@@ -200,7 +92,7 @@ class _Turn:
 
     # ── what goes out ──
 
-    def order(self, command: AddCustomModelCard | CreateInstance | DeleteInstance) -> None:
+    def order(self, command: Command) -> None:
         self.change(given=(*self.worker.given, Given(command, self.now)))
         if isinstance(command, DeleteInstance):
             self.change(deleting=self.worker.deleting | {command.instance_id})
@@ -256,14 +148,14 @@ class _Turn:
             or self.replica.offered_elsewhere(model_id)
         ):
             return False
-        return not any(_is_card(given, model_id) for given in self.worker.given)
+        return not any(is_card(given, model_id) for given in self.worker.given)
 
     def want_instance(self, model_id: str, model: Servable, card: ModelCard) -> None:
         if self.worker.placement != "own" or model_id in self.worker.withdrawn or model.state == "failed":
             return
         if any(instance.model_id == model_id and not self._refused(instance) for instance in self.replica.mine()):
             return
-        if any(_creates(given, model_id) for given in self.worker.given):
+        if any(creates(given, model_id) for given in self.worker.given):
             return
         self.order(CreateInstance(self.new_id(), offers.instance(card, self.worker.me, self.new_id(), self.new_id())))
 
@@ -291,7 +183,7 @@ class _Turn:
         self.show()
 
     def drop_results_seen(self) -> None:
-        kept = tuple(given for given in self.worker.given if not _done(given, self.replica))
+        kept = tuple(given for given in self.worker.given if not done(given, self.replica))
         if kept != self.worker.given:
             self.change(given=kept)
         gone = self.worker.deleting - self.replica.instances.keys()
@@ -491,182 +383,6 @@ class _Turn:
         self.change(serving=False, jobs={}, seats={})
 
     def repeat(self) -> None:
-        again = tuple(
-            replace(given, at=self.now) if self.now >= given.at + REPEAT else given for given in self.worker.given
-        )
+        again = tuple(replace(given, at=self.now) if self.now >= given.due else given for given in self.worker.given)
         self.effects += [Order(new.command) for old, new in zip(self.worker.given, again, strict=True) if old != new]
         self.change(given=again)
-
-
-# ── small judgements ─────────────────────────────────────────────────────────────────────────────
-
-
-def backends(worker: Worker, replica: Replica) -> tuple[str, ...]:
-    """None where we place ourselves; otherwise the one that leaves other nodes' placement alone (reference 4)."""
-    if worker.placement == "own":
-        return ()
-    taken = any("MlxCuda" in (facts.backends or ()) for node, facts in replica.nodes.items() if node != worker.me)
-    return ("MlxCpu",) if taken else ("MlxCuda",)
-
-
-def objection(worker: Worker, instance: Instance) -> str:
-    """Why this instance is not for us; empty if it is."""
-    if len(instance.runners) > 1 or len(instance.node_to_runner) > 1:
-        return f"{worker.name} takes whole models only, no share of one."
-    model = worker.models.get(instance.model_id)
-    if model is None:
-        return f"{worker.name} runs its own .rkllm models only, and {instance.model_id} is none of them."
-    return clean.text(model.problem) or f"{instance.model_id} cannot be loaded." if model.state == "failed" else ""
-
-
-def status_of(model: Servable, *, busy: bool) -> RunnerStatus:
-    match model.state:
-        case "loading":
-            total = max(1, model.layers)
-            return RunnerLoading(int(min(1.0, max(0.0, clean.number(model.progress) or 0.0)) * total), total)
-        case "warming":
-            return RunnerWarmingUp()
-        case "failed":
-            return RunnerFailed(clean.text(model.problem))
-        case "ready":
-            return RunnerRunning() if busy else RunnerReady()
-        case _:
-            # an answer that runs knows better than a list of models that is a moment old
-            return RunnerRunning() if busy else RunnerIdle()
-
-
-def completed(me: str, model: Servable, card: ModelCard) -> DownloadProgress:
-    return messages.DownloadCompleted(me, offers.shard(card), clean.text(model.folder), card.storage_size)
-
-
-def pending(me: str, model: Servable, card: ModelCard) -> DownloadProgress:
-    nothing = messages.Memory(0)
-    return messages.DownloadPending(me, offers.shard(card), clean.text(model.folder), nothing, nothing)
-
-
-def _is_card(given: Given, model_id: str) -> bool:
-    return isinstance(given.command, AddCustomModelCard) and given.command.model_card.model_id == model_id
-
-
-def _creates(given: Given, model_id: str) -> bool:
-    command = given.command
-    return isinstance(command, CreateInstance) and command.instance.shard_assignments.model_id == model_id
-
-
-def _done(given: Given, replica: Replica) -> bool:
-    match given.command:
-        case AddCustomModelCard():
-            return False  # told by the event, see `_applied`: the card may be another board's a moment later
-        case CreateInstance(instance=instance):
-            model = instance.shard_assignments.model_id
-            return any(one.id == instance.instance_id or one.model_id == model for one in replica.mine())
-        case DeleteInstance(instance_id=instance_id):
-            return instance_id not in replica.instances
-
-
-# ── what may happen ──────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class CaughtUp:
-    """The replica holds all that the log had when we came."""
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """The replica has just taken in this event; `fresh` unless more are known to be missing."""
-
-    event: reading.Event
-    fresh: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    models: Mapping[str, Servable]
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    task_id: str
-    event: base.Event | ExoRkllmError
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    command: reading.DownloadCommand
-
-
-@dataclass(frozen=True, slots=True)
-class Invited:
-    """Somebody on this board wants withdrawn models offered again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticked:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    pass
-
-
-Happening: TypeAlias = CaughtUp | Applied | Offered | Answered | Asked | Invited | Ticked | Leaving
-
-
-def decide(
-    worker: Worker, happening: Happening, replica: Replica, now: float, new_id: NewId
-) -> tuple[Worker, list[Effect]]:
-    turn = _Turn(worker, replica, now, new_id)
-    match happening:
-        case CaughtUp():
-            turn.change(serving=True)
-            turn.announce(first=True)
-            turn.settle()
-        case Applied(event, fresh):
-            _applied(turn, event, fresh=fresh)
-        case Offered(models):
-            turn.offered(models)
-        case Answered(task_id, event):
-            turn.engine(task_id, event)
-        case Asked(command) if worker.serving:
-            turn.asked(command)
-        case Invited() if worker.serving:
-            turn.change(withdrawn=frozenset())
-            turn.announce()
-        case Ticked() if worker.serving:
-            turn.repeat()
-        case Leaving() if worker.serving:
-            turn.leave()
-    return turn.worker, turn.effects
-
-
-def _applied(turn: _Turn, event: reading.Event, *, fresh: bool) -> None:
-    if not turn.worker.serving:
-        return
-    idle = isinstance(event, reading.Other | reading.NodeHeard | reading.RunnerMoved | reading.ImageArrived)
-    if idle and not (fresh and turn.worker.unsettled):
-        return
-    match event:
-        case reading.NodeTimedOut(node) if node == turn.worker.me:
-            turn.effects.append(
-                Tell("warning", "The exo cluster took this board for dead; it introduces itself again.")
-            )
-            turn.effects.append(Introduce())
-            turn.change(reported=frozenset())
-        case reading.InstanceDeleted(instance_id):
-            turn.withdraw(instance_id)
-        case reading.CardAdded(model_id):
-            turn.change(given=tuple(given for given in turn.worker.given if not _is_card(given, model_id)))
-    if not fresh:
-        turn.change(unsettled=True)
-        return
-    turn.settle()
-    if turn.worker.unsettled or isinstance(event, reading.InstanceDeleted | reading.NodeTimedOut):
-        turn.change(unsettled=False)
-        turn.announce()
-
-
-def busy_jobs(worker: Worker) -> Iterator[Job]:
-    """Tasks that the board has in hand."""
-    return (job for job in worker.jobs.values() if job.phase != "over")
