@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -54,16 +54,28 @@ class ChatClient:
     async def get(self, path: str, *, root: bool = False) -> dict[str, Any]:
         """Of the API, or of the server's own root, where llama.cpp has its health and properties."""
         url = (self._base.removesuffix("/v1") if root else self._base) + path
-        try:
-            async with self._session.get(url, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise await self._refusal(response)
+        async with self._asked("GET", url) as response:
+            if response.status != 200:
+                raise await self._refusal(response)
+            try:
                 value = json.loads(await whole(response))
+            except ValueError:
+                raise LoadError(f"{self.who} answers {path} with something that is no JSON.", f"curl {url}") from None
+        return value if isinstance(value, dict) else {}
+
+    async def knock(self) -> None:
+        """Is the key taken? An empty question tells; the list of models does not, llama.cpp shows it to everybody."""
+        async with self._asked("POST", self._base + "/chat/completions", json={}) as response:
+            if response.status in (401, 403):
+                raise await self._refusal(response)
+
+    @asynccontextmanager
+    async def _asked(self, method: str, url: str, **sent: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        try:
+            async with self._session.request(method, url, allow_redirects=False, **sent) as response:
+                yield response
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise LoadError(f"{self.who} does not answer: {reason(error)}.", f"curl {url}") from None
-        except ValueError:
-            raise LoadError(f"{self.who} answers {path} with something that is no JSON.", f"curl {url}") from None
-        return value if isinstance(value, dict) else {}
 
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -55,6 +55,7 @@ class OpenAIEngine(Engine):
             listed = (await self._client.get("/models")).get("data")
             rows = [row for row in listed or () if isinstance(row, dict) and isinstance(row.get("id"), str)]
             self._choose(rows)
+            await self._client.knock()
         except BaseException:
             await self.close()
             raise

@@ -39,11 +39,11 @@ def gguf(tmp_path: Path) -> Callable[..., Entry]:
 
 @pytest_asyncio.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """`await serve(context=64, key="secret")` is the card of a model on a server like vLLM's."""
+    """`await serve(context=64, key="secret")` is the card of a model on a server like vLLM's, or else llama.cpp's."""
     runners: list[web.AppRunner] = []
 
-    async def start(context: int = 4096, key: str = "", more: int = 0, **options: Any) -> Entry:
-        server = Server("far/model", context, key, vllm=True)
+    async def start(context: int = 4096, key: str = "", more: int = 0, *, vllm: bool = True, **options: Any) -> Entry:
+        server = Server("far/model", context, key, vllm=vllm)
         server.more = more
         runner = web.AppRunner(application(server), shutdown_timeout=0.1)
         await runner.setup()

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 KEY: web.AppKey[str] = web.AppKey("key", str)
+PUBLIC: web.AppKey[tuple[str, ...]] = web.AppKey("public", tuple)
 
 
 def words(text: str) -> list[str]:
@@ -45,6 +46,8 @@ class Server:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
+        if not asked.keys() & {"messages", "prompt"}:
+            return web.json_response({"error": {"message": "'messages' is required"}}, status=400)
         if "messages" in asked:
             content = asked["messages"][-1]["content"]
             question = content if isinstance(content, str) else content[0]["text"]
@@ -131,8 +134,8 @@ class Server:
 
 @web.middleware
 async def keyed(request: web.Request, handler: Any) -> web.StreamResponse:
-    key = request.app[KEY]
-    if key and request.path != "/health" and request.headers.get("Authorization") != f"Bearer {key}":
+    key, public = request.app[KEY], request.app[PUBLIC]
+    if key and request.path not in public and request.headers.get("Authorization") != f"Bearer {key}":
         return web.json_response({"error": {"message": "Invalid API Key"}}, status=401)
     answered: web.StreamResponse = await handler(request)
     return answered
@@ -141,6 +144,8 @@ async def keyed(request: web.Request, handler: Any) -> web.StreamResponse:
 def application(server: Server) -> web.Application:
     app = web.Application(middlewares=[keyed])
     app[KEY] = server.key
+    # llama.cpp's shows the list of models to everybody, vLLM's does not.
+    app[PUBLIC] = ("/health",) if server.vllm else ("/health", "/v1/models")
     app.add_routes(
         [
             web.get("/health", server.health),

@@ -181,18 +181,21 @@ async def test_a_list_of_models_longer_than_a_packet(serve: Serve) -> None:
 # ── a server somewhere ───────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_key_comes_from_a_file_and_a_wrong_one_is_said(serve: Serve, tmp_path: Path) -> None:
+@pytest.mark.parametrize("vllm", [True, False])
+async def test_the_key_comes_from_a_file_and_a_wrong_one_is_said_at_load(
+    serve: Serve, tmp_path: Path, vllm: bool
+) -> None:
     (tmp_path / "key").write_text("secret\n")
-    engine = await loaded(await _keyed(serve, tmp_path / "key"))
+    engine = await loaded(await _keyed(serve, tmp_path / "key", vllm=vllm))
     assert await answer(engine, "hello") == "hello"
     await engine.close()
     (tmp_path / "key").write_text("wrong")
     with pytest.raises(LoadError, match="refuses the key: Invalid API Key"):
-        await loaded(await _keyed(serve, tmp_path / "key"))
+        await loaded(await _keyed(serve, tmp_path / "key", vllm=vllm))
 
 
-async def _keyed(serve: Serve, path: Path) -> Entry:
-    entry = await serve(key="secret")
+async def _keyed(serve: Serve, path: Path, *, vllm: bool) -> Entry:
+    entry = await serve(key="secret", vllm=vllm)
     entry.card.options["key"] = str(path)
     found: Entry = entry
     return found
