@@ -219,14 +219,16 @@ class RkllmEngine(Engine):
         return None if self._runner is None else self._runner.pid
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        asked = time.monotonic()
+        asked, load = time.monotonic(), 0.0
         # Dispatch gives one run at a time; others may not, and no load may come into a run.
         async with self._turn if self._reloads else nullcontext():
             if self._reloads:
                 await self._settle_swap()
                 if (sampling := self._wanted(request.sampling)) != self._sampled:
                     yield Progress("loading")
+                    began = time.monotonic()
                     await self._reload(sampling)
+                    load = time.monotonic() - began
             runner = self._loaded()
             job = self._job(request)
             started = time.monotonic()
@@ -246,7 +248,7 @@ class RkllmEngine(Engine):
                             yield Array(request.output, event.rows, event.width, event.data)
                         else:
                             self._remember(request, "".join(answer), event)
-                            yield self._finish(job, event, "".join(answer), started - asked)
+                            yield self._finish(job, event, "".join(answer), started - asked - load, load)
             finally:
                 del self._numbers[request.id]
                 await run.aclose()
@@ -308,7 +310,7 @@ class RkllmEngine(Engine):
         else:
             self._history = (*request.messages, Message("assistant", answer))
 
-    def _finish(self, job: Job, done: Done, answer: str, queued: float) -> Finish:
+    def _finish(self, job: Job, done: Done, answer: str, queued: float, load: float) -> Finish:
         figures = done.figures
         completion = figures.get("sent", 0)
         usage = self._usage(job, figures.get("prefill_tokens"), completion)
@@ -319,6 +321,7 @@ class RkllmEngine(Engine):
             usage,
             Timings(
                 queued=queued,
+                load=load,
                 prefill=figures.get("prefill_ms", 0.0) / 1000,
                 decode=figures.get("generate_ms", 0.0) / 1000,
             ),

@@ -112,7 +112,8 @@ class Job:
         started = now if self.started is None else self.started
         self.took = now - started
         queued = started - self.asked - self.load + finish.timings.queued
-        self.finish = replace(finish, timings=replace(finish.timings, queued=queued, load=self.load))
+        load = self.load + finish.timings.load
+        self.finish = replace(finish, timings=replace(finish.timings, queued=queued, load=load))
         return self.finish
 
     def account(self, now: float) -> Answered:

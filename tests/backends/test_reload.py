@@ -55,6 +55,16 @@ async def test_each_request_is_sampled_as_it_asked(
         lost.cancel()
 
 
+async def test_loading_again_is_told_apart_from_waiting(reloading: Opened, make_model: Callable[..., Path]) -> None:
+    async with reloading(make_model(reply=DICE, template="none", load_seconds=0.5)) as engine:
+        first, second = (await heard(engine, HOT))[-1], (await heard(engine, HOT))[-1]
+        assert isinstance(first, Finish)
+        assert isinstance(second, Finish)
+        assert first.timings.load >= 0.5
+        assert 0 <= first.timings.queued < first.timings.load
+        assert second.timings.load == 0
+
+
 async def test_requests_at_once_wait_for_one_another(reloading: Opened, make_model: Callable[..., Path]) -> None:
     async with reloading(make_model(reply=DICE, template="none")) as engine:
         cold, hot, again = await asyncio.gather(*(heard(engine, one) for one in (COLD, HOT, Sampling())))
