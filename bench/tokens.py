@@ -6,6 +6,8 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bench.rig import engine
 from bench.rounds import Round, since, stamp
@@ -49,15 +51,17 @@ async def burst() -> list[Row]:
 
 
 async def paced() -> list[Row]:
-    """Each round beside one of the floor, since a machine's wake-ups cost twice as much from one minute to the next."""
+    """Each round beside its floors, since a machine's wake-ups cost twice as much from one minute to the next."""
     ours: list[Round] = []
     floor: list[Round] = []
+    looped: list[Round] = []
     sleeps, sizes = [], []
     async with engine(tokens_per_second=PACE) as loaded:
         await listen(loaded, 5)
         for _ in range(ROUNDS):
             sleeps.append(bare_sleep(PACED // 2))
-            floor.append(byte_through_socket(PACED))
+            floor.append(stamp_through_socket(PACED))
+            looped.append(await stamp_through_loop(PACED))
             before = both(loaded)
             delays, _ = await listen(loaded, PACED)
             ours.append(Round.of(delays, both(loaded) - before))
@@ -69,12 +73,14 @@ async def paced() -> list[Row]:
             Row("added, median", "ms", [one.median for one in ours], "0.05"),
             Row("  the floor's", "ms", [one.median for one in floor]),
             Row("  ours over it", "times", [one.median / least.median for one, least in pairs]),
+            Row("  asyncio's own", "ms", [one.median for one in looped]),
             Row("added, 99th percentile", "ms", [one.tail for one in ours], "0.25"),
             Row("  the floor's", "ms", [one.tail for one in floor]),
             Row("  ours over it", "times", [one.tail / least.tail for one, least in pairs]),
             Row("CPU a token, parent and child", "µs", [one.cpu for one in ours], "40"),
             Row("  the floor's", "µs", [one.cpu for one in floor]),
             Row("  ours over it", "times", [one.cpu / least.cpu for one, least in pairs]),
+            Row("  asyncio's own", "µs", [one.cpu for one in looped]),
             Row("  a sleep and nothing else", "µs", sleeps),
             Row("wake-ups a token, parent and child", "", [one.wakeups for one in ours], "2"),
             Row("  the floor's", "", [one.wakeups for one in floor]),
@@ -91,23 +97,46 @@ def bare_sleep(count: int) -> float:
     return (used(os.getpid()) - before).cpu / count * 1e6
 
 
-def byte_through_socket(count: int) -> Round:
+def stamp_through_socket(count: int) -> Round:
     """The floor: a process that writes its clock into a socket in the same rhythm, and another that blocks in recv."""
+    with stamping(count) as (sock, pid):
+        before = used(os.getpid()) + used(pid)
+        delays = [since(sock) for _ in range(count)]
+        return Round.of(delays, used(os.getpid()) + used(pid) - before)
+
+
+async def stamp_through_loop(count: int) -> Round:
+    """The same, read by a callback of the loop that does nothing else: what is asyncio's, and what is ours."""
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    delays: list[float] = []
+    with stamping(count) as (sock, pid):
+
+        def on_readable() -> None:
+            delays.append(since(sock))
+            if len(delays) == count:
+                loop.remove_reader(sock)
+                over.set()
+
+        before = used(os.getpid()) + used(pid)
+        loop.add_reader(sock, on_readable)
+        await over.wait()
+        return Round.of(delays, used(os.getpid()) + used(pid) - before)
+
+
+@contextmanager
+def stamping(count: int) -> Iterator[tuple[socket.socket, int]]:
+    """A process that sends its clock as often, and no more than that; the socket to hear it by, and its number."""
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         for _ in range(count):
             time.sleep(1 / PACE)
             theirs.send(stamp())
-        time.sleep(0.2)
+        time.sleep(0.2)  # so that whoever counts still finds it
         os._exit(0)
-    before = used(os.getpid()) + used(pid)
-    delays = [since(ours) for _ in range(count)]
-    spent = used(os.getpid()) + used(pid) - before
+    with ours, theirs:
+        yield ours, pid
     os.waitpid(pid, 0)
-    ours.close()
-    theirs.close()
-    return Round.of(delays, spent)
 
 
 def child(loaded: RkllmEngine) -> int:

@@ -107,6 +107,8 @@ class Machine(Computer):
                 raise host.Broken(f"qemu ended: {(self._folder / 'qemu.log').read_text()}\n{self.console[-3000:]}")
             if " login:" in self.console and self._reachable():
                 self.run("mkdir -p /srv/share && mountpoint -q /srv/share || mount -o ro /dev/vdb /srv/share")
+                # ssh answers before everything has been started.
+                self.ask("systemctl is-system-running --wait", timeout=BOOT)
                 return
             time.sleep(0.2)
         raise host.Broken(f"{self.name} does not boot:\n{self.console[-4000:]}")
