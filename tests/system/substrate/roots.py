@@ -60,6 +60,13 @@ def kernel(root: Path) -> str:
     return version
 
 
+def image(root: Path) -> Path:
+    """Debian's kernels lie in /boot, the newest (7.3) beside their modules."""
+    version = kernel(root)
+    found = root / "boot" / f"vmlinuz-{version}", root / "usr/lib/modules" / version / "vmlinuz"
+    return next(path for path in found if path.exists())
+
+
 # ── amd64 ────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -147,7 +147,7 @@ class Workshop:
         root = self.arm64(release, configured=configured).result()
         size = {"processors": more.get("processors", PROCESSORS), "megabytes": more.get("megabytes", MEGABYTES)}
         return Hardware(
-            kernel=root / "boot" / f"vmlinuz-{roots.kernel(root)}",
+            kernel=roots.image(root),
             initrd=self.initrd(release, configured=configured).result(),
             disk=self.disk(release, configured=configured).result(),
             tree=devicetree.write(board, self.folder, **size),
