@@ -37,6 +37,16 @@ NO_DRIVERS = tuple(
         "drivers/iio",
     )
 )
+# The kernel is told for so long that qemu-user runs arm64's programs, unless it knows.
+FOREIGN = """
+table=/proc/sys/fs/binfmt_misc
+mount -t binfmt_misc binfmt_misc $table
+if ! test -e $table/qemu-aarch64; then
+  cat /usr/lib/binfmt.d/qemu-aarch64*.conf > $table/register
+  trap 'echo -1 > $table/qemu-aarch64' EXIT
+fi
+"$@"
+"""
 HERE, THERE = "x86_64-linux-gnu", "aarch64-linux-gnu"
 
 
@@ -70,8 +80,12 @@ def image(root: Path) -> Path:
 # ── amd64 ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _make(release: Release, to: Path, architecture: str = "amd64", env: Mapping[str, str] | None = None) -> None:
-    host.run(
+def _make(release: Release, to: Path) -> None:
+    host.run(*_recipe(release, to))
+
+
+def _recipe(release: Release, to: Path, architecture: str = "amd64") -> list[str | Path]:
+    return [
         "mmdebstrap",
         f"--architectures={architecture}",
         "--variant=apt",
@@ -83,8 +97,7 @@ def _make(release: Release, to: Path, architecture: str = "amd64", env: Mapping[
         release.name,
         to,
         apt.mirror(),
-        env=env,
-    )
+    ]
 
 
 # ── arm64 ────────────────────────────────────────────────────────────────────────────────────────
@@ -92,7 +105,7 @@ def _make(release: Release, to: Path, architecture: str = "amd64", env: Mapping[
 
 def _make_foreign(release: Release, to: Path) -> None:
     # qemu's default processor emulates pointer authentication, which makes trixie's Python five times slower.
-    _make(release, to, "arm64", host.environment(QEMU_CPU="cortex-a76"))
+    host.in_own_mounts(FOREIGN, *_recipe(release, to, "arm64"), env=host.environment(QEMU_CPU="cortex-a76"))
     with tempfile.TemporaryDirectory() as scratch:
         _add_kernel(release, Path(scratch), to)
 
