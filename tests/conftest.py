@@ -33,6 +33,7 @@ FIRST = (
     "tests/runner/test_faults.py",
     "tests/packaging/test_package.py",
     "tests/api/test_fuzz.py",
+    "tests/backends/test_servers.py",
 )
 
 

@@ -26,7 +26,7 @@ def adapters_of(model: str, folder: Path, loras: Mapping[str, object]) -> list[A
         if not isinstance(path, str) or isinstance(scale, bool) or not isinstance(scale, int | float):
             raise UsageError(f"{model}'s adapter {name} is neither a file nor a table of path and scale.", MEND)
         adapter = Adapter(name, str(folder / path), float(scale))
-        if not os.access(adapter.path, os.R_OK):
+        if not Path(adapter.path).is_file() or not os.access(adapter.path, os.R_OK):
             raise ModelNotFound(
                 f"{adapter.path}, the file of {model}'s adapter {name}, is not there or can't be read.", MEND
             )

@@ -129,6 +129,12 @@ async def test_an_adapter_of_another_shape_is_refused(
             pass
 
 
+async def test_a_folder_is_no_adapter(opened: Callable[..., Any], make_model: Callable[..., Path]) -> None:
+    with pytest.raises(ModelNotFound, match=r"the file of .*'s adapter empty, is not there"):
+        async with opened(make_model(), {"loras": {"empty": ""}}):
+            pass
+
+
 async def test_an_adapter_may_be_a_file_beside_the_model(
     opened: Callable[..., Any], make_model: Callable[..., Path]
 ) -> None:

@@ -240,9 +240,8 @@ async def test_a_server_that_goes_away_ends_the_answer_and_comes_back(serve: Ser
 # ── llama.cpp ────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_killed_amid_an_answer_nothing_stays(gguf: Gguf) -> None:
-    """Fifty times: test_llama_server.py does it with llama.cpp's own, which starts in a tenth of the time."""
-    for _ in range(5):
+async def test_killed_fifty_times_amid_an_answer_and_nothing_stays(gguf: Gguf) -> None:
+    for _ in range(50):
         engine = await loaded(gguf())
         pid = engine.pid
         with pytest.raises(RunnerLost):

@@ -347,10 +347,9 @@ class Turn:
 
     def retire(self, model_id: str, problem: str, show: Servable | None = None) -> None:
         for seat in [seat for seat in self.worker.seats.values() if seat.model_id == model_id and not seat.refused]:
-            for job in [job for job in self.worker.jobs.values() if job.task.instance_id == seat.instance_id]:
-                if job.phase != "over":
-                    self.effects.append(Halt(job.task.id, job.task.command_id))
-                    self.ended(job, ErrorChunk(model_id, clean.text(problem)))
+            for job in [job for job in self.worker.busy_jobs() if job.task.instance_id == seat.instance_id]:
+                self.effects.append(Halt(job.task.id, job.task.command_id))
+                self.ended(job, ErrorChunk(model_id, clean.text(problem)))
             self.effects.append(Runner(seat.runner_id, RunnerFailed(clean.text(problem))))
             self.seat(replace(seat, said=RunnerFailed(clean.text(problem)), refused=True))
             self.delete(seat.instance_id)
@@ -372,10 +371,9 @@ class Turn:
 
     def leave(self) -> None:
         problem = f"{self.worker.name} is shutting down."
-        for job in list(self.worker.jobs.values()):
-            if job.phase != "over":
-                self.effects.append(Halt(job.task.id, job.task.command_id))
-                self.effects.append(Say(job.task.command_id, ErrorChunk(job.model_id, problem)))
+        for job in self.worker.busy_jobs():
+            self.effects.append(Halt(job.task.id, job.task.command_id))
+            self.effects.append(Say(job.task.command_id, ErrorChunk(job.model_id, problem)))
         for seat in self.worker.seats.values():
             self.effects.append(Runner(seat.runner_id, RunnerShuttingDown()))
             self.effects.append(Runner(seat.runner_id, RunnerShutdown()))

@@ -108,7 +108,9 @@ class Machine(Computer):
             if " login:" in self.console and self._reachable():
                 self.run("mkdir -p /srv/share && mountpoint -q /srv/share || mount -o ro /dev/vdb /srv/share")
                 # ssh answers before everything has been started.
-                self.ask("systemctl is-system-running --wait", timeout=BOOT)
+                state = self.ask("systemctl is-system-running --wait", timeout=BOOT).out.strip()
+                if state not in ("running", "degraded"):
+                    raise host.Broken(f"{self.name} does not boot: it is {state or 'silent'}.\n{self.console[-4000:]}")
                 return
             time.sleep(0.2)
         raise host.Broken(f"{self.name} does not boot:\n{self.console[-4000:]}")

@@ -7,6 +7,7 @@ long run has genuinely configured ones to compare with.
 
 from __future__ import annotations
 
+import fcntl
 import re
 import shutil
 import tempfile
@@ -37,7 +38,7 @@ NO_DRIVERS = tuple(
         "drivers/iio",
     )
 )
-# The kernel is told for so long that qemu-user runs arm64's programs, unless it knows.
+# While it lasts, the kernel is told that qemu-user runs arm64's programs, unless it knows already.
 FOREIGN = """
 table=/proc/sys/fs/binfmt_misc
 mount -t binfmt_misc binfmt_misc $table
@@ -73,8 +74,8 @@ def kernel(root: Path) -> str:
 def image(root: Path) -> Path:
     """Debian's kernels lie in /boot, the newest (7.3) beside their modules."""
     version = kernel(root)
-    found = root / "boot" / f"vmlinuz-{version}", root / "usr/lib/modules" / version / "vmlinuz"
-    return next(path for path in found if path.exists())
+    usual = root / "boot" / f"vmlinuz-{version}"
+    return usual if usual.exists() else root / "usr/lib/modules" / version / "vmlinuz"
 
 
 # ── amd64 ────────────────────────────────────────────────────────────────────────────────────────
@@ -105,7 +106,11 @@ def _recipe(release: Release, to: Path, architecture: str = "amd64") -> list[str
 
 def _make_foreign(release: Release, to: Path) -> None:
     # qemu's default processor emulates pointer authentication, which makes trixie's Python five times slower.
-    host.in_own_mounts(FOREIGN, *_recipe(release, to, "arm64"), env=host.environment(QEMU_CPU="cortex-a76"))
+    environment = host.environment(QEMU_CPU="cortex-a76")
+    # One at a time: whoever ends first would take qemu-user away from the other.
+    with (cache.folder() / ".foreign.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        host.in_own_mounts(FOREIGN, *_recipe(release, to, "arm64"), env=environment)
     with tempfile.TemporaryDirectory() as scratch:
         _add_kernel(release, Path(scratch), to)
 
