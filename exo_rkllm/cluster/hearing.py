@@ -14,11 +14,12 @@ from exo_rkllm.cluster.settings import AUTO
 EVERYBODY_SPOKE = 1.2
 # What was not heard for so long is gone.
 FORGET = 30.0
-# What we asked comes back to us by multicast loop: on a slow or busy board after the next round of questions, when
-# nobody's answer to it counts any more.
-OUR_OWN = 10.0
-# Nodes and strangers that are remembered: the port is open to everybody.
-NODES, STRANGERS = 64, 16
+# An answer that comes later is to nobody's question.
+VALID = 10.0
+# A Hello that nobody answered for is asked about again, but not at each repetition.
+ASK_AGAIN = 3.0
+# Nodes that are remembered: the port is open to everybody.
+NODES = 64
 # exo's default namespace is its version; hashes of these are known by name.
 KNOWN_NAMESPACES = tuple(f"0.3.{patch}" for patch in range(60, 120))
 
@@ -76,18 +77,15 @@ class Torn:
 
 
 Outcome: TypeAlias = Ask | Found | Torn
-
-
-@dataclass(slots=True)
-class _Seen:
-    source: Source
-    at: float
+# A namespace, and who asked or answered in it.
+Speaker: TypeAlias = tuple[bytes, Source]
 
 
 class Hearing:
     """`asked` is the configured namespace, or `auto`: then the one that is heard, if it is one alone.
 
-    With `auto` the first cluster heard is connected to at once, and nothing is said to it before `settled`.
+    A Hello is a question, and other boards of ours ask as well: only an answer shows that a cluster is there. With
+    `auto` the first one that answers is connected to at once, and nothing is said to it before `settled`.
     """
 
     def __init__(self, me: str, asked: str, new_nonce: Callable[[], bytes], guesses: Sequence[str] = ()) -> None:
@@ -96,14 +94,13 @@ class Hearing:
         self._new_nonce = new_nonce
         self._guesses = tuple(digest(guess) for guess in guesses)
         self._questions: dict[bytes, tuple[bytes, float]] = {}  # nonces: the namespace asked for, and when
-        self._round = 0.0
         self._namespace: bytes | None = None if asked == AUTO else digest(asked)
         self._since: float | None = None
         self._torn = False
         self._labels: dict[bytes, str] = {}
-        self._heard: dict[bytes, _Seen] = {}
+        self._asked: dict[Speaker, float] = {}
+        self._answered: dict[Speaker, float] = {}
         self._peers: dict[str, tuple[Peer, float]] = {}
-        self._known: dict[Source, float] = {}
 
     @property
     def namespace(self) -> str:
@@ -130,8 +127,6 @@ class Hearing:
         if self._since is None:
             self._since = now
         self._mend(now)
-        self._round = now
-        self._questions = {nonce: asked for nonce, asked in self._questions.items() if now - asked[1] < OUR_OWN}
         wanted = self._guesses if self._namespace is None else (self._namespace,)
         return [] if self._torn else [Ask(self._question(namespace, now)) for namespace in wanted]
 
@@ -140,29 +135,27 @@ class Hearing:
             return self._answer(packet, source, now)
         if packet.nonce in self._questions:
             return []  # our own, come back by multicast loop
-        self._note(packet.namespace, source, now)
-        if self._namespace is None and not self._torn:
-            self._namespace = packet.namespace
-        if packet.namespace != self._namespace:
-            return self._compare(now)
-        fresh = now - self._known.get(source, -FORGET) >= FORGET
-        if len(self._known) >= NODES:
-            self._known = {known: at for known, at in self._known.items() if now - at < FORGET}
-        self._known[source] = now
-        for node, (peer, _) in self._peers.items():
-            if peer.source == source:
-                self._peers[node] = (peer, now)
+        speaker = packet.namespace, source
+        if now - self._answered.get(speaker, -FORGET) < FORGET:
+            self._answered[speaker] = now
+            if packet.namespace == self._namespace:
+                self._refresh(source, now)
+            return []
         # whoever starts later is asked once, so that nobody needs to say Hello while the link is good
-        return [Ask(self._question(packet.namespace, now), source)] if fresh and len(self._known) <= NODES else []
+        if now - self._asked.get(speaker, -ASK_AGAIN) < ASK_AGAIN or not _room(self._asked, speaker, now):
+            return []
+        self._asked[speaker] = now
+        return [Ask(self._question(packet.namespace, now), source)]
 
     def strangers(self, now: float) -> tuple[Stranger, ...]:
-        """Clusters that are not ours."""
-        others = (
-            (namespace, seen)
-            for namespace, seen in self._heard.items()
-            if namespace != self._namespace and now - seen.at < FORGET
-        )
-        return tuple(Stranger(self._label(namespace), seen.source) for namespace, seen in others)
+        """Clusters that are not ours, each with the node of it that spoke last."""
+        spoke = sorted(self._answered.items(), key=lambda entry: entry[1])
+        others = {
+            namespace: source
+            for (namespace, source), at in spoke
+            if namespace != self._namespace and now - at < FORGET
+        }
+        return tuple(Stranger(self._label(namespace), source) for namespace, source in others.items())
 
     def endpoints(self) -> tuple[str, ...]:
         """Whoever spoke last comes first, since a dead one keeps zenoh waiting; older ones may still be there."""
@@ -170,39 +163,47 @@ class Hearing:
         return tuple(peer.endpoint for peer, _ in recent)
 
     def lost(self) -> None:
-        """The link is gone: everybody has to be asked again."""
-        self._known.clear()
+        """The link is gone: everybody of our cluster has to be asked again."""
+        self._asked.clear()
+        self._answered = {speaker: at for speaker, at in self._answered.items() if speaker[0] != self._namespace}
 
     def _question(self, namespace: bytes, now: float) -> Hello:
+        self._questions = {nonce: asked for nonce, asked in self._questions.items() if now - asked[1] < VALID}
         nonce = self._new_nonce()
         self._questions[nonce] = (namespace, now)
         return Hello(nonce, namespace)
 
     def _answer(self, packet: WhatsUp, source: Source, now: float) -> list[Outcome]:
-        if packet.nonce not in self._questions or packet.node_id == self._me:
+        namespace, asked_at = self._questions.get(packet.nonce, (b"", -VALID))
+        if now - asked_at >= VALID or packet.node_id == self._me:
             return []
-        namespace, asked_at = self._questions[packet.nonce]
-        if asked_at < self._round:
+        speaker = namespace, source
+        if not _room(self._answered, speaker, now):
             return []
-        self._note(namespace, source, now)
+        self._answered[speaker] = now
         if self._namespace is None and not self._torn:
             self._namespace = namespace
         if namespace != self._namespace:
             return self._compare(now)
+        self._refresh(source, now)
+        if packet.node_id in self._peers:
+            return []
+        # exo draws a new id at each start: whoever was at this address before is gone
+        self._peers = {
+            node: entry
+            for node, entry in self._peers.items()
+            if (entry[0].source, entry[0].port) != (source, packet.port)
+        }
+        if len(self._peers) >= NODES:
+            return []
         peer = Peer(packet.node_id, source, packet.port)
-        fresh = packet.node_id not in self._peers
-        if fresh:
-            # exo draws a new id at each start: whoever was at this address before is gone
-            self._peers = {
-                node: entry
-                for node, entry in self._peers.items()
-                if (entry[0].source, entry[0].port) != (source, packet.port)
-            }
-            if len(self._peers) >= NODES:
-                return []
-        self._peers[packet.node_id] = (peer if fresh else self._peers[packet.node_id][0], now)
-        self._known[source] = now
-        return [Found(peer)] if fresh else []
+        self._peers[packet.node_id] = (peer, now)
+        return [Found(peer)]
+
+    def _refresh(self, source: Source, now: float) -> None:
+        for node, (peer, _) in self._peers.items():
+            if peer.source == source:
+                self._peers[node] = (peer, now)
 
     def _compare(self, now: float) -> list[Outcome]:
         """Another cluster than the chosen one is there."""
@@ -210,24 +211,29 @@ class Hearing:
             return []
         self._torn, self._namespace = True, None
         self._peers.clear()
-        return [Torn(tuple(sorted(self._label(namespace) for namespace in self._heard)))]
+        return [Torn(tuple(sorted(self._label(namespace) for namespace in self._alive(now))))]
 
     def _mend(self, now: float) -> None:
         """Of several clusters one is left."""
-        left = [namespace for namespace, seen in self._heard.items() if now - seen.at < FORGET]
+        left = self._alive(now)
         if self._torn and len(left) == 1:
-            self._torn, self._namespace = False, left[0]
+            self._torn, self._namespace = False, left.pop()
 
-    def _note(self, namespace: bytes, source: Source, now: float) -> None:
-        if namespace not in self._heard and len(self._heard) >= STRANGERS:
-            self._heard = {key: seen for key, seen in self._heard.items() if now - seen.at < FORGET}
-            if len(self._heard) >= STRANGERS:
-                return
-        self._heard[namespace] = _Seen(source, now)
+    def _alive(self, now: float) -> set[bytes]:
+        return {namespace for (namespace, _), at in self._answered.items() if now - at < FORGET}
 
     def _label(self, namespace: bytes) -> str:
         if namespace not in self._labels:
-            if len(self._labels) >= 4 * STRANGERS:
+            if len(self._labels) >= 2 * NODES:
                 self._labels.clear()
             self._labels[namespace] = named(namespace, KNOWN_NAMESPACES) or namespace.hex()
         return self._labels[namespace]
+
+
+def _room(speakers: dict[Speaker, float], wanted: Speaker, now: float) -> bool:
+    """Whether one more is remembered; those who have been silent make room."""
+    if wanted in speakers or len(speakers) < NODES:
+        return True
+    for speaker in [speaker for speaker, at in speakers.items() if now - at >= FORGET]:
+        del speakers[speaker]
+    return len(speakers) < NODES

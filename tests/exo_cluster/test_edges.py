@@ -19,11 +19,11 @@ from exo_rkllm.cluster.hearing import (
     EVERYBODY_SPOKE,
     FORGET,
     NODES,
-    OUR_OWN,
-    STRANGERS,
+    VALID,
     Ask,
     Found,
     Hearing,
+    Outcome,
     Peer,
     Source,
     Torn,
@@ -66,13 +66,30 @@ def test_a_node_that_answers_is_found_once() -> None:
     assert ear.namespace == "0.3.70"
 
 
+def heard(ear: Hearing, namespace: bytes, source: Source, now: float, node: str = "ee") -> list[Outcome]:
+    """An exo node says Hello and answers ours."""
+    (ask,) = ear.hear(Hello(b"?" * 8, namespace), source, now)
+    assert isinstance(ask, Ask)
+    assert ask.source == source
+    assert ask.hello.namespace == namespace
+    return ear.hear(WhatsUp(ask.hello.nonce, node, 52414), source, now)
+
+
 def test_stale_answers_our_own_and_those_of_nobody_asked_are_dropped() -> None:
     ear = hearing()
     old = nonce(ear, 0.0)
     new = nonce(ear, 1.0)
-    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == []
+    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, VALID) == []
+    assert ear.hear(WhatsUp(b"?" * 8, "aa", 52414), HERE, 1.1) == []
     assert ear.hear(WhatsUp(new, "me", 52414), HERE, 1.1) == []
     assert ear.hear(Hello(new, OURS), HERE, 1.1) == []
+
+
+def test_an_answer_that_a_slow_board_hears_in_the_next_round_counts() -> None:
+    ear = hearing()
+    old = nonce(ear, 0.0)
+    ear.questions(1.0)
+    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == [Found(Peer("aa", HERE, 52414))]
 
 
 def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
@@ -84,8 +101,38 @@ def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
     assert ear.namespace == ""
     assert not ear.settled(EVERYBODY_SPOKE)
     assert ear.strangers(3.0) == ()
-    ear.questions(OUR_OWN)
-    assert ear.hear(first.hello, THERE, OUR_OWN) != [], "remembered for ever"
+
+
+def test_another_board_of_ours_that_searches_is_no_cluster() -> None:
+    """Two boards alone on a network told each other their guess, and both joined what nobody served."""
+    first, second = boards = hearing("auto", ("0.3.70",)), hearing("auto", ("0.3.71",))
+    for at in range(60):
+        for ear, its, other, others in ((first, HERE, second, THERE), (second, THERE, first, HERE)):
+            for question in ear.questions(float(at)):
+                for asked in other.hear(question.hello, its, float(at)):
+                    assert isinstance(asked, Ask)
+                    ear.hear(asked.hello, others, float(at))
+    for ear in boards:
+        assert ear.namespace == ""
+        assert not ear.settled(60.0)
+        assert ear.strangers(60.0) == ()
+    assert heard(boards[0], OTHER, Source("fe80::e", 2), 60.0) == [Found(Peer("ee", Source("fe80::e", 2), 52414))]
+    assert boards[0].settled(60.0)
+
+
+def test_a_board_that_asks_for_one_cluster_does_not_keep_another_from_the_real_one() -> None:
+    ear = hearing("auto")
+    ear.questions(0.0)
+    assert len(ear.hear(Hello(b"b" * 8, OURS), THERE, 0.1)) == 1
+    assert len(heard(ear, OTHER, HERE, 0.5)) == 1
+    assert ear.settled(EVERYBODY_SPOKE)
+    assert ear.namespace == "0.3.71"
+
+
+def test_who_does_not_answer_is_asked_again_but_not_at_every_word() -> None:
+    ear = hearing()
+    asked = [second for second in range(10) if ear.hear(Hello(b"n" * 8, OTHER), HERE, float(second))]
+    assert asked == [0, 3, 6, 9]
 
 
 def test_a_node_that_starts_later_is_asked_once() -> None:
@@ -120,26 +167,26 @@ def test_whoever_spoke_last_is_connected_to_first() -> None:
 
 def test_another_namespace_is_a_stranger() -> None:
     ear = hearing()
-    assert ear.hear(Hello(b"n" * 8, OTHER), HERE, 0.0) == []
+    assert heard(ear, OTHER, HERE, 0.0) == []
     (stranger,) = ear.strangers(1.0)
     assert (stranger.namespace, str(stranger.source)) == ("0.3.71", "fe80::1%2")
-    assert ear.strangers(FORGET + 1) == ()
-    ear.hear(Hello(b"n" * 8, digest("home")), HERE, 50.0)
-    assert ear.strangers(50.0)[0].namespace == digest("home").hex()
+    assert ear.hear(Hello(b"n" * 8, OTHER), HERE, FORGET - 1) == [], "it is there still"
+    assert len(ear.strangers(FORGET + 1)) == 1
+    assert ear.strangers(2 * FORGET) == ()
+    heard(ear, digest("home"), HERE, 70.0)
+    assert ear.strangers(70.0)[0].namespace == digest("home").hex()
 
 
 def test_auto_takes_the_one_that_is_heard() -> None:
     ear = hearing("auto", ())
     assert ear.questions(0.0) == []
     assert not ear.settled(5.0)
-    (ask,) = ear.hear(Hello(b"n" * 8, OTHER), HERE, 0.5)
-    assert isinstance(ask, Ask)
-    assert len(ear.hear(WhatsUp(ask.hello.nonce, "aa", 1), HERE, 0.6)) == 1
+    assert len(heard(ear, OTHER, HERE, 0.6)) == 1
     assert not ear.settled(0.6)
     assert ear.patience(0.6) == pytest.approx(EVERYBODY_SPOKE - 0.6)
     assert ear.settled(EVERYBODY_SPOKE)
     assert ear.namespace == "0.3.71"
-    assert ear.hear(Hello(b"o" * 8, OURS), THERE, 9.0) == []
+    assert heard(ear, OURS, THERE, 9.0) == []
     assert ear.settled(9.0)
 
 
@@ -152,13 +199,13 @@ def test_auto_guesses_so_that_a_known_cluster_answers_at_once() -> None:
 def test_auto_joins_none_of_two_until_one_is_left() -> None:
     ear = hearing("auto")
     asked = nonce(ear, 0.0)
-    ear.hear(Hello(b"n" * 8, OTHER), HERE, 0.2)
+    assert len(heard(ear, OTHER, HERE, 0.2)) == 1
     assert ear.hear(WhatsUp(asked, "aa", 1), THERE, 0.3) == [Torn(("0.3.70", "0.3.71"))]
     assert not ear.settled(5.0)
     assert ear.namespace == ""
     assert ear.questions(5.0) == []
     assert ear.hear(Hello(b"p" * 8, OURS), THERE, 6.0) == []
-    ear.hear(Hello(b"q" * 8, OTHER), HERE, 31.0)
+    assert ear.hear(Hello(b"q" * 8, OTHER), HERE, 29.0) == []
     assert ear.settled(40.0) is False
     (ask,) = ear.questions(40.0)
     assert ask.hello.namespace == OTHER
@@ -170,10 +217,14 @@ def test_a_flood_of_names_and_nodes_is_bounded() -> None:
     for number in range(500):
         source = Source(f"fe80::{number:x}", 2)
         ear.hear(Hello(number.to_bytes(8, "little"), number.to_bytes(8, "big")), source, 0.0)
-        ear.hear(Hello(number.to_bytes(8, "little"), OURS), source, 0.0)
+        for outcome in ear.hear(Hello(number.to_bytes(8, "little"), OURS), source, 0.0):
+            assert isinstance(outcome, Ask)
+            ear.hear(WhatsUp(outcome.hello.nonce, f"{number:x}", 1), source, 0.0)
         ear.hear(WhatsUp(nonce(ear, 0.0), f"{number + 1:x}", 1), source, 0.0)
-    assert len(ear.strangers(0.0)) <= STRANGERS
+    assert len(ear.strangers(0.0)) <= NODES
     assert len(ear.endpoints()) <= NODES
+    assert heard(ear, OTHER, Source("fe80::f"), FORGET) == [], "those that are silent make room"
+    assert [stranger.namespace for stranger in ear.strangers(FORGET)] == ["0.3.71"]
 
 
 # ── interfaces ──

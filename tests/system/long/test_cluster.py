@@ -17,8 +17,10 @@ FITS = "--npu-cores 2"
 LIBRARY = "/usr/lib/exo-rkllm-simulator/1.3.1/librkllmrt.so"
 STANDIN = host.REPOSITORY / "tests" / "exo_cluster" / "standin"
 PATHS = "/srv/exo:/usr/lib/exo-rkllm/vendor"
-EXO = f"nohup env PYTHONPATH={PATHS} python3 -m tests.exo_cluster.standin.exo --id exo --name exo"
+EXO = f"systemd-run --quiet --unit exo --setenv PYTHONPATH={PATHS} python3 -m tests.exo_cluster.standin.exo --name exo"
 API = 52415
+LOG = "journalctl --no-pager -n 30 -u exo"
+STORY = "exo-rkllm cluster; journalctl --no-pager -n 30 -u exo-rkllm"
 
 
 def put(machine: Machine, folder: Path, to: str) -> None:
@@ -53,17 +55,26 @@ def test_boards_join_a_cluster_and_answer_for_it(cluster: Sequence[Machine]) -> 
     exo.run("systemctl disable --now exo-rkllm")
     put(exo, STANDIN, "/srv/exo/tests/exo_cluster/standin")
     exo.run("touch /srv/exo/tests/__init__.py /srv/exo/tests/exo_cluster/__init__.py")
-    exo.run(f"cd /srv/exo && {EXO} > /tmp/exo.log 2>&1 < /dev/null & disown")
+    exo.run(EXO)
+    exo.until("exo serves", lambda: exo.ask(f"curl -sf http://127.0.0.1:{API}/node_id").code == 0, 60, story=LOG)
     for number, board in enumerate(boards, 1):
         board.run(f"exo-rkllm runtime --install {LIBRARY}")
         owner.add_model(board, f"model-{number}", FITS)
     for number, board in enumerate(boards, 1):
-        board.until("serving the cluster", lambda board=board: phase(board) == "serving", 60)  # type: ignore[misc]
-        words = json.dumps({"model": f"model-{number}", "messages": [{"role": "user", "content": "hello"}]})
-        ask = f"curl -sS http://127.0.0.1:{API}/v1/chat/completions -H 'Content-Type: application/json' -d '{words}'"
-        exo.until("an answer", lambda ask=ask: "simulated" in exo.ask(ask, timeout=30).out, 60)  # type: ignore[misc]
+        serves(board)
+        answers(exo, f"model-{number}")
 
 
-def phase(board: Machine) -> str:
-    series = [name for name, value in board.metrics().items() if name.startswith("rkllm_cluster_phase") and value == 1]
-    return series[0].split('"')[1] if series else ""
+def serves(board: Machine) -> None:
+    def phase() -> str:
+        series = [name for name, on in board.metrics().items() if name.startswith("rkllm_cluster_phase") and on == 1]
+        return series[0].split('"')[1] if series else ""
+
+    board.until("serving", lambda: phase() == "serving", 60, story=STORY)
+
+
+def answers(exo: Machine, model: str) -> None:
+    """By exo's own API, from whichever board has that model."""
+    words = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}]})
+    ask = f"curl -sS http://127.0.0.1:{API}/v1/chat/completions -H 'Content-Type: application/json' -d '{words}'"
+    exo.until("an answer", lambda: "simulated" in exo.ask(ask, timeout=30).out, 60, story=LOG)

@@ -77,13 +77,17 @@ class Computer(abc.ABC):
         told = self.run(f"journalctl --no-pager --quiet -o json {shlex.join(matches)}")
         return [json.loads(line) for line in told.splitlines()]
 
-    def until(self, what: str, look: Callable[[], Value], seconds: float = 20) -> Value:
-        """The first true answer; every look costs the computer something, so there is a breath between two."""
+    def until(self, what: str, look: Callable[[], Value], seconds: float = 20, *, story: str = "true") -> Value:
+        """The first true answer; every look costs the computer something, so there is a breath between two.
+
+        What `story` prints tells why there was none.
+        """
         end = time.monotonic() + seconds * self.slowness
         while True:
             found = look()
             if found:
                 return found
             if time.monotonic() > end:
-                raise AssertionError(f"{what}: not on {self.name} within {seconds * self.slowness:.0f} s")
+                late = f"{what}: not on {self.name} within {seconds * self.slowness:.0f} s"
+                raise AssertionError(f"{late}\n{self.ask(story).all}".strip())
             time.sleep(0.1 * self.slowness)
