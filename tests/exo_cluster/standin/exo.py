@@ -17,6 +17,7 @@ from collections import deque
 from datetime import datetime
 from typing import Any, NoReturn
 
+import aiohttp
 import zenoh
 from aiohttp import web
 
@@ -318,7 +319,9 @@ class Exo:
         self._discover()
         self.open()
         self._election.start()
-        runner = web.AppRunner(self._api.app(), handler_cancellation=True, access_log=None)
+        # Debian 12's aiohttp does not know it, and answers nobody when it is told.
+        cancelling = {"handler_cancellation": True} if aiohttp.__version__ >= "3.9" else {}
+        runner = web.AppRunner(self._api.app(), access_log=None, **cancelling)
         await runner.setup()
         if not self.args.no_api:
             await web.TCPSite(runner, self.args.api_bind, self.args.api_port).start()
