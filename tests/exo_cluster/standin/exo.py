@@ -320,7 +320,7 @@ class Exo:
         self.open()
         self._election.start()
         # Debian 12's aiohttp does not know it, and answers nobody when it is told.
-        cancelling = {"handler_cancellation": True} if aiohttp.__version__ >= "3.9" else {}
+        cancelling: dict[str, Any] = {"handler_cancellation": True} if aiohttp.__version__ >= "3.9" else {}
         runner = web.AppRunner(self._api.app(), access_log=None, **cancelling)
         await runner.setup()
         if not self.args.no_api:
