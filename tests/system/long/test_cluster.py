@@ -62,7 +62,7 @@ def test_boards_join_a_cluster_and_answer_for_it(cluster: Sequence[Machine]) -> 
         owner.add_model(board, f"model-{number}", FITS)
     for number, board in enumerate(boards, 1):
         serves(board)
-        answers(exo, f"model-{number}")
+        answers(exo, f"rkllm/model-{number}")
 
 
 def serves(board: Machine) -> None:
