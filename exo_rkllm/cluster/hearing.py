@@ -151,9 +151,7 @@ class Hearing:
         """Clusters that are not ours, each with the node of it that spoke last."""
         spoke = sorted(self._answered.items(), key=lambda entry: entry[1])
         others = {
-            namespace: source
-            for (namespace, source), at in spoke
-            if namespace != self._namespace and now - at < FORGET
+            namespace: source for (namespace, source), at in spoke if namespace != self._namespace and now - at < FORGET
         }
         return tuple(Stranger(self._label(namespace), source) for namespace, source in others.items())
 
