@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from aiohttp import web
 
+from bench.awake import awake
 from bench.rig import LIBRARY, board
 from bench.rounds import STAMP, Round, since, stamp
 from bench.syscalls import counted
@@ -274,6 +275,8 @@ def first() -> list[Row]:
 def main() -> None:
     show("HTTP stream to one client", [*burst("dummy"), *burst("burst")])
     show(f"HTTP stream at {PACE:g} tokens/s", [*paced(), *first()])
+    with awake():
+        show(f"the same at {PACE:g} tokens/s, on processors that are kept awake", [*paced(), *first()])
 
 
 if __name__ == "__main__":

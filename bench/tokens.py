@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bench.awake import awake
 from bench.rig import engine
 from bench.rounds import Round, since, stamp
 from bench.syscalls import counted
@@ -149,4 +150,6 @@ def both(loaded: RkllmEngine) -> Used:
 
 def main() -> None:
     show("from the callback to the iterator, as fast as it goes", asyncio.run(burst()))
-    show("from the callback to the iterator, at 20 tokens a second", asyncio.run(paced()))
+    show(f"from the callback to the iterator, at {PACE:g} tokens/s", asyncio.run(paced()))
+    with awake():
+        show(f"the same at {PACE:g} tokens/s, on processors that are kept awake", asyncio.run(paced()))
