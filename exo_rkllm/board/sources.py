@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from errno import EACCES, ENOENT, EPERM
 from pathlib import Path
 
 from exo_rkllm.board import files
 from exo_rkllm.board.detect import BOUND, BUS, DEBUGFS, Board, Npu, driver_folder
+
+CLOSED = (EPERM, EACCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def find(root: Path, board: Board) -> Sources:
         names=npu.devices,
         cores=npu.cores,
         folder=folder,
-        no_folder="" if folder else _no_folder(root, npu),
+        no_folder="" if folder else _no_folder(root, npu, inside=bool(board.container)),
         npu_clock=next(filter(None, (_devfreq(root / "sys/class/devfreq" / name) for name in npu.devices)), None),
         ddr_clock=ddr,
         zone=zone,
@@ -67,7 +70,7 @@ def refound(sources: Sources, board: Board) -> Sources:
     return sources if folder is None else replace(sources, folder=folder, no_folder="")
 
 
-def _no_folder(root: Path, npu: Npu) -> str:
+def _no_folder(root: Path, npu: Npu, *, inside: bool) -> str:
     if npu.driver != "RKNPU":
         return f"the driver {npu.driver} counts no load"
     bound, debug = root / BOUND, root / DEBUGFS
@@ -76,7 +79,9 @@ def _no_folder(root: Path, npu: Npu) -> str:
     try:
         files.read(debug / "load", 1)
     except OSError as error:
-        if error.errno in (1, 13):  # EPERM, EACCES
+        if inside and error.errno in (ENOENT, *CLOSED):
+            return "this container is not shown /sys/kernel/debug/rknpu/load"
+        if error.errno in CLOSED:
             return "only root may read /sys/kernel/debug/rknpu, and the service gets it through its unit"
         return files.reason(error, debug / "load", root)
     return ""

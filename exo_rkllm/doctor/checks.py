@@ -275,7 +275,7 @@ def counters(scene: Scene) -> Finding:
     if "only root" in why:
         return unseen(why)
     if scene.board.container:
-        repair = "Start the container with -v /sys/kernel/debug/rknpu:/run/exo-rkllm/rknpu:ro"
+        repair = "Start the container with -v /sys/kernel/debug/rknpu:/run/rkllm/npu:ro"
     elif "before the driver" in why:
         repair = "sudo systemctl restart exo-rkllm"
     else:

@@ -96,14 +96,21 @@ def test_what_is_missing_is_absent_with_its_reason(name: str, collector: str, wh
         assert found.load is None
 
 
-def test_a_user_learns_that_only_root_may_read_the_load() -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("debugfs-unreadable", "only root may read"),
+        ("container-docker", "this container is not shown /sys/kernel/debug/rknpu"),
+    ],
+)
+def test_a_user_learns_who_may_read_the_load(name: str, why: str) -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
         root = Path(folder)
         root.chmod(0o755)
-        boards.write("debugfs-unreadable", root)
+        boards.write(name, root)
         with ordinary_user():
             found = reading(root)
-    assert "only root may read" in found.absent["load"]
+    assert why in found.absent["load"]
     assert found.load is None
     assert found.clock is not None
 

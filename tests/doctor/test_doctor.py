@@ -29,7 +29,7 @@ from exo_rkllm.cli.paint import Paint
 from exo_rkllm.config import load
 from exo_rkllm.doctor.checks import CHECKS, diagnose
 from exo_rkllm.doctor.identity import Identity, current, judged, named
-from exo_rkllm.doctor.report import Report
+from exo_rkllm.doctor.report import Finding, Report
 from exo_rkllm.doctor.scene import Scene, Service, look
 from exo_rkllm.errors import ConfigError, ExoRkllmError, UsageError
 from simulator import boards
@@ -194,16 +194,30 @@ def test_the_daemon_speaks_for_what_only_it_may_read(examine: Examine) -> None:
     assert (line.finding.level, line.finding.fact) == ("pass", "the service reads them: 50%, 0%, 100% load")
 
 
-def test_what_only_root_may_read_is_no_fault_of_the_board(scene: Scene) -> None:
+def counters_of_a_user(scene: Scene, container: str) -> Finding:
+    """What somebody else than root is told of a debugfs that is root's."""
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
         root = Path(folder)
         root.chmod(0o755)
         boards.write("debugfs-unreadable", root)
         with ordinary_user():
-            found = read(find(root, detect(root)))
-    [line] = [line for line in diagnose(replace(scene, reading=found)).lines if line.check == "NPU counters"]
-    assert (line.finding.level, line.finding.repair) == ("skip", "")
-    assert "only root may read" in line.finding.fact
+            seen = replace(detect(root), container=container)
+            found = read(find(root, seen))
+    lines = diagnose(replace(scene, board=seen, reading=found)).lines
+    return next(line.finding for line in lines if line.check == "NPU counters")
+
+
+def test_what_only_root_may_read_is_no_fault_of_the_board(scene: Scene) -> None:
+    finding = counters_of_a_user(scene, "")
+    assert (finding.level, finding.repair) == ("skip", "")
+    assert "only root may read" in finding.fact
+
+
+def test_a_container_is_told_of_the_mount_that_it_lacks(scene: Scene) -> None:
+    finding = counters_of_a_user(scene, "docker")
+    assert finding.level == "warn"
+    assert "this container is not shown /sys/kernel/debug/rknpu/load" in finding.fact
+    assert finding.repair == "Start the container with -v /sys/kernel/debug/rknpu:/run/rkllm/npu:ro"
 
 
 # ── permissions ──────────────────────────────────────────────────────────────────────────────────
