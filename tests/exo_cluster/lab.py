@@ -48,6 +48,15 @@ def ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
+def within(namespace: str, *command: str) -> tuple[str, ...]:
+    """The command that runs it there. `ip netns exec` mounts /sys anew for it, which a plain chroot does not allow."""
+    return ("nsenter", f"--net=/run/netns/{namespace}", "--", *command)
+
+
+def ip_in(namespace: str, *words: str) -> None:
+    subprocess.run(within(namespace, "ip", *words), check=True, capture_output=True)
+
+
 @dataclass(eq=False)
 class Host:
     """One machine: a namespace with `eth0` on the wire."""
@@ -66,10 +75,10 @@ class Host:
 
     def unplug(self) -> None:
         """Pull the cable: the carrier goes, the addresses stay."""
-        ip("-n", self.lab.switch, "link", "set", self._port, "down")
+        ip_in(self.lab.switch, "link", "set", self._port, "down")
 
     def plug(self) -> None:
-        ip("-n", self.lab.switch, "link", "set", self._port, "up")
+        ip_in(self.lab.switch, "link", "set", self._port, "up")
 
     def socket(self) -> socket.socket:
         """A socket that lives in this host's namespace, for clients in the test itself."""
@@ -193,8 +202,8 @@ class Lab:
 
     async def __aenter__(self) -> Self:
         ip("netns", "add", self.switch)
-        ip("-n", self.switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
-        ip("-n", self.switch, "link", "set", "br0", "up")
+        ip_in(self.switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
+        ip_in(self.switch, "link", "set", "br0", "up")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -213,12 +222,12 @@ class Lab:
         self._hosts.append(host)
         # duplicate address detection would make every host wait for a second
         quiet = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad"
-        subprocess.run(["ip", "netns", "exec", namespace, "sh", "-c", quiet], check=True)
-        ip("-n", self.switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
-        ip("-n", self.switch, "link", "set", port, "master", "br0", "up")
-        ip("-n", namespace, "addr", "add", f"{host.address}/24", "dev", "eth0")
-        ip("-n", namespace, "link", "set", "lo", "up")
-        ip("-n", namespace, "link", "set", "eth0", "up")
+        subprocess.run(within(namespace, "sh", "-c", quiet), check=True)
+        ip_in(self.switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        ip_in(self.switch, "link", "set", port, "master", "br0", "up")
+        ip_in(namespace, "addr", "add", f"{host.address}/24", "dev", "eth0")
+        ip_in(namespace, "link", "set", "lo", "up")
+        ip_in(namespace, "link", "set", "eth0", "up")
         return host
 
     async def exo(self, host: Host | None = None, *words: str, ready: float = 15.0) -> Exo:
@@ -252,7 +261,7 @@ class Lab:
     async def _run(self, host: Host, *command: str) -> asyncio.subprocess.Process:
         path = os.pathsep.join((str(TESTS), str(TESTS.parent)))
         return await asyncio.create_subprocess_exec(
-            *("ip", "netns", "exec", host.namespace, *command),
+            *within(host.namespace, *command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

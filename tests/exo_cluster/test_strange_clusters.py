@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.exo_cluster.lab import Board, Exo, Lab, answered, chat, counted, ready, until
+from tests.exo_cluster.lab import Board, Exo, Lab, answered, chat, counted, ready, until, within
 
 FLOOD = """
 import os, random, socket, sys, time
@@ -108,7 +108,7 @@ async def test_a_flood_of_garbage_is_survived(lab: Lab) -> None:
     board = await lab.board(None, "--namespace", "0.3.70")
     await ready(exo)
     noisy = lab.host()
-    flood = subprocess.Popen(["ip", "netns", "exec", noisy.namespace, sys.executable, "-c", FLOOD])
+    flood = subprocess.Popen(within(noisy.namespace, sys.executable, "-c", FLOOD))
     try:
         before = await board.command("cost")
         await asyncio.sleep(1)
