@@ -202,8 +202,12 @@ class Lab:
 
     async def __aenter__(self) -> Self:
         ip("netns", "add", self.switch)
-        ip_in(self.switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
-        ip_in(self.switch, "link", "set", "br0", "up")
+        try:
+            ip_in(self.switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0", "forward_delay", "0")
+            ip_in(self.switch, "link", "set", "br0", "up")
+        except BaseException:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
