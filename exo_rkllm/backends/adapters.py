@@ -1,4 +1,7 @@
-"""LoRA adapters as a card names them under [options]: `loras.NAME`, a file, or a table with `path` and `scale`."""
+"""LoRA adapters as a card names them under [options]: `loras.NAME`, a file, or a table with `path` and `scale`.
+
+`lora` is the one that answers are given with.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,10 @@ class Adapter(NamedTuple):
     scale: float
 
 
-def adapters_of(model: str, folder: Path, loras: Mapping[str, object]) -> list[Adapter]:
+def adapters_of(model: str, folder: Path, loras: Mapping[str, object], chosen: str) -> list[Adapter]:
     """A relative path is one from the model's own folder. A file that can't be read is named before a load begins."""
+    if chosen and chosen not in loras:
+        raise UsageError(f"{model} is to answer with the adapter {chosen}, which is none of its loras.", MEND)
     found = []
     for name, value in loras.items():
         path, scale = (value.get("path"), value.get("scale", 1.0)) if isinstance(value, dict) else (value, 1.0)

@@ -47,6 +47,7 @@ OPTIONS: Mapping[str, Option] = {
     "skip_special_token": Option(bool, True, "leave special tokens out of the text"),
     "ignore_eos_token": Option(bool, False, "go on after the end-of-text token"),
     "loras": Option(dict, {}, "adapters: name to file, or to its path and scale"),
+    "lora": Option(str, "", "the adapter that answers are given with; empty means none"),
     "prompt_cache": Option(str, "", "a saved prompt to start from"),
     "runtime_template": Option(
         bool, False, "the template inside the .rkllm file, for models that come without tokenizer files"
@@ -120,6 +121,8 @@ class RkllmEngine(Engine):
         self._numbers: dict[str, int] = {}
         self._ledger = Ledger()
         self._keeps_history = False
+        # Whose work the cache holds, where there are adapters; None while that is not known.
+        self._adapter: str | None = self._options["lora"]
         # What the runtime's own history holds; grows only where its own template is used.
         self._history: tuple[Message, ...] = ()
 
@@ -132,7 +135,7 @@ class RkllmEngine(Engine):
         library = find(self._host.library)
         release = version.check(library).release
         self._check_file(self.model.path, release)
-        adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"])
+        adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"], self._options["lora"])
         runner, told = await Runner.start(
             self.model.id,
             library,
@@ -143,7 +146,7 @@ class RkllmEngine(Engine):
             environment=_outspoken(release),
         )
         self._runner, self._sampled = runner, sampling
-        self._ledger, self._history = Ledger(), ()
+        self._ledger, self._adapter, self._history = Ledger(), self._options["lora"], ()
         try:
             await self._prepare(runner, told, adapters)
         except BaseException:
@@ -233,6 +236,7 @@ class RkllmEngine(Engine):
             job = self._job(request)
             started = time.monotonic()
             answer: list[str] = []
+            self._adapter = None
             number = self._numbers[request.id] = runner.number()
             run = runner.run(number, job, Piece)
             try:
@@ -265,16 +269,18 @@ class RkllmEngine(Engine):
             raise NotSupported(f"{self.model.id} takes no {what} without a chat template of ours.", IMPORT_HINT)
         if request.output == "logits" and not self._capabilities.logits:
             raise NotSupported(f"{self.model.id} runs on a runtime without logits.", "Install runtime 1.2.0 or newer.")
-        follows = bool(self._history) and request.messages[:-1] == self._history
+        lora = request.lora or self._options["lora"]
+        foreign = bool(self._options["loras"]) and lora != self._adapter
+        follows = bool(self._history) and not foreign and request.messages[:-1] == self._history
         return Job(
             prompt=None if request.tokens is not None else self._prompt(request, follows=follows),
             tokens=request.tokens,
             output=request.output,
             max_tokens=request.max_tokens,
             sampling=self._sampling(request.sampling),
-            lora=request.lora,
+            lora=lora,
             keep_history=self._keeps_history and bool(request.messages),
-            clear_first=not self.model.reuse or (self._keeps_history and not follows),
+            clear_first=not self.model.reuse or foreign or (self._keeps_history and not follows),
         )
 
     def _prompt(self, request: GenerationRequest, *, follows: bool) -> str:
@@ -315,7 +321,7 @@ class RkllmEngine(Engine):
         completion = figures.get("sent", 0)
         usage = self._usage(job, figures.get("prefill_tokens"), completion)
         if "sent" in figures:  # it ran
-            self._ledger = self._booked(job, done, usage, answer)
+            self._ledger, self._adapter = self._booked(job, done, usage, answer), job.lora
         return Finish(
             self._reason(job, done, completion if usage.guessed else usage.prompt + completion, completion),
             usage,
@@ -329,7 +335,8 @@ class RkllmEngine(Engine):
 
     def _booked(self, job: Job, done: Done, usage: Usage, answer: str) -> Ledger:
         """What the cache holds after this run: nothing after an abort, and of an answer that was cut, nobody knows."""
-        if job.clear_first or job.prompt is None or usage.guessed or done.figures.get("aborted"):
+        kept = self.model.reuse and not job.keep_history
+        if not kept or job.prompt is None or usage.guessed or done.figures.get("aborted"):
             return Ledger()
         if done.stopped:
             return Ledger(job.prompt, usage.prompt)

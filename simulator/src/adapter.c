@@ -1,4 +1,6 @@
-/* LoRA adapters: a simulated adapter is a simulated model file whose reply replaces the base model's. */
+/* LoRA adapters: a simulated adapter is a simulated model file whose reply replaces the base model's.
+ *
+ * Whether the vendor's cache minds who computed a prefix is not known. This one does not: the worse of the two. */
 #include "log.h"
 #include "session.h"
 
@@ -28,7 +30,6 @@ int adapter_load(struct session *s, const char *path, const char *name)
     if (file == NULL)
         return -1;
     struct adapter adapter = {.name = copied(name)};
-    adapter.tag = (s->n_adapters + 1) << 40;
     adapter.reply.at = model_text(file, "sim.reply", &adapter.reply.len);
     if (adapter.reply.at == NULL)
         adapter.reply.at = copied("");

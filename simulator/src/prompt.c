@@ -18,9 +18,9 @@ static void add(struct prompt *prompt, uint64_t key, int32_t id, const float *ro
     prompt->rows[prompt->count++] = row;
 }
 
-static void add_row(struct prompt *prompt, uint64_t tag, const float *row, size_t width)
+static void add_row(struct prompt *prompt, const float *row, size_t width)
 {
-    uint64_t key = tag;
+    uint64_t key = 0;
     for (size_t i = 0; i < width; i++) {
         uint32_t bits;
         memcpy(&bits, &row[i], sizeof bits);
@@ -68,12 +68,12 @@ bool prompt_encode(struct session *s, const char *text, size_t len, const char *
 #endif
 }
 
-static bool add_text(struct session *s, struct prompt *prompt, uint64_t tag, const char *text, size_t len)
+static bool add_text(struct session *s, struct prompt *prompt, const char *text, size_t len)
 {
     struct tokens tokens = {0};
     bool good = len == 0 || prompt_encode(s, text, len, NULL, &tokens);
     for (size_t i = 0; good && i < tokens.count; i++)
-        add(prompt, tag | (uint32_t)tokens.ids[i], tokens.ids[i], NULL);
+        add(prompt, (uint32_t)tokens.ids[i], tokens.ids[i], NULL);
     tokens_free(&tokens);
     return good;
 }
@@ -121,7 +121,7 @@ static bool media_good(const struct session *s, const struct input *input, int k
 }
 
 /* Each tag becomes start, the embedding's rows, end. */
-static bool add_multimodal(struct session *s, struct prompt *prompt, uint64_t tag, const struct input *input)
+static bool add_multimodal(struct session *s, struct prompt *prompt, const struct input *input)
 {
     size_t next[MEDIA_KINDS] = {0};
     size_t width = (size_t)s->width * (size_t)s->behaviour.embedding_outputs;
@@ -136,17 +136,17 @@ static bool add_multimodal(struct session *s, struct prompt *prompt, uint64_t ta
             }
         }
         if (found == NULL)
-            return add_text(s, prompt, tag, at, strlen(at));
+            return add_text(s, prompt, at, strlen(at));
         const struct media *media = &input->media[kind];
         const char *start = RKLLM_GEN >= RKLLM_G5 ? media->start : s->image_tags[0];
         const char *end = RKLLM_GEN >= RKLLM_G5 ? media->end : s->image_tags[1];
-        bool good = add_text(s, prompt, tag, at, (size_t)(found - at));
-        good = good && (start == NULL || add_text(s, prompt, tag, start, strlen(start)));
+        bool good = add_text(s, prompt, at, (size_t)(found - at));
+        good = good && (start == NULL || add_text(s, prompt, start, strlen(start)));
         size_t rows = media->frames * media->tokens;
         const float *first = media->embed + next[kind]++ * rows * width;
         for (size_t row = 0; good && row < rows; row++)
-            add_row(prompt, tag, first + row * width, width);
-        if (!good || (end != NULL && !add_text(s, prompt, tag, end, strlen(end))))
+            add_row(prompt, first + row * width, width);
+        if (!good || (end != NULL && !add_text(s, prompt, end, strlen(end))))
             return false;
         prompt->media++;
         at = found + strlen(MEDIA_TAGS[kind]);
@@ -154,7 +154,7 @@ static bool add_multimodal(struct session *s, struct prompt *prompt, uint64_t ta
     return true;
 }
 
-static bool add_ids(struct session *s, struct prompt *prompt, uint64_t tag, const struct input *input)
+static bool add_ids(struct session *s, struct prompt *prompt, const struct input *input)
 {
     if (!abi_readable(input->ids + input->count - 1, sizeof *input->ids)) {
         log_canary("input_ids is shorter than %zu tokens", input->count);
@@ -166,13 +166,13 @@ static bool add_ids(struct session *s, struct prompt *prompt, uint64_t tag, cons
             log_line('E', "SIMULATOR: token id %d is outside the vocabulary of %zu", id, s->vocabulary.count);
             return false;
         }
-        add(prompt, tag | (uint32_t)id, id, NULL);
+        add(prompt, (uint32_t)id, id, NULL);
     }
     decode(&s->vocabulary, input->ids, input->count, &prompt->text);
     return true;
 }
 
-static bool add_embeddings(struct session *s, struct prompt *prompt, uint64_t tag, const struct input *input)
+static bool add_embeddings(struct session *s, struct prompt *prompt, const struct input *input)
 {
     size_t width = (size_t)s->width;
     if (!abi_readable(input->embed + input->count * width - 1, sizeof *input->embed)) {
@@ -180,20 +180,18 @@ static bool add_embeddings(struct session *s, struct prompt *prompt, uint64_t ta
         return false;
     }
     for (size_t row = 0; row < input->count; row++)
-        add_row(prompt, tag, input->embed + row * width, width);
+        add_row(prompt, input->embed + row * width, width);
     return true;
 }
 
-bool prompt_build(struct session *s, const struct lane *lane, const struct input *input, const struct adapter *adapter,
-                  struct prompt *prompt)
+bool prompt_build(struct session *s, const struct lane *lane, const struct input *input, struct prompt *prompt)
 {
     *prompt = (struct prompt){0};
-    uint64_t tag = adapter == NULL ? 0 : adapter->tag;
     bool good = true;
     if (input->type == RKLLM_INPUT_TOKEN) {
-        good = add_ids(s, prompt, tag, input);
+        good = add_ids(s, prompt, input);
     } else if (input->type == RKLLM_INPUT_EMBED) {
-        good = add_embeddings(s, prompt, tag, input);
+        good = add_embeddings(s, prompt, input);
     } else {
         size_t system = 0;
         if (s->paused) /* what is said into a pause is no turn of its own */
@@ -213,9 +211,9 @@ bool prompt_build(struct session *s, const struct lane *lane, const struct input
             }
             for (int kind = 0; good && kind < MEDIA_KINDS; kind++)
                 good = media_good(s, input, kind);
-            good = good && add_multimodal(s, prompt, tag, input);
+            good = good && add_multimodal(s, prompt, input);
         } else {
-            good = add_text(s, prompt, tag, bytes_text(&prompt->text), prompt->text.len);
+            good = add_text(s, prompt, bytes_text(&prompt->text), prompt->text.len);
         }
     }
     if (good) {

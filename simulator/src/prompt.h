@@ -17,7 +17,7 @@ struct prompt {
 
 /* False, with a sentence on stdout, when the input cannot be read. */
 bool prompt_build(struct session *session, const struct lane *lane, const struct input *input,
-                  const struct adapter *adapter, struct prompt *prompt);
+                  struct prompt *prompt);
 void prompt_free(struct prompt *prompt);
 
 /* Token ids of a text, by the model's vocabulary or the caller's tokenizer. */

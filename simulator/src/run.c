@@ -219,13 +219,13 @@ static bool next_token(const struct session *s, struct lane *lane)
 }
 
 /* One step of one element: its token and the text that it shows. False when the answer is over. */
-static bool advance(struct session *s, struct lane *lane, uint64_t tag, struct output *output)
+static bool advance(struct session *s, struct lane *lane, struct output *output)
 {
     *output = (struct output){.token = -1};
     lane->done = lane->done || !room_for_token(s, &lane->cache) || !next_token(s, lane);
     if (lane->done)
         return false;
-    cache_add(&lane->cache, tag | (uint32_t)lane->token);
+    cache_add(&lane->cache, (uint32_t)lane->token);
     output->token = lane->token;
     lane->waiting = false;
     if (!s->has_tokenizer || (s->load.skip_special && is_control(s, lane->token))) {
@@ -255,7 +255,6 @@ static enum end generate(struct task *task)
 {
     struct session *s = task->s;
     const struct behaviour *b = &s->behaviour;
-    uint64_t tag = task->adapter == NULL ? 0 : task->adapter->tag;
     double step = b->decode_tps > 0 ? 1 / b->decode_tps : 0;
     double deadline = pace_now();
     int64_t fault = faults_next(b->faults, b->n_faults, 0);
@@ -279,7 +278,7 @@ static enum end generate(struct task *task)
             return END_ABORTED;
         bool some = false, shown = false;
         for (size_t i = 0; i < task->lanes; i++) {
-            if (!advance(s, &s->lanes[i], tag, &task->outputs[i]))
+            if (!advance(s, &s->lanes[i], &task->outputs[i]))
                 continue;
             some = true;
             shown |= !s->lanes[i].waiting;
@@ -353,7 +352,7 @@ static bool prepare(struct task *task, const struct input *inputs)
         bool resumed = s->paused;
         if (resumed && inputs[i].type == RKLLM_INPUT_PROMPT && *inputs[i].text == 0)
             continue; /* nothing was put in: it just goes on */
-        if (!prompt_build(s, lane, &inputs[i], task->adapter, &task->prompts[i]))
+        if (!prompt_build(s, lane, &inputs[i], &task->prompts[i]))
             return false;
         if (task->prompts[i].count == 0) {
             log_line('E', "the prompt is empty");

@@ -21,7 +21,6 @@
 struct adapter {
     char *name;
     struct text reply;
-    uint64_t tag; /* part of its cache keys: base model and adapters never share positions */
 };
 
 /* One element of a batch; there is one when n_batch is 1. */

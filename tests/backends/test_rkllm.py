@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,44 @@ async def test_an_adapter_is_loaded_by_name_and_chosen_per_request(
         assert (await ask(engine, "you", lora="pirate"))[0] == "Arr, you"
         with pytest.raises(ExoRkllmError, match="parrot"):
             await ask(engine, "you", lora="parrot")
+
+
+async def test_a_card_may_say_which_adapter_answers(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    loras: dict[str, JSON] = {name: make_model(file=f"{name}_lora.rkllm", reply=name).name for name in ("one", "two")}
+    async with opened(make_model(reply="base", template="none"), {"loras": loras, "lora": "two"}) as engine:
+        assert (await ask(engine, "you"))[0] == "two"
+        assert (await ask(engine, "you", lora="one"))[0] == "one"
+    with pytest.raises(UsageError, match=r"is to answer with the adapter three, which is none of its loras\."):
+        async with opened(make_model(), {"loras": loras, "lora": "three"}):
+            pass
+
+
+async def test_what_one_adapter_computed_is_not_taken_for_anothers(
+    opened: Callable[..., Any], make_model: Callable[..., Path]
+) -> None:
+    """The library compares the words of a prompt only; whether it minds who computed them, nobody has told."""
+    loras: dict[str, JSON] = {"pirate": make_model(file="pirate_lora.rkllm", reply="Arr").name}
+    prompt = "one two three four five six seven eight nine ten"
+
+    async def cached(engine: RkllmEngine, lora: str = "") -> int:
+        finish = (await ask(engine, prompt, lora=lora))[1]
+        assert finish.usage.prompt == length
+        return finish.usage.cached
+
+    async with opened(make_model(reply="base", template="none"), {"loras": loras}) as engine:
+        length = (await ask(engine, prompt))[1].usage.prompt
+        assert await cached(engine) > 0
+        assert await cached(engine, "pirate") == 0
+        assert await cached(engine, "pirate") > 0
+        assert await cached(engine) == 0
+        async with aclosing(engine.generate(GenerationRequest(prompt=prompt, lora="pirate"))) as left:
+            async for event in left:
+                if isinstance(event, Piece):
+                    break
+        await engine.settled("")
+        assert await cached(engine) == 0, "who left took the knowledge along"
 
 
 async def test_a_missing_adapter_is_named_before_the_model_is_loaded(
