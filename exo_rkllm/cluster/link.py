@@ -14,8 +14,8 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from queue import Empty, Full, Queue
-from typing import TYPE_CHECKING
+from queue import Empty, Full, Queue, SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.cluster.transport import Alive, Incoming, Linked, LinkFailed, Message
 
@@ -87,6 +87,9 @@ class Connection:
         self._over = threading.Event()
         self._publishers: dict[str, zenoh.Publisher] = {}
         self._kept: list[object] = []  # zenoh ends what nobody holds
+        # Threads that zenoh made for our callbacks: how many there are, and those that are about to end.
+        self._callers = 0
+        self._leaving: SimpleQueue[threading.Thread] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[None] = self._loop.create_future()
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -115,9 +118,7 @@ class Connection:
                 answers.append(reply.ok.payload.to_bytes())
 
         def get(session: zenoh.Session) -> None:
-            from zenoh.handlers import Callback
-
-            session.get(selector, Callback(answered, ended), timeout=timeout)
+            session.get(selector, self._called(answered, ended), timeout=timeout)
 
         if not self._do(get):
             done.set_result([])
@@ -173,6 +174,28 @@ class Connection:
             self._publishers.clear()
             self._kept.clear()
             session.close()  # type: ignore[no-untyped-call]  # the stub lacks the return type
+            while self._callers:
+                self._see_off(self._leaving.get())
+
+    def _called(
+        self, call: Callable[[Any], object], ended: Callable[[], object] = lambda: None
+    ) -> zenoh.handlers.Callback[Any]:
+        """A callback and its thread. One that still runs in zenoh when the interpreter ends takes the process along."""
+        from zenoh.handlers import Callback
+
+        def last() -> None:
+            ended()
+            self._leaving.put(threading.current_thread())
+
+        while not self._leaving.empty():
+            self._see_off(self._leaving.get())
+        self._callers += 1
+        called: zenoh.handlers.Callback[Any] = Callback(call, last)
+        return called
+
+    def _see_off(self, thread: threading.Thread) -> None:
+        thread.join()
+        self._callers -= 1
 
     def _listen(self, session: zenoh.Session) -> None:
         import zenoh
@@ -199,11 +222,11 @@ class Connection:
             )
         self._kept += [
             *(
-                session.declare_subscriber(TOPICS + topic, arrived, allowed_origin=zenoh.Locality.REMOTE)
+                session.declare_subscriber(TOPICS + topic, self._called(arrived), allowed_origin=zenoh.Locality.REMOTE)
                 for topic in SUBSCRIBED
             ),
-            session.info.declare_transport_events_listener(moved, history=True),
-            session.liveliness().declare_subscriber(LIVE + "*", lives, history=True),
+            session.info.declare_transport_events_listener(self._called(moved), history=True),
+            session.liveliness().declare_subscriber(LIVE + "*", self._called(lives), history=True),
         ]
 
     def _pass(self, incoming: Incoming) -> None:

@@ -323,6 +323,25 @@ async def test_what_a_link_carries(exo: Exo) -> None:
     await second.close()
 
 
+ONCE = """
+import asyncio, sys
+from exo_rkllm.cluster.link import ZenohLink
+async def main():
+    link = ZenohLink()
+    await link.open(sys.argv[1:])
+    await link.addresses()
+    await link.close()
+asyncio.run(main())
+"""
+
+
+async def test_a_process_ends_well_after_its_link(exo: Exo) -> None:
+    """A thread that comes back from zenoh while the interpreter ends aborts it; on a busy machine one in ten did."""
+    command = (sys.executable, "-c", ONCE, exo.endpoint)
+    ends = [await asyncio.create_subprocess_exec(*command, cwd=TESTS.parent) for _ in range(40)]
+    assert [await end.wait() for end in ends] == [0] * 40
+
+
 async def test_an_inbox_that_is_not_emptied_drops_messages_and_keeps_news_of_the_link() -> None:
     inbox = Inbox()
     for _ in range(link.ROOM_IN + 10):
