@@ -14,7 +14,7 @@ from bench.syscalls import opened
 from bench.table import Row, show
 from bench.usage import used
 from exo_rkllm.board.files import WAKING
-from exo_rkllm.cli.client import Client
+from exo_rkllm.client.control import Client
 
 SCRAPES = 100
 ROUNDS = 5

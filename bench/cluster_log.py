@@ -11,8 +11,8 @@ import resource
 import time
 from pathlib import Path
 
-from exo_rkllm.cluster.membership import Membership
-from exo_rkllm.cluster.schema.revisions import supported
+from exo_rkllm.cluster.session.membership import Membership
+from exo_rkllm.cluster.wire.revisions import supported
 from tests.exo_cluster.captured import scenarios
 from tests.exo_cluster.replaying import FACTS
 

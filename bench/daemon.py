@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from bench.rig import LIBRARY
 from bench.table import Row, show
 from bench.usage import used
-from exo_rkllm.cli.client import Client
+from exo_rkllm.client.control import Client
 from simulator import boards
 from simulator.model_file import SimModel, write
 

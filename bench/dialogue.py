@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 
 from exo_rkllm.backends.base import Finish, GenerationRequest, Piece, Tool
-from exo_rkllm.catalogue.dialogue import Dialogue
-from exo_rkllm.catalogue.formats import REASONING, TOOLS
+from exo_rkllm.chat.formats import REASONING, TOOLS
+from exo_rkllm.chat.parser import Dialogue
 
 TOKENS = 100_000
 ROUNDS = 7

@@ -10,7 +10,7 @@ from bench.rig import engine
 from bench.table import Row, show
 from exo_rkllm.backends.base import Capabilities, Engine, Event, Finish, GenerationRequest, Model, Piece
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
-from exo_rkllm.catalogue.dialogue import Dialogue
+from exo_rkllm.chat.parser import Dialogue
 from exo_rkllm.dispatch.dialogue import Begin, Verbatim
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import Needs

@@ -16,7 +16,7 @@ import aiohttp
 
 from bench.daemon import daemon
 from bench.table import Row, show
-from exo_rkllm.cli.client import Client
+from exo_rkllm.client.control import Client
 from simulator.model_file import SimModel
 
 CLIENTS = 32

@@ -30,8 +30,8 @@ from exo_rkllm.backends.base import Engine, Model
 from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.rkllm import RkllmEngine
-from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.chat.parser import Dialogue
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import Needs
 from simulator.model_file import SimModel, write

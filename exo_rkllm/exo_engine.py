@@ -20,7 +20,8 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 from exo_rkllm.backends.base import Finish, GenerationRequest, Piece, Progress
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.classic import source
-from exo_rkllm.cluster import chunks, clean, messages, offers, requests
+from exo_rkllm.cluster.wire import chunks, clean, messages, requests
+from exo_rkllm.cluster.worker import offers
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 from exo_rkllm.models import classic_id

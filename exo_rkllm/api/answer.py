@@ -16,7 +16,7 @@ from exo_rkllm.api.endpoint import Call
 from exo_rkllm.api.outbox import Outbox, Straight
 from exo_rkllm.api.serve import always
 from exo_rkllm.backends.base import Array, Event, Finish, GenerationRequest, Piece, Progress, ToolCall
-from exo_rkllm.catalogue.toolcall import call_of
+from exo_rkllm.chat.toolcall import call_of
 from exo_rkllm.errors import ExoRkllmError
 
 # JSON text of a string, ASCII only: it survives lone surrogates, and line splitters that know U+2028.

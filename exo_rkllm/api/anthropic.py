@@ -25,9 +25,9 @@ from exo_rkllm.backends.base import (
     ToolCall,
     Usage,
 )
-from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.catalogue.toolcall import call_of
+from exo_rkllm.chat.parser import Dialogue
+from exo_rkllm.chat.toolcall import call_of
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────

@@ -23,7 +23,7 @@ from exo_rkllm.api.shape import Shape
 from exo_rkllm.api.vectors import embed
 from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, Piece, Sampling, ToolCall
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.catalogue.toolcall import call_of
+from exo_rkllm.chat.toolcall import call_of
 from exo_rkllm.dispatch.status import ModelStatus
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 

@@ -19,7 +19,7 @@ from exo_rkllm.api.fields import Anything, Either, Field, Free, List, Switch, Ta
 from exo_rkllm.api.shape import Shape, shape_of
 from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, Piece, ToolCall, Usage
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.catalogue.toolcall import call_of
+from exo_rkllm.chat.toolcall import call_of
 from exo_rkllm.errors import ExoRkllmError
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────

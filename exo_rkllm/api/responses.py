@@ -20,7 +20,7 @@ from exo_rkllm.api.fields import Anything, Either, Field, Free, List, Number, Sw
 from exo_rkllm.api.shape import Shape
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece, ToolCall, Usage
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.catalogue.toolcall import call_of
+from exo_rkllm.chat.toolcall import call_of
 from exo_rkllm.errors import ExoRkllmError
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────

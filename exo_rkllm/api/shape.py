@@ -14,7 +14,7 @@ from typing import Any, Literal
 from exo_rkllm.api.faults import AnswerInvalid
 from exo_rkllm.api.schema import Checker
 from exo_rkllm.backends.base import Message, ToolCall
-from exo_rkllm.catalogue.conversation import with_system
+from exo_rkllm.chat.conversation import with_system
 
 LEAD = re.compile(r"\s*(?:```[a-zA-Z]*[ \t]*\n\s*)?")
 UNDECIDED = re.compile(r"\s*(?:`{1,2}|```[a-zA-Z]*[ \t]*)?")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.soc import default_cpus
 from exo_rkllm.config import Config
 from exo_rkllm.runner.parent import Limits, Report
+from exo_rkllm.socs import default_cpus
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from typing import Literal, TypeAlias
 
 from exo_rkllm.board import files, version
 from exo_rkllm.board.load import parse_load
-from exo_rkllm.board.soc import RKLLM_SOCS, Named, Soc, named, named_by_npu
 from exo_rkllm.board.states import OTHER_ENGINES, UNMASK, Node, Seen, State, Unbound, decide
 from exo_rkllm.errors import BoardError
+from exo_rkllm.socs import RKLLM_SOCS, Named, Soc, named, named_by_npu
 
 Build: TypeAlias = Literal["drm_gem", "dma_heap", "rocket"]
 # Read under /sys, which a test or a container can fake; /proc/device-tree is a link to it (npu-platform 1.1).

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from exo_rkllm.board.soc import RKLLM_SOCS, Named
+from exo_rkllm.socs import RKLLM_SOCS, Named
 
 State: TypeAlias = Literal[
     "vendor_ready",

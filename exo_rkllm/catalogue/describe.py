@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import names
-from exo_rkllm.catalogue.brought import NOTHING, Brought
 from exo_rkllm.catalogue.card import Card, Chat, Weights
+from exo_rkllm.catalogue.contributions import NOTHING, Brought
 from exo_rkllm.catalogue.filenames import named
-from exo_rkllm.catalogue.voice import read_voice
+from exo_rkllm.chat.chat_format import read_voice
 from exo_rkllm.plugins.adapting import guarded
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.runtime import modelfile

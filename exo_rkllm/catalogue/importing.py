@@ -19,8 +19,8 @@ from pathlib import Path
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, filenames, modelfile, names
-from exo_rkllm.catalogue.brought import Brought
 from exo_rkllm.catalogue.card import Chat
+from exo_rkllm.catalogue.contributions import Brought
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
 from exo_rkllm.catalogue.pull import RESERVE, companions

@@ -17,10 +17,10 @@ from pathlib import Path
 from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import names
-from exo_rkllm.catalogue.brought import NOTHING, Brought
 from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.contributions import NOTHING, Brought
 from exo_rkllm.catalogue.tokenizer import processed, read_tokenizer
-from exo_rkllm.catalogue.voice import Voice, model_type, read_voice
+from exo_rkllm.chat.chat_format import Voice, model_type, read_voice
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 from exo_rkllm.plugins.adapting import preload_of, processor_of
 from exo_rkllm.plugins.spec import ModelSpec

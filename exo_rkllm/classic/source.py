@@ -132,7 +132,7 @@ def own(find: Callable[[str], Model], config: Config) -> Own:
     from exo_rkllm import plugins
     from exo_rkllm.backends.host import host_of
     from exo_rkllm.backends.kinds import Kinds
-    from exo_rkllm.catalogue.dialogue import Dialogue
+    from exo_rkllm.chat.parser import Dialogue
     from exo_rkllm.dispatch.dispatcher import Dispatcher
     from exo_rkllm.dispatch.state import Limits, Needs
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from exo_rkllm.board.counters import Clock, Reading, read
 from exo_rkllm.board.detect import Board, Npu, detect
-from exo_rkllm.board.soc import default_cpus
 from exo_rkllm.board.sources import find
 from exo_rkllm.cli import wrap
 from exo_rkllm.cli.paint import Paint
 from exo_rkllm.config import load
+from exo_rkllm.socs import default_cpus
 
 GIB = 1 << 30
 

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from exo_rkllm.cli.client import daemon
 from exo_rkllm.cli.ps import table
+from exo_rkllm.client.control import daemon
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def reload() -> int:
-    from exo_rkllm.cli.client import daemon
+    from exo_rkllm.client.control import daemon
 
     answer = daemon().post("/control/reload")
     print(f"Taken over: {', '.join(answer['changed'])}." if answer["changed"] else "Nothing changed.")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from exo_rkllm.catalogue.brought import brought
+from exo_rkllm.catalogue.contributions import brought
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import place, wrap
 from exo_rkllm.cli.extras import quietly

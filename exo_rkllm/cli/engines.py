@@ -14,7 +14,7 @@ from exo_rkllm.backends.kinds import BUILT_IN, Kind, Kinds
 from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import toml
-from exo_rkllm.catalogue.brought import brought
+from exo_rkllm.catalogue.contributions import brought
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.cli import place
 from exo_rkllm.cli.extras import plugged

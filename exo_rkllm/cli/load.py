@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from exo_rkllm.cli.client import daemon
 from exo_rkllm.cli.figures import seconds_of
+from exo_rkllm.client.control import daemon
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

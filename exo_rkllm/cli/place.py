@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from exo_rkllm.catalogue.brought import brought
+from exo_rkllm.catalogue.contributions import brought
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli.extras import plugged
 from exo_rkllm.config import load, places

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exo_rkllm.cli.client import daemon
 from exo_rkllm.cli.figures import ago, ahead, size
+from exo_rkllm.client.control import daemon
 
 HEAD = ("MODEL", "STATE", "MEMORY", "RUNNING", "WAITING", "SINCE", "UNTIL")
 

@@ -11,7 +11,8 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.hub import Access
 from exo_rkllm.catalogue.pull import Wanted, pull
 from exo_rkllm.catalogue.steps import Step
-from exo_rkllm.cli import client, place, progress
+from exo_rkllm.cli import place, progress
+from exo_rkllm.client import control
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,13 +37,13 @@ def soc(args: argparse.Namespace) -> str:
 
 
 def main(args: argparse.Namespace) -> int:
-    daemon = client.find() if args.models is None else None
+    daemon = control.find() if args.models is None else None
     steps = here(args) if daemon is None else there(daemon, args)
     asyncio.run(progress.follow(steps, as_json=args.json))
     return 0
 
 
-async def there(daemon: client.Client, args: argparse.Namespace) -> AsyncGenerator[Step, None]:
+async def there(daemon: control.Client, args: argparse.Namespace) -> AsyncGenerator[Step, None]:
     """By the daemon, whose models folder this user need not be able to write; its answer blocks only ourselves."""
     asked = {"soc": soc(args) if args.soc else "", "name": args.name, "replace": args.replace}
     who = {"endpoint": os.environ.get("HF_ENDPOINT", ""), "token": os.environ.get("HF_TOKEN", "")}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from exo_rkllm.cli import client, place
+from exo_rkllm.cli import place
 from exo_rkllm.cli.progress import amount
+from exo_rkllm.client import control
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    daemon = client.find() if args.models is None else None
+    daemon = control.find() if args.models is None else None
     if daemon is not None:  # it unloads what is loaded, and owns the folder
         for name in args.models_:
             print(f"removed {daemon.post('/control/rm', model=name)['removed']}")

@@ -19,13 +19,13 @@ from exo_rkllm.backends.base import Engine, Event, Finish, GenerationRequest, Me
 from exo_rkllm.backends.host import host_of
 from exo_rkllm.backends.kinds import Kinds
 from exo_rkllm.backends.rkllm import RkllmFile
-from exo_rkllm.catalogue.brought import brought
-from exo_rkllm.catalogue.dialogue import Dialogue
+from exo_rkllm.catalogue.contributions import brought
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.chat.parser import Dialogue
 from exo_rkllm.cli import place
-from exo_rkllm.cli.client import Client, NotInTheGroup, find
 from exo_rkllm.cli.extras import plugged
 from exo_rkllm.cli.through import ThroughDaemon
+from exo_rkllm.client.control import Client, NotInTheGroup, find
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 

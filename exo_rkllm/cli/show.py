@@ -6,9 +6,9 @@ import argparse
 import json
 
 from exo_rkllm.catalogue import card as cards
-from exo_rkllm.catalogue.formats import REASONING, TOOLS
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.catalogue.voice import Voice
+from exo_rkllm.chat.chat_format import Voice
+from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.cli import models, place
 from exo_rkllm.cli.progress import amount
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from exo_rkllm.backends.base import Capabilities, Engine, Event, GenerationRequest, Model
 from exo_rkllm.classic.source import Daemon
-from exo_rkllm.cli.client import Client
+from exo_rkllm.client.control import Client
 from exo_rkllm.errors import ExoRkllmError, UsageError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from exo_rkllm.cli.client import daemon
+from exo_rkllm.client.control import daemon
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from exo_rkllm.cluster.packets import valid_node_id
+from exo_rkllm.cluster.discovery.packets import valid_node_id
 
 
 class Identity:

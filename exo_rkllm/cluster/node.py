@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends import base
-from exo_rkllm.cluster import requests
-from exo_rkllm.cluster.discovery import Discovery, new_nonce
-from exo_rkllm.cluster.hearing import EVERYBODY_SPOKE, Found, Hearing, Torn
+from exo_rkllm.cluster.discovery.hearing import EVERYBODY_SPOKE, Found, Hearing, Torn
+from exo_rkllm.cluster.discovery.interfaces import Interfaces
+from exo_rkllm.cluster.discovery.reachable import Reachable
+from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
 from exo_rkllm.cluster.identity import Identity
-from exo_rkllm.cluster.interfaces import Interfaces
-from exo_rkllm.cluster.membership import Membership, Sources
-from exo_rkllm.cluster.orders import Begin, Effect, Halt, Load, Peek, Say, Send, StayOut, Token
-from exo_rkllm.cluster.peeking import peek
-from exo_rkllm.cluster.reachable import Reachable
-from exo_rkllm.cluster.reading import Task
-from exo_rkllm.cluster.schema.revisions import Revision, supported
 from exo_rkllm.cluster.serving import BoardFacts, Servable, Serving
+from exo_rkllm.cluster.session.membership import Membership, Sources
+from exo_rkllm.cluster.session.orders import Begin, Effect, Halt, Load, Peek, Say, Send, StayOut, Token
+from exo_rkllm.cluster.session.peeking import peek
+from exo_rkllm.cluster.session.snapshot import ClusterView, Phase
+from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, Message, Transport
 from exo_rkllm.cluster.settings import AUTO, ClusterSettings
-from exo_rkllm.cluster.snapshot import ClusterView, Phase
-from exo_rkllm.cluster.transport import Alive, Linked, LinkFailed, Message, Transport
+from exo_rkllm.cluster.wire import requests
+from exo_rkllm.cluster.wire.reading import Task
+from exo_rkllm.cluster.wire.revisions import Revision, supported
 from exo_rkllm.errors import ExoRkllmError, RunError
 
 # Between two attempts to connect.
@@ -41,7 +41,7 @@ GOODBYE = 1.5
 
 def zenoh_link() -> Transport:
     """The only place that brings zenoh in."""
-    from exo_rkllm.cluster.link import ZenohLink
+    from exo_rkllm.cluster.session.link import ZenohLink
 
     return ZenohLink()
 

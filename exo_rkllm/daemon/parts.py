@@ -22,10 +22,10 @@ from exo_rkllm.board.detect import Board
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.board.watch import Watch
-from exo_rkllm.catalogue.brought import brought
-from exo_rkllm.catalogue.dialogue import Dialogue
+from exo_rkllm.catalogue.contributions import brought
 from exo_rkllm.catalogue.steps import Step
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.chat.parser import Dialogue
 from exo_rkllm.config import Config
 from exo_rkllm.daemon import clocks, engines
 from exo_rkllm.daemon.appearance import Appearance

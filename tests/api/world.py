@@ -36,8 +36,8 @@ from exo_rkllm.backends.base import (
     Usage,
 )
 from exo_rkllm.backends.dummy import DummyEngine
-from exo_rkllm.catalogue.dialogue import Dialogue
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.chat.parser import Dialogue
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import Limits, Needs
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunError, RunnerLost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from exo_rkllm.board.soc import BY_NAME, SOCS, default_cpus, named, named_by_npu
+from exo_rkllm.socs import BY_NAME, SOCS, default_cpus, named, named_by_npu
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.catalogue.conversation import message_value, tool_value
-from exo_rkllm.catalogue.families import FAMILIES
+from exo_rkllm.chat.conversation import message_value, tool_value
+from exo_rkllm.chat.families import FAMILIES
 from tests.catalogue.conversations import SCENARIOS, Scenario
 
 HERE = Path(__file__).parent

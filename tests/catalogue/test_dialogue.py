@@ -28,11 +28,11 @@ from exo_rkllm.backends.base import (
 )
 from exo_rkllm.backends.dummy import DummyModel
 from exo_rkllm.catalogue.card import Card, Chat, Weights
-from exo_rkllm.catalogue.conversation import message_value
-from exo_rkllm.catalogue.dialogue import Dialogue
-from exo_rkllm.catalogue.formats import REASONING, TOOLS
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.catalogue.toolcall import call, call_of, piece_of
+from exo_rkllm.chat.conversation import message_value
+from exo_rkllm.chat.formats import REASONING, TOOLS
+from exo_rkllm.chat.parser import Dialogue
+from exo_rkllm.chat.toolcall import call, call_of, piece_of
 from exo_rkllm.errors import NotSupported, TemplateError, UsageError
 from tests.catalogue.conversations import ASK, CLOCK, FINE, HELLO, SYSTEM, WEATHER
 

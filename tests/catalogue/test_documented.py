@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.catalogue.card import KEYS, TABLES
-from exo_rkllm.catalogue.families import FAMILIES
-from exo_rkllm.catalogue.formats import REASONING, TOOLS
+from exo_rkllm.chat.families import FAMILIES
+from exo_rkllm.chat.formats import REASONING, TOOLS
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "models.md").read_text()
 WORDS = [

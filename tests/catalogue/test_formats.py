@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Tool
-from exo_rkllm.catalogue.formats import TOOLS
+from exo_rkllm.chat.formats import TOOLS
 from tests.catalogue.conversations import CLOCK, WEATHER
 
 GOOD: dict[str, dict[str, list[tuple[str, object]]]] = {

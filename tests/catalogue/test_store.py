@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import store
-from exo_rkllm.catalogue.brought import Brought
 from exo_rkllm.catalogue.card import Card, Chat, Weights, dump
-from exo_rkllm.catalogue.families import FAMILIES, Family
+from exo_rkllm.catalogue.contributions import Brought
 from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.chat.families import FAMILIES, Family
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 from tests.catalogue.test_names import HARD
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.catalogue import conversation
-from exo_rkllm.catalogue.families import FAMILIES
-from exo_rkllm.catalogue.template import Template
+from exo_rkllm.chat import conversation
+from exo_rkllm.chat.families import FAMILIES
+from exo_rkllm.chat.template import Template
 from exo_rkllm.errors import TemplateError
 from tests.catalogue.conversations import ASK, CALL, HELLO, RESULT, SCENARIOS, SYSTEM, WEATHER
 from tests.catalogue.make_goldens import TOKENS, sources, undated, values

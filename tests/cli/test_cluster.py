@@ -6,7 +6,7 @@ import json
 import subprocess
 
 from exo_rkllm.cli.cluster import report
-from exo_rkllm.cluster.snapshot import ClusterView, Counters, InstanceView, NodeView, Phase
+from exo_rkllm.cluster.session.snapshot import ClusterView, Counters, InstanceView, NodeView, Phase
 from tests.daemon.conftest import house  # noqa: F401 - a fixture
 from tests.daemon.running import House
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.cli.client import Client
+from exo_rkllm.client.control import Client
 
 REPOSITORY = Path(__file__).parent.parent.parent
 START = 20.0  # a machine that builds something else at the same time

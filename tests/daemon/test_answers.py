@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from exo_rkllm.cli.client import Client
+from exo_rkllm.client.control import Client
 from exo_rkllm.errors import ExoRkllmError
 from tests.daemon.running import House
 from tests.simulated import Library

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.parts import Key
-from exo_rkllm.cli.client import connected
+from exo_rkllm.client.control import connected
 from exo_rkllm.config import Api
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.errors import ConfigError

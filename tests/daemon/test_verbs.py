@@ -24,8 +24,8 @@ import pytest
 from exo_rkllm import __version__
 from exo_rkllm.api.peer import Peer, peer_of
 from exo_rkllm.cli import ps
-from exo_rkllm.cli.client import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find, group_of
 from exo_rkllm.cli.figures import seconds_of, size, span
+from exo_rkllm.client.control import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find, group_of
 from exo_rkllm.config import Control
 from exo_rkllm.daemon import listen
 from exo_rkllm.errors import ExoRkllmError

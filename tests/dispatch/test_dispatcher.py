@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from exo_rkllm.backends.base import Capabilities, Event, Finish, GenerationRequest, Model, Piece, Progress
-from exo_rkllm.catalogue.dialogue import Dialogue
+from exo_rkllm.chat.parser import Dialogue
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import Limits, Needs
 from exo_rkllm.errors import (

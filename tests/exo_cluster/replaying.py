@@ -15,12 +15,12 @@ from dataclasses import replace
 from typing import Any
 
 from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
-from exo_rkllm.cluster.membership import Membership, Sources
-from exo_rkllm.cluster.messages import NetworkInterfaceInfo
-from exo_rkllm.cluster.orders import Begin, Effect, Halt, Load, Peek, Peeked, Send
-from exo_rkllm.cluster.schema.revisions import supported
 from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.session.membership import Membership, Sources
+from exo_rkllm.cluster.session.orders import Begin, Effect, Halt, Load, Peek, Peeked, Send
 from exo_rkllm.cluster.settings import Placement
+from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
+from exo_rkllm.cluster.wire.revisions import supported
 from exo_rkllm.errors import ExoRkllmError, RunError
 from tests.exo_cluster.captured import Record
 from tests.exo_cluster.desk import MODEL

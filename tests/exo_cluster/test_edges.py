@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 
 from exo_rkllm.backends.base import Finish, Timings, Usage
-from exo_rkllm.cluster import chunks, clean, interfaces, offers
-from exo_rkllm.cluster.hearing import (
+from exo_rkllm.cluster.discovery import interfaces
+from exo_rkllm.cluster.discovery.hearing import (
     EVERYBODY_SPOKE,
     FORGET,
     NODES,
@@ -28,16 +28,18 @@ from exo_rkllm.cluster.hearing import (
     Source,
     Torn,
 )
+from exo_rkllm.cluster.discovery.interfaces import Interfaces
+from exo_rkllm.cluster.discovery.namespace import digest
+from exo_rkllm.cluster.discovery.packets import Hello, WhatsUp
+from exo_rkllm.cluster.discovery.reachable import Reachable, answer
 from exo_rkllm.cluster.identity import Identity
-from exo_rkllm.cluster.interfaces import Interfaces
-from exo_rkllm.cluster.link import described
-from exo_rkllm.cluster.messages import ErrorChunk, TokenChunk, ToolCallChunk
-from exo_rkllm.cluster.namespace import digest
-from exo_rkllm.cluster.orders import Peek
-from exo_rkllm.cluster.packets import Hello, WhatsUp
-from exo_rkllm.cluster.peeking import peek, urls
-from exo_rkllm.cluster.reachable import Reachable, answer
 from exo_rkllm.cluster.serving import Servable
+from exo_rkllm.cluster.session.link import described
+from exo_rkllm.cluster.session.orders import Peek
+from exo_rkllm.cluster.session.peeking import peek, urls
+from exo_rkllm.cluster.wire import chunks, clean
+from exo_rkllm.cluster.wire.messages import ErrorChunk, TokenChunk, ToolCallChunk
+from exo_rkllm.cluster.worker import offers
 
 HERE, THERE = Source("fe80::1", 2), Source("fe80::2", 2)
 OURS, OTHER = digest("0.3.70"), digest("0.3.71")
@@ -369,7 +371,7 @@ async def exo(paths: dict[str, Any]) -> AsyncIterator[int]:
 async def told(paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, openapi: bool = True) -> Any:
     # loopback would be this board itself, and is all that a test has
     monkeypatch.setattr(
-        "exo_rkllm.cluster.peeking.urls", lambda addresses, port: [f"http://{a}:{port}" for a in addresses]
+        "exo_rkllm.cluster.session.peeking.urls", lambda addresses, port: [f"http://{a}:{port}" for a in addresses]
     )
     async with exo(paths) as port:
         return await peek(

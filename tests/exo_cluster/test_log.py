@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_rkllm.cluster.following import (
+from exo_rkllm.cluster.session.following import (
     ECHO_IN,
     NUDGE_AGAIN,
     NUDGE_EVERY,
@@ -28,8 +28,9 @@ from exo_rkllm.cluster.following import (
     Nudge,
     Probe,
 )
-from exo_rkllm.cluster.log import FIRST_WAIT, KEPT, PAGE, Log
-from exo_rkllm.cluster.messages import (
+from exo_rkllm.cluster.session.log import FIRST_WAIT, KEPT, PAGE, Log
+from exo_rkllm.cluster.session.outbox import RESEND, WINDOW, Outbox, merged
+from exo_rkllm.cluster.wire.messages import (
     Chunk,
     ChunkGenerated,
     PrefillProgressChunk,
@@ -38,8 +39,7 @@ from exo_rkllm.cluster.messages import (
     Session,
     TokenChunk,
 )
-from exo_rkllm.cluster.outbox import RESEND, WINDOW, Outbox, merged
-from exo_rkllm.cluster.reading import Ballot, Logged
+from exo_rkllm.cluster.wire.reading import Ballot, Logged
 
 A, B = Session("aa", 0), Session("bb", 3)
 

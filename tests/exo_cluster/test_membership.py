@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from exo_rkllm.backends.base import Finish, Piece
-from exo_rkllm.cluster import membership as m
-from exo_rkllm.cluster.membership import Membership, Sources
-from exo_rkllm.cluster.messages import NetworkInterfaceInfo
-from exo_rkllm.cluster.orders import Begin, Effect, Halt, Peek, Peeked, Say, Send, StayOut, Token
-from exo_rkllm.cluster.schema.revisions import supported
 from exo_rkllm.cluster.serving import BoardFacts
-from exo_rkllm.cluster.snapshot import Phase
-from exo_rkllm.cluster.suspicion import RECOVERY
+from exo_rkllm.cluster.session import membership as m
+from exo_rkllm.cluster.session.membership import Membership, Sources
+from exo_rkllm.cluster.session.orders import Begin, Effect, Halt, Peek, Peeked, Say, Send, StayOut, Token
+from exo_rkllm.cluster.session.snapshot import Phase
+from exo_rkllm.cluster.session.suspicion import RECOVERY
+from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
+from exo_rkllm.cluster.wire.revisions import supported
 from tests.exo_cluster.captured import openapi
 from tests.exo_cluster.desk import MODEL
 from tests.exo_cluster.standin.state import State as Document
@@ -505,7 +505,7 @@ def test_a_message_that_would_not_fit_is_replaced_by_a_harmless_one(monkeypatch:
     wire = Wire()
     wire.join()
     wire.ask()
-    monkeypatch.setattr("exo_rkllm.cluster.clean.text", lambda text: text)
+    monkeypatch.setattr("exo_rkllm.cluster.wire.clean.text", lambda text: text)
     effects = wire.do(lambda: wire.member.answered([("t", Piece("\ud800", 1))], wire.now))
     assert wire.kinds(effects)[-1] == "NodeGatheredInfo"
     indices = [json.loads(effect.payload)["origin_idx"] for effect in effects if isinstance(effect, Send)]

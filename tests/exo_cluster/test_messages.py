@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
-from exo_rkllm.cluster import messages
-from exo_rkllm.cluster.membership import Membership, Sources
-from exo_rkllm.cluster.messages import Record, Tagged, wire
-from exo_rkllm.cluster.orders import Peek, Say, Send
-from exo_rkllm.cluster.schema.revisions import supported
 from exo_rkllm.cluster.serving import BoardFacts, Servable
+from exo_rkllm.cluster.session.membership import Membership, Sources
+from exo_rkllm.cluster.session.orders import Peek, Say, Send
+from exo_rkllm.cluster.wire import messages
+from exo_rkllm.cluster.wire.messages import Record, Tagged, wire
+from exo_rkllm.cluster.wire.revisions import supported
 from exo_rkllm.errors import ExoRkllmError, RunError
 from tests.exo_cluster.captured import Sample, samples
 

@@ -17,15 +17,16 @@ from typing import Any
 import aiohttp
 import pytest
 
-from exo_rkllm.cluster import link, node
-from exo_rkllm.cluster.discovery import Discovery
-from exo_rkllm.cluster.hearing import Torn
-from exo_rkllm.cluster.link import Connection, Inbox, ZenohLink
+from exo_rkllm.cluster import node
+from exo_rkllm.cluster.discovery.hearing import Torn
+from exo_rkllm.cluster.discovery.service import Discovery
 from exo_rkllm.cluster.node import Node
 from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.session import link
+from exo_rkllm.cluster.session.link import Connection, Inbox, ZenohLink
+from exo_rkllm.cluster.session.snapshot import Phase
+from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, Message
 from exo_rkllm.cluster.settings import ClusterSettings
-from exo_rkllm.cluster.snapshot import Phase
-from exo_rkllm.cluster.transport import Alive, Linked, LinkFailed, Message
 from tests.exo_cluster.desk import MODEL, Desk
 from tests.exo_cluster.lab import TESTS, counted, until
 
@@ -325,7 +326,7 @@ async def test_what_a_link_carries(exo: Exo) -> None:
 
 ONCE = """
 import asyncio, sys
-from exo_rkllm.cluster.link import ZenohLink
+from exo_rkllm.cluster.session.link import ZenohLink
 async def main():
     link = ZenohLink()
     await link.open(sys.argv[1:])

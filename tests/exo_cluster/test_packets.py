@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_rkllm.cluster.namespace import blake3, digest, named
-from exo_rkllm.cluster.packets import Hello, WhatsUp, decode, encode, valid_node_id
+from exo_rkllm.cluster.discovery.namespace import blake3, digest, named
+from exo_rkllm.cluster.discovery.packets import Hello, WhatsUp, decode, encode, valid_node_id
 from tests.exo_cluster.captured import packets
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from exo_rkllm.backends.base import Image, Message, Sampling, Tool, ToolCall
-from exo_rkllm.cluster import reading
-from exo_rkllm.cluster.reading import Download, ImagePart, NodeFacts, Unreadable
-from exo_rkllm.cluster.replica import Replica, read
-from exo_rkllm.cluster.requests import ImageStore, request
+from exo_rkllm.cluster.session.replica import Replica, read
+from exo_rkllm.cluster.wire import reading
+from exo_rkllm.cluster.wire.reading import Download, ImagePart, NodeFacts, Unreadable
+from exo_rkllm.cluster.wire.requests import ImageStore, request
 from exo_rkllm.errors import UsageError
 from tests.exo_cluster.captured import samples, scenarios
 from tests.exo_cluster.standin.state import State as Document

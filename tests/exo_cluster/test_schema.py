@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.cluster import drift
-from exo_rkllm.cluster.schema.language import Checks, Mismatch, parse
-from exo_rkllm.cluster.schema.revisions import Revision, encoded, supported
+from exo_rkllm.cluster.wire import drift
+from exo_rkllm.cluster.wire.language import Checks, Mismatch, parse
+from exo_rkllm.cluster.wire.revisions import Revision, encoded, supported
 from tests.exo_cluster.captured import openapi, samples, scenarios
 from tests.exo_cluster.standin import api
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from exo_rkllm.backends.base import Finish, Piece, Progress, Timings, Usage
-from exo_rkllm.cluster import offers, reading
-from exo_rkllm.cluster.messages import (
+from exo_rkllm.cluster.serving import Servable
+from exo_rkllm.cluster.session.replica import Replica
+from exo_rkllm.cluster.settings import Placement
+from exo_rkllm.cluster.wire import reading
+from exo_rkllm.cluster.wire.messages import (
     AddCustomModelCard,
     CreateInstance,
     DeleteInstance,
@@ -31,10 +34,8 @@ from exo_rkllm.cluster.messages import (
     ToolCallChunk,
     wire,
 )
-from exo_rkllm.cluster.reading import Instance, NodeFacts, Task
-from exo_rkllm.cluster.replica import Replica
-from exo_rkllm.cluster.serving import Servable
-from exo_rkllm.cluster.settings import Placement
+from exo_rkllm.cluster.wire.reading import Instance, NodeFacts, Task
+from exo_rkllm.cluster.worker import offers
 from exo_rkllm.cluster.worker.decide import decide
 from exo_rkllm.cluster.worker.effects import (
     Begin,
@@ -49,7 +50,7 @@ from exo_rkllm.cluster.worker.effects import (
     Say,
     Tell,
 )
-from exo_rkllm.cluster.worker.happenings import (
+from exo_rkllm.cluster.worker.events import (
     Answered,
     Applied,
     Asked,
@@ -60,7 +61,7 @@ from exo_rkllm.cluster.worker.happenings import (
     Offered,
     Ticked,
 )
-from exo_rkllm.cluster.worker.judgements import backends
+from exo_rkllm.cluster.worker.rules import backends
 from exo_rkllm.cluster.worker.state import Worker
 from exo_rkllm.errors import RunError
 from tests.exo_cluster.desk import MODEL

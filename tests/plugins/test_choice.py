@@ -14,12 +14,12 @@ from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.backends.host import Host
 from exo_rkllm.backends.kinds import Kind, Kinds, Option
 from exo_rkllm.catalogue import describe
-from exo_rkllm.catalogue.brought import Brought, family
 from exo_rkllm.catalogue.card import Chat, Weights, parse
-from exo_rkllm.catalogue.families import FAMILIES
-from exo_rkllm.catalogue.formats import REASONING, TOOLS, Reasoning
+from exo_rkllm.catalogue.contributions import Brought, family
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.catalogue.voice import read_voice, voice_of
+from exo_rkllm.chat.chat_format import read_voice, voice_of
+from exo_rkllm.chat.families import FAMILIES
+from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning
 from exo_rkllm.errors import NotSupported, PluginError
 from exo_rkllm.plugins import ModelSpec
 from tests.daemon.running import House

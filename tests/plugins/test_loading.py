@@ -15,7 +15,7 @@ import pytest
 
 from exo_rkllm import plugins
 from exo_rkllm.backends.kinds import Kinds
-from exo_rkllm.catalogue.brought import brought
+from exo_rkllm.catalogue.contributions import brought
 from exo_rkllm.plugins import ModelSpec
 from exo_rkllm.plugins.offers import offers
 from exo_rkllm.plugins.registry import Registry

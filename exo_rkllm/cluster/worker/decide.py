@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from exo_rkllm.cluster import reading
-from exo_rkllm.cluster.replica import Replica
+from exo_rkllm.cluster.session.replica import Replica
+from exo_rkllm.cluster.wire import reading
 from exo_rkllm.cluster.worker.effects import Effect, Introduce, Tell
-from exo_rkllm.cluster.worker.happenings import (
+from exo_rkllm.cluster.worker.events import (
     Answered,
     Applied,
     Asked,
@@ -16,9 +16,9 @@ from exo_rkllm.cluster.worker.happenings import (
     Offered,
     Ticked,
 )
-from exo_rkllm.cluster.worker.judgements import is_card
+from exo_rkllm.cluster.worker.rules import is_card
 from exo_rkllm.cluster.worker.state import Worker
-from exo_rkllm.cluster.worker.turn import NewId, Turn
+from exo_rkllm.cluster.worker.transition import NewId, Turn
 
 
 def decide(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from exo_rkllm.cluster.messages import (
+from exo_rkllm.cluster.wire.messages import (
     AddCustomModelCard,
     Chunk,
     CreateInstance,
@@ -13,7 +13,7 @@ from exo_rkllm.cluster.messages import (
     DownloadProgress,
     RunnerStatus,
 )
-from exo_rkllm.cluster.reading import Task
+from exo_rkllm.cluster.wire.reading import Task
 
 Command: TypeAlias = AddCustomModelCard | CreateInstance | DeleteInstance
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_rkllm.cluster.drift import _camel
-from exo_rkllm.cluster.schema.revisions import Revision
+from exo_rkllm.cluster.wire.drift import _camel
+from exo_rkllm.cluster.wire.revisions import Revision
 from tests.exo_cluster.standin.master import new_id
 from tests.exo_cluster.standin.state import Json, State, unwrap
 

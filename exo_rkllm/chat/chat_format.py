@@ -1,0 +1,200 @@
+"""How one model is spoken to: its template, where it stops, how it writes calls and thoughts. Read from its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exo_rkllm.backends.base import Model
+from exo_rkllm.catalogue.card import Card, telling_names
+from exo_rkllm.catalogue.contributions import NOTHING, Brought
+from exo_rkllm.catalogue.toml import nearest
+from exo_rkllm.chat.families import Family
+from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning, ToolFormat
+from exo_rkllm.errors import CardError
+from exo_rkllm.plugins.adapting import processor_of
+
+if TYPE_CHECKING:  # Jinja is loaded with the first template, not with the daemon
+    from exo_rkllm.chat.template import Template
+
+LARGEST_JSON = 64 * 1024 * 1024
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# What a template's text says of the model's habits, most telling first.
+TOOL_MARKS = (
+    ("<function=", "qwen-xml"),
+    ('<function name="', "minicpm-xml"),
+    ("<|tool_call>", "gemma"),
+    ("<tool_call>", "hermes"),
+    ("<｜tool▁calls▁begin｜>", "deepseek"),
+    ("<|tool_call|>", "phi"),
+    ("<|tool_call_start|>", "minicpm"),
+    ("<|plugin|>", "internlm"),
+    ("<|python_tag|>", "llama"),
+    ('"parameters": dictionary', "llama"),
+)
+REASONING_MARKS = (("<|channel>", "channel"), ("<|thought_start|>", "thought"), ("</think>", "think"))
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    template: Template
+    tool_template: Template | None  # the one that tells the model of tools; None where a system message has to
+    tools: ToolFormat | None
+    reasoning: Reasoning | None
+    stop: tuple[str, ...]
+    system: str = ""
+    special: bool = False  # whether some of its tags are special tokens, which a runtime may leave out of the text
+
+
+def _read_json(path: Path) -> Any:
+    """None for a file that is missing, too large or no JSON: every one of these files is optional."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            return None
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    read = _read_json(path)
+    return read if isinstance(read, dict) else {}
+
+
+def _token(value: object) -> str:
+    """A special token as the files write it: text, or an object with its text in `content`."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""
+
+
+def _special(config: Mapping[str, Any]) -> dict[str, str]:
+    return {name: token for name in SPECIAL if (token := _token(config.get(name)))}
+
+
+def _eos_texts(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """Texts of the ids that end an answer, as generation_config.json names them."""
+    ids = _mapping(folder / "generation_config.json").get("eos_token_id")
+    decoder = config.get("added_tokens_decoder")
+    if not isinstance(decoder, dict):
+        return []
+    wanted = ids if isinstance(ids, list) else [ids]
+    return [text for one in wanted if (text := _token(decoder.get(str(one))))]
+
+
+def _are_special(tags: Iterable[str], config: Mapping[str, Any]) -> bool:
+    """As the tokenizer's table says; without one, by what special tokens look like."""
+    decoder = config.get("added_tokens_decoder")
+    if not isinstance(decoder, dict):
+        return any(tag.startswith(("<|", "<｜")) for tag in tags)
+    special = [
+        text for one in decoder.values() if isinstance(one, dict) and one.get("special") and (text := _token(one))
+    ]
+    return any(text in tag for text in special for tag in tags)
+
+
+def _tags(tools: ToolFormat | None, reasoning: Reasoning | None) -> tuple[str, ...]:
+    return (
+        *((*tools.open, *tools.close) if tools else ()),
+        *((reasoning.open, reasoning.close) if reasoning else ()),
+    )
+
+
+def _template_source(folder: Path, card: Card, config: Mapping[str, Any]) -> str:
+    """Where Hugging Face looks too: the file, then the configuration; of several templates the default one."""
+    name = card.chat.template or "chat_template.jinja"
+    path = folder / name
+    if path.is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    if card.chat.template:
+        raise CardError(f"The card of {card.id} names the template {name}, which is not there.", f"ls {folder}")
+    for source in (config, _mapping(folder / "chat_template.json")):
+        held = source.get("chat_template")
+        if isinstance(held, list):
+            several = {one.get("name"): one.get("template") for one in held if isinstance(one, dict)}
+            held = several.get("default") or next(iter(several.values()), None)
+        if isinstance(held, str):
+            return held
+    return ""
+
+
+def _marked(text: str, marks: tuple[tuple[str, str], ...]) -> str:
+    return next((row for mark, row in marks if mark in text), "")
+
+
+def _row(kind: str, chosen: str | ToolFormat | Reasoning, rows: Mapping[str, Any], card_id: str) -> Any:
+    if chosen in ("", "none"):
+        return None
+    if not isinstance(chosen, str):
+        return chosen
+    if chosen not in rows:
+        raise CardError(f"The card of {card_id} says {kind} = {chosen!r}.", nearest(chosen, rows))
+    return rows[chosen]
+
+
+def _compiled(source: str, special: Mapping[str, str]) -> Template:
+    from exo_rkllm.chat.template import Template
+
+    return Template(source, special)
+
+
+def model_type(folder: Path) -> object:
+    """What config.json says the model is."""
+    return _mapping(folder / "config.json").get("model_type")
+
+
+def _processor_template(brought: Brought, folder: Path, card: Card) -> str:
+    """Of the class that a plugin has for the tokenizer, where the plugin says nothing else."""
+    spec = brought.spec(card.chat.family, model_type(folder), *telling_names(card))
+    if spec is None or spec.template:
+        return ""
+    held = getattr(processor_of(spec, brought.processors), "chat_template", "")
+    return held if isinstance(held, str) else ""
+
+
+def read_voice(folder: Path, card: Card, brought: Brought = NOTHING) -> Voice:
+    config = _mapping(folder / "tokenizer_config.json")
+    source = _template_source(folder, card, config)
+    said = "" if card.chat.family in brought.silent else card.chat.family
+    family: Family = (
+        _row("family", said, brought.families, card.id)
+        or brought.families[brought.family(model_type(folder), *telling_names(card))]
+    )
+    source = source or _processor_template(brought, folder, card)
+    special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
+    template = _compiled(source or family.template, special)
+    telling = template if "tools" in template.names else None
+    if telling is None and source and re.search(r"\btools\b", family.template):
+        telling = _compiled(family.template, {"bos_token": family.bos, **special})
+    marked = _marked(source, TOOL_MARKS) if telling is template else ""
+    tools = card.chat.tools or marked or family.tools
+    reasoning = card.chat.reasoning or (_marked(source, REASONING_MARKS) if source else "") or family.reasoning
+    stop = [*card.chat.stop, special.get("eos_token", ""), *_eos_texts(folder, config), *family.stop]
+    way = _row("tools", tools, TOOLS, card.id)
+    thoughts = _row("reasoning", reasoning, REASONING, card.id)
+    return Voice(
+        template,
+        telling if way else None,
+        way,
+        thoughts,
+        tuple(dict.fromkeys(text for text in stop if text)),
+        card.chat.system,
+        _are_special(_tags(way, thoughts), config),
+    )
+
+
+def voice_of(model: Model, brought: Brought = NOTHING) -> Voice:
+    """For a model without a card (a bare file): its family's markup, by its name."""
+    family = brought.families[brought.family(None, model.path.name if model.path else "", model.id)]
+    template = _compiled(family.template, {"bos_token": family.bos})
+    return Voice(
+        template,
+        template if family.tools and "tools" in template.names else None,
+        _row("tools", family.tools, TOOLS, model.id),
+        _row("reasoning", family.reasoning, REASONING, model.id),
+        family.stop,
+    )

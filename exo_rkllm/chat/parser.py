@@ -1,0 +1,364 @@
+"""From a request to what an engine is given, and from the engine's raw text to answer, thoughts and tool calls.
+
+The seam with dispatch: `begin`, then `request` goes to the engine, each of its pieces through `feed`, its end through
+`end`. Once `stopped` is true a stop string was met and the run is to be ended; nothing after it comes out any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from exo_rkllm.backends.base import Capabilities, Event, Finish, GenerationRequest, Model, Piece
+from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.chat import conversation, tools
+from exo_rkllm.chat.chat_format import Voice, voice_of
+from exo_rkllm.chat.formats import Reasoning, ToolFormat
+from exo_rkllm.chat.toolcall import piece_of
+from exo_rkllm.errors import NotSupported
+
+# `lead`: the answer's first characters, where a format without tags may begin a call; `call`: inside a tool call;
+# `musing`: what looks like one amid thoughts, where a model may as well speak of calls as make them.
+State: TypeAlias = Literal["lead", "answer", "thinking", "call", "musing", "done"]
+CALLS: frozenset[State] = frozenset({"call", "musing"})
+JSON_CALL = re.compile(r'\{\s*"(?:name|type|function)"\s*:')
+UNDECIDED = 64  # characters after which a JSON answer without a call's first key is no call
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What is looked for in one state, and the first characters that make looking necessary."""
+
+    pattern: re.Pattern[str] | None
+    texts: tuple[str, ...]
+    triggers: frozenset[str]
+
+    @classmethod
+    def of(cls, texts: Iterable[str], *, breaks: bool = False) -> Marks:
+        """With `breaks`, line breaks wait for what follows them, since a tag swallows those in front of it."""
+        marks = tuple(sorted({text for text in texts if text}, key=len, reverse=True))
+        pattern = re.compile("|".join(map(re.escape, marks))) if marks else None
+        return cls(pattern, marks, frozenset({mark[0] for mark in marks} | ({"\n"} if breaks else set())))
+
+    def waiting(self, text: str) -> int:
+        """How many characters at the end may still become a mark, or be swallowed by one."""
+        longest = 0
+        for mark in self.texts:
+            for size in range(min(len(mark) - 1, len(text)), longest, -1):
+                if text.endswith(mark[:size]):
+                    longest = size
+                    break
+        return longest + self.swallowed(text[: len(text) - longest])
+
+    def swallowed(self, text: str) -> int:
+        """Line breaks and blanks at the end that belong to a tag behind them."""
+        if "\n" not in self.triggers:
+            return 0
+        blank = text[len(text.rstrip()) :]
+        return len(blank) - blank.index("\n") if "\n" in blank else 0
+
+
+class Dialogue:
+    """One run, read as it comes."""
+
+    __slots__ = (
+        *(
+            "_asked_stops",
+            "_buffer",
+            "_calls",
+            "_ended_by",
+            "_format",
+            "_ends",
+            "_held",
+            "_marks",
+            "_opened",
+            "_plain",
+            "_reasoning",
+            "_said",
+        ),
+        *("_scanned", "_skip", "_state", "_stops", "_thinking", "_triggers", "request", "stopped"),
+    )
+
+    _plain: bool
+    _state: State
+    _thinking: bool
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        *,
+        reasoning: Reasoning | None = None,
+        tools: ToolFormat | None = None,
+        ends: Sequence[str] = (),
+        thinking: bool = False,
+        forced: str = "",
+    ) -> None:
+        """`request.stop` counts in the answer only, `ends` everywhere; `forced` is the call that the prompt begins."""
+        self.request = dataclasses.replace(request, stop=tuple(dict.fromkeys((*request.stop, *ends))))
+        self.stopped = False
+        self._reasoning = reasoning
+        self._format = tools
+        self._stops = frozenset(self.request.stop)
+        self._asked_stops = request.stop  # the rest is the model's own way to end
+        self._ended_by = ""
+        self._ends = Marks.of(self._stops).pattern
+        opens = tools.open if tools else ()
+        begin, close = ((reasoning.open,), (reasoning.close,)) if reasoning else ((), ())
+        answer = Marks.of((*self._stops, *opens, *begin), breaks=tools is not None)
+        self._marks: dict[State, Marks] = {
+            "lead": answer,
+            "answer": answer,
+            "thinking": Marks.of((*ends, *opens, *close), breaks=True),
+            "call": Marks.of((*ends, *(tools.close if tools else ()))),
+            "musing": Marks.of((*ends, *(tools.close if tools else ()), *close)),
+            "done": Marks.of(()),
+        }
+        self._buffer = ""
+        self._held: list[Piece] = []  # the pieces whose text is in the buffer
+        self._scanned = 0
+        self._opened = ""  # the tag that opened the call, given back when it turns out to be none
+        self._calls = 0
+        self._said = False
+        if forced:
+            self._enter("call")
+            self._opened = next((tag for tag in tools.open if forced.startswith(tag)), "") if tools else ""
+            self._buffer = forced.removeprefix(self._opened)
+            self._held = [Piece(self._buffer)] if self._buffer else []
+        else:
+            self._enter("thinking" if thinking else self._after(), skip=reasoning is not None)
+
+    @classmethod
+    def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
+        """What to send and how to read the answer; raises where the model cannot do what is asked."""
+        if not capabilities.images and any(message.images for message in request.messages):
+            raise NotSupported(f"{model.id} does not see images.", "Ask without images, or use a model that does.")
+        if capabilities.chat or request.output != "text":
+            return cls(request)
+        voice = model.voice() if isinstance(model, Entry) else voice_of(model)
+        if request.prompt is not None or request.tokens is not None:
+            return cls(request, ends=voice.stop)
+        return _rendered(voice, request)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+
+    def feed(self, piece: Piece) -> Sequence[Piece]:
+        """What is certain by now; text that may still become a tag or a stop string stays inside."""
+        if self._plain and self._triggers.isdisjoint(piece.text):
+            if self._thinking:
+                piece.kind = "thinking"
+            return (piece,)
+        if piece.kind != "answer":
+            return (*self._flush(), piece)  # an engine that chats has read it already
+        if self.stopped:
+            return ()
+        if not piece.text and not self._held:
+            return (piece,)  # a part of a character, whose id counts for hosts that work on ids
+        self._held.append(piece)
+        self._buffer += piece.text
+        out: list[Piece] = []
+        while self._step(out):
+            pass
+        self._plain = not self._buffer and not self._skip and self._state in ("answer", "thinking")
+        return out
+
+    def end(self, finish: Finish) -> Sequence[Event]:
+        """What was held back, then the finish with its real reason."""
+        out = self._flush()
+        reason = "stop" if self.stopped else finish.reason
+        if self._calls and reason == "stop":
+            reason = "tool_calls"
+        self._enter("done")
+        return (*out, dataclasses.replace(finish, reason=reason, stop=self._ended_by))
+
+    def _flush(self) -> list[Piece]:
+        """All that waits, as what it most likely is."""
+        out: list[Piece] = []
+        if self._state in CALLS:
+            self._close(len(self._buffer), 0, out)
+        if self._state == "lead":
+            self._enter("answer")
+        while self._step(out):
+            pass
+        self._take(len(self._buffer.rstrip() if self._thinking else self._buffer), out)
+        self._drop(len(self._buffer))
+        return out
+
+    def _enter(self, state: State, *, skip: bool = False) -> None:
+        """`skip`: blanks at the beginning belong to the tag before them."""
+        self._state = state
+        self._thinking = state == "thinking"
+        self._triggers = self._marks[state].triggers
+        self._scanned = 0
+        self._skip = skip
+        self._plain = not skip and state in ("answer", "thinking")
+
+    def _after(self) -> State:
+        """Where an answer begins: here a call may begin without a tag."""
+        return "lead" if self._format is not None and self._format.bare else "answer"
+
+    def _step(self, out: list[Piece]) -> bool:
+        """One move over the buffer; false when there is nothing more to do without more text."""
+        if self._skip:
+            self._drop(len(self._buffer) - len(self._buffer.lstrip()))
+            self._skip = not self._buffer
+        if not self._buffer:
+            return False
+        if self._state == "lead" and not self._led():
+            return False
+        marks = self._marks[self._state]
+        found = marks.pattern.search(self._buffer, self._scanned) if marks.pattern else None
+        if found is not None:
+            return self._met(found[0], found.start(), out)
+        if self._state in CALLS:
+            self._scanned = max(0, len(self._buffer) - max(map(len, marks.texts), default=0))
+        else:
+            self._take(len(self._buffer) - marks.waiting(self._buffer), out)
+        return False
+
+    def _met(self, mark: str, start: int, out: list[Piece]) -> bool:
+        reasoning, tools = self._reasoning, self._format
+        if self._state in CALLS:
+            tag = len(mark) if tools and mark in tools.close else 0
+            self._close(start, tag, out)
+        elif mark in self._stops:
+            self._take(start, out)
+            self._stop(mark)
+        elif reasoning and mark == reasoning.open and (self._said or self._buffer[:start].strip()):
+            self._take(start + len(mark), out)  # an answer that speaks of the tag
+        else:
+            blank = self._marks[self._state].swallowed(self._buffer[:start])
+            self._take(start - blank, out)
+            opened = self._buffer[: blank + len(mark)]
+            self._drop(len(opened))
+            if reasoning and mark == reasoning.open:
+                self._enter("thinking", skip=True)
+            elif reasoning and mark == reasoning.close:
+                self._enter(self._after(), skip=True)
+            else:
+                self._enter("musing" if self._thinking else "call")
+                self._opened = opened
+        return bool(self._buffer)
+
+    def _stop(self, mark: str) -> None:
+        self._ended_by = mark if mark in self._asked_stops else ""
+        self._drop(len(self._buffer))
+        self.stopped = True
+        self._enter("done")
+
+    # ── calls ────────────────────────────────────────────────────────────────────────────────────
+
+    def _led(self) -> bool:
+        """Whether the answer's first characters have told what they are; then the state says it."""
+        text = self._buffer.lstrip()
+        if self._format is not None and self._format.bare == "json":
+            is_call = JSON_CALL.match(text) is not None
+            open_ = not text or (text[0] == "{" and '":' not in text and len(text) < UNDECIDED)
+        else:
+            line, broken, _ = text.partition("\n")
+            names = [tool.name for tool in self.request.tools]
+            is_call = bool(broken) and line.strip() in names
+            open_ = not broken and any(name.startswith(line.rstrip()) for name in names)
+        if open_ and not is_call:
+            return False
+        self._enter("call" if is_call else "answer")
+        self._opened = ""
+        return True
+
+    def _close(self, size: int, tag: int, out: list[Piece]) -> None:
+        """The call's text is whole: it becomes calls, or is given back as the words that it was."""
+        before: State = "thinking" if self._state == "musing" else "answer"
+        token = self._held[-1].token if self._held else -1
+        try:
+            calls = self._format.read(self._buffer[:size], self.request.tools) if self._format else []
+        except ValueError:
+            self._enter(before)
+            if self._opened:
+                out.append(Piece(self._opened, -1, "thinking" if self._thinking else "answer"))
+                self._said = self._said or not self._thinking
+            if self._thinking:
+                self._take(size + tag, out)
+                return
+            found = self._ends.search(self._buffer, 0, size + tag) if self._ends else None
+            self._take(found.start() if found else size + tag, out)
+            if found:
+                self._stop(found[0])
+            return
+        self._drop(size + tag)
+        self._calls += len(calls)
+        out += [piece_of(made, token) for made in calls]
+        self._enter(before, skip=True)
+
+    # ── text and the tokens it came with ─────────────────────────────────────────────────────────
+
+    def _take(self, size: int, out: list[Piece]) -> None:
+        """Let the first `size` characters go, in the pieces that they came in."""
+        for piece in self._cut(size):
+            if self._thinking:
+                piece.kind = "thinking"
+            else:
+                self._said = self._said or not piece.text.isspace()
+            out.append(piece)
+
+    def _drop(self, size: int) -> None:
+        self._cut(size)
+
+    def _cut(self, size: int) -> list[Piece]:
+        if size <= 0:
+            return []
+        self._buffer = self._buffer[size:]
+        self._scanned = 0
+        cut: list[Piece] = []
+        while size and self._held:
+            piece = self._held[0]
+            if size < len(piece.text):
+                cut.append(Piece(piece.text[:size], piece.token))
+                piece.text = piece.text[size:]
+                break
+            cut.append(self._held.pop(0))
+            size -= len(piece.text)
+        while self._held and not self._held[0].text:
+            cut.append(self._held.pop(0))
+        return cut
+
+
+# ── asking ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rendered(voice: Voice, request: GenerationRequest) -> Dialogue:
+    if request.thinking and voice.reasoning is None:
+        raise NotSupported(f"{request.model or 'This model'} does not think aloud.", "Ask without thinking.")
+    offered, must_call = tools.choose(request)
+    way = tools.way_of(voice, offered)
+    messages = request.messages
+    if voice.system and not any(message.role == "system" for message in messages):
+        messages = conversation.with_system(messages, voice.system)
+    template = voice.template
+    if way is not None and voice.tool_template is not None:
+        template = voice.tool_template
+    elif way is not None:
+        messages = tools.told(messages, offered)
+    prompt = conversation.render(template, messages, offered, thinking=request.thinking)
+    prompt, thinking = _opened(prompt, voice.reasoning, wanted=request.thinking)
+    forced = way.forced(must_call) if way is not None and must_call is not None else ""
+    if forced and thinking:
+        prompt, thinking = _opened(prompt, voice.reasoning, wanted=False)
+    return Dialogue(
+        dataclasses.replace(request, messages=(), prompt=prompt + forced, tools=offered),
+        reasoning=voice.reasoning,
+        tools=way,
+        ends=voice.stop,
+        thinking=thinking,
+        forced=forced,
+    )
+
+
+def _opened(prompt: str, reasoning: Reasoning | None, *, wanted: bool | None) -> tuple[str, bool]:
+    """Some templates open the thoughts themselves; where none are wanted they are closed again at once."""
+    if reasoning is None or not prompt.rstrip().endswith(reasoning.open.rstrip()):
+        return prompt, False
+    if wanted is False:
+        return f"{prompt.rstrip()}\n\n{reasoning.close}\n\n", False
+    return prompt, True

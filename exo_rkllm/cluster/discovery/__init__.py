@@ -1,0 +1,1 @@
+"""Finds exo nodes on the network."""

@@ -1,0 +1,237 @@
+"""Who was heard on the local network, and which cluster that makes: decisions of discovery, without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from exo_rkllm.cluster.discovery.namespace import digest, named
+from exo_rkllm.cluster.discovery.packets import Hello, Packet, WhatsUp
+from exo_rkllm.cluster.settings import AUTO
+
+# Every exo node says Hello once a second: after this time all clusters of the network were heard.
+EVERYBODY_SPOKE = 1.2
+# What was not heard for so long is gone.
+FORGET = 30.0
+# An answer that comes later is to nobody's question.
+VALID = 10.0
+# A Hello that nobody answered for is asked about again, but not at each repetition.
+ASK_AGAIN = 3.0
+# Nodes that are remembered: the port is open to everybody.
+NODES = 64
+# exo's default namespace is its version; hashes of these are known by name.
+KNOWN_NAMESPACES = tuple(f"0.3.{patch}" for patch in range(60, 120))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a datagram came from; `scope` is the interface's index for link-local addresses."""
+
+    address: str
+    scope: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.address}%{self.scope}" if self.scope else self.address
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An exo node that zenoh can be connected to."""
+
+    node_id: str
+    source: Source
+    port: int
+
+    @property
+    def endpoint(self) -> str:
+        return f"tcp/[{self.source}]:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A cluster that is heard and not joined."""
+
+    namespace: str
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send a Hello to this source, or to everybody where it is None."""
+
+    hello: Hello
+    source: Source | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    peer: Peer
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """More than one cluster is heard and none was named: none is joined."""
+
+    namespaces: tuple[str, ...]
+
+
+Outcome: TypeAlias = Ask | Found | Torn
+# A namespace, and who asked or answered in it.
+Speaker: TypeAlias = tuple[bytes, Source]
+
+
+class Hearing:
+    """`asked` is the configured namespace, or `auto`: then the one that is heard, if it is one alone.
+
+    A Hello is a question, and other boards of ours ask as well: only an answer shows that a cluster is there. With
+    `auto` the first one that answers is connected to at once, and nothing is said to it before `settled`.
+    """
+
+    def __init__(self, me: str, asked: str, new_nonce: Callable[[], bytes], guesses: Sequence[str] = ()) -> None:
+        self.asked = asked
+        self._me = me
+        self._new_nonce = new_nonce
+        self._guesses = tuple(digest(guess) for guess in guesses)
+        self._questions: dict[bytes, tuple[bytes, float]] = {}  # nonces: the namespace asked for, and when
+        self._namespace: bytes | None = None if asked == AUTO else digest(asked)
+        self._since: float | None = None
+        self._torn = False
+        self._labels: dict[bytes, str] = {}
+        self._asked: dict[Speaker, float] = {}
+        self._answered: dict[Speaker, float] = {}
+        self._peers: dict[str, tuple[Peer, float]] = {}
+
+    @property
+    def namespace(self) -> str:
+        """The cluster's name, empty while none was chosen."""
+        if self.asked != AUTO:
+            return self.asked
+        return "" if self._namespace is None else self._label(self._namespace)
+
+    def settled(self, now: float) -> bool:
+        """Whether the choice stands."""
+        if self.asked != AUTO:
+            return True
+        listened = self._since is not None and now - self._since >= EVERYBODY_SPOKE
+        return listened and not self._torn and self._namespace is not None
+
+    def patience(self, now: float) -> float:
+        """Seconds until it is worth while to ask `settled` again."""
+        if self._since is None or now - self._since >= EVERYBODY_SPOKE:
+            return EVERYBODY_SPOKE
+        return EVERYBODY_SPOKE - (now - self._since)
+
+    def questions(self, now: float) -> list[Ask]:
+        """What to say to everybody now; drawn anew each second, as exo does."""
+        if self._since is None:
+            self._since = now
+        self._mend(now)
+        wanted = self._guesses if self._namespace is None else (self._namespace,)
+        return [] if self._torn else [Ask(self._question(namespace, now)) for namespace in wanted]
+
+    def hear(self, packet: Packet, source: Source, now: float) -> list[Outcome]:
+        if isinstance(packet, WhatsUp):
+            return self._answer(packet, source, now)
+        if packet.nonce in self._questions:
+            return []  # our own, come back by multicast loop
+        speaker = packet.namespace, source
+        if now - self._answered.get(speaker, -FORGET) < FORGET:
+            self._answered[speaker] = now
+            if packet.namespace == self._namespace:
+                self._refresh(source, now)
+            return []
+        # whoever starts later is asked once, so that nobody needs to say Hello while the link is good
+        if now - self._asked.get(speaker, -ASK_AGAIN) < ASK_AGAIN or not _room(self._asked, speaker, now):
+            return []
+        self._asked[speaker] = now
+        return [Ask(self._question(packet.namespace, now), source)]
+
+    def strangers(self, now: float) -> tuple[Stranger, ...]:
+        """Clusters that are not ours, each with the node of it that spoke last."""
+        spoke = sorted(self._answered.items(), key=lambda entry: entry[1])
+        others = {
+            namespace: source for (namespace, source), at in spoke if namespace != self._namespace and now - at < FORGET
+        }
+        return tuple(Stranger(self._label(namespace), source) for namespace, source in others.items())
+
+    def endpoints(self) -> tuple[str, ...]:
+        """Whoever spoke last comes first, since a dead one keeps zenoh waiting; older ones may still be there."""
+        recent = sorted(self._peers.values(), key=lambda entry: (-entry[1], entry[0].node_id))
+        return tuple(peer.endpoint for peer, _ in recent)
+
+    def lost(self) -> None:
+        """The link is gone: everybody of our cluster has to be asked again."""
+        self._asked.clear()
+        self._answered = {speaker: at for speaker, at in self._answered.items() if speaker[0] != self._namespace}
+
+    def _question(self, namespace: bytes, now: float) -> Hello:
+        self._questions = {nonce: asked for nonce, asked in self._questions.items() if now - asked[1] < VALID}
+        nonce = self._new_nonce()
+        self._questions[nonce] = (namespace, now)
+        return Hello(nonce, namespace)
+
+    def _answer(self, packet: WhatsUp, source: Source, now: float) -> list[Outcome]:
+        namespace, asked_at = self._questions.get(packet.nonce, (b"", -VALID))
+        if now - asked_at >= VALID or packet.node_id == self._me:
+            return []
+        speaker = namespace, source
+        if not _room(self._answered, speaker, now):
+            return []
+        self._answered[speaker] = now
+        if self._namespace is None and not self._torn:
+            self._namespace = namespace
+        if namespace != self._namespace:
+            return self._compare(now)
+        self._refresh(source, now)
+        if packet.node_id in self._peers:
+            return []
+        # exo draws a new id at each start: whoever was at this address before is gone
+        self._peers = {
+            node: entry
+            for node, entry in self._peers.items()
+            if (entry[0].source, entry[0].port) != (source, packet.port)
+        }
+        if len(self._peers) >= NODES:
+            return []
+        peer = Peer(packet.node_id, source, packet.port)
+        self._peers[packet.node_id] = (peer, now)
+        return [Found(peer)]
+
+    def _refresh(self, source: Source, now: float) -> None:
+        for node, (peer, _) in self._peers.items():
+            if peer.source == source:
+                self._peers[node] = (peer, now)
+
+    def _compare(self, now: float) -> list[Outcome]:
+        """Another cluster than the chosen one is there."""
+        if self.asked != AUTO or self._torn or self._since is None or now - self._since >= EVERYBODY_SPOKE:
+            return []
+        self._torn, self._namespace = True, None
+        self._peers.clear()
+        return [Torn(tuple(sorted(self._label(namespace) for namespace in self._alive(now))))]
+
+    def _mend(self, now: float) -> None:
+        """Of several clusters one is left."""
+        left = self._alive(now)
+        if self._torn and len(left) == 1:
+            self._torn, self._namespace = False, left.pop()
+
+    def _alive(self, now: float) -> set[bytes]:
+        return {namespace for (namespace, _), at in self._answered.items() if now - at < FORGET}
+
+    def _label(self, namespace: bytes) -> str:
+        if namespace not in self._labels:
+            if len(self._labels) >= 2 * NODES:
+                self._labels.clear()
+            self._labels[namespace] = named(namespace, KNOWN_NAMESPACES) or namespace.hex()
+        return self._labels[namespace]
+
+
+def _room(speakers: dict[Speaker, float], wanted: Speaker, now: float) -> bool:
+    """Whether one more is remembered; those who have been silent make room."""
+    if wanted in speakers or len(speakers) < NODES:
+        return True
+    for speaker in [speaker for speaker, at in speakers.items() if now - at >= FORGET]:
+        del speakers[speaker]
+    return len(speakers) < NODES

@@ -1,0 +1,148 @@
+"""Network interfaces as they come and go, told by the kernel over netlink: nothing here asks twice."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
+
+_NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
+_NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
+_DONE = 3
+_REQUEST, _DUMP = 0x1, 0x300
+_GROUPS = 0x1 | 0x10 | 0x100  # links, IPv4 addresses, IPv6 addresses
+_IFLA_IFNAME, _IFA_ADDRESS, _IFA_LOCAL = 3, 1, 2
+_UP, _LOOPBACK, _RUNNING = 0x1, 0x8, 0x40
+_TENTATIVE = 0x40  # an IPv6 address whose uniqueness is still being checked cannot send yet
+
+_HEADER = struct.Struct("=IHHII")
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBi")
+_ATTRIBUTE = struct.Struct("=HH")
+
+_KINDS = (("wl", "wifi"), ("en", "ethernet"), ("eth", "ethernet"), ("thunderbolt", "thunderbolt"))
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    index: int
+    name: str = ""
+    up: bool = False
+    loopback: bool = False
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether discovery can speak on it."""
+        return self.up and not self.loopback and any(":" in address for address in self.addresses)
+
+    @property
+    def kind(self) -> str:
+        """exo's word for it, from the kernel's naming scheme."""
+        return next((kind for start, kind in _KINDS if self.name.startswith(start)), "unknown")
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 0
+    while position + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, position)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind, data[position + _ATTRIBUTE.size : position + length]
+        position += (length + 3) & ~3
+
+
+class Interfaces:
+    """The table, kept by netlink messages; `wanted` limits it to some names."""
+
+    def __init__(self, wanted: Sequence[str] = ()) -> None:
+        self._wanted = frozenset(wanted)
+        self._all: dict[int, Interface] = {}
+
+    def usable(self) -> tuple[Interface, ...]:
+        return tuple(entry for entry in self._chosen() if entry.usable)
+
+    def told(self) -> tuple[NetworkInterfaceInfo, ...]:
+        """As the cluster is told of them; exo tries our `/node_id` on each of these addresses."""
+        return tuple(
+            NetworkInterfaceInfo(entry.name, address, entry.kind)
+            for entry in self._chosen()
+            for address in entry.addresses
+            if not ipaddress.ip_address(address).is_link_local
+        )
+
+    def feed(self, data: bytes) -> bool:
+        """Take in what one read of the socket gave; true if anything changed."""
+        before = dict(self._all)
+        position = 0
+        while position + _HEADER.size <= len(data):
+            length, kind, *_ = _HEADER.unpack_from(data, position)
+            if length < _HEADER.size:
+                break
+            self._message(kind, data[position + _HEADER.size : position + length])
+            position += (length + 3) & ~3
+        return self._all != before
+
+    def _chosen(self) -> Iterator[Interface]:
+        for entry in self._all.values():
+            if entry.up and not entry.loopback and (not self._wanted or entry.name in self._wanted):
+                yield entry
+
+    def _message(self, kind: int, body: bytes) -> None:
+        if kind in (_NEWLINK, _DELLINK) and len(body) >= _LINK.size:
+            _, _, index, flags, _ = _LINK.unpack_from(body)
+            if kind == _DELLINK:
+                self._all.pop(index, None)
+                return
+            names = [value for key, value in _attributes(body[_LINK.size :]) if key == _IFLA_IFNAME]
+            known = self._all.get(index, Interface(index))
+            self._all[index] = replace(
+                known,
+                name=names[0].rstrip(b"\0").decode() if names else known.name,
+                up=flags & (_UP | _RUNNING) == _UP | _RUNNING,
+                loopback=bool(flags & _LOOPBACK),
+            )
+        elif kind in (_NEWADDR, _DELADDR) and len(body) >= _ADDRESS.size:
+            family, _, flags, _, index = _ADDRESS.unpack_from(body)
+            found = dict(_attributes(body[_ADDRESS.size :]))
+            raw = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
+            if family not in (socket.AF_INET, socket.AF_INET6) or raw is None:
+                return
+            self._address(index, str(ipaddress.ip_address(raw)), there=kind == _NEWADDR and not flags & _TENTATIVE)
+
+    def _address(self, index: int, address: str, *, there: bool) -> None:
+        known = self._all.get(index, Interface(index))
+        others = tuple(one for one in known.addresses if one != address)
+        self._all[index] = replace(known, addresses=tuple(sorted((*others, address))) if there else others)
+
+
+def opened() -> socket.socket:
+    """A socket on which the kernel tells of every change from now on."""
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    netlink.settimeout(0)
+    netlink.bind((0, _GROUPS))
+    return netlink
+
+
+def ask(netlink: socket.socket, kind: int) -> None:
+    """Have the kernel list what there is; a dump has to end before the next one is asked for."""
+    body = bytes(_LINK.size)
+    netlink.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, kind, 0) + body)
+
+
+def ends_dump(data: bytes) -> bool:
+    """Whether the kernel has listed all that was asked for."""
+    position = 0
+    while position + _HEADER.size <= len(data):
+        length, kind, *_ = _HEADER.unpack_from(data, position)
+        if kind == _DONE:
+            return True
+        position += max(_HEADER.size, (length + 3) & ~3)
+    return False
+
+
+LINKS, ADDRESSES = _GETLINK, _GETADDR

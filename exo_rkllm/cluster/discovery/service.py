@@ -1,0 +1,192 @@
+"""Sockets of discovery: datagrams of exo nodes on every interface that is up, now or later."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+
+from exo_rkllm.cluster.discovery import interfaces
+from exo_rkllm.cluster.discovery.hearing import Ask, Found, Hearing, Outcome, Source, Torn
+from exo_rkllm.cluster.discovery.interfaces import Interfaces
+from exo_rkllm.cluster.discovery.packets import GROUP, decode, encode
+from exo_rkllm.errors import ExoRkllmError
+
+EVERY = 1.0
+# Datagrams that are looked at in one go; a flood of them must not hold the loop.
+BURST = 64
+LONGEST = 64
+
+
+class DiscoveryFailed(ExoRkllmError):
+    """The discovery port cannot be had."""
+
+    code = "cluster_discovery"
+
+
+def new_nonce() -> bytes:
+    return os.urandom(8)
+
+
+class Discovery:
+    """Tells of exo nodes, of more clusters than one and of interfaces; says Hello to everybody while it searches."""
+
+    def __init__(
+        self,
+        hearing: Hearing,
+        table: Interfaces,
+        port: int,
+        *,
+        found: Callable[[Found], None],
+        torn: Callable[[Torn], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.hearing = hearing
+        self.table = table
+        self.garbage = 0
+        self._port = port
+        self._told = (found, torn, changed)
+        self._joined: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._listing = interfaces.LINKS
+        self._netlink = interfaces.opened()
+        self.problem: DiscoveryFailed | None = None
+        self._socket = self._bound()
+
+    def start(self) -> None:
+        """Listen; `search` makes us ask as well."""
+        self._loop.add_reader(self._netlink, self._kernel_spoke)
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._somebody_spoke)
+        interfaces.ask(self._netlink, interfaces.LINKS)
+
+    def search(self, *, on: bool) -> None:
+        """Ask every second, as exo does, or only those who turn up."""
+        if on and self._timer is None:
+            self.hearing.lost()
+            self._timer = self._loop.call_later(0, self._say_hello)
+        elif not on and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def close(self) -> None:
+        self.search(on=False)
+        for one in (self._netlink, self._socket):
+            if one is not None:
+                self._loop.remove_reader(one)
+                one.close()
+
+    def _bound(self) -> socket.socket | None:
+        udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 1)
+            udp.settimeout(0)
+            # reference 2.1: exo answers to the port that asked, and so does everybody else who shares it
+            udp.bind(("::", self._port))
+        except OSError as error:
+            udp.close()
+            self.problem = DiscoveryFailed(
+                f"UDP port {self._port} for exo's discovery cannot be opened: {error.strerror}.",
+                f"See who has it: ss -lnup 'sport = :{self._port}'; or name exo nodes in [cluster] endpoints.",
+            )
+            return None
+        return udp
+
+    # ── the kernel ──
+
+    def _kernel_spoke(self) -> None:
+        changed = False
+        while True:
+            try:
+                data = self._netlink.recv(1 << 16)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                interfaces.ask(self._netlink, interfaces.LINKS)  # it had more to say than there was room for
+                continue
+            changed |= self.table.feed(data)
+            if interfaces.ends_dump(data):
+                self._listed()
+        if changed:
+            self._join()
+            self._told[2]()
+
+    def _listed(self) -> None:
+        """Links first, then addresses: one dump at a time."""
+        if self._listing == interfaces.LINKS:
+            self._listing = interfaces.ADDRESSES
+            interfaces.ask(self._netlink, interfaces.ADDRESSES)
+        else:
+            self._listing = interfaces.LINKS
+
+    def _join(self) -> None:
+        if self._socket is None:
+            return
+        usable = {entry.index for entry in self.table.usable()}
+        for index in usable - self._joined:
+            with contextlib.suppress(OSError):  # an interface may go while it is joined
+                _group(self._socket, socket.IPV6_JOIN_GROUP, index)
+                self._joined.add(index)
+                if self._timer is not None:
+                    self._ask(self.hearing.questions(self._loop.time()), (index,))
+        for index in self._joined - usable:
+            with contextlib.suppress(OSError):  # the kernel has left the group with the interface
+                _group(self._socket, socket.IPV6_LEAVE_GROUP, index)
+        self._joined &= usable
+
+    # ── the network ──
+
+    def _say_hello(self) -> None:
+        self._timer = self._loop.call_later(EVERY, self._say_hello)
+        self._ask(self.hearing.questions(self._loop.time()), tuple(self._joined))
+
+    def _ask(self, questions: list[Ask], everywhere: tuple[int, ...] = ()) -> None:
+        if self._socket is None:
+            return
+        for question in questions:
+            data = encode(question.hello)
+            targets = (
+                [(question.source.address, self._port, 0, question.source.scope)]
+                if question.source is not None
+                else [(GROUP, self._port, 0, index) for index in everywhere]
+            )
+            for target in targets:
+                with contextlib.suppress(OSError):  # an interface without a carrier; another second comes
+                    self._socket.sendto(data, target)
+
+    def _somebody_spoke(self) -> None:
+        if self._socket is None:
+            return
+        for _ in range(BURST):
+            try:
+                data, sender = self._socket.recvfrom(LONGEST)
+            except OSError:
+                return
+            packet = decode(data)
+            if packet is None:
+                self.garbage += 1
+                continue
+            source = Source(sender[0].partition("%")[0], sender[3])
+            self._tell(self.hearing.hear(packet, source, self._loop.time()))
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            if isinstance(outcome, Ask):
+                self._ask([outcome])
+            elif isinstance(outcome, Found):
+                self._told[0](outcome)
+            else:
+                self._told[1](outcome)
+
+
+def _group(udp: socket.socket, option: int, index: int) -> None:
+    udp.setsockopt(socket.IPPROTO_IPV6, option, socket.inet_pton(socket.AF_INET6, GROUP) + struct.pack("@I", index))

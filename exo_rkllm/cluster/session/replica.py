@@ -1,0 +1,149 @@
+"""The part of the cluster's state that this node needs, bounded by the cluster's size and never by the log's length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from exo_rkllm.cluster.wire import reading
+from exo_rkllm.cluster.wire.reading import (
+    CardAdded,
+    CardDeleted,
+    Download,
+    Event,
+    Instance,
+    InstanceCreated,
+    InstanceDeleted,
+    NodeFacts,
+    NodeHeard,
+    NodeTimedOut,
+    Raw,
+    RunnerMoved,
+    State,
+    Task,
+    TaskCreated,
+    TaskDeleted,
+    TaskMoved,
+)
+
+IN_FLIGHT = ("Pending", "Running")
+
+
+class Replica:
+    """exo never forgets runners, cancelled tasks and old nodes' downloads; what cannot matter again is dropped here."""
+
+    def __init__(self, me: str) -> None:
+        self.me = me
+        self.instances: dict[str, Instance] = {}
+        self.runners: dict[str, RunnerMoved] = {}
+        self.tasks: dict[str, Task] = {}  # requests in flight only; those of other nodes without their parameters
+        self.nodes: dict[str, NodeFacts] = {}
+        self.cards: dict[str, Raw] = {}
+        self.downloads: dict[str, str] = {}  # of this node: model to state
+
+    def load(self, state: State) -> None:
+        """Start from a snapshot."""
+        self.instances = {instance.id: instance for instance in state.instances}
+        ours = {runner for instance in state.instances for runner in instance.runners}
+        self.runners = {runner.runner_id: runner for runner in state.runners if runner.runner_id in ours}
+        self.tasks = {}
+        for task in state.tasks:
+            self._task(task)
+        self.nodes = dict(state.nodes)
+        self.cards = dict(state.cards)
+        self.downloads = {entry.model_id: entry.state for entry in state.downloads if entry.node_id == self.me}
+
+    def apply(self, event: Event) -> None:
+        match event:
+            case NodeHeard(node, facts):
+                self._heard(node, facts)
+            case TaskCreated(task):
+                self._task(task)
+            case TaskMoved(task_id, status):
+                self._moved(task_id, status)
+            case TaskDeleted(task_id):
+                self.tasks.pop(task_id, None)
+            case RunnerMoved(runner_id, status):
+                self._runner(runner_id, status, event)
+            case InstanceCreated(instance):
+                self.instances[instance.id] = instance
+            case InstanceDeleted(instance_id):
+                self._deleted(instance_id)
+            case NodeTimedOut(node):
+                self.nodes.pop(node, None)
+                if node == self.me:
+                    self.downloads.clear()
+            case CardAdded(model, card):
+                self.cards[model] = card
+            case CardDeleted(model):
+                self.cards.pop(model, None)
+            case Download(node, model, state) if node == self.me:
+                self.downloads[model] = state
+
+    def mine(self) -> Iterator[Instance]:
+        """Instances that have anything to do with this node, oldest first."""
+        return (instance for instance in self.instances.values() if self.me in instance.node_to_runner)
+
+    def name(self, node: str) -> str:
+        """What people call it, else its id."""
+        facts = self.nodes.get(node)
+        return (facts.name if facts else None) or node
+
+    def waiting(self, instance_id: str) -> Iterator[Task]:
+        return (task for task in self.tasks.values() if task.instance_id == instance_id)
+
+    def offered_elsewhere(self, model_id: str) -> bool:
+        """Whether another node serves the same model, so that its card is not ours alone to change."""
+        return any(
+            instance.model_id == model_id and self.me not in instance.node_to_runner
+            for instance in self.instances.values()
+        )
+
+    def _heard(self, node: str, facts: NodeFacts) -> None:
+        known = self.nodes.get(node)
+        if known is None:
+            self.nodes[node] = facts
+        elif facts != NodeFacts():
+            said = {name: value for name in NodeFacts.__slots__ if (value := getattr(facts, name)) is not None}
+            self.nodes[node] = replace(known, **said)
+
+    def _task(self, task: Task) -> None:
+        if task.status not in IN_FLIGHT or not task.command_id:
+            self.tasks.pop(task.id, None)
+            return
+        instance = self.instances.get(task.instance_id)
+        if instance is None:
+            return  # an instance that is gone: exo keeps such tasks for the rest of the session
+        self.tasks[task.id] = task if self.me in instance.node_to_runner else replace(task, params={})
+
+    def _moved(self, task_id: str, status: str) -> None:
+        task = self.tasks.get(task_id)
+        if task is None:
+            return
+        if status in IN_FLIGHT:
+            self.tasks[task_id] = replace(task, status=status)
+        else:
+            del self.tasks[task_id]
+
+    def _runner(self, runner_id: str, status: str, moved: RunnerMoved) -> None:
+        if status == "RunnerShutdown":
+            self.runners.pop(runner_id, None)
+        elif any(runner_id in instance.runners for instance in self.instances.values()):
+            self.runners[runner_id] = moved
+
+    def _deleted(self, instance_id: str) -> None:
+        instance = self.instances.pop(instance_id, None)
+        if instance is None:
+            return
+        for runner in instance.runners:
+            self.runners.pop(runner, None)
+        for task in [task.id for task in self.waiting(instance_id)]:
+            del self.tasks[task]
+
+
+def read(kind: str, body: Raw) -> Event:
+    """An event of the log; one that cannot be read changes nothing, since exo itself would have refused it."""
+    try:
+        return reading.event(kind, body)
+    except reading.Unreadable:
+        return reading.Other(kind)

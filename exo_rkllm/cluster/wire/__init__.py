@@ -1,0 +1,1 @@
+"""exo's messages: one table a revision, and their encoding, decoding and checks."""
