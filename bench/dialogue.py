@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from exo_rkllm.backends.base import Finish, GenerationRequest, Piece, Tool
 from exo_rkllm.chat.formats import REASONING, TOOLS
-from exo_rkllm.chat.parser import Dialogue
+from exo_rkllm.chat.parser import ResponseParser
 
 TOKENS = 100_000
 ROUNDS = 7
@@ -23,24 +23,24 @@ ASKED = GenerationRequest(prompt="", stop=("\nUser:", "###"))
 OFFERED = GenerationRequest(prompt="", tools=(Tool("get_weather"),))
 
 
-def plain() -> Dialogue:
-    return Dialogue(GenerationRequest(prompt=""))
+def plain() -> ResponseParser:
+    return ResponseParser(GenerationRequest(prompt=""))
 
 
-def qwen() -> Dialogue:
-    return Dialogue(GenerationRequest(prompt=""), reasoning=REASONING["think"], ends=ENDS)
+def qwen() -> ResponseParser:
+    return ResponseParser(GenerationRequest(prompt=""), reasoning=REASONING["think"], ends=ENDS)
 
 
-def thinking() -> Dialogue:
-    return Dialogue(GenerationRequest(prompt=""), reasoning=REASONING["think"], ends=ENDS, thinking=True)
+def thinking() -> ResponseParser:
+    return ResponseParser(GenerationRequest(prompt=""), reasoning=REASONING["think"], ends=ENDS, thinking=True)
 
 
-def tools() -> Dialogue:
-    return Dialogue(OFFERED, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=ENDS)
+def tools() -> ResponseParser:
+    return ResponseParser(OFFERED, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=ENDS)
 
 
-def stops() -> Dialogue:
-    return Dialogue(ASKED, reasoning=REASONING["think"], ends=ENDS)
+def stops() -> ResponseParser:
+    return ResponseParser(ASKED, reasoning=REASONING["think"], ends=ENDS)
 
 
 CASES = (
@@ -53,7 +53,7 @@ CASES = (
 )
 
 
-def microseconds(dialogue: Dialogue, texts: Sequence[str]) -> float:
+def microseconds(dialogue: ResponseParser, texts: Sequence[str]) -> float:
     """A token's cost, over pieces made beforehand."""
     pieces = [Piece(texts[index % len(texts)], index) for index in range(TOKENS)]
     feed = dialogue.feed

@@ -8,12 +8,12 @@ from collections.abc import AsyncGenerator
 
 from bench.rig import engine
 from bench.table import Row, show
-from exo_rkllm.backends.base import Capabilities, Engine, Event, Finish, GenerationRequest, Model, Piece
+from exo_rkllm.backends.base import Capabilities, Engine, Finish, GenerationEvent, GenerationRequest, Model, Piece
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
-from exo_rkllm.chat.parser import Dialogue
+from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.dispatch.dialogue import Begin, Verbatim
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import Needs
+from exo_rkllm.dispatch.state import ModelNeeds
 from exo_rkllm.errors import ExoRkllmError
 
 ROUNDS = 5
@@ -29,7 +29,7 @@ class Ready(DummyEngine):
     def capabilities(self) -> Capabilities:
         return Capabilities(context=PIECES)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         for number in range(request.max_tokens or 0):
             yield Piece("word ", number)
         yield Finish("stop")
@@ -42,7 +42,7 @@ class Borrowed(Ready):
         super().__init__(model)
         self._real = real
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         return self._real.generate(request)
 
     async def lost(self) -> ExoRkllmError:
@@ -53,13 +53,13 @@ def dispatcher(loaded: Engine, begin: Begin) -> Dispatcher:
     return Dispatcher(
         find=lambda name: loaded.model,
         engine=lambda model: loaded,
-        needs=lambda model: Needs(),
+        needs=lambda model: ModelNeeds(),
         available=lambda: 1 << 33,
         begin=begin,
     )
 
 
-async def read(answer: AsyncGenerator[Event, None]) -> float:
+async def read(answer: AsyncGenerator[GenerationEvent, None]) -> float:
     """Pieces a second from the first to the last."""
     count, first = 0, 0.0
     async for event in answer:
@@ -85,7 +85,7 @@ async def bare() -> list[float]:
 async def from_the_child() -> list[float]:
     asked = GenerationRequest(model="bench", prompt="hi", max_tokens=PIECES)
     async with engine() as real:
-        through = dispatcher(Borrowed(real.model, real), Dialogue.begin)
+        through = dispatcher(Borrowed(real.model, real), ResponseParser.begin)
         speeds = [await read(through.generate(asked)) for _ in range(ROUNDS)]
         await through.drain(1.0)
     return speeds
@@ -114,7 +114,7 @@ async def tables() -> list[Row]:
     return [
         Row("pieces from an iterator alone", "pieces/s", await bare()),
         Row("through the dispatcher", "pieces/s", await pieces(Verbatim), "60,000"),
-        Row("through dispatcher and dialogue", "pieces/s", await pieces(Dialogue.begin), "60,000"),
+        Row("through dispatcher and dialogue", "pieces/s", await pieces(ResponseParser.begin), "60,000"),
         Row("from the child, through both", "pieces/s", await from_the_child(), "60,000"),
         Row("a request, 32 clients in the queue", "µs", await requests()),
     ]

@@ -25,15 +25,15 @@ from bench.syscalls import counted
 from bench.table import Row, show
 from bench.usage import Used, used
 from exo_rkllm.api.application import application
-from exo_rkllm.api.parts import Parts
+from exo_rkllm.api.context import ApiContext
 from exo_rkllm.backends.base import Engine, Model
 from exo_rkllm.backends.dummy import DummyEngine
-from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.chat.parser import Dialogue
+from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import Needs
+from exo_rkllm.dispatch.state import ModelNeeds
 from simulator.model_file import SimModel, write
 
 ROUNDS = 3
@@ -65,7 +65,9 @@ def models(folder: Path) -> None:
 
 
 def make(model: Model) -> Engine:
-    return DummyEngine(model) if model.engine == "dummy" else RkllmEngine(model, Host(lambda _lines: None, LIBRARY))
+    return (
+        DummyEngine(model) if model.engine == "dummy" else RkllmEngine(model, EngineHost(lambda _lines: None, LIBRARY))
+    )
 
 
 async def serve(folder: Path) -> None:
@@ -73,11 +75,11 @@ async def serve(folder: Path) -> None:
     dispatcher = Dispatcher(
         find=catalogue.resolve,
         engine=make,
-        needs=lambda model: Needs(),
+        needs=lambda model: ModelNeeds(),
         available=lambda: 1 << 40,
-        begin=Dialogue.begin,
+        begin=ResponseParser.begin,
     )
-    runner = web.AppRunner(application(Parts(dispatcher, catalogue)), access_log=None)
+    runner = web.AppRunner(application(ApiContext(dispatcher, catalogue)), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     print(runner.addresses[0][1], flush=True)

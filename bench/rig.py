@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from exo_rkllm.backends.base import JSON
-from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from simulator.model_file import SimModel, write
 
@@ -47,7 +47,7 @@ async def engine(*, tokens_per_second: float = 0.0) -> AsyncIterator[RkllmEngine
             reply="one two three four five", endless=True, clock=True, max_context=CONTEXT, decode_tps=tokens_per_second
         )
         model = write(Path(folder) / "bench.rkllm", situation)
-        loaded = RkllmEngine(BenchModel(model, CONTEXT), Host(lambda _lines: None, LIBRARY))
+        loaded = RkllmEngine(BenchModel(model, CONTEXT), EngineHost(lambda _lines: None, LIBRARY))
         await loaded.initialize()
         try:
             yield loaded

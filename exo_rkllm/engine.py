@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.base import GenerationRequest
 from exo_rkllm.catalogue.store import Catalogue, Entry
-from exo_rkllm.classic import downloads, endings, guard, source
+from exo_rkllm.classic import downloads, end_tokens, guard, source
 from exo_rkllm.classic.contract import host_class
-from exo_rkllm.classic.counters import Counters
+from exo_rkllm.classic.counters import ClassicCounters
 from exo_rkllm.classic.ring import part, whole
 from exo_rkllm.classic.runs import Runs
-from exo_rkllm.classic.words import NO_ID, Words, words_of
+from exo_rkllm.classic.token_ids import NO_ID, TokenIds, token_ids_of
 from exo_rkllm.config import load, places
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, NotSupported
 from exo_rkllm.models import classic_id
@@ -45,19 +45,19 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         config = load(os.environ)
         self.shard_downloader = shard_downloader
         self.shard: Any = None
-        self.tokenizer: Words | None = None
+        self.tokenizer: TokenIds | None = None
         self.session: dict[str, Any] = {}
         self._config, self._classic = config, config.classic
         self._catalogue = Catalogue(Path(config.models.directory))
         self._chosen: dict[str, Path] = {}
-        self._read: dict[str, Words] = {}
-        self._counters = Counters()
+        self._read: dict[str, TokenIds] = {}
+        self._counters = ClassicCounters()
         self._runs: Runs | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         speak(os.environ.get("DEBUG", ""))
         if self._classic.keep_engine:
             guard.keep_engine(RKLLMInferenceEngine)
-        endings.hide(self._catalogue.list)
+        end_tokens.hide(self._catalogue.list)
         if self._classic.shard_downloads:
             downloads.stand_in_front(shard_downloader, self._catalogue.list)
         atexit.register(self._at_exit)
@@ -130,7 +130,7 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         await self.ensure_shard(shard)
         return self._words().decode(tokens)
 
-    def _words(self) -> Words:
+    def _words(self) -> TokenIds:
         if self.tokenizer is None:
             raise ModelNotFound("No model was named yet.", "exo-rkllm models lists them.")
         return self.tokenizer
@@ -145,7 +145,7 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         entry = self._entry(shard)
         words = self._read.get(shard.model_id)
         if words is None:
-            words = await asyncio.get_running_loop().run_in_executor(None, words_of, entry)
+            words = await asyncio.get_running_loop().run_in_executor(None, token_ids_of, entry)
             self._read[shard.model_id] = words
             log.info("%s is %s in %s.", shard.model_id, entry.id, entry.folder)
         # In this order: the host's view reads the tokenizer once there is a shard.
@@ -200,8 +200,8 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
             found = source.listening(places(os.environ).sockets) if self._classic.daemon else None
             if found is not None:
                 log.info("The daemon at %s answers.", found)
-            origin = source.own(self._catalogue.resolve, self._config) if found is None else None
-            self._runs = Runs(origin or source.Daemon(found or Path()), self._classic.idle, self._counters.ended)
+            origin = source.local_source(self._catalogue.resolve, self._config) if found is None else None
+            self._runs = Runs(origin or source.DaemonSource(found or Path()), self._classic.idle, self._counters.ended)
             self._loop = loop
         return self._runs
 

@@ -219,7 +219,7 @@ class _Work:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exo-rkllm", daemon=True)
         self._thread.start()
-        self._source: source.Own | None = None
+        self._source: source.LocalSource | None = None
         self.model = ""
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
@@ -234,7 +234,7 @@ class _Work:
         }
         short = self.asked_for.rpartition("/")[2]
         self.model = self._catalogue.resolve(names.get(self.asked_for) or names.get(short) or short).id
-        self._source = source.own(self._catalogue.resolve, self._config)
+        self._source = source.local_source(self._catalogue.resolve, self._config)
         await self._source.load(self.model)
 
     async def answer_all(self, request: GenerationRequest) -> list[object]:

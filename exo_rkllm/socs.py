@@ -109,25 +109,25 @@ RKLLM_SOCS = ", ".join(soc.title for soc in SOCS if soc.rkllm)
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedSoc:
     """What a device tree calls the SoC (`rk3588s`), and its row where there is one."""
 
     name: str
     soc: Soc | None
 
 
-def named(compatible: Sequence[str]) -> Named | None:
+def named(compatible: Sequence[str]) -> NamedSoc | None:
     """The first entry that is a SoC of Rockchip's; rows win over names nobody knows."""
     hits = [hit for hit in map(COMPATIBLE.fullmatch, compatible) if hit]
-    found = [Named(hit["family"] + hit["variant"], _row(hit["family"])) for hit in hits]
+    found = [NamedSoc(hit["family"] + hit["variant"], _row(hit["family"])) for hit in hits]
     return next((one for one in found if one.soc), found[0] if found else None)
 
 
-def named_by_npu(compatible: Iterable[str]) -> Named | None:
+def named_by_npu(compatible: Iterable[str]) -> NamedSoc | None:
     """The way out where the board's own list says nothing: the NPU's node names its SoC."""
     for hit in map(NPU_COMPATIBLE.fullmatch, compatible):
         if hit:
-            return Named(hit["family"], _row(hit["family"]))
+            return NamedSoc(hit["family"], _row(hit["family"]))
     return None
 
 

@@ -12,11 +12,11 @@ from typing import Protocol
 from aiohttp import web
 
 from exo_rkllm.api import faults
+from exo_rkllm.api.direct_write import DirectWriter, DisconnectProtocol
 from exo_rkllm.api.endpoint import Call
-from exo_rkllm.api.outbox import Outbox, Straight
 from exo_rkllm.api.serve import always
-from exo_rkllm.backends.base import Array, Event, Finish, GenerationRequest, Piece, Progress, ToolCall
-from exo_rkllm.chat.toolcall import call_of
+from exo_rkllm.backends.base import Array, Finish, GenerationEvent, GenerationRequest, Piece, Progress, ToolCall
+from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError
 
 # JSON text of a string, ASCII only: it survives lone surrogates, and line splitters that know U+2028.
@@ -29,7 +29,7 @@ NDJSON = "application/x-ndjson"
 
 
 @dataclass(slots=True)
-class Answer:
+class AnswerStream:
     """One answer as it adds up."""
 
     text: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Answer:
     thought: int = 0
     finish: Finish = field(default_factory=lambda: Finish("stop"))
 
-    def add(self, event: Event) -> None:
+    def add(self, event: GenerationEvent) -> None:
         if isinstance(event, Piece):
             if event.kind == "answer":
                 self.text.append(event.text)
@@ -47,7 +47,7 @@ class Answer:
                 self.reasoning.append(event.text)
                 self.thought += 1
             else:
-                self.calls.append(call_of(event))
+                self.calls.append(read_tool_call(event))
         elif isinstance(event, Array):
             self.arrays.append(event)
         elif isinstance(event, Finish):
@@ -72,8 +72,8 @@ class Scribe(Protocol):
     def failure(self, error: ExoRkllmError) -> str: ...
 
 
-async def whole(call: Call, request: GenerationRequest, keep_alive: float | None = None) -> Answer:
-    answer = Answer()
+async def whole(call: Call, request: GenerationRequest, keep_alive: float | None = None) -> AnswerStream:
+    answer = AnswerStream()
     events = call.parts.dispatcher.generate(request, client=call.caller.client, keep_alive=keep_alive)
     async with aclosing(events):
         async for event in events:
@@ -97,7 +97,7 @@ async def streamed(
     keep_alive: float | None = None,
 ) -> web.StreamResponse:
     """The answers one after another in one stream; a refusal that comes before its first byte has its own status."""
-    outbox = Outbox()
+    outbox = DirectWriter()
     settings = call.parts.settings()
     watch = _Watch(call, outbox, settings.idle_seconds, pulse=content_type == SSE)
     reader = asyncio.create_task(_read(call, requests, scribe, outbox, watch, keep_alive))
@@ -132,7 +132,7 @@ async def _read(
     call: Call,
     requests: list[GenerationRequest],
     scribe: Scribe,
-    outbox: Outbox,
+    outbox: DirectWriter,
     watch: _Watch,
     keep_alive: float | None,
 ) -> None:
@@ -162,7 +162,7 @@ async def _read(
         _fail(outbox, scribe, faults.broken(), said=said or watch.begun)
 
 
-def _fail(outbox: Outbox, scribe: Scribe, error: ExoRkllmError, *, said: bool) -> None:
+def _fail(outbox: DirectWriter, scribe: Scribe, error: ExoRkllmError, *, said: bool) -> None:
     if said:
         outbox.put(scribe.failure(error))
         outbox.close()
@@ -173,7 +173,7 @@ def _fail(outbox: Outbox, scribe: Scribe, error: ExoRkllmError, *, said: bool) -
 class _Watch:
     """One timer a stream: begins it when nothing came for long, and ends it when its client takes nothing for long."""
 
-    def __init__(self, call: Call, outbox: Outbox, idle_seconds: float, *, pulse: bool) -> None:
+    def __init__(self, call: Call, outbox: DirectWriter, idle_seconds: float, *, pulse: bool) -> None:
         self.begun = False
         self.writing = False
         self.moved = False
@@ -186,7 +186,7 @@ class _Watch:
         self._period = min(PULSE, idle_seconds)
         self._timer = asyncio.get_running_loop().call_later(self._period, self._beat)
 
-    def straight(self, response: web.StreamResponse) -> Straight:
+    def straight(self, response: web.StreamResponse) -> DisconnectProtocol:
         """Onto the connection without aiohttp, which has sent the head by now and frames each write like this."""
         transport, chunked = self._call.request.transport, "Transfer-Encoding" in response.headers
 

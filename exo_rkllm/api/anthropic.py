@@ -8,48 +8,60 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_rkllm.api import asking
+from exo_rkllm.api import common_fields
 from exo_rkllm.api.answer import quoted, streamed, whole
 from exo_rkllm.api.endpoint import Call, Endpoint
 from exo_rkllm.api.faults import FieldError, body_of
-from exo_rkllm.api.fields import Anything, Either, Field, Free, List, Number, Switch, Table, Tagged, Text, Whole
+from exo_rkllm.api.fields import (
+    Anything,
+    BodySpec,
+    Either,
+    FieldSpec,
+    Free,
+    List,
+    Number,
+    Switch,
+    TaggedSpec,
+    Text,
+    Whole,
+)
 from exo_rkllm.backends.base import (
     Capabilities,
     Finish,
+    FinishReason,
     GenerationRequest,
     Image,
     Message,
     Piece,
-    Reason,
     Sampling,
     ToolCall,
     Usage,
 )
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.chat.parser import Dialogue
-from exo_rkllm.chat.toolcall import call_of
+from exo_rkllm.chat.parser import ResponseParser
+from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────
 
-CACHE = Field("cache_control", Anything(), "Not needed: a prefix that the NPU still holds is reused by itself.")
-TEXT = Table("TextBlock", (Field("text", Text(), "The text.", required=True), CACHE))
-IMAGE = Table(
+CACHE = FieldSpec("cache_control", Anything(), "Not needed: a prefix that the NPU still holds is reused by itself.")
+TEXT = BodySpec("TextBlock", (FieldSpec("text", Text(), "The text.", required=True), CACHE))
+IMAGE = BodySpec(
     "ImageBlock",
     (
-        Field(
+        FieldSpec(
             "source",
-            Tagged(
+            TaggedSpec(
                 "type",
                 {
-                    "base64": Table(
+                    "base64": BodySpec(
                         "Base64Image",
                         (
-                            Field("media_type", Text(most=100), "image/png and the like.", required=True),
-                            Field("data", Text(), "The image.", required=True),
+                            FieldSpec("media_type", Text(most=100), "image/png and the like.", required=True),
+                            FieldSpec("data", Text(), "The image.", required=True),
                         ),
                     ),
-                    "url": Table("ImageAddress", (Field("url", Text(), "Refused.", required=True),)),
+                    "url": BodySpec("ImageAddress", (FieldSpec("url", Text(), "Refused.", required=True),)),
                 },
             ),
             "The image itself; none is fetched from outside.",
@@ -58,31 +70,31 @@ IMAGE = Table(
         CACHE,
     ),
 )
-TOOL_USE = Table(
+TOOL_USE = BodySpec(
     "ToolUseBlock",
     (
-        Field("id", Text(least=1, most=256), "The call's id.", required=True),
-        Field("name", Text(least=1, most=256), "The tool.", required=True),
-        Field("input", Free(), "Its arguments.", required=True),
+        FieldSpec("id", Text(least=1, most=256), "The call's id.", required=True),
+        FieldSpec("name", Text(least=1, most=256), "The tool.", required=True),
+        FieldSpec("input", Free(), "Its arguments.", required=True),
         CACHE,
     ),
 )
-TOOL_RESULT = Table(
+TOOL_RESULT = BodySpec(
     "ToolResultBlock",
     (
-        Field("tool_use_id", Text(least=1, most=256), "The call that it answers.", required=True),
-        Field(
+        FieldSpec("tool_use_id", Text(least=1, most=256), "The call that it answers.", required=True),
+        FieldSpec(
             "content",
-            Either((Text(), List(Tagged("type", {"text": TEXT, "image": IMAGE}), most=1000)), "a string or blocks"),
+            Either((Text(), List(TaggedSpec("type", {"text": TEXT, "image": IMAGE}), most=1000)), "a string or blocks"),
             "What the tool returned.",
         ),
-        Field("is_error", Switch(), "Whether it failed."),
+        FieldSpec("is_error", Switch(), "Whether it failed."),
         CACHE,
     ),
 )
-THOUGHT = Table(
+THOUGHT = BodySpec(
     "ThinkingBlock",
-    (Field("thinking", Text(), "Earlier thoughts.", required=True), Field("signature", Text(), "Not read.")),
+    (FieldSpec("thinking", Text(), "Earlier thoughts.", required=True), FieldSpec("signature", Text(), "Not read.")),
 )
 BLOCKS = {
     "text": TEXT,
@@ -90,85 +102,91 @@ BLOCKS = {
     "tool_use": TOOL_USE,
     "tool_result": TOOL_RESULT,
     "thinking": THOUGHT,
-    "redacted_thinking": Table("RedactedThinkingBlock", (Field("data", Text(), "Not read."),)),
+    "redacted_thinking": BodySpec("RedactedThinkingBlock", (FieldSpec("data", Text(), "Not read."),)),
 }
-MESSAGE = Table(
+MESSAGE = BodySpec(
     "AnthropicMessage",
     (
-        Field("role", Text(("user", "assistant")), "Who speaks.", required=True),
-        Field(
+        FieldSpec("role", Text(("user", "assistant")), "Who speaks.", required=True),
+        FieldSpec(
             "content",
-            Either((Text(), List(Tagged("type", BLOCKS), most=1000)), "a string or a list of blocks"),
+            Either((Text(), List(TaggedSpec("type", BLOCKS), most=1000)), "a string or a list of blocks"),
             "What is said.",
             required=True,
         ),
     ),
 )
-TOOL = Table(
+TOOL = BodySpec(
     "AnthropicTool",
     (
-        Field("name", Text(least=1, most=256), "What the model calls it.", required=True),
-        Field("description", Text(), "What it does."),
-        Field("input_schema", Free(), "JSON Schema of its arguments.", required=True),
-        Field("type", Text(), "custom.", neutral=("custom",), why="only tools of your own are known here"),
+        FieldSpec("name", Text(least=1, most=256), "What the model calls it.", required=True),
+        FieldSpec("description", Text(), "What it does."),
+        FieldSpec("input_schema", Free(), "JSON Schema of its arguments.", required=True),
+        FieldSpec("type", Text(), "custom.", neutral=("custom",), why="only tools of your own are known here"),
         CACHE,
     ),
 )
-SINGLE = Field("disable_parallel_tool_use", Switch(), "At most one call an answer.")
+SINGLE = FieldSpec("disable_parallel_tool_use", Switch(), "At most one call an answer.")
 ASKED = (
-    asking.MODEL,
-    Field("messages", List(MESSAGE, least=1, most=asking.MOST_MESSAGES), "The conversation.", required=True),
-    Field(
+    common_fields.MODEL,
+    FieldSpec("messages", List(MESSAGE, least=1, most=common_fields.MOST_MESSAGES), "The conversation.", required=True),
+    FieldSpec(
         "system",
-        Either((Text(), List(Tagged("type", {"text": TEXT}), most=1000)), "a string or text blocks"),
+        Either((Text(), List(TaggedSpec("type", {"text": TEXT}), most=1000)), "a string or text blocks"),
         "How to answer.",
     ),
-    Field("tools", List(TOOL, most=asking.MOST_TOOLS), "Tools that the model may call."),
-    Field(
+    FieldSpec("tools", List(TOOL, most=common_fields.MOST_TOOLS), "Tools that the model may call."),
+    FieldSpec(
         "tool_choice",
-        Tagged(
+        TaggedSpec(
             "type",
             {
-                "auto": Table("AutoChoice", (SINGLE,)),
-                "any": Table("AnyChoice", (SINGLE,)),
-                "none": Table("NoChoice", ()),
-                "tool": Table(
-                    "ToolChoice", (Field("name", Text(least=1, most=256), "The tool.", required=True), SINGLE)
+                "auto": BodySpec("AutoChoice", (SINGLE,)),
+                "any": BodySpec("AnyChoice", (SINGLE,)),
+                "none": BodySpec("NoChoice", ()),
+                "tool": BodySpec(
+                    "ToolChoice", (FieldSpec("name", Text(least=1, most=256), "The tool.", required=True), SINGLE)
                 ),
             },
         ),
         "Whether to call.",
     ),
-    Field(
+    FieldSpec(
         "thinking",
-        Tagged(
+        TaggedSpec(
             "type",
             {
-                "enabled": Table("ThinkingOn", (Field("budget_tokens", Whole(0), "Not read: models know no budget."),)),
-                "adaptive": Table("ThinkingAdaptive", ()),
-                "disabled": Table("ThinkingOff", ()),
+                "enabled": BodySpec(
+                    "ThinkingOn", (FieldSpec("budget_tokens", Whole(0), "Not read: models know no budget."),)
+                ),
+                "adaptive": BodySpec("ThinkingAdaptive", ()),
+                "disabled": BodySpec("ThinkingOff", ()),
             },
         ),
         "Thoughts before the answer; off where nothing is said.",
     ),
 )
-MESSAGES = Table(
+MESSAGES = BodySpec(
     "MessagesRequest",
     (
         *ASKED,
-        Field("max_tokens", Whole(1, asking.LONGEST_ANSWER), "Longest answer, thoughts included.", required=True),
-        Field("stop_sequences", List(Text(least=1, most=1000), most=64), "The answer ends before the first of these."),
-        Field("stream", Switch(), "Send the answer as it comes."),
-        Field("temperature", Number(0, 1), "0 picks the likeliest token."),
-        asking.TOP_P,
-        asking.TOP_K,
-        Field("metadata", Free(), "Yours; it is not read."),
-        Field("service_tier", Text(most=100), "Not read: there is one."),
+        FieldSpec(
+            "max_tokens", Whole(1, common_fields.LONGEST_ANSWER), "Longest answer, thoughts included.", required=True
+        ),
+        FieldSpec(
+            "stop_sequences", List(Text(least=1, most=1000), most=64), "The answer ends before the first of these."
+        ),
+        FieldSpec("stream", Switch(), "Send the answer as it comes."),
+        FieldSpec("temperature", Number(0, 1), "0 picks the likeliest token."),
+        common_fields.TOP_P,
+        common_fields.TOP_K,
+        FieldSpec("metadata", Free(), "Yours; it is not read."),
+        FieldSpec("service_tier", Text(most=100), "Not read: there is one."),
     ),
 )
-COUNT = Table("CountTokensRequest", ASKED)
+COUNT = BodySpec("CountTokensRequest", ASKED)
 THINKING: Mapping[str, bool | None] = {"enabled": True, "adaptive": None, "disabled": False}
-STOPS: Mapping[Reason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+STOPS: Mapping[FinishReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
 
 # ── asking ───────────────────────────────────────────────────────────────────────────────────────
@@ -189,7 +207,7 @@ def request_of(entry: Entry, values: Mapping[str, Any]) -> GenerationRequest:
         sampling=Sampling(temperature=values.get("temperature"), top_p=values.get("top_p"), top_k=values.get("top_k")),
         max_tokens=values.get("max_tokens"),
         stop=tuple(values.get("stop_sequences", ())),
-        tools=tuple(asking.tool_of(tool, "input_schema") for tool in values.get("tools", ())),
+        tools=tuple(common_fields.tool_of(tool, "input_schema") for tool in values.get("tools", ())),
         tool_choice=named.get(choice["type"], choice["type"]),
         thinking=THINKING[values.get("thinking", {}).get("type", "disabled")],
     )
@@ -231,8 +249,8 @@ def result_text(content: str | list[dict[str, Any]]) -> str:
 
 def image_of(block: Mapping[str, Any], where: str) -> Image:
     if block["source"]["type"] == "url":
-        raise FieldError(f"{where}.source", f"{where}.source must hold the image in base64.", asking.NOT_FETCHED)
-    return Image(asking.decoded(block["source"]["data"], f"{where}.source.data"), block["source"]["media_type"])
+        raise FieldError(f"{where}.source", f"{where}.source must hold the image in base64.", common_fields.NOT_FETCHED)
+    return Image(common_fields.decoded(block["source"]["data"], f"{where}.source.data"), block["source"]["media_type"])
 
 
 # ── answering ────────────────────────────────────────────────────────────────────────────────────
@@ -240,7 +258,7 @@ def image_of(block: Mapping[str, Any], where: str) -> Image:
 
 async def messages(call: Call) -> web.StreamResponse:
     values = call.values
-    entry = asking.entry_of(call, values["model"])
+    entry = common_fields.entry_of(call, values["model"])
     request = request_of(entry, values)
     single = bool(values.get("tool_choice", {}).get("disable_parallel_tool_use"))
     identity = f"msg_{request.id}"
@@ -253,7 +271,7 @@ async def messages(call: Call) -> web.StreamResponse:
     if answer.content or not answer.calls:
         blocks.append({"type": "text", "text": answer.content})
     for made in answer.calls[:1] if single else answer.calls:
-        arguments = asking.arguments_of(made.arguments)
+        arguments = common_fields.arguments_of(made.arguments)
         blocks.append({"type": "tool_use", "id": made.id, "name": made.name, "input": arguments})
     return web.json_response(
         {
@@ -291,7 +309,7 @@ def usage_value(usage: Usage) -> dict[str, Any]:
             "cache_creation_input_tokens": None,
             "cache_read_input_tokens": None,
             "output_tokens": usage.completion,
-            **asking.GUESSED,
+            **common_fields.GUESSED,
         }
     return {
         "input_tokens": usage.prompt - usage.cached,
@@ -348,12 +366,12 @@ class MessageScribe:
     def _call(self, piece: Piece) -> str:
         if self._single and self._calls:
             return ""
-        made = call_of(piece)
+        made = read_tool_call(piece)
         closed = self._close()
         self._index += 1
         self._calls += 1
         block = {"type": "tool_use", "id": made.id, "name": made.name, "input": {}}
-        delta = {"type": "input_json_delta", "partial_json": json.dumps(asking.arguments_of(made.arguments))}
+        delta = {"type": "input_json_delta", "partial_json": json.dumps(common_fields.arguments_of(made.arguments))}
         return (
             closed
             + event("content_block_start", index=self._index, content_block=block)
@@ -377,7 +395,7 @@ class MessageScribe:
 
 
 async def count_tokens(call: Call) -> web.StreamResponse:
-    entry = asking.entry_of(call, call.values["model"])
+    entry = common_fields.entry_of(call, call.values["model"])
     tokenizer = entry.tokenizer()
     if tokenizer is None:
         raise NotSupported(
@@ -385,7 +403,7 @@ async def count_tokens(call: Call) -> web.StreamResponse:
             "tokenizers package is not installed.",
             "pip install tokenizers, or read usage in an answer.",
         )
-    rendered = Dialogue.begin(entry, Capabilities(), request_of(entry, call.values)).request
+    rendered = ResponseParser.begin(entry, Capabilities(), request_of(entry, call.values)).request
     return web.json_response({"input_tokens": len(tokenizer.encode(rendered.prompt or ""))})
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from exo_rkllm.api import anthropic, embeddings, ollama, openai, openapi, page, responses, status
+from exo_rkllm.api.context import ApiContext
 from exo_rkllm.api.conversations import Conversations
 from exo_rkllm.api.endpoint import Endpoint
-from exo_rkllm.api.parts import Parts
 from exo_rkllm.api.serve import middleware, serve
 
 
@@ -25,7 +25,7 @@ def endpoints() -> tuple[Endpoint, ...]:
     return (*rows, openapi.endpoint(rows))
 
 
-def application(parts: Parts) -> web.Application:
+def application(parts: ApiContext) -> web.Application:
     app = web.Application(middlewares=[middleware(parts)], client_max_size=parts.settings().body_bytes)
     for endpoint in endpoints():
         app.router.add_route(endpoint.method, endpoint.path, serve(endpoint, parts))

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from exo_rkllm.api.context import ApiKey, ApiServerSettings
 from exo_rkllm.api.faults import Forbidden, KeyNeeded
-from exo_rkllm.api.parts import Key, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Caller:
     control: bool = False
 
 
-def caller(headers: Mapping[str, str], address: str, settings: Settings, *, local: bool) -> Caller:
+def caller(headers: Mapping[str, str], address: str, settings: ApiServerSettings, *, local: bool) -> Caller:
     """`local`: over a Unix socket, whose file permissions have decided already. On loopback any key will do."""
     secret = secret_in(headers)
     found = known(secret, settings.keys)
@@ -43,7 +43,7 @@ def secret_in(headers: Mapping[str, str]) -> str:
     return token.strip() if scheme.casefold() == "bearer" else headers.get("x-api-key", "").strip()
 
 
-def known(secret: str, keys: tuple[Key, ...]) -> Key | None:
+def known(secret: str, keys: tuple[ApiKey, ...]) -> ApiKey | None:
     """Every key is compared, so that the time tells nothing about which was nearly right."""
     sent = secret.encode("utf-8", "surrogateescape")
     found = None
@@ -76,7 +76,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_site(headers: Mapping[str, str], settings: Settings) -> None:
+def check_site(headers: Mapping[str, str], settings: ApiServerSettings) -> None:
     """A web page must not reach the board behind its reader's back: neither by a rebound name nor by a cross post."""
     host = headers.get("Host", "")
     if settings.loopback and host and not is_loopback(host_of(host)) and host_of(host) not in settings.hosts:
@@ -89,7 +89,7 @@ def check_site(headers: Mapping[str, str], settings: Settings) -> None:
         raise Forbidden(f"Web pages of {origin[:100]!a} may not call this daemon.", "Add the origin to [api] origins.")
 
 
-def allowed_origin(origin: str, host: str, settings: Settings) -> bool:
+def allowed_origin(origin: str, host: str, settings: ApiServerSettings) -> bool:
     if "*" in settings.origins or origin in settings.origins:
         return True
     try:

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeAlias
 from aiohttp import web
 
 from exo_rkllm import __version__
-from exo_rkllm.api.leaving import cancelled_when_gone
+from exo_rkllm.api.disconnect import cancelled_when_gone
 from exo_rkllm.api.peer import peer_of
 from exo_rkllm.backends.base import JSON, Array, GenerationRequest, Message, Piece, Sampling
 from exo_rkllm.dispatch.dispatcher import Dispatcher
@@ -78,7 +78,7 @@ class Clustered(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Controls:
+class ControlContext:
     """What the control socket works on. `facts` is what a status says besides the dispatcher's own."""
 
     dispatcher: Dispatcher
@@ -90,9 +90,9 @@ class Controls:
     cluster: Callable[[], Clustered | None] = lambda: None
 
 
-def application(controls: Controls) -> web.Application:
+def application(controls: ControlContext) -> web.Application:
     """To be put below `PREFIX` of an application that answers on the socket."""
-    handlers = Control(controls)
+    handlers = ControlApi(controls)
     app = web.Application(middlewares=[_guarded])
     app.add_routes(
         [
@@ -112,10 +112,10 @@ def application(controls: Controls) -> web.Application:
     return app
 
 
-class Control:
+class ControlApi:
     """One handler a verb."""
 
-    def __init__(self, controls: Controls) -> None:
+    def __init__(self, controls: ControlContext) -> None:
         self._on = controls
 
     async def version(self, request: web.Request) -> web.StreamResponse:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from exo_rkllm.api import asking
+from exo_rkllm.api import common_fields
 from exo_rkllm.api.endpoint import Call, Endpoint
-from exo_rkllm.api.fields import Either, Field, List, Table, Text, Whole
+from exo_rkllm.api.fields import BodySpec, Either, FieldSpec, List, Text, Whole
 from exo_rkllm.api.openai import prompts_of
 from exo_rkllm.api.vectors import embed
 
-EMBEDDING = Table(
+EMBEDDING = BodySpec(
     "EmbeddingRequest",
     (
-        asking.MODEL,
-        Field(
+        common_fields.MODEL,
+        FieldSpec(
             "input",
             Either(
                 (
@@ -28,16 +28,16 @@ EMBEDDING = Table(
             "The texts; a vector each.",
             required=True,
         ),
-        Field("encoding_format", Text(("float", "base64")), "How vectors are written."),
-        Field("dimensions", Whole(1, 1 << 20), "Length of the vectors; only the model's own."),
-        Field("user", Text(most=1000), "Yours; it is not read."),
+        FieldSpec("encoding_format", Text(("float", "base64")), "How vectors are written."),
+        FieldSpec("dimensions", Whole(1, 1 << 20), "Length of the vectors; only the model's own."),
+        FieldSpec("user", Text(most=1000), "Yours; it is not read."),
     ),
 )
 
 
 async def embeddings(call: Call) -> web.StreamResponse:
     values = call.values
-    entry = asking.entry_of(call, values["model"])
+    entry = common_fields.entry_of(call, values["model"])
     vectors = await embed(call, entry, prompts_of(values["input"]), values.get("dimensions"))
     written = vectors.base64() if values.get("encoding_format") == "base64" else vectors.lists()
     return web.json_response(

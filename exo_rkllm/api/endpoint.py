@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 from aiohttp import web
 
 from exo_rkllm.api.caller import Caller
+from exo_rkllm.api.context import ApiContext
 from exo_rkllm.api.faults import Language
-from exo_rkllm.api.fields import Table
-from exo_rkllm.api.parts import Parts
+from exo_rkllm.api.fields import BodySpec
 
 # `open`: anybody who reaches the port; `use`: whoever may ask models; `control`: whoever may change the daemon.
 Right: TypeAlias = Literal["open", "use", "control"]
@@ -21,7 +21,7 @@ Right: TypeAlias = Literal["open", "use", "control"]
 class Call:
     """One request that was let in: its body is checked, and `values` holds what the endpoint's table knows of it."""
 
-    parts: Parts
+    parts: ApiContext
     request: web.Request
     caller: Caller
     id: str
@@ -46,7 +46,7 @@ class Endpoint:
     about: str
     language: Language = "openai"
     right: Right = "use"
-    body: Table | None = None
+    body: BodySpec | None = None
     query: tuple[str, ...] = ()
     content_type: str = "application/json"
     streams: str = ""  # the other content type that an answer may have

@@ -14,7 +14,7 @@ Schema: TypeAlias = dict[str, Any]
 LONGEST_SHOWN = 60
 
 
-class Kind(Protocol):
+class ValueSpec(Protocol):
     def check(self, value: Any, where: str) -> Any:
         """The value, or a FieldError that names `where`."""
         ...
@@ -138,7 +138,7 @@ class Anything:
 class Free:
     """An object whose keys are the caller's own."""
 
-    values: Kind = Anything()
+    values: ValueSpec = Anything()
     most: int = 0
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    of: Kind
+    of: ValueSpec
     least: int = 0
     most: int = 0
 
@@ -183,7 +183,7 @@ class List:
 class Either:
     """Kinds that differ in their JSON type: the first that takes the value has it."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[ValueSpec, ...]
     what: str
 
     def check(self, value: Any, where: str) -> Any:
@@ -201,11 +201,11 @@ class Either:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class FieldSpec:
     """`neutral` values are the only ones that can be honoured; `why` says so to whoever sends another."""
 
     name: str
-    kind: Kind
+    kind: ValueSpec
     about: str
     required: bool = False
     neutral: tuple[Any, ...] | None = None
@@ -230,11 +230,11 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class BodySpec:
     """An object with known fields. What else it holds is left alone, since clients send much that is their own."""
 
     name: str
-    fields: tuple[Field, ...]
+    fields: tuple[FieldSpec, ...]
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
         """Known fields that are set; an explicit null is the same as absence, as the SDKs mean it."""
@@ -263,11 +263,11 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Tagged:
+class TaggedSpec:
     """Objects told apart by one of their fields."""
 
     tag: str
-    tables: Mapping[str, Table]
+    tables: Mapping[str, BodySpec]
     default: str = ""
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
@@ -282,12 +282,12 @@ class Tagged:
     def schema(self) -> Schema:
         return {"anyOf": [self._tagged(tag, table) for tag, table in self.tables.items()]}
 
-    def _tagged(self, tag: str, table: Table) -> Schema:
+    def _tagged(self, tag: str, table: BodySpec) -> Schema:
         schema = table.schema()
         properties = {self.tag: {"enum": [tag]}, **schema["properties"]}
         required = [*([] if tag == self.default else [self.tag]), *schema.get("required", [])]
         return {**schema, "properties": properties, **({"required": required} if required else {})}
 
 
-def names(rows: Sequence[Field]) -> list[str]:
+def names(rows: Sequence[FieldSpec]) -> list[str]:
     return [row.name for row in rows]

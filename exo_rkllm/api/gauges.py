@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exo_rkllm.api.parts import Plain
+from exo_rkllm.api.context import Plain
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.board.counters import Clock, Reading
 from exo_rkllm.board.detect import Board

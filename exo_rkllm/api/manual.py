@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from exo_rkllm.api.application import endpoints
 from exo_rkllm.api.endpoint import Endpoint
-from exo_rkllm.api.fields import Anything, Either, Field, Kind, List, Switch, Table, Tagged, Text, Whole
+from exo_rkllm.api.fields import Anything, BodySpec, Either, FieldSpec, List, Switch, TaggedSpec, Text, ValueSpec, Whole
 from exo_rkllm.api.fields import Number as Ranged
 from exo_rkllm.api.openapi import plain_path
 
@@ -57,20 +57,20 @@ def manual(rows: Iterable[Endpoint]) -> str:
     return "".join(parts)
 
 
-def _fields(table: Table) -> Iterator[str]:
+def _fields(table: BodySpec) -> Iterator[str]:
     for field in table.fields:
         name = f"**{field.name}**" if field.required else field.name
         yield f"| {name} | {_kind(field.kind)} | {_about(field)} |\n"
 
 
-def _about(field: Field) -> str:
+def _about(field: FieldSpec) -> str:
     if field.neutral is None:
         return field.about
     allowed = ", ".join(f"`{json.dumps(one)}`" for one in field.neutral) or "no value"
     return f"{field.about} Takes {allowed} only: {field.why}."
 
 
-def _kind(kind: Kind) -> str:
+def _kind(kind: ValueSpec) -> str:
     match kind:
         case Text(values=values) if values:
             return ", ".join(f"`{value}`" for value in values if value)
@@ -86,7 +86,7 @@ def _kind(kind: Kind) -> str:
             return f"list of {_kind(of)}"
         case Either(what=what):
             return what
-        case Tagged(tables=tables):
+        case TaggedSpec(tables=tables):
             return "object: " + ", ".join(tables)
         case Anything():
             return "any"

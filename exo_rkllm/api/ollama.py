@@ -13,17 +13,29 @@ from typing import Any
 from aiohttp import web
 
 from exo_rkllm import __version__
-from exo_rkllm.api import asking
+from exo_rkllm.api import common_fields
 from exo_rkllm.api.answer import NDJSON, quoted, streamed, whole
 from exo_rkllm.api.endpoint import Call, Endpoint
 from exo_rkllm.api.faults import FieldError, body_of
-from exo_rkllm.api.fields import Anything, Either, Field, Free, List, Number, Switch, Table, Tagged, Text, Whole
+from exo_rkllm.api.fields import (
+    Anything,
+    BodySpec,
+    Either,
+    FieldSpec,
+    Free,
+    List,
+    Number,
+    Switch,
+    TaggedSpec,
+    Text,
+    Whole,
+)
 from exo_rkllm.api.pulling import pulled
-from exo_rkllm.api.shape import Shape
+from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.api.vectors import embed
 from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, Piece, Sampling, ToolCall
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.chat.toolcall import call_of
+from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.dispatch.status import ModelStatus
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 
@@ -31,60 +43,62 @@ from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 
 NO_SAMPLER = "the runtime has no such sampler"
 FIXED = "Taken as a wish: it is decided when the model is loaded, and a prompt is never cut to fit."
-OPTIONS = Table(
+OPTIONS = BodySpec(
     "Options",
     (
-        *asking.SAMPLING,
-        Field("mirostat", Whole(0, 2), "A sampler that aims at a surprise."),
-        Field("mirostat_tau", Number(0, 1000), "The surprise it aims at."),
-        Field("mirostat_eta", Number(0, 1000), "How fast it learns."),
-        Field("num_predict", Whole(-2, asking.LONGEST_ANSWER), "Longest answer; negative: as long as it takes."),
-        asking.STOP,
-        Field("num_ctx", Whole(0), FIXED),
-        Field("num_keep", Whole(), FIXED),
-        Field("num_batch", Whole(), FIXED),
-        Field("num_gpu", Whole(), FIXED),
-        Field("num_thread", Whole(), FIXED),
-        Field("use_mmap", Switch(), FIXED),
-        Field("min_p", Anything(), "A sampler.", neutral=(0,), why=NO_SAMPLER),
-        Field("typical_p", Anything(), "A sampler.", neutral=(1,), why=NO_SAMPLER),
-        Field("tfs_z", Anything(), "A sampler.", neutral=(1,), why=NO_SAMPLER),
-        Field("repeat_last_n", Anything(), "A window.", neutral=(64,), why="the runtime's window is fixed"),
+        *common_fields.SAMPLING,
+        FieldSpec("mirostat", Whole(0, 2), "A sampler that aims at a surprise."),
+        FieldSpec("mirostat_tau", Number(0, 1000), "The surprise it aims at."),
+        FieldSpec("mirostat_eta", Number(0, 1000), "How fast it learns."),
+        FieldSpec(
+            "num_predict", Whole(-2, common_fields.LONGEST_ANSWER), "Longest answer; negative: as long as it takes."
+        ),
+        common_fields.STOP,
+        FieldSpec("num_ctx", Whole(0), FIXED),
+        FieldSpec("num_keep", Whole(), FIXED),
+        FieldSpec("num_batch", Whole(), FIXED),
+        FieldSpec("num_gpu", Whole(), FIXED),
+        FieldSpec("num_thread", Whole(), FIXED),
+        FieldSpec("use_mmap", Switch(), FIXED),
+        FieldSpec("min_p", Anything(), "A sampler.", neutral=(0,), why=NO_SAMPLER),
+        FieldSpec("typical_p", Anything(), "A sampler.", neutral=(1,), why=NO_SAMPLER),
+        FieldSpec("tfs_z", Anything(), "A sampler.", neutral=(1,), why=NO_SAMPLER),
+        FieldSpec("repeat_last_n", Anything(), "A window.", neutral=(64,), why="the runtime's window is fixed"),
     ),
 )
-KEEP_ALIVE = Field(
+KEEP_ALIVE = FieldSpec(
     "keep_alive",
     Either((Number(-(10**9), 10**9), Text(most=64)), "a number of seconds or a duration such as 5m"),
     "How long the model stays afterwards: seconds or 5m; 0 unloads it, negative keeps it.",
 )
-THINK = Field(
+THINK = FieldSpec(
     "think",
     Either((Switch(), Text(("low", "medium", "high"))), "true, false, low, medium or high"),
     "Thinking on or off.",
 )
-FORMAT = Field(
+FORMAT = FieldSpec(
     "format",
     Either((Text(("json", "")), Free()), "json or a JSON Schema"),
     "json, or a JSON Schema: asked of the model by prompt, and checked.",
 )
-IMAGES = Field("images", List(Text(), most=64), "Images in base64, for models that see.")
-STREAM = Field("stream", Switch(), "Send the answer as it comes, a JSON object a line; on by default.")
+IMAGES = FieldSpec("images", List(Text(), most=64), "Images in base64, for models that see.")
+STREAM = FieldSpec("stream", Switch(), "Send the answer as it comes, a JSON object a line; on by default.")
 # Ollama's own API knows the model under both names.
 NAMES = (
-    Field("model", Text(most=512), "The model's name, as GET /api/tags lists it."),
-    Field("name", Text(most=512), "The older name of model."),
+    FieldSpec("model", Text(most=512), "The model's name, as GET /api/tags lists it."),
+    FieldSpec("name", Text(most=512), "The older name of model."),
 )
-CALLED = Table(
+CALLED = BodySpec(
     "OllamaCall",
     (
-        Field("id", Text(most=256), "The call's id."),
-        Field(
+        FieldSpec("id", Text(most=256), "The call's id."),
+        FieldSpec(
             "function",
-            Table(
+            BodySpec(
                 "OllamaFunction",
                 (
-                    Field("name", Text(least=1, most=256), "The function.", required=True),
-                    Field("arguments", Free(), "Its arguments."),
+                    FieldSpec("name", Text(least=1, most=256), "The function.", required=True),
+                    FieldSpec("arguments", Free(), "Its arguments."),
                 ),
             ),
             "What was called.",
@@ -92,53 +106,59 @@ CALLED = Table(
         ),
     ),
 )
-MESSAGE = Table(
+MESSAGE = BodySpec(
     "OllamaMessage",
     (
-        Field("role", Text(("system", "user", "assistant", "tool")), "Who speaks.", required=True),
-        Field("content", Text(), "What is said."),
-        Field("thinking", Text(), "The thoughts of an earlier answer."),
+        FieldSpec("role", Text(("system", "user", "assistant", "tool")), "Who speaks.", required=True),
+        FieldSpec("content", Text(), "What is said."),
+        FieldSpec("thinking", Text(), "The thoughts of an earlier answer."),
         IMAGES,
-        Field("tool_calls", List(CALLED, most=256), "The calls of an earlier answer."),
-        Field("tool_name", Text(most=256), "The tool that returned this."),
-        Field("tool_call_id", Text(most=256), "The call that this answers."),
+        FieldSpec("tool_calls", List(CALLED, most=256), "The calls of an earlier answer."),
+        FieldSpec("tool_name", Text(most=256), "The tool that returned this."),
+        FieldSpec("tool_call_id", Text(most=256), "The call that this answers."),
     ),
 )
-TOOLS = Field(
+TOOLS = FieldSpec(
     "tools",
     List(
-        Tagged(
-            "type", {"function": Table("Tool", (Field("function", asking.FUNCTION, "It.", required=True),))}, "function"
+        TaggedSpec(
+            "type",
+            {"function": BodySpec("Tool", (FieldSpec("function", common_fields.FUNCTION, "It.", required=True),))},
+            "function",
         ),
-        most=asking.MOST_TOOLS,
+        most=common_fields.MOST_TOOLS,
     ),
     "Functions that the model may call.",
 )
 COMMON = (
-    asking.MODEL,
+    common_fields.MODEL,
     STREAM,
     THINK,
     FORMAT,
-    Field("options", OPTIONS, "Sampling."),
+    FieldSpec("options", OPTIONS, "Sampling."),
     KEEP_ALIVE,
-    Field("logprobs", Switch(), "Probabilities.", neutral=(False,), why="the runtime tells no probabilities"),
-    Field("top_logprobs", Whole(0, 20), "Probabilities.", neutral=(0,), why="the runtime tells no probabilities"),
+    FieldSpec("logprobs", Switch(), "Probabilities.", neutral=(False,), why="the runtime tells no probabilities"),
+    FieldSpec("top_logprobs", Whole(0, 20), "Probabilities.", neutral=(0,), why="the runtime tells no probabilities"),
 )
-CHAT = Table(
+CHAT = BodySpec(
     "OllamaChatRequest",
-    (*COMMON, Field("messages", List(MESSAGE, most=asking.MOST_MESSAGES), "The conversation; none only loads."), TOOLS),
+    (
+        *COMMON,
+        FieldSpec("messages", List(MESSAGE, most=common_fields.MOST_MESSAGES), "The conversation; none only loads."),
+        TOOLS,
+    ),
 )
-GENERATE = Table(
+GENERATE = BodySpec(
     "OllamaGenerateRequest",
     (
         *COMMON,
-        Field("prompt", Text(), "The question; none only loads the model."),
-        Field("system", Text(), "How to answer."),
+        FieldSpec("prompt", Text(), "The question; none only loads the model."),
+        FieldSpec("system", Text(), "How to answer."),
         IMAGES,
-        Field("raw", Switch(), "The prompt goes to the model as it stands."),
-        Field("suffix", Text(), "Text after the answer.", neutral=("",), why="these models fill no gaps"),
-        Field("template", Text(), "A template.", neutral=("",), why="the template belongs to the model's entry"),
-        Field(
+        FieldSpec("raw", Switch(), "The prompt goes to the model as it stands."),
+        FieldSpec("suffix", Text(), "Text after the answer.", neutral=("",), why="these models fill no gaps"),
+        FieldSpec("template", Text(), "A template.", neutral=("",), why="the template belongs to the model's entry"),
+        FieldSpec(
             "context",
             List(Anything()),
             "An earlier answer's state.",
@@ -147,33 +167,33 @@ GENERATE = Table(
         ),
     ),
 )
-NAMED = Table("OllamaModel", NAMES)
-SHOW = Table("OllamaShowRequest", (*NAMES, Field("verbose", Switch(), "Not read: everything is told.")))
-PULL = Table(
+NAMED = BodySpec("OllamaModel", NAMES)
+SHOW = BodySpec("OllamaShowRequest", (*NAMES, FieldSpec("verbose", Switch(), "Not read: everything is told.")))
+PULL = BodySpec(
     "OllamaPullRequest",
     (
         *NAMES,
         STREAM,
-        Field("insecure", Switch(), "Unchecked.", neutral=(False,), why="what is fetched is always checked"),
+        FieldSpec("insecure", Switch(), "Unchecked.", neutral=(False,), why="what is fetched is always checked"),
     ),
 )
-EMBED = Table(
+EMBED = BodySpec(
     "OllamaEmbedRequest",
     (
-        asking.MODEL,
-        Field("input", Either((Text(), List(Text(), most=2048)), "a string or a list of them"), "Texts.", True),
-        Field("truncate", Switch(), "Not read: nothing is cut, and a text that does not fit is refused."),
-        Field("dimensions", Whole(1, 1 << 20), "Length of the vectors; only the model's own."),
-        Field("options", OPTIONS, "Not read."),
+        common_fields.MODEL,
+        FieldSpec("input", Either((Text(), List(Text(), most=2048)), "a string or a list of them"), "Texts.", True),
+        FieldSpec("truncate", Switch(), "Not read: nothing is cut, and a text that does not fit is refused."),
+        FieldSpec("dimensions", Whole(1, 1 << 20), "Length of the vectors; only the model's own."),
+        FieldSpec("options", OPTIONS, "Not read."),
         KEEP_ALIVE,
     ),
 )  # fmt: skip
-EMBEDDINGS = Table(
+EMBEDDINGS = BodySpec(
     "OllamaEmbeddingsRequest",
     (
-        asking.MODEL,
-        Field("prompt", Text(), "The text.", required=True),
-        Field("options", OPTIONS, "Not read."),
+        common_fields.MODEL,
+        FieldSpec("prompt", Text(), "The text.", required=True),
+        FieldSpec("options", OPTIONS, "Not read."),
         KEEP_ALIVE,
     ),
 )
@@ -204,12 +224,12 @@ def seconds_of(value: float | str | None) -> float | None:
 
 async def chat(call: Call) -> web.StreamResponse:
     values = call.values
-    entry = asking.entry_of(call, values["model"])
+    entry = common_fields.entry_of(call, values["model"])
     if not values.get("messages"):
         return await only_load(call, entry, "message", {"role": "assistant", "content": ""})
     shape = shape_of(values)
     messages = tuple(message_of(value, f"messages[{index}]") for index, value in enumerate(values["messages"]))
-    tools = tuple(asking.tool_of(tool["function"]) for tool in values.get("tools", ()))
+    tools = tuple(common_fields.tool_of(tool["function"]) for tool in values.get("tools", ()))
     return await answered(
         call, request_of(entry, values, messages=shape.told(messages), tools=tools), ChatWords(), shape
     )
@@ -217,7 +237,7 @@ async def chat(call: Call) -> web.StreamResponse:
 
 async def generate(call: Call) -> web.StreamResponse:
     values = call.values
-    entry = asking.entry_of(call, values["model"])
+    entry = common_fields.entry_of(call, values["model"])
     if not values.get("prompt"):
         return await only_load(call, entry, "response", "")
     shape = shape_of(values)
@@ -240,17 +260,17 @@ def request_of(entry: Entry, values: Mapping[str, Any], **asked: Any) -> Generat
         model=entry.id,
         sampling=Sampling(**{name: options[name] for name in Sampling.__dataclass_fields__ if name in options}),
         max_tokens=longest if longest > 0 else None,
-        stop=asking.stop_of(options.get("stop")),
+        stop=common_fields.stop_of(options.get("stop")),
         thinking=None if think is None else bool(think),
         **asked,
     )
 
 
-def shape_of(values: Mapping[str, Any]) -> Shape:
+def shape_of(values: Mapping[str, Any]) -> ResponseFormat:
     wanted = values.get("format") or ""
     if isinstance(wanted, str):
-        return Shape("json" if wanted else "text")
-    return Shape("schema", wanted)
+        return ResponseFormat("json" if wanted else "text")
+    return ResponseFormat("schema", wanted)
 
 
 def message_of(value: Mapping[str, Any], where: str) -> Message:
@@ -271,7 +291,7 @@ def message_of(value: Mapping[str, Any], where: str) -> Message:
 
 def images_of(value: Mapping[str, Any], where: str) -> tuple[Image, ...]:
     return tuple(
-        Image(asking.decoded(text, f"{where}.images[{index}]"), "")
+        Image(common_fields.decoded(text, f"{where}.images[{index}]"), "")
         for index, text in enumerate(value.get("images", ()))
     )
 
@@ -330,10 +350,12 @@ class GenerateWords(ChatWords):
 
 
 def call_value(made: ToolCall) -> dict[str, Any]:
-    return {"id": made.id, "function": {"name": made.name, "arguments": asking.arguments_of(made.arguments)}}
+    return {"id": made.id, "function": {"name": made.name, "arguments": common_fields.arguments_of(made.arguments)}}
 
 
-async def answered(call: Call, request: GenerationRequest, words: ChatWords, shape: Shape) -> web.StreamResponse:
+async def answered(
+    call: Call, request: GenerationRequest, words: ChatWords, shape: ResponseFormat
+) -> web.StreamResponse:
     keep_alive = seconds_of(call.values.get("keep_alive"))
     began = time.monotonic()
     name = call.values["model"]
@@ -363,7 +385,7 @@ def done(finish: Finish, began: float) -> dict[str, Any]:
 
 
 class OllamaScribe:
-    def __init__(self, model: str, words: ChatWords, shape: Shape, began: float, request_id: str) -> None:
+    def __init__(self, model: str, words: ChatWords, shape: ResponseFormat, began: float, request_id: str) -> None:
         self._model = quoted(model)
         self._words = words
         self._shape = shape
@@ -380,7 +402,7 @@ class OllamaScribe:
         if piece.kind == "thinking":
             return self._line(self._words.thought(piece.text))
         self._calls += 1
-        return self._line(self._words.calls([call_of(piece)]))
+        return self._line(self._words.calls([read_tool_call(piece)]))
 
     def finish(self, finish: Finish) -> str:
         rest = self._shape.end(called=self._calls > 0)
@@ -477,7 +499,7 @@ def named(call: Call) -> str:
 
 
 async def show(call: Call) -> web.StreamResponse:
-    entry = asking.entry_of(call, named(call))
+    entry = common_fields.entry_of(call, named(call))
     card = entry.card
     voice = entry.voice()
     sampling = {
@@ -532,7 +554,7 @@ async def refused(call: Call) -> web.StreamResponse:
 async def embed_many(call: Call) -> web.StreamResponse:
     values = call.values
     began = time.monotonic()
-    entry = asking.entry_of(call, values["model"])
+    entry = common_fields.entry_of(call, values["model"])
     texts = [values["input"]] if isinstance(values["input"], str) else values["input"]
     vectors = await embed(call, entry, texts, values.get("dimensions"), seconds_of(values.get("keep_alive")))
     return web.json_response(
@@ -548,7 +570,7 @@ async def embed_many(call: Call) -> web.StreamResponse:
 
 async def embed_one(call: Call) -> web.StreamResponse:
     values = call.values
-    entry = asking.entry_of(call, values["model"])
+    entry = common_fields.entry_of(call, values["model"])
     vectors = await embed(call, entry, [values["prompt"]], None, seconds_of(values.get("keep_alive")))
     return web.json_response({"embedding": vectors.lists()[0]})
 

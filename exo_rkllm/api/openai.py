@@ -10,50 +10,52 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_rkllm.api import asking
+from exo_rkllm.api import common_fields
 from exo_rkllm.api.answer import quoted, streamed, whole
-from exo_rkllm.api.asking import MODEL, SAMPLING, STOP
+from exo_rkllm.api.common_fields import MODEL, SAMPLING, STOP
 from exo_rkllm.api.endpoint import Call, Endpoint
 from exo_rkllm.api.faults import FieldError, body_of
-from exo_rkllm.api.fields import Anything, Either, Field, Free, List, Switch, Table, Tagged, Text, Whole
-from exo_rkllm.api.shape import Shape, shape_of
+from exo_rkllm.api.fields import Anything, BodySpec, Either, FieldSpec, Free, List, Switch, TaggedSpec, Text, Whole
+from exo_rkllm.api.response_format import ResponseFormat, response_format_of
 from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, Piece, ToolCall, Usage
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.chat.toolcall import call_of
+from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────
 
 ONE_ANSWER = "the NPU computes one answer at a time"
-TEXT_PART = Table("TextPart", (Field("text", Text(), "The text.", required=True),))
-IMAGE_PART = Table(
+TEXT_PART = BodySpec("TextPart", (FieldSpec("text", Text(), "The text.", required=True),))
+IMAGE_PART = BodySpec(
     "ImagePart",
     (
-        Field(
+        FieldSpec(
             "image_url",
-            Table("ImageUrl", (Field("url", Text(least=1), "A data URL.", required=True),)),
+            BodySpec("ImageUrl", (FieldSpec("url", Text(least=1), "A data URL.", required=True),)),
             "An image, for models that see.",
             required=True,
         ),
     ),
 )
 CONTENT = Either(
-    (Text(), List(Tagged("type", {"text": TEXT_PART, "image_url": IMAGE_PART}, "text"), most=1000)),
+    (Text(), List(TaggedSpec("type", {"text": TEXT_PART, "image_url": IMAGE_PART}, "text"), most=1000)),
     "a string or a list of parts",
 )
-WORDS = Either((Text(), List(Tagged("type", {"text": TEXT_PART}, "text"), most=1000)), "a string or a list of parts")
-NAME = Field("name", Text(most=256), "Who speaks.")
-TOOL_CALL = Table(
+WORDS = Either(
+    (Text(), List(TaggedSpec("type", {"text": TEXT_PART}, "text"), most=1000)), "a string or a list of parts"
+)
+NAME = FieldSpec("name", Text(most=256), "Who speaks.")
+TOOL_CALL = BodySpec(
     "ToolCall",
     (
-        Field("id", Text(most=256), "The call's id.", required=True),
-        Field(
+        FieldSpec("id", Text(most=256), "The call's id.", required=True),
+        FieldSpec(
             "function",
-            Table(
+            BodySpec(
                 "CalledFunction",
                 (
-                    Field("name", Text(least=1, most=256), "The function.", required=True),
-                    Field("arguments", Text(), "Its arguments, as JSON text."),
+                    FieldSpec("name", Text(least=1, most=256), "The function.", required=True),
+                    FieldSpec("arguments", Text(), "Its arguments, as JSON text."),
                 ),
             ),
             "What was called.",
@@ -61,78 +63,81 @@ TOOL_CALL = Table(
         ),
     ),
 )
-SYSTEM = Table("SystemMessage", (Field("content", WORDS, "How to answer.", required=True), NAME))
-MESSAGE = Tagged(
+SYSTEM = BodySpec("SystemMessage", (FieldSpec("content", WORDS, "How to answer.", required=True), NAME))
+MESSAGE = TaggedSpec(
     "role",
     {
         "system": SYSTEM,
         "developer": SYSTEM,
-        "user": Table("UserMessage", (Field("content", CONTENT, "The question.", required=True), NAME)),
-        "assistant": Table(
+        "user": BodySpec("UserMessage", (FieldSpec("content", CONTENT, "The question.", required=True), NAME)),
+        "assistant": BodySpec(
             "AssistantMessage",
             (
-                Field("content", WORDS, "An earlier answer."),
-                Field("reasoning_content", Text(), "The thoughts of an earlier answer."),
-                Field("tool_calls", List(TOOL_CALL, most=256), "The calls of an earlier answer."),
+                FieldSpec("content", WORDS, "An earlier answer."),
+                FieldSpec("reasoning_content", Text(), "The thoughts of an earlier answer."),
+                FieldSpec("tool_calls", List(TOOL_CALL, most=256), "The calls of an earlier answer."),
                 NAME,
             ),
         ),
-        "tool": Table(
+        "tool": BodySpec(
             "ToolMessage",
             (
-                Field("content", WORDS, "What the tool returned.", required=True),
-                Field("tool_call_id", Text(most=256), "The call that it answers."),
+                FieldSpec("content", WORDS, "What the tool returned.", required=True),
+                FieldSpec("tool_call_id", Text(most=256), "The call that it answers."),
                 NAME,
             ),
         ),
     },
 )
-TOOLS = Field(
+TOOLS = FieldSpec(
     "tools",
     List(
-        Tagged("type", {"function": Table("Tool", (Field("function", asking.FUNCTION, "It.", required=True),))}),
-        most=asking.MOST_TOOLS,
+        TaggedSpec(
+            "type",
+            {"function": BodySpec("Tool", (FieldSpec("function", common_fields.FUNCTION, "It.", required=True),))},
+        ),
+        most=common_fields.MOST_TOOLS,
     ),
     "Functions that the model may call.",
 )
-NAMED_TOOL = Table(
+NAMED_TOOL = BodySpec(
     "NamedTool",
     (
-        Field(
+        FieldSpec(
             "function",
-            Table("ToolName", (Field("name", Text(least=1, most=256), "The function.", required=True),)),
+            BodySpec("ToolName", (FieldSpec("name", Text(least=1, most=256), "The function.", required=True),)),
             "The function to call.",
             required=True,
         ),
     ),
 )
-TOOL_CHOICE = Field(
+TOOL_CHOICE = FieldSpec(
     "tool_choice",
     Either(
-        (Text(("none", "auto", "required")), Tagged("type", {"function": NAMED_TOOL})),
+        (Text(("none", "auto", "required")), TaggedSpec("type", {"function": NAMED_TOOL})),
         "none, auto, required, or a named function",
     ),
     "Whether to call: none, auto, required, or one named function.",
 )
-RESPONSE_FORMAT = Field(
+RESPONSE_FORMAT = FieldSpec(
     "response_format",
-    Tagged(
+    TaggedSpec(
         "type",
         {
-            "text": Table("TextFormat", ()),
-            "json_object": Table("JsonObject", ()),
-            "json_schema": Table(
+            "text": BodySpec("TextFormat", ()),
+            "json_object": BodySpec("JsonObject", ()),
+            "json_schema": BodySpec(
                 "JsonSchemaFormat",
                 (
-                    Field(
+                    FieldSpec(
                         "json_schema",
-                        Table(
+                        BodySpec(
                             "JsonSchema",
                             (
-                                Field("name", Text(most=256), "Its name."),
-                                Field("description", Text(), "What it is for."),
-                                Field("schema", Free(), "The schema."),
-                                Field("strict", Switch(), "Answers are checked in any case."),
+                                FieldSpec("name", Text(most=256), "Its name."),
+                                FieldSpec("description", Text(), "What it is for."),
+                                FieldSpec("schema", Free(), "The schema."),
+                                FieldSpec("strict", Switch(), "Answers are checked in any case."),
                             ),
                         ),
                         "The schema of the answer.",
@@ -144,64 +149,68 @@ RESPONSE_FORMAT = Field(
     ),
     "Asked of the model by prompt, and checked: an answer that violates it is an error.",
 )
-STREAM = Field("stream", Switch(), "Send the answer as it comes, as server-sent events.")
-STREAM_OPTIONS = Field(
+STREAM = FieldSpec("stream", Switch(), "Send the answer as it comes, as server-sent events.")
+STREAM_OPTIONS = FieldSpec(
     "stream_options",
-    Table("StreamOptions", (Field("include_usage", Switch(), "A last chunk with the usage."),)),
+    BodySpec("StreamOptions", (FieldSpec("include_usage", Switch(), "A last chunk with the usage."),)),
     "What else the stream tells.",
 )
 # What is the client's own business, and changes nothing about an answer.
-BOOKKEEPING: tuple[Field, ...] = (
-    Field("user", Text(most=1000), "Yours; it is not read."),
-    Field("metadata", Free(most=64), "Yours; it is not read."),
+BOOKKEEPING: tuple[FieldSpec, ...] = (
+    FieldSpec("user", Text(most=1000), "Yours; it is not read."),
+    FieldSpec("metadata", Free(most=64), "Yours; it is not read."),
 )
 # Known parameters that cannot be honoured: their neutral value is taken, anything else is refused.
-REFUSED: tuple[Field, ...] = (
-    Field("n", Whole(1, 128), "Number of answers.", neutral=(1,), why=ONE_ANSWER),
-    Field("logit_bias", Free(), "Bias of tokens.", neutral=({},), why="the runtime takes no bias"),
-    Field("min_p", Anything(), "A sampler.", neutral=(0,), why="the runtime has no such sampler"),
-    Field("typical_p", Anything(), "A sampler.", neutral=(1,), why="the runtime has no such sampler"),
+REFUSED: tuple[FieldSpec, ...] = (
+    FieldSpec("n", Whole(1, 128), "Number of answers.", neutral=(1,), why=ONE_ANSWER),
+    FieldSpec("logit_bias", Free(), "Bias of tokens.", neutral=({},), why="the runtime takes no bias"),
+    FieldSpec("min_p", Anything(), "A sampler.", neutral=(0,), why="the runtime has no such sampler"),
+    FieldSpec("typical_p", Anything(), "A sampler.", neutral=(1,), why="the runtime has no such sampler"),
 )
-CHAT = Table(
+CHAT = BodySpec(
     "ChatCompletionRequest",
     (
         MODEL,
-        Field("messages", List(MESSAGE, least=1, most=asking.MOST_MESSAGES), "The conversation.", required=True),
+        FieldSpec(
+            "messages", List(MESSAGE, least=1, most=common_fields.MOST_MESSAGES), "The conversation.", required=True
+        ),
         STREAM,
         STREAM_OPTIONS,
-        Field("max_tokens", Whole(1, asking.LONGEST_ANSWER), "Longest answer, thoughts included."),
-        Field("max_completion_tokens", Whole(1, asking.LONGEST_ANSWER), "The newer name of max_tokens."),
+        FieldSpec("max_tokens", Whole(1, common_fields.LONGEST_ANSWER), "Longest answer, thoughts included."),
+        FieldSpec("max_completion_tokens", Whole(1, common_fields.LONGEST_ANSWER), "The newer name of max_tokens."),
         *SAMPLING,
         STOP,
         TOOLS,
         TOOL_CHOICE,
-        Field("parallel_tool_calls", Switch(), "false: at most one call an answer."),
+        FieldSpec("parallel_tool_calls", Switch(), "false: at most one call an answer."),
         RESPONSE_FORMAT,
-        Field(
+        FieldSpec(
             "reasoning_effort",
             Text(("none", "minimal", "low", "medium", "high", "xhigh")),
             "none switches thinking off, everything else on: models know no degrees.",
         ),
-        Field(
+        FieldSpec(
             "chat_template_kwargs",
-            Table("TemplateSwitches", (Field("enable_thinking", Switch(), "Thinking on or off."),)),
+            BodySpec("TemplateSwitches", (FieldSpec("enable_thinking", Switch(), "Thinking on or off."),)),
             "The switch for thinking, as vLLM and SGLang name it.",
         ),
         *BOOKKEEPING,
         *REFUSED,
-        Field("logprobs", Switch(), "Probabilities.", neutral=(False,), why="the runtime tells no probabilities"),
-        Field("top_logprobs", Whole(0, 20), "Probabilities.", neutral=(0,), why="the runtime tells no probabilities"),
-        Field("functions", List(Anything()), "Replaced by tools.", neutral=([],), why="it was replaced by tools"),
-        Field("function_call", Anything(), "Replaced.", neutral=("none",), why="it was replaced by tool_choice"),
-        Field("modalities", List(Text()), "Kinds of answer.", neutral=(["text"],), why="answers are text"),
-        Field("audio", Anything(), "Spoken answers.", neutral=(), why="answers are text"),
+        FieldSpec("logprobs", Switch(), "Probabilities.", neutral=(False,), why="the runtime tells no probabilities"),
+        FieldSpec(
+            "top_logprobs", Whole(0, 20), "Probabilities.", neutral=(0,), why="the runtime tells no probabilities"
+        ),
+        FieldSpec("functions", List(Anything()), "Replaced by tools.", neutral=([],), why="it was replaced by tools"),
+        FieldSpec("function_call", Anything(), "Replaced.", neutral=("none",), why="it was replaced by tool_choice"),
+        FieldSpec("modalities", List(Text()), "Kinds of answer.", neutral=(["text"],), why="answers are text"),
+        FieldSpec("audio", Anything(), "Spoken answers.", neutral=(), why="answers are text"),
     ),
 )
-COMPLETION = Table(
+COMPLETION = BodySpec(
     "CompletionRequest",
     (
         MODEL,
-        Field(
+        FieldSpec(
             "prompt",
             Either(
                 (
@@ -217,15 +226,15 @@ COMPLETION = Table(
         ),
         STREAM,
         STREAM_OPTIONS,
-        Field("max_tokens", Whole(1, asking.LONGEST_ANSWER), "Longest answer."),
+        FieldSpec("max_tokens", Whole(1, common_fields.LONGEST_ANSWER), "Longest answer."),
         *SAMPLING,
         STOP,
-        Field("echo", Switch(), "The prompt in front of the answer, where it is text."),
+        FieldSpec("echo", Switch(), "The prompt in front of the answer, where it is text."),
         *BOOKKEEPING,
         *REFUSED,
-        Field("best_of", Whole(1, 128), "Number of tries.", neutral=(1,), why=ONE_ANSWER),
-        Field("suffix", Text(), "Text after the answer.", neutral=("",), why="these models fill no gaps"),
-        Field("logprobs", Whole(0, 100), "Probabilities.", neutral=(), why="the runtime tells no probabilities"),
+        FieldSpec("best_of", Whole(1, 128), "Number of tries.", neutral=(1,), why=ONE_ANSWER),
+        FieldSpec("suffix", Text(), "Text after the answer.", neutral=("",), why="these models fill no gaps"),
+        FieldSpec("logprobs", Whole(0, 100), "Probabilities.", neutral=(), why="the runtime tells no probabilities"),
     ),
 )
 
@@ -234,8 +243,8 @@ COMPLETION = Table(
 
 async def chat(call: Call) -> web.StreamResponse:
     values = call.values
-    entry = asking.entry_of(call, values["model"])
-    shape = shape_of(values.get("response_format"))
+    entry = common_fields.entry_of(call, values["model"])
+    shape = response_format_of(values.get("response_format"))
     request = chat_request(entry, values, shape)
     only_one = values.get("parallel_tool_calls") is False
     identity = f"chatcmpl-{request.id}"
@@ -265,15 +274,15 @@ async def chat(call: Call) -> web.StreamResponse:
     )
 
 
-def chat_request(entry: Entry, values: Mapping[str, Any], shape: Shape) -> GenerationRequest:
+def chat_request(entry: Entry, values: Mapping[str, Any], shape: ResponseFormat) -> GenerationRequest:
     messages = tuple(message_of(value, f"messages[{index}]") for index, value in enumerate(values["messages"]))
     return GenerationRequest(
         model=entry.id,
         messages=shape.told(messages),
-        sampling=asking.sampling_of(values),
+        sampling=common_fields.sampling_of(values),
         max_tokens=values.get("max_completion_tokens", values.get("max_tokens")),
-        stop=asking.stop_of(values.get("stop")),
-        tools=tuple(asking.tool_of(tool["function"]) for tool in values.get("tools", ())),
+        stop=common_fields.stop_of(values.get("stop")),
+        tools=tuple(common_fields.tool_of(tool["function"]) for tool in values.get("tools", ())),
         tool_choice=choice_of(values.get("tool_choice", "auto"), values.get("tools", ())),
         thinking=thinking_of(values),
     )
@@ -316,7 +325,7 @@ def content_of(value: str | list[dict[str, Any]], where: str) -> tuple[str, tupl
     if isinstance(value, str):
         return value, ()
     images = [
-        asking.image_of(part["image_url"]["url"], f"{where}[{index}].image_url.url")
+        common_fields.image_of(part["image_url"]["url"], f"{where}[{index}].image_url.url")
         for index, part in enumerate(value)
         if part["type"] == "image_url"
     ]
@@ -331,7 +340,7 @@ def usage_value(finish: Finish, thought: int = 0) -> dict[str, Any]:
     return {
         **counted(finish.usage),
         "completion_tokens_details": {"reasoning_tokens": thought},
-        "timings": asking.milliseconds(finish.timings),
+        "timings": common_fields.milliseconds(finish.timings),
     }
 
 
@@ -340,7 +349,7 @@ def counted(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
-        **(asking.GUESSED if usage.guessed else {"prompt_tokens_details": {"cached_tokens": usage.cached}}),
+        **(common_fields.GUESSED if usage.guessed else {"prompt_tokens_details": {"cached_tokens": usage.cached}}),
     }
 
 
@@ -348,7 +357,7 @@ class ChatScribe:
     """A chunk a piece, put together from strings that were made before: no object is built for a token."""
 
     def __init__(
-        self, identity: str, model: str, shape: Shape, *, usage: bool, only_one: bool, request_id: str
+        self, identity: str, model: str, shape: ResponseFormat, *, usage: bool, only_one: bool, request_id: str
     ) -> None:
         self._head = (
             f'data: {{"id":"{identity}","object":"chat.completion.chunk","created":{int(time.time())},'
@@ -378,7 +387,7 @@ class ChatScribe:
         if piece.kind == "thinking":
             self._thought += 1
             return opening + self._thinking + quoted(piece.text) + self._tail
-        return opening + self._call(call_of(piece))
+        return opening + self._call(read_tool_call(piece))
 
     def _call(self, made: ToolCall) -> str:
         if self._only_one and self._calls:
@@ -404,7 +413,7 @@ class ChatScribe:
 
 async def completions(call: Call) -> web.StreamResponse:
     values = call.values
-    entry = asking.entry_of(call, values["model"])
+    entry = common_fields.entry_of(call, values["model"])
     prompts = prompts_of(values["prompt"])
     echo = bool(values.get("echo"))
     if echo and not all(isinstance(prompt, str) for prompt in prompts):
@@ -429,7 +438,7 @@ async def completions(call: Call) -> web.StreamResponse:
             "created": int(time.time()),
             "model": entry.id,
             "choices": choices,
-            "usage": counted(asking.total([answer.finish.usage for answer in answers])),
+            "usage": counted(common_fields.total([answer.finish.usage for answer in answers])),
         }
     )
 
@@ -447,9 +456,9 @@ def completion_request(entry: Entry, values: Mapping[str, Any], prompt: str | tu
         model=entry.id,
         prompt=prompt if isinstance(prompt, str) else None,
         tokens=None if isinstance(prompt, str) else prompt,
-        sampling=asking.sampling_of(values),
+        sampling=common_fields.sampling_of(values),
         max_tokens=values.get("max_tokens"),
-        stop=asking.stop_of(values.get("stop")),
+        stop=common_fields.stop_of(values.get("stop")),
     )
 
 
@@ -486,7 +495,7 @@ class CompletionScribe:
         if len(self._usages) < len(self._echoes):
             return said
         if self._usage:
-            said += f'{self._head}],"usage":{json.dumps(counted(asking.total(self._usages)))}}}\n\n'
+            said += f'{self._head}],"usage":{json.dumps(counted(common_fields.total(self._usages)))}}}\n\n'
         return said + "data: [DONE]\n\n"
 
     def failure(self, error: ExoRkllmError) -> str:
@@ -520,7 +529,7 @@ async def models(call: Call) -> web.StreamResponse:
 
 
 async def model(call: Call) -> web.StreamResponse:
-    return web.json_response(model_value(asking.entry_of(call, call.name)))
+    return web.json_response(model_value(common_fields.entry_of(call, call.name)))
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (

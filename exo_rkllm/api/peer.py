@@ -11,7 +11,7 @@ CREDENTIALS = struct.Struct("iII")
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class SocketPeer:
     pid: int
     uid: int
     gid: int
@@ -24,6 +24,6 @@ class Peer:
         return f"{name} (uid {self.uid}, pid {self.pid})"
 
 
-def peer_of(sock: socket.socket) -> Peer:
+def peer_of(sock: socket.socket) -> SocketPeer:
     """SO_PEERCRED: credentials at the time of connect(2), which nobody can forge."""
-    return Peer(*CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)))
+    return SocketPeer(*CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)))

@@ -13,10 +13,10 @@ from exo_rkllm.api.answer import NDJSON
 from exo_rkllm.api.endpoint import Call
 from exo_rkllm.api.faults import body_of
 from exo_rkllm.api.serve import always
-from exo_rkllm.catalogue.steps import Stage, Step
+from exo_rkllm.catalogue.progress import PullProgress, PullStage
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 
-STATUS: Mapping[Stage, str] = {
+STATUS: Mapping[PullStage, str] = {
     "resolving": "pulling manifest",
     "verifying": "verifying sha256 digest",
     "writing": "writing manifest",
@@ -24,7 +24,7 @@ STATUS: Mapping[Stage, str] = {
 }
 
 
-def value_of(step: Step) -> dict[str, Any]:
+def value_of(step: PullProgress) -> dict[str, Any]:
     """Clients draw a bar for each digest, and wait for the word success."""
     if step.stage != "downloading":
         return {"status": STATUS.get(step.stage, step.text)}

@@ -11,60 +11,72 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_rkllm.api import asking
-from exo_rkllm.api.answer import Answer, quoted, streamed, whole
+from exo_rkllm.api import common_fields
+from exo_rkllm.api.answer import AnswerStream, quoted, streamed, whole
 from exo_rkllm.api.conversations import Conversations, Kept
 from exo_rkllm.api.endpoint import Call, Endpoint
 from exo_rkllm.api.faults import FieldError
-from exo_rkllm.api.fields import Anything, Either, Field, Free, List, Number, Switch, Table, Tagged, Text, Whole
-from exo_rkllm.api.shape import Shape
+from exo_rkllm.api.fields import (
+    Anything,
+    BodySpec,
+    Either,
+    FieldSpec,
+    Free,
+    List,
+    Number,
+    Switch,
+    TaggedSpec,
+    Text,
+    Whole,
+)
+from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece, ToolCall, Usage
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.chat.toolcall import call_of
+from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────
 
-TEXT = Table("InputText", (Field("text", Text(), "The text.", required=True),))
+TEXT = BodySpec("InputText", (FieldSpec("text", Text(), "The text.", required=True),))
 PARTS = {
     "input_text": TEXT,
     "output_text": TEXT,
     "text": TEXT,
-    "refusal": Table("Refusal", (Field("refusal", Text(), "The text.", required=True),)),
-    "input_image": Table("InputImage", (Field("image_url", Text(least=1), "A data URL.", required=True),)),
+    "refusal": BodySpec("Refusal", (FieldSpec("refusal", Text(), "The text.", required=True),)),
+    "input_image": BodySpec("InputImage", (FieldSpec("image_url", Text(least=1), "A data URL.", required=True),)),
 }
-CONTENT = Either((Text(), List(Tagged("type", PARTS), most=1000)), "a string or a list of parts")
-ITEM = Tagged(
+CONTENT = Either((Text(), List(TaggedSpec("type", PARTS), most=1000)), "a string or a list of parts")
+ITEM = TaggedSpec(
     "type",
     {
-        "message": Table(
+        "message": BodySpec(
             "MessageItem",
             (
-                Field("role", Text(("user", "assistant", "system", "developer")), "Who speaks.", required=True),
-                Field("content", CONTENT, "What is said.", required=True),
+                FieldSpec("role", Text(("user", "assistant", "system", "developer")), "Who speaks.", required=True),
+                FieldSpec("content", CONTENT, "What is said.", required=True),
             ),
         ),
-        "function_call": Table(
+        "function_call": BodySpec(
             "FunctionCallItem",
             (
-                Field("call_id", Text(least=1, most=256), "The call's id.", required=True),
-                Field("name", Text(least=1, most=256), "The function.", required=True),
-                Field("arguments", Text(), "Its arguments, as JSON text.", required=True),
+                FieldSpec("call_id", Text(least=1, most=256), "The call's id.", required=True),
+                FieldSpec("name", Text(least=1, most=256), "The function.", required=True),
+                FieldSpec("arguments", Text(), "Its arguments, as JSON text.", required=True),
             ),
         ),
-        "function_call_output": Table(
+        "function_call_output": BodySpec(
             "FunctionCallOutputItem",
             (
-                Field("call_id", Text(least=1, most=256), "The call that it answers.", required=True),
-                Field("output", CONTENT, "What the function returned.", required=True),
+                FieldSpec("call_id", Text(least=1, most=256), "The call that it answers.", required=True),
+                FieldSpec("output", CONTENT, "What the function returned.", required=True),
             ),
         ),
-        "reasoning": Table(
+        "reasoning": BodySpec(
             "ReasoningItem",
             (
-                Field(
+                FieldSpec(
                     "content",
-                    List(Table("ReasoningText", (Field("text", Text(), "The thoughts."),)), most=1000),
+                    List(BodySpec("ReasoningText", (FieldSpec("text", Text(), "The thoughts."),)), most=1000),
                     "Earlier thoughts.",
                 ),
             ),
@@ -72,78 +84,80 @@ ITEM = Tagged(
     },
     "message",
 )
-TOOL = Tagged("type", {"function": asking.FUNCTION})
-FORMAT = Tagged(
+TOOL = TaggedSpec("type", {"function": common_fields.FUNCTION})
+FORMAT = TaggedSpec(
     "type",
     {
-        "text": Table("ResponseText", ()),
-        "json_object": Table("ResponseJson", ()),
-        "json_schema": Table(
+        "text": BodySpec("ResponseText", ()),
+        "json_object": BodySpec("ResponseJson", ()),
+        "json_schema": BodySpec(
             "ResponseSchema",
             (
-                Field("name", Text(most=256), "Its name."),
-                Field("schema", Free(), "The schema.", required=True),
-                Field("strict", Switch(), "Answers are checked in any case."),
-                Field("description", Text(), "What it is for."),
+                FieldSpec("name", Text(most=256), "Its name."),
+                FieldSpec("schema", Free(), "The schema.", required=True),
+                FieldSpec("strict", Switch(), "Answers are checked in any case."),
+                FieldSpec("description", Text(), "What it is for."),
             ),
         ),
     },
 )
-TEXT_OPTIONS = Table("TextOptions", (Field("format", FORMAT, "text or JSON."), Field("verbosity", Text(), "Not read.")))
-FUNCTION_NAMED = Table("FunctionChoice", (Field("name", Text(least=1), "The function.", required=True),))
-RESPONSE = Table(
+TEXT_OPTIONS = BodySpec(
+    "TextOptions", (FieldSpec("format", FORMAT, "text or JSON."), FieldSpec("verbosity", Text(), "Not read."))
+)
+FUNCTION_NAMED = BodySpec("FunctionChoice", (FieldSpec("name", Text(least=1), "The function.", required=True),))
+RESPONSE = BodySpec(
     "ResponseRequest",
     (
-        asking.MODEL,
-        Field(
+        common_fields.MODEL,
+        FieldSpec(
             "input",
-            Either((Text(), List(ITEM, least=1, most=asking.MOST_MESSAGES)), "a string or a list of items"),
+            Either((Text(), List(ITEM, least=1, most=common_fields.MOST_MESSAGES)), "a string or a list of items"),
             "The question.",
             required=True,
         ),
-        Field("instructions", Text(), "How to answer; not taken over from an earlier response."),
-        Field("previous_response_id", Text(most=256), "Continue after that response, if it is still kept."),
-        Field("store", Switch(), "false: do not keep this response."),
-        Field("stream", Switch(), "Send the answer as it comes, as typed events."),
-        Field("max_output_tokens", Whole(1, asking.LONGEST_ANSWER), "Longest answer, thoughts included."),
-        *asking.SAMPLING,
-        Field("tools", List(TOOL, most=asking.MOST_TOOLS), "Functions that the model may call."),
-        Field(
+        FieldSpec("instructions", Text(), "How to answer; not taken over from an earlier response."),
+        FieldSpec("previous_response_id", Text(most=256), "Continue after that response, if it is still kept."),
+        FieldSpec("store", Switch(), "false: do not keep this response."),
+        FieldSpec("stream", Switch(), "Send the answer as it comes, as typed events."),
+        FieldSpec("max_output_tokens", Whole(1, common_fields.LONGEST_ANSWER), "Longest answer, thoughts included."),
+        *common_fields.SAMPLING,
+        FieldSpec("tools", List(TOOL, most=common_fields.MOST_TOOLS), "Functions that the model may call."),
+        FieldSpec(
             "tool_choice",
             Either(
                 (
                     Text(("none", "auto", "required")),
-                    Tagged("type", {"function": FUNCTION_NAMED}),
+                    TaggedSpec("type", {"function": FUNCTION_NAMED}),
                 ),
                 "none, auto, required, or a named function",
             ),
             "Whether to call.",
         ),
-        Field("parallel_tool_calls", Switch(), "false: at most one call an answer."),
-        Field("text", TEXT_OPTIONS, "The answer's form."),
-        Field(
+        FieldSpec("parallel_tool_calls", Switch(), "false: at most one call an answer."),
+        FieldSpec("text", TEXT_OPTIONS, "The answer's form."),
+        FieldSpec(
             "reasoning",
-            Table(
+            BodySpec(
                 "ReasoningOptions",
                 (
-                    Field(
+                    FieldSpec(
                         "effort",
                         Text(("none", "minimal", "low", "medium", "high", "xhigh")),
                         "none switches thinking off, everything else on.",
                     ),
-                    Field("summary", Text(), "Not read: thoughts are told whole."),
+                    FieldSpec("summary", Text(), "Not read: thoughts are told whole."),
                 ),
             ),
             "Thinking.",
         ),
-        Field("metadata", Free(most=64), "Yours; it is told back."),
-        Field("user", Text(most=1000), "Yours; it is not read."),
-        Field("truncation", Text(), "What is too long.", neutral=("disabled",), why="conversations are never cut"),
-        Field("background", Switch(), "Answer later.", neutral=(False,), why="answers are given at once"),
-        Field("conversation", Anything(), "A stored one.", neutral=(), why="only previous_response_id is kept"),
-        Field("prompt", Anything(), "A stored one.", neutral=(), why="there are no stored prompts"),
-        Field("top_logprobs", Whole(0, 20), "Probabilities.", neutral=(0,), why="the runtime tells no probabilities"),
-        Field("max_tool_calls", Number(0, 1e9), "Built-in tools.", neutral=(), why="there are no built-in tools"),
+        FieldSpec("metadata", Free(most=64), "Yours; it is told back."),
+        FieldSpec("user", Text(most=1000), "Yours; it is not read."),
+        FieldSpec("truncation", Text(), "What is too long.", neutral=("disabled",), why="conversations are never cut"),
+        FieldSpec("background", Switch(), "Answer later.", neutral=(False,), why="answers are given at once"),
+        FieldSpec("conversation", Anything(), "A stored one.", neutral=(), why="only previous_response_id is kept"),
+        FieldSpec("prompt", Anything(), "A stored one.", neutral=(), why="there are no stored prompts"),
+        FieldSpec("top_logprobs", Whole(0, 20), "Probabilities.", neutral=(0,), why="the runtime has no probabilities"),
+        FieldSpec("max_tool_calls", Number(0, 1e9), "Built-in tools.", neutral=(), why="there are no built-in tools"),
     ),
 )  # fmt: skip
 
@@ -190,7 +204,7 @@ def content_of(value: str | list[dict[str, Any]], where: str) -> tuple[str, tupl
     if isinstance(value, str):
         return value, ()
     images = tuple(
-        asking.image_of(part["image_url"], f"{where}[{index}].image_url")
+        common_fields.image_of(part["image_url"], f"{where}[{index}].image_url")
         for index, part in enumerate(value)
         if part["type"] == "input_image"
     )
@@ -199,14 +213,16 @@ def content_of(value: str | list[dict[str, Any]], where: str) -> tuple[str, tupl
     ), images
 
 
-def shape_of(values: Mapping[str, Any]) -> Shape:
+def shape_of(values: Mapping[str, Any]) -> ResponseFormat:
     wanted = values.get("text", {}).get("format", {"type": "text"})
     if wanted["type"] == "json_schema":
-        return Shape("schema", wanted["schema"])
-    return Shape("json" if wanted["type"] == "json_object" else "text")
+        return ResponseFormat("schema", wanted["schema"])
+    return ResponseFormat("json" if wanted["type"] == "json_object" else "text")
 
 
-def request_of(entry: Entry, values: Mapping[str, Any], said: tuple[Message, ...], shape: Shape) -> GenerationRequest:
+def request_of(
+    entry: Entry, values: Mapping[str, Any], said: tuple[Message, ...], shape: ResponseFormat
+) -> GenerationRequest:
     instructions = values.get("instructions")
     messages = (*((Message("system", instructions),) if instructions else ()), *said)
     choice = values.get("tool_choice", "auto")
@@ -216,9 +232,9 @@ def request_of(entry: Entry, values: Mapping[str, Any], said: tuple[Message, ...
     return GenerationRequest(
         model=entry.id,
         messages=shape.told(messages),
-        sampling=asking.sampling_of(values),
+        sampling=common_fields.sampling_of(values),
         max_tokens=values.get("max_output_tokens"),
-        tools=tuple(asking.tool_of(tool) for tool in values.get("tools", ())),
+        tools=tuple(common_fields.tool_of(tool) for tool in values.get("tools", ())),
         tool_choice=choice if isinstance(choice, str) else choice["name"],
         thinking=None if effort is None else effort != "none",
     )
@@ -228,7 +244,7 @@ def request_of(entry: Entry, values: Mapping[str, Any], said: tuple[Message, ...
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ResponseFrame:
     """What of a response is known before its answer: the question's settings, told back."""
 
     id: str
@@ -273,7 +289,7 @@ def usage_value(usage: Usage, thought: int) -> dict[str, Any]:
         "output_tokens": usage.completion,
         "output_tokens_details": {"reasoning_tokens": thought},
         "total_tokens": usage.prompt + usage.completion,
-        **(asking.GUESSED if usage.guessed else {}),
+        **(common_fields.GUESSED if usage.guessed else {}),
     }
 
 
@@ -302,7 +318,7 @@ def call_item(identity: str, made: ToolCall, status: str = "completed") -> dict[
     }
 
 
-def answered(answer: Answer) -> Message:
+def answered(answer: AnswerStream) -> Message:
     return Message("assistant", answer.content, answer.thoughts, tuple(answer.calls))
 
 
@@ -314,7 +330,7 @@ class Responses:
 
     async def create(self, call: Call) -> web.StreamResponse:
         values = call.values
-        entry = asking.entry_of(call, values["model"])
+        entry = common_fields.entry_of(call, values["model"])
         shape = shape_of(values)
         before: tuple[Message, ...] = ()
         if previous := values.get("previous_response_id"):
@@ -323,9 +339,9 @@ class Responses:
         if not said:
             raise FieldError("input", "input holds no message.", "Add what the user says.")
         request = request_of(entry, values, said, shape)
-        frame = Frame(f"resp_{request.id}", entry.id, int(time.time()), values)
+        frame = ResponseFrame(f"resp_{request.id}", entry.id, int(time.time()), values)
 
-        def keep(answer: Answer, value: dict[str, Any]) -> None:
+        def keep(answer: AnswerStream, value: dict[str, Any]) -> None:
             if values.get("store", True):
                 kept = Kept(call.caller.client, (*said, answered(answer)), value)
                 self._conversations.keep(frame.id, kept)
@@ -360,13 +376,13 @@ class Responses:
 class ResponseScribe:
     """One item for each stretch of one kind, with its own opening and closing events; every event has a number."""
 
-    def __init__(self, frame: Frame, shape: Shape, keep: Any, *, single: bool) -> None:
+    def __init__(self, frame: ResponseFrame, shape: ResponseFormat, keep: Any, *, single: bool) -> None:
         self._frame = frame
         self._shape = shape
         self._keep = keep
         self._single = single
         self._number = 0
-        self._answer = Answer()
+        self._answer = AnswerStream()
         self._output: list[dict[str, Any]] = []
         self._kind = ""
         self._item = ""
@@ -445,7 +461,7 @@ class ResponseScribe:
         if self._single and self._answer.calls:
             return ""
         self._answer.add(piece)
-        made = call_of(piece)
+        made = read_tool_call(piece)
         closed = self._start() + self._close()
         index, identity = len(self._output), f"fc_{made.id}"
         item = call_item(identity, made)

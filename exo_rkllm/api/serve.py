@@ -15,10 +15,10 @@ from aiohttp import web
 
 from exo_rkllm.api import faults
 from exo_rkllm.api.caller import allowed_origin, caller, check_site, is_unix, may_control
+from exo_rkllm.api.context import ApiContext, ApiServerSettings
+from exo_rkllm.api.disconnect import cancelled_when_gone
 from exo_rkllm.api.endpoint import Call, Endpoint
 from exo_rkllm.api.faults import FieldError
-from exo_rkllm.api.leaving import cancelled_when_gone
-from exo_rkllm.api.parts import Parts, Settings
 from exo_rkllm.errors import ExoRkllmError
 
 Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,7 +32,7 @@ ID: Any = web.RequestKey("id", str) if hasattr(web, "RequestKey") else "exo_rkll
 DEEPEST = 64
 
 
-def middleware(parts: Parts) -> Any:
+def middleware(parts: ApiContext) -> Any:
     """The outermost layer; whatever is raised below leaves as JSON of the right shape, without a traceback."""
 
     @web.middleware
@@ -61,7 +61,7 @@ def middleware(parts: Parts) -> Any:
     return every
 
 
-def always(request: web.Request, settings: Settings, identity: str) -> dict[str, str]:
+def always(request: web.Request, settings: ApiServerSettings, identity: str) -> dict[str, str]:
     """Headers of every answer; streams set them before they begin."""
     headers = {"X-Request-Id": identity, "X-Content-Type-Options": "nosniff"}
     if request.path.startswith("/v1/messages"):
@@ -107,7 +107,7 @@ def _of_http(error: web.HTTPException, request: web.Request) -> ExoRkllmError:
     return unknown
 
 
-def serve(endpoint: Endpoint, parts: Parts) -> Next:
+def serve(endpoint: Endpoint, parts: ApiContext) -> Next:
     """The endpoint as aiohttp calls it."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -120,7 +120,7 @@ def serve(endpoint: Endpoint, parts: Parts) -> Next:
             if endpoint.right == "control":
                 may_control(who)
         else:
-            who = caller(request.headers, request.remote or "", Settings(settings.keys), local=local)
+            who = caller(request.headers, request.remote or "", ApiServerSettings(settings.keys), local=local)
         values: dict[str, Any] = {}
         ignored: list[str] = []
         if endpoint.body is not None:
@@ -140,7 +140,7 @@ def serve(endpoint: Endpoint, parts: Parts) -> Next:
 # ── the body ─────────────────────────────────────────────────────────────────────────────────────
 
 
-async def read_body(request: web.Request, settings: Settings) -> Any:
+async def read_body(request: web.Request, settings: ApiServerSettings) -> Any:
     if (request.content_length or 0) > settings.body_bytes:
         raise faults.BodyTooLarge(
             f"The body has {request.content_length} bytes, {settings.body_bytes} are allowed.",

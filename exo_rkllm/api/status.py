@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from exo_rkllm import __version__
-from exo_rkllm.api import asking
+from exo_rkllm.api import common_fields
 from exo_rkllm.api.answer import SSE
 from exo_rkllm.api.endpoint import Call, Endpoint
 from exo_rkllm.api.faults import NoSuchPlace
@@ -143,12 +143,12 @@ async def node_id(call: Call) -> web.StreamResponse:
 
 
 async def load(call: Call) -> web.StreamResponse:
-    await call.parts.dispatcher.load(asking.entry_of(call, call.name).id)
+    await call.parts.dispatcher.load(common_fields.entry_of(call, call.name).id)
     return web.json_response(snapshot(call))
 
 
 async def unload(call: Call) -> web.StreamResponse:
-    await call.parts.dispatcher.unload(asking.entry_of(call, call.name).id)
+    await call.parts.dispatcher.unload(common_fields.entry_of(call, call.name).id)
     return web.json_response(snapshot(call))
 
 

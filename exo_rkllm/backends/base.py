@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.runner.preload import Preload
 
-Kind: TypeAlias = Literal["answer", "thinking", "tool_call"]
-Reason: TypeAlias = Literal["stop", "length", "tool_calls", "abort"]
+PieceKind: TypeAlias = Literal["answer", "thinking", "tool_call"]
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "abort"]
 Output: TypeAlias = Literal["text", "hidden", "logits"]
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
@@ -106,7 +106,7 @@ class Piece:
 
     text: str
     token: int = -1
-    kind: Kind = "answer"
+    kind: PieceKind = "answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,13 +158,13 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    reason: Reason
+    reason: FinishReason
     usage: Usage = Usage()
     timings: Timings = Timings()
     stop: str = ""  # the client's stop string that ended it, where one did and the engine's text was read here
 
 
-Event: TypeAlias = Piece | Array | Progress | Finish
+GenerationEvent: TypeAlias = Piece | Array | Progress | Finish
 
 
 # ── who answers ──────────────────────────────────────────────────────────────────────────────────
@@ -262,7 +262,7 @@ class Engine(ABC):
             pass
 
     @abstractmethod
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Pieces as they come, then one Finish; failures raise an `ExoRkllmError`."""
 
     @abstractmethod

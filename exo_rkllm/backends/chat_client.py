@@ -11,8 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from exo_rkllm.backends.base import Event, Finish, Progress
-from exo_rkllm.backends.chat_stream import Answer, said
+from exo_rkllm.backends.base import Finish, GenerationEvent, Progress
+from exo_rkllm.backends.chat_stream import ChatAnswer, said
 from exo_rkllm.errors import (
     Busy,
     ContextOverflow,
@@ -79,9 +79,9 @@ class ChatClient:
 
     # ── runs ─────────────────────────────────────────────────────────────────────────────────────
 
-    async def run(self, request_id: str, path: str, body: dict[str, Any]) -> AsyncGenerator[Event, None]:
+    async def run(self, request_id: str, path: str, body: dict[str, Any]) -> AsyncGenerator[GenerationEvent, None]:
         self._check()
-        asked, answer, first = time.monotonic(), Answer(), 0.0
+        asked, answer, first = time.monotonic(), ChatAnswer(), 0.0
         opening = asyncio.ensure_future(self._session.post(self._base + path, json=body, allow_redirects=False))
         self._ends[request_id] = opening.cancel  # a server answers only after prefill, which may take minutes
         try:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from exo_rkllm.backends.base import Event, Finish, Piece, Reason, Timings, Usage
+from exo_rkllm.backends.base import Finish, FinishReason, GenerationEvent, Piece, Timings, Usage
 from exo_rkllm.errors import RunError
 
 # One event holds one token or one call's arguments; a server that sends a line without an end is not waited for.
 LONGEST = 4 << 20
 MOST = 1 << 53
-REASONS: dict[str, Reason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
+REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 
 
 class Lines:
@@ -41,13 +41,13 @@ class _Call:
 
 
 @dataclass(slots=True)
-class Answer:
+class ChatAnswer:
     """One answer as it comes. `ended` is true once the server said so; until then a connection that ends was cut."""
 
     ended: bool = False
     _lines: Lines = field(default_factory=Lines)
     _calls: dict[int, _Call] = field(default_factory=dict)
-    _reason: Reason | None = None
+    _reason: FinishReason | None = None
     _pieces: int = 0
     _usage: dict[str, Any] = field(default_factory=dict)
     _timings: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Answer:
             elif line:
                 yield from self._chunk(_object(line))
 
-    def finish(self, queued: float, decode: float) -> Iterator[Event]:
+    def finish(self, queued: float, decode: float) -> Iterator[GenerationEvent]:
         """Calls are whole only now; figures are the server's where it has some."""
         for _, call in sorted(self._calls.items()):
             made = {"id": call.id or f"call_{secrets.token_hex(12)}", "name": call.name, "arguments": call.arguments}

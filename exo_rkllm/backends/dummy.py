@@ -12,27 +12,27 @@ from exo_rkllm.backends.base import (
     JSON,
     Capabilities,
     Engine,
-    Event,
     Finish,
+    FinishReason,
+    GenerationEvent,
     GenerationRequest,
     Model,
     Piece,
     Progress,
-    Reason,
     Timings,
     Tokenizer,
     Usage,
 )
-from exo_rkllm.backends.kinds import Kind, Option
+from exo_rkllm.backends.registry import EngineOption, EngineSpec
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunnerLost, UsageError
 
-OPTIONS: Mapping[str, Option] = {
-    "tokens_per_second": Option(float, 0.0, "pace of the answer; 0 means as fast as possible"),
-    "load_seconds": Option(float, 0.0, "how long loading takes"),
+OPTIONS: Mapping[str, EngineOption] = {
+    "tokens_per_second": EngineOption(float, 0.0, "pace of the answer; 0 means as fast as possible"),
+    "load_seconds": EngineOption(float, 0.0, "how long loading takes"),
 }
 
 
-class Words(Tokenizer):
+class WordTokenizer(Tokenizer):
     """A token is a word with the blanks in front of it, numbered in the order of first appearance."""
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class DummyModel(Model):
         self._id = name
         self._context = context
         self._options = dict(options or {})
-        self._words = Words()
+        self._words = WordTokenizer()
 
     @property
     def id(self) -> str:
@@ -93,7 +93,7 @@ class DummyEngine(Engine):
         if negative:
             raise UsageError(f"{model.id} sets {negative[0]} below 0.", "Write 0 or more.")
         self._pace, self._load = options["tokens_per_second"], options["load_seconds"]
-        self._words = Words()
+        self._words = WordTokenizer()
         self._turn = asyncio.Lock()
         self._aborted: set[str] = set()
         self._closed: asyncio.Future[ExoRkllmError] | None = None
@@ -106,7 +106,7 @@ class DummyEngine(Engine):
     def capabilities(self) -> Capabilities:
         return Capabilities(chat=True, context=self.model.context)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         if request.output != "text":
             raise NotSupported(f"The dummy engine has no {request.output}.", "Use a model with engine = 'rkllm'.")
         self._alive()
@@ -124,7 +124,7 @@ class DummyEngine(Engine):
             limit = room if request.max_tokens is None else min(room, request.max_tokens)
             yield Progress("prefill", len(question), len(question))
             sent = 0
-            reason: Reason = "stop" if len(question) <= limit else "length"
+            reason: FinishReason = "stop" if len(question) <= limit else "length"
             for token in question[:limit]:
                 if self._pace:
                     await self._wait(1 / self._pace)
@@ -171,6 +171,6 @@ class DummyEngine(Engine):
             self._closed.set_result(RunnerLost(f"The engine of {self.model.id} was closed.", "Load the model again."))
 
 
-KIND = Kind(
+KIND = EngineSpec(
     "dummy", "repeats the question; no model, no NPU", make=lambda model, _host: DummyEngine(model), options=OPTIONS
 )

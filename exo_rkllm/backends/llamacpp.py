@@ -15,21 +15,21 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from exo_rkllm.backends.base import Capabilities, Engine, Event, GenerationRequest, Model
+from exo_rkllm.backends.base import Capabilities, Engine, GenerationEvent, GenerationRequest, Model
 from exo_rkllm.backends.chat_body import body
 from exo_rkllm.backends.chat_client import ChatClient
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kind, Option
+from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.registry import EngineOption, EngineSpec
 from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, OutOfMemory, RunnerLost
 
-OPTIONS: Mapping[str, Option] = {
-    "program": Option(str, "llama-server", "llama.cpp's server, by name or path"),
-    "arguments": Option(list, [], "more arguments for it, such as those of a build for the NPU"),
-    "threads": Option(int, 0, "CPU threads; 0 leaves it to llama.cpp"),
-    "gpu_layers": Option(int, 0, "layers for an accelerator that the build knows"),
-    "parallel": Option(int, 1, "runs at a time, which share the context"),
-    "load_seconds": Option(float, 300.0, "how long loading may take"),
-    "silence_seconds": Option(float, 300.0, "how long it may say nothing; prefill on a CPU is slow"),
+OPTIONS: Mapping[str, EngineOption] = {
+    "program": EngineOption(str, "llama-server", "llama.cpp's server, by name or path"),
+    "arguments": EngineOption(list, [], "more arguments for it, such as those of a build for the NPU"),
+    "threads": EngineOption(int, 0, "CPU threads; 0 leaves it to llama.cpp"),
+    "gpu_layers": EngineOption(int, 0, "layers for an accelerator that the build knows"),
+    "parallel": EngineOption(int, 1, "runs at a time, which share the context"),
+    "load_seconds": EngineOption(float, 300.0, "how long loading may take"),
+    "silence_seconds": EngineOption(float, 300.0, "how long it may say nothing; prefill on a CPU is slow"),
 }
 NAMES: Mapping[str, str] = {
     **{name: name for name in ("temperature", "top_k", "top_p", "repeat_penalty", "seed")},
@@ -58,7 +58,7 @@ STAMP = re.compile(r"^[\d.]+ [A-Z] |\s+(?=\s)")
 
 
 class LlamaCppEngine(Engine):
-    def __init__(self, model: Model, host: Host) -> None:
+    def __init__(self, model: Model, host: EngineHost) -> None:
         super().__init__(model)
         self._host = host
         self._options = KIND.options_of(model)
@@ -201,7 +201,7 @@ class LlamaCppEngine(Engine):
     def capabilities(self) -> Capabilities:
         return Capabilities(chat=True, images=self._images, parallel=self._options["parallel"], context=self._context)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         client = self._loaded()
         path, asked = body(request, self.model.id, self.model.sampling, NAMES, "llama.cpp")
         run = client.run(request.id, path, {**asked, "cache_prompt": self.model.reuse})
@@ -251,7 +251,7 @@ def free_port() -> int:
         return int(trial.getsockname()[1])
 
 
-KIND = Kind(
+KIND = EngineSpec(
     "llamacpp",
     "llama.cpp's server in a process of its own, on the CPU or by a build for an accelerator",
     make=LlamaCppEngine,

@@ -8,18 +8,18 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from exo_rkllm.backends.base import Capabilities, Engine, Event, GenerationRequest, Model
+from exo_rkllm.backends.base import Capabilities, Engine, GenerationEvent, GenerationRequest, Model
 from exo_rkllm.backends.chat_body import body
 from exo_rkllm.backends.chat_client import ChatClient
-from exo_rkllm.backends.kinds import Kind, Option
+from exo_rkllm.backends.registry import EngineOption, EngineSpec
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelNotFound, RunnerLost
 
-OPTIONS: Mapping[str, Option] = {
-    "base_url": Option(str, "", "where the API is, with its version: http://10.0.0.7:8000/v1"),
-    "model": Option(str, "", "the model's name there; empty where it is the same or the only one"),
-    "key": Option(str, "", "file with the key, or the name of one of the service's credentials"),
-    "silence_seconds": Option(float, 120.0, "how long the server may say nothing"),
-    "parallel": Option(int, 8, "runs at a time"),
+OPTIONS: Mapping[str, EngineOption] = {
+    "base_url": EngineOption(str, "", "where the API is, with its version: http://10.0.0.7:8000/v1"),
+    "model": EngineOption(str, "", "the model's name there; empty where it is the same or the only one"),
+    "key": EngineOption(str, "", "file with the key, or the name of one of the service's credentials"),
+    "silence_seconds": EngineOption(float, 120.0, "how long the server may say nothing"),
+    "parallel": EngineOption(int, 8, "runs at a time"),
 }
 # Settings by the server's names; the two that OpenAI does not have are vLLM's.
 NAMES: Mapping[str, str] = {
@@ -77,7 +77,7 @@ class OpenAIEngine(Engine):
     def capabilities(self) -> Capabilities:
         return Capabilities(chat=True, images=True, parallel=self._options["parallel"], context=self._context)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         client = self._loaded()
         path, asked = body(request, self._remote, self.model.sampling, NAMES, self._who)
         run = client.run(request.id, path, asked)
@@ -123,7 +123,7 @@ def read_key(named: str, environment: Mapping[str, str]) -> str:
         raise ConfigError(f"The key in {path} cannot be read: {why}.", f"ls -l {path}") from None
 
 
-KIND = Kind(
+KIND = EngineSpec(
     "openai",
     "a server with OpenAI's API, such as vLLM or another board",
     make=lambda model, _host: OpenAIEngine(model),

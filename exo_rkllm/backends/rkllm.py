@@ -16,40 +16,40 @@ from exo_rkllm.backends.base import (
     Array,
     Capabilities,
     Engine,
-    Event,
     Finish,
+    FinishReason,
+    GenerationEvent,
     GenerationRequest,
     Message,
     Model,
     Piece,
     Progress,
-    Reason,
     Sampling,
     Timings,
     Usage,
 )
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kind, Option
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.ledger import Ledger
+from exo_rkllm.backends.registry import EngineOption, EngineSpec
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
-from exo_rkllm.runner.jobs import Job
-from exo_rkllm.runner.parent import Done, Rows, Runner, Started
+from exo_rkllm.runner.jobs import RunnerJob
+from exo_rkllm.runner.parent import ArrayRows, RunDone, Runner, RunnerReady
 from exo_rkllm.runtime import modelfile, values, version
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.locate import find
 
 # Keys of an rkllm model's [options].
-OPTIONS: Mapping[str, Option] = {
-    "n_keep": Option(int, -1, "prompt tokens that stay when the context is full"),
-    "base_domain_id": Option(int, 0, "the NPU address window that the model starts in"),
-    "embed_flash": Option(bool, True, "read embeddings from storage, not from memory"),
-    "cpus": Option(list, [], "CPUs that help the NPU; empty means the big ones"),
-    "skip_special_token": Option(bool, True, "leave special tokens out of the text"),
-    "ignore_eos_token": Option(bool, False, "go on after the end-of-text token"),
-    "loras": Option(dict, {}, "adapters: name to file, or to its path and scale"),
-    "lora": Option(str, "", "the adapter that answers are given with; empty means none"),
-    "prompt_cache": Option(str, "", "a saved prompt to start from"),
-    "runtime_template": Option(
+OPTIONS: Mapping[str, EngineOption] = {
+    "n_keep": EngineOption(int, -1, "prompt tokens that stay when the context is full"),
+    "base_domain_id": EngineOption(int, 0, "the NPU address window that the model starts in"),
+    "embed_flash": EngineOption(bool, True, "read embeddings from storage, not from memory"),
+    "cpus": EngineOption(list, [], "CPUs that help the NPU; empty means the big ones"),
+    "skip_special_token": EngineOption(bool, True, "leave special tokens out of the text"),
+    "ignore_eos_token": EngineOption(bool, False, "go on after the end-of-text token"),
+    "loras": EngineOption(dict, {}, "adapters: name to file, or to its path and scale"),
+    "lora": EngineOption(str, "", "the adapter that answers are given with; empty means none"),
+    "prompt_cache": EngineOption(str, "", "a saved prompt to start from"),
+    "runtime_template": EngineOption(
         bool, False, "the template inside the .rkllm file, for models that come without tokenizer files"
     ),
 }
@@ -107,7 +107,7 @@ def _outspoken(release: str) -> Mapping[str, str]:
 
 
 class RkllmEngine(Engine):
-    def __init__(self, model: Model, host: Host) -> None:
+    def __init__(self, model: Model, host: EngineHost) -> None:
         super().__init__(model)
         self._host = host
         self._options = KIND.options_of(model)
@@ -221,7 +221,7 @@ class RkllmEngine(Engine):
         """Of the child, for whoever measures or explains."""
         return None if self._runner is None else self._runner.pid
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         asked, load = time.monotonic(), 0.0
         # Dispatch gives one run at a time; others may not, and no load may come into a run.
         async with self._turn if self._reloads else nullcontext():
@@ -245,10 +245,10 @@ class RkllmEngine(Engine):
                         if isinstance(event, Piece):
                             answer.append(event.text)
                             yield event
-                        elif isinstance(event, Started):
+                        elif isinstance(event, RunnerReady):
                             started = time.monotonic()
                             yield Progress("prefill")
-                        elif isinstance(event, Rows):
+                        elif isinstance(event, ArrayRows):
                             yield Array(request.output, event.rows, event.width, event.data)
                         else:
                             self._remember(request, "".join(answer), event)
@@ -261,7 +261,7 @@ class RkllmEngine(Engine):
     def _reloads(self) -> bool:
         return self._host.reload and not self._capabilities.sampling_per_run
 
-    def _job(self, request: GenerationRequest) -> Job:
+    def _job(self, request: GenerationRequest) -> RunnerJob:
         """The request in the runtime's terms, or the sentence that says what the runtime cannot do."""
         # The dialogue has rendered its tools into the prompt; they come along for the reading of the answer.
         if request.messages and (request.tools or any(message.images for message in request.messages)):
@@ -272,7 +272,7 @@ class RkllmEngine(Engine):
         lora = request.lora or self._options["lora"]
         foreign = bool(self._options["loras"]) and lora != self._adapter
         follows = bool(self._history) and not foreign and request.messages[:-1] == self._history
-        return Job(
+        return RunnerJob(
             prompt=None if request.tokens is not None else self._prompt(request, follows=follows),
             tokens=request.tokens,
             output=request.output,
@@ -309,14 +309,14 @@ class RkllmEngine(Engine):
             'loaded again for such requests: [runtime] sampling = "reload"',
         )
 
-    def _remember(self, request: GenerationRequest, answer: str, done: Done) -> None:
+    def _remember(self, request: GenerationRequest, answer: str, done: RunDone) -> None:
         """What the runtime's cache holds after this run."""
         if done.stopped or not request.messages or not self._keeps_history:
             self._history = ()
         else:
             self._history = (*request.messages, Message("assistant", answer))
 
-    def _finish(self, job: Job, done: Done, answer: str, queued: float, load: float) -> Finish:
+    def _finish(self, job: RunnerJob, done: RunDone, answer: str, queued: float, load: float) -> Finish:
         figures = done.figures
         completion = figures.get("sent", 0)
         usage = self._usage(job, figures.get("prefill_tokens"), completion)
@@ -333,7 +333,7 @@ class RkllmEngine(Engine):
             ),
         )
 
-    def _booked(self, job: Job, done: Done, usage: Usage, answer: str) -> Ledger:
+    def _booked(self, job: RunnerJob, done: RunDone, usage: Usage, answer: str) -> Ledger:
         """What the cache holds after this run: nothing after an abort, and of an answer that was cut, nobody knows."""
         kept = self.model.reuse and not job.keep_history
         if not kept or job.prompt is None or usage.guessed or done.figures.get("aborted"):
@@ -342,7 +342,7 @@ class RkllmEngine(Engine):
             return Ledger(job.prompt, usage.prompt)
         return Ledger(job.prompt, usage.prompt, answer, usage.completion)
 
-    def _usage(self, job: Job, computed: int | None, completion: int) -> Usage:
+    def _usage(self, job: RunnerJob, computed: int | None, completion: int) -> Usage:
         """`computed` is the library's own count, None where it told none: before 1.2.1, and of most aborted runs."""
         if job.tokens is not None:
             cached = 0 if computed is None else max(0, len(job.tokens) - computed)
@@ -353,7 +353,7 @@ class RkllmEngine(Engine):
         cached = 0 if job.clear_first or job.output != "text" else self._ledger.cached(prompt, computed)
         return Usage(computed + cached, cached, completion)
 
-    def _reason(self, job: Job, done: Done, total: int, completion: int) -> Reason:
+    def _reason(self, job: RunnerJob, done: RunDone, total: int, completion: int) -> FinishReason:
         if job.max_tokens is not None and completion >= job.max_tokens:
             return "length"
         if done.stopped:
@@ -392,7 +392,7 @@ class RkllmEngine(Engine):
             await self._runner.close()
 
 
-KIND = Kind(
+KIND = EngineSpec(
     "rkllm",
     "the NPU, by Rockchip's librkllmrt in a process of its own",
     make=RkllmEngine,

@@ -29,7 +29,7 @@ class Knob:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ClocksOutcome:
     """Names of clocks that were set or put back, and a sentence for each that was not."""
 
     done: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ def _words(path: Path) -> tuple[str, ...]:
     return tuple((files.text(path) or "").split())
 
 
-def raise_clocks(root: Path, saved: Path) -> Outcome:
+def raise_clocks(root: Path, saved: Path) -> ClocksOutcome:
     """What a run before this one saved is kept: then the governors that are there now are our own."""
     found = knobs(root)
     if not saved.exists():
@@ -73,10 +73,10 @@ def raise_clocks(root: Path, saved: Path) -> Outcome:
             failed.append(f"{knob.name}: {trouble}")
         else:
             done.append(knob.name)
-    return Outcome(tuple(done), tuple(failed))
+    return ClocksOutcome(tuple(done), tuple(failed))
 
 
-def restore_clocks(root: Path, saved: Path) -> Outcome:
+def restore_clocks(root: Path, saved: Path) -> ClocksOutcome:
     """Puts back what was written down, and forgets it; without a note there is nothing to put back."""
     note = _note(saved)
     done, failed = [], []
@@ -92,7 +92,7 @@ def restore_clocks(root: Path, saved: Path) -> Outcome:
         else:
             done.append(knob.name)
     saved.unlink(missing_ok=True)
-    return Outcome(tuple(done), tuple(failed))
+    return ClocksOutcome(tuple(done), tuple(failed))
 
 
 def _current(found: Sequence[Knob]) -> Iterator[tuple[str, list[str]]]:

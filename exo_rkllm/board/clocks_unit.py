@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from exo_rkllm.board.clocks import Outcome, raise_clocks, restore_clocks
+from exo_rkllm.board.clocks import ClocksOutcome, raise_clocks, restore_clocks
 
 # sd_listen_fds(3): systemd passes sockets from this number on.
 FIRST_SOCKET = 3
@@ -101,7 +101,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _say(what: str, outcome: Outcome) -> None:
+def _say(what: str, outcome: ClocksOutcome) -> None:
     """To the journal."""
     if outcome.done:
         sys.stdout.write(f"Clocks {what}: {', '.join(outcome.done)}.\n")

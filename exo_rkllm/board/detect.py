@@ -10,9 +10,9 @@ from typing import Literal, TypeAlias
 
 from exo_rkllm.board import files, version
 from exo_rkllm.board.load import parse_load
-from exo_rkllm.board.states import OTHER_ENGINES, UNMASK, Node, Seen, State, Unbound, decide
+from exo_rkllm.board.states import OTHER_ENGINES, UNMASK, DeviceNodeState, NpuState, Seen, Unbound, decide
 from exo_rkllm.errors import BoardError
-from exo_rkllm.socs import RKLLM_SOCS, Named, Soc, named, named_by_npu
+from exo_rkllm.socs import RKLLM_SOCS, NamedSoc, Soc, named, named_by_npu
 
 Build: TypeAlias = Literal["drm_gem", "dma_heap", "rocket"]
 # Read under /sys, which a test or a container can fake; /proc/device-tree is a link to it (npu-platform 1.1).
@@ -54,7 +54,7 @@ class Npu:
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    state: State
+    state: NpuState
     sentence: str
     hint: str
     model: str
@@ -189,7 +189,7 @@ def _device_compatible(device: Path) -> tuple[str, ...]:
     return tuple(value for key, value in lines.items() if re.fullmatch(r"OF_COMPATIBLE_\d", key))
 
 
-def _nodes(tree: Path) -> Iterator[Node]:
+def _nodes(tree: Path) -> Iterator[DeviceNodeState]:
     """Vendor trees have the node at the root, some derived kernels below /soc (1.3)."""
     for inside in ("", *(name for name in files.names(tree) if name.startswith("soc"))):
         for name in files.names(tree / inside):
@@ -199,10 +199,10 @@ def _nodes(tree: Path) -> Iterator[Node]:
             if any(NPU_NODE.fullmatch(text) for text in compatible):
                 status = files.strings(tree / inside / name / "status")
                 path = "/" + "/".join(part for part in (inside, files.clean(name)) if part)
-                yield Node(path, compatible, not status or status[0] in ("okay", "ok"))
+                yield DeviceNodeState(path, compatible, not status or status[0] in ("okay", "ok"))
 
 
-def _soc(root: Path, compatible: tuple[str, ...], devices: tuple[str, ...]) -> Named | None:
+def _soc(root: Path, compatible: tuple[str, ...], devices: tuple[str, ...]) -> NamedSoc | None:
     found = named(compatible)
     if found and (found.soc or not devices):
         return found

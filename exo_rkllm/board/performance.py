@@ -7,7 +7,7 @@ import contextlib
 import json
 from pathlib import Path
 
-from exo_rkllm.board.clocks import Outcome
+from exo_rkllm.board.clocks import ClocksOutcome
 from exo_rkllm.errors import BoardError
 
 SOCKET = Path("/run/exo-rkllm-clocks.sock")
@@ -29,10 +29,10 @@ class Performance:
         """A unit that died has closed its end."""
         return self._writer is not None and self._reader is not None and not self._reader.at_eof()
 
-    async def up(self) -> Outcome:
+    async def up(self) -> ClocksOutcome:
         """What was set and what was not; raises a sentence where the unit is not there."""
         if self.held:
-            return Outcome()
+            return ClocksOutcome()
         await self.down()
         try:
             connecting = asyncio.open_unix_connection(str(self._socket))
@@ -40,7 +40,7 @@ class Performance:
             self._reader = reader
             line = await asyncio.wait_for(reader.readline(), PATIENCE)
             told = json.loads(line)
-            return Outcome(tuple(told["done"]), tuple(told["failed"]))
+            return ClocksOutcome(tuple(told["done"]), tuple(told["failed"]))
         except FileNotFoundError:
             raise BoardError("[board] performance is set, and the unit that does it is not enabled.", ENABLE) from None
         except PermissionError:

@@ -22,7 +22,7 @@ INTEREST = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Busy:
+class NpuLoad:
     """`seconds` since the daemon's start, a core each; empty until a load could be read for the first time."""
 
     seconds: tuple[float, ...] = ()
@@ -30,14 +30,14 @@ class Busy:
     load: tuple[float, ...] | None = None
 
 
-def integrate(busy: Busy, load: tuple[float, ...] | None, now: float) -> Busy:
+def integrate(busy: NpuLoad, load: tuple[float, ...] | None, now: float) -> NpuLoad:
     """A load that cannot be read adds nothing and ends the series: the next one stands for its own second only."""
     if load is None:
         return replace(busy, at=None, load=None)
     elapsed = PERIOD if busy.at is None or now - busy.at > LONGEST else max(now - busy.at, 0.0)
     before = busy.seconds + (0.0,) * (len(load) - len(busy.seconds))
     added = load + (0.0,) * (len(before) - len(load))
-    return Busy(tuple(total + part * elapsed for total, part in zip(before, added, strict=True)), now, load)
+    return NpuLoad(tuple(total + part * elapsed for total, part in zip(before, added, strict=True)), now, load)
 
 
 def wanted(*, powered: bool | None, watchers: int, interest_until: float, now: float) -> bool:
@@ -51,7 +51,7 @@ class Sampler:
     def __init__(self, sources: Callable[[], Sources], loop: asyncio.AbstractEventLoop) -> None:
         self._sources = sources
         self._loop = loop
-        self._busy = Busy()
+        self._busy = NpuLoad()
         self._watchers = 0
         self._interest_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -60,7 +60,7 @@ class Sampler:
     def sleeping(self) -> bool:
         return self._timer is None
 
-    def busy(self) -> Busy:
+    def busy(self) -> NpuLoad:
         """The counter, up to this moment."""
         self._sample()
         return self._busy

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from exo_rkllm.socs import RKLLM_SOCS, Named
+from exo_rkllm.socs import RKLLM_SOCS, NamedSoc
 
-State: TypeAlias = Literal[
+NpuState: TypeAlias = Literal[
     "vendor_ready",
     "mainline_rocket",
     "deferred",
@@ -33,7 +33,7 @@ class Unbound:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class DeviceNodeState:
     """An NPU node of the live device tree."""
 
     path: str
@@ -46,9 +46,9 @@ class Seen:
     vendor: tuple[str, ...] = ()
     rocket: tuple[str, ...] = ()
     unbound: tuple[Unbound, ...] = ()
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[DeviceNodeState, ...] = ()
     tree: bool = False
-    named: Named | None = None
+    named: NamedSoc | None = None
     model: str = ""
     kernel: str = ""
     container: str = ""
@@ -56,7 +56,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    state: State
+    state: NpuState
     sentence: str
     hint: str = ""
 

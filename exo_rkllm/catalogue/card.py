@@ -28,7 +28,7 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class ChatCard:
     """How the model is spoken to. An empty word means: as the template and the model's name tell; `none` means off."""
 
     template: str = ""  # a file beside the card
@@ -56,7 +56,7 @@ class Card:
     reuse: bool = True
     weights: Weights | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    chat: Chat = field(default_factory=Chat)
+    chat: ChatCard = field(default_factory=ChatCard)
     options: Mapping[str, JSON] = field(default_factory=dict)
 
 
@@ -130,7 +130,7 @@ def _fits(value: Any, key: Key) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
+class _CardReader:
     """Complaints need the text, to name the line."""
 
     text: str
@@ -172,7 +172,7 @@ def _json(value: Any) -> bool:
 def parse(text: str, where: str = FILE, suffixes: Mapping[str, str] = SUFFIXES) -> Card:
     """Strict: an unknown key, a wrong type or an impossible value is one sentence with file and line."""
     values = toml.parse(text, where)
-    reader = _Reader(text, where)
+    reader = _CardReader(text, where)
     tables: dict[str, dict[str, Any]] = {}
     for name in TABLES:
         table = values.pop(name, {})
@@ -202,12 +202,12 @@ def parse(text: str, where: str = FILE, suffixes: Mapping[str, str] = SUFFIXES) 
         **top,
         weights=weights,
         sampling=sampling,
-        chat=Chat(**chat),
+        chat=ChatCard(**chat),
         options=tables["options"],
     )
 
 
-def _weights(reader: _Reader, table: dict[str, Any]) -> Weights | None:
+def _weights(reader: _CardReader, table: dict[str, Any]) -> Weights | None:
     if not table:
         return None
     read = reader.table("weights", table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exo_rkllm.catalogue.filenames import Named, is_adapter, named
+from exo_rkllm.catalogue.filenames import ParsedFilename, is_adapter, named
 from exo_rkllm.errors import ModelNotFound
 
 # What each SoC runs, best first (reference 3.4 and 5.1: eight bits are the rule on RK3588, which has no other; where
@@ -87,7 +87,7 @@ def _wanted(offered: Sequence[str], files: Sequence[str], repo: str, wanted: str
     )
 
 
-def _rank(fact: Named, soc: str) -> tuple[int, int, float, int]:
+def _rank(fact: ParsedFilename, soc: str) -> tuple[int, int, float, int]:
     """Lower is better: made for this SoC, its best quantization, least mixed, optimized for speed."""
     order = PREFERRED.get(soc or fact.platform, ())
     return (
@@ -98,7 +98,7 @@ def _rank(fact: Named, soc: str) -> tuple[int, int, float, int]:
     )
 
 
-def _why(file: str, fact: Named, offered: int, fitting: int, soc: str) -> str:
+def _why(file: str, fact: ParsedFilename, offered: int, fitting: int, soc: str) -> str:
     if offered == 1:
         return "the only model file" + (f", made for {fact.platform.upper()}" if fact.platform else "")
     reasons = [f"{fitting} of {offered} files fit {soc.upper()}" if soc else f"one of {offered}"]

@@ -15,7 +15,7 @@ from exo_rkllm.plugins.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Brought:
+class PluginContributions:
     """`families` has the plugins' rows before ours; a plugin's row of a name of ours stands in its place."""
 
     specs: Mapping[str, ModelSpec] = field(default_factory=dict)
@@ -47,15 +47,15 @@ class Brought:
         return None if said else self.specs.get(family_of(*names, families=self.families))
 
 
-NOTHING = Brought()
+EMPTY = PluginContributions()
 
 
-def brought(plugins: Plugins) -> Brought:
+def from_plugins(plugins: Plugins) -> PluginContributions:
     specs = plugins.specs
     own = {kind: row for kind, spec in specs.items() if (row := family(kind, spec)) is not None}
     suffixes = {suffix.lower(): kind.name for kind in plugins.kinds.values() for suffix in kind.formats}
     ours = {name: row for name, row in FAMILIES.items() if name not in own}
-    return Brought(specs, plugins.processors, {**own, **ours}, {**suffixes, **SUFFIXES})
+    return PluginContributions(specs, plugins.processors, {**own, **ours}, {**suffixes, **SUFFIXES})
 
 
 def family(kind: str, spec: ModelSpec) -> Family | None:

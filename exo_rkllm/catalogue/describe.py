@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import names
-from exo_rkllm.catalogue.card import Card, Chat, Weights
-from exo_rkllm.catalogue.contributions import NOTHING, Brought
+from exo_rkllm.catalogue.card import Card, ChatCard, Weights
+from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.filenames import named
-from exo_rkllm.chat.chat_format import read_voice
+from exo_rkllm.chat.chat_format import read_chat_format
 from exo_rkllm.plugins.adapting import guarded
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.runtime import modelfile
@@ -122,10 +122,10 @@ def describe(
     path: str = "",
     source: str = "",
     base_model: str = "",
-    chat: Chat | None = None,
+    chat: ChatCard | None = None,
     sampling: Sampling | None = None,
     context: int = 0,
-    brought: Brought = NOTHING,
+    brought: PluginContributions = EMPTY,
 ) -> Card:
     """The card of the weights in `folder`; raises where they are no model.
 
@@ -163,8 +163,8 @@ def describe(
         reuse=brought.families[brought.family(held, *known)].reuse,
         weights=weights,
         sampling=_over(sampling_of(folder), sampling),
-        chat=chat or Chat(),
+        chat=chat or ChatCard(),
     )
     # Tags that are special tokens reach us only where the runtime is told not to leave those out.
-    hides = engine == "rkllm" and read_voice(folder, card, brought).special
+    hides = engine == "rkllm" and read_chat_format(folder, card, brought).special
     return dataclasses.replace(card, options={"skip_special_token": False}) if hides else card

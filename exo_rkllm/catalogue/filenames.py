@@ -9,7 +9,7 @@ from exo_rkllm.runtime import filename
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class ParsedFilename:
     """Lower case; empty or zero where the name is silent; `optimization` is -1, since 0 is a level."""
 
     platform: str = ""
@@ -20,14 +20,14 @@ class Named:
     toolkit: str = ""
 
 
-def named(file: str, repo: str = "") -> Named:
+def named(file: str, repo: str = "") -> ParsedFilename:
     """The file's own name first; its folders' and its repository's for what that leaves out."""
     found: dict[str, object] = {}
     folders = PurePosixPath(file).parent.name
     for text in (PurePosixPath(file).name, f"{folders}.rkllm", f"{repo.rpartition('/')[2]}.rkllm"):
         # A folder of its own, so that the working folder's name does not count.
         found = {**filename.facts(Path("/") / text), **found}
-    return Named(
+    return ParsedFilename(
         platform=str(found.get("platform", "")).lower(),
         quantization=str(found.get("dtype", "")).lower(),
         optimization=int(str(found.get("optimization", -1))),

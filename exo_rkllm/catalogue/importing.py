@@ -19,12 +19,12 @@ from pathlib import Path
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, filenames, modelfile, names
-from exo_rkllm.catalogue.card import Chat
-from exo_rkllm.catalogue.contributions import Brought
+from exo_rkllm.catalogue.card import ChatCard
+from exo_rkllm.catalogue.contributions import PluginContributions
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
+from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.pull import RESERVE, companions
-from exo_rkllm.catalogue.steps import Step
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.errors import ExoRkllmError, ModelExists, ModelFileError, ModelNotFound, UsageError
 from exo_rkllm.runtime import modelfile as model_files
@@ -33,7 +33,7 @@ BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ImportSource:
     """One model to import: its file, and the folder whose other files belong to it."""
 
     weights: Path
@@ -41,11 +41,11 @@ class Found:
     said: Modelfile = field(default_factory=Modelfile)
 
 
-def find(path: Path, suffixes: Mapping[str, str] = cards.SUFFIXES) -> tuple[Found, ...]:
+def find(path: Path, suffixes: Mapping[str, str] = cards.SUFFIXES) -> tuple[ImportSource, ...]:
     """What there is to import at a path; raises the sentence for a path where there is nothing."""
     path = path.expanduser()
     if path.is_file():
-        return (Found(path.resolve()),)
+        return (ImportSource(path.resolve()),)
     if not path.is_dir():
         raise ModelNotFound(f"There is no {path}.", f"ls {path.parent}")
     folder = path.resolve()
@@ -70,7 +70,7 @@ def models_in(folder: Path, suffixes: Mapping[str, str]) -> tuple[Path, ...]:
     )
 
 
-def _one(folder: Path, suffixes: Mapping[str, str]) -> Found:
+def _one(folder: Path, suffixes: Mapping[str, str]) -> ImportSource:
     said = modelfile.read(folder) or Modelfile()
     inside = models_in(folder, suffixes)
     if said.weights:
@@ -79,11 +79,11 @@ def _one(folder: Path, suffixes: Mapping[str, str]) -> Found:
             raise ModelNotFound(
                 f"{folder / modelfile.FILE} names {said.weights!r}, which is not there.", f"ls {folder}"
             )
-        return Found(named[0], folder, said)
+        return ImportSource(named[0], folder, said)
     if len(inside) > 1:
         listed = ", ".join(file.name for file in inside)
         raise UsageError(f"{folder} has several model files: {listed}.", f"exo-rkllm import {inside[0]}")
-    return Found(inside[0], folder, said)
+    return ImportSource(inside[0], folder, said)
 
 
 async def import_(
@@ -94,7 +94,7 @@ async def import_(
     name: str = "",
     move: bool = False,
     replace: bool = False,
-) -> AsyncGenerator[Step, None]:
+) -> AsyncGenerator[PullProgress, None]:
     """A step `done` for each model; `access` is for tokenizer files that are not there, None stays offline."""
     if name and not names.valid_id(name):
         raise UsageError(f"{name!r} cannot be a model's name.", "Use letters, digits, '.', '_' and '-'.")
@@ -112,14 +112,14 @@ async def import_(
             if len(found) == 1:
                 raise
             refused.append(error)
-            yield Step("note", f"{one.weights.name}: {error.sentence}")
+            yield PullProgress("note", f"{one.weights.name}: {error.sentence}")
     if len(refused) == len(found):
         raise refused[0]
 
 
 async def _import(
-    catalogue: Catalogue, found: Found, access: Access | None, name: str, *, move: bool, replace: bool
-) -> AsyncGenerator[Step, None]:
+    catalogue: Catalogue, found: ImportSource, access: Access | None, name: str, *, move: bool, replace: bool
+) -> AsyncGenerator[PullProgress, None]:
     file = found.weights
     if file.suffix.lower() == ".rkllm":
         await asyncio.to_thread(model_files.inspect, file)
@@ -145,7 +145,7 @@ async def _import(
                     await asyncio.to_thread(out.write, block)
                 await asyncio.to_thread(digest.update, block)
                 done += len(block)
-                yield Step("verifying" if linked else "writing", file.name, str(file), "", done, size)
+                yield PullProgress("verifying" if linked else "writing", file.name, str(file), "", done, size)
         if found.folder is not None:
             await asyncio.to_thread(_beside, found, stage, catalogue.brought)
         base = repos([found.said.base_model])
@@ -154,7 +154,7 @@ async def _import(
                 async for step in steps:
                     yield step
         if found.said.unused:
-            yield Step("note", f"not taken over from the Modelfile: {', '.join(found.said.unused)}")
+            yield PullProgress("note", f"not taken over from the Modelfile: {', '.join(found.said.unused)}")
         make = functools.partial(
             describe.describe,
             stage,
@@ -162,7 +162,7 @@ async def _import(
             id=id_,
             path=f"{found.folder.name}/{file.name}" if found.folder else file.name,
             base_model=base[0] if base else "",
-            chat=Chat(system=found.said.system),
+            chat=ChatCard(system=found.said.system),
             sampling=found.said.sampling,
             context=found.said.context,
             brought=catalogue.brought,
@@ -171,7 +171,7 @@ async def _import(
         entry = await asyncio.to_thread(functools.partial(catalogue.publish, stage, card, replace=replace))
     if move:
         await asyncio.to_thread(file.unlink)
-    yield Step("done", f"{entry.id} is ready", str(file), digest.hexdigest(), done, done, entry.id)
+    yield PullProgress("done", f"{entry.id} is ready", str(file), digest.hexdigest(), done, done, entry.id)
 
 
 def _linked(file: Path, target: Path) -> bool:
@@ -192,7 +192,7 @@ def _room(file: Path, stage: Path) -> None:
         )
 
 
-def _beside(found: Found, stage: Path, brought: Brought) -> None:
+def _beside(found: ImportSource, stage: Path, brought: PluginContributions) -> None:
     """The tokenizer's files, by name and size only: nothing else of the folder is taken."""
     folder = found.folder or found.weights.parent
     held = describe.read_json(folder / "config.json").get("model_type")

@@ -22,7 +22,7 @@ from exo_rkllm.catalogue import describe, names
 from exo_rkllm.catalogue.choice import choose
 from exo_rkllm.catalogue.filenames import named
 from exo_rkllm.catalogue.hub import Access, Body, File, Hub, Interrupted, Repository, repos
-from exo_rkllm.catalogue.steps import Stage, Step
+from exo_rkllm.catalogue.progress import PullProgress, PullStage
 from exo_rkllm.catalogue.store import LOCK, Catalogue, Entry
 from exo_rkllm.errors import ExoRkllmError, ModelExists, PullError, UsageError
 
@@ -37,7 +37,7 @@ OURS = frozenset({cards.FILE})
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PullTarget:
     """`ORG/REPO`, `ORG/REPO@REVISION`, `ORG/REPO:FILE` and both together."""
 
     repo: str
@@ -45,7 +45,7 @@ class Wanted:
     file: str = ""
 
     @classmethod
-    def parse(cls, text: str) -> Wanted:
+    def parse(cls, text: str) -> PullTarget:
         place, _, file = text.removeprefix("hf.co/").partition(":")
         repo, _, revision = place.partition("@")
         if not names.valid_repo(repo) or (revision and not names.REPO_PART.fullmatch(revision)):
@@ -65,35 +65,35 @@ class _Kept:
 
 async def pull(
     catalogue: Catalogue,
-    wanted: Wanted,
+    wanted: PullTarget,
     access: Access,
     *,
     soc: str = "",
     name: str = "",
     replace: bool = False,
-) -> AsyncGenerator[Step, None]:
+) -> AsyncGenerator[PullProgress, None]:
     """Ends with a step `done` that has the entry's id, or raises. `soc` chooses among files (`rk3588`)."""
     if name and not names.valid_id(name):
         raise UsageError(f"{name!r} cannot be a model's name.", "Use letters, digits, '.', '_' and '-'.")
     await asyncio.to_thread(catalogue.clean)
     async with Hub(access) as hub:
-        yield Step("resolving", f"asking {access.endpoint} for {wanted.repo}")
+        yield PullProgress("resolving", f"asking {access.endpoint} for {wanted.repo}")
         repo = await hub.repository(wanted.repo, wanted.revision)
         choice = choose(tuple(repo.files), repo.id, soc, wanted.file)
         file = repo.files[choice.file]
-        yield Step("note", f"{choice.file}: {choice.why}")
+        yield PullProgress("note", f"{choice.file}: {choice.why}")
         taken = _taken(catalogue, repo, file, name)
         if taken and not replace:
             if not _is(taken, repo, file):
                 raise ModelExists(f"There is a model {taken.id!r} already, from another file.", "Choose: --name NAME")
-            yield Step("done", f"{taken.id} is here already", file.path, file.sha256, id=taken.id)
+            yield PullProgress("done", f"{taken.id} is here already", file.path, file.sha256, id=taken.id)
             return
         key = hashlib.sha256(f"{repo.id}\n{file.path}".encode()).hexdigest()[:24]
         with catalogue.staging(key) as stage, _nothing_left_of_nothing(stage):
             async with aclosing(_into(hub, stage, repo, file)) as steps:
                 async for step in steps:
                     yield step
-            yield Step("writing", "fetching what belongs to it", file.path)
+            yield PullProgress("writing", "fetching what belongs to it", file.path)
             bases = await _bases(hub, repo)
             async with aclosing(companions(hub, stage, repo, bases)) as steps:
                 async for note in steps:
@@ -111,7 +111,7 @@ async def pull(
             )
             card = await asyncio.to_thread(_described, stage, make)
             entry = await asyncio.to_thread(catalogue.publish, stage, card, replace=replace)
-        yield Step("done", f"{entry.id} is ready", file.path, step.sha256, step.done, step.done, entry.id)
+        yield PullProgress("done", f"{entry.id} is ready", file.path, step.sha256, step.done, step.done, entry.id)
 
 
 def _described(stage: Path, make: Callable[[], cards.Card]) -> cards.Card:
@@ -179,7 +179,7 @@ def _free_id(catalogue: Catalogue, file: File, repo: Repository, *, replace: boo
 # ── the weights ──────────────────────────────────────────────────────────────────────────────────
 
 
-async def _into(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGenerator[Step, None]:
+async def _into(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGenerator[PullProgress, None]:
     """The checked file in the stage, resumed where there is a part of it; the last step has its digest."""
     target = stage / PurePosixPath(file.path).name
     part = stage / (target.name + PART)
@@ -192,7 +192,7 @@ async def _into(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGen
         async for step in steps:
             yield step
     if not fetch.good and resumed:
-        yield Step("note", "what was kept of an earlier pull does not fit; starting over")
+        yield PullProgress("note", "what was kept of an earlier pull does not fit; starting over")
         part.unlink()
         fetch = _Fetch(hub, stage, part, repo, file, kept)
         async with aclosing(fetch.run()) as steps:
@@ -204,7 +204,7 @@ async def _into(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGen
             f"{file.path} of {repo.id} {fetch.fault}; it was thrown away.", "Pull it again, or ask its maker."
         )
     part.rename(target)
-    yield Step("verifying", file.path, file.path, fetch.sha256, fetch.have, fetch.have)
+    yield PullProgress("verifying", file.path, file.path, fetch.sha256, fetch.have, fetch.have)
 
 
 def _prepared(stage: Path, target: Path, part: Path, repo: Repository, file: File) -> _Kept:
@@ -271,7 +271,7 @@ class _Fetch:
         expected = self._file.sha256 or self._kept.sha256
         return f"has the SHA-256 {self.sha256[:16]}..., not {expected[:16]}..."
 
-    async def run(self) -> AsyncGenerator[Step, None]:
+    async def run(self) -> AsyncGenerator[PullProgress, None]:
         if self._part.exists():
             while await asyncio.to_thread(self._read):
                 yield self._step("verifying", self._file.path)
@@ -298,8 +298,8 @@ class _Fetch:
                 await asyncio.sleep(PAUSE * 4 ** (failures - 1))
         yield self._step("downloading", self._file.path)
 
-    def _step(self, stage: Stage, text: str) -> Step:
-        return Step(stage, text, self._file.path, self._file.sha256, self.have, self.total or 0)
+    def _step(self, stage: PullStage, text: str) -> PullProgress:
+        return PullProgress(stage, text, self._file.path, self._file.sha256, self.have, self.total or 0)
 
     def _read(self) -> bool:
         """Hash a part of what is here already."""
@@ -393,7 +393,7 @@ def front_matter(text: str) -> list[str]:
 
 async def companions(
     hub: Hub, stage: Path, repo: Repository | None, bases: tuple[str, ...]
-) -> AsyncGenerator[Step, None]:
+) -> AsyncGenerator[PullProgress, None]:
     """The tokenizer's files: the repository's own, and the base model's for those that it lacks. None is a must."""
     found = _present(stage) if repo is None else await _fetch_companions(hub, stage, repo)
     if {"tokenizer_config.json", "tokenizer.json", "config.json"} <= found:
@@ -405,18 +405,18 @@ async def companions(
         if base.lower() in asked:
             continue
         asked.add(base.lower())
-        yield Step("note", f"fetching what is missing of the tokenizer from {base}")
+        yield PullProgress("note", f"fetching what is missing of the tokenizer from {base}")
         try:
             parent = await hub.repository(base)
             found |= await _fetch_companions(hub, stage, parent)
         except ExoRkllmError as error:
-            yield Step("note", f"{error.sentence} The model is spoken to as its family is.")
+            yield PullProgress("note", f"{error.sentence} The model is spoken to as its family is.")
             continue
         if "tokenizer_config.json" in found:
             return
         queue += parent.base_models
     if "tokenizer_config.json" not in found:
-        yield Step("note", "no tokenizer files were found; the model is spoken to as its family is")
+        yield PullProgress("note", "no tokenizer files were found; the model is spoken to as its family is")
 
 
 async def _fetch_companions(hub: Hub, stage: Path, repo: Repository) -> set[str]:

@@ -18,9 +18,9 @@ from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card
-from exo_rkllm.catalogue.contributions import NOTHING, Brought
+from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.tokenizer import processed, read_tokenizer
-from exo_rkllm.chat.chat_format import Voice, model_type, read_voice
+from exo_rkllm.chat.chat_format import ChatFormat, model_type, read_chat_format
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 from exo_rkllm.plugins.adapting import preload_of, processor_of
 from exo_rkllm.plugins.spec import ModelSpec
@@ -39,11 +39,11 @@ class Entry(Model):
 
     __slots__ = ("_brought", "_card", "_folder", "_spec", "_tokenizer", "_voice", "_voice_stamp")
 
-    def __init__(self, folder: Path, card: Card, brought: Brought = NOTHING) -> None:
+    def __init__(self, folder: Path, card: Card, brought: PluginContributions = EMPTY) -> None:
         self._folder = folder
         self._card = card
         self._brought = brought
-        self._voice: Voice | None = None
+        self._voice: ChatFormat | None = None
         self._voice_stamp: tuple[int, ...] = ()
         self._tokenizer: tuple[Tokenizer | None] | None = None
         self._spec: tuple[ModelSpec | None] | None = None
@@ -112,11 +112,11 @@ class Entry(Model):
             self._tokenizer = (read_tokenizer(self._folder) if make is None else processed(make, self._folder),)
         return self._tokenizer[0]
 
-    def voice(self) -> Voice:
+    def voice(self) -> ChatFormat:
         """Compiled once, and again when the template's file changed: owners edit templates in place."""
         stamp = _stamp(self._folder, *(self._folder / name for name in (self._card.chat.template,) if name))
         if self._voice is None or stamp != self._voice_stamp:
-            self._voice = read_voice(self._folder, self._card, self._brought)
+            self._voice = read_chat_format(self._folder, self._card, self._brought)
             self._voice_stamp = stamp
         return self._voice
 
@@ -224,12 +224,12 @@ def _abandoned(folder: Path) -> bool:
 class Catalogue:
     """All entries of one models folder. Looking costs a stat an entry; only what changed is read again."""
 
-    def __init__(self, directory: Path, brought: Brought = NOTHING) -> None:
+    def __init__(self, directory: Path, brought: PluginContributions = EMPTY) -> None:
         self.directory = directory
         self.brought = brought
         self._seen: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
 
-    def take(self, brought: Brought) -> None:
+    def take(self, brought: PluginContributions) -> None:
         """What plugins bring later; entries are read again, those that are in use stay as they are."""
         self.brought = brought
         self._seen = {}

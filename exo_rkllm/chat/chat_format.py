@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.base import Model
 from exo_rkllm.catalogue.card import Card, telling_names
-from exo_rkllm.catalogue.contributions import NOTHING, Brought
+from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.toml import nearest
 from exo_rkllm.chat.families import Family
 from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning, ToolFormat
@@ -40,7 +40,7 @@ REASONING_MARKS = (("<|channel>", "channel"), ("<|thought_start|>", "thought"), 
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class ChatFormat:
     template: Template
     tool_template: Template | None  # the one that tells the model of tools; None where a system message has to
     tools: ToolFormat | None
@@ -147,7 +147,7 @@ def model_type(folder: Path) -> object:
     return _mapping(folder / "config.json").get("model_type")
 
 
-def _processor_template(brought: Brought, folder: Path, card: Card) -> str:
+def _processor_template(brought: PluginContributions, folder: Path, card: Card) -> str:
     """Of the class that a plugin has for the tokenizer, where the plugin says nothing else."""
     spec = brought.spec(card.chat.family, model_type(folder), *telling_names(card))
     if spec is None or spec.template:
@@ -156,7 +156,7 @@ def _processor_template(brought: Brought, folder: Path, card: Card) -> str:
     return held if isinstance(held, str) else ""
 
 
-def read_voice(folder: Path, card: Card, brought: Brought = NOTHING) -> Voice:
+def read_chat_format(folder: Path, card: Card, brought: PluginContributions = EMPTY) -> ChatFormat:
     config = _mapping(folder / "tokenizer_config.json")
     source = _template_source(folder, card, config)
     said = "" if card.chat.family in brought.silent else card.chat.family
@@ -176,7 +176,7 @@ def read_voice(folder: Path, card: Card, brought: Brought = NOTHING) -> Voice:
     stop = [*card.chat.stop, special.get("eos_token", ""), *_eos_texts(folder, config), *family.stop]
     way = _row("tools", tools, TOOLS, card.id)
     thoughts = _row("reasoning", reasoning, REASONING, card.id)
-    return Voice(
+    return ChatFormat(
         template,
         telling if way else None,
         way,
@@ -187,11 +187,11 @@ def read_voice(folder: Path, card: Card, brought: Brought = NOTHING) -> Voice:
     )
 
 
-def voice_of(model: Model, brought: Brought = NOTHING) -> Voice:
+def chat_format_of(model: Model, brought: PluginContributions = EMPTY) -> ChatFormat:
     """For a model without a card (a bare file): its family's markup, by its name."""
     family = brought.families[brought.family(None, model.path.name if model.path else "", model.id)]
     template = _compiled(family.template, {"bos_token": family.bos})
-    return Voice(
+    return ChatFormat(
         template,
         template if family.tools and "tools" in template.names else None,
         _row("tools", family.tools, TOOLS, model.id),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from exo_rkllm.backends.base import JSON, Tool, ToolCall
-from exo_rkllm.chat.toolcall import call
+from exo_rkllm.chat.toolcall import new_tool_call
 
 Reader: TypeAlias = Callable[[str, Sequence[Tool]], list[ToolCall]]
 LONGEST_PYTHON = 64 * 1024
@@ -67,7 +67,7 @@ def _object(value: Any) -> ToolCall:
         arguments = _loads(arguments) if arguments.strip() else {}
     if not isinstance(arguments, dict):
         raise ValueError("arguments are no object")  # noqa: TRY004 - it is the text that is wrong
-    return call(name.strip(), arguments)
+    return new_tool_call(name.strip(), arguments)
 
 
 def read_json(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
@@ -127,7 +127,7 @@ def read_xml(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
         arguments = {
             key.strip(): _typed(value, _schema(tools, name, key.strip())) for key, value in PARAMETER.findall(body)
         }
-        found.append(call(name, arguments))
+        found.append(new_tool_call(name, arguments))
     if not found:
         return read_json(text, tools)  # the same family also writes the older form
     return found
@@ -143,7 +143,7 @@ def read_elements(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
     if not found:
         raise ValueError("no call")
     return [
-        call(
+        new_tool_call(
             found[1],
             {
                 key: _typed(quoted or plain, _schema(tools, found[1], key))
@@ -173,7 +173,7 @@ def _python_call(node: ast.expr) -> ToolCall:
         json.dumps(arguments)
     except TypeError:
         raise ValueError("a value that JSON has not") from None
-    return call(ast.unparse(node.func), arguments)
+    return new_tool_call(ast.unparse(node.func), arguments)
 
 
 def read_python(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
@@ -202,7 +202,7 @@ def read_line(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
     name, rest = name.strip(), rest.strip()
     if rest.startswith("{"):
         return [_object({"name": name, "arguments": _loads(rest)})]
-    return [call(name, one.arguments) for one in read_python(rest, tools)]
+    return [new_tool_call(name, one.arguments) for one in read_python(rest, tools)]
 
 
 GEMMA = re.compile(r"call:([\w.-]+)\s*(\{.*\})\s*\Z", re.DOTALL)
@@ -260,7 +260,7 @@ def read_gemma(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
         raise ValueError("nested too deeply") from None
     if end != len(found[2]):
         raise ValueError("text after the call")
-    return [call(found[1], arguments)]
+    return [new_tool_call(found[1], arguments)]
 
 
 # ── the tables ───────────────────────────────────────────────────────────────────────────────────

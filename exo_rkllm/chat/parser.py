@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from exo_rkllm.backends.base import Capabilities, Event, Finish, GenerationRequest, Model, Piece
+from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Model, Piece
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat import conversation, tools
-from exo_rkllm.chat.chat_format import Voice, voice_of
+from exo_rkllm.chat.chat_format import ChatFormat, chat_format_of
 from exo_rkllm.chat.formats import Reasoning, ToolFormat
-from exo_rkllm.chat.toolcall import piece_of
+from exo_rkllm.chat.toolcall import tool_call_piece
 from exo_rkllm.errors import NotSupported
 
 # `lead`: the answer's first characters, where a format without tags may begin a call; `call`: inside a tool call;
@@ -61,7 +61,7 @@ class Marks:
         return len(blank) - blank.index("\n") if "\n" in blank else 0
 
 
-class Dialogue:
+class ResponseParser:
     """One run, read as it comes."""
 
     __slots__ = (
@@ -131,13 +131,13 @@ class Dialogue:
             self._enter("thinking" if thinking else self._after(), skip=reasoning is not None)
 
     @classmethod
-    def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
+    def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> ResponseParser:
         """What to send and how to read the answer; raises where the model cannot do what is asked."""
         if not capabilities.images and any(message.images for message in request.messages):
             raise NotSupported(f"{model.id} does not see images.", "Ask without images, or use a model that does.")
         if capabilities.chat or request.output != "text":
             return cls(request)
-        voice = model.voice() if isinstance(model, Entry) else voice_of(model)
+        voice = model.voice() if isinstance(model, Entry) else chat_format_of(model)
         if request.prompt is not None or request.tokens is not None:
             return cls(request, ends=voice.stop)
         return _rendered(voice, request)
@@ -164,7 +164,7 @@ class Dialogue:
         self._plain = not self._buffer and not self._skip and self._state in ("answer", "thinking")
         return out
 
-    def end(self, finish: Finish) -> Sequence[Event]:
+    def end(self, finish: Finish) -> Sequence[GenerationEvent]:
         """What was held back, then the finish with its real reason."""
         out = self._flush()
         reason = "stop" if self.stopped else finish.reason
@@ -288,7 +288,7 @@ class Dialogue:
             return
         self._drop(size + tag)
         self._calls += len(calls)
-        out += [piece_of(made, token) for made in calls]
+        out += [tool_call_piece(made, token) for made in calls]
         self._enter(before, skip=True)
 
     # ── text and the tokens it came with ─────────────────────────────────────────────────────────
@@ -327,11 +327,11 @@ class Dialogue:
 # ── asking ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rendered(voice: Voice, request: GenerationRequest) -> Dialogue:
+def _rendered(voice: ChatFormat, request: GenerationRequest) -> ResponseParser:
     if request.thinking and voice.reasoning is None:
         raise NotSupported(f"{request.model or 'This model'} does not think aloud.", "Ask without thinking.")
     offered, must_call = tools.choose(request)
-    way = tools.way_of(voice, offered)
+    way = tools.tool_format_of(voice, offered)
     messages = request.messages
     if voice.system and not any(message.role == "system" for message in messages):
         messages = conversation.with_system(messages, voice.system)
@@ -339,13 +339,13 @@ def _rendered(voice: Voice, request: GenerationRequest) -> Dialogue:
     if way is not None and voice.tool_template is not None:
         template = voice.tool_template
     elif way is not None:
-        messages = tools.told(messages, offered)
+        messages = tools.with_instructions(messages, offered)
     prompt = conversation.render(template, messages, offered, thinking=request.thinking)
     prompt, thinking = _opened(prompt, voice.reasoning, wanted=request.thinking)
     forced = way.forced(must_call) if way is not None and must_call is not None else ""
     if forced and thinking:
         prompt, thinking = _opened(prompt, voice.reasoning, wanted=False)
-    return Dialogue(
+    return ResponseParser(
         dataclasses.replace(request, messages=(), prompt=prompt + forced, tools=offered),
         reasoning=voice.reasoning,
         tools=way,

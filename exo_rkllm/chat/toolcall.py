@@ -12,18 +12,18 @@ import secrets
 from exo_rkllm.backends.base import JSON, Piece, ToolCall
 
 
-def call(name: str, arguments: JSON | str) -> ToolCall:
+def new_tool_call(name: str, arguments: JSON | str) -> ToolCall:
     """A new call with an id of its own; arguments that are text already are taken as the model wrote them."""
     text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
     return ToolCall("call_" + secrets.token_hex(12), name, text)
 
 
-def piece_of(made: ToolCall, token: int = -1) -> Piece:
+def tool_call_piece(made: ToolCall, token: int = -1) -> Piece:
     text = json.dumps({"id": made.id, "name": made.name, "arguments": made.arguments}, ensure_ascii=False)
     return Piece(text, token, "tool_call")
 
 
-def call_of(piece: Piece) -> ToolCall:
+def read_tool_call(piece: Piece) -> ToolCall:
     """The call that a piece of kind `tool_call` carries."""
     values = json.loads(piece.text)
     return ToolCall(values["id"], values["name"], values["arguments"])

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from exo_rkllm.backends.base import GenerationRequest, Message, Tool
-from exo_rkllm.chat.chat_format import Voice
+from exo_rkllm.chat.chat_format import ChatFormat
 from exo_rkllm.chat.conversation import tool_value, with_system
 from exo_rkllm.chat.formats import TOOLS, ToolFormat
 from exo_rkllm.errors import UsageError
@@ -29,7 +29,7 @@ def choose(request: GenerationRequest) -> tuple[tuple[Tool, ...], str | None]:
     return request.tools, choice
 
 
-def way_of(voice: Voice, tools: Sequence[Tool]) -> ToolFormat | None:
+def tool_format_of(voice: ChatFormat, tools: Sequence[Tool]) -> ToolFormat | None:
     """The model's own way where it has one; otherwise the commonest, which then has to be explained to it."""
     if not tools:
         return None
@@ -38,7 +38,7 @@ def way_of(voice: Voice, tools: Sequence[Tool]) -> ToolFormat | None:
     return TOOLS["hermes"]
 
 
-def told(messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Message, ...]:
+def with_instructions(messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Message, ...]:
     """For templates that say nothing of tools: a system message that does, and calls and results as plain words."""
     listed = "\n".join(json.dumps(tool_value(tool), ensure_ascii=False) for tool in tools)
     words = (

@@ -10,7 +10,7 @@ NAMES = {
 }
 
 
-class Counters:
+class ClassicCounters:
     """Silent without prometheus_client. An engine that is made again finds the counters of the first."""
 
     def __init__(self) -> None:

@@ -10,19 +10,19 @@ NONE, FORK, SEED, PLAIN, CURRENT, UNRELATED = "none", "fork", "seed", "plain", "
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class HostKind:
     name: str
     says: str
     start: str  # what the owner types
 
 
-KINDS: dict[str, Kind] = {
-    NONE: Kind(NONE, "no exo is installed in this Python", ""),
-    FORK: Kind(FORK, "classic exo with plugins and an rkllm engine of its own", "exo --inference-engine rkllm-npu"),
-    SEED: Kind(SEED, "classic exo with plugins", "exo --inference-engine rkllm"),
-    PLAIN: Kind(PLAIN, "classic exo without plugins", "exo-rkllm exo-classic"),
-    CURRENT: Kind(CURRENT, "current exo, whose cluster the daemon joins by itself", "exo-rkllm serve"),
-    UNRELATED: Kind(UNRELATED, "an `exo` that is another project (PyPI's is one)", "pip uninstall exo"),
+KINDS: dict[str, HostKind] = {
+    NONE: HostKind(NONE, "no exo is installed in this Python", ""),
+    FORK: HostKind(FORK, "classic exo with plugins and an rkllm engine of its own", "exo --inference-engine rkllm-npu"),
+    SEED: HostKind(SEED, "classic exo with plugins", "exo --inference-engine rkllm"),
+    PLAIN: HostKind(PLAIN, "classic exo without plugins", "exo-rkllm exo-classic"),
+    CURRENT: HostKind(CURRENT, "current exo, whose cluster the daemon joins by itself", "exo-rkllm serve"),
+    UNRELATED: HostKind(UNRELATED, "an `exo` that is another project (PyPI's is one)", "pip uninstall exo"),
 }
 # In this order: the first path that is there tells.
 MARKS: tuple[tuple[str, str], ...] = (
@@ -33,13 +33,13 @@ MARKS: tuple[tuple[str, str], ...] = (
 )
 
 
-def kind_at(folder: Path | None) -> Kind:
+def kind_at(folder: Path | None) -> HostKind:
     if folder is None:
         return KINDS[NONE]
     return KINDS[next((kind for mark, kind in MARKS if (folder / mark).exists()), UNRELATED)]
 
 
-def kind_here() -> Kind:
+def host_kind() -> HostKind:
     """Nothing of exo is imported."""
     try:
         found = importlib.util.find_spec("exo")

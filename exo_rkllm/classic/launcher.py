@@ -40,7 +40,7 @@ def prepare(make: Callable[[Any], Any]) -> None:
 
 def launch(arguments: Sequence[str], make: Callable[[Any], Any]) -> int:
     """exo's own command with these arguments; ours are put where the user gave none. `make` gives the engine."""
-    kind = host.kind_here()
+    kind = host.host_kind()
     if kind.name in (host.NONE, host.CURRENT, host.UNRELATED):
         raise NotSupported(
             f"There is no classic exo to start: {kind.says}.",

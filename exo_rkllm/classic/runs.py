@@ -8,16 +8,16 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Piece
-from exo_rkllm.classic.source import Source
+from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Piece
+from exo_rkllm.classic.source import AnswerSource
 from exo_rkllm.errors import ExoRkllmError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Run:
-    events: AsyncGenerator[Event, None]
+class ClassicRun:
+    events: AsyncGenerator[GenerationEvent, None]
     turn: asyncio.Lock
     asked: float  # when the host was last given a token, on the loop's clock
     busy: bool = True
@@ -26,11 +26,11 @@ class Run:
 class Runs:
     """A host that leaves does not say so (classic-plugin 2.3): a timer ends what is not asked on for `idle` seconds."""
 
-    def __init__(self, source: Source, idle: float, ended: Callable[[str], None] = lambda _reason: None) -> None:
+    def __init__(self, source: AnswerSource, idle: float, ended: Callable[[str], None] = lambda _reason: None) -> None:
         self._source = source
         self._idle = idle
         self._ended = ended
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, ClassicRun] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -45,7 +45,7 @@ class Runs:
         if request_id in self._runs:
             await self._end(request_id, "again")  # a host that asks anew wants the new answer
         loop = asyncio.get_running_loop()
-        self._runs[request_id] = Run(self._source.answer(request), asyncio.Lock(), loop.time())
+        self._runs[request_id] = ClassicRun(self._source.answer(request), asyncio.Lock(), loop.time())
         self._watch()
         try:
             return await self._token(request_id, self._runs[request_id])
@@ -69,7 +69,7 @@ class Runs:
         await self._end(request_id, "failed")
         return None
 
-    async def _token(self, request_id: str, run: Run) -> int | None:
+    async def _token(self, request_id: str, run: ClassicRun) -> int | None:
         async with run.turn:
             run.busy = True
             try:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Model, Piece, Timings, Usage
+from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Model, Piece, Timings, Usage
 from exo_rkllm.errors import RunnerLost, from_code
 
 if TYPE_CHECKING:
@@ -24,21 +24,21 @@ PLENTY = 1 << 62
 BROKEN = "exo-rkllm logs"
 
 
-class Source(Protocol):
+class AnswerSource(Protocol):
     """Closing the iterator of `answer` ends that answer and no other."""
 
-    def answer(self, request: GenerationRequest) -> AsyncGenerator[Event, None]: ...
+    def answer(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]: ...
 
     async def close(self) -> None: ...
 
 
-class Own:
+class LocalSource:
     """For a board without a daemon: this process loads the model, into a child of its own as everywhere."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
 
-    def answer(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    def answer(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         return self._dispatcher.generate(request, client=request.id)
 
     async def load(self, model: str) -> None:
@@ -49,13 +49,13 @@ class Own:
         await self._dispatcher.drain(DRAIN)
 
 
-class Daemon:
+class DaemonSource:
     """POST /control/ask on the daemon's socket; a connection an answer, and closing it is how one leaves."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    async def answer(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def answer(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         asked: dict[str, Any] = {"model": request.model, "client": request.id}
         asked |= plain(request)
         body = json.dumps(asked).encode()
@@ -102,7 +102,7 @@ def plain(request: GenerationRequest) -> dict[str, Any]:
     return {name: value for name, value in held.items() if value is not None}
 
 
-def read(line: dict[str, Any]) -> Event | None:
+def read(line: dict[str, Any]) -> GenerationEvent | None:
     """The two things that whoever reads an answer wants to know; progress is left out."""
     if "error" in line:
         raise from_code(**line["error"])
@@ -127,25 +127,25 @@ def listening(sockets: tuple[Path, ...]) -> Path | None:
     return None
 
 
-def own(find: Callable[[str], Model], config: Config) -> Own:
+def local_source(find: Callable[[str], Model], config: Config) -> LocalSource:
     """One model at a time and no admission by memory: the host has asked for this model and knows no other answer."""
     from exo_rkllm import plugins
-    from exo_rkllm.backends.host import host_of
-    from exo_rkllm.backends.kinds import Kinds
-    from exo_rkllm.chat.parser import Dialogue
+    from exo_rkllm.backends.host import engine_host
+    from exo_rkllm.backends.registry import EngineRegistry
+    from exo_rkllm.chat.parser import ResponseParser
     from exo_rkllm.dispatch.dispatcher import Dispatcher
-    from exo_rkllm.dispatch.state import Limits, Needs
+    from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 
-    kinds = Kinds(plugins.load().kinds)
+    kinds = EngineRegistry(plugins.load().kinds)
     library = Path(config.runtime.library) if config.runtime.library else None
-    host = host_of(config, library, lambda _lines: None)
-    return Own(
+    host = engine_host(config, library, lambda _lines: None)
+    return LocalSource(
         Dispatcher(
             find=find,
             engine=lambda model: kinds.make(model, host),
-            needs=lambda _model: Needs(),
+            needs=lambda _model: ModelNeeds(),
             available=lambda: PLENTY,
-            begin=Dialogue.begin,
-            limits=Limits(keep_alive=-1, max_loaded=1, reserve=0, queue_per_client=Limits().queue),
+            begin=ResponseParser.begin,
+            limits=DispatchLimits(keep_alive=-1, max_loaded=1, reserve=0, queue_per_client=DispatchLimits().queue),
         )
     )

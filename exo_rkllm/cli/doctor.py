@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from exo_rkllm.catalogue.contributions import brought
+from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import place, wrap
 from exo_rkllm.cli.extras import quietly
@@ -18,7 +18,7 @@ from exo_rkllm.cli.paint import Paint
 from exo_rkllm.cli.service import ask
 from exo_rkllm.doctor.checks import diagnose
 from exo_rkllm.doctor.identity import judged
-from exo_rkllm.doctor.report import Level, Report
+from exo_rkllm.doctor.report import DoctorReport, Level
 from exo_rkllm.doctor.scene import Scene, look
 from exo_rkllm.errors import ConfigError
 
@@ -51,12 +51,12 @@ def main(args: argparse.Namespace) -> int:
 def known() -> Catalogue | None:
     """The models that every verb works on; none where the configuration, which is a check of its own, is broken."""
     try:
-        return Catalogue(place.configured(), brought(quietly()))
+        return Catalogue(place.configured(), from_plugins(quietly()))
     except ConfigError:
         return None
 
 
-def as_json(scene: Scene, report: Report) -> dict[str, object]:
+def as_json(scene: Scene, report: DoctorReport) -> dict[str, object]:
     return {
         "ok": report.ok,
         "board": scene.board.title,
@@ -66,7 +66,7 @@ def as_json(scene: Scene, report: Report) -> dict[str, object]:
     }
 
 
-def text(scene: Scene, report: Report, paint: Paint, width: int) -> Iterator[str]:
+def text(scene: Scene, report: DoctorReport, paint: Paint, width: int) -> Iterator[str]:
     inside = f", inside {scene.board.container}" if scene.board.container else ""
     yield paint(f"{scene.board.title}", "bold") + f", as {report.user}{inside}"
     yield ""

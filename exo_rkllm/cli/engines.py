@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends.base import Model
-from exo_rkllm.backends.kinds import BUILT_IN, Kind, Kinds
+from exo_rkllm.backends.registry import BUILT_IN, EngineRegistry, EngineSpec
 from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import toml
-from exo_rkllm.catalogue.contributions import brought
+from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.cli import place
 from exo_rkllm.cli.extras import plugged
@@ -40,9 +40,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     config = load(os.environ)
     found = plugged()
-    kinds = Kinds(found.kinds, config.models.engine)
+    kinds = EngineRegistry(found.kinds, config.models.engine)
     if args.model:
-        return one(args, Catalogue(args.models or place.configured(), brought(found)), kinds, found)
+        return one(args, Catalogue(args.models or place.configured(), from_plugins(found)), kinds, found)
     rows = [described(kind, found) for name in kinds.names() if (kind := kinds.get(name)) is not None]
     if args.json:
         print(json.dumps({"engines": rows}, indent=2))
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def described(kind: Kind, found: Plugins) -> dict[str, Any]:
+def described(kind: EngineSpec, found: Plugins) -> dict[str, Any]:
     origin = next((row for row in found.rows if (row.group, row.name) == (ENGINES, kind.name)), None)
     return {
         "name": kind.name,
@@ -88,7 +88,7 @@ def report(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
 
 
-def one(args: argparse.Namespace, catalogue: Catalogue, kinds: Kinds, found: Plugins) -> int:
+def one(args: argparse.Namespace, catalogue: Catalogue, kinds: EngineRegistry, found: Plugins) -> int:
     model = model_of(args.model, catalogue)
     name, why = kinds.chosen(model), reason(model, kinds)
     trouble: ExoRkllmError | None = None
@@ -112,7 +112,7 @@ def model_of(name: str, catalogue: Catalogue) -> Model:
     return RkllmFile(Path(name)) if "/" in name or Path(name).is_file() else catalogue.resolve(name)
 
 
-def reason(model: Model, kinds: Kinds) -> str:
+def reason(model: Model, kinds: EngineRegistry) -> str:
     if kinds.instead:
         return "because `engine` under [models], or EXO_RKLLM_MODELS_ENGINE, says so for every model"
     if isinstance(model, Entry):

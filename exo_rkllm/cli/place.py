@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from exo_rkllm.catalogue.contributions import brought
+from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli.extras import plugged
 from exo_rkllm.config import load, places
@@ -22,7 +22,7 @@ def catalogue(args: argparse.Namespace) -> Catalogue:
 
 
 def standing(folder: Path | None = None) -> Catalogue:
-    return Catalogue(folder or configured(), brought(plugged()))
+    return Catalogue(folder or configured(), from_plugins(plugged()))
 
 
 def configured(system: Path = SYSTEM_STATE) -> Path:

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import TextIO
 
-from exo_rkllm.catalogue.steps import Step
+from exo_rkllm.catalogue.progress import PullProgress
 
 WORDS = {"downloading": "fetching", "verifying": "checking", "writing": "writing"}
 FULL, EMPTY = "█", "·"
@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def line(step: Step, rate: float, width: int) -> str:
+def line(step: PullProgress, rate: float, width: int) -> str:
     """`fetching model.rkllm  ████····  45 %  0.76/1.69 GB  11 MB/s  1:23`, as much of it as fits."""
     share = min(step.done / step.total, 1.0) if step.total else 0.0
     left = duration((step.total - step.done) / rate) if rate and step.total > step.done else ""
@@ -58,7 +58,7 @@ class Display:
         self._tenth = (-1, "")
         self._on_line = False
 
-    def show(self, step: Step) -> None:
+    def show(self, step: PullProgress) -> None:
         now = time.monotonic()
         if step.stage in ("note", "resolving", "done") or not step.total:
             self.clear()
@@ -83,7 +83,7 @@ class Display:
             self._on_line = False
 
 
-async def follow(steps: AsyncGenerator[Step, None], *, as_json: bool) -> None:
+async def follow(steps: AsyncGenerator[PullProgress, None], *, as_json: bool) -> None:
     """Wherever the steps come from: the catalogue in this process, or the daemon's."""
     display = Display(sys.stderr)
     try:

@@ -9,8 +9,8 @@ from collections.abc import AsyncGenerator
 
 from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.hub import Access
-from exo_rkllm.catalogue.pull import Wanted, pull
-from exo_rkllm.catalogue.steps import Step
+from exo_rkllm.catalogue.progress import PullProgress
+from exo_rkllm.catalogue.pull import PullTarget, pull
 from exo_rkllm.cli import place, progress
 from exo_rkllm.client import control
 
@@ -43,18 +43,18 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-async def there(daemon: control.Client, args: argparse.Namespace) -> AsyncGenerator[Step, None]:
+async def there(daemon: control.Client, args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
     """By the daemon, whose models folder this user need not be able to write; its answer blocks only ourselves."""
     asked = {"soc": soc(args) if args.soc else "", "name": args.name, "replace": args.replace}
     who = {"endpoint": os.environ.get("HF_ENDPOINT", ""), "token": os.environ.get("HF_TOKEN", "")}
     for step in daemon.stream("POST", "/control/pull", model=args.model, **asked, **who):
-        yield Step(**step)
+        yield PullProgress(**step)
 
 
-def here(args: argparse.Namespace) -> AsyncGenerator[Step, None]:
+def here(args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
     return pull(
         place.catalogue(args),
-        Wanted.parse(args.model),
+        PullTarget.parse(args.model),
         Access.of(os.environ),
         soc=soc(args),
         name=args.name,

@@ -15,13 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from exo_rkllm.backends.base import Engine, Event, Finish, GenerationRequest, Message, Model, Piece, Sampling
-from exo_rkllm.backends.host import host_of
-from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Message, Model, Piece, Sampling
+from exo_rkllm.backends.host import engine_host
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.backends.rkllm import RkllmFile
-from exo_rkllm.catalogue.contributions import brought
+from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.chat.parser import Dialogue
+from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.cli import place
 from exo_rkllm.cli.extras import plugged
 from exo_rkllm.cli.through import ThroughDaemon
@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.max_tokens is not None and args.max_tokens < 1:
         raise UsageError(f"--max-tokens {args.max_tokens} leaves no room for an answer.", "Give 1 or more.")
-    chat = Chat(args)
+    chat = TerminalChat(args)
     said = " ".join(args.prompt) if args.prompt else None
     prompt = said if said is not None or sys.stdin.isatty() else sys.stdin.read()
     return chat.converse() if prompt is None else chat.once(prompt)
@@ -80,7 +80,7 @@ def beside(args: argparse.Namespace) -> Client | None:
         return None  # the user's own models are what is left
 
 
-class Chat:
+class TerminalChat:
     """One loaded model and the conversation with it. The loop runs only while something is awaited, so that between
     the answers the terminal belongs to the prompt and Ctrl-C means what it means everywhere."""
 
@@ -94,9 +94,9 @@ class Chat:
             self._engine: Engine = ThroughDaemon(args.model, client)
         else:
             found = plugged()
-            model = model_of(args.model, args.context, sampling, Catalogue(place.configured(), brought(found)))
-            kinds = Kinds(found.kinds, args.engine or config.models.engine)
-            self._engine = kinds.make(model, host_of(config, library, self._report))
+            model = model_of(args.model, args.context, sampling, Catalogue(place.configured(), from_plugins(found)))
+            kinds = EngineRegistry(found.kinds, args.engine or config.models.engine)
+            self._engine = kinds.make(model, engine_host(config, library, self._report))
         self._sampling = sampling
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()
@@ -179,7 +179,7 @@ class Chat:
     async def _answer(self, request: GenerationRequest) -> str:
         """Prints while it listens; leaving early closes the generator, which ends the run."""
         pieces: list[str] = []
-        dialogue = Dialogue.begin(self._engine.model, self._engine.capabilities, request)
+        dialogue = ResponseParser.begin(self._engine.model, self._engine.capabilities, request)
         try:
             async with aclosing(self._engine.generate(dialogue.request)) as events:
                 async for event in events:
@@ -195,7 +195,7 @@ class Chat:
             raise
         return "".join(pieces)
 
-    def _take(self, events: Sequence[Event], answer: list[str]) -> None:
+    def _take(self, events: Sequence[GenerationEvent], answer: list[str]) -> None:
         for event in events:
             if isinstance(event, Piece):
                 if event.kind == "answer" and not answer and self._thought and not self._args.json:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from exo_rkllm.backends.host import host_of
+from exo_rkllm.backends.host import engine_host
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find
@@ -19,12 +19,12 @@ from exo_rkllm.cli.service import ask
 from exo_rkllm.config import load
 from exo_rkllm.doctor import hardware, selftest
 from exo_rkllm.doctor.checks import diagnose
-from exo_rkllm.doctor.hardware import PROBES, Probe
+from exo_rkllm.doctor.hardware import PROBES, HardwareProbe
 from exo_rkllm.doctor.identity import judged
 from exo_rkllm.doctor.measure import Bench
 from exo_rkllm.doctor.report import Level
 from exo_rkllm.doctor.scene import Service, look
-from exo_rkllm.doctor.selftest import Outcome
+from exo_rkllm.doctor.selftest import SelftestOutcome
 from exo_rkllm.errors import Busy, UsageError
 
 MARKS: dict[Level, tuple[str, str]] = {
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
 
     columns = wrap.width(sys.stdout)
 
-    def told(outcome: Outcome) -> None:
+    def told(outcome: SelftestOutcome) -> None:
         mark, colour = MARKS[outcome.finding.level]
         first, *more = wrap.sentence(outcome.finding.fact, columns - width - 8)
         print(f"{paint(f'{mark:>4}', colour)}  {outcome.probe.key:<{width}}  {first}", flush=True)
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> int:
     return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0
 
 
-def chosen(only: list[str] | None) -> list[Probe]:
+def chosen(only: list[str] | None) -> list[HardwareProbe]:
     known = set(hardware.keys())
     for key in only or ():
         if key not in known:
@@ -105,4 +105,4 @@ def engine(name: str, root: Path, lines: list[str]) -> RkllmEngine:
     library = Path(config.runtime.library) if config.runtime.library else None
     is_file = name.endswith(".rkllm") or "/" in name
     model = RkllmFile(Path(name), 0) if is_file else place.standing().resolve(name)
-    return RkllmEngine(model, host_of(config, library, lines.extend, root))
+    return RkllmEngine(model, engine_host(config, library, lines.extend, root))

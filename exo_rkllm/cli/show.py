@@ -7,7 +7,7 @@ import json
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.chat.chat_format import Voice
+from exo_rkllm.chat.chat_format import ChatFormat
 from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.cli import models, place
 from exo_rkllm.cli.progress import amount
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _voice(voice: Voice) -> dict[str, object]:
+def _voice(voice: ChatFormat) -> dict[str, object]:
     tools = next((name for name, way in TOOLS.items() if way is voice.tools), OWN if voice.tools else "")
     thoughts = next((name for name, tags in REASONING.items() if tags is voice.reasoning), "")
     reasoning = thoughts or (OWN if voice.reasoning else "")

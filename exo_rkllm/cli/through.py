@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from exo_rkllm.backends.base import Capabilities, Engine, Event, GenerationRequest, Model
-from exo_rkllm.classic.source import Daemon
+from exo_rkllm.backends.base import Capabilities, Engine, GenerationEvent, GenerationRequest, Model
+from exo_rkllm.classic.source import DaemonSource
 from exo_rkllm.client.control import Client
 from exo_rkllm.errors import ExoRkllmError, UsageError
 
 
-class Named(Model):
+class NamedModel(Model):
     """All that this process knows of it."""
 
     def __init__(self, name: str) -> None:
@@ -39,9 +39,9 @@ class ThroughDaemon(Engine):
     """Closing it leaves the model where it is: the daemon unloads what nobody asks any more."""
 
     def __init__(self, name: str, client: Client) -> None:
-        super().__init__(Named(name))
+        super().__init__(NamedModel(name))
         self._client = client
-        self._daemon = Daemon(client.path)
+        self._daemon = DaemonSource(client.path)
 
     async def initialize(self) -> None:
         load = self._client.post
@@ -51,7 +51,7 @@ class ThroughDaemon(Engine):
     def capabilities(self) -> Capabilities:
         return Capabilities(chat=True)
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         return self._daemon.answer(request)
 
     async def abort(self, request_id: str) -> None:

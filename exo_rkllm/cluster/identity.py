@@ -9,7 +9,7 @@ from pathlib import Path
 from exo_rkllm.cluster.discovery.packets import valid_node_id
 
 
-class Identity:
+class NodeIdentity:
     """An instance outlives a restart if the id does; a new id leaves requests hanging for 40 s (reference 3)."""
 
     def __init__(self, folder: Path) -> None:

@@ -12,17 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends import base
-from exo_rkllm.cluster.discovery.hearing import EVERYBODY_SPOKE, Found, Hearing, Torn
+from exo_rkllm.cluster.discovery.hearing import DISCOVERY_WINDOW, AmbiguousClusters, DiscoveredCluster, DiscoveryState
 from exo_rkllm.cluster.discovery.interfaces import Interfaces
 from exo_rkllm.cluster.discovery.reachable import Reachable
 from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
-from exo_rkllm.cluster.identity import Identity
-from exo_rkllm.cluster.serving import BoardFacts, Servable, Serving
-from exo_rkllm.cluster.session.membership import Membership, Sources
-from exo_rkllm.cluster.session.orders import Begin, Effect, Halt, Load, Peek, Say, Send, StayOut, Token
+from exo_rkllm.cluster.identity import NodeIdentity
+from exo_rkllm.cluster.serving import BoardFacts, ModelServing, Servable
+from exo_rkllm.cluster.session.membership import Membership, MembershipSources
+from exo_rkllm.cluster.session.orders import (
+    BeginTaskEffect,
+    CancelTaskEffect,
+    DeclareTokenEffect,
+    LoadModelEffect,
+    LogEffect,
+    QueryNodesEffect,
+    SendEffect,
+    SessionEffect,
+    StayOutEffect,
+)
 from exo_rkllm.cluster.session.peeking import peek
 from exo_rkllm.cluster.session.snapshot import ClusterView, Phase
-from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, Message, Transport
+from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage, Transport
 from exo_rkllm.cluster.settings import AUTO, ClusterSettings
 from exo_rkllm.cluster.wire import requests
 from exo_rkllm.cluster.wire.reading import Task
@@ -53,7 +63,7 @@ class Node:
         self,
         settings: ClusterSettings,
         facts: BoardFacts,
-        serving: Serving,
+        serving: ModelServing,
         folder: Path,
         *,
         models_folder: Path | None = None,
@@ -63,7 +73,7 @@ class Node:
         self.settings = settings
         self._log = logging.getLogger("exo_rkllm.cluster")
         self._serving = serving
-        self._identity = Identity(folder)
+        self._identity = NodeIdentity(folder)
         self._make_transport = transport
         self._models_folder = models_folder
         self.node_id = self._identity.node_id()
@@ -73,11 +83,11 @@ class Node:
             self._revision,
             facts,
             placement=settings.placement,
-            sources=Sources(disk=self._disk),
+            sources=MembershipSources(disk=self._disk),
             stay_out=self._identity.stay_out(),
         )
         self.membership.permitted = settings.namespace != AUTO or bool(settings.endpoints)
-        self._hearing = Hearing(self.node_id, settings.namespace, new_nonce, self._revision.versions)
+        self._hearing = DiscoveryState(self.node_id, settings.namespace, new_nonce, self._revision.versions)
         self._table = Interfaces(settings.interfaces)
         self._reachable = Reachable(self.node_id, settings.api_port)
         self._torn: tuple[str, ...] = ()
@@ -90,7 +100,7 @@ class Node:
         self._gone = asyncio.Event()  # our goodbyes were heard
         self._tasks: set[asyncio.Task[None]] = set()
         self._jobs: dict[str, asyncio.Task[None]] = {}
-        self._answers: list[tuple[str, base.Event | ExoRkllmError]] = []
+        self._answers: list[tuple[str, base.GenerationEvent | ExoRkllmError]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._relink: asyncio.TimerHandle | None = None
 
@@ -114,7 +124,7 @@ class Node:
         if self.settings.endpoints:
             self._known.set()
         if not self.membership.permitted:
-            self._loop.call_later(EVERYBODY_SPOKE, self._choose)
+            self._loop.call_later(DISCOVERY_WINDOW, self._choose)
         for work in (self._keep_linked(), self._receive(), self._watch_offers()):
             self._spawn(work)
         if self.membership.phase is Phase.OUT:
@@ -201,7 +211,7 @@ class Node:
         while True:
             for incoming in await self._transport.receive():
                 match incoming:
-                    case Message(topic, payload):
+                    case TopicMessage(topic, payload):
                         self._do(self.membership.message(topic, payload, self._now()))
                     case Alive(node, there):
                         self._do(self.membership.alive(node, self._now(), there=there))
@@ -236,11 +246,11 @@ class Node:
         if self._linked and self.membership.permitted:
             self._discovery.search(on=False)
 
-    def _found(self, found: Found) -> None:
+    def _found(self, found: DiscoveredCluster) -> None:
         self._log.debug("Found exo node %s at %s", found.peer.node_id, found.peer.endpoint)
         self._known.set()
 
-    def _several(self, torn: Torn) -> None:
+    def _several(self, torn: AmbiguousClusters) -> None:
         """Several clusters: none is joined, since nobody said which."""
         self._torn = torn.namespaces
         self._log.warning(
@@ -267,7 +277,7 @@ class Node:
         self._do(self.membership.interfaces(told, self._now()))
         self._spawn(self._reachable.listen([entry.ip_address for entry in told]))
 
-    async def _peek(self, wanted: Peek) -> None:
+    async def _peek(self, wanted: QueryNodesEffect) -> None:
         addresses = {**self.membership.addresses(), **await self._transport.addresses()}
         answer = await peek(wanted, addresses, self.settings.api_port)
         self._do(self.membership.peeked(answer, self._now()))
@@ -298,7 +308,7 @@ class Node:
         finally:
             self._jobs.pop(task.id, None)
 
-    def _answered(self, task_id: str, event: base.Event | ExoRkllmError) -> None:
+    def _answered(self, task_id: str, event: base.GenerationEvent | ExoRkllmError) -> None:
         """Events of one turn of the loop go out together."""
         if not self._answers:
             self._loop.call_soon(self._pass_on)
@@ -321,26 +331,26 @@ class Node:
 
     # ── effects ──────────────────────────────────────────────────────────────────────────────────
 
-    def _do(self, effects: list[Effect]) -> None:
+    def _do(self, effects: list[SessionEffect]) -> None:
         for effect in effects:
             match effect:
-                case Send(topic, payload):
+                case SendEffect(topic, payload):
                     self._transport.send(topic, payload)
-                case Begin(task, model):
+                case BeginTaskEffect(task, model):
                     self._jobs[task.id] = self._loop.create_task(self._job(task, model))
-                case Halt(task_id):
+                case CancelTaskEffect(task_id):
                     job = self._jobs.pop(task_id, None)
                     if job is not None:
                         job.cancel()
-                case Load(model):
+                case LoadModelEffect(model):
                     self._spawn(self._load(model))
-                case Peek():
+                case QueryNodesEffect():
                     self._spawn(self._peek(effect))
-                case Token():
+                case DeclareTokenEffect():
                     self._transport.declare(self.node_id)
-                case StayOut(sentence):
+                case StayOutEffect(sentence):
                     self._identity.keep_out(sentence)
-                case Say(level, sentence):
+                case LogEffect(level, sentence):
                     self._log.log(LEVELS[level], "%s", sentence)
         self._set_timer()
         if self._leaving and self.membership.gone:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
-from exo_rkllm.backends.base import Event, GenerationRequest, Sampling
+from exo_rkllm.backends.base import GenerationEvent, GenerationRequest, Sampling
 
 ModelState: TypeAlias = Literal["cold", "loading", "warming", "ready", "failed"]
 
@@ -45,13 +45,13 @@ class BoardFacts:
     os_build: str = ""
 
 
-class Serving(Protocol):
+class ModelServing(Protocol):
     """Where the tasks of the cluster go: the common queue, beside everybody else's requests."""
 
     def offers(self) -> AsyncGenerator[tuple[Servable, ...], None]:
         """All models that can be served, at once and again whenever one of them changes."""
 
-    def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[Event, None]:
+    def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:
         """Pieces as they come, then one Finish; failures raise an `ExoRkllmError`. Closing it ends the run."""
 
     async def load(self, model: str) -> None:

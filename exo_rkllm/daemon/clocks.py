@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from exo_rkllm.board.performance import Performance
-from exo_rkllm.dispatch.status import Status
+from exo_rkllm.dispatch.status import DispatchStatus
 from exo_rkllm.errors import BoardError
 
 log = logging.getLogger(__name__)
 LOADED = ("loading", "ready")
 
 
-async def follow(changes: AsyncGenerator[Status, None], performance: Performance) -> None:
+async def follow(changes: AsyncGenerator[DispatchStatus, None], performance: Performance) -> None:
     """Never holds a load back: what cannot be raised is said once, and tried again with the next model."""
     complained = False
     try:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from exo_rkllm.backends.base import Model
-from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.board.detect import Board
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.config import Config
-from exo_rkllm.dispatch.state import Limits, Needs
+from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import ExoRkllmError
 
 # A card without a figure: the file, and what the runtime takes besides (reference 3.2, an estimate).
@@ -17,7 +17,7 @@ SEVERAL_WINDOWS = (0, 9, 6)
 WINDOWS = 16
 
 
-def needs(model: Model, kinds: Kinds) -> Needs:
+def needs(model: Model, kinds: EngineRegistry) -> ModelNeeds:
     """From the card where there is one; a file is a stat."""
     size = 0
     if model.path is not None:
@@ -28,13 +28,13 @@ def needs(model: Model, kinds: Kinds) -> Needs:
     memory = model.card.memory if isinstance(model, Entry) and model.card.memory else size and size + OVERHEAD
     kind = kinds.get(kinds.chosen(model))
     if kind is None or not kind.on_npu:
-        return Needs(memory)
+        return ModelNeeds(memory)
     domain = model.options.get("base_domain_id")
-    return Needs(memory, max(size, 1), domain if isinstance(domain, int) else None)
+    return ModelNeeds(memory, max(size, 1), domain if isinstance(domain, int) else None)
 
 
-def limits(config: Config, board: Board, pinned: frozenset[str]) -> Limits:
-    return Limits(
+def limits(config: Config, board: Board, pinned: frozenset[str]) -> DispatchLimits:
+    return DispatchLimits(
         queue=config.dispatch.queue,
         queue_per_client=config.dispatch.queue_per_client,
         queue_seconds=config.dispatch.queue_timeout,
@@ -54,6 +54,6 @@ def windows(board: Board) -> int:
     return WINDOWS if not numbers or numbers >= SEVERAL_WINDOWS else 1
 
 
-def hindrance(board: Board, library: ExoRkllmError | None) -> ExoRkllmError | None:
+def unavailable_reason(board: Board, library: ExoRkllmError | None) -> ExoRkllmError | None:
     """The first thing that keeps every model from the NPU; the board comes before the library."""
     return board.obstacle() or library

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from exo_rkllm.api.parts import Key
+from exo_rkllm.api.context import ApiKey
 from exo_rkllm.config import Api
 from exo_rkllm.errors import ConfigError
 
@@ -26,7 +26,7 @@ def credential(environment: Mapping[str, str]) -> Path | None:
     return Path(folder) / CREDENTIAL if folder else None
 
 
-def read_keys(api: Api, environment: Mapping[str, str]) -> tuple[Key, ...]:
+def read_keys(api: Api, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:
     """A key a line; the word `control` after it lets its holder pull, load, unload and delete. `#` begins a comment."""
     path = keys_file(api, environment)
     if path is None:
@@ -36,7 +36,7 @@ def read_keys(api: Api, environment: Mapping[str, str]) -> tuple[Key, ...]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"The API keys in {path} cannot be read: {reason}.", f"ls -l {path}") from None
-    found: list[Key] = []
+    found: list[ApiKey] = []
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
         if not words:
@@ -46,7 +46,7 @@ def read_keys(api: Api, environment: Mapping[str, str]) -> tuple[Key, ...]:
                 f"{path}, line {number}: a key has {SHORTEST} characters or more, and {CONTROL!r} or nothing after it.",
                 "openssl rand -hex 24 makes one",
             )
-        found.append(Key(f"key {number}", words[0], control=words[1:] == [CONTROL]))
+        found.append(ApiKey(f"key {number}", words[0], control=words[1:] == [CONTROL]))
     # The package's own file begins without a key, and every service is handed it.
     if not found and path != credential(environment):
         raise ConfigError(f"There is no key in {path}.", f"openssl rand -hex 24 >> {path}")

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from exo_rkllm.backends.base import Event, GenerationRequest
+from exo_rkllm.backends.base import GenerationEvent, GenerationRequest
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.cluster.carried import zenoh_is_there
 from exo_rkllm.cluster.serving import BoardFacts, ModelState, Servable
@@ -17,7 +17,7 @@ from exo_rkllm.config import Config, places
 from exo_rkllm.config.table import Cluster
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import Phase
-from exo_rkllm.dispatch.status import ModelStatus, Status
+from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus
 
 if TYPE_CHECKING:
     from exo_rkllm.board.detect import Board
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 STATES: Mapping[Phase, ModelState] = {"cold": "cold", "loading": "loading", "ready": "ready", "closing": "cold"}
 
 
-class Offered:
+class DispatchServing:
     """`Serving`: the cluster's tasks join the queue that everybody else's requests stand in."""
 
     def __init__(self, dispatcher: Dispatcher, catalogue: Catalogue) -> None:
@@ -44,13 +44,13 @@ class Offered:
                     told = offered
                     yield offered
 
-    def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[Event, None]:
+    def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:
         return self._dispatcher.generate(request, client=client)
 
     async def load(self, model: str) -> None:
         await self._dispatcher.load(model)
 
-    def _offered(self, status: Status) -> tuple[Servable, ...]:
+    def _offered(self, status: DispatchStatus) -> tuple[Servable, ...]:
         """Nothing, while nothing can be answered: the cluster must not send work to a board that cannot do it."""
         if status.hindrance or status.draining:
             return ()
@@ -118,7 +118,7 @@ def node(
     return Node(
         settings_of(config.cluster),
         facts,
-        Offered(dispatcher, catalogue),
+        DispatchServing(dispatcher, catalogue),
         folder,
         models_folder=catalogue.directory,
     )

@@ -13,30 +13,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm import plugins
-from exo_rkllm.api.control import Controls, PullRequest
+from exo_rkllm.api.control import ControlContext, PullRequest
 from exo_rkllm.backends.base import JSON, Capabilities, Engine, GenerationRequest, Model
-from exo_rkllm.backends.host import Host, host_of
-from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.host import EngineHost, engine_host
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.board.watch import Watch
-from exo_rkllm.catalogue.contributions import brought
-from exo_rkllm.catalogue.steps import Step
+from exo_rkllm.catalogue.contributions import from_plugins
+from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.chat.parser import Dialogue
+from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.config import Config
 from exo_rkllm.daemon import clocks, engines
-from exo_rkllm.daemon.appearance import Appearance
 from exo_rkllm.daemon.keys import read_keys
+from exo_rkllm.daemon.library_watch import LibraryWatch
 from exo_rkllm.daemon.memory import available
 from exo_rkllm.daemon.node import node
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ConfigError, ExoRkllmError
 from exo_rkllm.log.ring import Ring
 from exo_rkllm.log.setup import set_level
-from exo_rkllm.metrics.serving import Serving
+from exo_rkllm.metrics.serving import ServingMetrics
 from exo_rkllm.runtime import abi, locate
 from exo_rkllm.runtime.locate import Place
 
@@ -63,7 +63,7 @@ AT_START = (
 )
 
 
-class Parts:
+class Daemon:
     """`begin` and `end` stand around everything; `reload` in between takes a new configuration over."""
 
     def __init__(self, config: Config, environment: Mapping[str, str], ring: Ring, read: Callable[[], Config]) -> None:
@@ -76,13 +76,13 @@ class Parts:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = ExitStack()
         self.catalogue = Catalogue(Path(config.models.directory))
-        self.kinds = Kinds(instead=config.models.engine)
+        self.kinds = EngineRegistry(instead=config.models.engine)
         self.plugins: plugins.Plugins | None = None
         self._plugins_late = False
         self.watch = Watch(Path(config.board.root), self._board_changed)
         self.library: Place | None = None
         self._library_trouble: ExoRkllmError | None = None
-        self.serving = Serving()
+        self.serving = ServingMetrics()
         self.sampler = Sampler(lambda: self.watch.sources, asyncio.get_running_loop())
         self._closing.callback(self.sampler.close)
         self.dispatcher = Dispatcher(
@@ -122,8 +122,8 @@ class Parts:
         if found is None:
             return
         self._plugins_late = bool(found.loading)
-        self.kinds = Kinds(found.kinds, self.config.models.engine, found.loading)
-        self.catalogue.take(brought(found))
+        self.kinds = EngineRegistry(found.kinds, self.config.models.engine, found.loading)
+        self.catalogue.take(from_plugins(found))
 
     def begin(self) -> None:
         """Nothing here waits: models that are to be there from the start load while the API already answers."""
@@ -172,10 +172,10 @@ class Parts:
         with suppress(ExoRkllmError):  # whoever asks is told
             self.catalogue.get(name).voice()
 
-    def _begin(self, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
+    def _begin(self, model: Model, capabilities: Capabilities, request: GenerationRequest) -> ResponseParser:
         """An answer wakes the NPU, whose counters are worth sampling now."""
         self.sampler.touch()
-        return Dialogue.begin(model, capabilities, request)
+        return ResponseParser.begin(model, capabilities, request)
 
     # ── board and library ────────────────────────────────────────────────────────────────────────
 
@@ -192,7 +192,7 @@ class Parts:
     def _watch_library(self) -> None:
         places = [place.path.absolute() for place in locate.search(self._chosen()).places]
         with suppress(OSError):
-            appearance = Appearance(places, self._library_changed)
+            appearance = LibraryWatch(places, self._library_changed)
             self._closing.callback(appearance.close)
 
     def _chosen(self) -> Path | None:
@@ -217,15 +217,15 @@ class Parts:
         self.dispatcher.reconfigure(engines.limits(self.config, after, self._pinned()))
 
     def _tell_dispatcher(self) -> None:
-        reason = engines.hindrance(self.watch.board, self._library_trouble)
+        reason = engines.unavailable_reason(self.watch.board, self._library_trouble)
         if reason is not None:
             self.dispatcher.board_lost(reason)
         else:
             self.dispatcher.board_back()
 
-    def _host(self) -> Host:
+    def _host(self) -> EngineHost:
         library = None if self.library is None else self.library.path
-        return host_of(self.config, library, self._report)
+        return engine_host(self.config, library, self._report)
 
     def _report(self, lines: Sequence[str]) -> None:
         asked_for = logging.INFO if self.config.runtime.log_level else logging.DEBUG
@@ -277,8 +277,8 @@ class Parts:
 
     # ── for the faces ────────────────────────────────────────────────────────────────────────────
 
-    def controls(self, facts: Callable[[], Mapping[str, JSON]]) -> Controls:
-        return Controls(
+    def controls(self, facts: Callable[[], Mapping[str, JSON]]) -> ControlContext:
+        return ControlContext(
             dispatcher=self.dispatcher,
             ring=self.ring,
             reload=self.reload,
@@ -295,16 +295,18 @@ class Parts:
         await asyncio.get_running_loop().run_in_executor(None, self.catalogue.remove, name)
         return name
 
-    def pull(self, asked: PullRequest) -> AsyncGenerator[Step, None]:
+    def pull(self, asked: PullRequest) -> AsyncGenerator[PullProgress, None]:
         """With the asker's own token and mirror where there are any, else with the daemon's."""
         from exo_rkllm.catalogue.hub import Access
-        from exo_rkllm.catalogue.pull import Wanted, pull
+        from exo_rkllm.catalogue.pull import PullTarget, pull
 
         named = {"HF_ENDPOINT": asked.endpoint, "HF_TOKEN": asked.token}
         access = Access.of({**self._environment, **{name: value for name, value in named.items() if value}})
         here = self.watch.board.soc
         soc = asked.soc or ("" if here is None else here.name)
-        return pull(self.catalogue, Wanted.parse(asked.model), access, soc=soc, name=asked.name, replace=asked.replace)
+        return pull(
+            self.catalogue, PullTarget.parse(asked.model), access, soc=soc, name=asked.name, replace=asked.replace
+        )
 
     def runtime(self) -> tuple[str, str] | None:
         """Release and generation of the vendor's library, for the metrics."""

@@ -19,7 +19,7 @@ from exo_rkllm import __version__
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.config import Config
 from exo_rkllm.daemon import listen, web
-from exo_rkllm.daemon.parts import Parts
+from exo_rkllm.daemon.parts import Daemon
 from exo_rkllm.daemon.systemd import Notifier, inherited, watchdog_seconds
 from exo_rkllm.errors import ConfigError
 from exo_rkllm.log.setup import begin
@@ -38,7 +38,7 @@ SPARE = 15.0
 class Server:
     """`run` returns when the daemon has stopped."""
 
-    def __init__(self, parts: Parts, environment: Mapping[str, str]) -> None:
+    def __init__(self, parts: Daemon, environment: Mapping[str, str]) -> None:
         self._parts = parts
         self._notify = Notifier(environment)
         self._environment = environment
@@ -177,6 +177,6 @@ def run(config: Config, environment: Mapping[str, str], read: Callable[[], Confi
     ring = begin(config.log.level, environment)
 
     async def live() -> None:
-        await Server(Parts(config, environment, ring, read), environment).run()
+        await Server(Daemon(config, environment, ring, read), environment).run()
 
     asyncio.run(live())

@@ -10,17 +10,17 @@ from aiohttp import web
 
 from exo_rkllm.api import application as api
 from exo_rkllm.api import control
+from exo_rkllm.api.context import ApiContext as Faces
+from exo_rkllm.api.context import ApiServerSettings
 from exo_rkllm.api.gauges import gauges
-from exo_rkllm.api.parts import Parts as Faces
-from exo_rkllm.api.parts import Settings
 from exo_rkllm.board.counters import read
-from exo_rkllm.daemon.parts import Parts
+from exo_rkllm.daemon.parts import Daemon
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 
-def application(parts: Parts, *, loopback: bool) -> web.Application:
+def application(parts: Daemon, *, loopback: bool) -> web.Application:
     """The API. `loopback` says that nobody but this machine can reach its sockets."""
     return api.application(
         Faces(
@@ -37,14 +37,14 @@ def application(parts: Parts, *, loopback: bool) -> web.Application:
     )
 
 
-def control_application(parts: Parts, controls: control.Controls) -> web.Application:
+def control_application(parts: Daemon, controls: control.ControlContext) -> web.Application:
     """The control socket speaks the API, too: whoever may open it needs no key."""
     app = application(parts, loopback=True)
     app.add_subapp(control.PREFIX, control.application(controls))
     return app
 
 
-def metrics_application(parts: Parts) -> web.Application:
+def metrics_application(parts: Daemon) -> web.Application:
     """For a Prometheus on another machine: nothing else is to be had there."""
     answer = scrape(parts)
 
@@ -57,14 +57,14 @@ def metrics_application(parts: Parts) -> web.Application:
     return app
 
 
-def _settings(parts: Parts, *, loopback: bool) -> Callable[[], Settings]:
+def _settings(parts: Daemon, *, loopback: bool) -> Callable[[], ApiServerSettings]:
     """Asked for with every request, and made anew where a reload brought another configuration."""
-    made: list[tuple[object, object, Settings]] = []
+    made: list[tuple[object, object, ApiServerSettings]] = []
 
-    def settings() -> Settings:
+    def settings() -> ApiServerSettings:
         config, keys = parts.config.api, parts.keys
         if not made or made[0][0] is not config or made[0][1] is not keys:
-            new = Settings(
+            new = ApiServerSettings(
                 keys=keys,
                 loopback=loopback,
                 allow_anonymous=config.allow_anonymous,
@@ -80,7 +80,7 @@ def _settings(parts: Parts, *, loopback: bool) -> Callable[[], Settings]:
     return settings
 
 
-def scrape(parts: Parts) -> Callable[[str], tuple[bytes, str]]:
+def scrape(parts: Daemon) -> Callable[[str], tuple[bytes, str]]:
     """What it takes is imported by the first scrape: not everybody scrapes."""
 
     @functools.cache
@@ -100,8 +100,8 @@ def scrape(parts: Parts) -> Callable[[str], tuple[bytes, str]]:
         )
 
     def answer(accept: str) -> tuple[bytes, str]:
-        from exo_rkllm.metrics.exposition import exposition
+        from exo_rkllm.metrics.exposition import render_page
 
-        return exposition(collectors(), accept)
+        return render_page(collectors(), accept)
 
     return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from exo_rkllm.backends.base import Capabilities, Event, Finish, GenerationRequest, Model, Piece
+from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Model, Piece
 
 
 class Dialogue(Protocol):
@@ -20,7 +20,7 @@ class Dialogue(Protocol):
 
     def feed(self, piece: Piece) -> Sequence[Piece]: ...
 
-    def end(self, finish: Finish) -> Sequence[Event]:
+    def end(self, finish: Finish) -> Sequence[GenerationEvent]:
         """What was held back, then the Finish as the client sees it."""
 
 
@@ -39,5 +39,5 @@ class Verbatim:
     def feed(self, piece: Piece) -> Sequence[Piece]:
         return (piece,)
 
-    def end(self, finish: Finish) -> Sequence[Event]:
+    def end(self, finish: Finish) -> Sequence[GenerationEvent]:
         return (finish,)

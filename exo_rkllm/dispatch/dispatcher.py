@@ -16,15 +16,22 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
 
-from exo_rkllm.backends.base import Engine, Event, Finish, GenerationRequest, Model, Piece, Progress
-from exo_rkllm.backends.observe import Loaded, Nobody, Observer, Restarted
+from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Model, Piece, Progress
+from exo_rkllm.backends.observer import LoadReport, NullObserver, Observer, RestartReport
 from exo_rkllm.dispatch import state as on
 from exo_rkllm.dispatch.decide import deadline, decide, idle_deadline
 from exo_rkllm.dispatch.dialogue import Begin, Verbatim
-from exo_rkllm.dispatch.job import Job, own, story
-from exo_rkllm.dispatch.placed import Placed
-from exo_rkllm.dispatch.state import Effect, Happening, Limits, ModelState, Needs, State
-from exo_rkllm.dispatch.status import ModelStatus, RequestStatus, Status
+from exo_rkllm.dispatch.job import ActiveRequest, copy_of, log_line
+from exo_rkllm.dispatch.placed import PlacedModel
+from exo_rkllm.dispatch.state import (
+    DispatchEffect,
+    DispatchEvent,
+    DispatchLimits,
+    DispatchState,
+    ModelNeeds,
+    ModelState,
+)
+from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus, RequestStatus
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
 
 log = logging.getLogger(__name__)
@@ -41,26 +48,26 @@ class Dispatcher:
         *,
         find: Callable[[str], Model],
         engine: Callable[[Model], Engine],
-        needs: Callable[[Model], Needs],
+        needs: Callable[[Model], ModelNeeds],
         available: Callable[[], int],
         begin: Begin = Verbatim,
         observer: Observer | None = None,
-        limits: Limits = Limits(),  # noqa: B008 - a frozen value
+        limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - a frozen value
     ) -> None:
         self._find = find
         self._make = engine
         self._needs = needs
         self._available = available
         self._begin = begin
-        self._observer = Nobody() if observer is None else observer
-        self._state = State(limits)
+        self._observer = NullObserver() if observer is None else observer
+        self._state = DispatchState(limits)
         self._tickets = 0
-        self._jobs: dict[int, Job] = {}
+        self._jobs: dict[int, ActiveRequest] = {}
         self._models: dict[str, Model] = {}
         self._engines: dict[str, Engine] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._loads: dict[str, list[asyncio.Future[None]]] = {}
-        self._happenings: deque[Happening] = deque()
+        self._happenings: deque[DispatchEvent] = deque()
         self._deciding = False
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -70,7 +77,7 @@ class Dispatcher:
 
     async def generate(
         self, request: GenerationRequest, *, client: str = "", keep_alive: float | None = None
-    ) -> AsyncGenerator[Event, None]:
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """Progress while it waits, the pieces, one Finish; a refusal is raised before any piece is yielded.
 
         `client` is whom the queue is fair to. `keep_alive` is how many seconds the model stays afterwards (0: not at
@@ -78,10 +85,10 @@ class Dispatcher:
         for a slow client of your own: the next request starts when this one was read to its end.
         """
         model = self._find(request.model)
-        job = Job(self._ticket(), request, model, client, time.monotonic())
+        job = ActiveRequest(self._ticket(), request, model, client, time.monotonic())
         self._jobs[job.ticket] = job
         try:
-            self._post(on.Submit(job.ticket, model.id, self._known(model), client, keep_alive))
+            self._post(on.SubmitEvent(job.ticket, model.id, self._known(model), client, keep_alive))
             while isinstance(news := await job.news(), Progress):
                 yield news
             engine = news
@@ -108,30 +115,32 @@ class Dispatcher:
             if job.finish is None:
                 raise RunError(f"The engine of {model.id} ended an answer without saying so.", "exo-rkllm logs")
         except ExoRkllmError as error:
-            job.error = job.error or own(error)
+            job.error = job.error or copy_of(error)
             raise job.error from None
         finally:
             self._leave(job)
 
-    def _leave(self, job: Job) -> None:
+    def _leave(self, job: ActiveRequest) -> None:
         del self._jobs[job.ticket]
         answered = job.account(time.monotonic())
         self._observer.answered(answered)
-        log.info("%s", story(answered), extra={"request": job.request.id, "model": job.model.id, "client": job.client})
+        log.info(
+            "%s", log_line(answered), extra={"request": job.request.id, "model": job.model.id, "client": job.client}
+        )
         if isinstance(job.error, RunnerLost) and self._engines.get(job.model.id) is job.engine is not None:
             # Before Gone frees the place: the next request must not start on an engine that is dead.
             self._lost(job.model.id, job.error)
         if job.engine is not None and job.finish is None and job.error is None:
             self._spawn(self._gone_once_settled(job, job.engine))
         else:
-            self._post(on.Gone(job.ticket, job.model.id, job.took))
+            self._post(on.RequestGoneEvent(job.ticket, job.model.id, job.took))
 
-    async def _gone_once_settled(self, job: Job, engine: Engine) -> None:
+    async def _gone_once_settled(self, job: ActiveRequest, engine: Engine) -> None:
         """Its reader has left, and the NPU is another's only when the run has really ended (reference 2.8)."""
         try:
             await engine.settled(job.request.id)
         finally:
-            self._post(on.Gone(job.ticket, job.model.id))
+            self._post(on.RequestGoneEvent(job.ticket, job.model.id))
 
     # ── what else may be asked ───────────────────────────────────────────────────────────────────
 
@@ -140,38 +149,38 @@ class Dispatcher:
         model = self._find(name)
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loads.setdefault(model.id, []).append(settled)
-        self._post(on.Load(self._ticket(), model.id, self._known(model), keep_alive, pin))
+        self._post(on.LoadEvent(self._ticket(), model.id, self._known(model), keep_alive, pin))
         await settled
 
     async def unload(self, name: str) -> bool:
         """Lets what runs on it end, then frees it; False where it was not loaded."""
         name = name if name in self._models else self._find(name).id
         life = self._lives.get(name)
-        self._post(on.Unload(name))
+        self._post(on.UnloadEvent(name))
         if life is not None:
             await asyncio.wait([life])
         return life is not None
 
     def board_lost(self, reason: ExoRkllmError) -> None:
         """Nothing can use the NPU any more: what runs fails with the reason, what waits goes on waiting."""
-        self._post(on.Hindered(reason))
+        self._post(on.NpuUnavailableEvent(reason))
 
     def board_back(self) -> None:
-        self._post(on.Hindered(None))
+        self._post(on.NpuUnavailableEvent(None))
 
-    def reconfigure(self, limits: Limits) -> None:
-        self._post(on.Reconfigured(limits))
+    def reconfigure(self, limits: DispatchLimits) -> None:
+        self._post(on.LimitsChangedEvent(limits))
 
     def beat(self) -> None:
         """One decision that changes nothing, for a watchdog that wants to see one taken."""
-        self._post(on.Tick())
+        self._post(on.TickEvent())
 
     async def drain(self, timeout: float) -> None:
         """No new requests; what runs may end within so many seconds; then every engine is closed."""
-        self._post(on.Drain())
+        self._post(on.DrainEvent())
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._quiet(), timeout)
-        self._post(on.Stop())
+        self._post(on.StopEvent())
         if self._lives:
             await asyncio.wait(self._lives.values())
         for task in self._tasks:
@@ -187,7 +196,7 @@ class Dispatcher:
 
     # ── what is to be seen ───────────────────────────────────────────────────────────────────────
 
-    async def subscribe(self) -> AsyncGenerator[Status, None]:
+    async def subscribe(self) -> AsyncGenerator[DispatchStatus, None]:
         """The status now, and again after every change; changes that come faster than they are read are one."""
         changed = asyncio.Event()
         self._watchers.add(changed)
@@ -199,9 +208,9 @@ class Dispatcher:
         finally:
             self._watchers.discard(changed)
 
-    def status(self) -> Status:
+    def status(self) -> DispatchStatus:
         reason = self._state.hindrance
-        return Status(
+        return DispatchStatus(
             tuple(self._model_status(model) for _, model in sorted(self._state.models.items())),
             "" if reason is None else reason.sentence,
             "" if reason is None else reason.hint,
@@ -241,7 +250,7 @@ class Dispatcher:
 
     # ── the run loop ─────────────────────────────────────────────────────────────────────────────
 
-    def _post(self, happening: Happening) -> None:
+    def _post(self, happening: DispatchEvent) -> None:
         """The only place where the state changes; what an effect brings about waits for its turn."""
         self._happenings.append(happening)
         if self._deciding:
@@ -262,27 +271,27 @@ class Dispatcher:
         for watcher in self._watchers:
             watcher.set()
 
-    def _carry_out(self, effect: Effect) -> None:
+    def _carry_out(self, effect: DispatchEffect) -> None:
         match effect:
-            case on.StartRun(ticket, name):
+            case on.StartRunEffect(ticket, name):
                 self._jobs[ticket].start(self._engines[name], self._state.models[name], time.monotonic())
-            case on.Refuse(ticket, error):
+            case on.RefuseEffect(ticket, error):
                 if ticket in self._jobs:
                     self._jobs[ticket].fail(error)
-            case on.Measure(name):
+            case on.MeasureMemoryEffect(name):
                 sizes = {loaded: size for loaded, engine in self._engines.items() if (size := engine.memory)}
-                self._post(on.Measured(name, self._available(), sizes))
-            case on.StartLoad(name, domain):
+                self._post(on.MemoryMeasuredEvent(name, self._available(), sizes))
+            case on.StartLoadEffect(name, domain):
                 self._lives[name] = asyncio.get_running_loop().create_task(self._live(name, domain))
-            case on.Close(name, reason):
+            case on.CloseEngineEffect(name, reason):
                 for job in self._jobs.values():
                     if reason is not None and job.engine is not None and job.model.id == name:
-                        job.error = own(reason)
+                        job.error = copy_of(reason)
                 self._lives[name].cancel()
-            case on.LoadSettled(name, error):
+            case on.LoadSettledEffect(name, error):
                 for settled in self._loads.pop(name, ()):
                     if not settled.done():
-                        settled.set_result(None) if error is None else settled.set_exception(own(error))
+                        settled.set_result(None) if error is None else settled.set_exception(copy_of(error))
 
     async def _live(self, name: str, domain: int | None) -> None:
         """One engine from its load to its end, whoever ends it."""
@@ -290,22 +299,22 @@ class Dispatcher:
         engine: Engine | None = None
         began = time.monotonic()
         try:
-            engine = self._make(Placed(model, domain) if domain else model)
+            engine = self._make(PlacedModel(model, domain) if domain else model)
             self._engines[name] = engine
             await engine.initialize()
             took = time.monotonic() - began
-            self._observer.loaded(Loaded(name, took))
+            self._observer.loaded(LoadReport(name, took))
             log.info("%s is loaded (%.1f s).", name, took, extra={"model": name})
-            self._post(on.Loaded(name, engine.capabilities.parallel, engine.memory or 0))
+            self._post(on.EngineReadyEvent(name, engine.capabilities.parallel, engine.memory or 0))
             self._lost(name, await engine.lost())
         except asyncio.CancelledError:
             pass  # Close wants it so; the engine is closed all the same
         except ExoRkllmError as error:
-            self._observer.loaded(Loaded(name, time.monotonic() - began, error.code))
-            self._lost(name, own(error))
+            self._observer.loaded(LoadReport(name, time.monotonic() - began, error.code))
+            self._lost(name, copy_of(error))
         except Exception as error:  # an engine of somebody else's must not take the daemon along
             log.exception("The engine of %s failed.", name)
-            self._observer.loaded(Loaded(name, time.monotonic() - began, LoadError.code))
+            self._observer.loaded(LoadReport(name, time.monotonic() - began, LoadError.code))
             self._lost(name, LoadError(f"The engine of {name} failed: {error!r}.", "exo-rkllm logs"))
         finally:
             if engine is not None:
@@ -313,7 +322,7 @@ class Dispatcher:
             self._engines.pop(name, None)
             del self._lives[name]
             log.info("%s is unloaded.", name, extra={"model": name})
-            self._post(on.Closed(name))
+            self._post(on.EngineClosedEvent(name))
 
     async def _close(self, name: str, engine: Engine) -> None:
         """An engine that does not let go is left behind: the next model must not wait for it for ever."""
@@ -328,8 +337,8 @@ class Dispatcher:
         if phase in ("loading", "ready"):
             log.error("%s: %s", name, error, extra={"model": name})
         if phase == "ready":
-            self._observer.restarted(Restarted(name, error.code))
-        self._post(on.Lost(name, error))
+            self._observer.restarted(RestartReport(name, error.code))
+        self._post(on.EngineLostEvent(name, error))
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -337,7 +346,7 @@ class Dispatcher:
             self._timer = None
         now = time.monotonic()
         if (due := deadline(self._state, now)) is not None:
-            self._timer = asyncio.get_running_loop().call_later(due - now, self._post, on.Tick())
+            self._timer = asyncio.get_running_loop().call_later(due - now, self._post, on.TickEvent())
 
     def _tell_those_who_wait(self, model: ModelState) -> None:
         for ahead, entry in enumerate(model.line.entries, len(model.running)):
@@ -348,7 +357,7 @@ class Dispatcher:
         self._tickets += 1
         return self._tickets
 
-    def _known(self, model: Model) -> Needs:
+    def _known(self, model: Model) -> ModelNeeds:
         """What the model takes; a card that changed counts from its next load on."""
         if model.id in self._lives:
             return self._state.models[model.id].needs

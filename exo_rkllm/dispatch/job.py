@@ -7,17 +7,17 @@ import copy
 from dataclasses import replace
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Model, Progress, Timings, Usage
-from exo_rkllm.backends.observe import Answered, Gaps
+from exo_rkllm.backends.observer import AnswerReport, TokenGaps
 from exo_rkllm.dispatch.state import ModelState
 from exo_rkllm.errors import ExoRkllmError
 
 
-def own(error: ExoRkllmError) -> ExoRkllmError:
+def copy_of(error: ExoRkllmError) -> ExoRkllmError:
     """One reason may be raised to many, and an exception that is raised collects the frames of its raiser."""
     return copy.copy(error)
 
 
-def story(answered: Answered) -> str:
+def log_line(answered: AnswerReport) -> str:
     """One line for the log."""
     usage, timings = answered.usage, answered.timings
     pace = f", {usage.completion / timings.decode:.1f} a second" if timings.decode > 0 else ""
@@ -33,7 +33,7 @@ def story(answered: Answered) -> str:
     )
 
 
-class Job:
+class ActiveRequest:
     """The run loop writes into it, its reader waits on it; no task stands between the two."""
 
     __slots__ = (
@@ -69,7 +69,7 @@ class Job:
         self.finish: Finish | None = None
         self.took: float | None = None
         self.first: float | None = None
-        self.gaps = Gaps()
+        self.gaps = TokenGaps()
         self.error: ExoRkllmError | None = None
         self._news: Progress | None = None
         self._told: Progress | None = None
@@ -116,7 +116,7 @@ class Job:
         self.finish = replace(finish, timings=replace(finish.timings, queued=queued, load=load))
         return self.finish
 
-    def account(self, now: float) -> Answered:
+    def account(self, now: float) -> AnswerReport:
         """What became of it, for whoever counts."""
         reason: str
         if self.finish is not None:
@@ -125,10 +125,10 @@ class Job:
             reason = "abort" if self.error is None else self.error.code
             usage, timings = Usage(completion=self.pieces), Timings(load=self.load)
         first = None if self.first is None else self.first - self.asked
-        return Answered(self.model.id, reason, now - self.asked, usage, timings, first, self.gaps)
+        return AnswerReport(self.model.id, reason, now - self.asked, usage, timings, first, self.gaps)
 
     def fail(self, error: ExoRkllmError) -> None:
-        self.error = own(error)
+        self.error = copy_of(error)
         self._wake()
 
     def _wake(self) -> None:

@@ -9,7 +9,7 @@ from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
 from exo_rkllm.runner.preload import Preload
 
 
-class Placed(Model):
+class PlacedModel(Model):
     """The card's own model in everything but one option."""
 
     def __init__(self, model: Model, domain: int) -> None:

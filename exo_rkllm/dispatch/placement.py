@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from exo_rkllm.dispatch.state import ModelState, State
+from exo_rkllm.dispatch.state import DispatchState, ModelState
 from exo_rkllm.errors import OutOfMemory
 
 # "About 3.9 GiB usable per IOMMU domain" of the 32-bit window (reference npu-platform, memory).
@@ -67,7 +67,7 @@ def evictable(model: ModelState, claim: int) -> bool:
     return not model.running and (model.line.oldest is None or model.line.oldest > claim)
 
 
-def plan(state: State, name: str, available: int) -> Plan:
+def plan(state: DispatchState, name: str, available: int) -> Plan:
     """What has to happen before `name` can be loaded, given the bytes that the system has available."""
     model = state.models[name]
     loaded = [other for other in state.models.values() if other.phase == "ready" and other.name != name]
@@ -108,7 +108,7 @@ def plan(state: State, name: str, available: int) -> Plan:
     return refusal(state, model, loaded, available)
 
 
-def refusal(state: State, model: ModelState, loaded: Sequence[ModelState], available: int) -> OutOfMemory:
+def refusal(state: DispatchState, model: ModelState, loaded: Sequence[ModelState], available: int) -> OutOfMemory:
     """The sentence with the figures, and what the reader could do about them."""
     free = max(0, available - state.limits.reserve)
     movable = sum(other.takes for other in loaded if not state.pinned(other))

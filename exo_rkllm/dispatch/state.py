@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from exo_rkllm.dispatch.line import EMPTY, Line
+from exo_rkllm.dispatch.queue import EMPTY, FairQueue
 from exo_rkllm.errors import ExoRkllmError
 
 Phase: TypeAlias = Literal["cold", "loading", "ready", "closing"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DispatchLimits:
     """What the operator decides; SIGHUP brings a new one."""
 
     queue: int = 128  # requests that may wait for one model
@@ -29,7 +29,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Needs:
+class ModelNeeds:
     """What a model takes. `npu` is its share of the NPU's address windows, 0 where it does not use the NPU."""
 
     memory: int = 0
@@ -40,10 +40,10 @@ class Needs:
 @dataclass(frozen=True, slots=True)
 class ModelState:
     name: str
-    needs: Needs = Needs()
+    needs: ModelNeeds = ModelNeeds()
     phase: Phase = "cold"
     since: float = 0.0
-    line: Line = EMPTY
+    line: FairQueue = EMPTY
     running: frozenset[int] = frozenset()
     slots: int = 1
     asked: int | None = None  # the ticket of a load() that nobody's question stands behind
@@ -79,17 +79,17 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    limits: Limits = Limits()
+class DispatchState:
+    limits: DispatchLimits = DispatchLimits()
     models: Mapping[str, ModelState] = field(default_factory=dict)
     hindrance: ExoRkllmError | None = None  # why nothing can use the NPU now: no board, no runtime library
     draining: bool = False
     turns: int = 0
 
-    def put(self, model: ModelState) -> State:
+    def put(self, model: ModelState) -> DispatchState:
         return replace(self, models={**self.models, model.name: model})
 
-    def change(self, name: str, **changes: Any) -> State:
+    def change(self, name: str, **changes: Any) -> DispatchState:
         return self.put(replace(self.models[name], **changes))
 
     def keep_alive(self, model: ModelState) -> float:
@@ -113,16 +113,16 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Submit:
+class SubmitEvent:
     ticket: int
     model: str
-    needs: Needs
+    needs: ModelNeeds
     client: str = ""
     keep_alive: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class RequestGoneEvent:
     """A request is over, wherever it was; `seconds` is what an undisturbed run took."""
 
     ticket: int
@@ -131,22 +131,22 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadEvent:
     ticket: int
     model: str
-    needs: Needs
+    needs: ModelNeeds
     keep_alive: float | None = None
     pin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Unload:
+class UnloadEvent:
     model: str
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The answer to `Measure`: bytes available in the system, and what each loaded model holds."""
+class MemoryMeasuredEvent:
+    """The answer to `MeasureMemoryEffect`: bytes available in the system, and what each loaded model holds."""
 
     model: str
     available: int
@@ -154,54 +154,66 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class EngineReadyEvent:
     model: str
     slots: int = 1
     memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """The engine failed, while it loaded or after; `Closed` follows once it let go of everything."""
+class EngineLostEvent:
+    """The engine failed, while it loaded or after; `EngineClosedEvent` follows once it let go of everything."""
 
     model: str
     error: ExoRkllmError
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class EngineClosedEvent:
     model: str
 
 
 @dataclass(frozen=True, slots=True)
-class Hindered:
+class NpuUnavailableEvent:
     """The NPU cannot be used any more, or (None) can be used again."""
 
     reason: ExoRkllmError | None
 
 
 @dataclass(frozen=True, slots=True)
-class Reconfigured:
-    limits: Limits
+class LimitsChangedEvent:
+    limits: DispatchLimits
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
+class DrainEvent:
     """No new requests, and those that wait are sent away; what runs may end."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopEvent:
     """Close every engine, whatever it is doing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class TickEvent:
     """A deadline has come."""
 
 
-Happening: TypeAlias = (
-    Submit | Gone | Load | Unload | Measured | Loaded | Lost | Closed | Hindered | Reconfigured | Drain | Stop | Tick
+DispatchEvent: TypeAlias = (
+    SubmitEvent
+    | RequestGoneEvent
+    | LoadEvent
+    | UnloadEvent
+    | MemoryMeasuredEvent
+    | EngineReadyEvent
+    | EngineLostEvent
+    | EngineClosedEvent
+    | NpuUnavailableEvent
+    | LimitsChangedEvent
+    | DrainEvent
+    | StopEvent
+    | TickEvent
 )
 
 
@@ -209,32 +221,32 @@ Happening: TypeAlias = (
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class MeasureMemoryEffect:
     """Ask the system for memory figures: needed for a load only, and too slow for every decision."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
-class StartLoad:
+class StartLoadEffect:
     model: str
     domain: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class StartRun:
+class StartRunEffect:
     ticket: int
     model: str
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse:
+class RefuseEffect:
     ticket: int
     error: ExoRkllmError
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
+class CloseEngineEffect:
     """End the engine; whatever it was answering fails with `reason`."""
 
     model: str
@@ -242,11 +254,13 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadSettled:
+class LoadSettledEffect:
     """Tell whoever called load() how it went."""
 
     model: str
     error: ExoRkllmError | None = None
 
 
-Effect: TypeAlias = Measure | StartLoad | StartRun | Refuse | Close | LoadSettled
+DispatchEffect: TypeAlias = (
+    MeasureMemoryEffect | StartLoadEffect | StartRunEffect | RefuseEffect | CloseEngineEffect | LoadSettledEffect
+)

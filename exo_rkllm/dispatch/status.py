@@ -40,7 +40,7 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
+class DispatchStatus:
     """`hindrance` is why the NPU cannot be used at all."""
 
     models: tuple[ModelStatus, ...] = ()

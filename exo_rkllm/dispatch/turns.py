@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from exo_rkllm.dispatch.line import Waiting
-from exo_rkllm.dispatch.state import ModelState, State
+from exo_rkllm.dispatch.queue import QueueEntry
+from exo_rkllm.dispatch.state import DispatchState, ModelState
 
 
-def next_turn(state: State) -> tuple[str, Waiting] | None:
+def next_turn(state: DispatchState) -> tuple[str, QueueEntry] | None:
     """The model that started longest ago, of those that may start something now."""
     ready = [(model, entry) for model in state.models.values() if (entry := _head(state, model)) is not None]
     holders = {model.name for model in state.models.values() if model.needs.npu and model.running}
@@ -26,7 +26,7 @@ def next_turn(state: State) -> tuple[str, Waiting] | None:
     return model.name, entry
 
 
-def _head(state: State, model: ModelState) -> Waiting | None:
+def _head(state: DispatchState, model: ModelState) -> QueueEntry | None:
     """A model that somebody's load waits for serves only who came before that load was asked for."""
     if model.phase != "ready" or model.unload or len(model.running) >= model.slots:
         return None

@@ -17,7 +17,7 @@ from exo_rkllm.board.performance import ENABLE, SOCKET
 from exo_rkllm.board.states import UNMASK
 from exo_rkllm.classic.host import NONE, UNRELATED
 from exo_rkllm.doctor.identity import SERVICE_USER, group_name
-from exo_rkllm.doctor.report import Finding, Line, Report, bad, good, poor, unseen, worst
+from exo_rkllm.doctor.report import DoctorReport, Finding, ReportLine, bad, good, poor, unseen, worst
 from exo_rkllm.doctor.scene import ModelSeen, Scene
 from exo_rkllm.errors import ExoRkllmError, RuntimeMissing
 from exo_rkllm.runtime import abi
@@ -46,16 +46,16 @@ class Check(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-def diagnose(scene: Scene) -> Report:
-    lines: list[Line] = []
+def diagnose(scene: Scene) -> DoctorReport:
+    lines: list[ReportLine] = []
     failed: set[str] = set()
     for check in CHECKS:
         missing = [name for name in check.needs if name in failed]
         finding = unseen(f"not looked at, because of: {', '.join(missing)}") if missing else check.look(scene)
         if finding.level == "fail" or missing:
             failed.add(check.name)
-        lines.append(Line(check.name, finding))
-    return Report(scene.identity.name, tuple(lines))
+        lines.append(ReportLine(check.name, finding))
+    return DoctorReport(scene.identity.name, tuple(lines))
 
 
 def of_error(error: ExoRkllmError) -> Finding:

@@ -14,7 +14,7 @@ from exo_rkllm.board import kernel_log
 Kind: TypeAlias = Literal["measured", "command", "by hand"]
 
 
-class Probe(NamedTuple):
+class HardwareProbe(NamedTuple):
     """`command` and `shows` may name {npu}, {address}, {card} and {render}; `expect` is what the reference says, and
     where; `shows` is the pattern of it that a command's output has to match.
 
@@ -33,9 +33,9 @@ class Probe(NamedTuple):
 
 QUIET = r"\A(?![\s\S]*(?:{}))".format("|".join(kind.pattern for kind in kernel_log.KINDS.values()))
 OWN = "exo-rkllm selftest --model NAME --only "
-PROBES: tuple[Probe, ...] = (
+PROBES: tuple[HardwareProbe, ...] = (
     # ── the kernel's files ──────────────────────────────────────────────────────────────────────
-    Probe(
+    HardwareProbe(
         "identity",
         "command",
         "What the board, its SoC and its kernel are called",
@@ -45,7 +45,7 @@ PROBES: tuple[Probe, ...] = (
         "A row of npu-platform 1.7; a string that is not there belongs into the table.",
         r"^rockchip,r[kv]\d{4}",
     ),
-    Probe(
+    HardwareProbe(
         "driver",
         "command",
         "Which driver is bound, and its version without root",
@@ -53,7 +53,7 @@ PROBES: tuple[Probe, ...] = (
         "One .npu device below RKNPU, version 0.9.8 (npu-platform 3.4, 5.1).",
         r"RKNPU:[\s\S]*{npu} ->[\s\S]*^0\.9\.8$",
     ),
-    Probe(
+    HardwareProbe(
         "nodes",
         "command",
         "Device nodes, their groups and their names in sysfs",
@@ -61,7 +61,7 @@ PROBES: tuple[Probe, ...] = (
         "The card in video and the render node in render, both 0660; DRIVER=RKNPU (npu-platform 2.1, 2.2).",
         r"^DRIVER=RKNPU$",
     ),
-    Probe(
+    HardwareProbe(
         "udev",
         "command",
         "What udev knows of the NPU's nodes, and whether the package's rules took hold",
@@ -70,7 +70,7 @@ PROBES: tuple[Probe, ...] = (
         r"^SYSTEMD_ALIAS=/exo/rkllm/npu$",
         live=True,
     ),
-    Probe(
+    HardwareProbe(
         "classes",
         "command",
         "Class names for DeviceAllow=char-...",
@@ -79,7 +79,7 @@ PROBES: tuple[Probe, ...] = (
         r"\bdrm$",
         live=True,
     ),
-    Probe(
+    HardwareProbe(
         "devfreq",
         "command",
         "Clocks, governors and how long each was used",
@@ -88,7 +88,7 @@ PROBES: tuple[Probe, ...] = (
         "The governor performance is offered for the NPU and for dmc (npu-platform 3.3).",
         r"== .*\.npu\n[\s\S]*\bperformance\b[\s\S]*== dmc\n[\s\S]*\bperformance\b",
     ),
-    Probe(
+    HardwareProbe(
         "thermal",
         "command",
         "Thermal zones by type, and cooling devices",
@@ -96,7 +96,7 @@ PROBES: tuple[Probe, ...] = (
         "An npu-thermal zone on RK3588 and RK3576; on RK3576 a devfreq cooling device (npu-platform 3.6).",
         r"type:(?:npu|soc|cpu)-thermal$",
     ),
-    Probe(
+    HardwareProbe(
         "interrupts",
         "command",
         "One interrupt row a core, shared with the IOMMU",
@@ -104,7 +104,7 @@ PROBES: tuple[Probe, ...] = (
         "Three rows on RK3588, two on RK3576, hwirq 142 to 144 or 279 and 280 (npu-platform 1.3).",
         r"{npu}",
     ),
-    Probe(
+    HardwareProbe(
         "load-line",
         "command",
         "The load line byte for byte",
@@ -113,7 +113,7 @@ PROBES: tuple[Probe, ...] = (
         r"N +P +U +l +o +a +d",
         root=True,
     ),
-    Probe(
+    HardwareProbe(
         "service-view",
         "command",
         "Whether the sandboxed service can read the counters",
@@ -123,7 +123,7 @@ PROBES: tuple[Probe, ...] = (
         root=True,
         live=True,
     ),
-    Probe(
+    HardwareProbe(
         "kernel-log",
         "command",
         "What the kernel says of the NPU",
@@ -134,56 +134,56 @@ PROBES: tuple[Probe, ...] = (
         live=True,
     ),
     # ── with a model ────────────────────────────────────────────────────────────────────────────
-    Probe(
+    HardwareProbe(
         "answers",
         "measured",
         "Load time, speed of prompt and answer, memory, and the library's own first lines",
         f"{OWN}answers",
         "The vendor's table at full clocks (rkllm-runtime 5.1).",
     ),
-    Probe(
+    HardwareProbe(
         "load-follows",
         "measured",
         "Whether the NPU's load, clock and temperature move while a model answers",
         f"{OWN}load-follows",
         "65 to 70 % on each core while decoding on RK3588 (npu-platform 3.2).",
     ),
-    Probe(
+    HardwareProbe(
         "power-tail",
         "measured",
         "How long the NPU stays powered after the last token",
         f"{OWN}power-tail",
         "About 3 s (npu-platform 3.1, delayms).",
     ),
-    Probe(
+    HardwareProbe(
         "reading-wakes-nothing",
         "measured",
         "That ten readings of all counters leave a sleeping NPU asleep",
         f"{OWN}reading-wakes-nothing",
         "runtime_active_time does not grow (npu-platform 3.4).",
     ),
-    Probe(
+    HardwareProbe(
         "prefix-reuse",
         "measured",
         "Whether the second turn of a conversation finds the first in the cache",
         f"{OWN}prefix-reuse",
         "Cached prompt tokens, and a shorter wait (rkllm-runtime 2.10).",
     ),
-    Probe(
+    HardwareProbe(
         "abort",
         "measured",
         "How long an abort in the middle of an answer takes",
         f"{OWN}abort",
         "A token while decoding; up to about 1.3 s while the prompt is read (rknn-llm issue 400).",
     ),
-    Probe(
+    HardwareProbe(
         "opened",
         "measured",
         "Which device nodes the library really opens",
         f"{OWN}opened",
         "A card node, and perhaps /dev/dma_heap (npu-platform 2.3).",
     ),
-    Probe(
+    HardwareProbe(
         "memory-freed",
         "measured",
         "Whether unloading gives all memory back",
@@ -191,7 +191,7 @@ PROBES: tuple[Probe, ...] = (
         "Within 64 MiB of what was available before (one process a model).",
     ),
     # ── what a person has to do ─────────────────────────────────────────────────────────────────
-    Probe(
+    HardwareProbe(
         "driver-reload",
         "by hand",
         "What happens when the driver is taken away under load and comes back",
@@ -200,7 +200,7 @@ PROBES: tuple[Probe, ...] = (
         "The request fails with the reason, the daemon stays up, and serves again after bind (npu-platform 12).",
         root=True,
     ),
-    Probe(
+    HardwareProbe(
         "bind-after-reload",
         "by hand",
         "Whether the service still sees the counters after the driver was bound anew",
@@ -208,7 +208,7 @@ PROBES: tuple[Probe, ...] = (
         "Without a restart, through the mount; the folder that the unit binds stays dead (npu-platform 12).",
         root=True,
     ),
-    Probe(
+    HardwareProbe(
         "clocks",
         "by hand",
         "What [board] performance = true brings, and that everything is put back",
@@ -217,14 +217,14 @@ PROBES: tuple[Probe, ...] = (
         "performance in between, and the same files before and after (npu-platform 6, notes 2 to 5).",
         root=True,
     ),
-    Probe(
+    HardwareProbe(
         "two-models",
         "by hand",
         "Two models in two IOMMU domains at once",
         "exo-rkllm load A; exo-rkllm load B; exo-rkllm ps; sudo dmesg | grep -i 'iommu domain' | tail",
         "Both ready in different domains; switch messages are informational (npu-platform 6, notes 8 and 9).",
     ),
-    Probe(
+    HardwareProbe(
         "mdwe",
         "by hand",
         "Whether the library works where memory cannot be writable and executable",
@@ -232,7 +232,7 @@ PROBES: tuple[Probe, ...] = (
         "Unverified (npu-platform 4): decides whether the unit may set it.",
         root=True,
     ),
-    Probe(
+    HardwareProbe(
         "throttle",
         "by hand",
         "What a hot board does, in exo-rkllm top",

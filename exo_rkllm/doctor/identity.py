@@ -15,7 +15,7 @@ SERVICE_USER = "exo-rkllm"
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ModelIdentity:
     name: str
     uid: int
     groups: frozenset[int]
@@ -40,16 +40,16 @@ class Identity:
         return seen.st_mode & wanted == wanted
 
 
-def current() -> Identity:
+def current() -> ModelIdentity:
     uid = os.geteuid()
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
         name = str(uid)
-    return Identity(name, uid, frozenset({os.getegid(), *os.getgroups()}), own=True)
+    return ModelIdentity(name, uid, frozenset({os.getegid(), *os.getgroups()}), own=True)
 
 
-def named(name: str) -> Identity:
+def named(name: str) -> ModelIdentity:
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
@@ -57,10 +57,10 @@ def named(name: str) -> Identity:
     if entry.pw_uid == os.geteuid():
         return current()
     groups = frozenset(os.getgrouplist(name, entry.pw_gid))
-    return Identity(name, entry.pw_uid, groups, own=False)
+    return ModelIdentity(name, entry.pw_uid, groups, own=False)
 
 
-def judged(name: str | None) -> Identity:
+def judged(name: str | None) -> ModelIdentity:
     """Root, to whom nothing is forbidden, stands for the service where there is one."""
     if name is not None:
         return named(name)

@@ -38,14 +38,14 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MeasuredAnswer:
     text: str
     first: float | None
     seconds: float
     finish: Finish | None
 
 
-async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS) -> Answer:
+async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS) -> MeasuredAnswer:
     began = time.monotonic()
     first: float | None = None
     text, finish = "", None
@@ -57,7 +57,7 @@ async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS) -> Answe
                 text += event.text
             elif isinstance(event, Finish):
                 finish = event
-    return Answer(text, first, time.monotonic() - began, finish)
+    return MeasuredAnswer(text, first, time.monotonic() - began, finish)
 
 
 @asynccontextmanager

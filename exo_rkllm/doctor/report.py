@@ -19,15 +19,15 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReportLine:
     check: str
     finding: Finding
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class DoctorReport:
     user: str
-    lines: tuple[Line, ...]
+    lines: tuple[ReportLine, ...]
 
     def count(self, level: Level) -> int:
         return sum(line.finding.level == level for line in self.lines)

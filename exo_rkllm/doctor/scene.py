@@ -14,9 +14,9 @@ from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.sources import find
 from exo_rkllm.catalogue.store import Catalogue, Entry
-from exo_rkllm.classic.host import Kind, kind_here
+from exo_rkllm.classic.host import HostKind, host_kind
 from exo_rkllm.config import Config, load
-from exo_rkllm.doctor.identity import Identity
+from exo_rkllm.doctor.identity import ModelIdentity
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound
 from exo_rkllm.plugins import Plugin
 from exo_rkllm.runtime import locate, modelfile
@@ -78,7 +78,7 @@ class Scene:
     root: Path
     board: Board
     reading: Reading
-    identity: Identity
+    identity: ModelIdentity
     config: Config | None
     config_error: ExoRkllmError | None
     machine: str
@@ -90,7 +90,7 @@ class Scene:
     kernel_log: Mapping[str, int] | str  # errors by kind, or why it cannot be read
     service: Service
     plugins: tuple[Plugin, ...]
-    exo: Kind
+    exo: HostKind
 
     @property
     def runtime(self) -> str:
@@ -101,7 +101,7 @@ class Scene:
 
 def look(
     environment: Mapping[str, str],
-    identity: Identity,
+    identity: ModelIdentity,
     service: Service,
     catalogue: Catalogue | None,
     root: Path | None = None,
@@ -131,7 +131,7 @@ def look(
         kernel_log=_kernel_log(base),
         service=service,
         plugins=_plugins(environment, service),
-        exo=kind_here(),
+        exo=host_kind(),
     )
 
 

@@ -17,9 +17,9 @@ from typing import cast
 
 from exo_rkllm import __version__
 from exo_rkllm.board.detect import Board
-from exo_rkllm.doctor.hardware import Probe
+from exo_rkllm.doctor.hardware import HardwareProbe
 from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
-from exo_rkllm.doctor.report import Finding, Report, bad, good, poor, unseen
+from exo_rkllm.doctor.report import DoctorReport, Finding, bad, good, poor, unseen
 from exo_rkllm.errors import ExoRkllmError
 
 # A command of the table reads a few files; one that takes longer hangs on a device.
@@ -33,40 +33,44 @@ FILES = re.compile(r"(?<![\w./])/(?:sys|proc|dev(?!/null)|etc)\b")
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SelftestOutcome:
     """`output` is a command's, `finding` a measurement's or the reason why there is none."""
 
-    probe: Probe
+    probe: HardwareProbe
     finding: Finding
     output: str = ""
     seconds: float = 0.0
 
 
 def run(
-    probes: Sequence[Probe], board: Board, root: Path, bench: Bench | None, told: Callable[[Outcome], None]
-) -> list[Outcome]:
+    probes: Sequence[HardwareProbe],
+    board: Board,
+    root: Path,
+    bench: Bench | None,
+    told: Callable[[SelftestOutcome], None],
+) -> list[SelftestOutcome]:
     """`bench` is None without a model; `told` hears each outcome as it comes."""
     here = root == Path("/")
     outcomes = []
     for probe in probes:
         began = time.monotonic()
         if probe.kind == "by hand":
-            outcome = Outcome(probe, unseen("by hand: see firmware_notes/hardware-checks.md"))
+            outcome = SelftestOutcome(probe, unseen("by hand: see firmware_notes/hardware-checks.md"))
         elif probe.kind == "measured":
-            outcome = Outcome(probe, _measured(probe, bench), seconds=time.monotonic() - began)
+            outcome = SelftestOutcome(probe, _measured(probe, bench), seconds=time.monotonic() - began)
         elif probe.live and not here:
-            outcome = Outcome(probe, unseen("a board below another root has no running system"))
+            outcome = SelftestOutcome(probe, unseen("a board below another root has no running system"))
         elif probe.root and here and os.geteuid() != 0:
-            outcome = Outcome(probe, unseen("needs root"))
+            outcome = SelftestOutcome(probe, unseen("needs root"))
         else:
             output = command(below(root, filled(probe.command, board)))
-            outcome = Outcome(probe, judged(probe, output, board), output, time.monotonic() - began)
+            outcome = SelftestOutcome(probe, judged(probe, output, board), output, time.monotonic() - began)
         told(outcome)
         outcomes.append(outcome)
     return outcomes
 
 
-def _measured(probe: Probe, bench: Bench | None) -> Finding:
+def _measured(probe: HardwareProbe, bench: Bench | None) -> Finding:
     if bench is None:
         return unseen("needs --model NAME")
     measure = cast("Callable[[Bench], Awaitable[Finding]]", MEASUREMENTS[probe.key])
@@ -82,7 +86,7 @@ async def _within(work: Awaitable[Finding]) -> Finding:
     return await asyncio.wait_for(work, MEASURE_SECONDS)
 
 
-def judged(probe: Probe, output: str, board: Board) -> Finding:
+def judged(probe: HardwareProbe, output: str, board: Board) -> Finding:
     if re.search(filled(probe.shows, board, re.escape), output, re.MULTILINE):
         return good("as expected")
     return poor(f"Not as expected: {probe.expect}", "attach the report to an issue, its output is in there")
@@ -125,12 +129,16 @@ def command(line: str) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def page(board: Board, doctor: Report, outcomes: Sequence[Outcome], lines: Sequence[str], now: float) -> str:
+def page(
+    board: Board, doctor: DoctorReport, outcomes: Sequence[SelftestOutcome], lines: Sequence[str], now: float
+) -> str:
     """Markdown, with fences that nothing inside can close."""
     return "\n".join(_page(board, doctor, outcomes, lines, now)) + "\n"
 
 
-def _page(board: Board, doctor: Report, outcomes: Sequence[Outcome], lines: Sequence[str], now: float) -> Iterator[str]:
+def _page(
+    board: Board, doctor: DoctorReport, outcomes: Sequence[SelftestOutcome], lines: Sequence[str], now: float
+) -> Iterator[str]:
     yield f"# exo-rkllm selftest: {board.title}"
     yield ""
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))

@@ -14,7 +14,7 @@ KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """`number` counts from the daemon's start, so that a reader sees a gap."""
 
     number: int
@@ -30,7 +30,7 @@ class Ring(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: deque[Line] = deque(maxlen=KEPT)
+        self._lines: deque[LogLine] = deque(maxlen=KEPT)
         self._count = 0
         self._followers: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
@@ -38,14 +38,14 @@ class Ring(logging.Handler):
         self._count += 1
         level = record.levelname.lower()
         source = record.name.removeprefix("exo_rkllm.")
-        self._lines.append(Line(self._count, record.created, level, source, text_of(record), fields_of(record)))
+        self._lines.append(LogLine(self._count, record.created, level, source, text_of(record), fields_of(record)))
         for follower, loop in tuple(self._followers.items()):
             loop.call_soon_threadsafe(follower.set)
 
-    def latest(self, count: int) -> list[Line]:
+    def latest(self, count: int) -> list[LogLine]:
         return list(self._lines)[-count:] if count > 0 else []
 
-    async def follow(self, count: int) -> AsyncGenerator[Line, None]:
+    async def follow(self, count: int) -> AsyncGenerator[LogLine, None]:
         """The latest lines, then every new one as it comes."""
         woken = asyncio.Event()
         self._followers[woken] = asyncio.get_running_loop()

@@ -9,9 +9,9 @@ from prometheus_client.core import Metric
 
 from exo_rkllm.board.counters import COLLECTORS, Clock, Reading, read
 from exo_rkllm.board.detect import Board
-from exo_rkllm.board.sampler import Busy
+from exo_rkllm.board.sampler import NpuLoad
 from exo_rkllm.board.sources import Sources
-from exo_rkllm.board.states import State
+from exo_rkllm.board.states import NpuState
 from exo_rkllm.metrics.families import Page
 
 
@@ -22,7 +22,7 @@ class BoardCollector:
         self,
         board: Callable[[], Board],
         sources: Callable[[], Sources],
-        busy: Callable[[], Busy],
+        busy: Callable[[], NpuLoad],
         touch: Callable[[], None],
     ) -> None:
         self._board = board
@@ -41,9 +41,9 @@ class BoardCollector:
         return page.families()
 
 
-def page_of_board(page: Page, board: Board, reading: Reading, busy: Busy) -> None:
+def page_of_board(page: Page, board: Board, reading: Reading, busy: NpuLoad) -> None:
     page.add("rknpu_up", 1 if board.obstacle() is None else 0)
-    for state in typing.get_args(State):
+    for state in typing.get_args(NpuState):
         page.add("rknpu_state", 1 if state == board.state else 0, state)
     for name in COLLECTORS:
         page.add("rknpu_collector_success", 0 if name in reading.absent else 1, name)

@@ -32,7 +32,7 @@ def registry(collectors: Iterable[Collects]) -> CollectorRegistry:
     return own
 
 
-def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
+def render_page(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """The page and its content type; `accept` is the request's header, empty where it had none."""
     _, content_type = choose_encoder(accept)
     openmetrics = content_type.startswith("application/openmetrics-text")

@@ -8,7 +8,7 @@ from typing import Protocol
 from prometheus_client.core import Metric
 
 from exo_rkllm import __version__
-from exo_rkllm.backends.observe import GAP_BOUNDS, Answered, Loaded, Restarted
+from exo_rkllm.backends.observer import GAP_BOUNDS, AnswerReport, LoadReport, RestartReport
 from exo_rkllm.metrics.families import Page
 from exo_rkllm.metrics.histogram import Histogram
 
@@ -67,7 +67,7 @@ class Bounded:
         return value
 
 
-class Serving:
+class ServingMetrics:
     """An `Observer` that counts; one a daemon."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Serving:
         self._model = Bounded()
         self._reason = Bounded()
 
-    def answered(self, event: Answered) -> None:
+    def answered(self, event: AnswerReport) -> None:
         model = self._model(event.model)
         self._count("rkllm_requests_total", 1, model, self._reason(event.reason))
         usage = event.usage
@@ -95,7 +95,7 @@ class Serving:
         if event.timings.decode > 0:
             self._observe("rkllm_decode_seconds", event.timings.decode, model)
 
-    def loaded(self, event: Loaded) -> None:
+    def loaded(self, event: LoadReport) -> None:
         model = self._model(event.model)
         self._count("rkllm_model_loads_total", 1, model, self._reason(event.error or "ok"))
         if event.error:
@@ -107,7 +107,7 @@ class Serving:
         self._count("rkllm_requests_total", 0, model, self._reason("stop"))
         self._count("rkllm_worker_restarts_total", 0, model, self._reason("crash"))
 
-    def restarted(self, event: Restarted) -> None:
+    def restarted(self, event: RestartReport) -> None:
         self._count("rkllm_worker_restarts_total", 1, self._model(event.model), self._reason(event.reason))
 
     def _count(self, name: str, value: float, *labels: str) -> None:
@@ -127,7 +127,7 @@ class ServingCollector:
 
     def __init__(
         self,
-        serving: Serving,
+        serving: ServingMetrics,
         status: Callable[[], StatusNow],
         runtime: Callable[[], tuple[str, str] | None] = lambda: None,
     ) -> None:

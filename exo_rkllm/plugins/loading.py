@@ -22,7 +22,7 @@ from exo_rkllm.plugins.registry import PROCESS, THREAD, Registry
 from exo_rkllm.plugins.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from exo_rkllm.backends.kinds import Kind
+    from exo_rkllm.backends.registry import EngineSpec
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ class Plugin:
     error: str = ""
 
 
-class Run:
+class PluginRun:
     """One value being loaded, or loaded: `state` and `error` are final once `thread` has ended."""
 
     def __init__(self, offer: Offer, done: Callable[[], None]) -> None:
         self.offer = offer
         self.state: State = "loading"
         self.error = ""
-        self.kind: Kind | None = None
+        self.kind: EngineSpec | None = None
         self._done = done
         self.thread = threading.Thread(target=self._run, name=f"{THREAD}{offer.name}", daemon=True)
         self.thread.start()
@@ -107,11 +107,13 @@ def _called(offer: Offer, found: Any) -> None:
     found()
 
 
-def _kind(offer: Offer, found: Any) -> Kind:
-    from exo_rkllm.backends.kinds import BUILT_IN, Kind
+def _kind(offer: Offer, found: Any) -> EngineSpec:
+    from exo_rkllm.backends.registry import BUILT_IN, EngineSpec
 
-    if not isinstance(found, Kind):
-        raise PluginInvalid(f"{offer.value} is no exo_rkllm.backends.kinds.Kind.", f"{offer.name} = module:KIND")
+    if not isinstance(found, EngineSpec):
+        raise PluginInvalid(
+            f"{offer.value} is no exo_rkllm.backends.registry.EngineSpec.", f"{offer.name} = module:KIND"
+        )
     if found.name != offer.name:
         raise PluginInvalid(
             f"The entry point {offer.name!r} has a Kind named {found.name!r}.", "Give both the same name."
@@ -124,7 +126,7 @@ def _kind(offer: Offer, found: Any) -> Kind:
 class Plugins:
     """What one process has of its plugins. The rows of slow ones change by themselves."""
 
-    def __init__(self, rows: Sequence[tuple[Offer, Run | Plugin]], registry: Registry) -> None:
+    def __init__(self, rows: Sequence[tuple[Offer, PluginRun | Plugin]], registry: Registry) -> None:
         self._rows = tuple(rows)
         self._registry = registry
 
@@ -133,9 +135,11 @@ class Plugins:
         return tuple(one if isinstance(one, Plugin) else _row(offer, one.state, one.error) for offer, one in self._rows)
 
     @property
-    def kinds(self) -> Mapping[str, Kind]:
+    def kinds(self) -> Mapping[str, EngineSpec]:
         """The engines that are here by now."""
-        found = {one.kind.name: one.kind for _, one in self._rows if isinstance(one, Run) and one.kind is not None}
+        found = {
+            one.kind.name: one.kind for _, one in self._rows if isinstance(one, PluginRun) and one.kind is not None
+        }
         return MappingProxyType(found)
 
     @property
@@ -165,7 +169,7 @@ def run(
 ) -> Plugins:
     """Start what is allowed and was not started yet; `changed` is called, on its thread, by each that ends later."""
     ends = time.monotonic() + patience
-    rows: list[tuple[Offer, Run | Plugin]] = []
+    rows: list[tuple[Offer, PluginRun | Plugin]] = []
     taken: Counter[tuple[str, str]] = Counter()
     for offer in offered:
         if offer.group != LISTED and not allowed(offer.name, allow):
@@ -187,9 +191,9 @@ def run(
         # One value in two groups is one plugin; as an engine it is something else.
         key = (ENGINES if offer.group == ENGINES else "", offer.value)
         with registry.lock:
-            begun: Run | None = registry.runs.get(key)
+            begun: PluginRun | None = registry.runs.get(key)
             if begun is None:
-                begun = registry.runs[key] = Run(offer, changed)
+                begun = registry.runs[key] = PluginRun(offer, changed)
         begun.thread.join(max(LEAST, ends - time.monotonic()))
         rows.append((offer, begun))
     return Plugins(rows, registry)

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.runner import wire
-from exo_rkllm.runner.jobs import Job, inputs_of, spec_of
-from exo_rkllm.runner.wire import TOKEN_HEAD, TOKEN_ID, Frame, Kind
+from exo_rkllm.runner.jobs import RunnerJob, inputs_of, spec_of
+from exo_rkllm.runner.wire import TOKEN_HEAD, TOKEN_ID, Frame, FrameKind
 from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.session import Library, LoadParams, OnRows, Session
 
@@ -112,12 +112,12 @@ class Listener(threading.Thread):
             return False
         self._fds += fds
         for frame in frames:
-            if frame.kind is Kind.BYE:
+            if frame.kind is FrameKind.BYE:
                 return False
-            if frame.kind is Kind.ABORT:
+            if frame.kind is FrameKind.ABORT:
                 self.stop(frame.run)
                 continue
-            count = frame.json().get("fds", 0) if frame.kind is Kind.RUN else 0
+            count = frame.json().get("fds", 0) if frame.kind is FrameKind.RUN else 0
             taken, self._fds = self._fds[:count], self._fds[count:]
             self.inbox.put(Task(frame, taken))
         return bool(data)
@@ -132,7 +132,7 @@ class Listener(threading.Thread):
 
     def _leave(self) -> None:
         """Let the main thread free the model; where it hangs in the library, the kernel frees it."""
-        self.inbox.put(Task(Frame(Kind.BYE, 0, b""), []))
+        self.inbox.put(Task(Frame(FrameKind.BYE, 0, b""), []))
         with self._lock:
             self._to_stop.add(self._running)
         ends = time.monotonic() + GOODBYE_SECONDS
@@ -151,19 +151,19 @@ class Child:
 
     def serve(self) -> None:
         self._listener.start()
-        handlers: dict[Kind, Callable[[Task], None]] = {
-            Kind.LOAD: self._load,
-            Kind.RUN: self._run,
-            Kind.CALL: self._call,
+        handlers: dict[FrameKind, Callable[[Task], None]] = {
+            FrameKind.LOAD: self._load,
+            FrameKind.RUN: self._run,
+            FrameKind.CALL: self._call,
         }
         try:
-            while (task := self._listener.inbox.get()).frame.kind is not Kind.BYE:
+            while (task := self._listener.inbox.get()).frame.kind is not FrameKind.BYE:
                 try:
                     handlers[task.frame.kind](task)
                 except ExoRkllmError as error:
                     self._send_log()
                     two_lines = {"code": error.code, "sentence": error.sentence, "hint": error.hint}
-                    self._send_json(Kind.FAILED, task.frame.run, two_lines)
+                    self._send_json(FrameKind.FAILED, task.frame.run, two_lines)
                 finally:
                     for fd in task.fds:
                         os.close(fd)
@@ -182,15 +182,15 @@ class Child:
         library = Library.open(order["library"])
         self._session = Session.open(library, LoadParams.from_json(order["params"]), self._box)
         self._send_log()
-        self._send_json(Kind.READY, task.frame.run, self._session.facts.to_json())
+        self._send_json(FrameKind.READY, task.frame.run, self._session.facts.to_json())
 
     def _run(self, task: Task) -> None:
         session, listener, run = self._loaded(), self._listener, task.frame.run
-        job = Job.from_json(task.frame.json())
+        job = RunnerJob.from_json(task.frame.json())
         if not listener.begin(run, session):
-            self._send_json(Kind.DONE, run, {"stopped": True})
+            self._send_json(FrameKind.DONE, run, {"stopped": True})
             return
-        self._send(wire.pack(Kind.STARTED, run))
+        self._send(wire.pack(FrameKind.STARTED, run))
         counts = not session.library.supports("max_new_tokens_per_run")
         limit = job.max_tokens if counts and job.max_tokens else 0
         # The system call itself, since the socket's own methods touch more memory, which is cold at every token.
@@ -216,14 +216,14 @@ class Child:
         finally:
             stopped = listener.end(run)
         self._send_log()
-        self._send_json(Kind.DONE, run, {**stats.to_json(), "stopped": stopped, "sent": min(sent, limit or sent)})
+        self._send_json(FrameKind.DONE, run, {**stats.to_json(), "stopped": stopped, "sent": min(sent, limit or sent)})
 
     def _on_rows(self, run: int) -> OnRows:
         def on_rows(kind: str, rows: int, width: int, view: memoryview[float]) -> None:
             fd = wire.memory_file(f"{kind}-{run}", view)
             try:
                 head = {"output": kind, "rows": rows, "width": width}
-                wire.send(self._sock, wire.pack_json(Kind.ROWS, run, head), (fd,))
+                wire.send(self._sock, wire.pack_json(FrameKind.ROWS, run, head), (fd,))
             finally:
                 os.close(fd)
 
@@ -235,7 +235,7 @@ class Child:
             raise NotSupported(f"A model's process has no call {order['name']!r}.")
         result = getattr(self._loaded(), order["name"])(**order["arguments"])
         self._send_log()
-        self._send_json(Kind.REPLY, task.frame.run, {"result": result})
+        self._send_json(FrameKind.REPLY, task.frame.run, {"result": result})
 
     def _loaded(self) -> Session:
         if self._session is None:
@@ -244,9 +244,9 @@ class Child:
 
     def _send_log(self) -> None:
         if lines := self._box.new_lines():
-            self._send_json(Kind.LOG, 0, {"lines": lines})
+            self._send_json(FrameKind.LOG, 0, {"lines": lines})
 
-    def _send_json(self, kind: Kind, run: int, value: dict[str, Any]) -> None:
+    def _send_json(self, kind: FrameKind, run: int, value: dict[str, Any]) -> None:
         self._send(wire.pack_json(kind, run, value))
 
     def _send(self, data: bytes) -> None:

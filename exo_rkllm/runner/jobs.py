@@ -17,7 +17,7 @@ from exo_rkllm.runtime.values import (
     MultimodalInput,
     PromptInput,
     RunSpec,
-    Sampling,
+    RuntimeSampling,
     TokenInput,
     VideoEmbeds,
 )
@@ -26,7 +26,7 @@ MODES = {"text": "generate", "hidden": "hidden", "logits": "logits"}
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class RunnerJob:
     """`prompt` or `tokens` or one array of kind `embed`; arrays of media go beside a prompt.
 
     Arrays travel as memory files beside the frame; here stands what they are: their kind and the figures of
@@ -49,11 +49,11 @@ class Job:
         return json.dumps({**asdict(self), "fds": fds}).encode()
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Job:
+    def from_json(cls, value: Mapping[str, Any]) -> RunnerJob:
         return cls(**{known.name: value[known.name] for known in fields(cls)})
 
 
-def inputs_of(job: Job, fds: Sequence[int]) -> Input:
+def inputs_of(job: RunnerJob, fds: Sequence[int]) -> Input:
     if job.tokens is not None:
         return TokenInput(job.tokens)
     media = {array["kind"]: (_mapped(fd), _figures(array)) for array, fd in zip(job.arrays, fds, strict=True)}
@@ -71,11 +71,11 @@ def inputs_of(job: Job, fds: Sequence[int]) -> Input:
     )
 
 
-def spec_of(job: Job, library: Library) -> RunSpec:
+def spec_of(job: RunnerJob, library: Library) -> RunSpec:
     """Where the runtime takes no limit per run, the child counts (see `child.py`)."""
     return RunSpec(
         mode=MODES[job.output],  # type: ignore[arg-type]  # the table's values are the literals
-        sampling=Sampling(**job.sampling),  # type: ignore[arg-type]  # integers stay integers
+        sampling=RuntimeSampling(**job.sampling),  # type: ignore[arg-type]  # integers stay integers
         max_new_tokens=job.max_tokens if library.supports("max_new_tokens_per_run") else None,
         keep_history=job.keep_history,
         lora=job.lora,

@@ -26,10 +26,10 @@ from typing import Any, TypeAlias
 import exo_rkllm
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code
 from exo_rkllm.runner import wire
-from exo_rkllm.runner.jobs import Job
+from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.preload import Preload
-from exo_rkllm.runner.turn import Turn
-from exo_rkllm.runner.wire import TOKEN_ID, Frame, Kind
+from exo_rkllm.runner.waiter import InlineWaiter
+from exo_rkllm.runner.wire import TOKEN_ID, Frame, FrameKind
 from exo_rkllm.runtime import failures
 from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.values import LoadParams
@@ -51,7 +51,7 @@ HOME = str(Path(exo_rkllm.__file__).absolute().parent.parent)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RunnerLimits:
     """Seconds of silence after which a child counts as hung. Prefill is silent, so its limit grows with the prompt."""
 
     load: float = 300.0
@@ -65,12 +65,12 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class RunnerReady:
     """The run's turn has come: prefill begins."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ArrayRows:
     output: str
     rows: int
     width: int
@@ -78,7 +78,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class RunDone:
     """The end of a run, with the session's figures as they came."""
 
     figures: Mapping[str, Any]
@@ -87,7 +87,7 @@ class Done:
 
 Token: TypeAlias = Any
 MakeToken: TypeAlias = Callable[[str, int], Token]
-Report: TypeAlias = Callable[[Sequence[str]], None]
+LineSink: TypeAlias = Callable[[Sequence[str]], None]
 
 
 class _Run:
@@ -95,7 +95,7 @@ class _Run:
 
     __slots__ = ("_decoder", "_half", "error", "events", "make", "patience", "started", "turn")
 
-    def __init__(self, make: MakeToken, patience: float, turn: Turn) -> None:
+    def __init__(self, make: MakeToken, patience: float, turn: InlineWaiter) -> None:
         self.make = make
         self.patience = patience
         self.turn = turn
@@ -127,7 +127,7 @@ class _Run:
 class Runner:
     """One child. `start` gives a loaded one or raises; after `lost` it answers nobody."""
 
-    def __init__(self, name: str, limits: Limits, report: Report, environment: Mapping[str, str]) -> None:
+    def __init__(self, name: str, limits: RunnerLimits, report: LineSink, environment: Mapping[str, str]) -> None:
         self._name = name
         self._limits = limits
         self._report = report
@@ -160,8 +160,8 @@ class Runner:
         library: Path,
         params: LoadParams,
         *,
-        report: Report,
-        limits: Limits = Limits(),
+        report: LineSink,
+        limits: RunnerLimits = RunnerLimits(),
         preload: Preload = Preload(),
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Runner, Mapping[str, Any]]:
@@ -169,7 +169,7 @@ class Runner:
         runner = cls(name, limits, report, environment)
         order = {"library": str(library), "params": params.to_json(), "preload": preload.order()}
         try:
-            facts = await runner._ask(Kind.LOAD, order)
+            facts = await runner._ask(FrameKind.LOAD, order)
         except BaseException:
             await runner.close()
             raise
@@ -183,23 +183,23 @@ class Runner:
         return self._number
 
     async def run(
-        self, number: int, job: Job, make: MakeToken, arrays: Sequence[memoryview] = ()
+        self, number: int, job: RunnerJob, make: MakeToken, arrays: Sequence[memoryview] = ()
     ) -> AsyncGenerator[Sequence[Any], None]:
         """Batches of what is ready together: `make(text, token)`, Started, Rows, and Done as the very last."""
         self._check()
         length = len(job.tokens) if job.tokens is not None else len(job.prompt or "")
-        run = _Run(make, self._limits.prefill + length * self._limits.prefill_token, Turn(self._loop))
+        run = _Run(make, self._limits.prefill + length * self._limits.prefill_token, InlineWaiter(self._loop))
         self._runs[number] = run
         if job.output != "text":
             self._with_rows.add(number)
         fds = tuple(wire.memory_file(f"input-{number}", view) for view in arrays)
-        self._post(wire.pack(Kind.RUN, number, job.to_json(len(fds))), fds)
+        self._post(wire.pack(FrameKind.RUN, number, job.to_json(len(fds))), fds)
         try:
             while True:
                 while run.events:
                     batch, run.events = run.events, []
                     yield batch
-                    if isinstance(batch[-1], Done):
+                    if isinstance(batch[-1], RunDone):
                         return
                 if run.error is not None:
                     raise run.error
@@ -215,7 +215,7 @@ class Runner:
             self._abort(number, started=run.started)
 
     def _abort(self, number: int, *, started: bool) -> None:
-        self._post(wire.pack(Kind.ABORT, number))
+        self._post(wire.pack(FrameKind.ABORT, number))
         if started:
             patience = max(self._limits.abort, self._patience or 0.0)
             self._abort_by = self._loop.time() + patience
@@ -228,7 +228,7 @@ class Runner:
 
     async def call(self, function: str, /, **arguments: Any) -> Any:
         """One of the session's rare functions, after the runs that wait already."""
-        return (await self._ask(Kind.CALL, {"name": function, "arguments": arguments}))["result"]
+        return (await self._ask(FrameKind.CALL, {"name": function, "arguments": arguments}))["result"]
 
     async def lost(self) -> ExoRkllmError:
         return await asyncio.shield(self._lost)
@@ -236,7 +236,7 @@ class Runner:
     async def close(self) -> None:
         """Goodbye, then SIGKILL where the library does not let go."""
         self._closing = True
-        self._post(wire.pack(Kind.BYE, 0))
+        self._post(wire.pack(FrameKind.BYE, 0))
         self._fail(RunnerLost(f"{self._name} was unloaded.", "Ask again: it is loaded on demand."))
         try:
             await asyncio.wait_for(self._exited.wait(), self._limits.close)
@@ -380,7 +380,7 @@ class Runner:
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────
 
-    async def _ask(self, kind: Kind, value: dict[str, Any]) -> Mapping[str, Any]:
+    async def _ask(self, kind: FrameKind, value: dict[str, Any]) -> Mapping[str, Any]:
         self._check()
         number = self.number()
         answer: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
@@ -449,7 +449,7 @@ class Runner:
             self._on_token(*sole)
             return True
         for frame in self._frames.feed(data):
-            if frame.kind is Kind.TOKEN:
+            if frame.kind is FrameKind.TOKEN:
                 (token,) = TOKEN_ID.unpack_from(frame.payload)
                 self._on_token(frame.run, token, frame.payload[TOKEN_ID.size :])
             else:
@@ -464,7 +464,7 @@ class Runner:
                 self._expect(self._limits.token)
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.kind is Kind.LOG:
+        if frame.kind is FrameKind.LOG:
             self._report(frame.json()["lines"])
         elif frame.run in self._calls:
             self._on_answer(self._calls[frame.run], frame)
@@ -475,17 +475,17 @@ class Runner:
         self._expect(None)
         if call.done():
             return
-        if frame.kind is Kind.FAILED:
+        if frame.kind is FrameKind.FAILED:
             call.set_exception(from_code(**frame.json()))
         else:
             call.set_result(frame.json())
 
     def _on_run_frame(self, run: _Run | None, frame: Frame) -> None:
         """`run` is None where whoever asked has left; the child's state must be followed all the same."""
-        if frame.kind is Kind.STARTED:
+        if frame.kind is FrameKind.STARTED:
             self._expect(self._limits.prefill if run is None else run.patience)
-            event: Any = Started()
-        elif frame.kind is Kind.ROWS:
+            event: Any = RunnerReady()
+        elif frame.kind is FrameKind.ROWS:
             event = self._rows(frame)
         else:
             self._abort_by = None
@@ -493,11 +493,11 @@ class Runner:
             self._with_rows.discard(frame.run)
             self._let_go(frame.run)
             self._expect(self._limits.token if self._runs or self._leaving else None)
-            event = None if frame.kind is Kind.FAILED else Done(frame.json(), bool(frame.json().get("stopped")))
+            event = None if frame.kind is FrameKind.FAILED else RunDone(frame.json(), bool(frame.json().get("stopped")))
         if run is None:
             return
         run.started = True
-        if isinstance(event, Done):
+        if isinstance(event, RunDone):
             run.end()
         if event is None:
             run.error = from_code(**frame.json())
@@ -505,7 +505,7 @@ class Runner:
             run.events.append(event)
         run.turn.soon()
 
-    def _rows(self, frame: Frame) -> Rows:
+    def _rows(self, frame: Frame) -> ArrayRows:
         head = frame.json()
         if not self._fds:
             raise wire.ProtocolError("rows without their memory file")
@@ -517,4 +517,4 @@ class Runner:
             raise wire.ProtocolError("rows that do not fill their memory file") from error
         finally:
             os.close(fd)
-        return Rows(head["output"], head["rows"], head["width"], view)
+        return ArrayRows(head["output"], head["rows"], head["width"], view)

@@ -25,7 +25,7 @@ CHUNK = 1 << 16
 MAX_FDS = 16
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     # daemon to child
     LOAD = 1
     RUN = 2
@@ -43,12 +43,12 @@ class Kind(IntEnum):
     LOG = 23
 
 
-TO_CHILD = frozenset(kind for kind in Kind if kind < Kind.READY)
-TO_PARENT = frozenset(kind for kind in Kind if kind >= Kind.READY)
+TO_CHILD = frozenset(kind for kind in FrameKind if kind < FrameKind.READY)
+TO_PARENT = frozenset(kind for kind in FrameKind if kind >= FrameKind.READY)
 
 
 # Plain numbers for the hot path, where every attribute that is looked up is one more cold line of memory.
-TOKEN, HEAD, TEXT_AT = int(Kind.TOKEN), HEADER.size, TOKEN_HEAD.size
+TOKEN, HEAD, TEXT_AT = int(FrameKind.TOKEN), HEADER.size, TOKEN_HEAD.size
 
 
 class ProtocolError(Exception):
@@ -56,7 +56,7 @@ class ProtocolError(Exception):
 
 
 class Frame(NamedTuple):
-    kind: Kind
+    kind: FrameKind
     run: int
     payload: bytes
 
@@ -70,18 +70,18 @@ class Frame(NamedTuple):
         return value
 
 
-def pack(kind: Kind, run: int, payload: bytes = b"") -> bytes:
+def pack(kind: FrameKind, run: int, payload: bytes = b"") -> bytes:
     return HEADER.pack(len(payload), kind, run) + payload
 
 
-def pack_json(kind: Kind, run: int, value: dict[str, Any]) -> bytes:
+def pack_json(kind: FrameKind, run: int, value: dict[str, Any]) -> bytes:
     return pack(kind, run, json.dumps(value, separators=(",", ":")).encode())
 
 
 class Reader:
     """Cuts a byte stream into frames; what is incomplete waits for the next feed."""
 
-    def __init__(self, allowed: frozenset[Kind]) -> None:
+    def __init__(self, allowed: frozenset[FrameKind]) -> None:
         self._kinds = {int(kind): kind for kind in allowed}
         self._rest = b""
 

@@ -26,7 +26,7 @@ GAP = "... (more was printed than is kept)"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-class Log(Protocol):
+class LogTail(Protocol):
     """What a session needs: the lines of one call, without taking them from whoever collects the log."""
 
     def mark(self) -> int: ...

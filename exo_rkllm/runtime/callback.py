@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from exo_rkllm.errors import RunError
 from exo_rkllm.runtime.abi.shared import CallState, Generation, LLMGetEmbedCallback, LLMTokenizerCallback
 from exo_rkllm.runtime.memory import view_of
-from exo_rkllm.runtime.run import Run
+from exo_rkllm.runtime.run import RunCollector
 
 NORMAL, WAITING = int(CallState.NORMAL), int(CallState.WAITING)
 FAILED = -1
@@ -19,16 +19,16 @@ Tokenize: TypeAlias = "Callable[[bytes], Sequence[int]]"
 Embed: TypeAlias = "Callable[[Sequence[int], memoryview[float]], None]"
 
 
-class Turn:
+class ActiveRun:
     """Whose turn it is. The library takes its callbacks at init, so what a run wants is swapped in behind them."""
 
     __slots__ = ("run",)
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunCollector) -> None:
         self.run = run
 
 
-def result_callback(generation: Generation, turn: Turn) -> Any:
+def result_callback(generation: Generation, turn: ActiveRun) -> Any:
     """One ctypes function for all runs of a session.
 
     The result lies at the same address again and again, so its struct is made once. Over a callback that does nothing
@@ -59,7 +59,7 @@ def result_callback(generation: Generation, turn: Turn) -> Any:
     return generation.result_callback(on_result)
 
 
-def _rare(run: Run, generation: Generation, address: Any, state: int) -> int:
+def _rare(run: RunCollector, generation: Generation, address: Any, state: int) -> int:
     if state in {CallState.FINISH, CallState.ERROR} or run.rare is None:
         return run.state(None if address is None else generation.result.from_address(address), state)
     answer = run.rare(address, state)
@@ -71,7 +71,7 @@ def _check_room(count: int, most: int) -> None:
         raise RunError(f"The tokenizer gave {count} ids, and the runtime has room for {most}.")
 
 
-def tokenizer_callback(tokenize: Tokenize, turn: Turn) -> Any:
+def tokenizer_callback(tokenize: Tokenize, turn: ActiveRun) -> Any:
     """For models without a tokenizer of their own. The text has no NUL at its end (reference 2.14)."""
 
     def on_text(_userdata: object, text: int, length: int, room: Any, most: int) -> int:
@@ -87,7 +87,7 @@ def tokenizer_callback(tokenize: Tokenize, turn: Turn) -> Any:
     return LLMTokenizerCallback(on_text)
 
 
-def embed_callback(embed: Embed, turn: Turn) -> Any:
+def embed_callback(embed: Embed, turn: ActiveRun) -> Any:
     """For models without embeddings of their own: fill `size` bytes with one float32 row a token."""
 
     def on_ids(_userdata: object, ids: Any, count: int, room: int, size: int) -> int:

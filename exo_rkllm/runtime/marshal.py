@@ -31,7 +31,7 @@ from exo_rkllm.runtime.values import (
     MultimodalInput,
     PromptInput,
     RunSpec,
-    Sampling,
+    RuntimeSampling,
     TokenInput,
     VideoEmbeds,
 )
@@ -217,7 +217,7 @@ def infer_param_of(generation: Generation, features: Features, params: LoadParam
     return infer
 
 
-def _fill_sampling(infer: ctypes.Structure, features: Features, params: LoadParams, wanted: Sampling) -> None:
+def _fill_sampling(infer: ctypes.Structure, features: Features, params: LoadParams, wanted: RuntimeSampling) -> None:
     """What equals the load needs no field, so that a caller may name its sampling on every runtime."""
     loaded = {name: getattr(params, name) for name in SAMPLING_NAMES}
     merged = {**loaded, **{name: value for name, value in asdict(wanted).items() if value is not None}}

@@ -33,7 +33,7 @@ ROW_BLOCKS = (
 )
 
 
-class Run:
+class RunCollector:
     """`on_token` is swapped rather than tested: once for the first token, once more to drain what comes after a stop.
 
     `rare` takes the results whole, where a run wants more of them than one text and one token.
@@ -172,7 +172,7 @@ class Run:
 # ── results taken whole ──────────────────────────────────────────────────────────────────────────
 
 
-def rows_of(generation: Generation, on_rows: OnRows, run: Run) -> Rare:
+def rows_of(generation: Generation, on_rows: OnRows, run: RunCollector) -> Rare:
     """Hidden states and logits. A call without rows brings a token, or nothing at all (reference 2.6)."""
     blocks = [block for block in ROW_BLOCKS if hasattr(generation.result, block[1])]
 
@@ -199,7 +199,7 @@ def _show(on_rows: OnRows, kind: str, count: int, columns: int, values: Any) -> 
         return on_rows(kind, count, columns, view)
 
 
-def batch_of(generation: Generation, on_batch: OnBatch, run: Run, size: int) -> Rare:
+def batch_of(generation: Generation, on_batch: OnBatch, run: RunCollector, size: int) -> Rare:
     """All elements of one step. A negative token marks one that has finished (reference 2.13)."""
     results_at = (generation.result * size).from_address
 

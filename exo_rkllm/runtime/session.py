@@ -18,14 +18,14 @@ from typing import Any
 from exo_rkllm.errors import LoadError, NotSupported, RunError, UsageError
 from exo_rkllm.runtime import failures, marshal
 from exo_rkllm.runtime.abi.shared import RKLLMCallback, RKLLMCrossAttnParam, RKLLMLoraAdapter
-from exo_rkllm.runtime.blackbox import Log
-from exo_rkllm.runtime.callback import Embed, Tokenize, Turn, embed_callback, result_callback, tokenizer_callback
+from exo_rkllm.runtime.blackbox import LogTail
+from exo_rkllm.runtime.callback import ActiveRun, Embed, Tokenize, embed_callback, result_callback, tokenizer_callback
 from exo_rkllm.runtime.cpus import default_cpus
 from exo_rkllm.runtime.library import Library
 from exo_rkllm.runtime.log import facts as facts_of
 from exo_rkllm.runtime.log import stages
 from exo_rkllm.runtime.memory import floats, text, token_ids, zeroed
-from exo_rkllm.runtime.run import PAUSE, RELEASE, OnBatch, OnRows, OnToken, Run, batch_of, rows_of
+from exo_rkllm.runtime.run import PAUSE, RELEASE, OnBatch, OnRows, OnToken, RunCollector, batch_of, rows_of
 from exo_rkllm.runtime.values import (
     AudioEmbeds,
     Buffer,
@@ -37,7 +37,7 @@ from exo_rkllm.runtime.values import (
     PromptInput,
     RunSpec,
     RunStats,
-    Sampling,
+    RuntimeSampling,
     SessionFacts,
     TokenInput,
     VideoEmbeds,
@@ -45,8 +45,8 @@ from exo_rkllm.runtime.values import (
 
 __all__ = [
     "PAUSE", "RELEASE", "AsyncRun", "AudioEmbeds", "EmbedInput", "ImageEmbeds", "Input", "Library", "LoadParams",
-    "MultimodalInput", "OnBatch", "OnRows", "OnToken", "PromptInput", "RunSpec", "RunStats", "Sampling", "Session",
-    "SessionFacts", "TokenInput", "VideoEmbeds",
+    "MultimodalInput", "OnBatch", "OnRows", "OnToken", "PromptInput", "RunSpec", "RunStats", "RuntimeSampling",
+    "Session", "SessionFacts", "TokenInput", "VideoEmbeds",
 ]  # fmt: skip
 
 # The converter's own default (reference 2.2), for files that do not say theirs.
@@ -80,7 +80,7 @@ def _context_of(path: str) -> int:
 class Session:
     """Made by `open`. One run at a time; closing it frees the model."""
 
-    def __init__(self, library: Library, params: LoadParams, log: Log) -> None:
+    def __init__(self, library: Library, params: LoadParams, log: LogTail) -> None:
         self.library = library
         self.params = params
         self._log = log
@@ -90,9 +90,9 @@ class Session:
         self._busy = threading.Lock()
         # Guards `_turn.run` against an abort that would hit the next run.
         self._guard = threading.Lock()
-        self._running: Run | None = None
+        self._running: RunCollector | None = None
         self._runner = 0
-        self._turn = Turn(self._new_run(_ignore, PLAIN))
+        self._turn = ActiveRun(self._new_run(_ignore, PLAIN))
         self._callbacks: list[Any] = []
         # What the library may still read after the call that handed it over.
         self._kept: dict[str, Any] = {}
@@ -103,7 +103,7 @@ class Session:
         cls,
         library: Library,
         params: LoadParams,
-        log: Log,
+        log: LogTail,
         tokenizer_callback: Tokenize | None = None,
         embed_callback: Embed | None = None,
     ) -> Session:
@@ -223,7 +223,7 @@ class Session:
 
     def _prepare(
         self, inputs: Sequence[Input], on_token: OnToken, spec: RunSpec, on_rows: OnRows | None
-    ) -> tuple[Run, tuple[Any, ...]]:
+    ) -> tuple[RunCollector, tuple[Any, ...]]:
         generation, features = self.library.generation, self.library.features
         if len(inputs) != self.params.n_batch:
             raise UsageError(
@@ -239,10 +239,10 @@ class Session:
             run.rare = rows_of(generation, on_rows, run)
         return run, (array, ctypes.byref(infer), None)
 
-    def _new_run(self, on_token: OnToken, spec: RunSpec) -> Run:
-        return Run(self.library.features, self._abort_running, on_token, keep_history=spec.keep_history)
+    def _new_run(self, on_token: OnToken, spec: RunSpec) -> RunCollector:
+        return RunCollector(self.library.features, self._abort_running, on_token, keep_history=spec.keep_history)
 
-    def _run(self, run: Run, function: str, arguments: tuple[Any, ...]) -> RunStats:
+    def _run(self, run: RunCollector, function: str, arguments: tuple[Any, ...]) -> RunStats:
         mark = self._begin(run)
         try:
             status = self._call(function, *arguments)
@@ -250,7 +250,7 @@ class Session:
             self._end()
         return self._outcome(run, status, mark)
 
-    def _begin(self, run: Run) -> int:
+    def _begin(self, run: RunCollector) -> int:
         mark = self._log.mark()
         with self._guard:
             self._turn.run = self._running = run
@@ -264,7 +264,7 @@ class Session:
         if run is not None:
             run.settle()
 
-    def _outcome(self, run: Run, status: int, mark: int) -> RunStats:
+    def _outcome(self, run: RunCollector, status: int, mark: int) -> RunStats:
         stats = run.stats()
         if run.aborted or run.error is not None:
             self._forget()
@@ -274,7 +274,7 @@ class Session:
             raise failures.failure(self._log.since(mark), self._context, "a run", RunError)
         return stats if stats.prefill_tokens is not None else _printed(stats, self._log.since(mark))
 
-    def _finish_async(self, run: Run, mark: int, arguments: tuple[Any, ...]) -> RunStats:
+    def _finish_async(self, run: RunCollector, mark: int, arguments: tuple[Any, ...]) -> RunStats:
         """FINISH comes from the library's thread, which has still to end. `arguments` are what it reads until then."""
         until = time.monotonic() + ASYNC_END_SECONDS
         while self.is_running() and time.monotonic() < until:
@@ -439,7 +439,7 @@ class Session:
 class AsyncRun:
     """A run on the library's thread. Until `wait` has returned, the session takes nothing else but `abort`."""
 
-    def __init__(self, run: Run, finish: Callable[[], RunStats]) -> None:
+    def __init__(self, run: RunCollector, finish: Callable[[], RunStats]) -> None:
         self._run = run
         self._finish: Callable[[], RunStats] | None = finish
 

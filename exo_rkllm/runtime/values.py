@@ -12,7 +12,7 @@ Role: TypeAlias = Literal["user", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class RuntimeSampling:
     """For one run; None leaves what the model was loaded with."""
 
     top_k: int | None = None
@@ -26,7 +26,7 @@ class Sampling:
     mirostat_eta: float | None = None
 
 
-SAMPLING_NAMES = tuple(field.name for field in fields(Sampling))
+SAMPLING_NAMES = tuple(field.name for field in fields(RuntimeSampling))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class RunSpec:
     """How one run goes; `max_new_tokens` None leaves what the model was loaded with."""
 
     mode: Mode = "generate"
-    sampling: Sampling = Sampling()
+    sampling: RuntimeSampling = RuntimeSampling()
     max_new_tokens: int | None = None
     # The library's own conversation: the cache is kept after the run and the next prompt is added to it.
     keep_history: bool = False

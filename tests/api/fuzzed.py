@@ -26,7 +26,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from exo_rkllm.api.parts import Key, Settings
+from exo_rkllm.api.context import ApiKey, ApiServerSettings
 from tests.api.world import World, world
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -42,7 +42,7 @@ def served() -> Iterator[World]:
     begun, done = threading.Event(), threading.Event()
 
     async def live() -> None:
-        settings = Settings(keys=(Key("fuzz", "fuzz", control=True),))
+        settings = ApiServerSettings(keys=(ApiKey("fuzz", "fuzz", control=True),))
         async with world(settings=settings) as running:
             ready.append(running)
             begun.set()

@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.api.parts import Key, Settings
+from exo_rkllm.api.context import ApiKey, ApiServerSettings
 from tests.api.browser import Tab, browser
 from tests.api.world import World, world
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
-SETTINGS = Settings(keys=(Key("desk", "sesame", control=True), Key("kitchen", "k"), Key("home-assistant", "h")))
+SETTINGS = ApiServerSettings(
+    keys=(ApiKey("desk", "sesame", control=True), ApiKey("kitchen", "k"), ApiKey("home-assistant", "h"))
+)
 CARDS = {
     "qwen3-1.7b": 'engine = "scripted"\nquantization = "w8a8"\ncontext = 16384\n[chat]\nfamily = "qwen3"\n[options]\n'
     "pace = 0.055\n",

@@ -296,10 +296,10 @@ async def test_whoever_may_open_the_unix_socket_may_control(tmp_path: Path) -> N
     from aiohttp import web
 
     from exo_rkllm.api.application import application
-    from exo_rkllm.api.parts import Parts, Settings
+    from exo_rkllm.api.context import ApiContext, ApiServerSettings
 
     async with world() as server:
-        parts = Parts(server.dispatcher, server.catalogue, settings=lambda: Settings(loopback=False))
+        parts = ApiContext(server.dispatcher, server.catalogue, settings=lambda: ApiServerSettings(loopback=False))
         runner = web.AppRunner(application(parts))
         await runner.setup()
         await web.UnixSite(runner, str(tmp_path / "s")).start()

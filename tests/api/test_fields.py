@@ -7,10 +7,25 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.faults import FieldError
-from exo_rkllm.api.fields import Either, Field, Free, Kind, List, Number, Switch, Table, Tagged, Text, Whole, shown
+from exo_rkllm.api.fields import (
+    BodySpec,
+    Either,
+    FieldSpec,
+    Free,
+    List,
+    Number,
+    Switch,
+    TaggedSpec,
+    Text,
+    ValueSpec,
+    Whole,
+    shown,
+)
 
-ROWS = Table("Row", (Field("size", Whole(1, 9), "How many.", required=True), Field("note", Text(most=3), "A note.")))
-SHAPES = Tagged("kind", {"row": ROWS, "none": Table("None", ())}, "none")
+ROWS = BodySpec(
+    "Row", (FieldSpec("size", Whole(1, 9), "How many.", required=True), FieldSpec("note", Text(most=3), "A note."))
+)
+SHAPES = TaggedSpec("kind", {"row": ROWS, "none": BodySpec("None", ())}, "none")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +59,7 @@ SHAPES = Tagged("kind", {"row": ROWS, "none": Table("None", ())}, "none")
         (Either((Text(), List(ROWS)), "a string or rows"), [{"size": 0}], "x[0].size must be from 1 to 9"),
     ],
 )
-def test_complaints(kind: Kind, value: Any, says: str) -> None:
+def test_complaints(kind: ValueSpec, value: Any, says: str) -> None:
     with pytest.raises(FieldError) as caught:
         kind.check(value, "x")
     assert says in str(caught.value)
@@ -57,11 +72,11 @@ def test_null_is_absence_and_whole_floats_are_whole() -> None:
 
 
 def test_a_field_that_cannot_be_honoured_takes_its_neutral_value_only() -> None:
-    one = Field("n", Whole(), "Answers.", neutral=(1,), why="there is one")
+    one = FieldSpec("n", Whole(), "Answers.", neutral=(1,), why="there is one")
     assert one.check(1, "n") == 1
     with pytest.raises(FieldError, match="n is 2, and there is one"):
         one.check(2, "n")
-    none = Field("audio", Free(), "Sound.", neutral=(), why="answers are text")
+    none = FieldSpec("audio", Free(), "Sound.", neutral=(), why="answers are text")
     with pytest.raises(FieldError, match="make it absent"):
         none.check({}, "audio")
 

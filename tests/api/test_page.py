@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.api.parts import Key, Plain, Settings
+from exo_rkllm.api.context import ApiKey, ApiServerSettings, Plain
 from exo_rkllm.errors import BoardError
 from tests.api.browser import PROGRAM, Tab, browser
 from tests.api.world import CARDS, World, world
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine (apt install chromium)")
 
-KEYS = Settings(keys=(Key("admin", "sesame", control=True), Key("guest", "guest")))
+KEYS = ApiServerSettings(keys=(ApiKey("admin", "sesame", control=True), ApiKey("guest", "guest")))
 BOARD: dict[str, Any] = {
     "title": "Orange Pi 5 <b>Plus</b>",
     "soc": "RK3588",
@@ -38,7 +38,9 @@ BLIND: dict[str, Any] = {
 
 
 @asynccontextmanager
-async def opened(board: Plain = BOARD, settings: Settings = KEYS, **look: Any) -> AsyncIterator[tuple[World, Tab]]:
+async def opened(
+    board: Plain = BOARD, settings: ApiServerSettings = KEYS, **look: Any
+) -> AsyncIterator[tuple[World, Tab]]:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(world(settings=settings, board=lambda: board))
         tab = await stack.enter_async_context(browser())
@@ -131,7 +133,7 @@ async def test_only_who_may_control_has_the_buttons() -> None:
 
 
 async def test_off_loopback_the_page_asks_for_a_key() -> None:
-    async with opened(settings=Settings(keys=KEYS.keys, loopback=False)) as (_, tab):
+    async with opened(settings=ApiServerSettings(keys=KEYS.keys, loopback=False)) as (_, tab):
         await tab.until("document.getElementById('key-box').open")
         assert "Orange Pi" not in await tab.text()
         await tab.run("document.getElementById('key').value = 'guest'")

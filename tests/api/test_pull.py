@@ -8,16 +8,16 @@ from pathlib import Path
 import ollama
 import pytest
 
-from exo_rkllm.api.parts import Key, Parts, Settings
+from exo_rkllm.api.context import ApiContext, ApiKey, ApiServerSettings
 from exo_rkllm.catalogue.hub import Access
-from exo_rkllm.catalogue.pull import Wanted, pull
-from exo_rkllm.catalogue.steps import Step
+from exo_rkllm.catalogue.progress import PullProgress
+from exo_rkllm.catalogue.pull import PullTarget, pull
 from exo_rkllm.catalogue.store import Catalogue
 from simulator.model_file import SimModel, write
 from tests.api.world import world
 from tests.hub import LocalHub, large
 
-SETTINGS = Settings(keys=(Key("admin", "sesame", control=True),))
+SETTINGS = ApiServerSettings(keys=(ApiKey("admin", "sesame", control=True),))
 FILE = "Qwen2.5-0.5B-Instruct-rk3588-w8a8.rkllm"
 
 
@@ -27,11 +27,11 @@ async def test_pull_streams_its_progress_and_ends_with_a_model(tmp_path: Path) -
     async with LocalHub() as hub:
         hub.add("org/Qwen2.5-0.5B", {FILE: large(weights), "README.md": b"a model"})
 
-        def parts(catalogue: Catalogue, **more: object) -> Parts:
-            def fetch(name: str) -> AsyncGenerator[Step, None]:
-                return pull(catalogue, Wanted.parse(name), Access(hub.endpoint), soc="rk3588")
+        def parts(catalogue: Catalogue, **more: object) -> ApiContext:
+            def fetch(name: str) -> AsyncGenerator[PullProgress, None]:
+                return pull(catalogue, PullTarget.parse(name), Access(hub.endpoint), soc="rk3588")
 
-            return Parts(catalogue=catalogue, pull=fetch, **more)  # type: ignore[arg-type]
+            return ApiContext(catalogue=catalogue, pull=fetch, **more)  # type: ignore[arg-type]
 
         async with world(settings=SETTINGS, parts=parts) as server:
             client = ollama.AsyncClient(server.url, headers={"Authorization": "Bearer sesame"})

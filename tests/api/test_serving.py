@@ -13,13 +13,13 @@ import aiohttp
 import pytest
 
 from exo_rkllm.api.caller import host_of, is_loopback
-from exo_rkllm.api.parts import Key, Settings
-from exo_rkllm.dispatch.state import Limits
+from exo_rkllm.api.context import ApiKey, ApiServerSettings
+from exo_rkllm.dispatch.state import DispatchLimits
 from exo_rkllm.errors import BoardError
 from tests.api.world import CARDS, World, world
 
-KEYS = (Key("admin", "sesame", control=True), Key("guest", "guest"))
-LAN = Settings(keys=KEYS, loopback=False)
+KEYS = (ApiKey("admin", "sesame", control=True), ApiKey("guest", "guest"))
+LAN = ApiServerSettings(keys=KEYS, loopback=False)
 
 
 def ask(content: str = "hi", model: str = "qwen", **more: Any) -> dict[str, Any]:
@@ -59,7 +59,7 @@ async def test_off_loopback_a_key_is_needed(path: str) -> None:
 
 
 async def test_an_anonymous_opt_out_needs_no_key() -> None:
-    async with world(settings=Settings(loopback=False, allow_anonymous=True)) as server:
+    async with world(settings=ApiServerSettings(loopback=False, allow_anonymous=True)) as server:
         assert (await post(server, "/v1/chat/completions", ask(), Host="board.lan"))[0] == 200
 
 
@@ -141,7 +141,7 @@ async def test_loopbacks_own_names_do(server: World, host: str) -> None:
 
 
 async def test_names_and_origins_can_be_allowed() -> None:
-    settings = Settings(hosts=frozenset({"llm.example"}), origins=frozenset({"https://chat.example"}))
+    settings = ApiServerSettings(hosts=frozenset({"llm.example"}), origins=frozenset({"https://chat.example"}))
     async with world(settings=settings) as server:
         assert (await post(server, "/v1/chat/completions", ask(), Host="llm.example"))[0] == 200
         _, _, headers = await post(server, "/v1/chat/completions", ask(), Origin="https://chat.example")
@@ -201,7 +201,7 @@ async def test_a_broken_body_is_a_400_in_the_apis_own_shape(server: World, path:
 
 
 async def test_an_oversized_body_is_refused_before_it_is_read() -> None:
-    async with world(settings=Settings(body_bytes=1000)) as server:
+    async with world(settings=ApiServerSettings(body_bytes=1000)) as server:
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
         assert b"413" in (await raw(server, head, seconds=2)).split(b"\r\n")[0]
         status, said, _ = await post(server, "/v1/chat/completions", ask("x" * 2000))
@@ -213,7 +213,7 @@ async def test_an_oversized_body_is_refused_before_it_is_read() -> None:
 
 
 async def test_a_slow_body_is_given_up() -> None:
-    async with world(settings=Settings(body_seconds=0.2)) as server:
+    async with world(settings=ApiServerSettings(body_seconds=0.2)) as server:
         head = b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"mo'
         answer = await raw(server, head, seconds=3)
         assert b"408" in answer.split(b"\r\n")[0] and b"body_too_slow" in answer
@@ -266,7 +266,7 @@ async def test_a_wrong_method_names_the_right_ones(server: World) -> None:
 
 async def test_a_full_queue_says_when_to_come_back() -> None:
     """The incumbents lose or hang requests of a second client."""
-    async with world(limits=Limits(queue=1)) as server:
+    async with world(limits=DispatchLimits(queue=1)) as server:
         await server.dispatcher.load("slow")
         running = [
             asyncio.create_task(
@@ -360,7 +360,7 @@ async def test_many_clients_on_one_model_never_mix(server: World) -> None:
 
 
 async def test_a_client_that_reads_nothing_holds_up_nobody() -> None:
-    async with world(settings=Settings(idle_seconds=0.5)) as server:
+    async with world(settings=ApiServerSettings(idle_seconds=0.5)) as server:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", server.port))
@@ -383,7 +383,7 @@ async def test_a_client_that_reads_nothing_holds_up_nobody() -> None:
 
 async def test_a_stream_that_waits_long_begins_with_a_comment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxy gives up on a model that loads, and the SDKs skip comments."""
-    async with world(settings=Settings(idle_seconds=0.1)) as server:
+    async with world(settings=ApiServerSettings(idle_seconds=0.1)) as server:
         first = asyncio.create_task(post(server, "/v1/chat/completions", ask("x" * 120, "slow")))
         await asyncio.sleep(0.05)
         async with server.http.post(

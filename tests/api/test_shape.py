@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.api.faults import AnswerInvalid
-from exo_rkllm.api.shape import Shape, shape_of
+from exo_rkllm.api.response_format import ResponseFormat, response_format_of
 
 PLAIN = '{"a": "``` is\\n fine", "b": [1,\n 2]}'
 WRITTEN = (
@@ -21,7 +21,7 @@ WRITTEN = (
 
 @given(st.sampled_from(WRITTEN), st.lists(st.integers(1, 12), min_size=1, max_size=80))
 def test_the_json_comes_out_wherever_it_is_cut(written: str, sizes: list[int]) -> None:
-    shape = Shape("json")
+    shape = ResponseFormat("json")
     told, rest = "", written
     for size in sizes:
         told, rest = told + shape.feed(rest[:size]), rest[size:]
@@ -34,16 +34,16 @@ def test_the_json_comes_out_wherever_it_is_cut(written: str, sizes: list[int]) -
     ("said", "says"), [("Sure! {}", "not the JSON"), ("[1]", "not an object"), ("", "not the JSON")]
 )
 def test_what_is_no_object_is_an_error(said: str, says: str) -> None:
-    shape = Shape("json")
+    shape = ResponseFormat("json")
     shape.feed(said)
     with pytest.raises(AnswerInvalid, match=says):
         shape.end(called=False)
 
 
 def test_a_tool_call_instead_of_an_answer_is_left_alone() -> None:
-    assert Shape("json").end(called=True) == ""
+    assert ResponseFormat("json").end(called=True) == ""
 
 
 def test_text_is_not_touched() -> None:
-    shape = shape_of({"type": "text"})
+    shape = response_format_of({"type": "text"})
     assert not shape.wanted and shape.checked("``` anything", ()) == "``` anything" and shape.end(called=False) == ""

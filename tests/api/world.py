@@ -20,26 +20,26 @@ import aiohttp
 from aiohttp import web
 
 from exo_rkllm.api.application import application
-from exo_rkllm.api.parts import Parts, Settings
+from exo_rkllm.api.context import ApiContext, ApiServerSettings
 from exo_rkllm.backends.base import (
     Array,
     Capabilities,
     Engine,
-    Event,
     Finish,
+    FinishReason,
+    GenerationEvent,
     GenerationRequest,
     Model,
     Piece,
     Progress,
-    Reason,
     Timings,
     Usage,
 )
 from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.chat.parser import Dialogue
+from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import Limits, Needs
+from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunError, RunnerLost
 
 PIECE = 3
@@ -87,7 +87,7 @@ class Scripted(Engine):
     def capabilities(self) -> Capabilities:
         return Capabilities(hidden=True, images=self.model.id == "seer", context=self.model.context)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         async with self._turn:
             self.ledger.requests.append(request)
             self.ledger.begun += 1
@@ -100,7 +100,7 @@ class Scripted(Engine):
                 self.ledger.ended += done
                 self.ledger.left += not done
 
-    async def _answer(self, request: GenerationRequest) -> AsyncIterator[Event]:
+    async def _answer(self, request: GenerationRequest) -> AsyncIterator[GenerationEvent]:
         if request.sampling.seed is not None:
             raise NotSupported("This runtime takes no seed.", "Leave it out.")
         prompt = request.prompt or ""
@@ -117,7 +117,7 @@ class Scripted(Engine):
         said = _said(prompt, self.ledger.answers)
         pieces = [said[at : at + PIECE] for at in range(0, len(said), PIECE)]
         limit = len(pieces) if request.max_tokens is None else min(len(pieces), request.max_tokens)
-        reason: Reason = "stop" if limit == len(pieces) else "length"
+        reason: FinishReason = "stop" if limit == len(pieces) else "length"
         sent = 0
         for text in pieces[:limit]:
             await asyncio.sleep(float(self.model.options.get("pace", 0)))  # type: ignore[arg-type]
@@ -165,9 +165,9 @@ class World:
 
 @asynccontextmanager
 async def world(
-    settings: Settings | None = None,
-    limits: Limits | None = None,
-    parts: Callable[..., Parts] = Parts,
+    settings: ApiServerSettings | None = None,
+    limits: DispatchLimits | None = None,
+    parts: Callable[..., ApiContext] = ApiContext,
     cards: Mapping[str, str] = CARDS,
     answers: Mapping[str, str] | None = None,
     **more: Any,
@@ -182,12 +182,14 @@ async def world(
         dispatcher = Dispatcher(
             find=catalogue.resolve,
             engine=lambda model: DummyEngine(model) if model.engine == "dummy" else Scripted(model, ledger),
-            needs=lambda model: Needs(),
+            needs=lambda model: ModelNeeds(),
             available=lambda: 8 << 30,
-            begin=Dialogue.begin,
-            limits=limits or Limits(),
+            begin=ResponseParser.begin,
+            limits=limits or DispatchLimits(),
         )
-        made = parts(dispatcher=dispatcher, catalogue=catalogue, settings=lambda: settings or Settings(), **more)
+        made = parts(
+            dispatcher=dispatcher, catalogue=catalogue, settings=lambda: settings or ApiServerSettings(), **more
+        )
         runner = web.AppRunner(application(made), access_log=None, lingering_time=0.2)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

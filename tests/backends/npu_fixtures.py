@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.backends.base import JSON
-from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from tests.simulated import Library
 
@@ -51,7 +51,7 @@ def opened(library: Library, board_root: Path) -> Callable[..., Any]:
         **fields: Any,
     ) -> AsyncIterator[RkllmEngine]:
         engine = RkllmEngine(
-            Card(model, options or {}, **fields), Host(lambda _: None, library(version), reload=reload)
+            Card(model, options or {}, **fields), EngineHost(lambda _: None, library(version), reload=reload)
         )
         await engine.initialize()
         try:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_rkllm.backends.base import Event, Finish, Piece
-from exo_rkllm.backends.chat_stream import LONGEST, Answer, said
+from exo_rkllm.backends.base import Finish, GenerationEvent, Piece
+from exo_rkllm.backends.chat_stream import LONGEST, ChatAnswer, said
 from exo_rkllm.errors import ExoRkllmError, RunError
 
 KEYS = ["choices", "delta", "content", "tool_calls", "function", "usage", "timings", "error", "index", "id"]
@@ -25,8 +25,8 @@ def chunk(**delta: Any) -> bytes:
     return b"data: " + json.dumps({"choices": [{"delta": delta}]}, ensure_ascii=False).encode() + b"\n\n"
 
 
-def read(*parts: bytes) -> tuple[list[Piece], list[Event], Answer]:
-    answer = Answer()
+def read(*parts: bytes) -> tuple[list[Piece], list[GenerationEvent], ChatAnswer]:
+    answer = ChatAnswer()
     pieces = [piece for part in parts for piece in answer.feed(part)]
     return pieces, list(answer.finish(0.0, 1.0)), answer
 
@@ -43,7 +43,7 @@ def test_wherever_the_bytes_are_cut_the_words_are_the_same(texts: list[str], dat
 
 @given(st.binary(max_size=400))
 def test_arbitrary_bytes_are_an_error_of_ours_or_nothing(data: bytes) -> None:
-    answer = Answer()
+    answer = ChatAnswer()
     try:
         list(answer.feed(b"data: " + data + b"\n"))
         list(answer.finish(0, 0))
@@ -53,7 +53,7 @@ def test_arbitrary_bytes_are_an_error_of_ours_or_nothing(data: bytes) -> None:
 
 @given(ANYTHING)
 def test_any_json_is_an_error_of_ours_or_nothing(value: Any) -> None:
-    answer = Answer()
+    answer = ChatAnswer()
     try:
         list(answer.feed(b"data: " + json.dumps(value).encode() + b"\n"))
         list(answer.finish(0, 0))

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from exo_rkllm.backends.base import Engine, Event, Finish, GenerationRequest, Message, Piece, Progress
+from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Message, Piece, Progress
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.llamacpp import free_port
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, RunnerLost
 from tests.simulated import VERSIONS, Library
 
-HOST = Host(lambda _lines: None)
+HOST = EngineHost(lambda _lines: None)
 QUESTION = "one two three four five six seven eight nine ten"
 
 
@@ -43,13 +43,13 @@ def make_engine(
 ) -> Callable[[int], Engine]:
     """An engine whose model repeats the question, with so many tokens of context."""
     if request.param == "llamacpp":
-        return lambda context: Kinds().make(gguf(context), HOST)
+        return lambda context: EngineRegistry().make(gguf(context), HOST)
     if request.param == "openai":
-        return lambda context: Kinds().make(far(context), HOST)
+        return lambda context: EngineRegistry().make(far(context), HOST)
     if request.param == "dummy":
         return lambda context: DummyEngine(DummyModel(context=context))
     model = make_model(reply="{user}", max_context=4096, template="none")
-    host = Host(lambda _lines: None, library(request.param), "RK3588", (4, 5, 6, 7))  # as on a board
+    host = EngineHost(lambda _lines: None, library(request.param), "RK3588", (4, 5, 6, 7))  # as on a board
     return lambda context: RkllmEngine(RkllmFile(model, context), host)
 
 
@@ -181,7 +181,7 @@ async def test_warmup_answers_nothing_wrong_later(engine: Engine) -> None:
 
 
 async def test_close_ends_who_waits_and_may_be_called_twice(engine: Engine) -> None:
-    async def listen(request: GenerationRequest) -> list[Event]:
+    async def listen(request: GenerationRequest) -> list[GenerationEvent]:
         return [event async for event in engine.generate(request)]
 
     lost = asyncio.ensure_future(engine.lost())

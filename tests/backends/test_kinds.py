@@ -9,40 +9,40 @@ import pytest
 
 from exo_rkllm.backends.base import JSON, Engine, Model, Tokenizer
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import BUILT_IN, Kind, Kinds
+from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.registry import BUILT_IN, EngineRegistry, EngineSpec
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.catalogue.card import parse
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported, UsageError
 
-HOST = Host(lambda _lines: None)
-ECHO = Kind("echo", "says it again", make=lambda model, _host: DummyEngine(model))
+HOST = EngineHost(lambda _lines: None)
+ECHO = EngineSpec("echo", "says it again", make=lambda model, _host: DummyEngine(model))
 
 
 @pytest.mark.seed("4.1", "get_inference_engine error lists what is available")
 def test_an_engine_that_nobody_installed_is_a_sentence(tmp_path: Path) -> None:
     model = Entry(tmp_path, parse('id = "m"\nengine = "quantum"'))
     with pytest.raises(NotSupported, match="m wants the engine 'quantum', which is not installed") as caught:
-        Kinds({"echo": ECHO}).make(model, HOST)
+        EngineRegistry({"echo": ECHO}).make(model, HOST)
     assert "echo" in caught.value.hint
 
 
 def test_a_model_gets_the_engine_that_it_names(tmp_path: Path) -> None:
-    assert isinstance(Kinds().make(DummyModel(), HOST), DummyEngine)
-    assert isinstance(Kinds().make(RkllmFile(tmp_path / "m.rkllm"), HOST), RkllmEngine)
+    assert isinstance(EngineRegistry().make(DummyModel(), HOST), DummyEngine)
+    assert isinstance(EngineRegistry().make(RkllmFile(tmp_path / "m.rkllm"), HOST), RkllmEngine)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_each_row_is_filed_under_its_own_name(name: str) -> None:
-    kind = Kinds().get(name)
+    kind = EngineRegistry().get(name)
     assert kind is not None
     assert kind.name == name
     assert all(option.says and option.fits(option.default) for option in kind.options.values())
 
 
 def test_a_plugin_cannot_take_the_name_of_one_of_ours() -> None:
-    assert Kinds({"dummy": ECHO}).get("dummy") is not ECHO
+    assert EngineRegistry({"dummy": ECHO}).get("dummy") is not ECHO
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_plugin_cannot_take_the_name_of_one_of_ours() -> None:
 )
 def test_what_an_engine_does_not_have_is_refused(options: Mapping[str, JSON], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        Kinds().make(DummyModel("m", options=options), HOST)
+        EngineRegistry().make(DummyModel("m", options=options), HOST)
 
 
 @pytest.mark.seed("4.3", "abstract Model, Tokenizer, Engine")
@@ -76,4 +76,4 @@ def test_an_engine_that_leaves_something_out_cannot_be_made(kind: type, function
 
 @pytest.mark.seed("4.3", "phase 1 (one backend, single device)")
 def test_every_engine_says_how_a_model_is_spread() -> None:
-    assert {Kinds().get(name).parallelism for name in BUILT_IN} <= {"none", "server"}  # type: ignore[union-attr]
+    assert {EngineRegistry().get(name).parallelism for name in BUILT_IN} <= {"none", "server"}  # type: ignore[union-attr]

@@ -17,12 +17,12 @@ import pytest
 import pytest_asyncio
 
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece, Progress, Sampling, Tool, ToolCall
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import Needs
+from exo_rkllm.dispatch.state import ModelNeeds
 from exo_rkllm.errors import ContextOverflow, LoadError, NotSupported, OutOfMemory, RunnerLost
 from tests.backends import alphabet
 from tests.backends.llama_programs import MISSING, REPOSITORY, program
@@ -55,7 +55,7 @@ def make(tmp_path: Path) -> Make:
 
 
 async def loaded(entry: Entry, said: list[str]) -> Any:
-    engine = Kinds().make(entry, Host(said.extend))
+    engine = EngineRegistry().make(entry, EngineHost(said.extend))
     await engine.initialize()
     return engine
 
@@ -220,11 +220,11 @@ async def test_killed_fifty_times_amid_an_answer_the_next_request_works(make: Ma
     entry = make()
 
     def made(model: Any) -> Any:
-        engines.append(Kinds().make(model, Host(lambda _lines: None)))
+        engines.append(EngineRegistry().make(model, EngineHost(lambda _lines: None)))
         return engines[-1]
 
     dispatcher = Dispatcher(
-        find=lambda _name: entry, engine=made, needs=lambda _model: Needs(), available=lambda: 1 << 40
+        find=lambda _name: entry, engine=made, needs=lambda _model: ModelNeeds(), available=lambda: 1 << 40
     )
     for _ in range(50):
         struck = False
@@ -248,7 +248,7 @@ def test_it_dies_with_the_process_that_started_it(make: Make, tmp_path: Path) ->
 import asyncio, sys
 from pathlib import Path
 from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.registry import Kinds
 from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.store import Entry
 

@@ -15,9 +15,9 @@ import pytest
 import pytest_asyncio
 
 from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, Piece, Sampling, Tool, ToolCall
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.llamacpp import free_port
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import ContextOverflow, LoadError, ModelNotFound, NotSupported, RunnerLost
@@ -71,7 +71,7 @@ def far(folder: Path, server: Server, **options: Any) -> Entry:
 
 
 async def loaded(entry: Entry) -> Any:
-    engine = Kinds().make(entry, Host(lambda _lines: None))
+    engine = EngineRegistry().make(entry, EngineHost(lambda _lines: None))
     await engine.initialize()
     return engine
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Piece, Progress, Sampling
+from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Piece, Progress, Sampling
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.errors import ModelNotFound, NotSupported
 
@@ -26,11 +26,11 @@ def reloading(opened: Opened) -> Opened:
     return functools.partial(opened, version="1.2.3", reload=True, sampling=COLD)
 
 
-async def heard(engine: RkllmEngine, sampling: Sampling, prompt: str = "go") -> list[Event]:
+async def heard(engine: RkllmEngine, sampling: Sampling, prompt: str = "go") -> list[GenerationEvent]:
     return [event async for event in engine.generate(GenerationRequest(prompt=prompt, sampling=sampling))]
 
 
-def words(events: list[Event]) -> list[str]:
+def words(events: list[GenerationEvent]) -> list[str]:
     return "".join(event.text for event in events if isinstance(event, Piece)).split()
 
 

@@ -20,7 +20,7 @@ from exo_rkllm.backends.base import (
     Sampling,
     Tool,
 )
-from exo_rkllm.backends.host import Host, host_of
+from exo_rkllm.backends.host import EngineHost, engine_host
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.config import load
 from exo_rkllm.errors import (
@@ -55,23 +55,23 @@ async def ask(engine: RkllmEngine, prompt: str, **fields: Any) -> tuple[str, Fin
 )
 def test_an_option_that_is_none_is_refused(options: Mapping[str, JSON], says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        RkllmEngine(Card(Path("some.rkllm"), options), Host(lambda _: None))
+        RkllmEngine(Card(Path("some.rkllm"), options), EngineHost(lambda _: None))
 
 
 def test_a_seed_is_refused_since_the_library_has_none() -> None:
     with pytest.raises(NotSupported, match="seed"):
-        RkllmEngine(Card(Path("some.rkllm"), {}, sampling=Sampling(seed=1)), Host(lambda _: None))
+        RkllmEngine(Card(Path("some.rkllm"), {}, sampling=Sampling(seed=1)), EngineHost(lambda _: None))
 
 
 async def test_a_model_without_a_file_says_how_to_get_one() -> None:
-    engine = RkllmEngine(Card(None, {}), Host(lambda _: None))
+    engine = RkllmEngine(Card(None, {}), EngineHost(lambda _: None))
     with pytest.raises(ModelFileError) as caught:
         await engine.initialize()
     assert "exo-rkllm pull" in caught.value.hint
 
 
 async def test_before_it_is_loaded_it_answers_nobody_and_can_be_closed() -> None:
-    engine = RkllmEngine(Card(Path("some.rkllm"), {}), Host(lambda _: None))
+    engine = RkllmEngine(Card(Path("some.rkllm"), {}), EngineHost(lambda _: None))
     with pytest.raises(RunnerLost):
         await ask(engine, "hello")
     assert engine.memory is None
@@ -299,7 +299,7 @@ async def test_memory_is_the_childs(opened: Callable[..., Any], make_model: Call
 
 
 def test_the_board_says_soc_and_cpus(board_root: Path, tmp_path: Path) -> None:
-    host = host_of(load({}), None, lambda _: None, board_root)
+    host = engine_host(load({}), None, lambda _: None, board_root)
     assert (host.platform, host.cpus) == ("RK3588", (4, 5, 6, 7))
-    nowhere = host_of(load({}), None, lambda _: None, tmp_path / "none")
+    nowhere = engine_host(load({}), None, lambda _: None, tmp_path / "none")
     assert (nowhere.platform, nowhere.cpus) == ("", ())

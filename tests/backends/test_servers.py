@@ -15,9 +15,9 @@ import pytest
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Image, Message, Piece, Sampling, Tool, ToolCall
 from exo_rkllm.backends.chat_body import body
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.openai import read_key
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import (
     Busy,
@@ -32,7 +32,7 @@ from exo_rkllm.errors import (
     UsageError,
 )
 
-HOST = Host(lambda _lines: None)
+HOST = EngineHost(lambda _lines: None)
 Gguf = Callable[..., Entry]
 Serve = Callable[..., Any]
 
@@ -51,7 +51,7 @@ async def answer(engine: Engine, text: str, **fields: Any) -> str:
 
 
 async def loaded(entry: Entry) -> Any:
-    engine = Kinds().make(entry, HOST)
+    engine = EngineRegistry().make(entry, HOST)
     await engine.initialize()
     return engine
 

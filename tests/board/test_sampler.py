@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.sampler import Busy, Sampler, integrate, wanted
+from exo_rkllm.board.sampler import NpuLoad, Sampler, integrate, wanted
 from exo_rkllm.board.sources import find
 from simulator.boards_parts import load_line
 
@@ -23,41 +23,41 @@ Build = Callable[[str], Path]
 
 
 def test_the_first_sample_stands_for_its_own_second() -> None:
-    assert integrate(Busy(), (0.5, 1.0), 100.0).seconds == (0.5, 1.0)
+    assert integrate(NpuLoad(), (0.5, 1.0), 100.0).seconds == (0.5, 1.0)
 
 
 def test_a_late_timer_is_made_up_for() -> None:
-    busy = integrate(integrate(Busy(), (0.5,), 100.0), (0.5,), 101.4)
+    busy = integrate(integrate(NpuLoad(), (0.5,), 100.0), (0.5,), 101.4)
     assert busy.seconds[0] == pytest.approx(0.5 + 0.7)
 
 
 def test_a_gap_is_not_filled_with_what_was_not_seen() -> None:
-    busy = integrate(integrate(Busy(), (1.0,), 100.0), (1.0,), 400.0)
+    busy = integrate(integrate(NpuLoad(), (1.0,), 100.0), (1.0,), 400.0)
     assert busy.seconds == (2.0,)
 
 
 def test_a_scrape_between_two_samples_counts_nothing_twice() -> None:
-    busy = Busy()
+    busy = NpuLoad()
     for now in (100.0, 100.3, 101.0, 101.9, 102.0):
         busy = integrate(busy, (1.0,), now)
     assert busy.seconds[0] == pytest.approx(3.0)
 
 
 def test_an_unreadable_load_adds_nothing_and_takes_nothing() -> None:
-    busy = integrate(integrate(integrate(Busy(), (1.0,), 1.0), None, 2.0), (1.0,), 3.0)
+    busy = integrate(integrate(integrate(NpuLoad(), (1.0,), 1.0), None, 2.0), (1.0,), 3.0)
     assert busy.seconds == (2.0,)
     assert integrate(busy, None, 4.0).load is None
 
 
 def test_a_core_that_appears_later_starts_at_zero() -> None:
-    busy = integrate(integrate(Busy(), (1.0, 1.0), 1.0), (1.0, 1.0, 0.25), 2.0)
+    busy = integrate(integrate(NpuLoad(), (1.0, 1.0), 1.0), (1.0, 1.0, 0.25), 2.0)
     assert busy.seconds == (2.0, 2.0, 0.25)
     assert integrate(busy, (1.0,), 3.0).seconds == (3.0, 2.0, 0.25)
 
 
 @given(st.lists(st.tuples(st.floats(0.05, 2.4), st.floats(0, 1)), min_size=1, max_size=60))
 def test_the_counter_never_falls_and_never_outruns_the_clock(steps: list[tuple[float, float]]) -> None:
-    busy, now, before = Busy(), 0.0, 0.0
+    busy, now, before = NpuLoad(), 0.0, 0.0
     for elapsed, load in steps:
         now += elapsed
         busy = integrate(busy, (load,), now)

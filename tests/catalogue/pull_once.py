@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 from exo_rkllm.catalogue.hub import Access
-from exo_rkllm.catalogue.pull import Wanted, pull
+from exo_rkllm.catalogue.pull import PullTarget, pull
 from exo_rkllm.catalogue.store import Catalogue
 
 
 async def main(endpoint: str, repo: str, folder: str) -> None:
-    async for step in pull(Catalogue(Path(folder)), Wanted.parse(repo), Access(endpoint), soc="rk3588"):
+    async for step in pull(Catalogue(Path(folder)), PullTarget.parse(repo), Access(endpoint), soc="rk3588"):
         sys.stdout.write(f"{step.stage}\n")
         sys.stdout.flush()
 

@@ -17,22 +17,22 @@ from hypothesis import strategies as st
 from exo_rkllm.backends.base import (
     Capabilities,
     Finish,
+    FinishReason,
     GenerationRequest,
     Image,
     Message,
     Model,
     Piece,
-    Reason,
     Tool,
     Usage,
 )
 from exo_rkllm.backends.dummy import DummyModel
-from exo_rkllm.catalogue.card import Card, Chat, Weights
+from exo_rkllm.catalogue.card import Card, ChatCard, Weights
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.conversation import message_value
 from exo_rkllm.chat.formats import REASONING, TOOLS
-from exo_rkllm.chat.parser import Dialogue
-from exo_rkllm.chat.toolcall import call, call_of, piece_of
+from exo_rkllm.chat.parser import ResponseParser
+from exo_rkllm.chat.toolcall import new_tool_call, read_tool_call, tool_call_piece
 from exo_rkllm.errors import NotSupported, TemplateError, UsageError
 from tests.catalogue.conversations import ASK, CLOCK, FINE, HELLO, SYSTEM, WEATHER
 
@@ -64,10 +64,10 @@ class Bare(Model):
         return 0
 
 
-def entry(folder: Path, template: str, base: str = "", chat: Chat | None = None) -> Entry:
+def entry(folder: Path, template: str, base: str = "", chat: ChatCard | None = None) -> Entry:
     """An entry whose template is one of the published ones."""
     (folder / "chat_template.jinja").write_text((TEMPLATES / f"{template}.jinja").read_text())
-    card = Card(template, base_model=base or template, weights=Weights("w.rkllm"), chat=chat or Chat())
+    card = Card(template, base_model=base or template, weights=Weights("w.rkllm"), chat=chat or ChatCard())
     return Entry(folder, card)
 
 
@@ -76,10 +76,10 @@ class Heard:
     thinking: str
     answer: str
     calls: tuple[tuple[str, object], ...]
-    reason: Reason
+    reason: FinishReason
 
 
-def feed(dialogue: Dialogue, texts: Sequence[str], finish: Finish = DONE) -> Heard:
+def feed(dialogue: ResponseParser, texts: Sequence[str], finish: Finish = DONE) -> Heard:
     """Everything that comes out of one run."""
     out: list[Piece] = []
     for token, text in enumerate(texts):
@@ -91,7 +91,7 @@ def feed(dialogue: Dialogue, texts: Sequence[str], finish: Finish = DONE) -> Hea
     assert isinstance(last, Finish)
     calls = tuple(
         (made.name, json.loads(made.arguments))
-        for made in (call_of(piece) for piece in out if piece.kind == "tool_call")
+        for made in (read_tool_call(piece) for piece in out if piece.kind == "tool_call")
     )
     return Heard(
         "".join(piece.text for piece in out if piece.kind == "thinking"),
@@ -266,8 +266,8 @@ def test_each_family_is_understood_however_its_text_is_cut(family: str, said: Sa
     model: Model = entry(tmp_path, family, said.name) if family else Bare(f"{said.name}_W8A8_RK3588.rkllm")
     request = GenerationRequest(messages=(ASK,), tools=(WEATHER, CLOCK))
     for pieces in cuts(said.text):
-        heard = feed(Dialogue.begin(model, RKLLM, request), pieces)
-        reason: Reason = "tool_calls" if said.calls else "stop"
+        heard = feed(ResponseParser.begin(model, RKLLM, request), pieces)
+        reason: FinishReason = "tool_calls" if said.calls else "stop"
         assert heard == Heard(said.thinking, said.answer, said.calls, reason), pieces
 
 
@@ -282,8 +282,8 @@ def test_cutting_anywhere_changes_nothing(data: st.DataObject) -> None:
     pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
     request = GenerationRequest(prompt="", stop=("STOP",), tools=(WEATHER,))
 
-    def dialogue() -> Dialogue:
-        return Dialogue(request, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=("<|end|>",))
+    def dialogue() -> ResponseParser:
+        return ResponseParser(request, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=("<|end|>",))
 
     whole, cut = feed(dialogue(), [text]), feed(dialogue(), pieces)
     assert cut == whole
@@ -294,14 +294,14 @@ def test_cutting_anywhere_changes_nothing(data: st.DataObject) -> None:
 
 @given(st.text(alphabet="ab <\n", max_size=40), st.integers(1, 5))
 def test_without_tags_everything_comes_out_at_once_and_as_it_was(text: str, size: int) -> None:
-    dialogue = Dialogue(GenerationRequest(prompt=""))
+    dialogue = ResponseParser(GenerationRequest(prompt=""))
     for at in range(0, len(text), size):
         part = text[at : at + size]
         assert [piece.text for piece in dialogue.feed(Piece(part))] == [part]
 
 
 def test_pieces_keep_their_tokens() -> None:
-    dialogue = Dialogue(GenerationRequest(prompt=""), reasoning=REASONING["think"])
+    dialogue = ResponseParser(GenerationRequest(prompt=""), reasoning=REASONING["think"])
     out = [
         piece
         for token, text in enumerate(["<th", "ink>", "a", "</", "b", "</think>c", "d"])
@@ -317,14 +317,14 @@ def test_pieces_keep_their_tokens() -> None:
 
 
 def test_only_what_may_become_a_tag_is_held_back() -> None:
-    dialogue = Dialogue(GenerationRequest(prompt="", stop=("END",)), reasoning=REASONING["think"])
+    dialogue = ResponseParser(GenerationRequest(prompt="", stop=("END",)), reasoning=REASONING["think"])
     assert [piece.text for piece in dialogue.feed(Piece("one E"))] == ["one "]
     assert [piece.text for piece in dialogue.feed(Piece("N"))] == []
     assert [piece.text for piece in dialogue.feed(Piece("T"))] == ["E", "N", "T"]
 
 
 def test_a_stop_string_ends_the_run_and_nothing_follows() -> None:
-    dialogue = Dialogue(GenerationRequest(prompt="", stop=("\nUser:", "###")))
+    dialogue = ResponseParser(GenerationRequest(prompt="", stop=("\nUser:", "###")))
     heard = [piece.text for text in ("Hi", "\nUs", "er: more", "yet more") for piece in dialogue.feed(Piece(text))]
     assert heard == ["Hi"]
     assert dialogue.stopped
@@ -333,15 +333,15 @@ def test_a_stop_string_ends_the_run_and_nothing_follows() -> None:
 
 def test_a_users_stop_string_does_not_end_thoughts() -> None:
     request = GenerationRequest(prompt="", stop=("\n\n",))
-    dialogue = Dialogue(request, reasoning=REASONING["think"], ends=("<|end|>",))
+    dialogue = ResponseParser(request, reasoning=REASONING["think"], ends=("<|end|>",))
     assert feed(dialogue, ["<think>a\n\nb</think>", "c\n\nd"]) == Heard("a\n\nb", "c", (), "stop")
-    dialogue = Dialogue(request, reasoning=REASONING["think"], ends=("<|end|>",))
+    dialogue = ResponseParser(request, reasoning=REASONING["think"], ends=("<|end|>",))
     assert feed(dialogue, ["<think>a<|end|>b"]) == Heard("a", "", (), "stop")
 
 
 @pytest.mark.parametrize("reason", ["length", "abort"])
-def test_an_answer_that_was_cut_off_says_so(reason: Reason) -> None:
-    dialogue = Dialogue(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
+def test_an_answer_that_was_cut_off_says_so(reason: FinishReason) -> None:
+    dialogue = ResponseParser(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
     text = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call><tool_call>{"name": "get'
     heard = feed(dialogue, [text], Finish(reason))
     assert heard.calls == (TIME,)
@@ -361,7 +361,7 @@ def test_an_answer_that_was_cut_off_says_so(reason: Reason) -> None:
     ],
 )
 def test_a_call_that_is_none_is_given_back_as_the_answer(text: str) -> None:
-    dialogue = Dialogue(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
+    dialogue = ResponseParser(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
     assert feed(dialogue, ["So:\n", text, " ok"]) == Heard("", f"So:\n{text} ok", (), "stop")
 
 
@@ -389,22 +389,22 @@ def test_a_call_that_is_none_is_given_back_as_the_answer(text: str) -> None:
 def test_calls_amid_thoughts_are_made_and_words_about_them_stay_thoughts(text: str, heard: Heard) -> None:
     for pieces in cuts(text):
         request = GenerationRequest(prompt="", tools=(WEATHER, CLOCK), stop=("here",))
-        dialogue = Dialogue(request, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=("<|end|>",))
+        dialogue = ResponseParser(request, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=("<|end|>",))
         assert feed(dialogue, pieces) == heard, pieces
 
 
 def test_arguments_may_be_text_that_is_json() -> None:
-    dialogue = Dialogue(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
+    dialogue = ResponseParser(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
     heard = feed(dialogue, ['<tool_call>{"function": {"name": "x", "arguments": "{\\"a\\": 1}"}}</tool_call>'])
     assert heard.calls == (("x", {"a": 1}),)
 
 
 def test_without_tools_nothing_is_taken_for_a_call(tmp_path: Path) -> None:
     text = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
-    dialogue = Dialogue.begin(entry(tmp_path, "qwen2.5"), RKLLM, GenerationRequest(messages=(ASK,)))
+    dialogue = ResponseParser.begin(entry(tmp_path, "qwen2.5"), RKLLM, GenerationRequest(messages=(ASK,)))
     assert feed(dialogue, [text]).answer == text
     chosen = GenerationRequest(messages=(ASK,), tools=(WEATHER,), tool_choice="none")
-    dialogue = Dialogue.begin(entry(tmp_path, "qwen2.5"), RKLLM, chosen)
+    dialogue = ResponseParser.begin(entry(tmp_path, "qwen2.5"), RKLLM, chosen)
     assert "get_weather" not in (dialogue.request.prompt or "")
     assert feed(dialogue, [text]).answer == text
 
@@ -420,7 +420,7 @@ def test_the_engine_gets_a_prompt_and_the_models_stop_strings(tmp_path: Path) ->
     )
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [6, 7]}')
     request = GenerationRequest(messages=(HELLO,), stop=("###",), max_tokens=5)
-    given_ = Dialogue.begin(entry(tmp_path, "qwen2.5", chat=Chat(stop=("<x>",))), RKLLM, request).request
+    given_ = ResponseParser.begin(entry(tmp_path, "qwen2.5", chat=ChatCard(stop=("<x>",))), RKLLM, request).request
     assert given_.messages == ()
     assert given_.prompt is not None
     assert given_.prompt.endswith(f"<|im_start|>user\n{HELLO.content}<|im_end|>\n<|im_start|>assistant\n")
@@ -430,14 +430,14 @@ def test_the_engine_gets_a_prompt_and_the_models_stop_strings(tmp_path: Path) ->
 
 def test_engines_that_chat_get_the_request_as_it_is() -> None:
     request = GenerationRequest(messages=(SYSTEM, HELLO), tools=(WEATHER,), stop=("x",))
-    dialogue = Dialogue.begin(DummyModel(), Capabilities(chat=True), request)
+    dialogue = ResponseParser.begin(DummyModel(), Capabilities(chat=True), request)
     assert dialogue.request == request
     assert feed(dialogue, ["a<think>", "b x c"]).answer == "a<think>b "
 
 
 def test_pieces_of_engines_that_chat_keep_their_kind() -> None:
-    dialogue = Dialogue.begin(DummyModel(), Capabilities(chat=True), GenerationRequest(messages=(HELLO,)))
-    made = piece_of(call("x", {}))
+    dialogue = ResponseParser.begin(DummyModel(), Capabilities(chat=True), GenerationRequest(messages=(HELLO,)))
+    made = tool_call_piece(new_tool_call("x", {}))
     pieces = [piece for sent in (Piece("hm", 1, "thinking"), made, Piece("a")) for piece in dialogue.feed(sent)]
     assert [piece.kind for piece in pieces] == ["thinking", "tool_call", "answer"]
     assert dialogue.end(Finish("tool_calls")) == (Finish("tool_calls"),)
@@ -445,19 +445,19 @@ def test_pieces_of_engines_that_chat_keep_their_kind() -> None:
 
 def test_what_was_held_comes_before_an_engines_own_call() -> None:
     request = GenerationRequest(messages=(HELLO,), stop=("STOP",))
-    dialogue = Dialogue.begin(DummyModel(), Capabilities(chat=True), request)
-    made = piece_of(call("S", {}))
+    dialogue = ResponseParser.begin(DummyModel(), Capabilities(chat=True), request)
+    made = tool_call_piece(new_tool_call("S", {}))
     assert [piece.text for sent in (Piece("a ST"), made) for piece in dialogue.feed(sent)] == ["a ", "ST", made.text]
 
 
 def test_an_answer_that_ends_undecided_is_an_answer() -> None:
     for text in ("get_wea", "  ", ""):
-        dialogue = Dialogue(GenerationRequest(prompt="", tools=(WEATHER,), stop=("\n",)), tools=TOOLS["glm"])
+        dialogue = ResponseParser(GenerationRequest(prompt="", tools=(WEATHER,), stop=("\n",)), tools=TOOLS["glm"])
         assert feed(dialogue, [text]).answer == text
 
 
 def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
-    odd = call("get_weather", "not json")
+    odd = new_tool_call("get_weather", "not json")
     messages = (
         Message("user", "What is it?", images=(Image(b"png", "image/png"),)),
         Message("assistant", tool_calls=(odd,)),
@@ -466,29 +466,31 @@ def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
     assert message_value(messages[1])["tool_calls"][0]["function"]["arguments"] == "not json"
     question = GenerationRequest(messages=messages[:1])
     sees = dataclasses.replace(RKLLM, images=True)
-    prompt = Dialogue.begin(entry(tmp_path, "qwen3.5"), sees, question).request.prompt
+    prompt = ResponseParser.begin(entry(tmp_path, "qwen3.5"), sees, question).request.prompt
     with pytest.raises(NotSupported, match="does not see images"):
-        Dialogue.begin(entry(tmp_path, "qwen3.5"), RKLLM, question)
+        ResponseParser.begin(entry(tmp_path, "qwen3.5"), RKLLM, question)
     assert "<|vision_start|><|image_pad|><|vision_end|>What is it?" in str(prompt)
 
 
 def test_prompts_and_tokens_go_through_without_a_template(tmp_path: Path) -> None:
     for request in (GenerationRequest(prompt="Once"), GenerationRequest(tokens=(1, 2))):
-        given_ = Dialogue.begin(entry(tmp_path, "qwen3"), RKLLM, request).request
+        given_ = ResponseParser.begin(entry(tmp_path, "qwen3"), RKLLM, request).request
         assert (given_.prompt, given_.tokens) == (request.prompt, request.tokens)
         assert "<|im_end|>" in given_.stop
 
 
 def test_requests_for_hidden_states_keep_their_text(tmp_path: Path) -> None:
     request = GenerationRequest(prompt="Embed me", output="hidden")
-    assert Dialogue.begin(entry(tmp_path, "qwen3"), RKLLM, request).request == request
+    assert ResponseParser.begin(entry(tmp_path, "qwen3"), RKLLM, request).request == request
 
 
 def test_thinking_is_switched_by_the_template(tmp_path: Path) -> None:
     model = entry(tmp_path, "qwen3")
 
     def prompt(thinking: bool | None) -> str:
-        return str(Dialogue.begin(model, RKLLM, GenerationRequest(messages=(ASK,), thinking=thinking)).request.prompt)
+        return str(
+            ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,), thinking=thinking)).request.prompt
+        )
 
     assert prompt(thinking=False).endswith("assistant\n<think>\n\n</think>\n\n")
     assert prompt(thinking=True).endswith("assistant\n") and prompt(thinking=None).endswith("assistant\n")
@@ -496,10 +498,10 @@ def test_thinking_is_switched_by_the_template(tmp_path: Path) -> None:
 
 def test_thoughts_that_the_template_opens_are_closed_where_none_are_wanted(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }}<think>\n")
-    model = Entry(tmp_path, Card("x", weights=Weights("w"), chat=Chat(template="t.jinja", reasoning="think")))
-    wanted = Dialogue.begin(model, RKLLM, GenerationRequest(messages=(ASK,)))
+    model = Entry(tmp_path, Card("x", weights=Weights("w"), chat=ChatCard(template="t.jinja", reasoning="think")))
+    wanted = ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,)))
     assert feed(wanted, ["So.\n</thi", "nk>\n", "Yes."]) == Heard("So.", "Yes.", (), "stop")
-    unwanted = Dialogue.begin(model, RKLLM, GenerationRequest(messages=(ASK,), thinking=False))
+    unwanted = ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,), thinking=False))
     assert unwanted.request.prompt == f"{ASK.content}<think>\n\n</think>\n\n"
     assert feed(unwanted, ["Yes."]) == Heard("", "Yes.", (), "stop")
 
@@ -507,14 +509,14 @@ def test_thoughts_that_the_template_opens_are_closed_where_none_are_wanted(tmp_p
 def test_thinking_is_refused_where_a_model_cannot(tmp_path: Path) -> None:
     request = GenerationRequest(model="qwen2.5", messages=(ASK,), thinking=True)
     with pytest.raises(NotSupported, match=re.escape("qwen2.5 does not think aloud.")):
-        Dialogue.begin(entry(tmp_path, "qwen2.5"), RKLLM, request)
+        ResponseParser.begin(entry(tmp_path, "qwen2.5"), RKLLM, request)
 
 
 def test_the_cards_system_words_stand_in_for_missing_ones(tmp_path: Path) -> None:
-    model = entry(tmp_path, "qwen2.5", chat=Chat(system="You are a pirate."))
-    said = str(Dialogue.begin(model, RKLLM, GenerationRequest(messages=(HELLO,))).request.prompt)
+    model = entry(tmp_path, "qwen2.5", chat=ChatCard(system="You are a pirate."))
+    said = str(ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(HELLO,))).request.prompt)
     assert said.startswith("<|im_start|>system\nYou are a pirate.<|im_end|>")
-    said = str(Dialogue.begin(model, RKLLM, GenerationRequest(messages=(SYSTEM, HELLO))).request.prompt)
+    said = str(ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(SYSTEM, HELLO))).request.prompt)
     assert "pirate" not in said
 
 
@@ -546,39 +548,39 @@ def test_a_forced_call_begins_in_the_prompt(way: str) -> None:
     assert format_.forced("get_weather") == begun
     request = GenerationRequest(prompt=begun, tools=(WEATHER, CLOCK))
     for pieces in cuts(rest):
-        dialogue = Dialogue(request, tools=format_, forced=begun)
+        dialogue = ResponseParser(request, tools=format_, forced=begun)
         assert feed(dialogue, pieces) == Heard("", "", (ROME,), "tool_calls")
     if way == "glm":
         return  # its calls begin with the name itself, so there is nothing to begin for any tool
     open_ = format_.forced("")
     assert begun.startswith(open_)
-    dialogue = Dialogue(request, tools=format_, forced=open_)
+    dialogue = ResponseParser(request, tools=format_, forced=open_)
     assert feed(dialogue, [begun.removeprefix(open_), rest]) == Heard("", "", (ROME,), "tool_calls")
 
 
 def test_forcing_a_tool_ends_thoughts_and_names_it(tmp_path: Path) -> None:
     model = entry(tmp_path, "qwen3.5")
     request = GenerationRequest(messages=(ASK,), tools=(WEATHER, CLOCK), tool_choice="get_time")
-    dialogue = Dialogue.begin(model, RKLLM, request)
+    dialogue = ResponseParser.begin(model, RKLLM, request)
     assert str(dialogue.request.prompt).endswith("<think>\n\n</think>\n\n<tool_call>\n<function=get_time>\n")
     assert feed(dialogue, ["</function>\n</tool_call>"]).calls == (TIME,)
     required = GenerationRequest(messages=(ASK,), tools=(WEATHER, CLOCK), tool_choice="required")
-    assert str(Dialogue.begin(model, RKLLM, required).request.prompt).endswith("<tool_call>\n<function=")
+    assert str(ResponseParser.begin(model, RKLLM, required).request.prompt).endswith("<tool_call>\n<function=")
     only = GenerationRequest(messages=(ASK,), tools=(CLOCK,), tool_choice="required")
-    assert str(Dialogue.begin(model, RKLLM, only).request.prompt).endswith("<function=get_time>\n")
+    assert str(ResponseParser.begin(model, RKLLM, only).request.prompt).endswith("<function=get_time>\n")
 
 
 def test_a_tool_choice_that_cannot_be_is_refused(tmp_path: Path) -> None:
     model = entry(tmp_path, "qwen3")
     with pytest.raises(UsageError, match="names 'fly', which is not among the tools"):
-        Dialogue.begin(model, RKLLM, GenerationRequest(messages=(ASK,), tools=(WEATHER,), tool_choice="fly"))
+        ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,), tools=(WEATHER,), tool_choice="fly"))
     with pytest.raises(UsageError, match="no tools are given"):
-        Dialogue.begin(model, RKLLM, GenerationRequest(messages=(ASK,), tool_choice="required"))
+        ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,), tool_choice="required"))
 
 
 def test_models_whose_template_knows_no_tools_are_told_of_them(tmp_path: Path) -> None:
     """Phi 3.5 has no tool markup at all; the results come back as words it can read."""
-    made = call("get_weather", {"city": "Rome"})
+    made = new_tool_call("get_weather", {"city": "Rome"})
     messages = (
         SYSTEM,
         ASK,
@@ -588,7 +590,7 @@ def test_models_whose_template_knows_no_tools_are_told_of_them(tmp_path: Path) -
         ASK,
     )
     prompt = str(
-        Dialogue.begin(
+        ResponseParser.begin(
             entry(tmp_path, "phi-3.5"), RKLLM, GenerationRequest(messages=messages, tools=(WEATHER,))
         ).request.prompt
     )
@@ -599,7 +601,7 @@ def test_models_whose_template_knows_no_tools_are_told_of_them(tmp_path: Path) -
     )
     assert "<|user|>\n<tool_response>\n4\n</tool_response><|end|>" in prompt
     without = str(
-        Dialogue.begin(
+        ResponseParser.begin(
             entry(tmp_path, "phi-3.5"), RKLLM, GenerationRequest(messages=(ASK,), tools=(WEATHER,))
         ).request.prompt
     )
@@ -608,7 +610,7 @@ def test_models_whose_template_knows_no_tools_are_told_of_them(tmp_path: Path) -
 
 def test_families_that_know_tools_get_their_own_markup_where_the_template_lacks_it(tmp_path: Path) -> None:
     prompt = str(
-        Dialogue.begin(
+        ResponseParser.begin(
             entry(tmp_path, "internlm2-chat", "internlm/internlm2-chat-1_8b"),
             RKLLM,
             GenerationRequest(messages=(ASK,), tools=(CLOCK,)),
@@ -618,11 +620,13 @@ def test_families_that_know_tools_get_their_own_markup_where_the_template_lacks_
 
 
 def test_the_card_may_overrule_what_the_template_tells(tmp_path: Path) -> None:
-    chat = Chat(tools="internlm", reasoning="none")
+    chat = ChatCard(tools="internlm", reasoning="none")
     model = entry(tmp_path, "qwen3", chat=chat)
     request = GenerationRequest(messages=(ASK,), tools=(CLOCK,))
     text = '<think>no</think><|action_start|><|plugin|>{"name": "get_time"}<|action_end|>'
-    assert feed(Dialogue.begin(model, RKLLM, request), [text]) == Heard("", "<think>no</think>", (TIME,), "tool_calls")
+    assert feed(ResponseParser.begin(model, RKLLM, request), [text]) == Heard(
+        "", "<think>no</think>", (TIME,), "tool_calls"
+    )
 
 
 def test_a_bare_file_is_spoken_to_by_its_name() -> None:
@@ -633,18 +637,18 @@ def test_a_bare_file_is_spoken_to_by_its_name() -> None:
         "unheard-of.rkllm": "<|im_start|>user",
         "DeepSeek-R1-Distill-Qwen-1.5B.rkllm": "<｜begin▁of▁sentence｜><｜User｜>",
     }.items():
-        assert str(Dialogue.begin(Bare(file), RKLLM, request).request.prompt).startswith(begin)
+        assert str(ResponseParser.begin(Bare(file), RKLLM, request).request.prompt).startswith(begin)
 
 
 def test_nothing_to_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TemplateError):
-        Dialogue.begin(entry(tmp_path, "qwen3.5"), RKLLM, GenerationRequest(messages=(SYSTEM,)))
+        ResponseParser.begin(entry(tmp_path, "qwen3.5"), RKLLM, GenerationRequest(messages=(SYSTEM,)))
 
 
 def test_a_call_survives_its_piece() -> None:
-    made = call("get_weather", {"city": 'Tromsø "N"'})
-    assert call_of(piece_of(made, 7)) == made
-    assert piece_of(made, 7).token == 7
+    made = new_tool_call("get_weather", {"city": 'Tromsø "N"'})
+    assert read_tool_call(tool_call_piece(made, 7)) == made
+    assert tool_call_piece(made, 7).token == 7
     assert re.fullmatch(r"call_[0-9a-f]{24}", made.id)
 
 
@@ -670,7 +674,7 @@ def test_values_are_typed_by_the_tools_schema() -> None:
             "v": "7",
         }.items()
     )
-    dialogue = Dialogue(GenerationRequest(prompt="", tools=(tool,)), tools=TOOLS["qwen-xml"])
+    dialogue = ResponseParser(GenerationRequest(prompt="", tools=(tool,)), tools=TOOLS["qwen-xml"])
     assert feed(dialogue, [text + "</function></tool_call>"]).calls == (
         ("t", {"s": "12", "n": 12, "b": True, "o": {"a": [1]}, "e": None, "u": "x y", "v": 7}),
     )

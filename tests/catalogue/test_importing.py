@@ -16,7 +16,7 @@ from exo_rkllm.catalogue import modelfile
 from exo_rkllm.catalogue.hub import Access
 from exo_rkllm.catalogue.importing import import_
 from exo_rkllm.catalogue.modelfile import Modelfile
-from exo_rkllm.catalogue.steps import Step
+from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.errors import CardError, ModelExists, ModelFileError, ModelNotFound, UsageError
 from tests.hub import LocalHub
@@ -51,7 +51,7 @@ async def hub() -> AsyncIterator[LocalHub]:
         yield server
 
 
-async def imported(catalogue: Catalogue, path: Path, access: Access | None = None, **more: Any) -> list[Step]:
+async def imported(catalogue: Catalogue, path: Path, access: Access | None = None, **more: Any) -> list[PullProgress]:
     return [step async for step in import_(catalogue, path, access, **more)]
 
 
@@ -68,7 +68,7 @@ async def test_a_file_becomes_an_entry_without_costing_space(make_model: Make, c
     file = make_model(reply="x").rename(make_model().parent / "Llama-3.2-1B-rk3588-w8a8.rkllm")
     steps = await imported(catalogue, file)
     entry = catalogue.get("llama-3.2-1b")
-    assert steps[-1] == Step(
+    assert steps[-1] == PullProgress(
         "done", "llama-3.2-1b is ready", str(file), hashlib.sha256(file.read_bytes()).hexdigest(),
         file.stat().st_size, file.stat().st_size, "llama-3.2-1b",
     )  # fmt: skip

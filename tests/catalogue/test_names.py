@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.catalogue import names
-from exo_rkllm.catalogue.filenames import Named, is_adapter, named
+from exo_rkllm.catalogue.filenames import ParsedFilename, is_adapter, named
 from exo_rkllm.catalogue.names import Known, matching
 
 # Names of the field, from reference 3.3.
@@ -132,13 +132,13 @@ def test_a_name_means_something_known_or_nothing(said: str) -> None:
 
 
 def test_names_of_files_tell_what_they_are_made_for() -> None:
-    assert named("Qwen2.5-3B-Instruct-rk3588s-w8a8_g128-opt-1-hybrid-ratio-0.5.rkllm") == Named(
+    assert named("Qwen2.5-3B-Instruct-rk3588s-w8a8_g128-opt-1-hybrid-ratio-0.5.rkllm") == ParsedFilename(
         "rk3588", "w8a8_g128", 1, 0.5, 0, ""
     )
-    assert named("model.rkllm", "dulimov/Qwen3-8B-rk3588-1.2.1-unsloth-16k") == Named(
+    assert named("model.rkllm", "dulimov/Qwen3-8B-rk3588-1.2.1-unsloth-16k") == ParsedFilename(
         "rk3588", "", -1, 0.0, 16384, "1.2.1"
     )
     assert named("rk3576/model_w4a16.rkllm", "org/rk3588").platform == "rk3576"
-    assert named("plain.rkllm") == Named()
+    assert named("plain.rkllm") == ParsedFilename()
     assert is_adapter("x_LoRA.rkllm")
     assert not is_adapter("lora.rkllm")

@@ -22,8 +22,8 @@ from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import hub as hubs
 from exo_rkllm.catalogue import pull as pulling
 from exo_rkllm.catalogue.hub import DEFAULT, Access
-from exo_rkllm.catalogue.pull import Wanted, front_matter, pull
-from exo_rkllm.catalogue.steps import Step
+from exo_rkllm.catalogue.progress import PullProgress
+from exo_rkllm.catalogue.pull import PullTarget, front_matter, pull
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.errors import ModelExists, ModelFileError, ModelNotFound, PullError, UsageError
 from simulator.model_file import SimModel, write
@@ -77,7 +77,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hubs, "PAUSES", (0.001, 0.001, 0.0))
 
 
-REPO = Wanted("c01zaut/Qwen2.5-1.5B-Instruct-RK3588-1.1.4")
+REPO = PullTarget("c01zaut/Qwen2.5-1.5B-Instruct-RK3588-1.1.4")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
     return Catalogue(tmp_path / "models")
 
 
-async def pulled(hub: LocalHub, catalogue: Catalogue, wanted: Wanted = REPO, **more: Any) -> list[Step]:
+async def pulled(hub: LocalHub, catalogue: Catalogue, wanted: PullTarget = REPO, **more: Any) -> list[PullProgress]:
     more.setdefault("soc", "rk3588")
     return [step async for step in pull(catalogue, wanted, Access(hub.endpoint, "hf_secret"), **more)]
 
@@ -94,7 +94,7 @@ def left(catalogue: Catalogue) -> list[str]:
     return sorted(path.name for path in catalogue.directory.iterdir())
 
 
-def notes(steps: list[Step]) -> str:
+def notes(steps: list[PullProgress]) -> str:
     return "\n".join(step.text for step in steps if step.stage == "note")
 
 
@@ -149,22 +149,22 @@ async def test_a_pull_of_what_is_here_fetches_nothing(hub: LocalHub, catalogue: 
 async def test_another_file_of_the_same_name_gets_a_longer_name(hub: LocalHub, catalogue: Catalogue) -> None:
     await pulled(hub, catalogue)
     hub.add("other/Qwen", {FILE: model("other")})
-    steps = await pulled(hub, catalogue, Wanted("other/Qwen"))
+    steps = await pulled(hub, catalogue, PullTarget("other/Qwen"))
     assert steps[-1].id == "qwen2.5-1.5b-instruct-w8a8"
     hub.add("another/Qwen", {FILE: model("another")})
-    steps = await pulled(hub, catalogue, Wanted("another/Qwen"))
+    steps = await pulled(hub, catalogue, PullTarget("another/Qwen"))
     assert steps[-1].id == "qwen2.5-1.5b-instruct-rk3588-w8a8-opt-0-hybrid-ratio-0.0"
     hub.add("mixed/Qwen", {FILE.replace("0.0", "0.5"): model("mixed")})
-    assert (await pulled(hub, catalogue, Wanted("mixed/Qwen")))[-1].id == "qwen2.5-1.5b-instruct-w8a8-hybrid-0.5"
+    assert (await pulled(hub, catalogue, PullTarget("mixed/Qwen")))[-1].id == "qwen2.5-1.5b-instruct-w8a8-hybrid-0.5"
     hub.add("third/Qwen", {FILE: model("third")})
-    steps = await pulled(hub, catalogue, Wanted("third/Qwen"))
+    steps = await pulled(hub, catalogue, PullTarget("third/Qwen"))
     assert steps[-1].id == "third-qwen2.5-1.5b-instruct-rk3588-w8a8-opt-0-hybrid-ratio-0.0"
     hub.add("third/Qwen", {f"again/{FILE}": model("fourth")})
     with pytest.raises(ModelExists, match=r"There is a model 'qwen2\.5-1\.5b-instruct' already"):
-        await pulled(hub, catalogue, Wanted("third/Qwen"))
+        await pulled(hub, catalogue, PullTarget("third/Qwen"))
     with pytest.raises(ModelExists, match="from another file"):
-        await pulled(hub, catalogue, Wanted("third/Qwen"), name="qwen2.5-1.5b-instruct")
-    steps = await pulled(hub, catalogue, Wanted("third/Qwen"), name="mine")
+        await pulled(hub, catalogue, PullTarget("third/Qwen"), name="qwen2.5-1.5b-instruct")
+    steps = await pulled(hub, catalogue, PullTarget("third/Qwen"), name="mine")
     assert steps[-1].id == "mine"
 
 
@@ -413,19 +413,19 @@ async def test_what_is_no_model_is_not_kept(hub: LocalHub, catalogue: Catalogue,
 
 async def test_tags_that_are_special_tokens_are_asked_for(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/gemma-4-e2b", {"gemma-4-E2B-it_w8a8_rk3588.rkllm": model("g")})
-    entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/gemma-4-e2b")))[-1].id)
+    entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/gemma-4-e2b")))[-1].id)
     assert entry.options == {"skip_special_token": False}
     special = {"1": {"content": "<tool_call>", "special": False}, "2": {"content": "<|im_end|>", "special": True}}
     told = json.dumps({"added_tokens_decoder": special}).encode()
     hub.add("org/qwen3-1b", {"qwen3-1b.rkllm": model("q"), "tokenizer_config.json": told})
-    assert catalogue.get((await pulled(hub, catalogue, Wanted("org/qwen3-1b")))[-1].id).options == {}
+    assert catalogue.get((await pulled(hub, catalogue, PullTarget("org/qwen3-1b")))[-1].id).options == {}
 
 
 async def test_a_missing_repository_leaves_nothing(hub: LocalHub, catalogue: Catalogue) -> None:
     with pytest.raises(ModelNotFound, match="has no nobody/nothing"):
-        await pulled(hub, catalogue, Wanted("nobody/nothing"))
+        await pulled(hub, catalogue, PullTarget("nobody/nothing"))
     with pytest.raises(ModelNotFound, match="has no"):
-        await pulled(hub, catalogue, Wanted(REPO.repo, revision="v9"))
+        await pulled(hub, catalogue, PullTarget(REPO.repo, revision="v9"))
     assert not catalogue.directory.exists()
 
 
@@ -466,7 +466,7 @@ async def test_a_listing_cannot_lead_out_of_the_folder(hub: LocalHub, catalogue:
     with pytest.raises(ModelNotFound, match=r"has no \.rkllm file"):
         await pulled(hub, catalogue)
     with pytest.raises(PullError, match=r"a model file named model\.toml"):
-        await pulled(hub, catalogue, Wanted(REPO.repo, file="model.toml"))
+        await pulled(hub, catalogue, PullTarget(REPO.repo, file="model.toml"))
     assert left(catalogue) == []
 
 
@@ -492,16 +492,16 @@ async def test_the_file_for_this_board_is_chosen(hub: LocalHub, catalogue: Catal
         "org/many",
         {name: model(name) for name in ("m-rk3576-w4a16.rkllm", "m-rk3588-w8a8.rkllm", "m-rk3588-w8a8_g128.rkllm")},
     )
-    steps = await pulled(hub, catalogue, Wanted("org/many"))
+    steps = await pulled(hub, catalogue, PullTarget("org/many"))
     assert catalogue.get(steps[-1].id).card.source.endswith(":m-rk3588-w8a8.rkllm")
     assert "2 of 3 files fit RK3588, w8a8 is what runs best there" in notes(steps)
-    steps = await pulled(hub, catalogue, Wanted("org/many", file="w8a8_g128"))
+    steps = await pulled(hub, catalogue, PullTarget("org/many", file="w8a8_g128"))
     assert catalogue.get(steps[-1].id).card.quantization == "w8a8_g128"
 
 
 async def test_files_in_folders_are_found(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/deep", {"rk3588/w8a8/tiny.rkllm": model("deep"), "tokenizer_config.json": TOKENIZER})
-    entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/deep")))[-1].id)
+    entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/deep")))[-1].id)
     assert entry.path is not None
     assert (entry.id, entry.path.name, entry.card.platform) == ("tiny", "tiny.rkllm", "rk3588")
 
@@ -512,7 +512,7 @@ async def test_files_in_folders_are_found(hub: LocalHub, catalogue: Catalogue) -
 async def test_the_base_model_is_read_from_the_readme(hub: LocalHub, catalogue: Catalogue) -> None:
     readme = b"---\nlicense: mit\nbase_model:\n- Qwen/Qwen2.5-1.5B-Instruct\n---\n# Hi\n"
     hub.add("org/readme", {"a.rkllm": model("a"), "README.md": readme})
-    assert catalogue.get((await pulled(hub, catalogue, Wanted("org/readme")))[-1].id).card.base_model == (
+    assert catalogue.get((await pulled(hub, catalogue, PullTarget("org/readme")))[-1].id).card.base_model == (
         "Qwen/Qwen2.5-1.5B-Instruct"
     )
 
@@ -520,7 +520,7 @@ async def test_the_base_model_is_read_from_the_readme(hub: LocalHub, catalogue: 
 async def test_the_base_model_is_read_from_the_configuration(hub: LocalHub, catalogue: Catalogue) -> None:
     config = json.dumps({"_name_or_path": "Qwen/Qwen2.5-1.5B-Instruct"}).encode()
     hub.add("org/config", {"b.rkllm": model("b"), "config.json": config})
-    entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/config")))[-1].id)
+    entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/config")))[-1].id)
     assert entry.card.base_model == "Qwen/Qwen2.5-1.5B-Instruct"
     assert entry.voice().template.source == "{{ messages[0].content }}!"
 
@@ -528,7 +528,7 @@ async def test_the_base_model_is_read_from_the_configuration(hub: LocalHub, cata
 async def test_a_base_models_base_is_asked_too(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/gguf", {"x.gguf": large(b"x")}, tags=("base_model:quantized:Qwen/Qwen2.5-1.5B-Instruct",))
     hub.add("org/chain", {"c.rkllm": model("c")}, card={"base_model": ["org/gguf", 3, "nonsense"]})
-    entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/chain")))[-1].id)
+    entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/chain")))[-1].id)
     assert entry.voice().template.source == "{{ messages[0].content }}!"
 
 
@@ -541,7 +541,7 @@ async def test_a_repository_with_everything_asks_nobody_else(hub: LocalHub, cata
         "config.json": config,
     }
     hub.add("org/whole", files, card={"base_model": "org/whole"})
-    card = catalogue.get((await pulled(hub, catalogue, Wanted("org/whole")))[-1].id).card
+    card = catalogue.get((await pulled(hub, catalogue, PullTarget("org/whole")))[-1].id).card
     assert (card.layers, card.hidden_size, card.base_model) == (3, 8, "")
 
 
@@ -549,7 +549,7 @@ async def test_bases_that_lead_in_a_circle_are_asked_once(hub: LocalHub, catalog
     hub.add("org/a", {"x.rkllm": model("x")}, card={"base_model": ["org/b", "org/c"]})
     hub.add("org/b", {}, card={"base_model": ["org/c", "org/a"]})
     hub.add("org/c", {"config.json": b"[]"}, card={"base_model": "org/b"})
-    await pulled(hub, catalogue, Wanted("org/a"))
+    await pulled(hub, catalogue, PullTarget("org/a"))
     listings = [asked.path for asked in hub.asked if asked.path.startswith("/api")]
     assert len(listings) == len(set(listings)) == 3
 
@@ -558,7 +558,7 @@ async def test_without_a_tokenizer_the_family_speaks(hub: LocalHub, catalogue: C
     hub.add("org/gemma-2-2b", {"gemma-2-2b-it.rkllm": model("g")}, card={"base_model": "google/gated"})
     hub.add("google/gated", {"tokenizer_config.json": TOKENIZER}, gated=True)
     hub.repos["google/gated"].gated = True
-    steps = [step async for step in pull(catalogue, Wanted("org/gemma-2-2b"), Access(hub.endpoint))]
+    steps = [step async for step in pull(catalogue, PullTarget("org/gemma-2-2b"), Access(hub.endpoint))]
     assert "private or gated" in notes(steps)
     assert "the model is spoken to as its family is" in notes(steps)
     entry = catalogue.get(steps[-1].id)
@@ -593,13 +593,13 @@ def test_front_matter(text: str, found: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("org/repo", Wanted("org/repo")),
-        ("hf.co/org/repo:w8a8", Wanted("org/repo", "", "w8a8")),
-        ("org/repo@v1:sub/x.rkllm", Wanted("org/repo", "v1", "sub/x.rkllm")),
+        ("org/repo", PullTarget("org/repo")),
+        ("hf.co/org/repo:w8a8", PullTarget("org/repo", "", "w8a8")),
+        ("org/repo@v1:sub/x.rkllm", PullTarget("org/repo", "v1", "sub/x.rkllm")),
     ],
 )
-def test_what_can_be_asked_for(text: str, wanted: Wanted) -> None:
-    assert Wanted.parse(text) == wanted
+def test_what_can_be_asked_for(text: str, wanted: PullTarget) -> None:
+    assert PullTarget.parse(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -607,7 +607,7 @@ def test_what_can_be_asked_for(text: str, wanted: Wanted) -> None:
 )
 def test_what_cannot_be_asked_for(text: str) -> None:
     with pytest.raises(UsageError):
-        Wanted.parse(text)
+        PullTarget.parse(text)
 
 
 def test_the_environment_says_where_the_hub_is() -> None:
@@ -688,7 +688,7 @@ def test_steps_of_a_second_are_few() -> None:
 
 async def test_a_gguf_that_is_asked_for_by_name_is_llama_cpps(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/small-gguf", {"small-q4_k_m.gguf": large(b"GGUF" + bytes(3000))})
-    entry = catalogue.get((await pulled(hub, catalogue, Wanted("org/small-gguf", file="small-q4_k_m.gguf")))[-1].id)
+    entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/small-gguf", file="small-q4_k_m.gguf")))[-1].id)
     assert entry.engine == "llamacpp"
     assert entry.path is not None
     assert entry.path.name == "small-q4_k_m.gguf"

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import store
-from exo_rkllm.catalogue.card import Card, Chat, Weights, dump
-from exo_rkllm.catalogue.contributions import Brought
+from exo_rkllm.catalogue.card import Card, ChatCard, Weights, dump
+from exo_rkllm.catalogue.contributions import PluginContributions
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.chat.families import FAMILIES, Family
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
@@ -343,7 +343,7 @@ def test_one_key_has_one_stage_at_a_time(catalogue: Catalogue) -> None:
 
 
 def test_a_template_is_compiled_once_and_again_when_it_changed(catalogue: Catalogue) -> None:
-    entry = put(catalogue, "a", chat=Chat(template="t.jinja"))
+    entry = put(catalogue, "a", chat=ChatCard(template="t.jinja"))
     with pytest.raises(CardError, match=r"names the template t\.jinja, which is not there"):
         entry.voice()
     (entry.folder / "t.jinja").write_text("one")
@@ -381,12 +381,12 @@ def test_templates_are_found_where_hugging_face_looks(catalogue: Catalogue) -> N
 @pytest.mark.parametrize(
     ("chat", "says"),
     [
-        (Chat(tools="hermse"), "tools = 'hermse'"),
-        (Chat(reasoning="thinks"), "reasoning = 'thinks'"),
-        (Chat(family="qwen9"), "family = 'qwen9'"),
+        (ChatCard(tools="hermse"), "tools = 'hermse'"),
+        (ChatCard(reasoning="thinks"), "reasoning = 'thinks'"),
+        (ChatCard(family="qwen9"), "family = 'qwen9'"),
     ],
 )
-def test_a_voice_that_does_not_exist_is_named(catalogue: Catalogue, chat: Chat, says: str) -> None:
+def test_a_voice_that_does_not_exist_is_named(catalogue: Catalogue, chat: ChatCard, says: str) -> None:
     entry = put(catalogue, "a", chat=chat)
     with pytest.raises(CardError) as error:
         entry.voice()
@@ -397,7 +397,11 @@ def test_a_voice_that_does_not_exist_is_named(catalogue: Catalogue, chat: Chat, 
 def test_a_family_from_elsewhere_goes_before_ours(catalogue: Catalogue) -> None:
     put(catalogue, "qwen3-zorg")
     zorg = Family(r"zorg", "{{ messages[0].content }} zorg:", ("<zorg>",), reasoning="think")
-    voice = Catalogue(catalogue.directory, Brought(families={"zorg": zorg, **FAMILIES})).get("qwen3-zorg").voice()
+    voice = (
+        Catalogue(catalogue.directory, PluginContributions(families={"zorg": zorg, **FAMILIES}))
+        .get("qwen3-zorg")
+        .voice()
+    )
     assert (voice.template.source, voice.stop, voice.tools) == (zorg.template, ("<zorg>",), None)
     assert "<|im_start|>" in catalogue.get("qwen3-zorg").voice().template.source
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.classic import endings, guard, host, launcher
+from exo_rkllm.classic import end_tokens, guard, host, launcher
 from exo_rkllm.engine import RKLLMInferenceEngine
 from exo_rkllm.errors import NotSupported
 from tests.classic.conftest import END, Downloader
@@ -159,7 +159,7 @@ async def test_exo_keeps_this_engine_and_replaces_others(
 
 def test_there_is_no_node_to_keep_it_in() -> None:
     assert not guard.keep_engine(RKLLMInferenceEngine)
-    assert not endings.hide(tuple)
+    assert not end_tokens.hide(tuple)
 
 
 async def test_the_end_of_an_answer_is_no_text_of_it(

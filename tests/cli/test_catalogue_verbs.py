@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_rkllm.catalogue.steps import Step
+from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.cli import main, progress
 from tests.hub import LocalHub, large
 
@@ -164,7 +164,9 @@ def test_light_verbs_load_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("width", [20, 40, 60, 79, 100, 200])
 def test_a_progress_line_fits_its_terminal(width: int) -> None:
-    step = Step("downloading", "a-very-long-model-name-rk3588-w8a8-opt-0.rkllm", done=760_000_000, total=1_690_000_000)
+    step = PullProgress(
+        "downloading", "a-very-long-model-name-rk3588-w8a8-opt-0.rkllm", done=760_000_000, total=1_690_000_000
+    )
     line = progress.line(step, 11_000_000, width)
     assert len(line) <= max(width, 48)
     assert "45%  760 MB of 1.69 GB  11 MB/s  1:25" in line
@@ -181,10 +183,10 @@ def test_amounts_and_durations() -> None:
 def test_without_a_terminal_each_tenth_is_a_line() -> None:
     out = io.StringIO()
     display = progress.Display(out)
-    display.show(Step("resolving", "asking"))
+    display.show(PullProgress("resolving", "asking"))
     for done in range(0, 1001, 10):
-        display.show(Step("downloading", "file", done=done, total=1000))
-    display.show(Step("done", "ready"))
+        display.show(PullProgress("downloading", "file", done=done, total=1000))
+    display.show(PullProgress("done", "ready"))
     display.clear()
     lines = out.getvalue().splitlines()
     assert (lines[0], lines[-1]) == ("asking", "ready")

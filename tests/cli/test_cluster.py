@@ -6,7 +6,7 @@ import json
 import subprocess
 
 from exo_rkllm.cli.cluster import report
-from exo_rkllm.cluster.session.snapshot import ClusterView, Counters, InstanceView, NodeView, Phase
+from exo_rkllm.cluster.session.snapshot import ClusterCounters, ClusterView, InstanceView, NodeView, Phase
 from tests.daemon.conftest import house  # noqa: F401 - a fixture
 from tests.daemon.running import House
 
@@ -26,7 +26,7 @@ VIEW = ClusterView(
     lag=3,
     drift=("GenerationStats.watts",),
     strangers=("0.3.70 at fe80::1",),
-    counters=Counters(resends=4),
+    counters=ClusterCounters(resends=4),
 )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from exo_rkllm.daemon import appearance
-from exo_rkllm.daemon.appearance import Appearance
+from exo_rkllm.daemon import library_watch
+from exo_rkllm.daemon.library_watch import LibraryWatch
 
 
 class Seen:
@@ -29,13 +29,13 @@ class Seen:
 
     async def nothing(self) -> None:
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(self._event.wait(), appearance.SETTLE * 2)
+            await asyncio.wait_for(self._event.wait(), library_watch.SETTLE * 2)
 
 
 @pytest_asyncio.fixture
 async def seen(tmp_path: Path) -> AsyncIterator[Seen]:
     found = Seen()
-    watching = Appearance([tmp_path / "lib/exo-rkllm/librkllmrt.so", tmp_path / "opt/librkllmrt.so"], found)
+    watching = LibraryWatch([tmp_path / "lib/exo-rkllm/librkllmrt.so", tmp_path / "opt/librkllmrt.so"], found)
     yield found
     watching.close()
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from exo_rkllm.backends.dummy import DummyModel
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kinds
+from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.card import parse
@@ -15,10 +15,10 @@ from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.config import Config
 from exo_rkllm.daemon import engines
 from exo_rkllm.daemon.parts import differing
-from exo_rkllm.dispatch.state import Needs
+from exo_rkllm.dispatch.state import ModelNeeds
 from exo_rkllm.errors import RuntimeMissing
 
-HOST = Host(lambda _lines: None)
+HOST = EngineHost(lambda _lines: None)
 
 
 def entry(folder: Path, text: str) -> Entry:
@@ -28,14 +28,16 @@ def entry(folder: Path, text: str) -> Entry:
 def test_a_card_says_what_the_model_takes(tmp_path: Path) -> None:
     (tmp_path / "m.rkllm").write_bytes(bytes(5000))
     model = entry(tmp_path, 'id = "m"\nmemory = 777\n[weights]\nfile = "m.rkllm"\n[options]\nbase_domain_id = 3')
-    assert engines.needs(model, Kinds()) == Needs(777, 5000, 3)
+    assert engines.needs(model, EngineRegistry()) == ModelNeeds(777, 5000, 3)
 
 
 def test_without_a_figure_the_file_tells(tmp_path: Path) -> None:
     (tmp_path / "m.rkllm").write_bytes(bytes(5000))
-    assert engines.needs(RkllmFile(tmp_path / "m.rkllm"), Kinds()) == Needs(5000 + engines.OVERHEAD, 5000)
-    assert engines.needs(RkllmFile(tmp_path / "gone.rkllm"), Kinds()) == Needs(0, 1), "loading it says what is wrong"
-    assert engines.needs(DummyModel(), Kinds()) == Needs(0)
+    assert engines.needs(RkllmFile(tmp_path / "m.rkllm"), EngineRegistry()) == ModelNeeds(5000 + engines.OVERHEAD, 5000)
+    assert engines.needs(RkllmFile(tmp_path / "gone.rkllm"), EngineRegistry()) == ModelNeeds(0, 1), (
+        "loading it says what is wrong"
+    )
+    assert engines.needs(DummyModel(), EngineRegistry()) == ModelNeeds(0)
 
 
 def test_an_old_driver_has_one_address_window(board: Callable[[str], Path]) -> None:
@@ -46,9 +48,9 @@ def test_an_old_driver_has_one_address_window(board: Callable[[str], Path]) -> N
 
 def test_the_board_is_in_the_way_before_the_library(board: Callable[[str], Path]) -> None:
     missing = RuntimeMissing("No librkllmrt.so.")
-    assert engines.hindrance(detect(board("orangepi-5-plus")), None) is None
-    assert engines.hindrance(detect(board("orangepi-5-plus")), missing) is missing
-    reason = engines.hindrance(detect(Path("/nonexistent")), missing)
+    assert engines.unavailable_reason(detect(board("orangepi-5-plus")), None) is None
+    assert engines.unavailable_reason(detect(board("orangepi-5-plus")), missing) is missing
+    reason = engines.unavailable_reason(detect(Path("/nonexistent")), missing)
     assert reason is not None
     assert reason.code == "board"
 

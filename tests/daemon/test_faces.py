@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.api.parts import Key
+from exo_rkllm.api.context import ApiKey
 from exo_rkllm.client.control import connected
 from exo_rkllm.config import Api
 from exo_rkllm.daemon.keys import read_keys
@@ -139,10 +139,10 @@ def test_a_request_that_makes_no_sense_is_a_sentence(house: House) -> None:
 def test_a_key_a_line_with_or_without_the_right_to_control(house: House) -> None:
     path = house.folder / "keys"
     path.write_text(f"# for the kitchen\n{SECRET}\n\n{ADMIN} control # mine\n")
-    assert read_keys(Api(keys=str(path)), {}) == (Key("key 2", SECRET), Key("key 4", ADMIN, control=True))
+    assert read_keys(Api(keys=str(path)), {}) == (ApiKey("key 2", SECRET), ApiKey("key 4", ADMIN, control=True))
     assert read_keys(Api(), {}) == ()
     (house.folder / "api-keys").write_text(SECRET)
-    assert read_keys(Api(), {"CREDENTIALS_DIRECTORY": str(house.folder)}) == (Key("key 1", SECRET),)
+    assert read_keys(Api(), {"CREDENTIALS_DIRECTORY": str(house.folder)}) == (ApiKey("key 1", SECRET),)
 
 
 @pytest.mark.parametrize(

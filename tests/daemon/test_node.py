@@ -14,9 +14,9 @@ from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import Cluster, load
-from exo_rkllm.daemon.node import Offered, node, settings_of
+from exo_rkllm.daemon.node import DispatchServing, node, settings_of
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import Needs
+from exo_rkllm.dispatch.state import ModelNeeds
 from exo_rkllm.errors import BoardError
 
 CARD = 'id = "echo"\nengine = "dummy"\ncontext = 512\nlayers = 4\nhidden_size = 64\n'
@@ -33,7 +33,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
 @pytest_asyncio.fixture
 async def dispatcher(catalogue: Catalogue) -> AsyncIterator[Dispatcher]:
     dispatcher = Dispatcher(
-        find=catalogue.resolve, engine=DummyEngine, needs=lambda _: Needs(0), available=lambda: 1 << 40
+        find=catalogue.resolve, engine=DummyEngine, needs=lambda _: ModelNeeds(0), available=lambda: 1 << 40
     )
     yield dispatcher
     await dispatcher.drain(1.0)
@@ -42,7 +42,7 @@ async def dispatcher(catalogue: Catalogue) -> AsyncIterator[Dispatcher]:
 async def test_models_are_offered_as_they_are_loaded_and_not_while_the_board_is_away(
     dispatcher: Dispatcher, catalogue: Catalogue
 ) -> None:
-    offered = Offered(dispatcher, catalogue)
+    offered = DispatchServing(dispatcher, catalogue)
     async with aclosing(offered.offers()) as offers:
         (cold,) = await anext(offers)
         assert (cold.id, cold.state, cold.context, cold.layers, cold.hidden_size) == ("echo", "cold", 512, 4, 64)
@@ -58,7 +58,7 @@ async def test_models_are_offered_as_they_are_loaded_and_not_while_the_board_is_
 
 async def test_a_task_stands_in_the_common_queue(dispatcher: Dispatcher, catalogue: Catalogue) -> None:
     request = GenerationRequest(model="echo", messages=(Message("user", "hello cluster"),))
-    events = [event async for event in Offered(dispatcher, catalogue).generate(request, client="exo")]
+    events = [event async for event in DispatchServing(dispatcher, catalogue).generate(request, client="exo")]
     assert "".join(event.text for event in events if isinstance(event, Piece)) == "hello cluster"
     assert dispatcher.status().models[0].state == "ready"
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from exo_rkllm.api.control import PullRequest
 from exo_rkllm.config import Config, load
-from exo_rkllm.daemon.parts import Parts
+from exo_rkllm.daemon.parts import Daemon
 from exo_rkllm.errors import ConfigError, UsageError
 from exo_rkllm.log.ring import Ring
 from tests.simulated import Library
@@ -54,15 +54,15 @@ def written(config: Config) -> Written:
 
 
 @pytest_asyncio.fixture
-async def parts(config: Config, written: Written) -> AsyncIterator[Parts]:
-    made = Parts(config, {}, Ring(), written)
+async def parts(config: Config, written: Written) -> AsyncIterator[Daemon]:
+    made = Daemon(config, {}, Ring(), written)
     made.begin()
     yield made
     await made.dispatcher.drain(1.0)
     await made.end()
 
 
-async def test_a_driver_that_goes_is_in_the_way_until_it_is_back(parts: Parts, tmp_path: Path) -> None:
+async def test_a_driver_that_goes_is_in_the_way_until_it_is_back(parts: Daemon, tmp_path: Path) -> None:
     assert parts.dispatcher.status().hindrance == ""
     root = Path(parts.config.board.root)
     (root / "sys").rename(tmp_path / "sys")
@@ -75,12 +75,12 @@ async def test_a_driver_that_goes_is_in_the_way_until_it_is_back(parts: Parts, t
     assert parts.headline() == "No model is loaded; the first request loads one."
 
 
-async def test_the_library_is_named_with_its_generation(parts: Parts) -> None:
+async def test_the_library_is_named_with_its_generation(parts: Daemon) -> None:
     assert parts.runtime() == ("1.3.0", "v1_3_0")
     assert str(parts.facts()["library"]).endswith("librkllmrt.so")
 
 
-async def test_a_new_configuration_is_taken_over_as_far_as_it_can(parts: Parts, written: Written) -> None:
+async def test_a_new_configuration_is_taken_over_as_far_as_it_can(parts: Daemon, written: Written) -> None:
     old = written.config
     written.config = replace(
         old,
@@ -103,19 +103,19 @@ async def test_a_new_configuration_is_taken_over_as_far_as_it_can(parts: Parts, 
     assert parts.config is written.config
 
 
-async def test_a_stop_is_told_while_it_lasts(parts: Parts) -> None:
+async def test_a_stop_is_told_while_it_lasts(parts: Daemon) -> None:
     await parts.dispatcher.drain(0.0)
     assert parts.headline() == "Stopping: running answers may end."
 
 
-async def test_a_model_is_removed_with_its_folder(parts: Parts) -> None:
+async def test_a_model_is_removed_with_its_folder(parts: Daemon) -> None:
     await parts.dispatcher.load("one")
     assert await parts.remove("one") == "one"
     assert [entry.id for entry in parts.catalogue.list()] == ["two"]
     assert [model.state for model in parts.dispatcher.status().models] == ["cold"]
 
 
-async def test_a_pull_that_makes_no_sense_is_refused_before_it_begins(parts: Parts) -> None:
+async def test_a_pull_that_makes_no_sense_is_refused_before_it_begins(parts: Daemon) -> None:
     with pytest.raises(UsageError, match="is no repository"):
         parts.pull(PullRequest("no repository"))
 
@@ -126,7 +126,7 @@ async def test_whoever_pins_a_model_that_does_not_load_reads_why(
     shutil.rmtree(Path(config.models.directory) / "two")
     card = Path(config.models.directory) / "one/model.toml"
     card.write_text('id = "one"\nengine = "quantum"\ncontext = 512\n')
-    made = Parts(replace(config, models=replace(config.models, preload=("one",))), {}, Ring(), written)
+    made = Daemon(replace(config, models=replace(config.models, preload=("one",))), {}, Ring(), written)
     made.begin()
     for _ in range(50):
         await asyncio.sleep(0.01)

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from exo_rkllm import __version__
-from exo_rkllm.api.peer import Peer, peer_of
+from exo_rkllm.api.peer import SocketPeer, peer_of
 from exo_rkllm.cli import ps
 from exo_rkllm.cli.figures import seconds_of, size, span
 from exo_rkllm.client.control import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find, group_of
@@ -341,4 +341,4 @@ def test_whoever_asks_has_a_name_where_the_machine_knows_one() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert str(peer_of(ours)) == f"{pwd.getpwuid(os.getuid()).pw_name} (uid {os.getuid()}, pid {os.getpid()})"
-    assert str(Peer(pid=7, uid=4_000_000, gid=0)) == "somebody (uid 4000000, pid 7)"
+    assert str(SocketPeer(pid=7, uid=4_000_000, gid=0)) == "somebody (uid 4000000, pid 7)"

@@ -12,17 +12,17 @@ from exo_rkllm.backends.base import (
     JSON,
     Capabilities,
     Engine,
-    Event,
     Finish,
+    GenerationEvent,
     GenerationRequest,
     Model,
     Piece,
     Timings,
     Usage,
 )
-from exo_rkllm.backends.observe import Answered, Loaded, Restarted
+from exo_rkllm.backends.observer import AnswerReport, LoadReport, RestartReport
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import Limits, Needs
+from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, RunnerLost
 
 
@@ -95,7 +95,7 @@ class Puppet(Engine):
     def memory(self) -> int | None:
         return self.stage.memory
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         stage = self.stage
         if self.died.done():
             raise self.died.result()
@@ -155,27 +155,27 @@ class Seen:
     """An observer that keeps everything."""
 
     def __init__(self) -> None:
-        self.answers: list[Answered] = []
-        self.loads: list[Loaded] = []
-        self.restarts: list[Restarted] = []
+        self.answers: list[AnswerReport] = []
+        self.loads: list[LoadReport] = []
+        self.restarts: list[RestartReport] = []
 
-    def answered(self, event: Answered) -> None:
+    def answered(self, event: AnswerReport) -> None:
         self.answers.append(event)
 
-    def loaded(self, event: Loaded) -> None:
+    def loaded(self, event: LoadReport) -> None:
         self.loads.append(event)
 
-    def restarted(self, event: Restarted) -> None:
+    def restarted(self, event: RestartReport) -> None:
         self.restarts.append(event)
 
 
 class Theatre:
     """A dispatcher over puppets; every model that has a stage exists."""
 
-    def __init__(self, *names: str, memory: int = 10_000, limits: Limits | None = None) -> None:
+    def __init__(self, *names: str, memory: int = 10_000, limits: DispatchLimits | None = None) -> None:
         self.stages = {name: Stage() for name in names}
         self.memory = memory
-        self.needs = Needs(1000, 1000)
+        self.needs = ModelNeeds(1000, 1000)
         self.seen = Seen()
         self.dispatcher = Dispatcher(
             observer=self.seen,
@@ -183,7 +183,7 @@ class Theatre:
             engine=lambda model: Puppet(model, self.stages[model.id]),
             needs=lambda model: self.needs,
             available=lambda: self.memory,
-            limits=limits or Limits(reserve=0),
+            limits=limits or DispatchLimits(reserve=0),
         )
 
     def _find(self, name: str) -> Model:
@@ -196,7 +196,7 @@ class Theatre:
 
     def ask(
         self, model: str, words: str = "one two three", *, client: str = "", keep_alive: float | None = None
-    ) -> AsyncGenerator[Event, None]:
+    ) -> AsyncGenerator[GenerationEvent, None]:
         return self.dispatcher.generate(
             GenerationRequest(model=model, prompt=words), client=client, keep_alive=keep_alive
         )
@@ -205,7 +205,7 @@ class Theatre:
         return text([event async for event in self.ask(model, words, client=client)])
 
 
-def text(events: list[Event]) -> str:
+def text(events: list[GenerationEvent]) -> str:
     return "".join(event.text for event in events if isinstance(event, Piece)).strip()
 
 

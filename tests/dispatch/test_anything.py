@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from exo_rkllm.dispatch import state as on
-from exo_rkllm.dispatch.state import Limits, Needs
+from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import BoardError, LoadError, OutOfMemory, RunnerLost
 from tests.dispatch.world import GB, World
 
 NEEDS = {
-    "small": Needs(1 * GB, 1 * GB),
-    "medium": Needs(3 * GB, 3 * GB),
-    "large": Needs(6 * GB, 6 * GB),
-    "huge": Needs(30 * GB, 30 * GB),
-    "remote": Needs(),
+    "small": ModelNeeds(1 * GB, 1 * GB),
+    "medium": ModelNeeds(3 * GB, 3 * GB),
+    "large": ModelNeeds(6 * GB, 6 * GB),
+    "huge": ModelNeeds(30 * GB, 30 * GB),
+    "remote": ModelNeeds(),
 }
 MODELS = st.sampled_from(sorted(NEEDS))
 CLIENTS = st.sampled_from(["ann", "bob", "exo"])
@@ -30,7 +30,7 @@ ERRORS = (RunnerLost("It died."), LoadError("It does not load."), OutOfMemory("N
 class Anything(RuleBasedStateMachine):
     @initialize(slots=st.sampled_from([1, 3]), parallel=st.sampled_from([1, 2]), most=st.sampled_from([0, 1, 2]))
     def begin(self, slots: int, parallel: int, most: int) -> None:
-        limits = Limits(
+        limits = DispatchLimits(
             queue=6, queue_per_client=4, queue_seconds=60, keep_alive=20, max_loaded=most, npu_parallel=parallel,
             reserve=0, domains=3,
         )  # fmt: skip
@@ -61,7 +61,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(model=MODELS)
     def unload(self, model: str) -> None:
-        self.world.happen(on.Unload(model))
+        self.world.happen(on.UnloadEvent(model))
 
     @precondition(lambda self: self.engines("loading"))
     @rule()
@@ -81,12 +81,12 @@ class Anything(RuleBasedStateMachine):
 
     @rule(away=st.booleans())
     def board(self, away: bool) -> None:
-        self.world.happen(on.Hindered(BoardError("No NPU.") if away else None))
+        self.world.happen(on.NpuUnavailableEvent(BoardError("No NPU.") if away else None))
 
     @rule(keep_alive=st.sampled_from([0.0, 20.0, -1.0]), pinned=st.sets(MODELS, max_size=1))
     def reconfigure(self, keep_alive: float, pinned: set[str]) -> None:
         limits = replace(self.world.limits, keep_alive=keep_alive, pinned=frozenset(pinned))
-        self.world.happen(on.Reconfigured(limits))
+        self.world.happen(on.LimitsChangedEvent(limits))
 
     @rule(seconds=st.floats(0, 100))
     def wait(self, seconds: float) -> None:
@@ -97,10 +97,10 @@ class Anything(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
-        world.happen(on.Hindered(None))
-        world.happen(on.Reconfigured(world.limits))
+        world.happen(on.NpuUnavailableEvent(None))
+        world.happen(on.LimitsChangedEvent(world.limits))
         for model in list(world.state.models):
-            world.happen(on.Unload(model))  # pins may keep others out for ever, which is their purpose
+            world.happen(on.UnloadEvent(model))  # pins may keep others out for ever, which is their purpose
         for _ in range(400):
             if world.running:
                 world.finish(min(world.running))

@@ -9,23 +9,23 @@ import pytest
 from exo_rkllm.dispatch import crashes
 from exo_rkllm.dispatch import state as on
 from exo_rkllm.dispatch.decide import deadline
-from exo_rkllm.dispatch.state import Limits, Needs
+from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import BoardError, Busy, LoadError, OutOfMemory, RunnerLost
 from tests.dispatch.world import GB, World
 
 QWEN, GEMMA, LLAMA, BIG, REMOTE = "qwen", "gemma", "llama", "big", "remote"
 NEEDS = {
-    QWEN: Needs(2 * GB, 2 * GB),
-    GEMMA: Needs(3 * GB, 3 * GB),
-    LLAMA: Needs(4 * GB, 4 * GB),
-    BIG: Needs(9 * GB, 9 * GB),
-    REMOTE: Needs(),
+    QWEN: ModelNeeds(2 * GB, 2 * GB),
+    GEMMA: ModelNeeds(3 * GB, 3 * GB),
+    LLAMA: ModelNeeds(4 * GB, 4 * GB),
+    BIG: ModelNeeds(9 * GB, 9 * GB),
+    REMOTE: ModelNeeds(),
 }
 DIED = RunnerLost("The process of qwen was killed by SIGSEGV.")
 
 
 def board(**limits: object) -> World:
-    return World(NEEDS, replace(Limits(reserve=0, keep_alive=300.0), **limits))  # type: ignore[arg-type] # any field
+    return World(NEEDS, replace(DispatchLimits(reserve=0, keep_alive=300.0), **limits))  # type: ignore[arg-type] # any field
 
 
 # ── one model ────────────────────────────────────────────────────────────────────────────────────
@@ -270,7 +270,7 @@ def test_a_model_without_needs_is_never_refused_for_memory() -> None:
 def test_a_model_that_took_more_than_its_card_says_is_believed_the_next_time() -> None:
     world = board()
     world.up(QWEN)
-    world.happen(on.Measured(QWEN, 0, {QWEN: 7 * GB}))
+    world.happen(on.MemoryMeasuredEvent(QWEN, 0, {QWEN: 7 * GB}))
     assert world.state.models[QWEN].takes == 7 * GB
 
 
@@ -296,7 +296,7 @@ def test_models_get_address_windows_of_their_own_and_share_when_there_are_none()
     world.memory = 64 * GB
     world.up(QWEN, GEMMA, REMOTE)
     assert [world.state.models[name].domain for name in (QWEN, GEMMA, REMOTE)] == [0, 1, None]
-    world.needs = {**world.needs, "tiny": Needs(1 * GB, 1 * GB)}
+    world.needs = {**world.needs, "tiny": ModelNeeds(1 * GB, 1 * GB)}
     world.up("tiny")
     assert world.state.models["tiny"].domain == 0
 
@@ -318,7 +318,7 @@ def test_no_addresses_left_is_a_sentence_of_its_own() -> None:
 
 def test_a_card_may_insist_on_a_domain() -> None:
     world = board()
-    world.needs = {**world.needs, QWEN: Needs(1, 1, domain=7)}
+    world.needs = {**world.needs, QWEN: ModelNeeds(1, 1, domain=7)}
     world.up(QWEN)
     assert world.state.models[QWEN].domain == 7
 
@@ -367,7 +367,7 @@ def test_unload_waits_for_the_answer_and_starts_no_other() -> None:
     world.load(QWEN, pin=True)
     world.loaded(QWEN)
     running, waits = world.submit(QWEN), world.submit(QWEN)
-    world.happen(on.Unload(QWEN))
+    world.happen(on.UnloadEvent(QWEN))
     assert list(world.running) == [running]
     world.finish(running)
     assert world.engines == {QWEN: "closing"}
@@ -380,7 +380,7 @@ def test_unload_waits_for_the_answer_and_starts_no_other() -> None:
 def test_unload_ends_a_load() -> None:
     world = board()
     world.load(QWEN)
-    world.happen(on.Unload(QWEN))
+    world.happen(on.UnloadEvent(QWEN))
     assert world.engines == {QWEN: "closing"}
     assert [error.code for _, error in world.settled if error] == ["runner_lost"]
 
@@ -482,13 +482,13 @@ def test_a_board_that_goes_away_ends_what_runs_and_refuses_what_comes() -> None:
     world.submit(QWEN)
     waits = world.submit(QWEN)
     world.submit(REMOTE)
-    world.happen(on.Hindered(AWAY))
+    world.happen(on.NpuUnavailableEvent(AWAY))
     assert list(world.running.values()) == [REMOTE], "which never needed the NPU"
     assert f"Close(model='qwen', reason={AWAY!r})" in world.log
     assert world.refused[world.submit(QWEN)] is AWAY
     world.closed(QWEN)
     assert world.engines == {REMOTE: "ready"}
-    world.happen(on.Hindered(None))
+    world.happen(on.NpuUnavailableEvent(None))
     world.loaded(QWEN)
     assert waits in world.running, "who waited is answered when the board is back"
 
@@ -496,29 +496,29 @@ def test_a_board_that_goes_away_ends_what_runs_and_refuses_what_comes() -> None:
 def test_pinned_models_return_with_the_board_and_others_when_asked() -> None:
     world = board(pinned=frozenset({QWEN}))
     world.up(QWEN, GEMMA)
-    world.happen(on.Hindered(AWAY))
+    world.happen(on.NpuUnavailableEvent(AWAY))
     world.closed(QWEN)
     world.closed(GEMMA)
-    world.happen(on.Hindered(None))
+    world.happen(on.NpuUnavailableEvent(None))
     assert world.engines == {QWEN: "loading"}
 
 
 def test_a_preload_without_a_board_waits_for_it() -> None:
     world = board(pinned=frozenset({QWEN}))
-    world.happen(on.Hindered(AWAY))
+    world.happen(on.NpuUnavailableEvent(AWAY))
     world.load(QWEN)
     assert world.settled == [(QWEN, AWAY)]
-    world.happen(on.Hindered(None))
+    world.happen(on.NpuUnavailableEvent(None))
     assert world.engines == {QWEN: "loading"}
 
 
 def test_a_load_without_a_board_is_refused_and_a_pinned_one_remembered() -> None:
     world = board()
-    world.happen(on.Hindered(AWAY))
+    world.happen(on.NpuUnavailableEvent(AWAY))
     world.load(QWEN, pin=True)
     world.load(GEMMA)
     assert world.settled == [(QWEN, AWAY), (GEMMA, AWAY)]
-    world.happen(on.Hindered(None))
+    world.happen(on.NpuUnavailableEvent(None))
     assert world.engines == {QWEN: "loading"}
 
 
@@ -529,12 +529,12 @@ def test_drain_lets_answers_end_and_sends_the_others_away() -> None:
     world = board()
     world.up(QWEN)
     runs, waits = world.submit(QWEN), world.submit(QWEN)
-    world.happen(on.Drain())
+    world.happen(on.DrainEvent())
     late = world.submit(QWEN)
     assert list(world.running) == [runs]
     assert {world.refused[ticket].sentence for ticket in (waits, late)} == {"exo-rkllm is shutting down."}
     world.finish(runs)
-    world.happen(on.Stop())
+    world.happen(on.StopEvent())
     assert world.engines == {QWEN: "closing"}
     world.closed(QWEN)
     assert world.engines == {}
@@ -545,6 +545,6 @@ def test_new_limits_drop_nobody() -> None:
     world.up(QWEN)
     world.submit(QWEN)
     waits = [world.submit(QWEN) for _ in range(5)]
-    world.happen(on.Reconfigured(replace(world.limits, queue=1, keep_alive=1.0)))
+    world.happen(on.LimitsChangedEvent(replace(world.limits, queue=1, keep_alive=1.0)))
     assert list(world.waiting) == waits
     assert world.submit(QWEN) in world.refused

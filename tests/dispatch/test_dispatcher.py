@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from exo_rkllm.backends.base import Capabilities, Event, Finish, GenerationRequest, Model, Piece, Progress
-from exo_rkllm.chat.parser import Dialogue
+from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Model, Piece, Progress
+from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import Limits, Needs
+from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import (
     BoardError,
     Busy,
@@ -28,7 +28,7 @@ from exo_rkllm.errors import (
 from tests.dispatch.puppet import Card, Puppet, Stage, Theatre, text, until
 
 
-async def first_piece(events: AsyncGenerator[Event, None]) -> Piece:
+async def first_piece(events: AsyncGenerator[GenerationEvent, None]) -> Piece:
     async for event in events:
         if isinstance(event, Piece):
             return event
@@ -173,9 +173,9 @@ def staged_dispatcher(stage: Stage) -> Dispatcher:
     return Dispatcher(
         find=Card,
         engine=lambda model: Plain(model, stage),
-        needs=lambda model: Needs(),
+        needs=lambda model: ModelNeeds(),
         available=lambda: 1000,
-        begin=Dialogue.begin,
+        begin=ResponseParser.begin,
     )
 
 
@@ -193,9 +193,9 @@ async def test_a_stop_string_ends_the_run_and_the_finish_has_the_engines_figures
 
 
 async def test_a_dialogue_that_cannot_begin_costs_no_run() -> None:
-    class Refusing(Dialogue):
+    class Refusing(ResponseParser):
         @classmethod
-        def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> Dialogue:
+        def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> ResponseParser:
             raise UsageError("This model takes no tools.")
 
     theatre = Theatre("qwen")
@@ -327,7 +327,7 @@ async def test_unload_ends_a_load_that_takes_too_long() -> None:
 
 
 async def test_an_idle_model_makes_room_and_the_new_one_gets_its_own_domain() -> None:
-    theatre = Theatre("qwen", "gemma", "llama", limits=Limits(reserve=0, max_loaded=2))
+    theatre = Theatre("qwen", "gemma", "llama", limits=DispatchLimits(reserve=0, max_loaded=2))
     for name in ("qwen", "gemma", "llama"):
         await theatre.answer(name)
     states = {model.name: model.state for model in theatre.dispatcher.status().models}
@@ -337,7 +337,7 @@ async def test_an_idle_model_makes_room_and_the_new_one_gets_its_own_domain() ->
 
 
 async def test_keep_alive_0_unloads_at_once_and_the_timer_unloads_later() -> None:
-    theatre = Theatre("qwen", "gemma", limits=Limits(reserve=0, keep_alive=0.05))
+    theatre = Theatre("qwen", "gemma", limits=DispatchLimits(reserve=0, keep_alive=0.05))
     async for _ in theatre.ask("qwen", keep_alive=0.0):
         pass
     await until(lambda: theatre.puppet("qwen").closed)
@@ -349,7 +349,7 @@ async def test_keep_alive_0_unloads_at_once_and_the_timer_unloads_later() -> Non
 
 
 async def test_busy_says_when_to_come_again() -> None:
-    theatre = Theatre("qwen", limits=Limits(reserve=0, queue=1))
+    theatre = Theatre("qwen", limits=DispatchLimits(reserve=0, queue=1))
     theatre.stages["qwen"].pace = 0.01
     tasks = [asyncio.create_task(theatre.answer("qwen"))]
     await until(lambda: theatre.stages["qwen"].started)
@@ -369,7 +369,7 @@ async def test_new_limits_drop_no_request() -> None:
     theatre.stages["qwen"].pace = 0.002
     tasks = [asyncio.create_task(theatre.answer("qwen")) for _ in range(6)]
     await until(lambda: theatre.stages["qwen"].started)
-    theatre.dispatcher.reconfigure(Limits(reserve=0, queue=1, keep_alive=9.0))
+    theatre.dispatcher.reconfigure(DispatchLimits(reserve=0, queue=1, keep_alive=9.0))
     assert await asyncio.gather(*tasks) == ["one two three"] * 6
     (model,) = theatre.dispatcher.status().models
     assert model.unload_at is not None

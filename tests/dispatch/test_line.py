@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exo_rkllm.dispatch.line import EMPTY, REMEMBERED, Line, Waiting
+from exo_rkllm.dispatch.queue import EMPTY, REMEMBERED, FairQueue, QueueEntry
 
 
-def line_of(clients: str) -> Line:
+def line_of(clients: str) -> FairQueue:
     line = EMPTY
     for ticket, client in enumerate(clients, 1):
-        line = line.join(Waiting(ticket, client, since=0.0))
+        line = line.join(QueueEntry(ticket, client, since=0.0))
     return line
 
 
-def order(line: Line) -> str:
+def order(line: FairQueue) -> str:
     return "".join(entry.client for entry in line.entries)
 
 
-def serve(line: Line) -> tuple[str, Line]:
+def serve(line: FairQueue) -> tuple[str, FairQueue]:
     entry = line.next()
     assert entry is not None
     return entry.client, line.served(entry.ticket)
@@ -39,24 +39,24 @@ def test_everybody_gets_one_turn_a_round(arrivals: str, turns: str) -> None:
 def test_a_newcomer_passes_a_flood_but_nobody_who_waits_for_a_first_turn() -> None:
     line = line_of("aaaaaab")
     _, line = serve(line)
-    assert order(line.join(Waiting(99, "c", 0.0))) == "bcaaaaa"
+    assert order(line.join(QueueEntry(99, "c", 0.0))) == "bcaaaaa"
 
 
 def test_asking_again_at_once_does_not_jump_the_line() -> None:
     first, line = serve(line_of("abcd"))
-    assert order(line.join(Waiting(9, first, 0.0))) == "bcda"
+    assert order(line.join(QueueEntry(9, first, 0.0))) == "bcda"
 
 
 def test_a_client_that_is_being_answered_has_had_its_turn() -> None:
     _, line = serve(line_of("a"))
-    assert order(line.join(Waiting(2, "a", 0.0)).join(Waiting(3, "b", 0.0))) == "ba"
+    assert order(line.join(QueueEntry(2, "a", 0.0)).join(QueueEntry(3, "b", 0.0))) == "ba"
 
 
 def test_giving_up_costs_no_turn() -> None:
     line = line_of("aab")
     line = line.left(1)
     assert order(line) == "ab"
-    assert order(line.join(Waiting(9, "a", 0.0))) == "aba"
+    assert order(line.join(QueueEntry(9, "a", 0.0))) == "aba"
 
 
 def test_a_claim_of_another_model_serves_only_those_who_came_before_it() -> None:
@@ -70,7 +70,7 @@ def test_a_claim_of_another_model_serves_only_those_who_came_before_it() -> None
 def test_nothing_is_remembered_of_clients_of_past_rounds() -> None:
     line = line_of("a")
     for ticket in range(2, 3000):
-        line = line.join(Waiting(ticket, f"client {ticket}", 0.0)).served(ticket - 1)
+        line = line.join(QueueEntry(ticket, f"client {ticket}", 0.0)).served(ticket - 1)
         assert len(line.latest) <= REMEMBERED + 2
 
 
@@ -87,7 +87,7 @@ def test_the_busy_ones_are_served_alike(arrivals: list[str], data: st.DataObject
         served[client] += 1
         if data.draw(st.booleans()) or not line.of(client):
             ticket += 1
-            line = line.join(Waiting(ticket, client, 0.0))
+            line = line.join(QueueEntry(ticket, client, 0.0))
         assert max(served[client] for client in always) - min(served[client] for client in always) <= 1
 
 
@@ -99,7 +99,7 @@ def test_nothing_is_lost_and_nothing_doubled(steps: list[tuple[str, str]]) -> No
         if what == "j":
             ticket += 1
             inside.add(ticket)
-            line = line.join(Waiting(ticket, client, 0.0))
+            line = line.join(QueueEntry(ticket, client, 0.0))
         elif inside and what == "s":
             entry = line.next()
             assert entry is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from exo_rkllm.dispatch import state as on
 from exo_rkllm.dispatch.decide import deadline, decide
 from exo_rkllm.dispatch.placement import WINDOW, windows
-from exo_rkllm.dispatch.state import Effect, Happening, Limits, Needs, State
+from exo_rkllm.dispatch.state import DispatchEffect, DispatchEvent, DispatchLimits, DispatchState, ModelNeeds
 from exo_rkllm.errors import ExoRkllmError
 
 GB = 1_000_000_000
@@ -19,11 +19,11 @@ GB = 1_000_000_000
 class World:
     """`needs` are the models that exist; memory is what the machine has beyond the reserve."""
 
-    needs: Mapping[str, Needs]
-    limits: Limits = field(default_factory=lambda: Limits(reserve=0))
+    needs: Mapping[str, ModelNeeds]
+    limits: DispatchLimits = field(default_factory=lambda: DispatchLimits(reserve=0))
     memory: int = 8 * GB
     slots: Mapping[str, int] = field(default_factory=dict)
-    state: State = field(init=False)
+    state: DispatchState = field(init=False)
     now: float = 1000.0
     tickets: int = 0
     waiting: dict[int, str] = field(default_factory=dict)
@@ -35,14 +35,14 @@ class World:
     log: list[str] = field(default_factory=list)
     starts: list[tuple[str, str]] = field(default_factory=list)  # model and client, in order
     clients: dict[int, str] = field(default_factory=dict)
-    happenings: list[Happening] = field(default_factory=list)
+    happenings: list[DispatchEvent] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.state = State(self.limits)
+        self.state = DispatchState(self.limits)
 
     # ── what a test does ─────────────────────────────────────────────────────────────────────────
 
-    def happen(self, happening: Happening) -> None:
+    def happen(self, happening: DispatchEvent) -> None:
         self.happenings.append(happening)
         if len(self.happenings) > 1:
             return
@@ -57,36 +57,36 @@ class World:
         self.tickets += 1
         self.waiting[self.tickets] = model
         self.clients[self.tickets] = client
-        self.happen(on.Submit(self.tickets, model, self.needs[model], client, keep_alive))
+        self.happen(on.SubmitEvent(self.tickets, model, self.needs[model], client, keep_alive))
         return self.tickets
 
     def load(self, model: str, keep_alive: float | None = None, *, pin: bool = False) -> None:
         self.tickets += 1
-        self.happen(on.Load(self.tickets, model, self.needs[model], keep_alive, pin))
+        self.happen(on.LoadEvent(self.tickets, model, self.needs[model], keep_alive, pin))
 
     def leave(self, ticket: int) -> None:
         """The client is gone; a run is ended."""
         model = self.waiting.pop(ticket, None) or self.running.pop(ticket)
         self.over.add(ticket)
-        self.happen(on.Gone(ticket, model))
+        self.happen(on.RequestGoneEvent(ticket, model))
 
     def finish(self, ticket: int, seconds: float = 1.0) -> None:
         model = self.running.pop(ticket)
         self.over.add(ticket)
-        self.happen(on.Gone(ticket, model, seconds))
+        self.happen(on.RequestGoneEvent(ticket, model, seconds))
 
     def loaded(self, model: str) -> None:
         self.engines[model] = "ready"
-        self.happen(on.Loaded(model, self.slots.get(model, 1)))
+        self.happen(on.EngineReadyEvent(model, self.slots.get(model, 1)))
 
     def lost(self, model: str, error: ExoRkllmError) -> None:
         self.engines[model] = "closing"
         self._fail_runs(model)
-        self.happen(on.Lost(model, error))
+        self.happen(on.EngineLostEvent(model, error))
 
     def closed(self, model: str) -> None:
         assert self.engines.pop(model) == "closing"
-        self.happen(on.Closed(model))
+        self.happen(on.EngineClosedEvent(model))
 
     def wait(self, seconds: float) -> None:
         """Time passes; the alarm rings whenever the state asked for it."""
@@ -94,7 +94,7 @@ class World:
         while (due := deadline(self.state, self.now)) is not None and due <= until:
             assert due > self.now, "an alarm in the past would ring for ever"
             self.now = due
-            self.happen(on.Tick())
+            self.happen(on.TickEvent())
         self.now = until
 
     def up(self, *models: str) -> None:
@@ -105,30 +105,30 @@ class World:
 
     # ── what the daemon would do ─────────────────────────────────────────────────────────────────
 
-    def obey(self, effect: Effect) -> None:
+    def obey(self, effect: DispatchEffect) -> None:
         self.log.append(repr(effect))
         match effect:
-            case on.StartRun(ticket, model):
+            case on.StartRunEffect(ticket, model):
                 assert self.waiting.pop(ticket) == model, "started twice, or after it left"
                 assert self.engines[model] == "ready"
                 self.running[ticket] = model
                 self.starts.append((model, self.clients[ticket]))
-            case on.Refuse(ticket, error):
+            case on.RefuseEffect(ticket, error):
                 del self.waiting[ticket]
                 assert error.sentence
                 self.refused[ticket] = error
-            case on.Measure(model):
-                self.happen(on.Measured(model, self.available, self.sizes))
-            case on.StartLoad(model, domain):
+            case on.MeasureMemoryEffect(model):
+                self.happen(on.MemoryMeasuredEvent(model, self.available, self.sizes))
+            case on.StartLoadEffect(model, domain):
                 assert not {"loading", "closing"} & set(self.engines.values()), "one load at a time"
                 assert self.needs[model].memory <= self.available, "a load that cannot fit"
                 assert (domain is None) == (self.needs[model].npu == 0)
                 self.engines[model] = "loading"
-            case on.Close(model, _):
+            case on.CloseEngineEffect(model, _):
                 assert self.engines[model] in ("loading", "ready")
                 self.engines[model] = "closing"
                 self._fail_runs(model)
-            case on.LoadSettled(model, error):
+            case on.LoadSettledEffect(model, error):
                 self.settled.append((model, error))
 
     def _fail_runs(self, model: str) -> None:

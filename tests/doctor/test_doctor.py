@@ -28,8 +28,8 @@ from exo_rkllm.cli import main
 from exo_rkllm.cli.paint import Paint
 from exo_rkllm.config import load
 from exo_rkllm.doctor.checks import CHECKS, diagnose
-from exo_rkllm.doctor.identity import Identity, current, judged, named
-from exo_rkllm.doctor.report import Finding, Report
+from exo_rkllm.doctor.identity import ModelIdentity, current, judged, named
+from exo_rkllm.doctor.report import DoctorReport, Finding
 from exo_rkllm.doctor.scene import Scene, Service, look
 from exo_rkllm.errors import ConfigError, ExoRkllmError, UsageError
 from simulator import boards
@@ -57,7 +57,7 @@ def model(make_model: Callable[..., Path]) -> str:
     return str(make_model())
 
 
-Examine = Callable[..., Report]
+Examine = Callable[..., DoctorReport]
 
 
 def shelf(environment: Mapping[str, str]) -> Catalogue | None:
@@ -71,14 +71,14 @@ def shelf(environment: Mapping[str, str]) -> Catalogue | None:
 def examine(board: Build, environment: dict[str, str], model: str) -> Examine:
     """The report on one profile, everything else being in order unless said otherwise."""
 
-    def look_at(profile: str, service: Service = RUNNING, model: str = model, **changes: str) -> Report:
+    def look_at(profile: str, service: Service = RUNNING, model: str = model, **changes: str) -> DoctorReport:
         set_up = environment | changes
         return diagnose(look(set_up, current(), service, shelf(set_up), board(profile), model))
 
     return look_at
 
 
-def findings(report: Report, level: str) -> dict[str, str]:
+def findings(report: DoctorReport, level: str) -> dict[str, str]:
     """Repairs, by the check that asks for them."""
     return {line.check: line.finding.repair for line in report.lines if line.finding.level == level}
 
@@ -223,7 +223,7 @@ def test_a_container_is_told_of_the_mount_that_it_lacks(scene: Scene) -> None:
 # ── permissions ──────────────────────────────────────────────────────────────────────────────────
 
 
-def access(scene: Scene, who: Identity) -> tuple[str, str]:
+def access(scene: Scene, who: ModelIdentity) -> tuple[str, str]:
     [line] = [line for line in diagnose(replace(scene, identity=who)).lines if line.check == "device access"]
     return line.finding.level, line.finding.repair
 
@@ -246,34 +246,34 @@ def own(scene: Scene, gid: int, mode: int = 0o660) -> None:
 def test_who_is_not_in_the_group_is_told_to_join_it(scene: Scene) -> None:
     video = grp.getgrnam("video").gr_gid
     own(scene, video)
-    level, repair = access(scene, Identity("pi", 1000, frozenset({1000}), own=False))
+    level, repair = access(scene, ModelIdentity("pi", 1000, frozenset({1000}), own=False))
     assert level == "fail"
     assert "sudo usermod -aG video pi, then log in again" in repair
-    assert access(scene, Identity("pi", 1000, frozenset({video}), own=False))[0] == "pass"
-    assert "systemctl restart exo-rkllm" in access(scene, Identity("exo-rkllm", 999, frozenset(), own=False))[1]
+    assert access(scene, ModelIdentity("pi", 1000, frozenset({video}), own=False))[0] == "pass"
+    assert "systemctl restart exo-rkllm" in access(scene, ModelIdentity("exo-rkllm", 999, frozenset(), own=False))[1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
 def test_in_a_container_groups_are_given_by_number(scene: Scene) -> None:
     own(scene, 44)
     inside = replace(scene, board=replace(scene.board, container="docker"))
-    assert "--group-add 44" in access(inside, Identity("1000", 1000, frozenset(), own=False))[1]
+    assert "--group-add 44" in access(inside, ModelIdentity("1000", 1000, frozenset(), own=False))[1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
 def test_nodes_of_roots_group_want_the_udev_rules(scene: Scene) -> None:
     own(scene, 0, 0o600)
-    assert "udevadm trigger" in access(scene, Identity("pi", 1000, frozenset({1000}), own=False))[1]
+    assert "udevadm trigger" in access(scene, ModelIdentity("pi", 1000, frozenset({1000}), own=False))[1]
 
 
 def test_modes_decide_for_another_user(tmp_path: Path) -> None:
     path = tmp_path / "node"
     path.touch()
     path.chmod(0o606)
-    stranger = Identity("x", os.geteuid() + 1, frozenset(), own=False)
+    stranger = ModelIdentity("x", os.geteuid() + 1, frozenset(), own=False)
     assert stranger.may_use(path)
-    assert not Identity("g", os.geteuid() + 1, frozenset({path.stat().st_gid}), own=False).may_use(path)
-    assert Identity("o", os.geteuid(), frozenset(), own=False).may_use(path)
+    assert not ModelIdentity("g", os.geteuid() + 1, frozenset({path.stat().st_gid}), own=False).may_use(path)
+    assert ModelIdentity("o", os.geteuid(), frozenset(), own=False).may_use(path)
     assert not stranger.may_use(tmp_path / "none")
     assert current().may_use(path)
 
@@ -289,7 +289,7 @@ def test_users_are_looked_up() -> None:
 # ── the software ─────────────────────────────────────────────────────────────────────────────────
 
 
-def level(report: Report, check: str) -> str:
+def level(report: DoctorReport, check: str) -> str:
     return next(line.finding.level for line in report.lines if line.check == check)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_rkllm.backends.host import host_of
+from exo_rkllm.backends.host import engine_host
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import detect
@@ -18,9 +18,9 @@ from exo_rkllm.board.sources import Sources, find
 from exo_rkllm.cli import main
 from exo_rkllm.config import load
 from exo_rkllm.doctor import hardware, measure, selftest
-from exo_rkllm.doctor.hardware import PROBES, Probe
+from exo_rkllm.doctor.hardware import PROBES, HardwareProbe
 from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
-from exo_rkllm.doctor.report import Finding, Report
+from exo_rkllm.doctor.report import DoctorReport, Finding
 from tests.simulated import Library
 
 Build = Callable[[str], Path]
@@ -42,7 +42,7 @@ def bench(root: Path, model: Path, **changes: object) -> Bench:
     made = Bench(
         board,
         find(root, board),
-        lambda: RkllmEngine(RkllmFile(model, 0), host_of(load({}), None, lambda _: None, root)),
+        lambda: RkllmEngine(RkllmFile(model, 0), engine_host(load({}), None, lambda _: None, root)),
     )
     made.interval, made.tail = 0.05, 0.5
     return replace(made, **changes)  # type: ignore[arg-type]  # fields of Bench by name
@@ -213,13 +213,13 @@ def test_a_command_that_hangs_or_is_missing_says_so(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_report_hides_addresses_and_survives_its_contents(board: Build) -> None:
-    probe = Probe("odd", "command", "Odd", "true", "x")
+    probe = HardwareProbe("odd", "command", "Odd", "true", "x")
     output = "link 00:e0:4c:68:01:2A at 192.168.1.17\n```\n# head\n\x1b[2J" + "line\n" * 300
     outcomes = [
-        selftest.Outcome(probe, Finding("pass", "a | b\nc"), output),
-        selftest.Outcome(Probe("bad", "measured", "B", "x", "y"), Finding("fail", "no", "do this")),
+        selftest.SelftestOutcome(probe, Finding("pass", "a | b\nc"), output),
+        selftest.SelftestOutcome(HardwareProbe("bad", "measured", "B", "x", "y"), Finding("fail", "no", "do this")),
     ]
-    page = selftest.page(detect(board("model-hostile")), Report("me", ()), outcomes, ["I rkllm: hello"], 0.0)
+    page = selftest.page(detect(board("model-hostile")), DoctorReport("me", ()), outcomes, ["I rkllm: hello"], 0.0)
     assert "192.168" not in page
     assert "4c:68" not in page
     assert "\x1b" not in page

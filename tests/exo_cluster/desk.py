@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
 
-from exo_rkllm.backends.base import Event, Finish, GenerationRequest, Piece, Progress, Timings, Usage
+from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Piece, Progress, Timings, Usage
 from exo_rkllm.cluster.serving import ModelState, Servable
 from exo_rkllm.errors import RunError
 
@@ -58,7 +58,7 @@ class Desk:
         await asyncio.sleep(0.05)
         await self.change(model, "ready")
 
-    async def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:
         assert client == "exo"
         if self._turn.locked():
             yield Progress("queued", 1)
@@ -73,7 +73,7 @@ class Desk:
             finally:
                 self.running -= 1
 
-    async def _answer(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    async def _answer(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         words = request.messages[-1].content.split()
         number = int(words[words.index("count") + 1]) if "count" in words else 5
         wait = float(words[words.index("wait") + 1]) if "wait" in words else 0.0

@@ -14,10 +14,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
+from exo_rkllm.backends.base import Finish, GenerationEvent, Piece, Progress, Sampling, Timings, Usage
 from exo_rkllm.cluster.serving import BoardFacts
-from exo_rkllm.cluster.session.membership import Membership, Sources
-from exo_rkllm.cluster.session.orders import Begin, Effect, Halt, Load, Peek, Peeked, Send
+from exo_rkllm.cluster.session.membership import Membership, MembershipSources
+from exo_rkllm.cluster.session.orders import (
+    BeginTaskEffect,
+    CancelTaskEffect,
+    LoadModelEffect,
+    NodeAnswer,
+    QueryNodesEffect,
+    SendEffect,
+    SessionEffect,
+)
 from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
 from exo_rkllm.cluster.wire.revisions import supported
@@ -60,7 +68,7 @@ class Replay:
         self._kinds_only = kinds_only
         self._memory_told = placement == "dashboard"
         self._ids = 0
-        sources = Sources(
+        sources = MembershipSources(
             new_id=self._new_id,
             time_of_day=lambda: "2026-11-21 00:11:03.859397+00:00",
             disk=lambda: (100_000_000_000, 50_000_000_000),
@@ -78,7 +86,7 @@ class Replay:
         self._own_tasks: set[str] = set()
         self._seen: set[tuple[str, str, int]] = set()
         self._ended: set[tuple[str, str]] = set()
-        self._snapshot: Peeked | None = None
+        self._snapshot: NodeAnswer | None = None
         self.now = 0.0
 
     def _new_id(self) -> str:
@@ -95,22 +103,22 @@ class Replay:
 
     def snapshot(self, state: Any) -> None:
         """What `GET /state` will answer."""
-        self._snapshot = Peeked("", state)
+        self._snapshot = NodeAnswer("", state)
 
-    def _take(self, effects: list[Effect]) -> None:
+    def _take(self, effects: list[SessionEffect]) -> None:
         for effect in effects:
             match effect:
-                case Send(topic, payload):
+                case SendEffect(topic, payload):
                     message = json.loads(payload)
                     if self._first_time("ours", message):
                         self._ours.append((topic, message))
-                case Begin(task):
+                case BeginTaskEffect(task):
                     self._tasks[task.command_id] = task.id
-                case Halt(task_id):
+                case CancelTaskEffect(task_id):
                     self.halted.append(task_id)
-                case Load(model):
+                case LoadModelEffect(model):
                     self.loads.append(model)
-                case Peek():
+                case QueryNodesEffect():
                     self._take(self.membership.peeked(self._snapshot, self.now))
 
     def _first_time(self, whose: str, message: Any) -> bool:
@@ -308,7 +316,7 @@ class Replay:
         self._take(self.membership.answered(said, self.now))
 
 
-def events_of(wrapped: Any) -> Iterator[Event | ExoRkllmError]:
+def events_of(wrapped: Any) -> Iterator[GenerationEvent | ExoRkllmError]:
     """What an engine would have said to make a worker send this chunk."""
     ((kind, chunk),) = wrapped.items()
     match kind:

@@ -16,44 +16,44 @@ from aiohttp import web
 from exo_rkllm.backends.base import Finish, Timings, Usage
 from exo_rkllm.cluster.discovery import interfaces
 from exo_rkllm.cluster.discovery.hearing import (
-    EVERYBODY_SPOKE,
+    DISCOVERY_WINDOW,
     FORGET,
     NODES,
     VALID,
+    AmbiguousClusters,
     Ask,
-    Found,
-    Hearing,
+    DiscoveredCluster,
+    DiscoveredPeer,
+    DiscoveryState,
     Outcome,
-    Peer,
-    Source,
-    Torn,
+    PacketSource,
 )
 from exo_rkllm.cluster.discovery.interfaces import Interfaces
 from exo_rkllm.cluster.discovery.namespace import digest
 from exo_rkllm.cluster.discovery.packets import Hello, WhatsUp
 from exo_rkllm.cluster.discovery.reachable import Reachable, answer
-from exo_rkllm.cluster.identity import Identity
+from exo_rkllm.cluster.identity import NodeIdentity
 from exo_rkllm.cluster.serving import Servable
 from exo_rkllm.cluster.session.link import described
-from exo_rkllm.cluster.session.orders import Peek
+from exo_rkllm.cluster.session.orders import QueryNodesEffect
 from exo_rkllm.cluster.session.peeking import peek, urls
 from exo_rkllm.cluster.wire import chunks, clean
 from exo_rkllm.cluster.wire.messages import ErrorChunk, TokenChunk, ToolCallChunk
 from exo_rkllm.cluster.worker import offers
 
-HERE, THERE = Source("fe80::1", 2), Source("fe80::2", 2)
+HERE, THERE = PacketSource("fe80::1", 2), PacketSource("fe80::2", 2)
 OURS, OTHER = digest("0.3.70"), digest("0.3.71")
 
 
 # ── who is heard ──
 
 
-def hearing(asked: str = "0.3.70", guesses: tuple[str, ...] = ("0.3.70",)) -> Hearing:
+def hearing(asked: str = "0.3.70", guesses: tuple[str, ...] = ("0.3.70",)) -> DiscoveryState:
     numbers = iter(range(1, 10_000))
-    return Hearing("me", asked, lambda: next(numbers).to_bytes(8, "big"), guesses)
+    return DiscoveryState("me", asked, lambda: next(numbers).to_bytes(8, "big"), guesses)
 
 
-def nonce(ear: Hearing, now: float, namespace: bytes = OURS) -> bytes:
+def nonce(ear: DiscoveryState, now: float, namespace: bytes = OURS) -> bytes:
     return next(ask.hello.nonce for ask in ear.questions(now) if ask.hello.namespace == namespace)
 
 
@@ -61,14 +61,14 @@ def test_a_node_that_answers_is_found_once() -> None:
     ear = hearing()
     asked = nonce(ear, 0.0)
     found = ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.01)
-    assert found == [Found(Peer("aa", HERE, 52414))]
+    assert found == [DiscoveredCluster(DiscoveredPeer("aa", HERE, 52414))]
     assert ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.02) == []
     assert ear.endpoints() == ("tcp/[fe80::1%2]:52414",)
     assert ear.settled(0.0)
     assert ear.namespace == "0.3.70"
 
 
-def heard(ear: Hearing, namespace: bytes, source: Source, now: float, node: str = "ee") -> list[Outcome]:
+def heard(ear: DiscoveryState, namespace: bytes, source: PacketSource, now: float, node: str = "ee") -> list[Outcome]:
     """An exo node says Hello and answers ours."""
     (ask,) = ear.hear(Hello(b"?" * 8, namespace), source, now)
     assert isinstance(ask, Ask)
@@ -91,7 +91,7 @@ def test_an_answer_that_a_slow_board_hears_in_the_next_round_counts() -> None:
     ear = hearing()
     old = nonce(ear, 0.0)
     ear.questions(1.0)
-    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == [Found(Peer("aa", HERE, 52414))]
+    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == [DiscoveredCluster(DiscoveredPeer("aa", HERE, 52414))]
 
 
 def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
@@ -101,7 +101,7 @@ def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
     ear.questions(0.1)
     assert ear.hear(first.hello, HERE, 3.0) == []
     assert ear.namespace == ""
-    assert not ear.settled(EVERYBODY_SPOKE)
+    assert not ear.settled(DISCOVERY_WINDOW)
     assert ear.strangers(3.0) == ()
 
 
@@ -118,7 +118,9 @@ def test_another_board_of_ours_that_searches_is_no_cluster() -> None:
         assert ear.namespace == ""
         assert not ear.settled(60.0)
         assert ear.strangers(60.0) == ()
-    assert heard(boards[0], OTHER, Source("fe80::e", 2), 60.0) == [Found(Peer("ee", Source("fe80::e", 2), 52414))]
+    assert heard(boards[0], OTHER, PacketSource("fe80::e", 2), 60.0) == [
+        DiscoveredCluster(DiscoveredPeer("ee", PacketSource("fe80::e", 2), 52414))
+    ]
     assert boards[0].settled(60.0)
 
 
@@ -127,7 +129,7 @@ def test_a_board_that_asks_for_one_cluster_does_not_keep_another_from_the_real_o
     ear.questions(0.0)
     assert len(ear.hear(Hello(b"b" * 8, OURS), THERE, 0.1)) == 1
     assert len(heard(ear, OTHER, HERE, 0.5)) == 1
-    assert ear.settled(EVERYBODY_SPOKE)
+    assert ear.settled(DISCOVERY_WINDOW)
     assert ear.namespace == "0.3.71"
 
 
@@ -143,7 +145,9 @@ def test_a_node_that_starts_later_is_asked_once() -> None:
     assert isinstance(ask, Ask)
     assert ask.source == THERE
     assert ear.hear(Hello(b"m" * 8, OURS), THERE, 6.0) == []
-    assert ear.hear(WhatsUp(ask.hello.nonce, "bb", 1), THERE, 6.1) == [Found(Peer("bb", THERE, 1))]
+    assert ear.hear(WhatsUp(ask.hello.nonce, "bb", 1), THERE, 6.1) == [
+        DiscoveredCluster(DiscoveredPeer("bb", THERE, 1))
+    ]
     ear.lost()
     assert len(ear.hear(Hello(b"o" * 8, OURS), THERE, 7.0)) == 1
 
@@ -185,8 +189,8 @@ def test_auto_takes_the_one_that_is_heard() -> None:
     assert not ear.settled(5.0)
     assert len(heard(ear, OTHER, HERE, 0.6)) == 1
     assert not ear.settled(0.6)
-    assert ear.patience(0.6) == pytest.approx(EVERYBODY_SPOKE - 0.6)
-    assert ear.settled(EVERYBODY_SPOKE)
+    assert ear.patience(0.6) == pytest.approx(DISCOVERY_WINDOW - 0.6)
+    assert ear.settled(DISCOVERY_WINDOW)
     assert ear.namespace == "0.3.71"
     assert heard(ear, OURS, THERE, 9.0) == []
     assert ear.settled(9.0)
@@ -202,7 +206,7 @@ def test_auto_joins_none_of_two_until_one_is_left() -> None:
     ear = hearing("auto")
     asked = nonce(ear, 0.0)
     assert len(heard(ear, OTHER, HERE, 0.2)) == 1
-    assert ear.hear(WhatsUp(asked, "aa", 1), THERE, 0.3) == [Torn(("0.3.70", "0.3.71"))]
+    assert ear.hear(WhatsUp(asked, "aa", 1), THERE, 0.3) == [AmbiguousClusters(("0.3.70", "0.3.71"))]
     assert not ear.settled(5.0)
     assert ear.namespace == ""
     assert ear.questions(5.0) == []
@@ -217,7 +221,7 @@ def test_auto_joins_none_of_two_until_one_is_left() -> None:
 def test_a_flood_of_names_and_nodes_is_bounded() -> None:
     ear = hearing()
     for number in range(500):
-        source = Source(f"fe80::{number:x}", 2)
+        source = PacketSource(f"fe80::{number:x}", 2)
         ear.hear(Hello(number.to_bytes(8, "little"), number.to_bytes(8, "big")), source, 0.0)
         for outcome in ear.hear(Hello(number.to_bytes(8, "little"), OURS), source, 0.0):
             assert isinstance(outcome, Ask)
@@ -225,7 +229,7 @@ def test_a_flood_of_names_and_nodes_is_bounded() -> None:
         ear.hear(WhatsUp(nonce(ear, 0.0), f"{number + 1:x}", 1), source, 0.0)
     assert len(ear.strangers(0.0)) <= NODES
     assert len(ear.endpoints()) <= NODES
-    assert heard(ear, OTHER, Source("fe80::f"), FORGET) == [], "those that are silent make room"
+    assert heard(ear, OTHER, PacketSource("fe80::f"), FORGET) == [], "those that are silent make room"
     assert [stranger.namespace for stranger in ear.strangers(FORGET)] == ["0.3.71"]
 
 
@@ -375,7 +379,7 @@ async def told(paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, openap
     )
     async with exo(paths) as port:
         return await peek(
-            Peek(("dead", "aa"), openapi), {"dead": ("127.0.0.8",), "aa": ("127.0.0.7", "127.0.0.9")}, port
+            QueryNodesEffect(("dead", "aa"), openapi), {"dead": ("127.0.0.8",), "aa": ("127.0.0.7", "127.0.0.9")}, port
         )
 
 
@@ -415,31 +419,31 @@ def test_addresses_out_of_zenohs_admin_space() -> None:
 
 
 def test_the_node_id_survives_restarts(tmp_path: Path) -> None:
-    made = Identity(tmp_path / "cluster").node_id()
-    assert Identity(tmp_path / "cluster").node_id() == made
+    made = NodeIdentity(tmp_path / "cluster").node_id()
+    assert NodeIdentity(tmp_path / "cluster").node_id() == made
     assert made[0] != "0"
 
 
 @pytest.mark.parametrize("content", [b"", b"0abc", b"XYZ", b"\xff\xfe", b"a" * 40])
 def test_a_broken_file_is_replaced(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "node-id").write_bytes(content)
-    made = Identity(tmp_path).node_id()
-    assert Identity(tmp_path).node_id() == made
+    made = NodeIdentity(tmp_path).node_id()
+    assert NodeIdentity(tmp_path).node_id() == made
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    identity = Identity(tmp_path / "file" / "cluster")
+    identity = NodeIdentity(tmp_path / "file" / "cluster")
     assert identity.node_id()
     identity.keep_out("no matter")
     assert identity.stay_out() == ""
 
 
 def test_the_word_to_stay_out(tmp_path: Path) -> None:
-    identity = Identity(tmp_path / "new")
+    identity = NodeIdentity(tmp_path / "new")
     assert identity.stay_out() == ""
     identity.keep_out("It died of us.")
-    assert Identity(tmp_path / "new").stay_out() == "It died of us."
+    assert NodeIdentity(tmp_path / "new").stay_out() == "It died of us."
     identity.keep_out("")
     identity.keep_out("")
     assert identity.stay_out() == ""

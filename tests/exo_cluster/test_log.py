@@ -28,8 +28,8 @@ from exo_rkllm.cluster.session.following import (
     Nudge,
     Probe,
 )
-from exo_rkllm.cluster.session.log import FIRST_WAIT, KEPT, PAGE, Log
-from exo_rkllm.cluster.session.outbox import RESEND, WINDOW, Outbox, merged
+from exo_rkllm.cluster.session.log import FIRST_WAIT, KEPT, PAGE, EventLog
+from exo_rkllm.cluster.session.outbox import RESEND, WINDOW, PublishQueue, merged
 from exo_rkllm.cluster.wire.messages import (
     Chunk,
     ChunkGenerated,
@@ -55,7 +55,7 @@ def logged(index: int) -> Logged:
 def test_events_come_out_in_order_and_once(number: int, luck: random.Random, doubled: int) -> None:
     arriving = [*range(number), *(luck.randrange(number) for _ in range(doubled))]
     luck.shuffle(arriving)
-    log = Log()
+    log = EventLog()
     out = [event.index for index in arriving for event in log.receive(logged(index), 0.0)]
     assert out == list(range(number))
     assert log.behind == 0
@@ -64,7 +64,7 @@ def test_events_come_out_in_order_and_once(number: int, luck: random.Random, dou
 
 @given(st.integers(1, 200), st.sets(st.integers(0, 199)), st.integers(0, 199))
 def test_what_was_lost_is_asked_for_until_it_is_there(number: int, lost: set[int], snapshot: int) -> None:
-    log = Log()
+    log = EventLog()
     out: list[int] = []
     for index in range(number):
         if index not in lost or index == number - 1:
@@ -84,7 +84,7 @@ def test_what_was_lost_is_asked_for_until_it_is_there(number: int, lost: set[int
 
 
 def test_a_gap_is_asked_for_with_growing_patience() -> None:
-    log = Log()
+    log = EventLog()
     log.receive(logged(5), 10.0)
     assert log.gap(10.0 + FIRST_WAIT / 2) is None
     waits, now = [], 10.0
@@ -97,7 +97,7 @@ def test_a_gap_is_asked_for_with_growing_patience() -> None:
 
 
 def test_a_long_log_is_read_page_after_page_without_waiting() -> None:
-    log = Log()
+    log = EventLog()
     log.receive(logged(3 * PAGE), 0.0)
     log.start_at(0, 0.0)
     for page in range(3):
@@ -108,7 +108,7 @@ def test_a_long_log_is_read_page_after_page_without_waiting() -> None:
 
 
 def test_what_waits_behind_a_gap_is_bounded() -> None:
-    log = Log()
+    log = EventLog()
     for index in range(1, 3 * KEPT):
         log.receive(logged(index), 0.0)
     assert len(log.receive(logged(0), 0.0)) == KEPT + 1
@@ -311,11 +311,11 @@ def token(text: str, command: str = "c", **more: object) -> ChunkGenerated:
     return ChunkGenerated(f"e-{command}-{text}", command, replace(chunk, **more))  # type: ignore[arg-type]  # by name
 
 
-def outbox() -> Outbox:
-    return Outbox("o", A)
+def outbox() -> PublishQueue:
+    return PublishQueue("o", A)
 
 
-def texts(outbox: Outbox, now: float = 0.0) -> list[str]:
+def texts(outbox: PublishQueue, now: float = 0.0) -> list[str]:
     return [
         envelope.event.chunk.text
         for envelope in outbox.take(now)

@@ -13,8 +13,18 @@ import pytest
 from exo_rkllm.backends.base import Finish, Piece
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.session import membership as m
-from exo_rkllm.cluster.session.membership import Membership, Sources
-from exo_rkllm.cluster.session.orders import Begin, Effect, Halt, Peek, Peeked, Say, Send, StayOut, Token
+from exo_rkllm.cluster.session.membership import Membership, MembershipSources
+from exo_rkllm.cluster.session.orders import (
+    BeginTaskEffect,
+    CancelTaskEffect,
+    DeclareTokenEffect,
+    LogEffect,
+    NodeAnswer,
+    QueryNodesEffect,
+    SendEffect,
+    SessionEffect,
+    StayOutEffect,
+)
 from exo_rkllm.cluster.session.snapshot import Phase
 from exo_rkllm.cluster.session.suspicion import RECOVERY
 from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
@@ -33,30 +43,30 @@ class Wire:
 
     def __init__(self, **options: Any) -> None:
         self.member = Membership(
-            ME, supported()[0], BoardFacts("opi5"), sources=Sources(disk=lambda: (100, 50)), **options
+            ME, supported()[0], BoardFacts("opi5"), sources=MembershipSources(disk=lambda: (100, 50)), **options
         )
         self.now = 100.0
         self.log: list[Any] = []
         self.document = Document()
-        self.effects: list[Effect] = []
+        self.effects: list[SessionEffect] = []
         self.connected = False
         self.do(lambda: self.member.offered([MODEL], self.now))
         self.do(lambda: self.member.interfaces(ETH, self.now))
 
-    def do(self, call: Callable[[], list[Effect]]) -> list[Effect]:
+    def do(self, call: Callable[[], list[SessionEffect]]) -> list[SessionEffect]:
         self.effects = call()
         return self.effects
 
-    def link(self) -> list[Effect]:
+    def link(self) -> list[SessionEffect]:
         self.connected = True
         self.do(lambda: self.member.alive(MASTER, self.now, there=True))
         return self.do(lambda: self.member.linked(self.now))
 
-    def hear(self, topic: str, message: Any) -> list[Effect]:
+    def hear(self, topic: str, message: Any) -> list[SessionEffect]:
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()
         return self.do(lambda: self.member.message(topic, payload, self.now))
 
-    def event(self, event: Any, index: int | None = None, session: Any = SESSION) -> list[Effect]:
+    def event(self, event: Any, index: int | None = None, session: Any = SESSION) -> list[SessionEffect]:
         if index is None:
             index = len(self.log)
             self.log.append(event)
@@ -64,17 +74,17 @@ class Wire:
         message = {"origin_idx": index, "origin": session["master_node_id"], "session": session, "event": event}
         return self.hear("global_events", message) if self.connected else []
 
-    def says(self, kind: str, **body: Any) -> list[Effect]:
+    def says(self, kind: str, **body: Any) -> list[SessionEffect]:
         return self.event({kind: {"event_id": f"x{len(self.log)}", **body}})
 
-    def sign(self, node: str = MASTER) -> list[Effect]:
+    def sign(self, node: str = MASTER) -> list[SessionEffect]:
         info = {"MiscData": {"friendly_name": "mac"}}
         return self.says("NodeGatheredInfo", node_id=node, when="2026-01-01 00:00:00+00:00", info=info)
 
-    def tick(self, seconds: float) -> list[Effect]:
+    def tick(self, seconds: float) -> list[SessionEffect]:
         """Time passes, and the shell looks again whenever it was told to."""
         until = self.now + seconds
-        found: list[Effect] = []
+        found: list[SessionEffect] = []
         while (deadline := self.member.deadline) is not None and deadline <= until:
             self.now = max(self.now, deadline)
             found += self.member.tick(self.now)
@@ -82,11 +92,11 @@ class Wire:
         self.effects = found
         return found
 
-    def echo(self, effects: list[Effect] | None = None) -> None:
+    def echo(self, effects: list[SessionEffect] | None = None) -> None:
         """The master takes in what was sent, until nothing more follows from it."""
         waiting = list(self.effects if effects is None else effects)
         while waiting:
-            sent = [effect for effect in waiting if isinstance(effect, Send)]
+            sent = [effect for effect in waiting if isinstance(effect, SendEffect)]
             waiting = []
             for effect in sent:
                 message = json.loads(effect.payload)
@@ -104,12 +114,12 @@ class Wire:
     def join(self, answer: Any = ...) -> None:
         self.link()
         self.sign()
-        told = Peeked(MASTER, self.document.document(), openapi()) if answer is ... else answer
+        told = NodeAnswer(MASTER, self.document.document(), openapi()) if answer is ... else answer
         self.do(lambda: self.member.peeked(told, self.now))
         self.echo()
         assert self.member.phase is Phase.SERVING
 
-    def ask(self, task: str = "t") -> list[Effect]:
+    def ask(self, task: str = "t") -> list[SessionEffect]:
         (instance,) = self.document.instances
         body = {
             "task_id": task,
@@ -122,18 +132,18 @@ class Wire:
         }
         return self.says("TaskCreated", task_id=task, task={"TextGeneration": body})
 
-    def kinds(self, effects: list[Effect]) -> list[str]:
+    def kinds(self, effects: list[SessionEffect]) -> list[str]:
         found = []
         for effect in effects:
-            if isinstance(effect, Send):
+            if isinstance(effect, SendEffect):
                 message = json.loads(effect.payload)
                 what = message.get("event") or message.get("command") or {"ElectionMessage": {}}
                 found.append(next(iter(what)))
         return found
 
 
-def sentences(effects: list[Effect]) -> list[str]:
-    return [effect.sentence for effect in effects if isinstance(effect, Say)]
+def sentences(effects: list[SessionEffect]) -> list[str]:
+    return [effect.sentence for effect in effects if isinstance(effect, LogEffect)]
 
 
 # ── joining ──
@@ -144,10 +154,12 @@ def test_nothing_is_published_before_the_cluster_was_looked_at() -> None:
     assert wire.link() == []
     assert wire.member.phase is Phase.LISTENING
     effects = wire.sign()
-    assert [effect for effect in effects if isinstance(effect, Peek)] == [Peek((MASTER,), openapi=True)]
+    assert [effect for effect in effects if isinstance(effect, QueryNodesEffect)] == [
+        QueryNodesEffect((MASTER,), openapi=True)
+    ]
     assert wire.kinds(effects) == []
     assert wire.kinds(wire.tick(1.0)) == []
-    joined = wire.do(lambda: wire.member.peeked(Peeked(MASTER, wire.document.document(), openapi()), wire.now))
+    joined = wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, wire.document.document(), openapi()), wire.now))
     assert wire.kinds(joined) == ["NodeGatheredInfo"] * 5
     wire.echo()
     assert wire.member.phase is Phase.SERVING  # type: ignore[comparison-overlap]  # a call in between changes it
@@ -174,7 +186,7 @@ def test_a_snapshot_of_something_else_is_not_believed() -> None:
     wire.link()
     wire.sign()
     strange = {**wire.document.document(), "lastEventAppliedIdx": 90_000}
-    effects = wire.do(lambda: wire.member.peeked(Peeked(MASTER, strange, openapi()), wire.now))
+    effects = wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, strange, openapi()), wire.now))
     assert "RequestEventLog" in wire.kinds(effects + wire.tick(0.0))
 
 
@@ -183,7 +195,7 @@ def test_the_choice_of_cluster_is_waited_for() -> None:
     wire.member.permitted = False
     wire.link()
     wire.sign()
-    answer = Peeked(MASTER, wire.document.document(), openapi())
+    answer = NodeAnswer(MASTER, wire.document.document(), openapi())
     assert wire.kinds(wire.do(lambda: wire.member.peeked(answer, wire.now))) == []
     assert wire.kinds(wire.do(lambda: wire.member.permit(wire.now))) == ["NodeGatheredInfo"] * 5
 
@@ -194,11 +206,11 @@ def test_a_node_that_was_looked_at_is_not_looked_at_again() -> None:
     session = {"master_node_id": "bb", "election_clock": 4}
     wire.hear("election_messages", {"clock": 4, "seniority": 1, "proposed_session": session, "commands_seen": 0})
     wire.tick(4)
-    assert Peek(("bb", MASTER), openapi=True) in wire.effects
+    assert QueryNodesEffect(("bb", MASTER), openapi=True) in wire.effects
     back = {"clock": 5, "seniority": 2, "proposed_session": SESSION, "commands_seen": 0}
     wire.hear("election_messages", back)
     wire.tick(4)
-    assert Peek((MASTER,), openapi=False) in wire.effects
+    assert QueryNodesEffect((MASTER,), openapi=False) in wire.effects
 
 
 # ── a life ──
@@ -207,14 +219,14 @@ def test_a_node_that_was_looked_at_is_not_looked_at_again() -> None:
 def test_answers_pass_through_in_turns_of_the_loop() -> None:
     wire = Wire()
     wire.join()
-    (begin,) = [effect for effect in wire.ask() if isinstance(effect, Begin)]
+    (begin,) = [effect for effect in wire.ask() if isinstance(effect, BeginTaskEffect)]
     assert begin.model == MODEL.id
     together = wire.do(lambda: wire.member.answered([("t", Piece("a", 1)), ("t", Piece("b", 2))], wire.now))
     assert wire.kinds(together) == ["TaskStatusUpdated", "RunnerStatusUpdated", "ChunkGenerated"]
     wire.echo()
     ending = wire.do(lambda: wire.member.answered([("t", Piece("c", 3)), ("t", Finish("stop"))], wire.now))
     assert wire.kinds(ending) == ["ChunkGenerated", "TaskStatusUpdated", "RunnerStatusUpdated"]
-    chunk = json.loads(next(e.payload for e in ending if isinstance(e, Send)))["event"]["ChunkGenerated"]["chunk"]
+    chunk = json.loads(next(e.payload for e in ending if isinstance(e, SendEffect)))["event"]["ChunkGenerated"]["chunk"]
     assert (chunk["TokenChunk"]["text"], chunk["TokenChunk"]["finish_reason"]) == ("c", "stop")
     view = wire.member.view(wire.now)
     assert (view.counters.tasks, view.unechoed) == (1, 3)
@@ -229,7 +241,7 @@ def test_a_cancelled_answer_says_nothing_that_still_waits() -> None:
         answered = [("t", Piece(f"{number} ", number))]
         wire.do(functools.partial(wire.member.answered, answered, wire.now))
     effects = wire.says("TaskStatusUpdated", task_id="t", task_status="Cancelled")
-    assert Halt("t") in effects
+    assert CancelTaskEffect("t") in effects
     before = wire.member.view(wire.now).counters.events_out
     wire.tick(0.0)
     assert wire.member.view(wire.now).counters.events_out == before
@@ -240,7 +252,7 @@ def test_a_sign_of_life_every_five_seconds_and_nothing_else() -> None:
     wire.join()
     for second in range(60):
         effects = wire.tick(1.0)
-        assert len([effect for effect in effects if isinstance(effect, Send)]) <= 1
+        assert len([effect for effect in effects if isinstance(effect, SendEffect)]) <= 1
         wire.echo()
         if second % 3 == 0:
             wire.sign()
@@ -264,13 +276,13 @@ def test_what_was_not_echoed_is_sent_again_unchanged_and_soon_after_a_lost_link(
     wire.do(lambda: wire.member.answered([("t", Piece("a", 1))], wire.now))
     wire.echo()
     first = wire.do(lambda: wire.member.answered([("t", Piece("b", 2))], wire.now))
-    sent = [effect.payload for effect in first if isinstance(effect, Send)]
+    sent = [effect.payload for effect in first if isinstance(effect, SendEffect)]
     wire.do(lambda: wire.member.unlinked(wire.now))
     wire.tick(2.0)
     assert wire.kinds(wire.effects) == []
     wire.do(lambda: wire.member.alive(MASTER, wire.now, there=True))
     wire.do(lambda: wire.member.linked(wire.now))
-    again = [effect.payload for effect in wire.tick(0.5) if isinstance(effect, Send)]
+    again = [effect.payload for effect in wire.tick(0.5) if isinstance(effect, SendEffect)]
     assert [one for one in again if b"MiscData" not in one] == sent
     assert len(again) == len(sent) + 1  # and something that tells whether the master lives
     assert wire.member.view(wire.now).counters.resends == len(sent)
@@ -286,10 +298,10 @@ def test_a_new_session_begins_anew() -> None:
     info = {"MiscData": {"friendly_name": "b"}}
     body = {"event_id": "y", "node_id": "bb", "when": "2026-01-01 00:00:00+00:00", "info": info}
     effects = wire.event({"NodeGatheredInfo": body}, 0, session)
-    assert Halt("t") in effects
-    assert any(isinstance(effect, Peek) for effect in effects)
+    assert CancelTaskEffect("t") in effects
+    assert any(isinstance(effect, QueryNodesEffect) for effect in effects)
     joined = wire.do(lambda: wire.member.peeked(None, wire.now))
-    envelopes = [json.loads(effect.payload) for effect in joined if isinstance(effect, Send)]
+    envelopes = [json.loads(effect.payload) for effect in joined if isinstance(effect, SendEffect)]
     assert [envelope["origin_idx"] for envelope in envelopes] == list(range(5))
     assert {envelope["session"]["election_clock"] for envelope in envelopes} == {4}
 
@@ -297,7 +309,7 @@ def test_a_new_session_begins_anew() -> None:
 def test_a_cluster_that_only_listens_is_made_to_elect() -> None:
     wire = Wire()
     wire.link()
-    assert Token() in wire.tick(6.0)
+    assert DeclareTokenEffect() in wire.tick(6.0)
 
 
 def test_a_dead_master_is_nudged_away_by_whoever_is_in() -> None:
@@ -355,7 +367,7 @@ def test_a_difference_that_turns_up_later_silences_us_too() -> None:
     wire.ask()
     body = {"event_id": "z", "task_id": "t", "task_status": "Running", "priority": 3}
     effects = wire.event({"TaskStatusUpdated": body}, len(wire.log))
-    assert Halt("t") in effects
+    assert CancelTaskEffect("t") in effects
     view = wire.member.view(wire.now)
     assert view.phase is Phase.PASSIVE
     assert "unknown field 'priority'" in view.sentence
@@ -381,7 +393,7 @@ def test_several_differences_are_all_named() -> None:
     document = openapi()
     document["components"]["schemas"]["ModelCard"]["required"].append("family")
     state = {**wire.document.document(), "quorum": {}}
-    effects = wire.do(lambda: wire.member.peeked(Peeked(MASTER, state, document), wire.now))
+    effects = wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, state, document), wire.now))
     assert wire.member.view(wire.now).drift == ("State: quorum is new", "ModelCard: family is required")
     assert "and 1 more" in sentences(effects)[0]
 
@@ -391,7 +403,7 @@ def test_a_state_that_cannot_be_read_is_a_difference() -> None:
     wire.link()
     wire.sign()
     state = {**wire.document.document(), "instances": []}
-    wire.do(lambda: wire.member.peeked(Peeked(MASTER, state, None), wire.now))
+    wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, state, None), wire.now))
     assert wire.member.view(wire.now).drift == ("State: no instances",)
 
 
@@ -413,7 +425,7 @@ def poisoned() -> Wire:
 
 def test_a_cluster_that_dies_of_our_first_words_is_left_alone() -> None:
     wire = poisoned()
-    (stay,) = [effect for effect in wire.effects if isinstance(effect, StayOut)]
+    (stay,) = [effect for effect in wire.effects if isinstance(effect, StayOutEffect)]
     assert "NodeGatheredInfo/MiscData" in stay.sentence
     assert wire.member.phase is Phase.OUT
     assert wire.kinds(wire.link() + wire.sign() + wire.tick(60)) == []
@@ -425,9 +437,9 @@ def test_it_is_joined_again_when_somebody_says_so() -> None:
     wire.link()
     wire.sign()
     effects = wire.do(lambda: wire.member.invite(wire.now))
-    assert StayOut("") in effects
-    assert any(isinstance(effect, Peek) for effect in effects)
-    wire.do(lambda: wire.member.peeked(Peeked(MASTER, wire.document.document(), openapi()), wire.now))
+    assert StayOutEffect("") in effects
+    assert any(isinstance(effect, QueryNodesEffect) for effect in effects)
+    wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, wire.document.document(), openapi()), wire.now))
     wire.echo()
     assert wire.member.view(wire.now).phase is Phase.SERVING
 
@@ -475,7 +487,7 @@ def test_a_twin_is_noticed_and_named() -> None:
     wire.tick(m.TWIN + 0.1)
     assert "uses our node id" in sentences(wire.sign(ME))[0]
     assert wire.member.phase is Phase.OUT  # type: ignore[comparison-overlap]  # a call in between changes it
-    assert not [effect for effect in wire.effects if isinstance(effect, StayOut)]
+    assert not [effect for effect in wire.effects if isinstance(effect, StayOutEffect)]
 
 
 # ── what is shown ──
@@ -508,7 +520,7 @@ def test_a_message_that_would_not_fit_is_replaced_by_a_harmless_one(monkeypatch:
     monkeypatch.setattr("exo_rkllm.cluster.wire.clean.text", lambda text: text)
     effects = wire.do(lambda: wire.member.answered([("t", Piece("\ud800", 1))], wire.now))
     assert wire.kinds(effects)[-1] == "NodeGatheredInfo"
-    indices = [json.loads(effect.payload)["origin_idx"] for effect in effects if isinstance(effect, Send)]
+    indices = [json.loads(effect.payload)["origin_idx"] for effect in effects if isinstance(effect, SendEffect)]
     assert indices == list(range(indices[0], indices[0] + len(indices)))
     assert wire.member.view(wire.now).counters.refused == 1
     card = replace(MODEL, id="\ud800")

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from exo_rkllm.backends.base import Event, Finish, Piece, Progress, Sampling, Timings, Usage
+from exo_rkllm.backends.base import Finish, GenerationEvent, Piece, Progress, Sampling, Timings, Usage
 from exo_rkllm.cluster.serving import BoardFacts, Servable
-from exo_rkllm.cluster.session.membership import Membership, Sources
-from exo_rkllm.cluster.session.orders import Peek, Say, Send
+from exo_rkllm.cluster.session.membership import Membership, MembershipSources
+from exo_rkllm.cluster.session.orders import LogEffect, QueryNodesEffect, SendEffect
 from exo_rkllm.cluster.wire import messages
 from exo_rkllm.cluster.wire.messages import Record, Tagged, wire
 from exo_rkllm.cluster.wire.revisions import supported
@@ -143,7 +143,9 @@ class Cluster:
         self.sent: list[tuple[str, bytes]] = []
         self.effects: deque[Any] = deque()
         self.busy = False
-        self.member = Membership("c0ffee", supported()[0], facts, sources=Sources(disk=lambda: (10**11, 10**10)))
+        self.member = Membership(
+            "c0ffee", supported()[0], facts, sources=MembershipSources(disk=lambda: (10**11, 10**10))
+        )
         self.index = 0
         self.now = 0.0
         self.says: list[str] = []
@@ -176,7 +178,7 @@ class Cluster:
 
     def carry_out(self, effect: Any) -> None:
         match effect:
-            case Send(topic, payload):
+            case SendEffect(topic, payload):
                 message = json.loads(payload)
                 self.sent.append((topic, payload))
                 if topic == "local_events":
@@ -184,9 +186,9 @@ class Cluster:
                     self.echo(message["event"])
                 else:
                     self.command(*message["command"].popitem())
-            case Peek():
+            case QueryNodesEffect():
                 self.take(self.member.peeked(None, self.now))
-            case Say(_, sentence):
+            case LogEffect(_, sentence):
                 self.says.append(sentence)
 
     def command(self, kind: str, body: Any) -> None:
@@ -202,7 +204,7 @@ class Cluster:
 
 
 def drive(
-    facts: BoardFacts, models: list[Servable], answers: list[list[Event | ExoRkllmError]], data: st.DataObject
+    facts: BoardFacts, models: list[Servable], answers: list[list[GenerationEvent | ExoRkllmError]], data: st.DataObject
 ) -> int:
     """`Membership` refuses an unfit message in words; here none may even be tried."""
     revision = supported()[0]
@@ -247,7 +249,7 @@ QUIET = settings(suppress_health_check=list(HealthCheck), deadline=None, max_exa
 @QUIET
 @given(*LIVES)
 def test_whatever_happens_only_fit_messages_leave(
-    facts: BoardFacts, models: list[Servable], answers: list[list[Event | ExoRkllmError]], data: st.DataObject
+    facts: BoardFacts, models: list[Servable], answers: list[list[GenerationEvent | ExoRkllmError]], data: st.DataObject
 ) -> None:
     drive(facts, models, answers, data)
 
@@ -259,7 +261,10 @@ def test_a_hundred_thousand_messages_fit() -> None:
     @settings(QUIET, max_examples=2000, phases=[Phase.generate])
     @given(*LIVES)
     def lives(
-        facts: BoardFacts, models: list[Servable], answers: list[list[Event | ExoRkllmError]], data: st.DataObject
+        facts: BoardFacts,
+        models: list[Servable],
+        answers: list[list[GenerationEvent | ExoRkllmError]],
+        data: st.DataObject,
     ) -> None:
         nonlocal sent
         sent += drive(facts, models, answers, data)

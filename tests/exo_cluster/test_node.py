@@ -18,14 +18,14 @@ import aiohttp
 import pytest
 
 from exo_rkllm.cluster import node
-from exo_rkllm.cluster.discovery.hearing import Torn
+from exo_rkllm.cluster.discovery.hearing import AmbiguousClusters
 from exo_rkllm.cluster.discovery.service import Discovery
 from exo_rkllm.cluster.node import Node
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.session import link
 from exo_rkllm.cluster.session.link import Connection, Inbox, ZenohLink
 from exo_rkllm.cluster.session.snapshot import Phase
-from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, Message
+from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage
 from exo_rkllm.cluster.settings import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
 from tests.exo_cluster.lab import TESTS, counted, until
@@ -241,7 +241,7 @@ async def test_a_discovery_port_that_cannot_be_had_is_named(tmp_path: Path) -> N
 async def test_several_clusters_are_left_alone(exo: Exo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with board(tmp_path, settings(exo)) as made:
         await in_phase(made, Phase.SERVING)
-        made._several(Torn(("0.3.70", "home")))
+        made._several(AmbiguousClusters(("0.3.70", "home")))
         view = made.view()
         assert view.phase is Phase.SEARCHING
         assert "0.3.70, home" in view.sentence
@@ -296,7 +296,7 @@ async def test_what_a_link_carries(exo: Exo) -> None:
         return sum(isinstance(one, kind) for one in found) >= number
 
     await until(lambda: heard(Linked), 5)
-    await until(lambda: heard(Message), 5)
+    await until(lambda: heard(TopicMessage), 5)
     assert Linked(True) in found
     first.declare("c0ffee")
 
@@ -309,8 +309,8 @@ async def test_what_a_link_carries(exo: Exo) -> None:
     assert first.send("election_messages", json.dumps({**ballot, "commands_seen": 0}).encode())
 
     async def carried() -> bool:
-        await heard(Message)
-        return any(isinstance(one, Message) and b'"master_node_id": "x"' in one.payload for one in found)
+        await heard(TopicMessage)
+        return any(isinstance(one, TopicMessage) and b'"master_node_id": "x"' in one.payload for one in found)
 
     await until(carried, 5)
     await first.close()
@@ -346,7 +346,7 @@ async def test_a_process_ends_well_after_its_link(exo: Exo) -> None:
 async def test_an_inbox_that_is_not_emptied_drops_messages_and_keeps_news_of_the_link() -> None:
     inbox = Inbox()
     for _ in range(link.ROOM_IN + 10):
-        inbox.put(Message("t", b""))
+        inbox.put(TopicMessage("t", b""))
     inbox.put(Linked(False))
     assert inbox.dropped == 10
     taken = await inbox.take()

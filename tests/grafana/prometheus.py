@@ -18,7 +18,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from exo_rkllm.metrics.exposition import exposition
+from exo_rkllm.metrics.exposition import render_page
 
 PROGRAM = shutil.which("prometheus")
 
@@ -31,7 +31,7 @@ def metrics_server(registry: CollectorRegistry, seen: list[str]) -> Iterator[str
         def do_GET(self) -> None:
             accept = self.headers.get("Accept", "")
             seen.append(accept)
-            page, content_type = exposition(registry, accept)
+            page, content_type = render_page(registry, accept)
             self.send_response(200)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(page)))

@@ -9,15 +9,15 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from exo_rkllm.backends.base import Timings, Usage
-from exo_rkllm.backends.observe import Answered, Gaps, Loaded, Restarted
+from exo_rkllm.backends.observer import AnswerReport, LoadReport, RestartReport, TokenGaps
 from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.sampler import Busy, integrate
+from exo_rkllm.board.sampler import NpuLoad, integrate
 from exo_rkllm.board.sources import find
 from exo_rkllm.metrics.board import BoardCollector
 from exo_rkllm.metrics.cluster import ClusterCollector
 from exo_rkllm.metrics.exposition import registry
-from exo_rkllm.metrics.serving import Serving, ServingCollector
+from exo_rkllm.metrics.serving import ServingCollector, ServingMetrics
 
 
 @dataclass
@@ -78,12 +78,12 @@ class Daemon:
     def __init__(self, root: Path) -> None:
         self.board = detect(root)
         self.sources = find(root, self.board)
-        self.serving = Serving()
+        self.serving = ServingMetrics()
         self.status = Status()
         self.cluster: Cluster | None = Cluster()
         self.runtime: tuple[str, str] | None = ("1.2.3", "v1_2_1")
         self.touched = 0
-        self.busy = Busy()
+        self.busy = NpuLoad()
         self.now = 0.0
 
     def registry(self) -> CollectorRegistry:
@@ -101,7 +101,7 @@ class Daemon:
     def work(self, reason: str = "stop", gap: float = 0.06) -> None:
         self.now += 1
         self.busy = integrate(self.busy, read_load(self.sources), self.now)
-        self.serving.loaded(Loaded("qwen3-0.6b", 3.0))
+        self.serving.loaded(LoadReport("qwen3-0.6b", 3.0))
         self.serving.answered(answer("qwen3-0.6b", reason, gap))
         if self.cluster is not None:
             counters = self.cluster.counters
@@ -112,20 +112,20 @@ class Daemon:
 
     def suffer(self) -> None:
         """What alerts are for."""
-        self.serving.restarted(Restarted("qwen3-0.6b", "crash"))
-        self.serving.loaded(Loaded("gemma-2b", 0.5, "out_of_memory"))
-        self.serving.answered(Answered("qwen3-0.6b", "runner_lost", 12.0, timings=Timings(queued=40.0)))
+        self.serving.restarted(RestartReport("qwen3-0.6b", "crash"))
+        self.serving.loaded(LoadReport("gemma-2b", 0.5, "out_of_memory"))
+        self.serving.answered(AnswerReport("qwen3-0.6b", "runner_lost", 12.0, timings=Timings(queued=40.0)))
         if self.cluster is not None:
             self.cluster.counters.resends += 2
             self.cluster.counters.gap_repairs += 1
             self.cluster.counters.refused += 1
 
 
-def answer(model: str, reason: str = "stop", gap: float = 0.06, tokens: int = 40) -> Answered:
-    gaps = Gaps()
+def answer(model: str, reason: str = "stop", gap: float = 0.06, tokens: int = 40) -> AnswerReport:
+    gaps = TokenGaps()
     for moment in itertools.islice(itertools.count(100.0, gap), tokens):
         gaps.tick(moment)
-    return Answered(
+    return AnswerReport(
         model,
         reason,
         seconds=0.4 + gap * tokens,

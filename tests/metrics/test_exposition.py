@@ -16,9 +16,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exo_rkllm.backends.observe import Answered, Gaps, Loaded, Restarted
+from exo_rkllm.backends.observer import AnswerReport, LoadReport, RestartReport, TokenGaps
 from exo_rkllm.board.files import WAKING
-from exo_rkllm.metrics.exposition import encode, exposition
+from exo_rkllm.metrics.exposition import encode, render_page
 from exo_rkllm.metrics.families import BOARD, EVERY, document
 from exo_rkllm.metrics.histogram import Histogram
 from exo_rkllm.metrics.serving import MOST_VALUES, OTHER
@@ -31,7 +31,7 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def samples(daemon: Daemon) -> Samples:
-    page, _ = exposition(daemon.registry(), "")
+    page, _ = render_page(daemon.registry(), "")
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in parse_text(page.decode())
@@ -116,7 +116,7 @@ def test_models_in_cma_show_it(board: Build) -> None:
 
 def test_a_hostile_name_stays_one_label(board: Build) -> None:
     daemon = Daemon(board("model-hostile"))
-    page, _ = exposition(daemon.registry(), "")
+    page, _ = render_page(daemon.registry(), "")
     [line] = [line for line in page.decode().splitlines() if line.startswith("rknpu_info{")]
     assert line.endswith(" 1.0")
     [info] = [labels for name, labels in samples(daemon) if name == "rknpu_info"]
@@ -130,7 +130,7 @@ def test_answers_are_counted_by_how_they_ended(board: Build) -> None:
     daemon = Daemon(board("orangepi-5-plus"))
     for reason in ("stop", "stop", "length"):
         daemon.serving.answered(answer("qwen3-0.6b", reason))
-    daemon.serving.answered(Answered("qwen3-0.6b", "busy", 0.0))
+    daemon.serving.answered(AnswerReport("qwen3-0.6b", "busy", 0.0))
     found = samples(daemon)
     assert value(found, "rkllm_requests_total", model="qwen3-0.6b", finish_reason="stop") == 2
     assert value(found, "rkllm_requests_total", model="qwen3-0.6b", finish_reason="busy") == 1
@@ -147,7 +147,7 @@ def test_answers_are_counted_by_how_they_ended(board: Build) -> None:
 
 def test_what_an_engine_does_not_know_is_not_a_time_of_zero(board: Build) -> None:
     daemon = Daemon(board("orangepi-5-plus"))
-    daemon.serving.answered(Answered("remote", "stop", 1.0))
+    daemon.serving.answered(AnswerReport("remote", "stop", 1.0))
     found = samples(daemon)
     assert "rkllm_prefill_seconds_count" not in names(found)
     assert "rkllm_time_to_first_token_seconds_count" not in names(found)
@@ -155,9 +155,9 @@ def test_what_an_engine_does_not_know_is_not_a_time_of_zero(board: Build) -> Non
 
 def test_loads_and_restarts(board: Build) -> None:
     daemon = Daemon(board("orangepi-5-plus"))
-    daemon.serving.loaded(Loaded("a", 4.0))
-    daemon.serving.loaded(Loaded("b", 1.0, "out_of_memory"))
-    daemon.serving.restarted(Restarted("a", "hang"))
+    daemon.serving.loaded(LoadReport("a", 4.0))
+    daemon.serving.loaded(LoadReport("b", 1.0, "out_of_memory"))
+    daemon.serving.restarted(RestartReport("a", "hang"))
     found = samples(daemon)
     assert value(found, "rkllm_model_loads_total", model="a", result="ok") == 1
     assert value(found, "rkllm_model_loads_total", model="b", result="out_of_memory") == 1
@@ -184,7 +184,7 @@ def test_the_queue_is_the_one_of_now(board: Build) -> None:
 def test_labels_cannot_grow_without_end(board: Build) -> None:
     daemon = Daemon(board("orangepi-5-plus"))
     for number in range(10 * MOST_VALUES):
-        daemon.serving.answered(Answered(f"model-{number}", f"reason-{number}", 1.0))
+        daemon.serving.answered(AnswerReport(f"model-{number}", f"reason-{number}", 1.0))
     found = [dict(labels) for name, labels in samples(daemon) if name == "rkllm_requests_total"]
     assert len({labels["model"] for labels in found}) == MOST_VALUES + 1
     assert len({labels["finish_reason"] for labels in found}) == MOST_VALUES + 1
@@ -205,7 +205,7 @@ def test_the_cluster(board: Build) -> None:
 
 
 def test_gaps_are_counted_from_the_second_token_on() -> None:
-    gaps = Gaps()
+    gaps = TokenGaps()
     for moment in (10.0, 10.05, 20.0):
         gaps.tick(moment)
     assert sum(gaps.counts) == 2
@@ -231,7 +231,7 @@ def test_every_row_of_the_table_is_told_by_some_daemon(board: Build) -> None:
     told = {
         family.name + ("_total" if family.type == "counter" else "")
         for daemon in (busy, cma)
-        for family in parse_text(exposition(daemon.registry(), "")[0].decode())
+        for family in parse_text(render_page(daemon.registry(), "")[0].decode())
     }
     assert set(EVERY) <= told
 
@@ -252,12 +252,12 @@ def test_names_say_their_unit() -> None:
 def test_the_format_is_the_one_asked_for(board: Build) -> None:
     daemon = Daemon(board("rk3588-busy"))
     daemon.work()
-    page, content_type = exposition(daemon.registry(), OPENMETRICS)
+    page, content_type = render_page(daemon.registry(), OPENMETRICS)
     assert content_type.startswith("application/openmetrics-text")
     assert page.endswith(b"# EOF\n")
     families = list(parse_openmetrics(page.decode()))  # type: ignore[no-untyped-call]  # the library has no type there
     assert {family.name for family in families} >= {"rknpu_up", "rkllm_generated_tokens"}
-    page, content_type = exposition(daemon.registry(), "")
+    page, content_type = render_page(daemon.registry(), "")
     assert content_type.startswith("text/plain")
     assert b"# EOF" not in page
 
@@ -267,7 +267,7 @@ def test_promtool_has_nothing_to_say_against_it(board: Build) -> None:
     daemon = Daemon(board("rk3588-busy"))
     daemon.work()
     daemon.suffer()
-    page, _ = exposition(daemon.registry(), "")
+    page, _ = render_page(daemon.registry(), "")
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, timeout=30)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
@@ -278,7 +278,7 @@ def test_a_page_says_what_the_library_would_have_written(profile: str, accept: s
     daemon = Daemon(board(profile))
     daemon.work()
     daemon.suffer()
-    daemon.serving.answered(Answered('a "quoted" \\ model\nof two lines', "stop", math.inf))
+    daemon.serving.answered(AnswerReport('a "quoted" \\ model\nof two lines', "stop", math.inf))
     still = [metric for metric in daemon.registry().collect() if not metric.name.startswith("process_")]
     ours = encode(still, openmetrics=bool(accept)).decode()
     library, _ = choose_encoder(accept)
@@ -315,12 +315,12 @@ def test_a_scrape_is_cheap_and_wakes_nothing(board: Build, opens: Opens) -> None
         daemon.work()
         registry = daemon.registry()
         with opens.traced() as paths:
-            exposition(registry, OPENMETRICS)
+            render_page(registry, OPENMETRICS)
         ours = [path for path in paths if path.startswith(str(root))]
         assert len(ours) > 5
         assert len(paths) <= 30, paths
         assert not [path for path in ours if Path(path).name in WAKING or path.startswith(f"{root}/dev/")]
         before = time.process_time()
         for _ in range(20):
-            exposition(registry, OPENMETRICS)
+            render_page(registry, OPENMETRICS)
         assert (time.process_time() - before) / 20 < 0.02  # a tenth of it where nothing else runs

@@ -37,7 +37,7 @@ def register():
 """
 ECHO = """\
 from exo_rkllm.backends.dummy import DummyEngine
-from exo_rkllm.backends.kinds import Kind
+from exo_rkllm.backends.registry import Kind
 KIND = Kind("echo", "says it again", make=lambda model, host: DummyEngine(model), formats=(".echo",))
 """
 RAISES = "print('I talk')\nraise RuntimeError('no such luck')\n"
@@ -56,7 +56,7 @@ HANGS = """\
 import time
 time.sleep(2)
 from exo_rkllm.backends.dummy import DummyEngine
-from exo_rkllm.backends.kinds import Kind
+from exo_rkllm.backends.registry import Kind
 KIND = Kind("slow", "comes late", make=lambda model, host: DummyEngine(model))
 """
 

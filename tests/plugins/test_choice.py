@@ -11,13 +11,13 @@ import pytest
 
 from exo_rkllm.backends.base import Model
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kind, Kinds, Option
+from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.registry import EngineOption, EngineRegistry, EngineSpec
 from exo_rkllm.catalogue import describe
-from exo_rkllm.catalogue.card import Chat, Weights, parse
-from exo_rkllm.catalogue.contributions import Brought, family
+from exo_rkllm.catalogue.card import ChatCard, Weights, parse
+from exo_rkllm.catalogue.contributions import PluginContributions, family
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.chat.chat_format import read_voice, voice_of
+from exo_rkllm.chat.chat_format import chat_format_of, read_chat_format
 from exo_rkllm.chat.families import FAMILIES
 from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning
 from exo_rkllm.errors import NotSupported, PluginError
@@ -26,12 +26,12 @@ from tests.daemon.running import House
 from tests.plugins import packages
 from tests.plugins.packages import Shelf
 
-HOST = Host(lambda _lines: None)
-ECHO = Kind(
+HOST = EngineHost(lambda _lines: None)
+ECHO = EngineSpec(
     "echo",
     "says it again",
     make=lambda model, _host: DummyEngine(model),
-    options={"pace": Option(int, 1, "how fast")},
+    options={"pace": EngineOption(int, 1, "how fast")},
     formats=(".echo",),
 )
 
@@ -123,23 +123,23 @@ class File(Model):
 )
 def test_a_file_of_another_format_is_refused_with_what_would_help(file: str, engine: str, hint: str) -> None:
     with pytest.raises(NotSupported, match="m is a ") as caught:
-        Kinds({"echo": ECHO}).make(File(Path(file), engine), HOST)
+        EngineRegistry({"echo": ECHO}).make(File(Path(file), engine), HOST)
     assert hint in caught.value.hint
 
 
 def test_an_engine_that_still_loads_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotSupported) as caught:
-        Kinds({}, "late", coming=["late-plugin"]).make(DummyModel(), HOST)
+        EngineRegistry({}, "late", coming=["late-plugin"]).make(DummyModel(), HOST)
     assert "Still loading: late-plugin." in caught.value.hint
 
 
 # ── families ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def brought_of(**spec: Any) -> Brought:
+def brought_of(**spec: Any) -> PluginContributions:
     one = ModelSpec(model_type="zorg", **spec)
     row = family("zorg", one)
-    return Brought({"zorg": one}, {}, {**({} if row is None else {"zorg": row}), **FAMILIES})
+    return PluginContributions({"zorg": one}, {}, {**({} if row is None else {"zorg": row}), **FAMILIES})
 
 
 def test_a_family_is_like_the_one_it_is_a_kind_of_where_it_says_nothing_itself() -> None:
@@ -158,18 +158,20 @@ def test_a_type_of_ours_can_be_said_anew() -> None:
     one = ModelSpec(model_type="gemma", template="mine")
     row = family("gemma", one)
     assert row is not None
-    brought = Brought({"gemma": one}, {}, {"gemma": row, **{n: r for n, r in FAMILIES.items() if n != "gemma"}})
+    brought = PluginContributions(
+        {"gemma": one}, {}, {"gemma": row, **{n: r for n, r in FAMILIES.items() if n != "gemma"}}
+    )
     assert brought.families[brought.family("gemma", "qwen3-1b")].template == "mine"
     assert brought.families[brought.family("llama", "deepseek-r1-distill")].reasoning == "think", "others go by name"
 
 
 def test_tools_and_reasoning_may_be_rows_of_ours_or_its_own(tmp_path: Path) -> None:
     card = parse('id = "zorg-1b"\n[weights]\nfile = "w.rkllm"\n')
-    named = read_voice(tmp_path, card, brought_of(tools="hermes", reasoning="think"))
+    named = read_chat_format(tmp_path, card, brought_of(tools="hermes", reasoning="think"))
     assert (named.tools, named.reasoning) == (TOOLS["hermes"], REASONING["think"])
-    own = read_voice(tmp_path, card, brought_of(tools=TOOLS["phi"], reasoning=("<z>", "</z>")))
+    own = read_chat_format(tmp_path, card, brought_of(tools=TOOLS["phi"], reasoning=("<z>", "</z>")))
     assert (own.tools, own.reasoning) == (TOOLS["phi"], Reasoning("<z>", "</z>"))
-    bare = voice_of(File(tmp_path / "zorg.rkllm", "rkllm"), brought_of(template="zorg"))
+    bare = chat_format_of(File(tmp_path / "zorg.rkllm", "rkllm"), brought_of(template="zorg"))
     assert bare.template.source == "zorg"
 
 
@@ -221,7 +223,7 @@ def test_rules_for_the_names_of_files(rules: Mapping[str, str], builtin: bool, e
 def test_its_engine_is_written_into_the_card(tmp_path: Path, make_model: Callable[..., Path]) -> None:
     make_model().rename(tmp_path / "w.bin")
     card = describe.describe(
-        tmp_path, Weights("w.bin", 1), id="zorg-1b", chat=Chat(family="zorg"), brought=brought_of(engine="echo")
+        tmp_path, Weights("w.bin", 1), id="zorg-1b", chat=ChatCard(family="zorg"), brought=brought_of(engine="echo")
     )
     assert card.engine == "echo"
 

@@ -14,12 +14,12 @@ import pytest_asyncio
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Piece
 from exo_rkllm.backends.dummy import DummyModel
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.kinds import Kind
+from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.errors import ContextOverflow, ModelFileError, NotSupported, RunnerLost, UsageError
 from tests.daemon.running import REPOSITORY
 
-HOST = Host(lambda _lines: None)
+HOST = EngineHost(lambda _lines: None)
 PROMPT = "<|user|>one two three<|squawk|><|assistant|>"
 
 
@@ -34,7 +34,7 @@ class File(DummyModel):
 
 
 @pytest.fixture
-def kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kind]:
+def kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineSpec]:
     monkeypatch.syspath_prepend(str(REPOSITORY / "docs/examples/exo-rkllm-parrot"))
     yield importlib.import_module("exo_rkllm_parrot.engine").KIND
     for name in [name for name in sys.modules if name.startswith("exo_rkllm_parrot")]:
@@ -48,7 +48,7 @@ def polly(tmp_path: Path) -> Path:
 
 
 @pytest_asyncio.fixture
-async def engine(kind: Kind, polly: Path) -> AsyncIterator[Engine]:
+async def engine(kind: EngineSpec, polly: Path) -> AsyncIterator[Engine]:
     made = kind.make(File(polly, options={"words_per_second": 200.0}), HOST)
     await made.initialize()
     yield made
@@ -93,7 +93,7 @@ async def test_requests_together_are_answered_one_after_the_other(engine: Engine
     assert texts == [f"number {number} says Polly<|squawk|>" for number in range(4)]
 
 
-async def test_what_it_cannot_do_is_said(kind: Kind, engine: Engine, tmp_path: Path) -> None:
+async def test_what_it_cannot_do_is_said(kind: EngineSpec, engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(ContextOverflow):
         await answer(engine, prompt="word " * 5000)
     with pytest.raises(NotSupported):

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm import plugins
-from exo_rkllm.backends.kinds import Kinds
-from exo_rkllm.catalogue.contributions import brought
+from exo_rkllm.backends.registry import EngineRegistry
+from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.plugins import ModelSpec
 from exo_rkllm.plugins.offers import offers
 from exo_rkllm.plugins.registry import Registry
@@ -125,8 +125,8 @@ def test_a_plugin_that_fails_conflicts_or_hangs_stops_no_other(here: Shelf) -> N
         ("exo_rkllm.plugins", "m:register", "register = 3", "failed", "m:register is int, not a function"),
         ("exo_rkllm.plugins", "m", "found = True", "used", ""),
         ("exo_rkllm.plugins", "m:House.register", "class House:\n  register = list", "used", ""),
-        ("exo_rkllm.backends", "m:KIND", "KIND = 3", "failed", "m:KIND is no exo_rkllm.backends.kinds.Kind"),
-        ("exo_rkllm.backends", "m", "", "failed", "is no exo_rkllm.backends.kinds.Kind"),
+        ("exo_rkllm.backends", "m:KIND", "KIND = 3", "failed", "m:KIND is no exo_rkllm.backends.registry.EngineSpec"),
+        ("exo_rkllm.backends", "m", "", "failed", "is no exo_rkllm.backends.registry.EngineSpec"),
         ("exo_rkllm.backends", "m:KIND", packages.ECHO, "failed", "'x' has a Kind named 'echo'"),
     ],
 )
@@ -153,7 +153,7 @@ def test_an_engine_may_not_take_the_name_of_one_of_ours_or_of_another_plugin(her
     ]
     assert "of ours" in found.rows[2].error
     assert "Another package" in found.rows[1].error
-    assert Kinds(found.kinds).names().count("echo") == 1
+    assert EngineRegistry(found.kinds).names().count("echo") == 1
 
 
 def test_a_package_with_unreadable_entry_points_hides_no_other(here: Shelf, caplog: pytest.LogCaptureFixture) -> None:
@@ -190,7 +190,7 @@ def test_loading_twice_is_as_good_as_once(here: Shelf) -> None:
     assert builtins.__dict__.pop("counted") == 101
     assert first.rows == again.rows
     assert first.kinds["echo"] is again.kinds["echo"]
-    assert brought(first) == brought(again)
+    assert from_plugins(first) == from_plugins(again)
     builtins.__dict__["counted"] = 0
     sys.modules["counts"].register()
     builtins.__dict__.pop("counted")
@@ -296,7 +296,7 @@ def test_the_code_of_the_manual_runs(here: Shelf) -> None:
     assert states(found) == {"zorg": "used", "echo": "used"}, found.rows
     config = plugins.adapt_config({"model_type": "zorg", "n_blocks": 3, "n_heads": 2})
     assert (config["num_hidden_layers"], config["hidden_size"], config["model_type"]) == (3, 128, "qwen3")
-    assert brought(found).families["zorg"].stop == ("<end>",)
+    assert from_plugins(found).families["zorg"].stop == ("<end>",)
 
 
 def test_the_manual_names_every_field_of_a_spec() -> None:

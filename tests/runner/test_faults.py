@@ -18,22 +18,22 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece
-from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
 from exo_rkllm.runner import wire
-from exo_rkllm.runner.parent import Limits
-from exo_rkllm.runner.wire import Kind
+from exo_rkllm.runner.parent import RunnerLimits
+from exo_rkllm.runner.wire import FrameKind
 from tests.simulated import Library
 
 # A start of Python on a busy machine takes seconds; a test of a load that hangs sets its own limit.
-QUICK = Limits(load=20.0, prefill=0.6, prefill_token=0.0, token=0.4, abort=0.4, close=0.4)
+QUICK = RunnerLimits(load=20.0, prefill=0.6, prefill_token=0.0, token=0.4, abort=0.4, close=0.4)
 ANSWER = "every word of this answer is one token more or less and there are some of them"
 
 
 @pytest.fixture
-def host(library: Library, board_root: Path) -> Host:
-    return Host(lambda _lines: None, library("1.3.0"), limits=QUICK)
+def host(library: Library, board_root: Path) -> EngineHost:
+    return EngineHost(lambda _lines: None, library("1.3.0"), limits=QUICK)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def children() -> set[int]:
     return {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
 
 
-async def loaded(host: Host, model: Path) -> RkllmEngine:
+async def loaded(host: EngineHost, model: Path) -> RkllmEngine:
     engine = RkllmEngine(RkllmFile(model), host)
     await engine.initialize()
     return engine
@@ -91,7 +91,7 @@ async def hear(engine: RkllmEngine, text: str = "hello") -> str:
     ],
 )
 async def test_everybody_who_waits_hears_the_same_reason(
-    fault: str, said: str, host: Host, make_model: Callable[..., Path]
+    fault: str, said: str, host: EngineHost, make_model: Callable[..., Path]
 ) -> None:
     engine = await loaded(host, make_model(reply=ANSWER, faults=(fault,)))
     began = time.monotonic()
@@ -115,13 +115,13 @@ async def test_everybody_who_waits_hears_the_same_reason(
     ],
 )
 async def test_a_load_that_never_ends_well_says_how(
-    fault: str, said: str, host: Host, make_model: Callable[..., Path]
+    fault: str, said: str, host: EngineHost, make_model: Callable[..., Path]
 ) -> None:
     with pytest.raises(RunnerLost, match=said):
         await loaded(host, make_model(faults=(fault,)))
 
 
-async def test_a_load_that_hangs_is_ended(host: Host, make_model: Callable[..., Path]) -> None:
+async def test_a_load_that_hangs_is_ended(host: EngineHost, make_model: Callable[..., Path]) -> None:
     impatient = replace(host, limits=replace(QUICK, load=0.6))
     with pytest.raises(RunnerLost, match=r"said nothing for 0\.6 s"):
         await loaded(impatient, make_model(faults=("hang@init",)))
@@ -129,7 +129,7 @@ async def test_a_load_that_hangs_is_ended(host: Host, make_model: Callable[..., 
 
 @pytest.mark.parametrize("style", ["both", "return", "callback"])
 async def test_an_answer_that_fails_leaves_the_model_usable(
-    style: str, host: Host, make_model: Callable[..., Path]
+    style: str, host: EngineHost, make_model: Callable[..., Path]
 ) -> None:
     """Which of return value and ERROR callback a failure has is unverified, so each alone must do."""
     model = make_model(rules=(("fine", "all is well"),), reply=ANSWER, faults=("error@token:4",), error_style=style)
@@ -141,12 +141,14 @@ async def test_an_answer_that_fails_leaves_the_model_usable(
 
 
 @pytest.mark.parametrize("lie", ["null"])
-async def test_a_load_that_only_claims_success_is_none(lie: str, host: Host, make_model: Callable[..., Path]) -> None:
+async def test_a_load_that_only_claims_success_is_none(
+    lie: str, host: EngineHost, make_model: Callable[..., Path]
+) -> None:
     with pytest.raises(LoadError):
         await loaded(host, make_model(false_success=lie))
 
 
-async def test_an_abort_that_is_ignored_costs_the_process(host: Host, make_model: Callable[..., Path]) -> None:
+async def test_an_abort_that_is_ignored_costs_the_process(host: EngineHost, make_model: Callable[..., Path]) -> None:
     model = make_model(reply=ANSWER, endless=True, decode_tps=200, ignore_abort=True)
     engine = await loaded(host, model)
     async with aclosing(engine.generate(ask())) as events:
@@ -159,14 +161,14 @@ async def test_an_abort_that_is_ignored_costs_the_process(host: Host, make_model
     await engine.close()
 
 
-async def test_a_child_that_hangs_while_it_ends_is_killed(host: Host, make_model: Callable[..., Path]) -> None:
+async def test_a_child_that_hangs_while_it_ends_is_killed(host: EngineHost, make_model: Callable[..., Path]) -> None:
     engine = await loaded(host, make_model(faults=("hang@destroy",)))
     began = time.monotonic()
     await engine.close()
     assert time.monotonic() - began < QUICK.close + 0.5
 
 
-async def test_leaving_a_queued_request_starts_no_prefill(host: Host, make_model: Callable[..., Path]) -> None:
+async def test_leaving_a_queued_request_starts_no_prefill(host: EngineHost, make_model: Callable[..., Path]) -> None:
     engine = await loaded(host, make_model(reply="{user}", decode_tps=100))
     first = asyncio.ensure_future(hear(engine, "one two three four five six seven eight"))
     await asyncio.sleep(0.02)
@@ -179,13 +181,13 @@ async def test_leaving_a_queued_request_starts_no_prefill(host: Host, make_model
     await engine.close()
 
 
-async def test_garbage_on_stdout_reaches_nobody(host: Host, make_model: Callable[..., Path]) -> None:
+async def test_garbage_on_stdout_reaches_nobody(host: EngineHost, make_model: Callable[..., Path]) -> None:
     engine = await loaded(host, make_model(reply=ANSWER, faults=("garbage:300000@token:2",)))
     assert await hear(engine) == ANSWER
     await engine.close()
 
 
-async def test_garbage_in_the_stream_ends_the_child(host: Host, make_model: Callable[..., Path]) -> None:
+async def test_garbage_in_the_stream_ends_the_child(host: EngineHost, make_model: Callable[..., Path]) -> None:
     engine = await loaded(host, make_model(reply=ANSWER, decode_tps=50))
     waiting = asyncio.ensure_future(hear(engine))
     await asyncio.sleep(0.05)
@@ -258,7 +260,7 @@ async def wait_until(condition: Callable[[], bool], seconds: float = 1.0) -> Non
         await asyncio.sleep(0.02)
 
 
-async def test_two_hundred_deaths_leave_nothing(host: Host, make_model: Callable[..., Path]) -> None:
+async def test_two_hundred_deaths_leave_nothing(host: EngineHost, make_model: Callable[..., Path]) -> None:
     """Killed from outside and inside, at any moment; each waiting caller hears it, and the next load works."""
     faulty = [
         make_model(reply=ANSWER, faults=(fault,))
@@ -289,7 +291,7 @@ async def test_two_hundred_deaths_leave_nothing(host: Host, make_model: Callable
     await engine.close()
 
 
-async def test_rows_arrive_whole_and_stay_valid(host: Host, make_model: Callable[..., Path]) -> None:
+async def test_rows_arrive_whole_and_stay_valid(host: EngineHost, make_model: Callable[..., Path]) -> None:
     engine = await loaded(host, make_model(embedding_length=128))
     request = GenerationRequest(prompt="hidden states of this", output="hidden")
     arrays = [event async for event in engine.generate(request) if not isinstance(event, Piece | Finish)]
@@ -302,5 +304,5 @@ async def test_rows_arrive_whole_and_stay_valid(host: Host, make_model: Callable
 def test_a_token_frame_is_what_the_reader_expects() -> None:
     """The child builds it in one call, without `wire.pack`."""
     text = "hé".encode()
-    built = wire.TOKEN_HEAD.pack(len(text) + wire.TOKEN_ID.size, Kind.TOKEN, 5, 42) + text
-    assert built == wire.pack(Kind.TOKEN, 5, wire.TOKEN_ID.pack(42) + text)
+    built = wire.TOKEN_HEAD.pack(len(text) + wire.TOKEN_ID.size, FrameKind.TOKEN, 5, 42) + text
+    assert built == wire.pack(FrameKind.TOKEN, 5, wire.TOKEN_ID.pack(42) + text)

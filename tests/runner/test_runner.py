@@ -13,8 +13,8 @@ import pytest
 
 from exo_rkllm.errors import ExoRkllmError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner import parent
-from exo_rkllm.runner.jobs import Job
-from exo_rkllm.runner.parent import Done, Limits, Runner
+from exo_rkllm.runner.jobs import RunnerJob
+from exo_rkllm.runner.parent import RunDone, Runner, RunnerLimits
 from exo_rkllm.runtime.values import LoadParams
 from tests.runner.test_faults import nothing_stays_behind  # noqa: F401 - every test here leaves nothing, too
 from tests.simulated import Library
@@ -24,7 +24,7 @@ WIDTH = 64
 
 @pytest.fixture
 def start(library: Library, board_root: Path, make_model: Callable[..., Path]) -> Callable[..., Any]:
-    async def start_one(version: str = "1.3.1", limits: Limits = Limits(), **fields: Any) -> Runner:
+    async def start_one(version: str = "1.3.1", limits: RunnerLimits = RunnerLimits(), **fields: Any) -> Runner:
         model = make_model(embedding_length=WIDTH, template="none", **fields)
         params = LoadParams(str(model), cpus=(0, 1, 2, 3))
         runner, _ = await Runner.start("model", library(version), params, report=lambda _: None, limits=limits)
@@ -33,10 +33,10 @@ def start(library: Library, board_root: Path, make_model: Callable[..., Path]) -
     return start_one
 
 
-async def hear(runner: Runner, job: Job, arrays: Sequence[memoryview] = ()) -> str:
+async def hear(runner: Runner, job: RunnerJob, arrays: Sequence[memoryview] = ()) -> str:
     batches = [batch async for batch in runner.run(runner.number(), job, lambda text, _: text, arrays)]
     events = [event for batch in batches for event in batch]
-    assert isinstance(events[-1], Done)
+    assert isinstance(events[-1], RunDone)
     return "".join(event for event in events if isinstance(event, str))
 
 
@@ -57,14 +57,14 @@ async def test_media_travel_beside_the_prompt(
 ) -> None:
     runner = await start(reply="saw it", vision=True)
     tags = "<image>" * figures.get("count", 1) if kind == "image" else f"<{kind}>"
-    job = Job(prompt=f"{tags} what is it", arrays=({"kind": kind, **figures},))
+    job = RunnerJob(prompt=f"{tags} what is it", arrays=({"kind": kind, **figures},))
     assert await hear(runner, job, [rows(count)]) == "saw it"
     await runner.close()
 
 
 async def test_embeddings_are_an_input_of_their_own(start: Callable[..., Any]) -> None:
     runner = await start(reply="from rows")
-    job = Job(arrays=({"kind": "embed", "n_tokens": 3},))
+    job = RunnerJob(arrays=({"kind": "embed", "n_tokens": 3},))
     assert await hear(runner, job, [rows(3)]) == "from rows"
     await runner.close()
 
@@ -73,13 +73,13 @@ async def test_a_prompt_larger_than_the_sockets_buffer_arrives_whole(start: Call
     """While the child is busy, too: what does not fit waits in the daemon, and the loop goes on."""
     runner = await start(reply="{user}", max_context=1 << 20, decode_tps=0.0)
     words = "word " * 100_000
-    answers = await asyncio.gather(*(hear(runner, Job(prompt=words, max_tokens=2)) for _ in range(3)))
+    answers = await asyncio.gather(*(hear(runner, RunnerJob(prompt=words, max_tokens=2)) for _ in range(3)))
     assert answers == ["word word"] * 3
     await runner.close()
 
 
 async def test_a_start_that_is_given_up_leaves_no_child(start: Callable[..., Any]) -> None:
-    loading = asyncio.ensure_future(start(load_seconds=30, limits=Limits(close=0.2)))
+    loading = asyncio.ensure_future(start(load_seconds=30, limits=RunnerLimits(close=0.2)))
     await asyncio.sleep(0.3)
     loading.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -107,20 +107,20 @@ async def test_a_call_that_no_session_has_is_refused(start: Callable[..., Any]) 
 async def test_a_request_that_the_session_refuses_harms_no_other(start: Callable[..., Any]) -> None:
     runner = await start(reply="fine")
     with pytest.raises(UsageError):
-        await hear(runner, Job(prompt="a NUL \0 inside"))
-    assert await hear(runner, Job(prompt="hello")) == "fine"
+        await hear(runner, RunnerJob(prompt="a NUL \0 inside"))
+    assert await hear(runner, RunnerJob(prompt="hello")) == "fine"
     await runner.close()
 
 
 async def test_tokens_of_half_a_character_are_joined(start: Callable[..., Any]) -> None:
     runner = await start(reply="é 語 🙂", split_multibyte=True)
-    assert await hear(runner, Job(prompt="hello")) == "é 語 🙂"
+    assert await hear(runner, RunnerJob(prompt="hello")) == "é 語 🙂"
     await runner.close()
 
 
 async def test_bytes_that_are_no_text_become_replacement_signs(start: Callable[..., Any]) -> None:
     runner = await start(reply=b"ok \xff\xfe end\xe8", split_multibyte=True)
-    text = await hear(runner, Job(prompt="hello"))
+    text = await hear(runner, RunnerJob(prompt="hello"))
     assert text.startswith("ok ")
     assert "\ufffd" in text
     await runner.close()

@@ -8,19 +8,19 @@ from contextvars import ContextVar
 
 import pytest
 
-from exo_rkllm.runner.turn import Turn
+from exo_rkllm.runner.waiter import InlineWaiter
 
 PLACE: ContextVar[str] = ContextVar("PLACE", default="nowhere")
 
 
-async def waits(turn: Turn, heard: list[str], times: int = 1) -> None:
+async def waits(turn: InlineWaiter, heard: list[str], times: int = 1) -> None:
     for _ in range(times):
         await turn
         heard.append(PLACE.get())
 
 
 async def test_now_runs_the_task_inside_the_caller() -> None:
-    turn, heard = Turn(asyncio.get_running_loop()), list[str]()
+    turn, heard = InlineWaiter(asyncio.get_running_loop()), list[str]()
     PLACE.set("the task's own")
     task = asyncio.create_task(waits(turn, heard, 2))
     await asyncio.sleep(0)
@@ -39,7 +39,7 @@ async def test_now_runs_the_task_inside_the_caller() -> None:
 
 
 async def test_soon_runs_it_later_and_once() -> None:
-    turn, heard = Turn(asyncio.get_running_loop()), list[str]()
+    turn, heard = InlineWaiter(asyncio.get_running_loop()), list[str]()
     task = asyncio.create_task(waits(turn, heard))
     await asyncio.sleep(0)
     turn.soon()
@@ -51,16 +51,16 @@ async def test_soon_runs_it_later_and_once() -> None:
 
 
 async def test_nobody_waits_and_nothing_happens() -> None:
-    turn = Turn(asyncio.get_running_loop())
+    turn = InlineWaiter(asyncio.get_running_loop())
     turn.now()
     turn.soon()
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(waits(turn, []), 0.01)
 
 
-@pytest.mark.parametrize("before", [lambda turn: None, Turn.soon], ids=["waiting", "about to go on"])
-async def test_a_task_that_waits_can_be_cancelled(before: Callable[[Turn], None]) -> None:
-    turn, heard = Turn(asyncio.get_running_loop()), list[str]()
+@pytest.mark.parametrize("before", [lambda turn: None, InlineWaiter.soon], ids=["waiting", "about to go on"])
+async def test_a_task_that_waits_can_be_cancelled(before: Callable[[InlineWaiter], None]) -> None:
+    turn, heard = InlineWaiter(asyncio.get_running_loop()), list[str]()
     task = asyncio.create_task(waits(turn, heard))
     await asyncio.sleep(0)
     before(turn)
@@ -79,6 +79,6 @@ async def test_a_turn_belongs_to_its_loop() -> None:
     other = asyncio.new_event_loop()
     try:
         with pytest.raises(RuntimeError, match="different loop"):
-            await asyncio.create_task(waits(Turn(other), []))
+            await asyncio.create_task(waits(InlineWaiter(other), []))
     finally:
         other.close()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.runner import wire
-from exo_rkllm.runner.wire import Frame, Kind, ProtocolError, Reader
+from exo_rkllm.runner.wire import Frame, FrameKind, ProtocolError, Reader
 
 FRAMES = st.lists(
     st.builds(Frame, st.sampled_from(sorted(wire.TO_PARENT)), st.integers(0, 2**32 - 1), st.binary(max_size=300)),
@@ -41,9 +41,9 @@ def test_garbage_is_a_protocol_error_or_waits_for_more(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        wire.HEADER.pack(0, Kind.LOAD, 1),  # a kind of the other direction
+        wire.HEADER.pack(0, FrameKind.LOAD, 1),  # a kind of the other direction
         wire.HEADER.pack(0, 99, 1),
-        wire.HEADER.pack(wire.MAX_PAYLOAD + 1, Kind.TOKEN, 1),
+        wire.HEADER.pack(wire.MAX_PAYLOAD + 1, FrameKind.TOKEN, 1),
     ],
 )
 def test_what_no_child_says_is_refused(data: bytes) -> None:
@@ -54,14 +54,14 @@ def test_what_no_child_says_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize("payload", [b"{", b"[]", b"\xff"])
 def test_a_frame_that_should_hold_an_object_does(payload: bytes) -> None:
     with pytest.raises(ProtocolError):
-        Frame(Kind.DONE, 1, payload).json()
+        Frame(FrameKind.DONE, 1, payload).json()
 
 
 def test_arrays_travel_as_descriptors_not_as_bytes() -> None:
     ours, theirs = socket.socketpair()
     content = os.urandom(1 << 20)
     fd = wire.memory_file("rows", content)
-    frame = wire.pack_json(Kind.ROWS, 7, {"rows": 1})
+    frame = wire.pack_json(FrameKind.ROWS, 7, {"rows": 1})
     wire.send(ours, frame, [fd])
     os.close(fd)
     data, fds = wire.receive(theirs)
@@ -77,9 +77,9 @@ def test_arrays_travel_as_descriptors_not_as_bytes() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"word", "ß…".encode()])
 def test_a_read_that_is_one_token_is_seen_at_once(text: bytes) -> None:
-    frame = wire.TOKEN_HEAD.pack(len(text) + 4, Kind.TOKEN, 7, 42) + text
+    frame = wire.TOKEN_HEAD.pack(len(text) + 4, FrameKind.TOKEN, 7, 42) + text
     reader = Reader(wire.TO_PARENT)
     assert reader.sole_token(frame) == (7, 42, text)
-    for other in (frame[:-1], frame + b"\0", frame * 2, b"", wire.pack(Kind.STARTED, 7)):
+    for other in (frame[:-1], frame + b"\0", frame * 2, b"", wire.pack(FrameKind.STARTED, 7)):
         assert reader.sole_token(other) is None
     assert reader.feed(frame[:5]) == [] and reader.sole_token(frame) is None  # what began before comes first

@@ -11,9 +11,9 @@ import pytest
 from exo_rkllm.errors import RunError
 from exo_rkllm.runtime import abi
 from exo_rkllm.runtime.abi.shared import CallState, Generation
-from exo_rkllm.runtime.callback import Turn, result_callback
+from exo_rkllm.runtime.callback import ActiveRun, result_callback
 from exo_rkllm.runtime.features import Features
-from exo_rkllm.runtime.run import Run, rows_of
+from exo_rkllm.runtime.run import RunCollector, rows_of
 from exo_rkllm.runtime.session import LoadParams, PromptInput, Session
 from tests.runtime.abi_check import GENERATIONS, kinds
 from tests.runtime.answers import SINCE_1_3_0, Answer, ask
@@ -30,8 +30,10 @@ class Caller:
         self.heard = Answer()
         self.aborts: list[None] = []
         features = Features(release)
-        self.run = Run(features, lambda: self.aborts.append(None), self.heard.on_token, keep_history=keep_history)
-        self._callback: Any = result_callback(self.generation, Turn(self.run))
+        self.run = RunCollector(
+            features, lambda: self.aborts.append(None), self.heard.on_token, keep_history=keep_history
+        )
+        self._callback: Any = result_callback(self.generation, ActiveRun(self.run))
 
     def __call__(self, state: int, **fields: Any) -> int:
         result: Any = self.generation.result(**fields)

@@ -10,11 +10,11 @@ from contextlib import aclosing
 
 from aiohttp import web
 
-from exo_rkllm.api.control import PREFIX, Controls, application
+from exo_rkllm.api.control import PREFIX, ControlContext, application
 from exo_rkllm.backends.base import GenerationRequest, Model
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import Needs
+from exo_rkllm.dispatch.state import ModelNeeds
 from exo_rkllm.log.ring import Ring
 
 MODELS: dict[str, Model] = {
@@ -38,11 +38,11 @@ async def main(socket: str, requests: int, ready: Callable[[], object]) -> None:
     dispatcher = Dispatcher(
         find=MODELS.__getitem__,
         engine=DummyEngine,
-        needs=lambda model: Needs(NEEDS[model.id]),
+        needs=lambda model: ModelNeeds(NEEDS[model.id]),
         available=lambda: 12 << 30,
     )
     app = web.Application()
-    app.add_subapp(PREFIX, application(Controls(dispatcher, Ring(), reload=dict, facts=dict)))
+    app.add_subapp(PREFIX, application(ControlContext(dispatcher, Ring(), reload=dict, facts=dict)))
     runner = web.AppRunner(app)
     await runner.setup()
     await web.UnixSite(runner, socket).start()

@@ -15,7 +15,7 @@ from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find
 from exo_rkllm.cli.top.draw import bar, cells, fit, lines, plain, spark
-from exo_rkllm.cli.top.view import SORTS, Order, RequestRow, Snapshot, View, load_of, view
+from exo_rkllm.cli.top.view import SORTS, ModelOrder, RequestRow, Snapshot, View, load_of, view
 from exo_rkllm.doctor.scene import Service
 from exo_rkllm.errors import ExoRkllmError
 from simulator import boards
@@ -94,17 +94,17 @@ def test_models_that_answer_stand_first(seen: Snapshot) -> None:
     ],
 )
 def test_whoever_runs_stands_above_whoever_waits(column: str, down: bool, expected: list[str], seen: Snapshot) -> None:
-    assert [row.id for row in view(seen, order=Order(column, down)).requests] == expected
+    assert [row.id for row in view(seen, order=ModelOrder(column, down)).requests] == expected
 
 
 def test_the_sort_key_goes_round_and_turns() -> None:
-    order = Order()
+    order = ModelOrder()
     seen = [order.column]
     for _ in SORTS:
         order = order.next()
         seen.append(order.column)
     assert seen == [*SORTS, SORTS[0]]
-    assert Order().turned() == Order(down=False)
+    assert ModelOrder().turned() == ModelOrder(down=False)
 
 
 def test_the_daemon_lends_its_eyes_to_a_user_who_may_not_read_the_load(board: Callable[[str], Path]) -> None:

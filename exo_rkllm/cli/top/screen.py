@@ -17,7 +17,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from exo_rkllm.cli.top.draw import Line, lines
-from exo_rkllm.cli.top.view import HISTORY, Order, Snapshot, load_of, view
+from exo_rkllm.cli.top.view import HISTORY, ModelOrder, Snapshot, load_of, view
 
 # The driver's line is a second's, so a faster view would repeat itself.
 PERIOD = 1.0
@@ -38,7 +38,7 @@ STYLES = {
 
 def run(look: Callable[[], Snapshot]) -> int:
     console = Console()
-    order, paused = Order(), False
+    order, paused = ModelOrder(), False
     history: deque[tuple[float, ...]] = deque(maxlen=HISTORY)
     before: Snapshot | None = None
     with terminal() as keys, console.screen() as screen, contextlib.suppress(KeyboardInterrupt):

@@ -53,15 +53,15 @@ class RequestRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ModelOrder:
     column: str = SORTS[0]
     down: bool = True
 
-    def next(self) -> Order:
-        return Order(SORTS[(SORTS.index(self.column) + 1) % len(SORTS)], self.down)
+    def next(self) -> ModelOrder:
+        return ModelOrder(SORTS[(SORTS.index(self.column) + 1) % len(SORTS)], self.down)
 
-    def turned(self) -> Order:
-        return Order(self.column, not self.down)
+    def turned(self) -> ModelOrder:
+        return ModelOrder(self.column, not self.down)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class View:
     models: tuple[ModelRow, ...] = ()
     requests: tuple[RequestRow, ...] = ()
     speed: float | None = None  # of all requests; nobody knows it while the daemon says nothing
-    order: Order = field(default_factory=Order)
+    order: ModelOrder = field(default_factory=ModelOrder)
     now: float = 0.0
 
 
@@ -93,9 +93,9 @@ def view(
     seen: Snapshot,
     before: Snapshot | None = None,
     history: Sequence[tuple[float, ...]] = (),
-    order: Order | None = None,
+    order: ModelOrder | None = None,
 ) -> View:
-    order = order or Order()
+    order = order or ModelOrder()
     board, reading, status = seen.board, seen.reading, seen.service.status
     load = load_of(seen)
     requests = _requests(seen, before)
@@ -220,7 +220,7 @@ def _with_speed(row: RequestRow, earlier: RequestRow | None, elapsed: float) -> 
     return RequestRow(row.id, row.model, row.client, row.state, row.since, row.tokens, speed)
 
 
-def _sorted(rows: Sequence[RequestRow], order: Order) -> tuple[RequestRow, ...]:
+def _sorted(rows: Sequence[RequestRow], order: ModelOrder) -> tuple[RequestRow, ...]:
     """Those that run stand above those that wait, whichever way the column is turned."""
 
     def rank(row: RequestRow) -> tuple[Any, ...]:

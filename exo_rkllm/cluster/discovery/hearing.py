@@ -11,7 +11,7 @@ from exo_rkllm.cluster.discovery.packets import Hello, Packet, WhatsUp
 from exo_rkllm.cluster.settings import AUTO
 
 # Every exo node says Hello once a second: after this time all clusters of the network were heard.
-EVERYBODY_SPOKE = 1.2
+DISCOVERY_WINDOW = 1.2
 # What was not heard for so long is gone.
 FORGET = 30.0
 # An answer that comes later is to nobody's question.
@@ -25,7 +25,7 @@ KNOWN_NAMESPACES = tuple(f"0.3.{patch}" for patch in range(60, 120))
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PacketSource:
     """Where a datagram came from; `scope` is the interface's index for link-local addresses."""
 
     address: str
@@ -36,11 +36,11 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class DiscoveredPeer:
     """An exo node that zenoh can be connected to."""
 
     node_id: str
-    source: Source
+    source: PacketSource
     port: int
 
     @property
@@ -53,7 +53,7 @@ class Stranger:
     """A cluster that is heard and not joined."""
 
     namespace: str
-    source: Source
+    source: PacketSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +61,27 @@ class Ask:
     """Send a Hello to this source, or to everybody where it is None."""
 
     hello: Hello
-    source: Source | None = None
+    source: PacketSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    peer: Peer
+class DiscoveredCluster:
+    peer: DiscoveredPeer
 
 
 @dataclass(frozen=True, slots=True)
-class Torn:
+class AmbiguousClusters:
     """More than one cluster is heard and none was named: none is joined."""
 
     namespaces: tuple[str, ...]
 
 
-Outcome: TypeAlias = Ask | Found | Torn
+Outcome: TypeAlias = Ask | DiscoveredCluster | AmbiguousClusters
 # A namespace, and who asked or answered in it.
-Speaker: TypeAlias = tuple[bytes, Source]
+Speaker: TypeAlias = tuple[bytes, PacketSource]
 
 
-class Hearing:
+class DiscoveryState:
     """`asked` is the configured namespace, or `auto`: then the one that is heard, if it is one alone.
 
     A Hello is a question, and other boards of ours ask as well: only an answer shows that a cluster is there. With
@@ -100,7 +100,7 @@ class Hearing:
         self._labels: dict[bytes, str] = {}
         self._asked: dict[Speaker, float] = {}
         self._answered: dict[Speaker, float] = {}
-        self._peers: dict[str, tuple[Peer, float]] = {}
+        self._peers: dict[str, tuple[DiscoveredPeer, float]] = {}
 
     @property
     def namespace(self) -> str:
@@ -113,14 +113,14 @@ class Hearing:
         """Whether the choice stands."""
         if self.asked != AUTO:
             return True
-        listened = self._since is not None and now - self._since >= EVERYBODY_SPOKE
+        listened = self._since is not None and now - self._since >= DISCOVERY_WINDOW
         return listened and not self._torn and self._namespace is not None
 
     def patience(self, now: float) -> float:
         """Seconds until it is worth while to ask `settled` again."""
-        if self._since is None or now - self._since >= EVERYBODY_SPOKE:
-            return EVERYBODY_SPOKE
-        return EVERYBODY_SPOKE - (now - self._since)
+        if self._since is None or now - self._since >= DISCOVERY_WINDOW:
+            return DISCOVERY_WINDOW
+        return DISCOVERY_WINDOW - (now - self._since)
 
     def questions(self, now: float) -> list[Ask]:
         """What to say to everybody now; drawn anew each second, as exo does."""
@@ -130,7 +130,7 @@ class Hearing:
         wanted = self._guesses if self._namespace is None else (self._namespace,)
         return [] if self._torn else [Ask(self._question(namespace, now)) for namespace in wanted]
 
-    def hear(self, packet: Packet, source: Source, now: float) -> list[Outcome]:
+    def hear(self, packet: Packet, source: PacketSource, now: float) -> list[Outcome]:
         if isinstance(packet, WhatsUp):
             return self._answer(packet, source, now)
         if packet.nonce in self._questions:
@@ -171,7 +171,7 @@ class Hearing:
         self._questions[nonce] = (namespace, now)
         return Hello(nonce, namespace)
 
-    def _answer(self, packet: WhatsUp, source: Source, now: float) -> list[Outcome]:
+    def _answer(self, packet: WhatsUp, source: PacketSource, now: float) -> list[Outcome]:
         namespace, asked_at = self._questions.get(packet.nonce, (b"", -VALID))
         if now - asked_at >= VALID or packet.node_id == self._me:
             return []
@@ -194,22 +194,22 @@ class Hearing:
         }
         if len(self._peers) >= NODES:
             return []
-        peer = Peer(packet.node_id, source, packet.port)
+        peer = DiscoveredPeer(packet.node_id, source, packet.port)
         self._peers[packet.node_id] = (peer, now)
-        return [Found(peer)]
+        return [DiscoveredCluster(peer)]
 
-    def _refresh(self, source: Source, now: float) -> None:
+    def _refresh(self, source: PacketSource, now: float) -> None:
         for node, (peer, _) in self._peers.items():
             if peer.source == source:
                 self._peers[node] = (peer, now)
 
     def _compare(self, now: float) -> list[Outcome]:
         """Another cluster than the chosen one is there."""
-        if self.asked != AUTO or self._torn or self._since is None or now - self._since >= EVERYBODY_SPOKE:
+        if self.asked != AUTO or self._torn or self._since is None or now - self._since >= DISCOVERY_WINDOW:
             return []
         self._torn, self._namespace = True, None
         self._peers.clear()
-        return [Torn(tuple(sorted(self._label(namespace) for namespace in self._alive(now))))]
+        return [AmbiguousClusters(tuple(sorted(self._label(namespace) for namespace in self._alive(now))))]
 
     def _mend(self, now: float) -> None:
         """Of several clusters one is left."""

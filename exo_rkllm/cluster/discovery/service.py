@@ -11,7 +11,14 @@ import struct
 from collections.abc import Callable
 
 from exo_rkllm.cluster.discovery import interfaces
-from exo_rkllm.cluster.discovery.hearing import Ask, Found, Hearing, Outcome, Source, Torn
+from exo_rkllm.cluster.discovery.hearing import (
+    AmbiguousClusters,
+    Ask,
+    DiscoveredCluster,
+    DiscoveryState,
+    Outcome,
+    PacketSource,
+)
 from exo_rkllm.cluster.discovery.interfaces import Interfaces
 from exo_rkllm.cluster.discovery.packets import GROUP, decode, encode
 from exo_rkllm.errors import ExoRkllmError
@@ -37,12 +44,12 @@ class Discovery:
 
     def __init__(
         self,
-        hearing: Hearing,
+        hearing: DiscoveryState,
         table: Interfaces,
         port: int,
         *,
-        found: Callable[[Found], None],
-        torn: Callable[[Torn], None],
+        found: Callable[[DiscoveredCluster], None],
+        torn: Callable[[AmbiguousClusters], None],
         changed: Callable[[], None],
     ) -> None:
         self.hearing = hearing
@@ -175,14 +182,14 @@ class Discovery:
             if packet is None:
                 self.garbage += 1
                 continue
-            source = Source(sender[0].partition("%")[0], sender[3])
+            source = PacketSource(sender[0].partition("%")[0], sender[3])
             self._tell(self.hearing.hear(packet, source, self._loop.time()))
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, Ask):
                 self._ask([outcome])
-            elif isinstance(outcome, Found):
+            elif isinstance(outcome, DiscoveredCluster):
                 self._told[0](outcome)
             else:
                 self._told[1](outcome)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, Full, Queue, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from exo_rkllm.cluster.session.transport import Alive, Incoming, Linked, LinkFailed, Message
+from exo_rkllm.cluster.session.transport import Alive, Incoming, Linked, LinkFailed, TopicMessage
 
 if TYPE_CHECKING:
     import zenoh
@@ -59,7 +59,7 @@ class Inbox:
 
     def put(self, incoming: Incoming) -> None:
         with self._lock:
-            if len(self._waiting) >= ROOM_IN and isinstance(incoming, Message):
+            if len(self._waiting) >= ROOM_IN and isinstance(incoming, TopicMessage):
                 self.dropped += 1
                 return
             wake = not self._waiting
@@ -205,7 +205,7 @@ class Connection:
 
         def arrived(sample: zenoh.Sample) -> None:
             if sample.kind == put:
-                self._pass(Message(str(sample.key_expr)[len(TOPICS) :], sample.payload.to_bytes()))
+                self._pass(TopicMessage(str(sample.key_expr)[len(TOPICS) :], sample.payload.to_bytes()))
 
         def lives(sample: zenoh.Sample) -> None:
             self._pass(Alive(str(sample.key_expr)[len(LIVE) :], sample.kind == put))

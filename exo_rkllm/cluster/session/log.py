@@ -12,7 +12,7 @@ PAGE = 1000
 KEPT = 4096
 
 
-class Log:
+class EventLog:
     """Releases events by index, each once. `base` is the first index that is not known yet."""
 
     def __init__(self) -> None:

@@ -16,11 +16,22 @@ from exo_rkllm.backends import base
 from exo_rkllm.cluster.serving import BoardFacts, Servable
 from exo_rkllm.cluster.session import shown
 from exo_rkllm.cluster.session.following import SETTLE_LINK, Adopt, Decision, DeclareToken, Follower, Nudge, Probe
-from exo_rkllm.cluster.session.log import Log
-from exo_rkllm.cluster.session.orders import Begin, Effect, Halt, Load, Peek, Peeked, Say, Send, StayOut, Token
-from exo_rkllm.cluster.session.outbox import Outbox
+from exo_rkllm.cluster.session.log import EventLog
+from exo_rkllm.cluster.session.orders import (
+    BeginTaskEffect,
+    CancelTaskEffect,
+    DeclareTokenEffect,
+    LoadModelEffect,
+    LogEffect,
+    NodeAnswer,
+    QueryNodesEffect,
+    SendEffect,
+    SessionEffect,
+    StayOutEffect,
+)
+from exo_rkllm.cluster.session.outbox import PublishQueue
 from exo_rkllm.cluster.session.replica import Replica, read
-from exo_rkllm.cluster.session.snapshot import ClusterView, Counters, Echoes, Phase
+from exo_rkllm.cluster.session.snapshot import ClusterCounters, ClusterView, Echoes, Phase
 from exo_rkllm.cluster.session.suspicion import Suspicion
 from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire import clean, drift, messages, reading
@@ -64,7 +75,7 @@ TOPICS = (GLOBAL, ELECTION, DOWNLOADS)
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class MembershipSources:
     """Where ids and the time of day come from; tests and replays bring their own."""
 
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
@@ -80,7 +91,7 @@ class Membership:
         facts: BoardFacts,
         *,
         placement: Placement = "own",
-        sources: Sources | None = None,
+        sources: MembershipSources | None = None,
         stay_out: str = "",
     ) -> None:
         self.me = me
@@ -93,16 +104,16 @@ class Membership:
         self.notes: tuple[str, ...] = ()
         self.permitted = True  # the choice of cluster stands
         self._placement: Placement = placement
-        self._sources = sources or Sources()
+        self._sources = sources or MembershipSources()
         self._follower = Follower(me)
-        self._log = Log()
+        self._log = EventLog()
         self._replica = Replica(me)
         self._worker = Worker(me, self.facts.name, placement)
-        self._outbox: Outbox | None = None
+        self._outbox: PublishQueue | None = None
         self._interfaces: tuple[NetworkInterfaceInfo, ...] = ()
         self._tally: Counter[str] = Counter()
         self._echoes = Echoes()
-        self._effects: list[Effect] = []
+        self._effects: list[SessionEffect] = []
         self._linked = False
         self._resend_at: float | None = None
         self._peek_until: float | None = None
@@ -120,7 +131,7 @@ class Membership:
 
     # ── what comes in ────────────────────────────────────────────────────────────────────────────
 
-    def linked(self, now: float) -> list[Effect]:
+    def linked(self, now: float) -> list[SessionEffect]:
         self._linked = True
         self._tally["links"] += 1
         self._follower.linked(now)
@@ -129,7 +140,7 @@ class Membership:
         self._resend_at = now + SETTLE_LINK
         return self._done(now)
 
-    def unlinked(self, now: float) -> list[Effect]:
+    def unlinked(self, now: float) -> list[SessionEffect]:
         self._suspect(now)
         self._linked = False
         self._follower.unlinked()
@@ -137,7 +148,7 @@ class Membership:
         self._alive.clear()
         return self._done(now)
 
-    def alive(self, node: str, now: float, *, there: bool) -> list[Effect]:
+    def alive(self, node: str, now: float, *, there: bool) -> list[SessionEffect]:
         """An exo node's liveliness token appeared or went."""
         if node != self.me:
             if there:
@@ -147,61 +158,63 @@ class Membership:
                 self._alive.discard(node)
         return self._done(now)
 
-    def message(self, topic: str, payload: bytes, now: float) -> list[Effect]:
+    def message(self, topic: str, payload: bytes, now: float) -> list[SessionEffect]:
         try:
             self._message(topic, reading.parsed(payload), now)
         except (ValueError, RecursionError, Unreadable):
             self._tally["garbage"] += 1
         return self._done(now)
 
-    def peeked(self, answer: Peeked | None, now: float) -> list[Effect]:
+    def peeked(self, answer: NodeAnswer | None, now: float) -> list[SessionEffect]:
         if self.phase is Phase.CHECKING and self._peek_until is not None:
             self._peek_until = None
             self._compare(answer, now)
         return self._done(now)
 
-    def offered(self, models: Sequence[Servable], now: float) -> list[Effect]:
+    def offered(self, models: Sequence[Servable], now: float) -> list[SessionEffect]:
         self._models = {offers.model_id(model.id): model for model in models}
-        self._decide(events.Offered(self._models), now)
+        self._decide(events.ModelsChangedEvent(self._models), now)
         return self._done(now)
 
-    def answered(self, answers: Iterable[tuple[str, base.Event | ExoRkllmError]], now: float) -> list[Effect]:
+    def answered(
+        self, answers: Iterable[tuple[str, base.GenerationEvent | ExoRkllmError]], now: float
+    ) -> list[SessionEffect]:
         """What the engines said, by task; pieces that come together travel together."""
         for task_id, event in answers:
-            self._decide(events.Answered(task_id, event), now)
+            self._decide(events.AnswerEvent(task_id, event), now)
         return self._done(now)
 
-    def interfaces(self, found: tuple[NetworkInterfaceInfo, ...], now: float) -> list[Effect]:
+    def interfaces(self, found: tuple[NetworkInterfaceInfo, ...], now: float) -> list[SessionEffect]:
         if found != self._interfaces:
             self._interfaces = found
             if self.phase in (Phase.JOINING, Phase.SERVING):
                 self._info(messages.NodeNetworkInterfaces(found), now)
         return self._done(now)
 
-    def permit(self, now: float) -> list[Effect]:
+    def permit(self, now: float) -> list[SessionEffect]:
         """The choice of cluster stands: from now on we may speak."""
         self.permitted = True
         if self.phase is Phase.CHECKING and self._peek_until is None:
             self._join(now)
         return self._done(now)
 
-    def invite(self, now: float) -> list[Effect]:
+    def invite(self, now: float) -> list[SessionEffect]:
         """An operator wants us in again, with all models."""
         if self.phase is Phase.OUT:
             self.phase = Phase.LISTENING if self._linked else Phase.SEARCHING
             self.sentence = ""
             self._twin_since = None
-            self._effects.append(StayOut(""))
+            self._effects.append(StayOutEffect(""))
             if self._follower.session is not None and self._linked:
                 self._adopt(Adopt(self._follower.session, "told to join again"), now)
         else:
-            self._decide(events.Invited(), now)
+            self._decide(events.JoinedEvent(), now)
         return self._done(now)
 
-    def leave(self, now: float) -> list[Effect]:
+    def leave(self, now: float) -> list[SessionEffect]:
         """Say goodbye; `gone` tells when it has been heard."""
         if self.phase is Phase.SERVING:
-            self._decide(events.Leaving(), now)
+            self._decide(events.LeavingEvent(), now)
         if self.phase not in (Phase.OUT, Phase.PASSIVE):
             self.phase = Phase.LEAVING
         return self._done(now)
@@ -217,7 +230,7 @@ class Membership:
         ours = any(instance in self._replica.instances for instance in self._worker.deleting)
         return not self._linked or self.phase is not Phase.LEAVING or (silent and not ours)
 
-    def tick(self, now: float) -> list[Effect]:
+    def tick(self, now: float) -> list[SessionEffect]:
         self._follow(self._follower.tick(now), now)
         if self._peek_until is not None and now >= self._peek_until:
             self._peek_until = None
@@ -258,7 +271,7 @@ class Membership:
         elif topic == DOWNLOADS:
             command = reading.download_command(message)
             self._differs(topic, message)
-            self._decide(events.Asked(command), now)
+            self._decide(events.CommandEvent(command), now)
 
     def _event(self, event: Logged, message: Mapping[str, Any], now: float) -> None:
         self._tally["events_in"] += 1
@@ -283,7 +296,7 @@ class Membership:
         if isinstance(event, reading.NodeHeard) and event.node_id == self.me:
             self._own_sign(released, now)
         if self.phase in (Phase.SERVING, Phase.LEAVING):
-            self._decide(events.Applied(event, self._log.behind == 0), now)
+            self._decide(events.AppliedEvent(event, self._log.behind == 0), now)
 
     def _own_sign(self, released: Logged, now: float) -> None:
         if released.event_id in self._infos:
@@ -319,7 +332,7 @@ class Membership:
                 self._adopt(decision, now)
             case DeclareToken() if self.phase in (Phase.LISTENING, Phase.JOINING, Phase.SERVING) and self.permitted:
                 self._say("info", "The exo cluster is silent; asking it to elect a master.")
-                self._effects.append(Token())
+                self._effects.append(DeclareTokenEffect())
             case Probe() if self._speaking and self.phase is not Phase.LEAVING:
                 self._info(messages.MiscData(self.facts.name), now)
             case Nudge(message, why, again) if self.phase in (Phase.JOINING, Phase.SERVING) and self._linked:
@@ -332,8 +345,8 @@ class Membership:
         self._tally["sessions"] += 1
         self._keep_counts()
         self._halt_all()
-        self._log, self._replica = Log(), Replica(self.me)
-        self._outbox = Outbox(self._sources.new_id(), session)
+        self._log, self._replica = EventLog(), Replica(self.me)
+        self._outbox = PublishQueue(self._sources.new_id(), session)
         self._worker = Worker(self.me, self.facts.name, self._placement, self._models)
         self._session_since = now
         self._infos.clear()
@@ -346,9 +359,9 @@ class Membership:
         self._peek_until = now + PEEK
         master = session.master_node_id
         others = sorted(self._alive - {master})
-        self._effects.append(Peek((master, *others), master not in self._checked))
+        self._effects.append(QueryNodesEffect((master, *others), master not in self._checked))
 
-    def _compare(self, answer: Peeked | None, now: float) -> None:
+    def _compare(self, answer: NodeAnswer | None, now: float) -> None:
         """Nothing has been published to this session yet."""
         if answer is not None:
             differences = list(drift.state_keys(self.revision, answer.state))
@@ -363,7 +376,7 @@ class Membership:
         if self.permitted:
             self._join(now)
 
-    def _snapshot(self, answer: Peeked | None, now: float) -> list[Logged]:
+    def _snapshot(self, answer: NodeAnswer | None, now: float) -> list[Logged]:
         """Start from `GET /state` where it is of this session, else from the first event."""
         base = 0
         if answer is not None:
@@ -417,7 +430,7 @@ class Membership:
     def _caught_up(self, now: float) -> None:
         self.phase = Phase.SERVING
         self._say("info", f"In the exo cluster as {self.facts.name} ({self.me[:8]}).")
-        self._decide(events.CaughtUp(), now)
+        self._decide(events.CaughtUpEvent(), now)
 
     def _keep_going(self, now: float) -> None:
         """Repairs, repeats and signs of life."""
@@ -437,7 +450,7 @@ class Membership:
             self._said += 1
             disk = self._disk() if self._said % 12 == 0 else []
             self._info(disk[0] if disk else messages.MiscData(self.facts.name), now)
-        self._decide(events.Ticked(), now)
+        self._decide(events.TickedEvent(), now)
 
     # ── being kept out ───────────────────────────────────────────────────────────────────────────
 
@@ -460,13 +473,13 @@ class Membership:
         self._say("error", sentence)
         self._silence()
         if remember:
-            self._effects.append(StayOut(sentence))
+            self._effects.append(StayOutEffect(sentence))
 
     def _silence(self) -> None:
         self._halt_all()
         self._worker = Worker(self.me, self.facts.name, self._placement, self._models)
         self._keep_counts()
-        self._effects = [effect for effect in self._effects if not isinstance(effect, Send)]
+        self._effects = [effect for effect in self._effects if not isinstance(effect, SendEffect)]
 
     def _suspect(self, now: float) -> None:
         if self.phase in (Phase.JOINING, Phase.SERVING):
@@ -481,40 +494,40 @@ class Membership:
             )
 
     def _halt_all(self) -> None:
-        self._effects += [Halt(job.task.id) for job in self._worker.busy_jobs()]
+        self._effects += [CancelTaskEffect(job.task.id) for job in self._worker.busy_jobs()]
 
     # ── the worker's wishes ──────────────────────────────────────────────────────────────────────
 
-    def _decide(self, happening: events.Happening, now: float) -> None:
+    def _decide(self, happening: events.WorkerEvent, now: float) -> None:
         self._worker, effects = decide(self._worker, happening, self._replica, now, self._sources.new_id)
         for effect in effects:
             self._carry_out(effect, now)
 
-    def _carry_out(self, effect: wishes.Effect, now: float) -> None:
+    def _carry_out(self, effect: wishes.WorkerEffect, now: float) -> None:
         new_id = self._sources.new_id
         match effect:
-            case wishes.Say(command_id, chunk):
+            case wishes.SendChunk(command_id, chunk):
                 self._tell(ChunkGenerated(new_id(), command_id, chunk))
-            case wishes.Runner(runner_id, status):
+            case wishes.SetRunnerStatus(runner_id, status):
                 self._tell(RunnerStatusUpdated(new_id(), runner_id, status))
-            case wishes.Moved(task_id, status):
+            case wishes.SetTaskStatus(task_id, status):
                 self._tell(TaskStatusUpdated(new_id(), task_id, status))
-            case wishes.Report(progress):
+            case wishes.SetDownloadProgress(progress):
                 self._tell(NodeDownloadProgress(new_id(), progress))
-            case wishes.Order(command):
+            case wishes.SendCommand(command):
                 self._command(command, now)
-            case wishes.Begin(task, model):
+            case wishes.BeginTask(task, model):
                 self._tally["tasks"] += 1
-                self._effects.append(Begin(task, model))
-            case wishes.Halt(task_id, command_id):
+                self._effects.append(BeginTaskEffect(task, model))
+            case wishes.CancelTask(task_id, command_id):
                 if self._outbox is not None:
                     self._outbox.drop_chunks(command_id)
-                self._effects.append(Halt(task_id))
-            case wishes.Load(model):
-                self._effects.append(Load(model))
-            case wishes.Introduce():
+                self._effects.append(CancelTaskEffect(task_id))
+            case wishes.LoadModel(model):
+                self._effects.append(LoadModelEffect(model))
+            case wishes.PublishNodeInfo():
                 self._introduce(now)
-            case wishes.Tell(level, sentence):
+            case wishes.LogLineEffect(level, sentence):
                 self._say(level, sentence)
 
     # ── what goes out ────────────────────────────────────────────────────────────────────────────
@@ -553,21 +566,21 @@ class Membership:
             self._tally["events_out"] += 1
         else:
             self._tally["commands_out"] += 1
-        self._effects.append(Send(envelope.topic, payload))
+        self._effects.append(SendEffect(envelope.topic, payload))
 
     def _say(self, level: Literal["info", "warning", "error"], sentence: str) -> None:
-        self._effects.append(Say(level, sentence))
+        self._effects.append(LogEffect(level, sentence))
 
-    def _done(self, now: float) -> list[Effect]:
+    def _done(self, now: float) -> list[SessionEffect]:
         self._flush(now)
         effects, self._effects = self._effects, []
         return effects
 
     # ── what is told of it ───────────────────────────────────────────────────────────────────────
 
-    def _counted(self) -> Counters:
+    def _counted(self) -> ClusterCounters:
         tally: dict[str, Any] = dict(self._tally)
-        counted = Counters(**tally)
+        counted = ClusterCounters(**tally)
         if self._outbox is None:
             return replace(counted, echoes=self._echoes)
         return replace(

@@ -9,29 +9,29 @@ from exo_rkllm.cluster.wire.reading import Raw, Task
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class SendEffect:
     topic: str
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
+class BeginTaskEffect:
     task: Task
     model: str
 
 
 @dataclass(frozen=True, slots=True)
-class Halt:
+class CancelTaskEffect:
     task_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadModelEffect:
     model: str
 
 
 @dataclass(frozen=True, slots=True)
-class Peek:
+class QueryNodesEffect:
     """Ask exo nodes over HTTP what they are, the first of these before the others; `peeked` takes the answer."""
 
     nodes: tuple[str, ...]
@@ -39,28 +39,37 @@ class Peek:
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class DeclareTokenEffect:
     """Declare our liveliness token."""
 
 
 @dataclass(frozen=True, slots=True)
-class StayOut:
+class StayOutEffect:
     """Remember this sentence across restarts, until told otherwise."""
 
     sentence: str
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class LogEffect:
     level: Literal["info", "warning", "error"]
     sentence: str
 
 
-Effect: TypeAlias = Send | Begin | Halt | Load | Peek | Token | StayOut | Say
+SessionEffect: TypeAlias = (
+    SendEffect
+    | BeginTaskEffect
+    | CancelTaskEffect
+    | LoadModelEffect
+    | QueryNodesEffect
+    | DeclareTokenEffect
+    | StayOutEffect
+    | LogEffect
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Peeked:
+class NodeAnswer:
     """What one exo node told over HTTP."""
 
     node_id: str

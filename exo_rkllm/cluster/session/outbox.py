@@ -50,7 +50,7 @@ class _Waiting:
     event: Event
 
 
-class Outbox:
+class PublishQueue:
     """One a session: the master ignores an origin that starts again, and dies of one that contradicts itself."""
 
     def __init__(self, origin: str, session: Session) -> None:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exo_rkllm.cluster.session.orders import Peek, Peeked
+from exo_rkllm.cluster.session.orders import NodeAnswer, QueryNodesEffect
 
 if TYPE_CHECKING:
     import aiohttp
@@ -32,7 +32,7 @@ async def _json(session: aiohttp.ClientSession, url: str) -> Any:
         return json.loads(await answer.content.read(LARGEST))
 
 
-async def _node(session: aiohttp.ClientSession, url: str, node: str, *, openapi: bool) -> Peeked | None:
+async def _node(session: aiohttp.ClientSession, url: str, node: str, *, openapi: bool) -> NodeAnswer | None:
     """One node at one address; an address may be another machine's, so its id is looked at first."""
     import aiohttp
 
@@ -45,10 +45,10 @@ async def _node(session: aiohttp.ClientSession, url: str, node: str, *, openapi:
         return None
     if not isinstance(state, dict) or not isinstance(document, dict | None):
         return None
-    return Peeked(node, state, document)
+    return NodeAnswer(node, state, document)
 
 
-async def peek(wanted: Peek, addresses: Mapping[str, tuple[str, ...]], port: int) -> Peeked | None:
+async def peek(wanted: QueryNodesEffect, addresses: Mapping[str, tuple[str, ...]], port: int) -> NodeAnswer | None:
     """The answer of the first node that has one, the master's before the others'."""
     import aiohttp
 

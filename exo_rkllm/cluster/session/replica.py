@@ -9,6 +9,7 @@ from exo_rkllm.cluster.wire import reading
 from exo_rkllm.cluster.wire.reading import (
     CardAdded,
     CardDeleted,
+    ClusterState,
     Download,
     Event,
     Instance,
@@ -19,7 +20,6 @@ from exo_rkllm.cluster.wire.reading import (
     NodeTimedOut,
     Raw,
     RunnerMoved,
-    State,
     Task,
     TaskCreated,
     TaskDeleted,
@@ -41,7 +41,7 @@ class Replica:
         self.cards: dict[str, Raw] = {}
         self.downloads: dict[str, str] = {}  # of this node: model to state
 
-    def load(self, state: State) -> None:
+    def load(self, state: ClusterState) -> None:
         """Start from a snapshot."""
         self.instances = {instance.id: instance for instance in state.instances}
         ours = {runner for instance in state.instances for runner in instance.runners}

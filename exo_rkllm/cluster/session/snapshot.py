@@ -56,7 +56,7 @@ class Echoes:
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
+class ClusterCounters:
     """Since the daemon started."""
 
     sessions: int = 0
@@ -94,7 +94,7 @@ class ClusterView:
     notes: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
-    counters: Counters = Counters()
+    counters: ClusterCounters = ClusterCounters()
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""

@@ -17,7 +17,7 @@ class LinkFailed(ExoRkllmError):
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class TopicMessage:
     topic: str
     payload: bytes
 
@@ -37,7 +37,7 @@ class Linked:
     up: bool
 
 
-Incoming: TypeAlias = Message | Alive | Linked
+Incoming: TypeAlias = TopicMessage | Alive | Linked
 
 
 class Transport(Protocol):

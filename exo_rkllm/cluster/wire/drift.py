@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from exo_rkllm.cluster.wire import messages
-from exo_rkllm.cluster.wire.language import Mismatch, Record
+from exo_rkllm.cluster.wire.language import Mismatch, RecordSpec
 from exo_rkllm.cluster.wire.revisions import Revision
 
 # Types of the log that we send as well, or whose contents we send by command.
@@ -52,7 +52,7 @@ def openapi(revision: Revision, document: Mapping[str, Any]) -> Iterator[str]:
             yield from _record(revision.table.records[name], found)
 
 
-def _record(record: Record, found: Mapping[str, Any]) -> Iterator[str]:
+def _record(record: RecordSpec, found: Mapping[str, Any]) -> Iterator[str]:
     fields = {_camel(field.name) for field in record.fields}
     needed = {_camel(field.name) for field in record.fields if not field.optional}
     there = set(found.get("properties", ()))

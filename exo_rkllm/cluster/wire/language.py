@@ -42,26 +42,26 @@ class Mismatch(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class WireField:
     name: str
     type: str
     optional: bool  # the receiver has a default
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RecordSpec:
     name: str
     tag: str | None
-    fields: tuple[Field, ...]
+    fields: tuple[WireField, ...]
     rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class WireTable:
     """A parsed table: names to values, records, alternatives and topics."""
 
     enums: Mapping[str, tuple[str, ...]]
-    records: Mapping[str, Record]
+    records: Mapping[str, RecordSpec]
     unions: Mapping[str, tuple[str, ...]]
     topics: Mapping[str, str]
     lists: Mapping[str, tuple[str, ...]]
@@ -70,12 +70,12 @@ class Table:
 @dataclass(slots=True)
 class _Draft:
     enums: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    records: dict[str, Record] = field(default_factory=dict)
+    records: dict[str, RecordSpec] = field(default_factory=dict)
     unions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     topics: dict[str, str] = field(default_factory=dict)
     lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def line(self, text: str, inside: Record | None) -> Record | None:
+    def line(self, text: str, inside: RecordSpec | None) -> RecordSpec | None:
         """Take in one line; returns the record that following indented lines belong to."""
         if text.startswith(" ") and inside is not None:
             return self._member(text.strip(), inside)
@@ -91,29 +91,29 @@ class _Draft:
             self.topics[name] = names
         elif kind in ("record", "tagged"):
             name, _, tag = (part.strip() for part in rest.partition(" as "))
-            self.records[name] = Record(name, (tag or name) if kind == "tagged" else None, ())
+            self.records[name] = RecordSpec(name, (tag or name) if kind == "tagged" else None, ())
             return self.records[name]
         else:
             raise ValueError(f"not a line of a schema table: {text!r}")
         return None
 
-    def _member(self, text: str, inside: Record) -> Record:
+    def _member(self, text: str, inside: RecordSpec) -> RecordSpec:
         word, _, rest = text.partition(" ")
         if word == "rule":
-            grown = Record(inside.name, inside.tag, inside.fields, (*inside.rules, rest))
+            grown = RecordSpec(inside.name, inside.tag, inside.fields, (*inside.rules, rest))
         else:
             kind, _, origin = (part.strip() for part in rest.partition("="))
-            grown = Record(inside.name, inside.tag, (*inside.fields, Field(word, kind, bool(origin))))
+            grown = RecordSpec(inside.name, inside.tag, (*inside.fields, WireField(word, kind, bool(origin))))
         self.records[inside.name] = grown
         return grown
 
 
-def parse(text: str) -> Table:
+def parse(text: str) -> WireTable:
     draft, inside = _Draft(), None
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
             inside = draft.line(line, inside)
-    return Table(draft.enums, draft.records, draft.unions, draft.topics, draft.lists)
+    return WireTable(draft.enums, draft.records, draft.unions, draft.topics, draft.lists)
 
 
 # ── checks ───────────────────────────────────────────────────────────────────────────────────────
@@ -195,7 +195,7 @@ RULES: Mapping[str, Check] = {"every node's runner has a shard": _runners_have_s
 class Checks:
     """Checks of every type of a table; `complete` demands optional fields too, as exo itself writes them all."""
 
-    def __init__(self, table: Table, *, complete: bool) -> None:
+    def __init__(self, table: WireTable, *, complete: bool) -> None:
         self._table = table
         self._complete = complete
         self._made: dict[str, Check] = dict(PLAIN)
@@ -230,7 +230,7 @@ class Checks:
         record = self._table.records[kind]
         return self._body(record) if record.tag is None else self._alternatives(kind, (kind,))
 
-    def _body(self, record: Record) -> Check:
+    def _body(self, record: RecordSpec) -> Check:
         fields = {entry.name: self.of(entry.type) for entry in record.fields}
         needed = [entry.name for entry in record.fields if self._complete or not entry.optional]
         return _object(fields, needed, [RULES[rule] for rule in record.rules])

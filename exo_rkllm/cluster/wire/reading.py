@@ -193,7 +193,7 @@ class Ballot:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ClusterState:
     """`GET /state`, as far as it is needed."""
 
     applied: int
@@ -422,8 +422,8 @@ def _downloads(value: Raw) -> Iterator[Download]:
             yield _download(entry)
 
 
-def state(value: Raw) -> State:
-    return State(
+def state(value: Raw) -> ClusterState:
+    return ClusterState(
         _number(value, "last_event_applied_idx"),
         tuple(_instance(entry) for entry in _object(value, "instances").values()),
         tuple(_runner(runner, status) for runner, status in _object(value, "runners").items()),

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from exo_rkllm.cluster.wire import exo_2026_06
-from exo_rkllm.cluster.wire.language import Checks, Mismatch, Table, parse
+from exo_rkllm.cluster.wire.language import Checks, Mismatch, WireTable, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Revision:
     name: str
     commits: tuple[str, ...]
     versions: tuple[str, ...]
-    table: Table
+    table: WireTable
     exact: Checks = field(compare=False)
     accepted: Checks = field(compare=False)
 

@@ -4,51 +4,51 @@ from __future__ import annotations
 
 from exo_rkllm.cluster.session.replica import Replica
 from exo_rkllm.cluster.wire import reading
-from exo_rkllm.cluster.worker.effects import Effect, Introduce, Tell
+from exo_rkllm.cluster.worker.effects import LogLineEffect, PublishNodeInfo, WorkerEffect
 from exo_rkllm.cluster.worker.events import (
-    Answered,
-    Applied,
-    Asked,
-    CaughtUp,
-    Happening,
-    Invited,
-    Leaving,
-    Offered,
-    Ticked,
+    AnswerEvent,
+    AppliedEvent,
+    CaughtUpEvent,
+    CommandEvent,
+    JoinedEvent,
+    LeavingEvent,
+    ModelsChangedEvent,
+    TickedEvent,
+    WorkerEvent,
 )
 from exo_rkllm.cluster.worker.rules import is_card
 from exo_rkllm.cluster.worker.state import Worker
-from exo_rkllm.cluster.worker.transition import NewId, Turn
+from exo_rkllm.cluster.worker.transition import NewId, Transition
 
 
 def decide(
-    worker: Worker, happening: Happening, replica: Replica, now: float, new_id: NewId
-) -> tuple[Worker, list[Effect]]:
-    turn = Turn(worker, replica, now, new_id)
+    worker: Worker, happening: WorkerEvent, replica: Replica, now: float, new_id: NewId
+) -> tuple[Worker, list[WorkerEffect]]:
+    turn = Transition(worker, replica, now, new_id)
     match happening:
-        case CaughtUp():
+        case CaughtUpEvent():
             turn.change(serving=True)
             turn.announce(first=True)
             turn.settle()
-        case Applied(event, fresh):
+        case AppliedEvent(event, fresh):
             _applied(turn, event, fresh=fresh)
-        case Offered(models):
+        case ModelsChangedEvent(models):
             turn.offered(models)
-        case Answered(task_id, event):
+        case AnswerEvent(task_id, event):
             turn.engine(task_id, event)
-        case Asked(command) if worker.serving:
+        case CommandEvent(command) if worker.serving:
             turn.asked(command)
-        case Invited() if worker.serving:
+        case JoinedEvent() if worker.serving:
             turn.change(withdrawn=frozenset())
             turn.announce()
-        case Ticked() if worker.serving:
+        case TickedEvent() if worker.serving:
             turn.repeat()
-        case Leaving() if worker.serving:
+        case LeavingEvent() if worker.serving:
             turn.leave()
     return turn.worker, turn.effects
 
 
-def _applied(turn: Turn, event: reading.Event, *, fresh: bool) -> None:
+def _applied(turn: Transition, event: reading.Event, *, fresh: bool) -> None:
     if not turn.worker.serving:
         return
     idle = isinstance(event, reading.Other | reading.NodeHeard | reading.RunnerMoved | reading.ImageArrived)
@@ -57,9 +57,9 @@ def _applied(turn: Turn, event: reading.Event, *, fresh: bool) -> None:
     match event:
         case reading.NodeTimedOut(node) if node == turn.worker.me:
             turn.effects.append(
-                Tell("warning", "The exo cluster took this board for dead; it introduces itself again.")
+                LogLineEffect("warning", "The exo cluster took this board for dead; it introduces itself again.")
             )
-            turn.effects.append(Introduce())
+            turn.effects.append(PublishNodeInfo())
             turn.change(reported=frozenset())
         case reading.InstanceDeleted(instance_id):
             turn.withdraw(instance_id)

@@ -19,19 +19,19 @@ Command: TypeAlias = AddCustomModelCard | CreateInstance | DeleteInstance
 
 
 @dataclass(frozen=True, slots=True)
-class Runner:
+class SetRunnerStatus:
     runner_id: str
     status: RunnerStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class SetTaskStatus:
     task_id: str
     status: Literal["Running", "Complete", "Failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class SendChunk:
     """A chunk for the one who asked."""
 
     command_id: str
@@ -39,17 +39,17 @@ class Say:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class SetDownloadProgress:
     progress: DownloadProgress
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SendCommand:
     command: Command
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
+class BeginTask:
     """Put a task into the board's queue."""
 
     task: Task
@@ -57,7 +57,7 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
-class Halt:
+class CancelTask:
     """Stop a task at once; nothing that it has left to say may go out."""
 
     task_id: str
@@ -65,21 +65,32 @@ class Halt:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadModel:
     model: str
 
 
 @dataclass(frozen=True, slots=True)
-class Introduce:
+class PublishNodeInfo:
     """Tell the cluster again who we are."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class LogLineEffect:
     """A line for the operator."""
 
     level: Literal["info", "warning", "error"]
     sentence: str
 
 
-Effect: TypeAlias = Runner | Moved | Say | Report | Order | Begin | Halt | Load | Introduce | Tell
+WorkerEffect: TypeAlias = (
+    SetRunnerStatus
+    | SetTaskStatus
+    | SendChunk
+    | SetDownloadProgress
+    | SendCommand
+    | BeginTask
+    | CancelTask
+    | LoadModel
+    | PublishNodeInfo
+    | LogLineEffect
+)

@@ -13,12 +13,12 @@ from exo_rkllm.errors import ExoRkllmError
 
 
 @dataclass(frozen=True, slots=True)
-class CaughtUp:
+class CaughtUpEvent:
     """The replica holds all that the log had when we came."""
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class AppliedEvent:
     """The replica has just taken in this event; `fresh` unless more are known to be missing."""
 
     event: reading.Event
@@ -26,34 +26,43 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Offered:
+class ModelsChangedEvent:
     models: Mapping[str, Servable]
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnswerEvent:
     task_id: str
-    event: base.Event | ExoRkllmError
+    event: base.GenerationEvent | ExoRkllmError
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CommandEvent:
     command: reading.DownloadCommand
 
 
 @dataclass(frozen=True, slots=True)
-class Invited:
+class JoinedEvent:
     """Somebody on this board wants withdrawn models offered again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ticked:
+class TickedEvent:
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class LeavingEvent:
     pass
 
 
-Happening: TypeAlias = CaughtUp | Applied | Offered | Answered | Asked | Invited | Ticked | Leaving
+WorkerEvent: TypeAlias = (
+    CaughtUpEvent
+    | AppliedEvent
+    | ModelsChangedEvent
+    | AnswerEvent
+    | CommandEvent
+    | JoinedEvent
+    | TickedEvent
+    | LeavingEvent
+)

@@ -21,7 +21,7 @@ from exo_rkllm.cluster.wire.messages import (
 )
 from exo_rkllm.cluster.wire.reading import Instance
 from exo_rkllm.cluster.worker import offers
-from exo_rkllm.cluster.worker.state import Given, Worker
+from exo_rkllm.cluster.worker.state import PendingCommand, Worker
 
 
 def backends(worker: Worker, replica: Replica) -> tuple[str, ...]:
@@ -67,16 +67,16 @@ def pending(me: str, model: Servable, card: ModelCard) -> DownloadProgress:
     return messages.DownloadPending(me, offers.shard(card), clean.text(model.folder), nothing, nothing)
 
 
-def is_card(given: Given, model_id: str) -> bool:
+def is_card(given: PendingCommand, model_id: str) -> bool:
     return isinstance(given.command, AddCustomModelCard) and given.command.model_card.model_id == model_id
 
 
-def creates(given: Given, model_id: str) -> bool:
+def creates(given: PendingCommand, model_id: str) -> bool:
     command = given.command
     return isinstance(command, CreateInstance) and command.instance.shard_assignments.model_id == model_id
 
 
-def done(given: Given, replica: Replica) -> bool:
+def done(given: PendingCommand, replica: Replica) -> bool:
     match given.command:
         case AddCustomModelCard():
             return False  # told by the event, see `decide`: the card may be another board's a moment later

@@ -17,7 +17,7 @@ REPEAT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
+class LocalInstance:
     """Our side of one instance: its runner, and what was last said of it."""
 
     instance_id: str
@@ -28,7 +28,7 @@ class Seat:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WorkerTask:
     """One task in the board's queue. `over` waits for the log to say so too."""
 
     task: Task
@@ -39,7 +39,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class PendingCommand:
     """A command whose result has not been seen yet."""
 
     command: Command
@@ -58,9 +58,9 @@ class Worker:
     placement: Placement = "own"
     models: Mapping[str, Servable] = field(default_factory=dict)  # by the cluster's id of the model
     serving: bool = False
-    seats: Mapping[str, Seat] = field(default_factory=dict)  # by instance
-    jobs: Mapping[str, Job] = field(default_factory=dict)  # by task
-    given: tuple[Given, ...] = ()
+    seats: Mapping[str, LocalInstance] = field(default_factory=dict)  # by instance
+    jobs: Mapping[str, WorkerTask] = field(default_factory=dict)  # by task
+    given: tuple[PendingCommand, ...] = ()
     reported: frozenset[str] = frozenset()  # models whose files the cluster was told of
     carded: Mapping[str, ModelCard] = field(default_factory=dict)  # as this session was told
     withdrawn: frozenset[str] = frozenset()  # models whose instance somebody deleted: not offered again unasked
@@ -70,6 +70,6 @@ class Worker:
     def busy(self, instance_id: str) -> bool:
         return any(job.task.instance_id == instance_id and job.phase == "running" for job in self.jobs.values())
 
-    def busy_jobs(self) -> Iterator[Job]:
+    def busy_jobs(self) -> Iterator[WorkerTask]:
         """Tasks that the board has in hand."""
         return (job for job in self.jobs.values() if job.phase != "over")

@@ -34,20 +34,20 @@ from exo_rkllm.cluster.wire.messages import (
 from exo_rkllm.cluster.wire.reading import Instance, Task
 from exo_rkllm.cluster.worker import offers
 from exo_rkllm.cluster.worker.effects import (
-    Begin,
+    BeginTask,
+    CancelTask,
     Command,
-    Effect,
-    Halt,
-    Load,
-    Moved,
-    Order,
-    Report,
-    Runner,
-    Say,
-    Tell,
+    LoadModel,
+    LogLineEffect,
+    SendChunk,
+    SendCommand,
+    SetDownloadProgress,
+    SetRunnerStatus,
+    SetTaskStatus,
+    WorkerEffect,
 )
 from exo_rkllm.cluster.worker.rules import backends, completed, creates, done, is_card, objection, pending, status_of
-from exo_rkllm.cluster.worker.state import Given, Job, Seat, Worker
+from exo_rkllm.cluster.worker.state import LocalInstance, PendingCommand, Worker, WorkerTask
 from exo_rkllm.errors import ExoRkllmError
 
 TEXT, IMAGE = "TextGeneration", ("ImageGeneration", "ImageEdits")
@@ -56,27 +56,27 @@ NewId: TypeAlias = Callable[[], str]
 
 
 @dataclass(slots=True)
-class Turn:
+class Transition:
     """One decision in the making."""
 
     worker: Worker
     replica: Replica
     now: float
     new_id: NewId
-    effects: list[Effect] = field(default_factory=list)
+    effects: list[WorkerEffect] = field(default_factory=list)
 
     # ── changes to the worker ──
 
     def change(self, **changes: object) -> None:
         self.worker = replace(self.worker, **changes)  # type: ignore[arg-type]  # the names are checked at run time
 
-    def seat(self, seat: Seat) -> None:
+    def seat(self, seat: LocalInstance) -> None:
         self.change(seats={**self.worker.seats, seat.instance_id: seat})
 
     def unseat(self, instance_id: str) -> None:
         self.change(seats={key: seat for key, seat in self.worker.seats.items() if key != instance_id})
 
-    def job(self, job: Job) -> None:
+    def job(self, job: WorkerTask) -> None:
         self.change(jobs={**self.worker.jobs, job.task.id: job})
 
     def forget(self, task_id: str) -> None:
@@ -85,27 +85,27 @@ class Turn:
     # ── what goes out ──
 
     def order(self, command: Command) -> None:
-        self.change(given=(*self.worker.given, Given(command, self.now)))
+        self.change(given=(*self.worker.given, PendingCommand(command, self.now)))
         if isinstance(command, DeleteInstance):
             self.change(deleting=self.worker.deleting | {command.instance_id})
-        self.effects.append(Order(command))
+        self.effects.append(SendCommand(command))
 
     def delete(self, instance_id: str) -> None:
         if instance_id not in self.worker.deleting:
             self.order(DeleteInstance(self.new_id(), instance_id))
 
-    def status(self, seat: Seat, status: RunnerStatus) -> Seat:
+    def status(self, seat: LocalInstance, status: RunnerStatus) -> LocalInstance:
         """Say it once; a new runner begins idle, and a load that is through passes exo's own steps."""
         if seat.said is None:
-            self.effects.append(Runner(seat.runner_id, RunnerIdle()))
+            self.effects.append(SetRunnerStatus(seat.runner_id, RunnerIdle()))
             seat = replace(seat, said=RunnerIdle())
             self.seat(seat)
         if status != seat.said:
             if isinstance(seat.said, RunnerLoading) and isinstance(status, RunnerReady | RunnerRunning):
-                self.effects.append(Runner(seat.runner_id, RunnerLoaded()))
+                self.effects.append(SetRunnerStatus(seat.runner_id, RunnerLoaded()))
             if isinstance(status, RunnerWarmingUp):
-                self.effects.append(Runner(seat.runner_id, RunnerLoaded()))
-            self.effects.append(Runner(seat.runner_id, status))
+                self.effects.append(SetRunnerStatus(seat.runner_id, RunnerLoaded()))
+            self.effects.append(SetRunnerStatus(seat.runner_id, status))
             seat = replace(seat, said=status)
             self.seat(seat)
         return seat
@@ -129,7 +129,7 @@ class Turn:
         """The model's file is here; said once, and again where the cluster forgot it."""
         if again or model_id not in self.worker.reported:
             self.change(reported=self.worker.reported | {model_id})
-            self.effects.append(Report(completed(self.worker.me, model, self.card_of(model))))
+            self.effects.append(SetDownloadProgress(completed(self.worker.me, model, self.card_of(model))))
 
     def card_wanted(self, model_id: str, card: ModelCard) -> bool:
         """Boards with the same model and slightly other cards must not take turns in correcting each other."""
@@ -183,12 +183,12 @@ class Turn:
             pending = {given.command.instance_id for given in kept if isinstance(given.command, DeleteInstance)}
             self.change(deleting=self.worker.deleting - (gone - pending))
 
-    def leave_instance(self, seat: Seat) -> None:
+    def leave_instance(self, seat: LocalInstance) -> None:
         """It was deleted, by whomever."""
         for job in [job for job in self.worker.jobs.values() if job.task.instance_id == seat.instance_id]:
             self.halt(job)
-        self.effects.append(Runner(seat.runner_id, RunnerShuttingDown()))
-        self.effects.append(Runner(seat.runner_id, RunnerShutdown()))
+        self.effects.append(SetRunnerStatus(seat.runner_id, RunnerShuttingDown()))
+        self.effects.append(SetRunnerStatus(seat.runner_id, RunnerShutdown()))
         self.unseat(seat.instance_id)
 
     def withdraw(self, instance_id: str) -> None:
@@ -200,24 +200,26 @@ class Turn:
             return  # the master took us for dead
         self.change(withdrawn=self.worker.withdrawn | {seat.model_id})
         self.effects.append(
-            Tell("info", f"{seat.model_id} was taken out of the exo cluster by a user; it stays out of this session.")
+            LogLineEffect(
+                "info", f"{seat.model_id} was taken out of the exo cluster by a user; it stays out of this session."
+            )
         )
 
     def meet(self, instance: Instance) -> None:
         runner_id = instance.node_to_runner[self.worker.me]
         problem = objection(self.worker, instance)
         if problem:
-            self.effects.append(Runner(runner_id, RunnerFailed(problem)))
-            self.effects.append(Tell("warning", f"Refused an instance of {instance.model_id}: {problem}"))
-            self.seat(Seat(instance.id, runner_id, instance.model_id, RunnerFailed(problem), refused=True))
+            self.effects.append(SetRunnerStatus(runner_id, RunnerFailed(problem)))
+            self.effects.append(LogLineEffect("warning", f"Refused an instance of {instance.model_id}: {problem}"))
+            self.seat(LocalInstance(instance.id, runner_id, instance.model_id, RunnerFailed(problem), refused=True))
             self.delete(instance.id)
             return
-        self.seat(Seat(instance.id, runner_id, instance.model_id))
+        self.seat(LocalInstance(instance.id, runner_id, instance.model_id))
         self.change(withdrawn=self.worker.withdrawn - {instance.model_id})
         model = self.worker.models[instance.model_id]
         self.report(instance.model_id, model)
         if self.worker.placement == "dashboard" and model.state == "cold":
-            self.effects.append(Load(model.id))
+            self.effects.append(LoadModel(model.id))
 
     def drop_doubles(self) -> None:
         """After two sessions became one there may be two instances of one model; the older one stays."""
@@ -232,7 +234,7 @@ class Turn:
 
     # ── tasks ──
 
-    def take(self, task: Task, seat: Seat) -> None:
+    def take(self, task: Task, seat: LocalInstance) -> None:
         if seat.refused:
             return
         model = self.worker.models[seat.model_id]
@@ -245,20 +247,20 @@ class Turn:
             problem = f"{self.worker.name} was restarted or cut off while it answered. Ask again."
             self._answer(task, ErrorChunk(seat.model_id, problem))
         else:
-            self.job(Job(task, seat.model_id))
-            self.effects.append(Begin(task, model.id))
+            self.job(WorkerTask(task, seat.model_id))
+            self.effects.append(BeginTask(task, model.id))
 
     def _answer(self, task: Task, chunk: Chunk) -> None:
-        self.effects += [Say(task.command_id, chunk), Moved(task.id, "Failed")]
-        self.job(Job(task, chunk.model, "over"))
+        self.effects += [SendChunk(task.command_id, chunk), SetTaskStatus(task.id, "Failed")]
+        self.job(WorkerTask(task, chunk.model, "over"))
 
     def drop_jobs(self) -> None:
         for job in [job for key, job in self.worker.jobs.items() if key not in self.replica.tasks]:
             self.halt(job)
 
-    def halt(self, job: Job) -> None:
+    def halt(self, job: WorkerTask) -> None:
         if job.phase != "over":
-            self.effects.append(Halt(job.task.id, job.task.command_id))
+            self.effects.append(CancelTask(job.task.id, job.task.command_id))
         self.forget(job.task.id)
 
     def show(self) -> None:
@@ -271,22 +273,22 @@ class Turn:
 
     # ── the engine's side ──
 
-    def started(self, job: Job) -> Job:
+    def started(self, job: WorkerTask) -> WorkerTask:
         if job.phase != "queued":
             return job
         job = replace(job, phase="running")
         self.job(job)
-        self.effects.append(Moved(job.task.id, "Running"))
+        self.effects.append(SetTaskStatus(job.task.id, "Running"))
         self.show()
         return job
 
-    def ended(self, job: Job, chunk: Chunk) -> None:
+    def ended(self, job: WorkerTask, chunk: Chunk) -> None:
         job = self.started(job)
-        self.effects += [Say(job.task.command_id, chunk), Moved(job.task.id, "Complete")]
+        self.effects += [SendChunk(job.task.command_id, chunk), SetTaskStatus(job.task.id, "Complete")]
         self.job(replace(job, phase="over"))
         self.show()
 
-    def engine(self, task_id: str, event: base.Event | ExoRkllmError) -> None:
+    def engine(self, task_id: str, event: base.GenerationEvent | ExoRkllmError) -> None:
         job = self.worker.jobs.get(task_id)
         if job is None or job.phase == "over":
             return
@@ -300,10 +302,10 @@ class Turn:
                     self.job(replace(job, thinking=job.thinking + 1))
                 if text:
                     chunk = TokenChunk(job.model_id, clean.text(text), token, is_thinking=kind == "thinking")
-                    self.effects.append(Say(job.task.command_id, chunk))
+                    self.effects.append(SendChunk(job.task.command_id, chunk))
             case base.Progress(stage="prefill", done=done, total=total):
                 job = self.started(job)
-                self.effects.append(Say(job.task.command_id, PrefillProgressChunk(job.model_id, done, total)))
+                self.effects.append(SendChunk(job.task.command_id, PrefillProgressChunk(job.model_id, done, total)))
             case base.Finish():
                 model = self.worker.models.get(job.model_id)
                 self.ended(
@@ -340,15 +342,15 @@ class Turn:
     def retire(self, model_id: str, problem: str, show: Servable | None = None) -> None:
         for seat in [seat for seat in self.worker.seats.values() if seat.model_id == model_id and not seat.refused]:
             for job in [job for job in self.worker.busy_jobs() if job.task.instance_id == seat.instance_id]:
-                self.effects.append(Halt(job.task.id, job.task.command_id))
+                self.effects.append(CancelTask(job.task.id, job.task.command_id))
                 self.ended(job, ErrorChunk(model_id, clean.text(problem)))
-            self.effects.append(Runner(seat.runner_id, RunnerFailed(clean.text(problem))))
+            self.effects.append(SetRunnerStatus(seat.runner_id, RunnerFailed(clean.text(problem))))
             self.seat(replace(seat, said=RunnerFailed(clean.text(problem)), refused=True))
             self.delete(seat.instance_id)
         if show is None and model_id in self.worker.reported:
             model = self.worker.models[model_id]
             self.change(reported=self.worker.reported - {model_id})
-            self.effects.append(Report(pending(self.worker.me, model, self.card_of(model))))
+            self.effects.append(SetDownloadProgress(pending(self.worker.me, model, self.card_of(model))))
 
     def asked(self, command: reading.DownloadCommand) -> None:
         """Nobody in the cluster loads files onto this board or deletes them from it."""
@@ -356,23 +358,27 @@ class Turn:
             return
         model = self.worker.models.get(command.model_id)
         if model is not None:
-            self.effects.append(Report(completed(self.worker.me, model, self.card_of(model))))
+            self.effects.append(SetDownloadProgress(completed(self.worker.me, model, self.card_of(model))))
         elif command.kind == "StartDownload":
             problem = f"{self.worker.name} runs .rkllm models only; add models on the board with: exo-rkllm pull"
-            self.effects.append(Report(messages.DownloadFailed(self.worker.me, command.shard, "", problem)))
+            self.effects.append(
+                SetDownloadProgress(messages.DownloadFailed(self.worker.me, command.shard, "", problem))
+            )
 
     def leave(self) -> None:
         problem = f"{self.worker.name} is shutting down."
         for job in self.worker.busy_jobs():
-            self.effects.append(Halt(job.task.id, job.task.command_id))
-            self.effects.append(Say(job.task.command_id, ErrorChunk(job.model_id, problem)))
+            self.effects.append(CancelTask(job.task.id, job.task.command_id))
+            self.effects.append(SendChunk(job.task.command_id, ErrorChunk(job.model_id, problem)))
         for seat in self.worker.seats.values():
-            self.effects.append(Runner(seat.runner_id, RunnerShuttingDown()))
-            self.effects.append(Runner(seat.runner_id, RunnerShutdown()))
+            self.effects.append(SetRunnerStatus(seat.runner_id, RunnerShuttingDown()))
+            self.effects.append(SetRunnerStatus(seat.runner_id, RunnerShutdown()))
             self.delete(seat.instance_id)
         self.change(serving=False, jobs={}, seats={})
 
     def repeat(self) -> None:
         again = tuple(replace(given, at=self.now) if self.now >= given.due else given for given in self.worker.given)
-        self.effects += [Order(new.command) for old, new in zip(self.worker.given, again, strict=True) if old != new]
+        self.effects += [
+            SendCommand(new.command) for old, new in zip(self.worker.given, again, strict=True) if old != new
+        ]
         self.change(given=again)

@@ -6,10 +6,10 @@ import time
 from contextlib import aclosing
 
 from exo_rkllm.backends.base import Capabilities, Engine, Finish, Piece, Progress, Timings, Usage
-from exo_rkllm.backends.kinds import Kind, Option
+from exo_rkllm.backends.registry import EngineOption, EngineSpec
 from exo_rkllm.errors import ContextOverflow, ModelFileError, NotSupported, RunnerLost
 
-OPTIONS = {"words_per_second": Option(float, 0.0, "pace of the answer; 0 means as fast as possible")}
+OPTIONS = {"words_per_second": EngineOption(float, 0.0, "pace of the answer; 0 means as fast as possible")}
 LAST_WORDS = re.compile(r".*<\|user\|>(.*?)<\|squawk\|>", re.DOTALL)
 
 
@@ -84,4 +84,6 @@ class ParrotEngine(Engine):
             self._lost.set_result(RunnerLost(f"{self.model.id} was closed.", "exo-rkllm load NAME"))
 
 
-KIND = Kind("parrot", "repeats the last words of the prompt", make=ParrotEngine, options=OPTIONS, formats=(".parrot",))
+KIND = EngineSpec(
+    "parrot", "repeats the last words of the prompt", make=ParrotEngine, options=OPTIONS, formats=(".parrot",)
+)

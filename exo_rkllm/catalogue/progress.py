@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Stage: TypeAlias = Literal["resolving", "note", "downloading", "verifying", "writing", "done"]
+PullStage: TypeAlias = Literal["resolving", "note", "downloading", "verifying", "writing", "done"]
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PullProgress:
     """What a pull or an import is at. `note` is worth a line, the others replace each other."""
 
-    stage: Stage
+    stage: PullStage
     text: str
     file: str = ""
     sha256: str = ""

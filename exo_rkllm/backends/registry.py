@@ -8,10 +8,10 @@ from importlib import import_module
 from typing import Any, TypeAlias
 
 from exo_rkllm.backends.base import JSON, Engine, Model
-from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.errors import NotSupported, UsageError
 
-Make: TypeAlias = Callable[[Model, Host], Engine]
+EngineFactory: TypeAlias = Callable[[Model, EngineHost], Engine]
 # Ours, by reference as an entry point has it: each is imported with the first model that wants it.
 BUILT_IN: Mapping[str, str] = {
     "rkllm": "exo_rkllm.backends.rkllm:KIND",
@@ -30,7 +30,7 @@ CONVERTERS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Option:
+class EngineOption:
     """What one key of a card's [options] holds; the default holds where the card is silent."""
 
     type: type
@@ -44,13 +44,13 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class EngineSpec:
     """`formats` are file suffixes, none where no file is loaded; models of one `on_npu` share the NPU's memory."""
 
     name: str
     says: str
-    make: Make
-    options: Mapping[str, Option] = field(default_factory=dict)
+    make: EngineFactory
+    options: Mapping[str, EngineOption] = field(default_factory=dict)
     formats: tuple[str, ...] = ()
     parallelism: str = "none"
     on_npu: bool = False
@@ -78,14 +78,14 @@ class Kind:
         return {name: model.options.get(name, option.default) for name, option in self.options.items()}
 
 
-class Kinds:
+class EngineRegistry:
     """Our engines and those that plugins bring. A plugin's may not take the name of one of ours.
 
     `instead` is the engine of every model, whatever its card says; `coming` are plugins that still load.
     """
 
     def __init__(
-        self, brought: Mapping[str, Kind] | None = None, instead: str = "", coming: Sequence[str] = ()
+        self, brought: Mapping[str, EngineSpec] | None = None, instead: str = "", coming: Sequence[str] = ()
     ) -> None:
         self._brought = dict(brought or {})
         self.instead = instead
@@ -94,17 +94,17 @@ class Kinds:
     def names(self) -> list[str]:
         return sorted({*BUILT_IN, *self._brought})
 
-    def get(self, name: str) -> Kind | None:
+    def get(self, name: str) -> EngineSpec | None:
         if name not in BUILT_IN:
             return self._brought.get(name)
         module, _, attribute = BUILT_IN[name].partition(":")
-        found: Kind = getattr(import_module(module), attribute)
+        found: EngineSpec = getattr(import_module(module), attribute)
         return found
 
     def chosen(self, model: Model) -> str:
         return self.instead or model.engine
 
-    def of(self, model: Model) -> Kind:
+    def of(self, model: Model) -> EngineSpec:
         name = self.chosen(model)
         kind = self.get(name)
         if kind is None:
@@ -115,7 +115,7 @@ class Kinds:
             )
         return kind
 
-    def make(self, model: Model, host: Host) -> Engine:
+    def make(self, model: Model, host: EngineHost) -> Engine:
         kind = self.of(model)
         kind.check_file(model)
         return kind.make(model, host)

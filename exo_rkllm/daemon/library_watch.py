@@ -19,7 +19,7 @@ HEAD = struct.Struct("iIII")
 SETTLE = 0.3
 
 
-class Appearance:
+class LibraryWatch:
     """`changed` is called on the loop a moment after the last event that concerns one of the paths."""
 
     def __init__(self, paths: Sequence[Path], changed: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ NO_ID = -1
 CONFIGS = ("generation_config.json", "config.json")
 
 
-class Words:
+class TokenIds:
     """The runtime ends answers by itself, whichever of a model's several ids ends them: the host hears of one."""
 
     def __init__(self, model_id: str, inner: Tokenizer | None, ends: Sequence[int]) -> None:
@@ -47,8 +47,8 @@ def _flat(ids: Any) -> list[int]:
     return [one for row in ids for one in (row if isinstance(row, list | tuple) else [row])]
 
 
-def words_of(entry: Entry) -> Words:
-    return Words(entry.id, entry.tokenizer(), ends_of(entry.folder))
+def token_ids_of(entry: Entry) -> TokenIds:
+    return TokenIds(entry.id, entry.tokenizer(), ends_of(entry.folder))
 
 
 def ends_of(folder: Path) -> list[int]:

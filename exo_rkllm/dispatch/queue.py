@@ -11,7 +11,7 @@ REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueueEntry:
     """Tickets are handed out in the order of arrival, over all models."""
 
     ticket: int
@@ -22,34 +22,34 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class FairQueue:
     """Fair queueing with one request as the unit of cost.
 
     A client's requests join one round each, never a round before the one being served: a newcomer waits for one
     request of everybody who is there, and not for the forty requests of one of them.
     """
 
-    entries: tuple[Waiting, ...] = ()
+    entries: tuple[QueueEntry, ...] = ()
     round: int = 0
     latest: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def join(self, entry: Waiting) -> Line:
+    def join(self, entry: QueueEntry) -> FairQueue:
         joined = replace(entry, round=max(self.round, self.latest.get(entry.client, -1) + 1))
         entries = list(self.entries)
         insort(entries, joined, key=_order)
         return replace(self, entries=tuple(entries), latest={**self.latest, entry.client: joined.round})
 
-    def served(self, ticket: int) -> Line:
+    def served(self, ticket: int) -> FairQueue:
         """Without the entry whose turn came; rounds that are over are forgotten."""
         entry = self.entry(ticket)
         entries = tuple(other for other in self.entries if other is not entry)
         now = max(self.round, entry.round) + (len(self.latest) > REMEMBERED)
-        return Line(entries, now, {client: last for client, last in self.latest.items() if last >= now})
+        return FairQueue(entries, now, {client: last for client, last in self.latest.items() if last >= now})
 
-    def left(self, ticket: int) -> Line:
+    def left(self, ticket: int) -> FairQueue:
         """Without an entry that gave up; its client's later ones move up, so that giving up costs no turn."""
         gone = self.entry(ticket)
         entries = [
@@ -62,7 +62,7 @@ class Line:
             latest[gone.client] -= 1
         return replace(self, entries=tuple(sorted(entries, key=_order)), latest=latest)
 
-    def entry(self, ticket: int) -> Waiting:
+    def entry(self, ticket: int) -> QueueEntry:
         return next(entry for entry in self.entries if entry.ticket == ticket)
 
     def has(self, ticket: int) -> bool:
@@ -71,7 +71,7 @@ class Line:
     def of(self, client: str) -> int:
         return sum(entry.client == client for entry in self.entries)
 
-    def next(self, before: int | None = None) -> Waiting | None:
+    def next(self, before: int | None = None) -> QueueEntry | None:
         """Whose turn it is; `before` passes over tickets that came at or after that one."""
         for entry in self.entries:
             if before is None or entry.ticket < before:
@@ -83,8 +83,8 @@ class Line:
         return min((entry.ticket for entry in self.entries), default=None)
 
 
-def _order(entry: Waiting) -> tuple[int, int]:
+def _order(entry: QueueEntry) -> tuple[int, int]:
     return entry.round, entry.ticket
 
 
-EMPTY = Line()
+EMPTY = FairQueue()

@@ -23,7 +23,7 @@ END = re.compile(r"\s*\n\s*```")
 MAY_END = re.compile(r"\s*(?:\n\s*`{0,2})?\Z")
 
 
-class Shape:
+class ResponseFormat:
     """What one answer has to be. `feed` and `end` are for streams, `checked` is for whole answers."""
 
     def __init__(self, kind: Literal["text", "json", "schema"], schema: Mapping[str, Any] | None = None) -> None:
@@ -99,10 +99,10 @@ class Shape:
             raise AnswerInvalid(f"The model's answer violates the schema: {why}.", hint)
 
 
-def shape_of(value: Mapping[str, Any] | None) -> Shape:
+def response_format_of(value: Mapping[str, Any] | None) -> ResponseFormat:
     """OpenAI's `response_format`."""
     if value is None or value["type"] == "text":
-        return Shape("text")
+        return ResponseFormat("text")
     if value["type"] == "json_object":
-        return Shape("json")
-    return Shape("schema", value["json_schema"].get("schema", {}))
+        return ResponseFormat("json")
+    return ResponseFormat("schema", value["json_schema"].get("schema", {}))

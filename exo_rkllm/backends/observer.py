@@ -15,7 +15,7 @@ from exo_rkllm.backends.base import Timings, Usage
 GAP_BOUNDS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0)
 
 
-class Gaps:
+class TokenGaps:
     """Times between tokens, sorted into buckets as they come, since keeping every one would grow with the answer."""
 
     __slots__ = ("counts", "last", "total")
@@ -35,7 +35,7 @@ class Gaps:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class AnswerReport:
     """A request has left, whichever way: `reason` is its Finish's, or the code of the error that ended it."""
 
     model: str
@@ -44,11 +44,11 @@ class Answered:
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
     first_token: float | None = None  # seconds from being asked; None where no token came
-    gaps: Gaps | None = None
+    gaps: TokenGaps | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadReport:
     """A load has ended; `error` is the code of what went wrong, empty where nothing did."""
 
     model: str
@@ -57,7 +57,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Restarted:
+class RestartReport:
     """A loaded model's engine was lost and is made again: `crash`, `hang`, `protocol`, `driver` or an error's code."""
 
     model: str
@@ -67,21 +67,21 @@ class Restarted:
 class Observer(Protocol):
     """Called on the event loop, after the fact, and expected to return at once."""
 
-    def answered(self, event: Answered) -> None: ...
+    def answered(self, event: AnswerReport) -> None: ...
 
-    def loaded(self, event: Loaded) -> None: ...
+    def loaded(self, event: LoadReport) -> None: ...
 
-    def restarted(self, event: Restarted) -> None: ...
+    def restarted(self, event: RestartReport) -> None: ...
 
 
-class Nobody:
+class NullObserver:
     """For whoever does not count."""
 
-    def answered(self, event: Answered) -> None:
+    def answered(self, event: AnswerReport) -> None:
         pass
 
-    def loaded(self, event: Loaded) -> None:
+    def loaded(self, event: LoadReport) -> None:
         pass
 
-    def restarted(self, event: Restarted) -> None:
+    def restarted(self, event: RestartReport) -> None:
         pass

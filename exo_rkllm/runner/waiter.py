@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 Step: TypeAlias = Callable[[Any], object]
 
 
-class Turn:
+class InlineWaiter:
     """What one task awaits again and again, by the protocol that tasks speak with futures.
 
     `now` runs the task inside the caller, who must be a callback of the loop; `soon` is for everybody else.
@@ -25,7 +25,7 @@ class Turn:
         self._context: Context | None = None
         self._cancelled = False
 
-    def __await__(self) -> Generator[Turn, None, None]:
+    def __await__(self) -> Generator[InlineWaiter, None, None]:
         self._asyncio_future_blocking = True
         yield self
         if self._cancelled:

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 # Writes at once and says True, or writes nothing where that would mean waiting.
-Straight: TypeAlias = Callable[[bytes], bool]
+DisconnectProtocol: TypeAlias = Callable[[bytes], bool]
 
 
-class Outbox:
+class DirectWriter:
     __slots__ = ("_due", "_error", "_loop", "_open", "_parts", "_straight", "_waiter")
 
     def __init__(self) -> None:
@@ -23,10 +23,10 @@ class Outbox:
         self._waiter: asyncio.Future[None] | None = None
         self._open = True
         self._error: BaseException | None = None
-        self._straight: Straight | None = None
+        self._straight: DisconnectProtocol | None = None
         self._due = False
 
-    def straight(self, write: Straight) -> None:
+    def straight(self, write: DisconnectProtocol) -> None:
         """From now on the writer wakes only where it has to wait: a task less at every token."""
         self._straight = write
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from exo_rkllm.backends.base import JSON
-from exo_rkllm.catalogue.steps import Step
+from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 
@@ -16,7 +16,7 @@ Plain: TypeAlias = Mapping[str, JSON]
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ApiKey:
     """An API key; `control` allows what changes the daemon for everybody: pull, load, unload, delete."""
 
     name: str
@@ -25,13 +25,13 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ApiServerSettings:
     """Who may call, and how much of them is taken at a time; SIGHUP brings new ones.
 
     `loopback` says that every listener is bound to a loopback address or a Unix socket.
     """
 
-    keys: tuple[Key, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
     loopback: bool = True
     allow_anonymous: bool = False
     hosts: frozenset[str] = frozenset()  # names under which a loopback listener may be called, besides localhost
@@ -50,7 +50,7 @@ def _unknown() -> Plain:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ApiContext:
     """`board` gives facts and readings as plain values (`gauges`); whoever asks again and again holds `watch`.
 
     `metrics` takes the request's Accept header and gives the page and its type; `pull` takes ORG/REPO[:FILE].
@@ -58,8 +58,8 @@ class Parts:
 
     dispatcher: Dispatcher
     catalogue: Catalogue
-    settings: Callable[[], Settings] = Settings
-    pull: Callable[[str], AsyncGenerator[Step, None]] | None = None
+    settings: Callable[[], ApiServerSettings] = ApiServerSettings
+    pull: Callable[[str], AsyncGenerator[PullProgress, None]] | None = None
     metrics: Callable[[str], tuple[bytes, str]] | None = None
     board: Callable[[], Plain] = _unknown
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext

@@ -11,7 +11,7 @@ from typing import Any
 
 from exo_rkllm.api.endpoint import Call
 from exo_rkllm.api.faults import FieldError
-from exo_rkllm.api.fields import Either, Field, Free, List, Number, Table, Text, Whole
+from exo_rkllm.api.fields import BodySpec, Either, FieldSpec, Free, List, Number, Text, Whole
 from exo_rkllm.backends.base import Image, Sampling, Timings, Tool, Usage
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported
@@ -22,27 +22,27 @@ LONGEST_ANSWER = 1 << 24
 MOST_MESSAGES = 4096
 MOST_TOOLS = 256
 
-MODEL = Field("model", Text(least=1, most=512), "The model's name, as GET /v1/models lists it.", required=True)
-TEMPERATURE = Field("temperature", Number(0, 2), "0 picks the likeliest token; higher is more varied.")
-TOP_P = Field("top_p", Number(0, 1), "Only the likeliest tokens that together have this probability.")
-TOP_K = Field("top_k", Whole(0), "Only so many of the likeliest tokens.")
-FREQUENCY = Field("frequency_penalty", Number(-2, 2), "Against tokens by how often they were said.")
-PRESENCE = Field("presence_penalty", Number(-2, 2), "Against tokens that were said at all.")
-REPEAT = Field("repeat_penalty", Number(0, 10), "Against repetition: 1 is none. The vendor's own parameter.")
-SEED = Field("seed", Whole(-(2**63), 2**63 - 1), "Refused by engines that take none; librkllmrt takes none.")
-STOP = Field(
+MODEL = FieldSpec("model", Text(least=1, most=512), "The model's name, as GET /v1/models lists it.", required=True)
+TEMPERATURE = FieldSpec("temperature", Number(0, 2), "0 picks the likeliest token; higher is more varied.")
+TOP_P = FieldSpec("top_p", Number(0, 1), "Only the likeliest tokens that together have this probability.")
+TOP_K = FieldSpec("top_k", Whole(0), "Only so many of the likeliest tokens.")
+FREQUENCY = FieldSpec("frequency_penalty", Number(-2, 2), "Against tokens by how often they were said.")
+PRESENCE = FieldSpec("presence_penalty", Number(-2, 2), "Against tokens that were said at all.")
+REPEAT = FieldSpec("repeat_penalty", Number(0, 10), "Against repetition: 1 is none. The vendor's own parameter.")
+SEED = FieldSpec("seed", Whole(-(2**63), 2**63 - 1), "Refused by engines that take none; librkllmrt takes none.")
+STOP = FieldSpec(
     "stop",
     Either((Text(most=1000), List(Text(least=1, most=1000), most=64)), "a string or a list of strings"),
     "The answer ends before the first of these.",
 )
 # JSON names that differ from those of `Sampling`.
-SAMPLING: tuple[Field, ...] = (TEMPERATURE, TOP_P, TOP_K, FREQUENCY, PRESENCE, REPEAT, SEED)
-FUNCTION = Table(
+SAMPLING: tuple[FieldSpec, ...] = (TEMPERATURE, TOP_P, TOP_K, FREQUENCY, PRESENCE, REPEAT, SEED)
+FUNCTION = BodySpec(
     "Function",
     (
-        Field("name", Text(least=1, most=256), "What the model calls it.", required=True),
-        Field("description", Text(), "What it does, for the model."),
-        Field("parameters", Free(), "JSON Schema of its arguments."),
+        FieldSpec("name", Text(least=1, most=256), "What the model calls it.", required=True),
+        FieldSpec("description", Text(), "What it does, for the model."),
+        FieldSpec("parameters", Free(), "JSON Schema of its arguments."),
     ),
 )
 NOT_FETCHED = "No image is fetched from outside, and a model that does not see takes none at all."
