@@ -501,11 +501,15 @@ def named(call: Call) -> str:
 async def show(call: Call) -> web.StreamResponse:
     entry = common_fields.entry_of(call, named(call))
     card = entry.card
-    voice = entry.voice()
+    habits = entry.chat_format()
     sampling = {
         name: value for name in Sampling.__dataclass_fields__ if (value := getattr(card.sampling, name)) is not None
     }
-    abilities = ["completion", *(["tools"] if voice.tools else []), *(["thinking"] if voice.reasoning else [])]
+    abilities = [
+        "completion",
+        *(["tools"] if habits.tools else []),
+        *(["thinking"] if habits.reasoning else []),
+    ]
     family = details(entry)["family"] or "rkllm"
     return web.json_response(
         {

@@ -12,7 +12,8 @@ from typing import Any
 
 from exo_rkllm.backends.base import JSON, Sampling
 from exo_rkllm.catalogue import names, toml
-from exo_rkllm.errors import CardError
+from exo_rkllm.chat.chat_format import ChatSettings
+from exo_rkllm.errors import CardError, nearest
 
 FILE = "model.toml"
 # Which engine loads a file where the card does not say it, by what the file's name ends in.
@@ -25,18 +26,6 @@ class Weights:
     file: str
     size: int = 0
     sha256: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatCard:
-    """How the model is spoken to. An empty word means: as the template and the model's name tell; `none` means off."""
-
-    template: str = ""  # a file beside the card
-    tools: str = ""  # a row of dialects.TOOLS
-    reasoning: str = ""  # a row of dialects.REASONING
-    family: str = ""  # a row of dialects.FAMILIES
-    stop: tuple[str, ...] = ()
-    system: str = ""  # said first where a conversation brings no system message
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +45,7 @@ class Card:
     reuse: bool = True
     weights: Weights | None = None
     sampling: Sampling = field(default_factory=Sampling)
-    chat: ChatCard = field(default_factory=ChatCard)
+    chat: ChatSettings = field(default_factory=ChatSettings)
     options: Mapping[str, JSON] = field(default_factory=dict)
 
 
@@ -147,7 +136,7 @@ class _CardReader:
         for key, value in values.items():
             if key not in keys:
                 label = f"[{name}] has no key {key!r}" if name else f"there is no key {key!r}"
-                raise self.fail(name, key, label, toml.nearest(key, keys if name else {*keys, *TABLES}))
+                raise self.fail(name, key, label, nearest(key, keys if name else {*keys, *TABLES}))
             if not _fits(value, keys[key]):
                 raise self.fail(name, key, f"{key!r} must be {keys[key].what}", f"It is {_shown(value)}.")
             if isinstance(value, int | float) and value < 0 and key not in MAY_BE_NEGATIVE:
@@ -202,7 +191,7 @@ def parse(text: str, where: str = FILE, suffixes: Mapping[str, str] = SUFFIXES) 
         **top,
         weights=weights,
         sampling=sampling,
-        chat=ChatCard(**chat),
+        chat=ChatSettings(**chat),
         options=tables["options"],
     )
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from exo_rkllm.catalogue.card import SUFFIXES
+from exo_rkllm.catalogue.card import SUFFIXES, Card, telling_names
+from exo_rkllm.chat.chat_format import ChatFormat, model_type, read_chat_format
 from exo_rkllm.chat.families import FAMILIES, Family, family_of
 from exo_rkllm.chat.formats import Reasoning
+from exo_rkllm.errors import CardError, nearest
+from exo_rkllm.plugins.adapting import processor_of
 from exo_rkllm.plugins.loading import Plugins
 from exo_rkllm.plugins.spec import ModelSpec
 
@@ -22,11 +26,6 @@ class PluginContributions:
     processors: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     families: Mapping[str, Family] = field(default_factory=lambda: FAMILIES)
     suffixes: Mapping[str, str] = field(default_factory=lambda: SUFFIXES)
-
-    @property
-    def silent(self) -> frozenset[str]:
-        """Types of plugins that say nothing of how such a model is spoken to."""
-        return frozenset(self.specs.keys() - self.families.keys())
 
     def family(self, held: object, *names: str) -> str:
         """By what config.json says where a plugin knows the type, else by the first name that tells."""
@@ -45,6 +44,21 @@ class PluginContributions:
             if kind in self.specs:
                 return self.specs[kind]
         return None if said else self.specs.get(family_of(*names, families=self.families))
+
+    def chat_format(self, folder: Path, card: Card) -> ChatFormat:
+        """How the model of a card is talked to; raises CardError where its table [chat] names what is not there."""
+        said, held = card.chat.family, model_type(folder)
+        if said in self.specs and said not in self.families:
+            said = ""  # a plugin's type that brings no row: its tokenizer, its engine, but no markup
+        name = said if said not in ("", "none") else self.family(held, *telling_names(card))
+        if name not in self.families:
+            raise CardError(f"The card of {card.id} says family = {name!r}.", nearest(name, self.families))
+        spec = self.spec(card.chat.family, held, *telling_names(card))
+        template = None
+        if spec is not None and not spec.template:
+            template = getattr(processor_of(spec, self.processors), "chat_template", None)
+        own = template if isinstance(template, str) else ""
+        return read_chat_format(folder, card.id, card.chat, self.families[name], own)
 
 
 EMPTY = PluginContributions()

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import names
-from exo_rkllm.catalogue.card import Card, ChatCard, Weights
+from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.filenames import named
-from exo_rkllm.chat.chat_format import read_chat_format
+from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.plugins.adapting import guarded
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.runtime import modelfile
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 # Beside the file's own size, a load takes this (reference 3.2: 100 to 300 MB, an estimate).
 OVERHEAD = 200 * 1024 * 1024
-# Files that make a model's voice, with the most bytes each may have; JSON and Jinja only, never code.
+# Files that make a model's chat format, with the most bytes each may have; JSON and Jinja only, never code.
 COMPANIONS: Mapping[str, int] = {
     "tokenizer_config.json": 8 * 1024 * 1024,
     "chat_template.jinja": 128 * 1024,
@@ -122,7 +122,7 @@ def describe(
     path: str = "",
     source: str = "",
     base_model: str = "",
-    chat: ChatCard | None = None,
+    chat: ChatSettings | None = None,
     sampling: Sampling | None = None,
     context: int = 0,
     brought: PluginContributions = EMPTY,
@@ -163,8 +163,8 @@ def describe(
         reuse=brought.families[brought.family(held, *known)].reuse,
         weights=weights,
         sampling=_over(sampling_of(folder), sampling),
-        chat=chat or ChatCard(),
+        chat=chat or ChatSettings(),
     )
     # Tags that are special tokens reach us only where the runtime is told not to leave those out.
-    hides = engine == "rkllm" and read_chat_format(folder, card, brought).special
+    hides = engine == "rkllm" and brought.chat_format(folder, card).special
     return dataclasses.replace(card, options={"skip_special_token": False}) if hides else card

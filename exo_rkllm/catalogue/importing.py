@@ -19,13 +19,13 @@ from pathlib import Path
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, filenames, modelfile, names
-from exo_rkllm.catalogue.card import ChatCard
 from exo_rkllm.catalogue.contributions import PluginContributions
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.pull import RESERVE, companions
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.errors import ExoRkllmError, ModelExists, ModelFileError, ModelNotFound, UsageError
 from exo_rkllm.runtime import modelfile as model_files
 
@@ -162,7 +162,7 @@ async def _import(
             id=id_,
             path=f"{found.folder.name}/{file.name}" if found.folder else file.name,
             base_model=base[0] if base else "",
-            chat=ChatCard(system=found.said.system),
+            chat=ChatSettings(system=found.said.system),
             sampling=found.said.sampling,
             context=found.said.context,
             brought=catalogue.brought,

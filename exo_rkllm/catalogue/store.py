@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
+from exo_rkllm.backends.base import JSON, Sampling, Tokenizer
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.tokenizer import processed, read_tokenizer
-from exo_rkllm.chat.chat_format import ChatFormat, model_type, read_chat_format
+from exo_rkllm.chat.chat_format import ChatFormat, ChatModel, model_type
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 from exo_rkllm.plugins.adapting import preload_of, processor_of
 from exo_rkllm.plugins.spec import ModelSpec
@@ -34,17 +34,17 @@ LOCK = ".lock"
 PULLS_KEPT = 7 * 24 * 3600.0
 
 
-class Entry(Model):
+class Entry(ChatModel):
     """A model that can be asked for by name; what is expensive to read (template, tokenizer) is read once and kept."""
 
-    __slots__ = ("_brought", "_card", "_folder", "_spec", "_tokenizer", "_voice", "_voice_stamp")
+    __slots__ = ("_brought", "_card", "_chat_format", "_chat_format_stamp", "_folder", "_spec", "_tokenizer")
 
     def __init__(self, folder: Path, card: Card, brought: PluginContributions = EMPTY) -> None:
         self._folder = folder
         self._card = card
         self._brought = brought
-        self._voice: ChatFormat | None = None
-        self._voice_stamp: tuple[int, ...] = ()
+        self._chat_format: ChatFormat | None = None
+        self._chat_format_stamp: tuple[int, ...] = ()
         self._tokenizer: tuple[Tokenizer | None] | None = None
         self._spec: tuple[ModelSpec | None] | None = None
 
@@ -112,13 +112,13 @@ class Entry(Model):
             self._tokenizer = (read_tokenizer(self._folder) if make is None else processed(make, self._folder),)
         return self._tokenizer[0]
 
-    def voice(self) -> ChatFormat:
+    def chat_format(self) -> ChatFormat:
         """Compiled once, and again when the template's file changed: owners edit templates in place."""
         stamp = _stamp(self._folder, *(self._folder / name for name in (self._card.chat.template,) if name))
-        if self._voice is None or stamp != self._voice_stamp:
-            self._voice = read_chat_format(self._folder, self._card, self._brought)
-            self._voice_stamp = stamp
-        return self._voice
+        if self._chat_format is None or stamp != self._chat_format_stamp:
+            self._chat_format = self._brought.chat_format(self._folder, self._card)
+            self._chat_format_stamp = stamp
+        return self._chat_format
 
 
 @dataclass(frozen=True, slots=True)

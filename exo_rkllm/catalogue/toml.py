@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from exo_rkllm.backends.base import JSON
@@ -63,12 +62,6 @@ def line_of(text: str, table: str, key: str) -> int:
 
 def at(where: str, line: int) -> str:
     return f"{where}, line {line}" if line else where
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    words = sorted(words)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Valid keys: {', '.join(words)}."
 
 
 def _string(value: str) -> str:

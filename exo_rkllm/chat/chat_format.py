@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.base import Model
-from exo_rkllm.catalogue.card import Card, telling_names
-from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
-from exo_rkllm.catalogue.toml import nearest
-from exo_rkllm.chat.families import Family
+from exo_rkllm.chat.families import FAMILIES, Family, family_of
 from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning, ToolFormat
-from exo_rkllm.errors import CardError
-from exo_rkllm.plugins.adapting import processor_of
+from exo_rkllm.errors import CardError, nearest
 
 if TYPE_CHECKING:  # Jinja is loaded with the first template, not with the daemon
     from exo_rkllm.chat.template import Template
@@ -40,7 +37,21 @@ REASONING_MARKS = (("<|channel>", "channel"), ("<|thought_start|>", "thought"), 
 
 
 @dataclass(frozen=True, slots=True)
+class ChatSettings:
+    """A card's table [chat]. An empty word means: as the template and the family tell; `none` means off."""
+
+    template: str = ""  # a file in the model's folder
+    tools: str = ""  # a row of formats.TOOLS
+    reasoning: str = ""  # a row of formats.REASONING
+    family: str = ""  # a row of families.FAMILIES, or a plugin's
+    stop: tuple[str, ...] = ()
+    system: str = ""  # said first where a conversation brings no system message
+
+
+@dataclass(frozen=True, slots=True)
 class ChatFormat:
+    """Everything that rendering a prompt and reading an answer need to know of a model."""
+
     template: Template
     tool_template: Template | None  # the one that tells the model of tools; None where a system message has to
     tools: ToolFormat | None
@@ -48,6 +59,14 @@ class ChatFormat:
     stop: tuple[str, ...]
     system: str = ""
     special: bool = False  # whether some of its tags are special tokens, which a runtime may leave out of the text
+
+
+class ChatModel(Model):
+    """A model that knows its own chat format; any other is talked to as its name's family is."""
+
+    @abstractmethod
+    def chat_format(self) -> ChatFormat:
+        """Raises CardError where the model's files and settings contradict each other."""
 
 
 def _read_json(path: Path) -> Any:
@@ -104,14 +123,14 @@ def _tags(tools: ToolFormat | None, reasoning: Reasoning | None) -> tuple[str, .
     )
 
 
-def _template_source(folder: Path, card: Card, config: Mapping[str, Any]) -> str:
+def _template_source(folder: Path, model: str, settings: ChatSettings, config: Mapping[str, Any]) -> str:
     """Where Hugging Face looks too: the file, then the configuration; of several templates the default one."""
-    name = card.chat.template or "chat_template.jinja"
+    name = settings.template or "chat_template.jinja"
     path = folder / name
     if path.is_file():
         return path.read_text(encoding="utf-8", errors="replace")
-    if card.chat.template:
-        raise CardError(f"The card of {card.id} names the template {name}, which is not there.", f"ls {folder}")
+    if settings.template:
+        raise CardError(f"The card of {model} names the template {name}, which is not there.", f"ls {folder}")
     for source in (config, _mapping(folder / "chat_template.json")):
         held = source.get("chat_template")
         if isinstance(held, list):
@@ -126,13 +145,13 @@ def _marked(text: str, marks: tuple[tuple[str, str], ...]) -> str:
     return next((row for mark, row in marks if mark in text), "")
 
 
-def _row(kind: str, chosen: str | ToolFormat | Reasoning, rows: Mapping[str, Any], card_id: str) -> Any:
+def _row(kind: str, chosen: str | ToolFormat | Reasoning, rows: Mapping[str, Any], model: str) -> Any:
     if chosen in ("", "none"):
         return None
     if not isinstance(chosen, str):
         return chosen
     if chosen not in rows:
-        raise CardError(f"The card of {card_id} says {kind} = {chosen!r}.", nearest(chosen, rows))
+        raise CardError(f"The card of {model} says {kind} = {chosen!r}.", nearest(chosen, rows))
     return rows[chosen]
 
 
@@ -147,49 +166,41 @@ def model_type(folder: Path) -> object:
     return _mapping(folder / "config.json").get("model_type")
 
 
-def _processor_template(brought: PluginContributions, folder: Path, card: Card) -> str:
-    """Of the class that a plugin has for the tokenizer, where the plugin says nothing else."""
-    spec = brought.spec(card.chat.family, model_type(folder), *telling_names(card))
-    if spec is None or spec.template:
-        return ""
-    held = getattr(processor_of(spec, brought.processors), "chat_template", "")
-    return held if isinstance(held, str) else ""
+def read_chat_format(
+    folder: Path, model: str, settings: ChatSettings, family: Family, template: str = ""
+) -> ChatFormat:
+    """The format of the model in `folder`: its own files, then `template`, then its family's row, under its settings.
 
-
-def read_chat_format(folder: Path, card: Card, brought: PluginContributions = EMPTY) -> ChatFormat:
+    Raises CardError where the settings of `model` name something that is not there.
+    """
     config = _mapping(folder / "tokenizer_config.json")
-    source = _template_source(folder, card, config)
-    said = "" if card.chat.family in brought.silent else card.chat.family
-    family: Family = (
-        _row("family", said, brought.families, card.id)
-        or brought.families[brought.family(model_type(folder), *telling_names(card))]
-    )
-    source = source or _processor_template(brought, folder, card)
+    source = _template_source(folder, model, settings, config) or template
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
-    template = _compiled(source or family.template, special)
-    telling = template if "tools" in template.names else None
-    if telling is None and source and re.search(r"\btools\b", family.template):
-        telling = _compiled(family.template, {"bos_token": family.bos, **special})
-    marked = _marked(source, TOOL_MARKS) if telling is template else ""
-    tools = card.chat.tools or marked or family.tools
-    reasoning = card.chat.reasoning or (_marked(source, REASONING_MARKS) if source else "") or family.reasoning
-    stop = [*card.chat.stop, special.get("eos_token", ""), *_eos_texts(folder, config), *family.stop]
-    way = _row("tools", tools, TOOLS, card.id)
-    thoughts = _row("reasoning", reasoning, REASONING, card.id)
+    compiled = _compiled(source or family.template, special)
+    with_tools = compiled if "tools" in compiled.names else None
+    if with_tools is None and source and re.search(r"\btools\b", family.template):
+        with_tools = _compiled(family.template, {"bos_token": family.bos, **special})
+    marked = _marked(source, TOOL_MARKS) if with_tools is compiled else ""
+    tools = _row("tools", settings.tools or marked or family.tools, TOOLS, model)
+    marked = _marked(source, REASONING_MARKS) if source else ""
+    reasoning = _row("reasoning", settings.reasoning or marked or family.reasoning, REASONING, model)
+    stop = [*settings.stop, special.get("eos_token", ""), *_eos_texts(folder, config), *family.stop]
     return ChatFormat(
-        template,
-        telling if way else None,
-        way,
-        thoughts,
+        compiled,
+        with_tools if tools else None,
+        tools,
+        reasoning,
         tuple(dict.fromkeys(text for text in stop if text)),
-        card.chat.system,
-        _are_special(_tags(way, thoughts), config),
+        settings.system,
+        _are_special(_tags(tools, reasoning), config),
     )
 
 
-def chat_format_of(model: Model, brought: PluginContributions = EMPTY) -> ChatFormat:
-    """For a model without a card (a bare file): its family's markup, by its name."""
-    family = brought.families[brought.family(None, model.path.name if model.path else "", model.id)]
+def chat_format_of(model: Model, families: Mapping[str, Family] = FAMILIES) -> ChatFormat:
+    """A model's own format, or that of the family which its file's name or its id means."""
+    if isinstance(model, ChatModel):
+        return model.chat_format()
+    family = families[family_of(model.path.name if model.path else "", model.id, families=families)]
     template = _compiled(family.template, {"bos_token": family.bos})
     return ChatFormat(
         template,

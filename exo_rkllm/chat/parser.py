@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Model, Piece
-from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat import conversation, tools
 from exo_rkllm.chat.chat_format import ChatFormat, chat_format_of
 from exo_rkllm.chat.formats import Reasoning, ToolFormat
@@ -137,7 +136,7 @@ class ResponseParser:
             raise NotSupported(f"{model.id} does not see images.", "Ask without images, or use a model that does.")
         if capabilities.chat or request.output != "text":
             return cls(request)
-        voice = model.voice() if isinstance(model, Entry) else chat_format_of(model)
+        voice = chat_format_of(model)
         if request.prompt is not None or request.tokens is not None:
             return cls(request, ends=voice.stop)
         return _rendered(voice, request)

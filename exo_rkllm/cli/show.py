@@ -29,24 +29,24 @@ def main(args: argparse.Namespace) -> int:
     if args.card:
         print(cards.dump(entry.card), end="")
     elif args.template:
-        print(entry.voice().template.source)
+        print(entry.chat_format().template.source)
     elif args.json:
-        print(json.dumps({**models.row(entry), **_voice(entry.voice())}, indent=2))
+        print(json.dumps({**models.row(entry), **_habits(entry.chat_format())}, indent=2))
     else:
         print("\n".join(f"{label:<13} {value}" for label, value in lines(entry) if value))
     return 0
 
 
-def _voice(voice: ChatFormat) -> dict[str, object]:
-    tools = next((name for name, way in TOOLS.items() if way is voice.tools), OWN if voice.tools else "")
-    thoughts = next((name for name, tags in REASONING.items() if tags is voice.reasoning), "")
-    reasoning = thoughts or (OWN if voice.reasoning else "")
-    return {"tools": tools, "reasoning": reasoning, "stop": list(voice.stop)}
+def _habits(chat_format: ChatFormat) -> dict[str, object]:
+    tools = next((name for name, way in TOOLS.items() if way is chat_format.tools), OWN if chat_format.tools else "")
+    thoughts = next((name for name, tags in REASONING.items() if tags is chat_format.reasoning), "")
+    reasoning = thoughts or (OWN if chat_format.reasoning else "")
+    return {"tools": tools, "reasoning": reasoning, "stop": list(chat_format.stop)}
 
 
 def lines(entry: Entry) -> list[tuple[str, str]]:
     card = entry.card
-    voice = _voice(entry.voice())
+    voice = _habits(entry.chat_format())
     sampling = ", ".join(
         f"{name.replace('_', ' ')} {value:g}"
         for name in cards.KEYS["sampling"]
@@ -68,7 +68,7 @@ def lines(entry: Entry) -> list[tuple[str, str]]:
         ("sampling", sampling),
         ("tools", str(voice["tools"]) or "told in a system message"),
         ("reasoning", str(voice["reasoning"])),
-        ("stops at", " ".join(entry.voice().stop)),
+        ("stops at", " ".join(entry.chat_format().stop)),
         ("system", card.chat.system),
         ("prefix reuse", "" if card.reuse else "off: it corrupts this model's answers"),
         ("options", ", ".join(f"{key} = {json.dumps(value)}" for key, value in card.options.items())),

@@ -170,7 +170,7 @@ class Daemon:
 
     def _compile(self, name: str) -> None:
         with suppress(ExoRkllmError):  # whoever asks is told
-            self.catalogue.get(name).voice()
+            self.catalogue.get(name).chat_format()
 
     def _begin(self, model: Model, capabilities: Capabilities, request: GenerationRequest) -> ResponseParser:
         """An answer wakes the NPU, whose counters are worth sampling now."""

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import toml
-from exo_rkllm.catalogue.card import Card, ChatCard, Weights, dump, parse
+from exo_rkllm.catalogue.card import Card, Weights, dump, parse
+from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.errors import CardError
 
 WHOLE = """\
@@ -72,7 +73,7 @@ def test_a_card_is_read_whole() -> None:
         reuse=False,
         weights=Weights("q.rkllm", 12, "a" * 64),
         sampling=Sampling(temperature=1.0, top_k=-1, presence_penalty=-0.5, seed=-3),
-        chat=ChatCard("chat_template.jinja", "hermes", "none", "qwen", ("<|im_end|>", "###"), 'Be "kind".'),
+        chat=ChatSettings("chat_template.jinja", "hermes", "none", "qwen", ("<|im_end|>", "###"), 'Be "kind".'),
         options={"n_keep": 3, "cpus": [4, 5], "nested": {"a": [True, "x", 1.5]}},
     )
 
@@ -151,7 +152,7 @@ CARDS = st.builds(
     reuse=st.booleans(),
     weights=st.builds(Weights, file=NAME, size=WHOLE_NUMBER, sha256=st.sampled_from(["", "0f" * 32])),
     sampling=st.builds(Sampling, temperature=NUMBER, top_p=NUMBER, top_k=st.none() | st.integers(-5, 5)),
-    chat=st.builds(ChatCard, stop=st.lists(TEXT, max_size=3).map(tuple), system=TEXT),
+    chat=st.builds(ChatSettings, stop=st.lists(TEXT, max_size=3).map(tuple), system=TEXT),
     options=st.dictionaries(TEXT, JSON_VALUE, max_size=4),
 )
 

@@ -27,8 +27,9 @@ from exo_rkllm.backends.base import (
     Usage,
 )
 from exo_rkllm.backends.dummy import DummyModel
-from exo_rkllm.catalogue.card import Card, ChatCard, Weights
+from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.chat.conversation import message_value
 from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.chat.parser import ResponseParser
@@ -64,10 +65,10 @@ class Bare(Model):
         return 0
 
 
-def entry(folder: Path, template: str, base: str = "", chat: ChatCard | None = None) -> Entry:
+def entry(folder: Path, template: str, base: str = "", chat: ChatSettings | None = None) -> Entry:
     """An entry whose template is one of the published ones."""
     (folder / "chat_template.jinja").write_text((TEMPLATES / f"{template}.jinja").read_text())
-    card = Card(template, base_model=base or template, weights=Weights("w.rkllm"), chat=chat or ChatCard())
+    card = Card(template, base_model=base or template, weights=Weights("w.rkllm"), chat=chat or ChatSettings())
     return Entry(folder, card)
 
 
@@ -420,7 +421,7 @@ def test_the_engine_gets_a_prompt_and_the_models_stop_strings(tmp_path: Path) ->
     )
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [6, 7]}')
     request = GenerationRequest(messages=(HELLO,), stop=("###",), max_tokens=5)
-    given_ = ResponseParser.begin(entry(tmp_path, "qwen2.5", chat=ChatCard(stop=("<x>",))), RKLLM, request).request
+    given_ = ResponseParser.begin(entry(tmp_path, "qwen2.5", chat=ChatSettings(stop=("<x>",))), RKLLM, request).request
     assert given_.messages == ()
     assert given_.prompt is not None
     assert given_.prompt.endswith(f"<|im_start|>user\n{HELLO.content}<|im_end|>\n<|im_start|>assistant\n")
@@ -498,7 +499,7 @@ def test_thinking_is_switched_by_the_template(tmp_path: Path) -> None:
 
 def test_thoughts_that_the_template_opens_are_closed_where_none_are_wanted(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }}<think>\n")
-    model = Entry(tmp_path, Card("x", weights=Weights("w"), chat=ChatCard(template="t.jinja", reasoning="think")))
+    model = Entry(tmp_path, Card("x", weights=Weights("w"), chat=ChatSettings(template="t.jinja", reasoning="think")))
     wanted = ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,)))
     assert feed(wanted, ["So.\n</thi", "nk>\n", "Yes."]) == Heard("So.", "Yes.", (), "stop")
     unwanted = ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,), thinking=False))
@@ -513,7 +514,7 @@ def test_thinking_is_refused_where_a_model_cannot(tmp_path: Path) -> None:
 
 
 def test_the_cards_system_words_stand_in_for_missing_ones(tmp_path: Path) -> None:
-    model = entry(tmp_path, "qwen2.5", chat=ChatCard(system="You are a pirate."))
+    model = entry(tmp_path, "qwen2.5", chat=ChatSettings(system="You are a pirate."))
     said = str(ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(HELLO,))).request.prompt)
     assert said.startswith("<|im_start|>system\nYou are a pirate.<|im_end|>")
     said = str(ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(SYSTEM, HELLO))).request.prompt)
@@ -620,7 +621,7 @@ def test_families_that_know_tools_get_their_own_markup_where_the_template_lacks_
 
 
 def test_the_card_may_overrule_what_the_template_tells(tmp_path: Path) -> None:
-    chat = ChatCard(tools="internlm", reasoning="none")
+    chat = ChatSettings(tools="internlm", reasoning="none")
     model = entry(tmp_path, "qwen3", chat=chat)
     request = GenerationRequest(messages=(ASK,), tools=(CLOCK,))
     text = '<think>no</think><|action_start|><|plugin|>{"name": "get_time"}<|action_end|>'

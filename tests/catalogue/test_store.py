@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import store
-from exo_rkllm.catalogue.card import Card, ChatCard, Weights, dump
+from exo_rkllm.catalogue.card import Card, Weights, dump
 from exo_rkllm.catalogue.contributions import PluginContributions
 from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.chat.families import FAMILIES, Family
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 from tests.catalogue.test_names import HARD
@@ -343,19 +344,19 @@ def test_one_key_has_one_stage_at_a_time(catalogue: Catalogue) -> None:
 
 
 def test_a_template_is_compiled_once_and_again_when_it_changed(catalogue: Catalogue) -> None:
-    entry = put(catalogue, "a", chat=ChatCard(template="t.jinja"))
+    entry = put(catalogue, "a", chat=ChatSettings(template="t.jinja"))
     with pytest.raises(CardError, match=r"names the template t\.jinja, which is not there"):
-        entry.voice()
+        entry.chat_format()
     (entry.folder / "t.jinja").write_text("one")
-    first = entry.voice()
-    assert entry.voice() is first
+    first = entry.chat_format()
+    assert entry.chat_format() is first
     (entry.folder / "t.jinja").write_text("another")
-    assert entry.voice().template.source == "another"
+    assert entry.chat_format().template.source == "another"
 
 
 def test_templates_are_found_where_hugging_face_looks(catalogue: Catalogue) -> None:
     entry = put(catalogue, "a")
-    assert "<|im_start|>" in entry.voice().template.source
+    assert "<|im_start|>" in entry.chat_format().template.source
     for name, text, source in (
         ("chat_template.json", '{"chat_template": "from json"}', "from json"),
         ("tokenizer_config.json", '{"chat_template": "from config"}', "from config"),
@@ -369,27 +370,27 @@ def test_templates_are_found_where_hugging_face_looks(catalogue: Catalogue) -> N
     ):
         (entry.folder / name).unlink(missing_ok=True)
         (entry.folder / name).write_text(text)
-        assert entry.voice().template.source == source
+        assert entry.chat_format().template.source == source
     for name in ("chat_template.jinja", "chat_template.json"):
         (entry.folder / name).unlink()
     for nonsense in ("[]", "{", "[" * 99999, '{"chat_template": 3, "eos_token": 4, "added_tokens_decoder": [1]}'):
         (entry.folder / "tokenizer_config.json").unlink()
         (entry.folder / "tokenizer_config.json").write_text(nonsense)
-        assert "<|im_start|>" in entry.voice().template.source
+        assert "<|im_start|>" in entry.chat_format().template.source
 
 
 @pytest.mark.parametrize(
     ("chat", "says"),
     [
-        (ChatCard(tools="hermse"), "tools = 'hermse'"),
-        (ChatCard(reasoning="thinks"), "reasoning = 'thinks'"),
-        (ChatCard(family="qwen9"), "family = 'qwen9'"),
+        (ChatSettings(tools="hermse"), "tools = 'hermse'"),
+        (ChatSettings(reasoning="thinks"), "reasoning = 'thinks'"),
+        (ChatSettings(family="qwen9"), "family = 'qwen9'"),
     ],
 )
-def test_a_voice_that_does_not_exist_is_named(catalogue: Catalogue, chat: ChatCard, says: str) -> None:
+def test_a_voice_that_does_not_exist_is_named(catalogue: Catalogue, chat: ChatSettings, says: str) -> None:
     entry = put(catalogue, "a", chat=chat)
     with pytest.raises(CardError) as error:
-        entry.voice()
+        entry.chat_format()
     assert says in error.value.sentence
     assert error.value.hint.startswith("Did you mean")
 
@@ -400,10 +401,10 @@ def test_a_family_from_elsewhere_goes_before_ours(catalogue: Catalogue) -> None:
     voice = (
         Catalogue(catalogue.directory, PluginContributions(families={"zorg": zorg, **FAMILIES}))
         .get("qwen3-zorg")
-        .voice()
+        .chat_format()
     )
     assert (voice.template.source, voice.stop, voice.tools) == (zorg.template, ("<zorg>",), None)
-    assert "<|im_start|>" in catalogue.get("qwen3-zorg").voice().template.source
+    assert "<|im_start|>" in catalogue.get("qwen3-zorg").chat_format().template.source
 
 
 def test_the_tokenizer_is_optional(catalogue: Catalogue) -> None:

@@ -37,8 +37,8 @@ def register():
 """
 ECHO = """\
 from exo_rkllm.backends.dummy import DummyEngine
-from exo_rkllm.backends.registry import Kind
-KIND = Kind("echo", "says it again", make=lambda model, host: DummyEngine(model), formats=(".echo",))
+from exo_rkllm.backends.registry import EngineSpec
+KIND = EngineSpec("echo", "says it again", make=lambda model, host: DummyEngine(model), formats=(".echo",))
 """
 RAISES = "print('I talk')\nraise RuntimeError('no such luck')\n"
 TWICE = """\
@@ -56,8 +56,8 @@ HANGS = """\
 import time
 time.sleep(2)
 from exo_rkllm.backends.dummy import DummyEngine
-from exo_rkllm.backends.registry import Kind
-KIND = Kind("slow", "comes late", make=lambda model, host: DummyEngine(model))
+from exo_rkllm.backends.registry import EngineSpec
+KIND = EngineSpec("slow", "comes late", make=lambda model, host: DummyEngine(model))
 """
 
 

@@ -14,10 +14,10 @@ from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption, EngineRegistry, EngineSpec
 from exo_rkllm.catalogue import describe
-from exo_rkllm.catalogue.card import ChatCard, Weights, parse
+from exo_rkllm.catalogue.card import Weights, parse
 from exo_rkllm.catalogue.contributions import PluginContributions, family
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.chat.chat_format import chat_format_of, read_chat_format
+from exo_rkllm.chat.chat_format import ChatSettings, chat_format_of
 from exo_rkllm.chat.families import FAMILIES
 from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning
 from exo_rkllm.errors import NotSupported, PluginError
@@ -167,11 +167,11 @@ def test_a_type_of_ours_can_be_said_anew() -> None:
 
 def test_tools_and_reasoning_may_be_rows_of_ours_or_its_own(tmp_path: Path) -> None:
     card = parse('id = "zorg-1b"\n[weights]\nfile = "w.rkllm"\n')
-    named = read_chat_format(tmp_path, card, brought_of(tools="hermes", reasoning="think"))
+    named = brought_of(tools="hermes", reasoning="think").chat_format(tmp_path, card)
     assert (named.tools, named.reasoning) == (TOOLS["hermes"], REASONING["think"])
-    own = read_chat_format(tmp_path, card, brought_of(tools=TOOLS["phi"], reasoning=("<z>", "</z>")))
+    own = brought_of(tools=TOOLS["phi"], reasoning=("<z>", "</z>")).chat_format(tmp_path, card)
     assert (own.tools, own.reasoning) == (TOOLS["phi"], Reasoning("<z>", "</z>"))
-    bare = chat_format_of(File(tmp_path / "zorg.rkllm", "rkllm"), brought_of(template="zorg"))
+    bare = chat_format_of(File(tmp_path / "zorg.rkllm", "rkllm"), brought_of(template="zorg").families)
     assert bare.template.source == "zorg"
 
 
@@ -223,7 +223,7 @@ def test_rules_for_the_names_of_files(rules: Mapping[str, str], builtin: bool, e
 def test_its_engine_is_written_into_the_card(tmp_path: Path, make_model: Callable[..., Path]) -> None:
     make_model().rename(tmp_path / "w.bin")
     card = describe.describe(
-        tmp_path, Weights("w.bin", 1), id="zorg-1b", chat=ChatCard(family="zorg"), brought=brought_of(engine="echo")
+        tmp_path, Weights("w.bin", 1), id="zorg-1b", chat=ChatSettings(family="zorg"), brought=brought_of(engine="echo")
     )
     assert card.engine == "echo"
 
