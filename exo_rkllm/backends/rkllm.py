@@ -33,7 +33,7 @@ from exo_rkllm.backends.ledger import Ledger
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner.jobs import RunnerJob
-from exo_rkllm.runner.parent import ArrayRows, RunDone, Runner, RunnerReady
+from exo_rkllm.runner.parent import ArrayRows, RunDone, Runner, RunStarted
 from exo_rkllm.runtime import modelfile, values, version
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.locate import find
@@ -245,7 +245,7 @@ class RkllmEngine(Engine):
                         if isinstance(event, Piece):
                             answer.append(event.text)
                             yield event
-                        elif isinstance(event, RunnerReady):
+                        elif isinstance(event, RunStarted):
                             started = time.monotonic()
                             yield Progress("prefill")
                         elif isinstance(event, ArrayRows):

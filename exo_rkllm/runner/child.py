@@ -43,7 +43,7 @@ CALLS = frozenset({
 })  # fmt: skip
 
 
-class Task(NamedTuple):
+class ChildCall(NamedTuple):
     frame: Frame
     fds: list[int]
 
@@ -53,7 +53,7 @@ class Listener(threading.Thread):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(name="listener", daemon=True)
-        self.inbox: SimpleQueue[Task] = SimpleQueue()
+        self.inbox: SimpleQueue[ChildCall] = SimpleQueue()
         self._sock = sock
         self._frames = wire.Reader(wire.TO_CHILD)
         self._fds: list[int] = []
@@ -119,7 +119,7 @@ class Listener(threading.Thread):
                 continue
             count = frame.json().get("fds", 0) if frame.kind is FrameKind.RUN else 0
             taken, self._fds = self._fds[:count], self._fds[count:]
-            self.inbox.put(Task(frame, taken))
+            self.inbox.put(ChildCall(frame, taken))
         return bool(data)
 
     def _abort(self) -> bool:
@@ -132,7 +132,7 @@ class Listener(threading.Thread):
 
     def _leave(self) -> None:
         """Let the main thread free the model; where it hangs in the library, the kernel frees it."""
-        self.inbox.put(Task(Frame(FrameKind.BYE, 0, b""), []))
+        self.inbox.put(ChildCall(Frame(FrameKind.BYE, 0, b""), []))
         with self._lock:
             self._to_stop.add(self._running)
         ends = time.monotonic() + GOODBYE_SECONDS
@@ -151,7 +151,7 @@ class Child:
 
     def serve(self) -> None:
         self._listener.start()
-        handlers: dict[FrameKind, Callable[[Task], None]] = {
+        handlers: dict[FrameKind, Callable[[ChildCall], None]] = {
             FrameKind.LOAD: self._load,
             FrameKind.RUN: self._run,
             FrameKind.CALL: self._call,
@@ -173,7 +173,7 @@ class Child:
             if self._session is not None:
                 self._session.close()
 
-    def _load(self, task: Task) -> None:
+    def _load(self, task: ChildCall) -> None:
         order = task.frame.json()
         if order["preload"] is not None:
             from exo_rkllm.runner.preload import Preload  # the rare model of a plugin pays for it, no other
@@ -184,7 +184,7 @@ class Child:
         self._send_log()
         self._send_json(FrameKind.READY, task.frame.run, self._session.facts.to_json())
 
-    def _run(self, task: Task) -> None:
+    def _run(self, task: ChildCall) -> None:
         session, listener, run = self._loaded(), self._listener, task.frame.run
         job = RunnerJob.from_json(task.frame.json())
         if not listener.begin(run, session):
@@ -229,7 +229,7 @@ class Child:
 
         return on_rows
 
-    def _call(self, task: Task) -> None:
+    def _call(self, task: ChildCall) -> None:
         order = task.frame.json()
         if order["name"] not in CALLS:
             raise NotSupported(f"A model's process has no call {order['name']!r}.")

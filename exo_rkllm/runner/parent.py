@@ -65,7 +65,7 @@ class RunnerLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class RunnerReady:
+class RunStarted:
     """The run's turn has come: prefill begins."""
 
 
@@ -484,7 +484,7 @@ class Runner:
         """`run` is None where whoever asked has left; the child's state must be followed all the same."""
         if frame.kind is FrameKind.STARTED:
             self._expect(self._limits.prefill if run is None else run.patience)
-            event: Any = RunnerReady()
+            event: Any = RunStarted()
         elif frame.kind is FrameKind.ROWS:
             event = self._rows(frame)
         else:

@@ -22,7 +22,7 @@ from exo_rkllm.errors import (
     UsageError,
 )
 from exo_rkllm.runtime import log
-from exo_rkllm.runtime.log import LogLine
+from exo_rkllm.runtime.log import VendorLine
 
 NEWER_RUNTIME = "exo-rkllm runtime --install FILE with librkllmrt {wanted} or newer"
 NEWEST_RUNTIME = "exo-rkllm runtime --install FILE with a newer librkllmrt"
@@ -366,7 +366,7 @@ class Context:
         }
 
 
-def match(lines: Iterable[LogLine]) -> tuple[FailureRule, Mapping[str, str]] | None:
+def match(lines: Iterable[VendorLine]) -> tuple[FailureRule, Mapping[str, str]] | None:
     """The row nearest to the cause, and the words of its message."""
     messages = [line.message for line in lines]
     for row in TABLE:

@@ -13,7 +13,7 @@ PREFIX = re.compile(r"([TDIWE]) (rkllm|RKNN): (?:\[[\d:.]+\] ?)?(.*)")
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
+class VendorLine:
     """One line; level and source are empty where the library gave none."""
 
     level: Level
@@ -40,12 +40,12 @@ class Facts:
     warnings: tuple[str, ...] = ()
 
 
-def parse(line: str) -> LogLine:
+def parse(line: str) -> VendorLine:
     match = PREFIX.fullmatch(line.rstrip())
     if match is None:
-        return LogLine("", "", line.rstrip())
+        return VendorLine("", "", line.rstrip())
     level, source, message = match.groups()
-    return LogLine(level, source, message)  # type: ignore[arg-type]  # the pattern admits nothing else
+    return VendorLine(level, source, message)  # type: ignore[arg-type]  # the pattern admits nothing else
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.runtime import log
-from exo_rkllm.runtime.log import Facts, LogLine
+from exo_rkllm.runtime.log import Facts, VendorLine
 
 FIRST = "I rkllm: rkllm-runtime version: 1.2.3, rknpu driver version: 0.9.8, platform: RK3588"
 THIRD = "I rkllm: rkllm-toolkit version: 1.2.3, max_context_limit: 4096, npu_core_num: 3, target_platform: RK3588"
@@ -23,17 +23,17 @@ INIT = [
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("E rkllm: rkllm_init failed", LogLine("E", "rkllm", "rkllm_init failed")),
-        ("W rkllm: Warning: Your", LogLine("W", "rkllm", "Warning: Your")),
-        ("E RKNN: [07:12:13.123] load model file error!", LogLine("E", "RKNN", "load model file error!")),
-        ("I RKNN: no time", LogLine("I", "RKNN", "no time")),
-        ("rknn_init fail! ret=-1", LogLine("", "", "rknn_init fail! ret=-1")),
-        ("E rkllm: ended by a return\r", LogLine("E", "rkllm", "ended by a return")),
-        ("X rkllm: no level", LogLine("", "", "X rkllm: no level")),
-        ("", LogLine("", "", "")),
+        ("E rkllm: rkllm_init failed", VendorLine("E", "rkllm", "rkllm_init failed")),
+        ("W rkllm: Warning: Your", VendorLine("W", "rkllm", "Warning: Your")),
+        ("E RKNN: [07:12:13.123] load model file error!", VendorLine("E", "RKNN", "load model file error!")),
+        ("I RKNN: no time", VendorLine("I", "RKNN", "no time")),
+        ("rknn_init fail! ret=-1", VendorLine("", "", "rknn_init fail! ret=-1")),
+        ("E rkllm: ended by a return\r", VendorLine("E", "rkllm", "ended by a return")),
+        ("X rkllm: no level", VendorLine("", "", "X rkllm: no level")),
+        ("", VendorLine("", "", "")),
     ],
 )
-def test_a_line_has_a_level_a_source_and_a_message(text: str, line: LogLine) -> None:
+def test_a_line_has_a_level_a_source_and_a_message(text: str, line: VendorLine) -> None:
     assert log.parse(text) == line
 
 
