@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -27,7 +27,8 @@ JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | boo
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """None means the model's own default; a value an engine cannot honour is refused, never ignored."""
+    """None means the model's own default. A setting that an engine does not declare is refused by it, never ignored:
+    whoever is lenient leaves it out and says so."""
 
     temperature: float | None = None
     top_k: int | None = None
@@ -43,6 +44,10 @@ class Sampling:
     def given(self) -> dict[str, float]:
         """What is set, by its name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+# Names of all settings: what an engine takes that declares nothing else.
+SAMPLING_NAMES = frozenset(setting.name for setting in fields(Sampling))
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,13 +232,19 @@ class Model(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do, known once it is initialized; dispatch and faces decide by it."""
+    """What a loaded model takes and can do; dispatch and faces decide by it.
+
+    `sampling`, `images`, `tools` and `logprobs` narrow what its `EngineSpec` declares before anything is loaded.
+    """
 
     chat: bool = False  # takes messages and tools itself; otherwise it wants a rendered prompt
-    sampling_per_run: bool = True
+    sampling: frozenset[str] = SAMPLING_NAMES  # settings by their names in `Sampling`, `seed` among them
+    sampling_per_run: bool = True  # otherwise only the values that the model was loaded with
+    images: bool = False
+    tools: bool = True  # takes a request with tools, be it through a prompt that names them
+    logprobs: bool = False
     hidden: bool = False
     logits: bool = False
-    images: bool = False
     tokens: bool = True
     parallel: int = 1
     context: int = 0

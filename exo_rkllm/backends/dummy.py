@@ -88,7 +88,7 @@ class DummyEngine(Engine):
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        options = KIND.options_of(model)
+        options = SPEC.options_of(model)
         negative = [name for name, value in options.items() if value < 0]
         if negative:
             raise UsageError(f"{model.id} sets {negative[0]} below 0.", "Write 0 or more.")
@@ -171,6 +171,6 @@ class DummyEngine(Engine):
             self._closed.set_result(RunnerLost(f"The engine of {self.model.id} was closed.", "Load the model again."))
 
 
-KIND = EngineSpec(
+SPEC = EngineSpec(
     "dummy", "repeats the question; no model, no NPU", make=lambda model, _host: DummyEngine(model), options=OPTIONS
 )

@@ -61,7 +61,7 @@ class LlamaCppEngine(Engine):
     def __init__(self, model: Model, host: EngineHost) -> None:
         super().__init__(model)
         self._host = host
-        self._options = KIND.options_of(model)
+        self._options = SPEC.options_of(model)
         self._process: asyncio.subprocess.Process | None = None
         self._client: ChatClient | None = None
         self._said: deque[str] = deque(maxlen=KEPT_LINES)
@@ -199,7 +199,13 @@ class LlamaCppEngine(Engine):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(chat=True, images=self._images, parallel=self._options["parallel"], context=self._context)
+        return Capabilities(
+            chat=True,
+            sampling=frozenset(NAMES),
+            images=self._images,
+            parallel=self._options["parallel"],
+            context=self._context,
+        )
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         client = self._loaded()
@@ -251,10 +257,12 @@ def free_port() -> int:
         return int(trial.getsockname()[1])
 
 
-KIND = EngineSpec(
+SPEC = EngineSpec(
     "llamacpp",
     "llama.cpp's server in a process of its own, on the CPU or by a build for an accelerator",
     make=LlamaCppEngine,
     options=OPTIONS,
     formats=(".gguf",),
+    sampling=frozenset(NAMES),
+    images=True,
 )

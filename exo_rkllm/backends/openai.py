@@ -36,7 +36,7 @@ NAMES: Mapping[str, str] = {
 class OpenAIEngine(Engine):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self._options = KIND.options_of(model)
+        self._options = SPEC.options_of(model)
         url = urlsplit(self._options["base_url"])
         if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
             raise CardError(
@@ -75,7 +75,9 @@ class OpenAIEngine(Engine):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(chat=True, images=True, parallel=self._options["parallel"], context=self._context)
+        return Capabilities(
+            chat=True, sampling=frozenset(NAMES), images=True, parallel=self._options["parallel"], context=self._context
+        )
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         client = self._loaded()
@@ -123,10 +125,12 @@ def read_key(named: str, environment: Mapping[str, str]) -> str:
         raise ConfigError(f"The key in {path} cannot be read: {why}.", f"ls -l {path}") from None
 
 
-KIND = EngineSpec(
+SPEC = EngineSpec(
     "openai",
     "a server with OpenAI's API, such as vLLM or another board",
     make=lambda model, _host: OpenAIEngine(model),
     options=OPTIONS,
     parallelism="server",
+    sampling=frozenset(NAMES),
+    images=True,
 )

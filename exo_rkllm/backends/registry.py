@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeAlias
 
-from exo_rkllm.backends.base import JSON, Engine, Model
+from exo_rkllm.backends.base import JSON, SAMPLING_NAMES, Engine, Model
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.errors import NotSupported, UsageError
 
 EngineFactory: TypeAlias = Callable[[Model, EngineHost], Engine]
 # Ours, by reference as an entry point has it: each is imported with the first model that wants it.
 BUILT_IN: Mapping[str, str] = {
-    "rkllm": "exo_rkllm.backends.rkllm:KIND",
-    "llamacpp": "exo_rkllm.backends.llamacpp:KIND",
-    "openai": "exo_rkllm.backends.openai:KIND",
-    "dummy": "exo_rkllm.backends.dummy:KIND",
+    "rkllm": "exo_rkllm.backends.rkllm:SPEC",
+    "llamacpp": "exo_rkllm.backends.llamacpp:SPEC",
+    "openai": "exo_rkllm.backends.openai:SPEC",
+    "dummy": "exo_rkllm.backends.dummy:SPEC",
 }
 
 # What makes of a file one that an engine of ours loads.
@@ -45,7 +45,12 @@ class EngineOption:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """`formats` are file suffixes, none where no file is loaded; models of one `on_npu` share the NPU's memory."""
+    """One engine, as it is known before it loads anything.
+
+    `formats` are file suffixes, none where no file is loaded; models of one `on_npu` share the NPU's memory.
+    `sampling`, `images`, `tools` and `logprobs` are what its models may take; a loaded one narrows them by its
+    `Capabilities`. `sampling` holds names of `Sampling`'s fields.
+    """
 
     name: str
     says: str
@@ -54,6 +59,10 @@ class EngineSpec:
     formats: tuple[str, ...] = ()
     parallelism: str = "none"
     on_npu: bool = False
+    sampling: frozenset[str] = SAMPLING_NAMES
+    images: bool = False
+    tools: bool = True
+    logprobs: bool = False
 
     def check_file(self, model: Model) -> None:
         """Before minutes of loading say the same."""

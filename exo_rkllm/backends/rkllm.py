@@ -53,6 +53,8 @@ OPTIONS: Mapping[str, EngineOption] = {
         bool, False, "the template inside the .rkllm file, for models that come without tokenizer files"
     ),
 }
+# The vendor's settings: no seed, no min_p, no bias of tokens.
+SAMPLING = frozenset(values.SAMPLING_NAMES)
 LOG_LEVEL = "RKLLM_LOG_LEVEL"
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
@@ -93,8 +95,8 @@ class RkllmFile(Model):
 def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
     """What is set, in the runtime's terms."""
     values = wanted.given()
-    if "seed" in values:
-        raise NotSupported(f"{model} runs on librkllmrt, which takes no seed.", "Leave it out.")
+    if foreign := sorted(values.keys() - SAMPLING):
+        raise NotSupported(f"{model} runs on librkllmrt, which takes no {foreign[0]}.", "Leave it out.")
     if values.get("temperature") == 0:
         values["top_k"] = 1  # the vendor's demos force greedy decoding by this (reference 2.2)
     return values
@@ -110,7 +112,7 @@ class RkllmEngine(Engine):
     def __init__(self, model: Model, host: EngineHost) -> None:
         super().__init__(model)
         self._host = host
-        self._options = KIND.options_of(model)
+        self._options = SPEC.options_of(model)
         self._defaults = sampling_of(model.sampling, model.id)
         self._sampled: Mapping[str, float] = self._defaults  # what the model was loaded with
         self._runner: Runner | None = None
@@ -202,6 +204,8 @@ class RkllmEngine(Engine):
         self._keeps_history = self._options["runtime_template"] and "keep_history" in features
         self._capabilities = Capabilities(
             chat=self._options["runtime_template"],
+            sampling=SAMPLING,
+            tools=not self._options["runtime_template"],
             sampling_per_run="sampling_per_run" in features,
             hidden=True,
             logits="logits" in features,
@@ -392,11 +396,12 @@ class RkllmEngine(Engine):
             await self._runner.close()
 
 
-KIND = EngineSpec(
+SPEC = EngineSpec(
     "rkllm",
     "the NPU, by Rockchip's librkllmrt in a process of its own",
     make=RkllmEngine,
     options=OPTIONS,
     formats=(".rkllm",),
     on_npu=True,
+    sampling=SAMPLING,
 )

@@ -112,11 +112,11 @@ def _kind(offer: Offer, found: Any) -> EngineSpec:
 
     if not isinstance(found, EngineSpec):
         raise PluginInvalid(
-            f"{offer.value} is no exo_rkllm.backends.registry.EngineSpec.", f"{offer.name} = module:KIND"
+            f"{offer.value} is no exo_rkllm.backends.registry.EngineSpec.", f"{offer.name} = module:SPEC"
         )
     if found.name != offer.name:
         raise PluginInvalid(
-            f"The entry point {offer.name!r} has a Kind named {found.name!r}.", "Give both the same name."
+            f"The entry point {offer.name!r} has an EngineSpec named {found.name!r}.", "Give both the same name."
         )
     if found.name in BUILT_IN:
         raise PluginConflict(f"There is an engine {found.name!r} of ours.", "Give the plugin's another name.")

@@ -9,12 +9,23 @@ import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Message, Piece, Progress
+from exo_rkllm.backends.base import (
+    SAMPLING_NAMES,
+    Engine,
+    Finish,
+    GenerationEvent,
+    GenerationRequest,
+    Message,
+    Piece,
+    Progress,
+    Sampling,
+)
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.llamacpp import free_port
@@ -22,7 +33,7 @@ from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.errors import ContextOverflow, ExoRkllmError, RunnerLost
+from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunnerLost
 from tests.simulated import VERSIONS, Library
 
 HOST = EngineHost(lambda _lines: None)
@@ -173,6 +184,21 @@ async def test_a_prompt_beyond_the_context_is_refused_and_the_next_one_works(
 @pytest.mark.seed("4.3", "challenge: formats / APIs / parallelism / performance")
 async def test_context_is_told(engine: Engine) -> None:
     assert engine.capabilities.context == 4096
+
+
+async def test_loaded_model_takes_no_more_than_its_engine_declares(engine: Engine) -> None:
+    spec, loaded = EngineRegistry().of(engine.model), engine.capabilities
+    assert loaded.sampling <= spec.sampling <= SAMPLING_NAMES
+    assert (loaded.images, loaded.logprobs) <= (spec.images, spec.logprobs)
+
+
+async def test_undeclared_sampling_setting_is_refused_and_a_declared_one_is_taken(engine: Engine) -> None:
+    for name in SAMPLING_NAMES - engine.capabilities.sampling:
+        with pytest.raises(NotSupported, match=f"takes no {name}"):
+            await answer(engine, replace(ask(), sampling=Sampling(**{name: 1})))
+    if engine.capabilities.sampling_per_run:
+        for name in engine.capabilities.sampling:
+            await answer(engine, replace(ask(), sampling=Sampling(**{name: 1})))
 
 
 async def test_warmup_answers_nothing_wrong_later(engine: Engine) -> None:

@@ -247,14 +247,14 @@ def test_it_dies_with_the_process_that_started_it(make: Make, tmp_path: Path) ->
     script = f"""
 import asyncio, sys
 from pathlib import Path
-from exo_rkllm.backends.host import Host
-from exo_rkllm.backends.registry import Kinds
+from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.store import Entry
 
 async def main():
     card = Card("m", engine="llamacpp", context=256, weights=Weights("m.gguf"), options={{"program": {program()!r}}})
-    engine = Kinds().make(Entry(Path({str(tmp_path)!r}), card), Host(lambda _lines: None))
+    engine = EngineRegistry().make(Entry(Path({str(tmp_path)!r}), card), EngineHost(lambda _lines: None))
     await engine.initialize()
     print(engine.pid, flush=True)
     await asyncio.sleep(600)

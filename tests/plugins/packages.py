@@ -38,7 +38,7 @@ def register():
 ECHO = """\
 from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.backends.registry import EngineSpec
-KIND = EngineSpec("echo", "says it again", make=lambda model, host: DummyEngine(model), formats=(".echo",))
+SPEC = EngineSpec("echo", "says it again", make=lambda model, host: DummyEngine(model), formats=(".echo",))
 """
 RAISES = "print('I talk')\nraise RuntimeError('no such luck')\n"
 TWICE = """\
@@ -57,17 +57,17 @@ import time
 time.sleep(2)
 from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.backends.registry import EngineSpec
-KIND = EngineSpec("slow", "comes late", make=lambda model, host: DummyEngine(model))
+SPEC = EngineSpec("slow", "comes late", make=lambda model, host: DummyEngine(model))
 """
 
 
 def every_sort(shelf: Shelf) -> None:
     shelf.add("zorg", {"exo_rkllm.plugins": {"a-zorg": "zorg:register"}}, zorg=REGISTERS)
-    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:KIND"}}, echo_engine=ECHO)
+    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:SPEC"}}, echo_engine=ECHO)
     shelf.add("raises", {"exo_rkllm.plugins": {"b-raises": "raises:register"}}, raises=RAISES)
     shelf.add("twice", {"exo_rkllm.general_plugins": {"c-twice": "twice:register"}}, twice=TWICE)
     shelf.add("conflicts", {"exo_rkllm.plugins": {"d-conflicts": "conflicts:register"}}, conflicts=CONFLICTS)
-    shelf.add("hangs", {"exo_rkllm.backends": {"slow": "hangs:KIND"}}, hangs=HANGS)
+    shelf.add("hangs", {"exo_rkllm.backends": {"slow": "hangs:SPEC"}}, hangs=HANGS)
 
 
 STATES = {

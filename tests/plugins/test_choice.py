@@ -51,7 +51,7 @@ ECHO = EngineSpec(
 def test_the_operator_goes_before_the_card_and_the_card_before_the_file(
     house: House, shelf: Shelf, instead: str, card: str, file: str, engine: str, why: str
 ) -> None:
-    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:KIND"}}, echo_engine=packages.ECHO)
+    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:SPEC"}}, echo_engine=packages.ECHO)
     house.add("m", card + (f'[weights]\nfile = "{file}"\n' if file else ""))
     (house.models / "m" / (file or "nothing")).touch()
     done = house.command("engines", "--for", "m", "--json", EXO_RKLLM_MODELS_ENGINE=instead)
@@ -89,7 +89,7 @@ def test_a_daemon_with_one_engine_for_all_uses_it(house: House) -> None:
 
 @pytest.mark.seed("4.3", "engine type in model metadata/config; routing")
 def test_run_takes_an_engine_for_once(house: House, shelf: Shelf) -> None:
-    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:KIND"}}, echo_engine=packages.ECHO)
+    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:SPEC"}}, echo_engine=packages.ECHO)
     house.add("m", 'engine = "quantum"\n')
     done = house.command("run", "m", "said again", "--engine", "echo")
     assert done.stdout == "said again\n", done.stderr
@@ -230,7 +230,7 @@ def test_its_engine_is_written_into_the_card(tmp_path: Path, make_model: Callabl
 
 @pytest.mark.seed("4.3", "engines/<backend>/")
 def test_engines_lists_ours_and_those_of_plugins(house: House, shelf: Shelf) -> None:
-    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:KIND"}}, version="1.5", echo_engine=packages.ECHO)
+    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:SPEC"}}, version="1.5", echo_engine=packages.ECHO)
     text = house.command("engines").stdout
     lines = {line.split()[0]: line for line in text.splitlines() if line}
     assert ".echo" in lines["echo"]

@@ -49,7 +49,7 @@ def register():
 def test_the_family_of_a_slow_plugin_counts_when_it_is_there(board_house: House, shelf: Shelf, make_model: Any) -> None:
     """And a model that is to be there from the start is loaded then, where its engine comes late."""
     shelf.add("late", {"exo_rkllm.plugins": {"late": "late:register"}}, late=LATE)
-    shelf.add("hangs", {"exo_rkllm.backends": {"slow": "hangs:KIND"}}, hangs=packages.HANGS)
+    shelf.add("hangs", {"exo_rkllm.backends": {"slow": "hangs:SPEC"}}, hangs=packages.HANGS)
     board_house.simulated("late-1b", make_model, reply="{prompt}")
     board_house.add("early", 'engine = "slow"\n')
     daemon = board_house.start(EXO_RKLLM_MODELS_PRELOAD="early")
@@ -60,7 +60,7 @@ def test_the_family_of_a_slow_plugin_counts_when_it_is_there(board_house: House,
 
 
 def test_until_then_who_asks_for_its_engine_hears_that_it_loads(house: House, shelf: Shelf) -> None:
-    shelf.add("hangs", {"exo_rkllm.backends": {"slow": "hangs:KIND"}}, hangs=packages.HANGS.replace("(2)", "(60)"))
+    shelf.add("hangs", {"exo_rkllm.backends": {"slow": "hangs:SPEC"}}, hangs=packages.HANGS.replace("(2)", "(60)"))
     house.add("m", 'engine = "slow"\n')
     daemon = house.start()
     status, error = asked(daemon, "m", "hello")
@@ -75,7 +75,7 @@ def test_starting_does_not_wait_for_plugins(house: House, shelf: Shelf) -> None:
         text = packages.HANGS.replace("(2)", "(60)").replace('"slow"', f'"slow{number}"')
         shelf.add(
             f"hangs{number}",
-            {"exo_rkllm.backends": {f"slow{number}": f"hangs{number}:KIND"}},
+            {"exo_rkllm.backends": {f"slow{number}": f"hangs{number}:SPEC"}},
             **{f"hangs{number}": text},
         )
     plain = house.start(EXO_RKLLM_PLUGINS="")
@@ -86,7 +86,7 @@ def test_starting_does_not_wait_for_plugins(house: House, shelf: Shelf) -> None:
 
 def test_the_configuration_of_the_daemon_chooses(house: House, shelf: Shelf) -> None:
     shelf.add("zorg", {"exo_rkllm.plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
-    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:KIND"}}, echo_engine=packages.ECHO)
+    shelf.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:SPEC"}}, echo_engine=packages.ECHO)
     file = house.folder / "mine.py"
     file.write_text("from exo_rkllm.plugins import register_model\nregister_model(model_type='mine')\n")
     house.config.write_text(f'[plugins]\nallow = ["echo"]\nload = ["{file}"]\n')

@@ -36,7 +36,7 @@ class File(DummyModel):
 @pytest.fixture
 def kind(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineSpec]:
     monkeypatch.syspath_prepend(str(REPOSITORY / "docs/examples/exo-rkllm-parrot"))
-    yield importlib.import_module("exo_rkllm_parrot.engine").KIND
+    yield importlib.import_module("exo_rkllm_parrot.engine").SPEC
     for name in [name for name in sys.modules if name.startswith("exo_rkllm_parrot")]:
         del sys.modules[name]
 

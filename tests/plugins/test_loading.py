@@ -74,7 +74,7 @@ def test_both_names_of_the_general_group_are_run_for_their_effect(here: Shelf) -
 def test_the_variable_chooses_by_name(here: Shelf, variable: str | None, used: set[str], tmp_path: Path) -> None:
     here.add("zorg", {"exo_rkllm.plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
     here.add(
-        "echo", {"exo_rkllm.backends": {"b": "echo_engine:KIND"}}, echo_engine=packages.ECHO.replace('"echo"', '"b"')
+        "echo", {"exo_rkllm.backends": {"b": "echo_engine:SPEC"}}, echo_engine=packages.ECHO.replace('"echo"', '"b"')
     )
     environment = {"HOME": str(tmp_path)} | ({} if variable is None else {"EXO_RKLLM_PLUGINS": variable})
     found = plugins.load(environment=environment)
@@ -125,9 +125,9 @@ def test_a_plugin_that_fails_conflicts_or_hangs_stops_no_other(here: Shelf) -> N
         ("exo_rkllm.plugins", "m:register", "register = 3", "failed", "m:register is int, not a function"),
         ("exo_rkllm.plugins", "m", "found = True", "used", ""),
         ("exo_rkllm.plugins", "m:House.register", "class House:\n  register = list", "used", ""),
-        ("exo_rkllm.backends", "m:KIND", "KIND = 3", "failed", "m:KIND is no exo_rkllm.backends.registry.EngineSpec"),
+        ("exo_rkllm.backends", "m:SPEC", "SPEC = 3", "failed", "m:SPEC is no exo_rkllm.backends.registry.EngineSpec"),
         ("exo_rkllm.backends", "m", "", "failed", "is no exo_rkllm.backends.registry.EngineSpec"),
-        ("exo_rkllm.backends", "m:KIND", packages.ECHO, "failed", "'x' has a Kind named 'echo'"),
+        ("exo_rkllm.backends", "m:SPEC", packages.ECHO, "failed", "'x' has an EngineSpec named 'echo'"),
     ],
 )
 def test_what_is_wrong_with_one_is_a_sentence(
@@ -142,14 +142,14 @@ def test_what_is_wrong_with_one_is_a_sentence(
 
 
 def test_an_engine_may_not_take_the_name_of_one_of_ours_or_of_another_plugin(here: Shelf) -> None:
-    here.add("a", {"exo_rkllm.backends": {"rkllm": "a:KIND"}}, a=packages.ECHO.replace('"echo"', '"rkllm"'))
-    here.add("b", {"exo_rkllm.backends": {"echo": "b:KIND"}}, b=packages.ECHO)
-    here.add("c", {"exo_rkllm.backends": {"echo": "c:KIND"}}, c=packages.ECHO)
+    here.add("a", {"exo_rkllm.backends": {"rkllm": "a:SPEC"}}, a=packages.ECHO.replace('"echo"', '"rkllm"'))
+    here.add("b", {"exo_rkllm.backends": {"echo": "b:SPEC"}}, b=packages.ECHO)
+    here.add("c", {"exo_rkllm.backends": {"echo": "c:SPEC"}}, c=packages.ECHO)
     found = plugins.load(("*",))
     assert [(row.value, row.state) for row in found.rows] == [
-        ("b:KIND", "used"),
-        ("c:KIND", "conflict"),
-        ("a:KIND", "conflict"),
+        ("b:SPEC", "used"),
+        ("c:SPEC", "conflict"),
+        ("a:SPEC", "conflict"),
     ]
     assert "of ours" in found.rows[2].error
     assert "Another package" in found.rows[1].error
@@ -184,7 +184,7 @@ def test_loading_twice_is_as_good_as_once(here: Shelf) -> None:
         {"exo_rkllm.plugins": {"a": "counts:register"}, "exo_rkllm.general_plugins": {"a": "counts:register"}},
         counts=COUNTS,
     )
-    here.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:KIND"}}, echo_engine=packages.ECHO)
+    here.add("echo", {"exo_rkllm.backends": {"echo": "echo_engine:SPEC"}}, echo_engine=packages.ECHO)
     first = plugins.load(("*",))
     again = plugins.load(("*",))
     assert builtins.__dict__.pop("counted") == 101
@@ -291,7 +291,7 @@ def test_the_code_of_the_manual_runs(here: Shelf) -> None:
     text = (REPOSITORY / "docs/writing-plugins.md").read_text()
     family, engine = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     here.add("family", {"exo_rkllm.plugins": {"zorg": "manual_family:register"}}, manual_family=family)
-    here.add("engine", {"exo_rkllm.backends": {"echo": "manual_engine:KIND"}}, manual_engine=engine)
+    here.add("engine", {"exo_rkllm.backends": {"echo": "manual_engine:SPEC"}}, manual_engine=engine)
     found = plugins.load(("*",))
     assert states(found) == {"zorg": "used", "echo": "used"}, found.rows
     config = plugins.adapt_config({"model_type": "zorg", "n_blocks": 3, "n_heads": 2})

@@ -16,7 +16,7 @@ LAST_WORDS = re.compile(r".*<\|user\|>(.*?)<\|squawk\|>", re.DOTALL)
 class ParrotEngine(Engine):
     def __init__(self, model, host):
         super().__init__(model)
-        self._pace = KIND.options_of(model)["words_per_second"]
+        self._pace = SPEC.options_of(model)["words_per_second"]
         self._name = ""
         self._turn = asyncio.Lock()
         self._running = {}  # request id -> whether it was aborted
@@ -84,6 +84,6 @@ class ParrotEngine(Engine):
             self._lost.set_result(RunnerLost(f"{self.model.id} was closed.", "exo-rkllm load NAME"))
 
 
-KIND = EngineSpec(
+SPEC = EngineSpec(
     "parrot", "repeats the last words of the prompt", make=ParrotEngine, options=OPTIONS, formats=(".parrot",)
 )
