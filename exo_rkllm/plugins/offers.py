@@ -9,7 +9,7 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 MODELS, GENERAL, ENGINES = "exo_rkllm.plugins", "exo_rkllm.general_plugins", "exo_rkllm.backends"
-# A function that is run for its effect (the second name is the seeds'), and a Kind.
+# A function that is run for its effect (the second name is the seeds'), and an EngineSpec.
 GROUPS = (MODELS, GENERAL, ENGINES)
 LISTED = "load"  # no group: what the configuration lists under [plugins]
 ALL = "*"

@@ -484,7 +484,7 @@ def test_a_board_that_goes_away_ends_what_runs_and_refuses_what_comes() -> None:
     world.submit(REMOTE)
     world.happen(on.NpuUnavailableEvent(AWAY))
     assert list(world.running.values()) == [REMOTE], "which never needed the NPU"
-    assert f"Close(model='qwen', reason={AWAY!r})" in world.log
+    assert f"CloseEngineEffect(model='qwen', reason={AWAY!r})" in world.log
     assert world.refused[world.submit(QWEN)] is AWAY
     world.closed(QWEN)
     assert world.engines == {REMOTE: "ready"}

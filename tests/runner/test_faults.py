@@ -225,11 +225,11 @@ async def test_the_child_dies_with_its_parent(
     script = f"""
 import asyncio, sys
 from pathlib import Path
-from exo_rkllm.backends.host import Host
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.backends.base import GenerationRequest, Message
 async def main():
-    engine = RkllmEngine(RkllmFile(Path({str(model)!r})), Host(lambda _: None, Path({str(library("1.3.0"))!r})))
+    engine = RkllmEngine(RkllmFile(Path({str(model)!r})), EngineHost(lambda _: None, Path({str(library("1.3.0"))!r})))
     await engine.initialize()
     asyncio.ensure_future(anext(engine.generate(GenerationRequest(messages=(Message("user", "hi"),)))))
     await asyncio.sleep(0.2)
