@@ -69,7 +69,11 @@ def report(view: Mapping[str, Any]) -> Iterator[str]:
         f"sent again {counted['resends']}, gaps repaired {counted['gap_repairs']}, "
         f"refused by our schema {counted['refused']}"
     )
-    for label, held in (("differs from what we speak", "drift"), ("heard besides", "strangers"), ("note", "notes")):
+    for label, held in (
+        ("differs from what we speak", "drift"),
+        ("also heard", "other_clusters"),
+        ("note", "notes"),
+    ):
         yield from (f"{label}: {one}" for one in view[held])
 
 

@@ -12,14 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends import base
-from exo_rkllm.cluster.discovery.hearing import DISCOVERY_WINDOW, AmbiguousClusters, DiscoveredCluster, DiscoveryState
 from exo_rkllm.cluster.discovery.interfaces import Interfaces
-from exo_rkllm.cluster.discovery.reachable import Reachable
+from exo_rkllm.cluster.discovery.node_id_server import NodeIdServer
 from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
-from exo_rkllm.cluster.identity import NodeIdentity
-from exo_rkllm.cluster.serving import BoardFacts, ModelServing, Servable
-from exo_rkllm.cluster.session.membership import Membership, MembershipSources
-from exo_rkllm.cluster.session.orders import (
+from exo_rkllm.cluster.discovery.state import DISCOVERY_WINDOW, AmbiguousClusters, DiscoveredCluster, DiscoveryState
+from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
     DeclareTokenEffect,
@@ -30,9 +27,12 @@ from exo_rkllm.cluster.session.orders import (
     SessionEffect,
     StayOutEffect,
 )
-from exo_rkllm.cluster.session.peeking import peek
-from exo_rkllm.cluster.session.snapshot import ClusterView, Phase
+from exo_rkllm.cluster.identity import NodeIdentity
+from exo_rkllm.cluster.serving import BoardFacts, ModelServing, Servable
+from exo_rkllm.cluster.session.membership import Membership, MembershipSources
+from exo_rkllm.cluster.session.node_query import query_nodes
 from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage, Transport
+from exo_rkllm.cluster.session.view import ClusterView, Phase
 from exo_rkllm.cluster.settings import AUTO, ClusterSettings
 from exo_rkllm.cluster.wire import requests
 from exo_rkllm.cluster.wire.reading import Task
@@ -89,9 +89,8 @@ class Node:
         self.membership.permitted = settings.namespace != AUTO or bool(settings.endpoints)
         self._hearing = DiscoveryState(self.node_id, settings.namespace, new_nonce, self._revision.versions)
         self._table = Interfaces(settings.interfaces)
-        self._reachable = Reachable(self.node_id, settings.api_port)
+        self._reachable = NodeIdServer(self.node_id, settings.api_port)
         self._torn: tuple[str, ...] = ()
-        self._strangers: set[str] = set()
         self._endpoints: tuple[str, ...] = ()
         self._linked = False
         self._known = asyncio.Event()  # there is something to connect to
@@ -154,18 +153,18 @@ class Node:
     def view(self) -> ClusterView:
         now = self._now()
         view = self.membership.view(now)
-        strangers = tuple(f"{one.namespace} at {one.source}" for one in self._hearing.strangers(now))
-        sentence, hint = self._why_alone(strangers) if view.phase is Phase.SEARCHING else (view.sentence, view.hint)
+        others = tuple(f"{one.namespace} at {one.source}" for one in self._hearing.other_clusters(now))
+        sentence, hint = self._why_alone(others) if view.phase is Phase.SEARCHING else (view.sentence, view.hint)
         return replace(
             view,
             namespace=self._hearing.namespace,
-            strangers=strangers,
+            other_clusters=others,
             endpoints=self._endpoints,
             sentence=sentence,
             hint=hint,
         )
 
-    def _why_alone(self, strangers: tuple[str, ...]) -> tuple[str, str]:
+    def _why_alone(self, other_clusters: tuple[str, ...]) -> tuple[str, str]:
         problem = self._discovery.problem
         if self._torn:
             return (
@@ -176,9 +175,9 @@ class Node:
             return problem.sentence, problem.hint
         if self._hearing.endpoints() or self.settings.endpoints:
             return "No exo node answers at the addresses known.", ""
-        if strangers:
+        if other_clusters:
             return (
-                f"exo {strangers[0]} is heard, which is not the cluster {self._hearing.namespace}.",
+                f"exo {other_clusters[0]} is heard, which is not the cluster {self._hearing.namespace}.",
                 'Set namespace in [cluster] to it, or to "auto".',
             )
         return "No exo node is heard on the local network.", ""
@@ -279,7 +278,7 @@ class Node:
 
     async def _peek(self, wanted: QueryNodesEffect) -> None:
         addresses = {**self.membership.addresses(), **await self._transport.addresses()}
-        answer = await peek(wanted, addresses, self.settings.api_port)
+        answer = await query_nodes(wanted, addresses, self.settings.api_port)
         self._do(self.membership.peeked(answer, self._now()))
 
     # ── the board ────────────────────────────────────────────────────────────────────────────────

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from exo_rkllm.backends.base import GenerationEvent, GenerationRequest
 from exo_rkllm.catalogue.store import Catalogue, Entry
-from exo_rkllm.cluster.carried import zenoh_is_there
 from exo_rkllm.cluster.serving import BoardFacts, ModelState, Servable
+from exo_rkllm.cluster.session.link import zenoh_available
 from exo_rkllm.cluster.settings import ClusterSettings
 from exo_rkllm.config import Config, places
 from exo_rkllm.config.table import Cluster
@@ -102,7 +102,7 @@ def node(
     """None where the cluster is switched off, or where its transport is not installed."""
     if not config.cluster.enabled:
         return None
-    if not zenoh_is_there():
+    if not zenoh_available():
         log.info("No exo cluster is joined: eclipse-zenoh is not installed. pip install 'exo-rkllm[cluster]'")
         return None
     from exo_rkllm.cluster.node import Node

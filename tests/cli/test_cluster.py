@@ -6,7 +6,7 @@ import json
 import subprocess
 
 from exo_rkllm.cli.cluster import report
-from exo_rkllm.cluster.session.snapshot import ClusterCounters, ClusterView, InstanceView, NodeView, Phase
+from exo_rkllm.cluster.session.view import ClusterCounters, ClusterView, InstanceView, NodeView, Phase
 from tests.daemon.conftest import house  # noqa: F401 - a fixture
 from tests.daemon.running import House
 
@@ -25,7 +25,7 @@ VIEW = ClusterView(
     tasks=2,
     lag=3,
     drift=("GenerationStats.watts",),
-    strangers=("0.3.70 at fe80::1",),
+    other_clusters=("0.3.70 at fe80::1",),
     counters=ClusterCounters(resends=4),
 )
 
@@ -39,7 +39,7 @@ def test_what_an_operator_asks_is_there() -> None:
         "behind 3 events",
         "sent again 4",
         "differs from what we speak: GenerationStats.watts",
-        "heard besides: 0.3.70 at fe80::1",
+        "also heard: 0.3.70 at fe80::1",
     ):
         assert line in text
 

@@ -15,9 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from exo_rkllm.backends.base import Finish, GenerationEvent, Piece, Progress, Sampling, Timings, Usage
-from exo_rkllm.cluster.serving import BoardFacts
-from exo_rkllm.cluster.session.membership import Membership, MembershipSources
-from exo_rkllm.cluster.session.orders import (
+from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
     LoadModelEffect,
@@ -26,6 +24,8 @@ from exo_rkllm.cluster.session.orders import (
     SendEffect,
     SessionEffect,
 )
+from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.session.membership import Membership, MembershipSources
 from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
 from exo_rkllm.cluster.wire.revisions import supported

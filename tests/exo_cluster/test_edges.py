@@ -15,28 +15,28 @@ from aiohttp import web
 
 from exo_rkllm.backends.base import Finish, Timings, Usage
 from exo_rkllm.cluster.discovery import interfaces
-from exo_rkllm.cluster.discovery.hearing import (
+from exo_rkllm.cluster.discovery.interfaces import Interfaces
+from exo_rkllm.cluster.discovery.namespace import digest
+from exo_rkllm.cluster.discovery.node_id_server import NodeIdServer, answer
+from exo_rkllm.cluster.discovery.packets import Hello, WhatsUp
+from exo_rkllm.cluster.discovery.state import (
     DISCOVERY_WINDOW,
     FORGET,
     NODES,
     VALID,
     AmbiguousClusters,
-    Ask,
     DiscoveredCluster,
     DiscoveredPeer,
     DiscoveryState,
     Outcome,
     PacketSource,
+    SendHello,
 )
-from exo_rkllm.cluster.discovery.interfaces import Interfaces
-from exo_rkllm.cluster.discovery.namespace import digest
-from exo_rkllm.cluster.discovery.packets import Hello, WhatsUp
-from exo_rkllm.cluster.discovery.reachable import Reachable, answer
+from exo_rkllm.cluster.effects import QueryNodesEffect
 from exo_rkllm.cluster.identity import NodeIdentity
 from exo_rkllm.cluster.serving import Servable
 from exo_rkllm.cluster.session.link import described
-from exo_rkllm.cluster.session.orders import QueryNodesEffect
-from exo_rkllm.cluster.session.peeking import peek, urls
+from exo_rkllm.cluster.session.node_query import query_nodes, urls
 from exo_rkllm.cluster.wire import chunks, clean
 from exo_rkllm.cluster.wire.messages import ErrorChunk, TokenChunk, ToolCallChunk
 from exo_rkllm.cluster.worker import offers
@@ -71,7 +71,7 @@ def test_a_node_that_answers_is_found_once() -> None:
 def heard(ear: DiscoveryState, namespace: bytes, source: PacketSource, now: float, node: str = "ee") -> list[Outcome]:
     """An exo node says Hello and answers ours."""
     (ask,) = ear.hear(Hello(b"?" * 8, namespace), source, now)
-    assert isinstance(ask, Ask)
+    assert isinstance(ask, SendHello)
     assert ask.source == source
     assert ask.hello.namespace == namespace
     return ear.hear(WhatsUp(ask.hello.nonce, node, 52414), source, now)
@@ -102,7 +102,7 @@ def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
     assert ear.hear(first.hello, HERE, 3.0) == []
     assert ear.namespace == ""
     assert not ear.settled(DISCOVERY_WINDOW)
-    assert ear.strangers(3.0) == ()
+    assert ear.other_clusters(3.0) == ()
 
 
 def test_another_board_of_ours_that_searches_is_no_cluster() -> None:
@@ -112,12 +112,12 @@ def test_another_board_of_ours_that_searches_is_no_cluster() -> None:
         for ear, its, other, others in ((first, HERE, second, THERE), (second, THERE, first, HERE)):
             for question in ear.questions(float(at)):
                 for asked in other.hear(question.hello, its, float(at)):
-                    assert isinstance(asked, Ask)
+                    assert isinstance(asked, SendHello)
                     ear.hear(asked.hello, others, float(at))
     for ear in boards:
         assert ear.namespace == ""
         assert not ear.settled(60.0)
-        assert ear.strangers(60.0) == ()
+        assert ear.other_clusters(60.0) == ()
     assert heard(boards[0], OTHER, PacketSource("fe80::e", 2), 60.0) == [
         DiscoveredCluster(DiscoveredPeer("ee", PacketSource("fe80::e", 2), 52414))
     ]
@@ -142,7 +142,7 @@ def test_who_does_not_answer_is_asked_again_but_not_at_every_word() -> None:
 def test_a_node_that_starts_later_is_asked_once() -> None:
     ear = hearing()
     (ask,) = ear.hear(Hello(b"n" * 8, OURS), THERE, 5.0)
-    assert isinstance(ask, Ask)
+    assert isinstance(ask, SendHello)
     assert ask.source == THERE
     assert ear.hear(Hello(b"m" * 8, OURS), THERE, 6.0) == []
     assert ear.hear(WhatsUp(ask.hello.nonce, "bb", 1), THERE, 6.1) == [
@@ -174,13 +174,13 @@ def test_whoever_spoke_last_is_connected_to_first() -> None:
 def test_another_namespace_is_a_stranger() -> None:
     ear = hearing()
     assert heard(ear, OTHER, HERE, 0.0) == []
-    (stranger,) = ear.strangers(1.0)
+    (stranger,) = ear.other_clusters(1.0)
     assert (stranger.namespace, str(stranger.source)) == ("0.3.71", "fe80::1%2")
     assert ear.hear(Hello(b"n" * 8, OTHER), HERE, FORGET - 1) == [], "it is there still"
-    assert len(ear.strangers(FORGET + 1)) == 1
-    assert ear.strangers(2 * FORGET) == ()
+    assert len(ear.other_clusters(FORGET + 1)) == 1
+    assert ear.other_clusters(2 * FORGET) == ()
     heard(ear, digest("home"), HERE, 70.0)
-    assert ear.strangers(70.0)[0].namespace == digest("home").hex()
+    assert ear.other_clusters(70.0)[0].namespace == digest("home").hex()
 
 
 def test_auto_takes_the_one_that_is_heard() -> None:
@@ -224,13 +224,13 @@ def test_a_flood_of_names_and_nodes_is_bounded() -> None:
         source = PacketSource(f"fe80::{number:x}", 2)
         ear.hear(Hello(number.to_bytes(8, "little"), number.to_bytes(8, "big")), source, 0.0)
         for outcome in ear.hear(Hello(number.to_bytes(8, "little"), OURS), source, 0.0):
-            assert isinstance(outcome, Ask)
+            assert isinstance(outcome, SendHello)
             ear.hear(WhatsUp(outcome.hello.nonce, f"{number:x}", 1), source, 0.0)
         ear.hear(WhatsUp(nonce(ear, 0.0), f"{number + 1:x}", 1), source, 0.0)
-    assert len(ear.strangers(0.0)) <= NODES
+    assert len(ear.other_clusters(0.0)) <= NODES
     assert len(ear.endpoints()) <= NODES
     assert heard(ear, OTHER, PacketSource("fe80::f"), FORGET) == [], "those that are silent make room"
-    assert [stranger.namespace for stranger in ear.strangers(FORGET)] == ["0.3.71"]
+    assert [stranger.namespace for stranger in ear.other_clusters(FORGET)] == ["0.3.71"]
 
 
 # ── interfaces ──
@@ -329,7 +329,7 @@ async def free_port() -> int:
 
 async def test_the_probe_is_answered_where_it_should_be() -> None:
     port = await free_port()
-    reachable = Reachable("c0ffee", port)
+    reachable = NodeIdServer("c0ffee", port)
     await reachable.listen(["127.0.0.1", "127.0.0.2", "203.0.113.7"])
     assert reachable.addresses == ("127.0.0.1", "127.0.0.2")
 
@@ -375,10 +375,10 @@ async def exo(paths: dict[str, Any]) -> AsyncIterator[int]:
 async def told(paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, openapi: bool = True) -> Any:
     # loopback would be this board itself, and is all that a test has
     monkeypatch.setattr(
-        "exo_rkllm.cluster.session.peeking.urls", lambda addresses, port: [f"http://{a}:{port}" for a in addresses]
+        "exo_rkllm.cluster.session.node_query.urls", lambda addresses, port: [f"http://{a}:{port}" for a in addresses]
     )
     async with exo(paths) as port:
-        return await peek(
+        return await query_nodes(
             QueryNodesEffect(("dead", "aa"), openapi), {"dead": ("127.0.0.8",), "aa": ("127.0.0.7", "127.0.0.9")}, port
         )
 

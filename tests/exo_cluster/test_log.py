@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_rkllm.cluster.session.following import (
+from exo_rkllm.cluster.session.election import (
     ECHO_IN,
     NUDGE_AGAIN,
     NUDGE_EVERY,
@@ -29,7 +29,7 @@ from exo_rkllm.cluster.session.following import (
     Probe,
 )
 from exo_rkllm.cluster.session.log import FIRST_WAIT, KEPT, PAGE, EventLog
-from exo_rkllm.cluster.session.outbox import RESEND, WINDOW, PublishQueue, merged
+from exo_rkllm.cluster.session.publishing import RESEND, WINDOW, PublishQueue, merged
 from exo_rkllm.cluster.wire.messages import (
     Chunk,
     ChunkGenerated,

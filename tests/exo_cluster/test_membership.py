@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.backends.base import Finish, Piece
-from exo_rkllm.cluster.serving import BoardFacts
-from exo_rkllm.cluster.session import membership as m
-from exo_rkllm.cluster.session.membership import Membership, MembershipSources
-from exo_rkllm.cluster.session.orders import (
+from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
     DeclareTokenEffect,
@@ -25,8 +22,11 @@ from exo_rkllm.cluster.session.orders import (
     SessionEffect,
     StayOutEffect,
 )
-from exo_rkllm.cluster.session.snapshot import Phase
-from exo_rkllm.cluster.session.suspicion import RECOVERY
+from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.session import membership as m
+from exo_rkllm.cluster.session.crash_watch import RECOVERY
+from exo_rkllm.cluster.session.membership import Membership, MembershipSources
+from exo_rkllm.cluster.session.view import Phase
 from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
 from exo_rkllm.cluster.wire.revisions import supported
 from tests.exo_cluster.captured import openapi

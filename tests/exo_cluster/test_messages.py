@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Finish, GenerationEvent, Piece, Progress, Sampling, Timings, Usage
+from exo_rkllm.cluster.effects import LogEffect, QueryNodesEffect, SendEffect
 from exo_rkllm.cluster.serving import BoardFacts, Servable
 from exo_rkllm.cluster.session.membership import Membership, MembershipSources
-from exo_rkllm.cluster.session.orders import LogEffect, QueryNodesEffect, SendEffect
 from exo_rkllm.cluster.wire import messages
 from exo_rkllm.cluster.wire.messages import Record, Tagged, wire
 from exo_rkllm.cluster.wire.revisions import supported

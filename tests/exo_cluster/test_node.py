@@ -18,14 +18,14 @@ import aiohttp
 import pytest
 
 from exo_rkllm.cluster import node
-from exo_rkllm.cluster.discovery.hearing import AmbiguousClusters
 from exo_rkllm.cluster.discovery.service import Discovery
+from exo_rkllm.cluster.discovery.state import AmbiguousClusters
 from exo_rkllm.cluster.node import Node
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.session import link
 from exo_rkllm.cluster.session.link import Connection, Inbox, ZenohLink
-from exo_rkllm.cluster.session.snapshot import Phase
 from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage
+from exo_rkllm.cluster.session.view import Phase
 from exo_rkllm.cluster.settings import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
 from tests.exo_cluster.lab import TESTS, counted, until

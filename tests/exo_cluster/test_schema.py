@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from exo_rkllm.cluster.wire import drift
-from exo_rkllm.cluster.wire.language import Checks, Mismatch, parse
 from exo_rkllm.cluster.wire.revisions import Revision, encoded, supported
+from exo_rkllm.cluster.wire.table import Checks, Mismatch, parse
 from tests.exo_cluster.captured import openapi, samples, scenarios
 from tests.exo_cluster.standin import api
 

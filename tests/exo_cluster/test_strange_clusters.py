@@ -63,7 +63,7 @@ async def test_another_namespace_is_named_and_left_alone(lab: Lab) -> None:
     await asyncio.sleep(2.5)
     view = await board.view()
     assert view["phase"] == "searching"
-    assert view["strangers"][0].startswith("0.3.71 at fe80::")
+    assert view["other_clusters"][0].startswith("0.3.71 at fe80::")
     assert "0.3.71" in view["sentence"]
     assert not await knows(exo, board)
 
@@ -119,7 +119,7 @@ async def test_a_flood_of_garbage_is_survived(lab: Lab) -> None:
         flood.wait()
     assert (after["cpu"] - before["cpu"]) / (after["at"] - before["at"]) < 0.9
     assert after["memory"] - before["memory"] < 8192
-    assert len((await board.view())["strangers"]) <= 16
+    assert len((await board.view())["other_clusters"]) <= 16
     assert await answered(exo, 5) < 5
 
 

@@ -318,7 +318,7 @@ function drawCluster() {
   const facts = [];
   if (cluster.lag) facts.push(`${cluster.lag} events behind`);
   if (cluster.tasks) facts.push(`${cluster.tasks} tasks in hand`);
-  facts.push(...(cluster.drift || []), ...(cluster.notes || []), ...(cluster.strangers || []));
+  facts.push(...(cluster.drift || []), ...(cluster.notes || []), ...(cluster.other_clusters || []));
   put($("cluster-body"), h("p", { class: phase === "serving" ? "" : "empty" }, sentence, cluster.hint ? ` ${cluster.hint}` : ""),
     facts.map((fact) => h("p", { class: "meta" }, fact)));
   const rows = nodes.map((node) => h("li", {},

@@ -11,16 +11,16 @@ import struct
 from collections.abc import Callable
 
 from exo_rkllm.cluster.discovery import interfaces
-from exo_rkllm.cluster.discovery.hearing import (
+from exo_rkllm.cluster.discovery.interfaces import Interfaces
+from exo_rkllm.cluster.discovery.packets import GROUP, decode, encode
+from exo_rkllm.cluster.discovery.state import (
     AmbiguousClusters,
-    Ask,
     DiscoveredCluster,
     DiscoveryState,
     Outcome,
     PacketSource,
+    SendHello,
 )
-from exo_rkllm.cluster.discovery.interfaces import Interfaces
-from exo_rkllm.cluster.discovery.packets import GROUP, decode, encode
 from exo_rkllm.errors import ExoRkllmError
 
 EVERY = 1.0
@@ -156,7 +156,7 @@ class Discovery:
         self._timer = self._loop.call_later(EVERY, self._say_hello)
         self._ask(self.hearing.questions(self._loop.time()), tuple(self._joined))
 
-    def _ask(self, questions: list[Ask], everywhere: tuple[int, ...] = ()) -> None:
+    def _ask(self, questions: list[SendHello], everywhere: tuple[int, ...] = ()) -> None:
         if self._socket is None:
             return
         for question in questions:
@@ -187,7 +187,7 @@ class Discovery:
 
     def _tell(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
-            if isinstance(outcome, Ask):
+            if isinstance(outcome, SendHello):
                 self._ask([outcome])
             elif isinstance(outcome, DiscoveredCluster):
                 self._told[0](outcome)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import ipaddress
 import json
 import re
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from queue import Empty, Full, Queue, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,8 @@ from exo_rkllm.cluster.session.transport import Alive, Incoming, Linked, LinkFai
 if TYPE_CHECKING:
     import zenoh
 
+# The Debian package's own eclipse-zenoh, which Debian has no package of.
+VENDOR_FOLDER = Path("/usr/lib/exo-rkllm/vendor")
 # Both queues are bounded: the log repairs what is lost on the way in, resends what is lost on the way out.
 ROOM_IN, ROOM_OUT = 8192, 1024
 # One attempt to connect; another one follows with whatever was discovered meanwhile.
@@ -45,6 +50,13 @@ def configuration(endpoints: Sequence[str]) -> Mapping[str, str]:
         "scouting/multicast/enabled": "false",
         "transport/link/rx/buffer_size": "1048576",
     }
+
+
+def zenoh_available(vendor_folder: Path = VENDOR_FOLDER) -> bool:
+    """Whether zenoh can be imported; the package's own copy is appended to the path, behind one that pip installed."""
+    if vendor_folder.is_dir() and str(vendor_folder) not in sys.path:
+        sys.path.append(str(vendor_folder))
+    return importlib.util.find_spec("zenoh") is not None
 
 
 class Inbox:

@@ -13,11 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal
 
 from exo_rkllm.backends import base
-from exo_rkllm.cluster.serving import BoardFacts, Servable
-from exo_rkllm.cluster.session import shown
-from exo_rkllm.cluster.session.following import SETTLE_LINK, Adopt, Decision, DeclareToken, Follower, Nudge, Probe
-from exo_rkllm.cluster.session.log import EventLog
-from exo_rkllm.cluster.session.orders import (
+from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
     DeclareTokenEffect,
@@ -29,13 +25,15 @@ from exo_rkllm.cluster.session.orders import (
     SessionEffect,
     StayOutEffect,
 )
-from exo_rkllm.cluster.session.outbox import PublishQueue
+from exo_rkllm.cluster.serving import BoardFacts, Servable
+from exo_rkllm.cluster.session.crash_watch import CrashWatch
+from exo_rkllm.cluster.session.election import SETTLE_LINK, Adopt, Decision, DeclareToken, Follower, Nudge, Probe
+from exo_rkllm.cluster.session.log import EventLog
+from exo_rkllm.cluster.session.publishing import PublishQueue
 from exo_rkllm.cluster.session.replica import Replica, read
-from exo_rkllm.cluster.session.snapshot import ClusterCounters, ClusterView, Echoes, Phase
-from exo_rkllm.cluster.session.suspicion import Suspicion
+from exo_rkllm.cluster.session.view import ClusterCounters, ClusterView, Echoes, Phase, instance_views, node_views
 from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire import clean, drift, messages, reading
-from exo_rkllm.cluster.wire.language import Mismatch
 from exo_rkllm.cluster.wire.messages import (
     ChunkGenerated,
     DiskUsage,
@@ -54,6 +52,7 @@ from exo_rkllm.cluster.wire.messages import (
 from exo_rkllm.cluster.wire.reading import Logged, Unreadable
 from exo_rkllm.cluster.wire.requests import ImageStore
 from exo_rkllm.cluster.wire.revisions import Revision, encoded
+from exo_rkllm.cluster.wire.table import Mismatch
 from exo_rkllm.cluster.worker import effects as wishes
 from exo_rkllm.cluster.worker import events, offers
 from exo_rkllm.cluster.worker.decide import decide
@@ -126,7 +125,7 @@ class Membership:
         self._last_info = ""
         self._twin_since: float | None = None
         self._alive: set[str] = set()
-        self._suspicion = Suspicion()
+        self._suspicion = CrashWatch()
         self._models: Mapping[str, Servable] = {}
 
     # ── what comes in ────────────────────────────────────────────────────────────────────────────
@@ -610,8 +609,8 @@ class Membership:
             master=self._replica.name(master),
             election_clock=session.election_clock if session else 0,
             session_age=now - self._session_since if session else 0.0,
-            nodes=shown.nodes(self._replica, self.me, master),
-            instances=shown.instances(self._replica, self.me),
+            nodes=node_views(self._replica, self.me, master),
+            instances=instance_views(self._replica, self.me),
             tasks=sum(1 for _ in self._worker.busy_jobs()),
             log_index=self._log.base - 1,
             lag=self._log.behind,

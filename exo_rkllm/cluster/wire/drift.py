@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from exo_rkllm.cluster.wire import messages
-from exo_rkllm.cluster.wire.language import Mismatch, RecordSpec
 from exo_rkllm.cluster.wire.revisions import Revision
+from exo_rkllm.cluster.wire.table import Mismatch, RecordSpec
 
 # Types of the log that we send as well, or whose contents we send by command.
 SENT: frozenset[str] = (

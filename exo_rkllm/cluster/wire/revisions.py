@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from exo_rkllm.cluster.wire import exo_2026_06
-from exo_rkllm.cluster.wire.language import Checks, Mismatch, WireTable, parse
+from exo_rkllm.cluster.wire.table import Checks, Mismatch, WireTable, parse
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from exo_rkllm.cluster.discovery.interfaces import ADDRESSES, LINKS, Interfaces,
 from exo_rkllm.cluster.discovery.namespace import digest
 from exo_rkllm.cluster.discovery.packets import GROUP, Hello, WhatsUp, decode, encode
 from exo_rkllm.cluster.wire import exo_2026_06
-from exo_rkllm.cluster.wire.language import Checks, Mismatch, parse
 from exo_rkllm.cluster.wire.revisions import Revision
+from exo_rkllm.cluster.wire.table import Checks, Mismatch, parse
 from tests.exo_cluster.standin.api import Api
 from tests.exo_cluster.standin.election import Election
 from tests.exo_cluster.standin.master import Master, Poisoned, event, new_id

@@ -33,7 +33,7 @@ class Loss:
     judge_at: float
 
 
-class Suspicion:
+class CrashWatch:
     """Kinds of message that nobody has shown to survive, and the loss of nodes that is being looked into."""
 
     def __init__(self) -> None:

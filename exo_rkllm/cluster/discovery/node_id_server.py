@@ -24,7 +24,7 @@ def answer(request: bytes, node_id: str) -> bytes:
     return head.encode() + (body if line[0] == b"GET" else b"")
 
 
-class Reachable:
+class NodeIdServer:
     """One listener an address, kept in step with the interfaces; the daemon's own API has loopback to itself."""
 
     def __init__(self, node_id: str, port: int) -> None:

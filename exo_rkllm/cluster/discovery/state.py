@@ -49,7 +49,7 @@ class DiscoveredPeer:
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
+class OtherCluster:
     """A cluster that is heard and not joined."""
 
     namespace: str
@@ -57,7 +57,7 @@ class Stranger:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class SendHello:
     """Send a Hello to this source, or to everybody where it is None."""
 
     hello: Hello
@@ -76,7 +76,7 @@ class AmbiguousClusters:
     namespaces: tuple[str, ...]
 
 
-Outcome: TypeAlias = Ask | DiscoveredCluster | AmbiguousClusters
+Outcome: TypeAlias = SendHello | DiscoveredCluster | AmbiguousClusters
 # A namespace, and who asked or answered in it.
 Speaker: TypeAlias = tuple[bytes, PacketSource]
 
@@ -122,13 +122,13 @@ class DiscoveryState:
             return DISCOVERY_WINDOW
         return DISCOVERY_WINDOW - (now - self._since)
 
-    def questions(self, now: float) -> list[Ask]:
+    def questions(self, now: float) -> list[SendHello]:
         """What to say to everybody now; drawn anew each second, as exo does."""
         if self._since is None:
             self._since = now
         self._mend(now)
         wanted = self._guesses if self._namespace is None else (self._namespace,)
-        return [] if self._torn else [Ask(self._question(namespace, now)) for namespace in wanted]
+        return [] if self._torn else [SendHello(self._question(namespace, now)) for namespace in wanted]
 
     def hear(self, packet: Packet, source: PacketSource, now: float) -> list[Outcome]:
         if isinstance(packet, WhatsUp):
@@ -145,15 +145,15 @@ class DiscoveryState:
         if now - self._asked.get(speaker, -ASK_AGAIN) < ASK_AGAIN or not _room(self._asked, speaker, now):
             return []
         self._asked[speaker] = now
-        return [Ask(self._question(packet.namespace, now), source)]
+        return [SendHello(self._question(packet.namespace, now), source)]
 
-    def strangers(self, now: float) -> tuple[Stranger, ...]:
+    def other_clusters(self, now: float) -> tuple[OtherCluster, ...]:
         """Clusters that are not ours, each with the node of it that spoke last."""
         spoke = sorted(self._answered.items(), key=lambda entry: entry[1])
         others = {
             namespace: source for (namespace, source), at in spoke if namespace != self._namespace and now - at < FORGET
         }
-        return tuple(Stranger(self._label(namespace), source) for namespace, source in others.items())
+        return tuple(OtherCluster(self._label(namespace), source) for namespace, source in others.items())
 
     def endpoints(self) -> tuple[str, ...]:
         """Whoever spoke last comes first, since a dead one keeps zenoh waiting; older ones may still be there."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exo_rkllm.cluster.session.orders import NodeAnswer, QueryNodesEffect
+from exo_rkllm.cluster.effects import NodeAnswer, QueryNodesEffect
 
 if TYPE_CHECKING:
     import aiohttp
@@ -48,15 +48,17 @@ async def _node(session: aiohttp.ClientSession, url: str, node: str, *, openapi:
     return NodeAnswer(node, state, document)
 
 
-async def peek(wanted: QueryNodesEffect, addresses: Mapping[str, tuple[str, ...]], port: int) -> NodeAnswer | None:
+async def query_nodes(
+    query: QueryNodesEffect, addresses: Mapping[str, tuple[str, ...]], port: int
+) -> NodeAnswer | None:
     """The answer of the first node that has one, the master's before the others'."""
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        for node in wanted.nodes:
+        for node in query.nodes:
             tries = [
-                asyncio.ensure_future(_node(session, url, node, openapi=wanted.openapi))
+                asyncio.ensure_future(_node(session, url, node, openapi=query.openapi))
                 for url in urls(addresses.get(node, ()), port)
             ]
             try:

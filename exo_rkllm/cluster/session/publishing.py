@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-from exo_rkllm.cluster.session.snapshot import Echoes
+from exo_rkllm.cluster.session.view import Echoes
 from exo_rkllm.cluster.wire.messages import (
     Chunk,
     ChunkGenerated,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from exo_rkllm.cluster.session.replica import Replica
+
 
 class Phase(str, Enum):
     """Where the node is; the value is the word that people read."""
@@ -92,10 +94,43 @@ class ClusterView:
     unechoed: int = 0
     drift: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    strangers: tuple[str, ...] = ()
+    other_clusters: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
     counters: ClusterCounters = ClusterCounters()
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         return dataclasses.asdict(self)
+
+
+def node_views(replica: Replica, me: str, master: str) -> tuple[NodeView, ...]:
+    return tuple(
+        NodeView(
+            id=node,
+            name=facts.name or "",
+            model=facts.model or "",
+            chip=facts.chip or "",
+            addresses=facts.addresses or (),
+            master=node == master,
+            me=node == me,
+        )
+        for node, facts in replica.nodes.items()
+    )
+
+
+def instance_views(replica: Replica, me: str) -> tuple[InstanceView, ...]:
+    views = []
+    for instance in replica.instances.values():
+        moved = [replica.runners.get(runner) for runner in instance.runners]
+        statuses = sorted({status.status.removeprefix("Runner") for status in moved if status is not None})
+        views.append(
+            InstanceView(
+                id=instance.id,
+                model=instance.model_id,
+                node=", ".join(replica.name(node) for node in instance.node_to_runner),
+                status=", ".join(statuses),
+                tasks=sum(1 for _ in replica.waiting(instance.id)),
+                mine=me in instance.node_to_runner,
+            )
+        )
+    return tuple(views)

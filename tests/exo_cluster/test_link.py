@@ -7,18 +7,19 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-ASK = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from exo_rkllm.cluster import carried; "
+ASK = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
+IMPORT = "from exo_rkllm.cluster.session import link; "
 
 
 def asked(folder: Path, program: str) -> str:
     """By an interpreter without site-packages, where nobody has installed zenoh."""
-    command = [sys.executable, "-I", "-S", "-c", ASK + program, str(ROOT), str(folder)]
+    command = [sys.executable, "-I", "-S", "-c", ASK + IMPORT + program, str(ROOT), str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_it_is_found_where_the_package_put_it(tmp_path: Path) -> None:
     (tmp_path / "zenoh").mkdir()
     (tmp_path / "zenoh/__init__.py").write_text("mine = 1\n")
-    there = "print(carried.zenoh_is_there(Path(sys.argv[2])), carried.zenoh_is_there(Path(sys.argv[2])), sys.path[-1])"
+    there = "print(link.zenoh_available(Path(sys.argv[2])), link.zenoh_available(Path(sys.argv[2])), sys.path[-1])"
     assert asked(tmp_path, there) == f"True True {tmp_path}"
-    assert asked(tmp_path / "none", "print(carried.zenoh_is_there(Path(sys.argv[2])))") == "False"
+    assert asked(tmp_path / "none", "print(link.zenoh_available(Path(sys.argv[2])))") == "False"
