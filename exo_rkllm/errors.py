@@ -20,6 +20,11 @@ class ExoRkllmError(Exception):
         self.sentence = sentence
         self.hint = hint
 
+    @classmethod
+    def rebuilt(cls, sentence: str, hint: str) -> ExoRkllmError:
+        """The same error on the other side of a process boundary, from its two lines."""
+        return cls(sentence, hint)
+
     def __str__(self) -> str:
         return f"{self.sentence} {self.hint}".rstrip()
 
@@ -184,7 +189,7 @@ def from_code(code: str, sentence: str, hint: str = "") -> ExoRkllmError:
     """Rebuild an error that crossed a process boundary as its code and its two lines."""
     for kind in _all_classes(ExoRkllmError):
         if kind.code == code:
-            return kind(sentence, hint)
+            return kind.rebuilt(sentence, hint)
     return ExoRkllmError(sentence, hint)
 
 

@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parent.parent / "exo_rkllm"
 
 # Lowest first. A module may import rooms of its own row only where `SAME_ROW` says so, and any lower row.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("errors", "socs"),
+    ("errors",),
+    ("schema", "socs"),
     ("config", "log"),
     ("runtime", "board"),
     ("runner",),

@@ -11,20 +11,7 @@ from aiohttp import web
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.answer import quoted, streamed, whole
 from exo_rkllm.api.endpoint import Call, Endpoint
-from exo_rkllm.api.faults import FieldError, body_of
-from exo_rkllm.api.fields import (
-    Anything,
-    BodySpec,
-    Either,
-    FieldSpec,
-    Free,
-    List,
-    Number,
-    Switch,
-    TaggedSpec,
-    Text,
-    Whole,
-)
+from exo_rkllm.api.faults import body_of
 from exo_rkllm.backends.base import (
     Capabilities,
     Finish,
@@ -41,12 +28,26 @@ from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError, NotSupported
+from exo_rkllm.schema.specs import (
+    Anything,
+    Either,
+    FieldError,
+    FieldSpec,
+    Free,
+    List,
+    Number,
+    ObjectSpec,
+    Switch,
+    TaggedSpec,
+    Text,
+    Whole,
+)
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────
 
 CACHE = FieldSpec("cache_control", Anything(), "Not needed: a prefix that the NPU still holds is reused by itself.")
-TEXT = BodySpec("TextBlock", (FieldSpec("text", Text(), "The text.", required=True), CACHE))
-IMAGE = BodySpec(
+TEXT = ObjectSpec("TextBlock", (FieldSpec("text", Text(), "The text.", required=True), CACHE))
+IMAGE = ObjectSpec(
     "ImageBlock",
     (
         FieldSpec(
@@ -54,14 +55,14 @@ IMAGE = BodySpec(
             TaggedSpec(
                 "type",
                 {
-                    "base64": BodySpec(
+                    "base64": ObjectSpec(
                         "Base64Image",
                         (
                             FieldSpec("media_type", Text(most=100), "image/png and the like.", required=True),
                             FieldSpec("data", Text(), "The image.", required=True),
                         ),
                     ),
-                    "url": BodySpec("ImageAddress", (FieldSpec("url", Text(), "Refused.", required=True),)),
+                    "url": ObjectSpec("ImageAddress", (FieldSpec("url", Text(), "Refused.", required=True),)),
                 },
             ),
             "The image itself; none is fetched from outside.",
@@ -70,7 +71,7 @@ IMAGE = BodySpec(
         CACHE,
     ),
 )
-TOOL_USE = BodySpec(
+TOOL_USE = ObjectSpec(
     "ToolUseBlock",
     (
         FieldSpec("id", Text(least=1, most=256), "The call's id.", required=True),
@@ -79,7 +80,7 @@ TOOL_USE = BodySpec(
         CACHE,
     ),
 )
-TOOL_RESULT = BodySpec(
+TOOL_RESULT = ObjectSpec(
     "ToolResultBlock",
     (
         FieldSpec("tool_use_id", Text(least=1, most=256), "The call that it answers.", required=True),
@@ -92,7 +93,7 @@ TOOL_RESULT = BodySpec(
         CACHE,
     ),
 )
-THOUGHT = BodySpec(
+THOUGHT = ObjectSpec(
     "ThinkingBlock",
     (FieldSpec("thinking", Text(), "Earlier thoughts.", required=True), FieldSpec("signature", Text(), "Not read.")),
 )
@@ -102,9 +103,9 @@ BLOCKS = {
     "tool_use": TOOL_USE,
     "tool_result": TOOL_RESULT,
     "thinking": THOUGHT,
-    "redacted_thinking": BodySpec("RedactedThinkingBlock", (FieldSpec("data", Text(), "Not read."),)),
+    "redacted_thinking": ObjectSpec("RedactedThinkingBlock", (FieldSpec("data", Text(), "Not read."),)),
 }
-MESSAGE = BodySpec(
+MESSAGE = ObjectSpec(
     "AnthropicMessage",
     (
         FieldSpec("role", Text(("user", "assistant")), "Who speaks.", required=True),
@@ -116,7 +117,7 @@ MESSAGE = BodySpec(
         ),
     ),
 )
-TOOL = BodySpec(
+TOOL = ObjectSpec(
     "AnthropicTool",
     (
         FieldSpec("name", Text(least=1, most=256), "What the model calls it.", required=True),
@@ -141,10 +142,10 @@ ASKED = (
         TaggedSpec(
             "type",
             {
-                "auto": BodySpec("AutoChoice", (SINGLE,)),
-                "any": BodySpec("AnyChoice", (SINGLE,)),
-                "none": BodySpec("NoChoice", ()),
-                "tool": BodySpec(
+                "auto": ObjectSpec("AutoChoice", (SINGLE,)),
+                "any": ObjectSpec("AnyChoice", (SINGLE,)),
+                "none": ObjectSpec("NoChoice", ()),
+                "tool": ObjectSpec(
                     "ToolChoice", (FieldSpec("name", Text(least=1, most=256), "The tool.", required=True), SINGLE)
                 ),
             },
@@ -156,17 +157,17 @@ ASKED = (
         TaggedSpec(
             "type",
             {
-                "enabled": BodySpec(
+                "enabled": ObjectSpec(
                     "ThinkingOn", (FieldSpec("budget_tokens", Whole(0), "Not read: models know no budget."),)
                 ),
-                "adaptive": BodySpec("ThinkingAdaptive", ()),
-                "disabled": BodySpec("ThinkingOff", ()),
+                "adaptive": ObjectSpec("ThinkingAdaptive", ()),
+                "disabled": ObjectSpec("ThinkingOff", ()),
             },
         ),
         "Thoughts before the answer; off where nothing is said.",
     ),
 )
-MESSAGES = BodySpec(
+MESSAGES = ObjectSpec(
     "MessagesRequest",
     (
         *ASKED,
@@ -184,7 +185,7 @@ MESSAGES = BodySpec(
         FieldSpec("service_tier", Text(most=100), "Not read: there is one."),
     ),
 )
-COUNT = BodySpec("CountTokensRequest", ASKED)
+COUNT = ObjectSpec("CountTokensRequest", ASKED)
 THINKING: Mapping[str, bool | None] = {"enabled": True, "adaptive": None, "disabled": False}
 STOPS: Mapping[FinishReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 

@@ -10,11 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from exo_rkllm.api.endpoint import Call
-from exo_rkllm.api.faults import FieldError
-from exo_rkllm.api.fields import BodySpec, Either, FieldSpec, Free, List, Number, Text, Whole
 from exo_rkllm.backends.base import Image, Sampling, Timings, Tool, Usage
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported
+from exo_rkllm.schema.specs import Either, FieldError, FieldSpec, Free, List, Number, ObjectSpec, Text, Whole
 
 # Beside a count that an API demands and nobody counted; an addition of ours, as `timings` is.
 GUESSED: Mapping[str, bool] = {"prompt_tokens_estimated": True}
@@ -37,7 +36,7 @@ STOP = FieldSpec(
 )
 # JSON names that differ from those of `Sampling`.
 SAMPLING: tuple[FieldSpec, ...] = (TEMPERATURE, TOP_P, TOP_K, FREQUENCY, PRESENCE, REPEAT, SEED)
-FUNCTION = BodySpec(
+FUNCTION = ObjectSpec(
     "Function",
     (
         FieldSpec("name", Text(least=1, most=256), "What the model calls it.", required=True),

@@ -6,11 +6,11 @@ from aiohttp import web
 
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.endpoint import Call, Endpoint
-from exo_rkllm.api.fields import BodySpec, Either, FieldSpec, List, Text, Whole
 from exo_rkllm.api.openai import prompts_of
 from exo_rkllm.api.vectors import embed
+from exo_rkllm.schema.specs import Either, FieldSpec, List, ObjectSpec, Text, Whole
 
-EMBEDDING = BodySpec(
+EMBEDDING = ObjectSpec(
     "EmbeddingRequest",
     (
         common_fields.MODEL,

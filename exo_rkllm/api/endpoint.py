@@ -11,7 +11,7 @@ from aiohttp import web
 from exo_rkllm.api.caller import Caller
 from exo_rkllm.api.context import ApiContext
 from exo_rkllm.api.faults import Language
-from exo_rkllm.api.fields import BodySpec
+from exo_rkllm.schema.specs import ObjectSpec
 
 # `open`: anybody who reaches the port; `use`: whoever may ask models; `control`: whoever may change the daemon.
 Right: TypeAlias = Literal["open", "use", "control"]
@@ -46,7 +46,7 @@ class Endpoint:
     about: str
     language: Language = "openai"
     right: Right = "use"
-    body: BodySpec | None = None
+    body: ObjectSpec | None = None
     query: tuple[str, ...] = ()
     content_type: str = "application/json"
     streams: str = ""  # the other content type that an answer may have

@@ -7,19 +7,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
-from exo_rkllm.errors import Busy, ExoRkllmError, RunError, UsageError
+from exo_rkllm.errors import Busy, ExoRkllmError, RunError
+from exo_rkllm.schema.specs import FieldError
 
 Language: TypeAlias = Literal["openai", "anthropic", "ollama"]
-
-
-class FieldError(UsageError):
-    """A field of a request's body is missing, of the wrong type or beyond its limits."""
-
-    code = "invalid_value"
-
-    def __init__(self, field: str, sentence: str, hint: str = "") -> None:
-        super().__init__(sentence, hint)
-        self.field = field
 
 
 class KeyNeeded(ExoRkllmError):

@@ -8,9 +8,20 @@ from collections.abc import Iterable, Iterator
 
 from exo_rkllm.api.application import endpoints
 from exo_rkllm.api.endpoint import Endpoint
-from exo_rkllm.api.fields import Anything, BodySpec, Either, FieldSpec, List, Switch, TaggedSpec, Text, ValueSpec, Whole
-from exo_rkllm.api.fields import Number as Ranged
 from exo_rkllm.api.openapi import plain_path
+from exo_rkllm.schema.specs import (
+    Anything,
+    Either,
+    FieldSpec,
+    List,
+    ObjectSpec,
+    Switch,
+    TaggedSpec,
+    Text,
+    ValueSpec,
+    Whole,
+)
+from exo_rkllm.schema.specs import Number as Ranged
 
 INTRODUCTION = """\
 # The HTTP API
@@ -57,7 +68,7 @@ def manual(rows: Iterable[Endpoint]) -> str:
     return "".join(parts)
 
 
-def _fields(table: BodySpec) -> Iterator[str]:
+def _fields(table: ObjectSpec) -> Iterator[str]:
     for field in table.fields:
         name = f"**{field.name}**" if field.required else field.name
         yield f"| {name} | {_kind(field.kind)} | {_about(field)} |\n"

@@ -16,20 +16,7 @@ from exo_rkllm import __version__
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.answer import NDJSON, quoted, streamed, whole
 from exo_rkllm.api.endpoint import Call, Endpoint
-from exo_rkllm.api.faults import FieldError, body_of
-from exo_rkllm.api.fields import (
-    Anything,
-    BodySpec,
-    Either,
-    FieldSpec,
-    Free,
-    List,
-    Number,
-    Switch,
-    TaggedSpec,
-    Text,
-    Whole,
-)
+from exo_rkllm.api.faults import body_of
 from exo_rkllm.api.pulling import pulled
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.api.vectors import embed
@@ -38,12 +25,26 @@ from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.dispatch.status import ModelStatus
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
+from exo_rkllm.schema.specs import (
+    Anything,
+    Either,
+    FieldError,
+    FieldSpec,
+    Free,
+    List,
+    Number,
+    ObjectSpec,
+    Switch,
+    TaggedSpec,
+    Text,
+    Whole,
+)
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────
 
 NO_SAMPLER = "the runtime has no such sampler"
 FIXED = "Taken as a wish: it is decided when the model is loaded, and a prompt is never cut to fit."
-OPTIONS = BodySpec(
+OPTIONS = ObjectSpec(
     "Options",
     (
         *common_fields.SAMPLING,
@@ -88,13 +89,13 @@ NAMES = (
     FieldSpec("model", Text(most=512), "The model's name, as GET /api/tags lists it."),
     FieldSpec("name", Text(most=512), "The older name of model."),
 )
-CALLED = BodySpec(
+CALLED = ObjectSpec(
     "OllamaCall",
     (
         FieldSpec("id", Text(most=256), "The call's id."),
         FieldSpec(
             "function",
-            BodySpec(
+            ObjectSpec(
                 "OllamaFunction",
                 (
                     FieldSpec("name", Text(least=1, most=256), "The function.", required=True),
@@ -106,7 +107,7 @@ CALLED = BodySpec(
         ),
     ),
 )
-MESSAGE = BodySpec(
+MESSAGE = ObjectSpec(
     "OllamaMessage",
     (
         FieldSpec("role", Text(("system", "user", "assistant", "tool")), "Who speaks.", required=True),
@@ -123,7 +124,7 @@ TOOLS = FieldSpec(
     List(
         TaggedSpec(
             "type",
-            {"function": BodySpec("Tool", (FieldSpec("function", common_fields.FUNCTION, "It.", required=True),))},
+            {"function": ObjectSpec("Tool", (FieldSpec("function", common_fields.FUNCTION, "It.", required=True),))},
             "function",
         ),
         most=common_fields.MOST_TOOLS,
@@ -140,7 +141,7 @@ COMMON = (
     FieldSpec("logprobs", Switch(), "Probabilities.", neutral=(False,), why="the runtime tells no probabilities"),
     FieldSpec("top_logprobs", Whole(0, 20), "Probabilities.", neutral=(0,), why="the runtime tells no probabilities"),
 )
-CHAT = BodySpec(
+CHAT = ObjectSpec(
     "OllamaChatRequest",
     (
         *COMMON,
@@ -148,7 +149,7 @@ CHAT = BodySpec(
         TOOLS,
     ),
 )
-GENERATE = BodySpec(
+GENERATE = ObjectSpec(
     "OllamaGenerateRequest",
     (
         *COMMON,
@@ -167,9 +168,9 @@ GENERATE = BodySpec(
         ),
     ),
 )
-NAMED = BodySpec("OllamaModel", NAMES)
-SHOW = BodySpec("OllamaShowRequest", (*NAMES, FieldSpec("verbose", Switch(), "Not read: everything is told.")))
-PULL = BodySpec(
+NAMED = ObjectSpec("OllamaModel", NAMES)
+SHOW = ObjectSpec("OllamaShowRequest", (*NAMES, FieldSpec("verbose", Switch(), "Not read: everything is told.")))
+PULL = ObjectSpec(
     "OllamaPullRequest",
     (
         *NAMES,
@@ -177,7 +178,7 @@ PULL = BodySpec(
         FieldSpec("insecure", Switch(), "Unchecked.", neutral=(False,), why="what is fetched is always checked"),
     ),
 )
-EMBED = BodySpec(
+EMBED = ObjectSpec(
     "OllamaEmbedRequest",
     (
         common_fields.MODEL,
@@ -188,7 +189,7 @@ EMBED = BodySpec(
         KEEP_ALIVE,
     ),
 )  # fmt: skip
-EMBEDDINGS = BodySpec(
+EMBEDDINGS = ObjectSpec(
     "OllamaEmbeddingsRequest",
     (
         common_fields.MODEL,

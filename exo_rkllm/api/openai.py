@@ -14,24 +14,36 @@ from exo_rkllm.api import common_fields
 from exo_rkllm.api.answer import quoted, streamed, whole
 from exo_rkllm.api.common_fields import MODEL, SAMPLING, STOP
 from exo_rkllm.api.endpoint import Call, Endpoint
-from exo_rkllm.api.faults import FieldError, body_of
-from exo_rkllm.api.fields import Anything, BodySpec, Either, FieldSpec, Free, List, Switch, TaggedSpec, Text, Whole
+from exo_rkllm.api.faults import body_of
 from exo_rkllm.api.response_format import ResponseFormat, response_format_of
 from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, Piece, ToolCall, Usage
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.schema.specs import (
+    Anything,
+    Either,
+    FieldError,
+    FieldSpec,
+    Free,
+    List,
+    ObjectSpec,
+    Switch,
+    TaggedSpec,
+    Text,
+    Whole,
+)
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────
 
 ONE_ANSWER = "the NPU computes one answer at a time"
-TEXT_PART = BodySpec("TextPart", (FieldSpec("text", Text(), "The text.", required=True),))
-IMAGE_PART = BodySpec(
+TEXT_PART = ObjectSpec("TextPart", (FieldSpec("text", Text(), "The text.", required=True),))
+IMAGE_PART = ObjectSpec(
     "ImagePart",
     (
         FieldSpec(
             "image_url",
-            BodySpec("ImageUrl", (FieldSpec("url", Text(least=1), "A data URL.", required=True),)),
+            ObjectSpec("ImageUrl", (FieldSpec("url", Text(least=1), "A data URL.", required=True),)),
             "An image, for models that see.",
             required=True,
         ),
@@ -45,13 +57,13 @@ WORDS = Either(
     (Text(), List(TaggedSpec("type", {"text": TEXT_PART}, "text"), most=1000)), "a string or a list of parts"
 )
 NAME = FieldSpec("name", Text(most=256), "Who speaks.")
-TOOL_CALL = BodySpec(
+TOOL_CALL = ObjectSpec(
     "ToolCall",
     (
         FieldSpec("id", Text(most=256), "The call's id.", required=True),
         FieldSpec(
             "function",
-            BodySpec(
+            ObjectSpec(
                 "CalledFunction",
                 (
                     FieldSpec("name", Text(least=1, most=256), "The function.", required=True),
@@ -63,14 +75,14 @@ TOOL_CALL = BodySpec(
         ),
     ),
 )
-SYSTEM = BodySpec("SystemMessage", (FieldSpec("content", WORDS, "How to answer.", required=True), NAME))
+SYSTEM = ObjectSpec("SystemMessage", (FieldSpec("content", WORDS, "How to answer.", required=True), NAME))
 MESSAGE = TaggedSpec(
     "role",
     {
         "system": SYSTEM,
         "developer": SYSTEM,
-        "user": BodySpec("UserMessage", (FieldSpec("content", CONTENT, "The question.", required=True), NAME)),
-        "assistant": BodySpec(
+        "user": ObjectSpec("UserMessage", (FieldSpec("content", CONTENT, "The question.", required=True), NAME)),
+        "assistant": ObjectSpec(
             "AssistantMessage",
             (
                 FieldSpec("content", WORDS, "An earlier answer."),
@@ -79,7 +91,7 @@ MESSAGE = TaggedSpec(
                 NAME,
             ),
         ),
-        "tool": BodySpec(
+        "tool": ObjectSpec(
             "ToolMessage",
             (
                 FieldSpec("content", WORDS, "What the tool returned.", required=True),
@@ -94,18 +106,18 @@ TOOLS = FieldSpec(
     List(
         TaggedSpec(
             "type",
-            {"function": BodySpec("Tool", (FieldSpec("function", common_fields.FUNCTION, "It.", required=True),))},
+            {"function": ObjectSpec("Tool", (FieldSpec("function", common_fields.FUNCTION, "It.", required=True),))},
         ),
         most=common_fields.MOST_TOOLS,
     ),
     "Functions that the model may call.",
 )
-NAMED_TOOL = BodySpec(
+NAMED_TOOL = ObjectSpec(
     "NamedTool",
     (
         FieldSpec(
             "function",
-            BodySpec("ToolName", (FieldSpec("name", Text(least=1, most=256), "The function.", required=True),)),
+            ObjectSpec("ToolName", (FieldSpec("name", Text(least=1, most=256), "The function.", required=True),)),
             "The function to call.",
             required=True,
         ),
@@ -124,14 +136,14 @@ RESPONSE_FORMAT = FieldSpec(
     TaggedSpec(
         "type",
         {
-            "text": BodySpec("TextFormat", ()),
-            "json_object": BodySpec("JsonObject", ()),
-            "json_schema": BodySpec(
+            "text": ObjectSpec("TextFormat", ()),
+            "json_object": ObjectSpec("JsonObject", ()),
+            "json_schema": ObjectSpec(
                 "JsonSchemaFormat",
                 (
                     FieldSpec(
                         "json_schema",
-                        BodySpec(
+                        ObjectSpec(
                             "JsonSchema",
                             (
                                 FieldSpec("name", Text(most=256), "Its name."),
@@ -152,7 +164,7 @@ RESPONSE_FORMAT = FieldSpec(
 STREAM = FieldSpec("stream", Switch(), "Send the answer as it comes, as server-sent events.")
 STREAM_OPTIONS = FieldSpec(
     "stream_options",
-    BodySpec("StreamOptions", (FieldSpec("include_usage", Switch(), "A last chunk with the usage."),)),
+    ObjectSpec("StreamOptions", (FieldSpec("include_usage", Switch(), "A last chunk with the usage."),)),
     "What else the stream tells.",
 )
 # What is the client's own business, and changes nothing about an answer.
@@ -167,7 +179,7 @@ REFUSED: tuple[FieldSpec, ...] = (
     FieldSpec("min_p", Anything(), "A sampler.", neutral=(0,), why="the runtime has no such sampler"),
     FieldSpec("typical_p", Anything(), "A sampler.", neutral=(1,), why="the runtime has no such sampler"),
 )
-CHAT = BodySpec(
+CHAT = ObjectSpec(
     "ChatCompletionRequest",
     (
         MODEL,
@@ -191,7 +203,7 @@ CHAT = BodySpec(
         ),
         FieldSpec(
             "chat_template_kwargs",
-            BodySpec("TemplateSwitches", (FieldSpec("enable_thinking", Switch(), "Thinking on or off."),)),
+            ObjectSpec("TemplateSwitches", (FieldSpec("enable_thinking", Switch(), "Thinking on or off."),)),
             "The switch for thinking, as vLLM and SGLang name it.",
         ),
         *BOOKKEEPING,
@@ -206,7 +218,7 @@ CHAT = BodySpec(
         FieldSpec("audio", Anything(), "Spoken answers.", neutral=(), why="answers are text"),
     ),
 )
-COMPLETION = BodySpec(
+COMPLETION = ObjectSpec(
     "CompletionRequest",
     (
         MODEL,

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from exo_rkllm.api.faults import AnswerInvalid
-from exo_rkllm.api.schema import Checker
 from exo_rkllm.backends.base import Message, ToolCall
 from exo_rkllm.chat.conversation import with_system
+from exo_rkllm.schema.json_schema import Checker
 
 LEAD = re.compile(r"\s*(?:```[a-zA-Z]*[ \t]*\n\s*)?")
 UNDECIDED = re.compile(r"\s*(?:`{1,2}|```[a-zA-Z]*[ \t]*)?")

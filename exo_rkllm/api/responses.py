@@ -15,48 +15,48 @@ from exo_rkllm.api import common_fields
 from exo_rkllm.api.answer import AnswerStream, quoted, streamed, whole
 from exo_rkllm.api.conversations import Conversations, Kept
 from exo_rkllm.api.endpoint import Call, Endpoint
-from exo_rkllm.api.faults import FieldError
-from exo_rkllm.api.fields import (
-    Anything,
-    BodySpec,
-    Either,
-    FieldSpec,
-    Free,
-    List,
-    Number,
-    Switch,
-    TaggedSpec,
-    Text,
-    Whole,
-)
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece, ToolCall, Usage
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.schema.specs import (
+    Anything,
+    Either,
+    FieldError,
+    FieldSpec,
+    Free,
+    List,
+    Number,
+    ObjectSpec,
+    Switch,
+    TaggedSpec,
+    Text,
+    Whole,
+)
 
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────
 
-TEXT = BodySpec("InputText", (FieldSpec("text", Text(), "The text.", required=True),))
+TEXT = ObjectSpec("InputText", (FieldSpec("text", Text(), "The text.", required=True),))
 PARTS = {
     "input_text": TEXT,
     "output_text": TEXT,
     "text": TEXT,
-    "refusal": BodySpec("Refusal", (FieldSpec("refusal", Text(), "The text.", required=True),)),
-    "input_image": BodySpec("InputImage", (FieldSpec("image_url", Text(least=1), "A data URL.", required=True),)),
+    "refusal": ObjectSpec("Refusal", (FieldSpec("refusal", Text(), "The text.", required=True),)),
+    "input_image": ObjectSpec("InputImage", (FieldSpec("image_url", Text(least=1), "A data URL.", required=True),)),
 }
 CONTENT = Either((Text(), List(TaggedSpec("type", PARTS), most=1000)), "a string or a list of parts")
 ITEM = TaggedSpec(
     "type",
     {
-        "message": BodySpec(
+        "message": ObjectSpec(
             "MessageItem",
             (
                 FieldSpec("role", Text(("user", "assistant", "system", "developer")), "Who speaks.", required=True),
                 FieldSpec("content", CONTENT, "What is said.", required=True),
             ),
         ),
-        "function_call": BodySpec(
+        "function_call": ObjectSpec(
             "FunctionCallItem",
             (
                 FieldSpec("call_id", Text(least=1, most=256), "The call's id.", required=True),
@@ -64,19 +64,19 @@ ITEM = TaggedSpec(
                 FieldSpec("arguments", Text(), "Its arguments, as JSON text.", required=True),
             ),
         ),
-        "function_call_output": BodySpec(
+        "function_call_output": ObjectSpec(
             "FunctionCallOutputItem",
             (
                 FieldSpec("call_id", Text(least=1, most=256), "The call that it answers.", required=True),
                 FieldSpec("output", CONTENT, "What the function returned.", required=True),
             ),
         ),
-        "reasoning": BodySpec(
+        "reasoning": ObjectSpec(
             "ReasoningItem",
             (
                 FieldSpec(
                     "content",
-                    List(BodySpec("ReasoningText", (FieldSpec("text", Text(), "The thoughts."),)), most=1000),
+                    List(ObjectSpec("ReasoningText", (FieldSpec("text", Text(), "The thoughts."),)), most=1000),
                     "Earlier thoughts.",
                 ),
             ),
@@ -88,9 +88,9 @@ TOOL = TaggedSpec("type", {"function": common_fields.FUNCTION})
 FORMAT = TaggedSpec(
     "type",
     {
-        "text": BodySpec("ResponseText", ()),
-        "json_object": BodySpec("ResponseJson", ()),
-        "json_schema": BodySpec(
+        "text": ObjectSpec("ResponseText", ()),
+        "json_object": ObjectSpec("ResponseJson", ()),
+        "json_schema": ObjectSpec(
             "ResponseSchema",
             (
                 FieldSpec("name", Text(most=256), "Its name."),
@@ -101,11 +101,11 @@ FORMAT = TaggedSpec(
         ),
     },
 )
-TEXT_OPTIONS = BodySpec(
+TEXT_OPTIONS = ObjectSpec(
     "TextOptions", (FieldSpec("format", FORMAT, "text or JSON."), FieldSpec("verbosity", Text(), "Not read."))
 )
-FUNCTION_NAMED = BodySpec("FunctionChoice", (FieldSpec("name", Text(least=1), "The function.", required=True),))
-RESPONSE = BodySpec(
+FUNCTION_NAMED = ObjectSpec("FunctionChoice", (FieldSpec("name", Text(least=1), "The function.", required=True),))
+RESPONSE = ObjectSpec(
     "ResponseRequest",
     (
         common_fields.MODEL,
@@ -137,7 +137,7 @@ RESPONSE = BodySpec(
         FieldSpec("text", TEXT_OPTIONS, "The answer's form."),
         FieldSpec(
             "reasoning",
-            BodySpec(
+            ObjectSpec(
                 "ReasoningOptions",
                 (
                     FieldSpec(

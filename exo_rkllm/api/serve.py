@@ -18,8 +18,8 @@ from exo_rkllm.api.caller import allowed_origin, caller, check_site, is_unix, ma
 from exo_rkllm.api.context import ApiContext, ApiServerSettings
 from exo_rkllm.api.disconnect import cancelled_when_gone
 from exo_rkllm.api.endpoint import Call, Endpoint
-from exo_rkllm.api.faults import FieldError
 from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.schema.specs import FieldError
 
 Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

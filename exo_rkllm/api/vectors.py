@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from exo_rkllm.api.endpoint import Call
-from exo_rkllm.api.faults import FieldError
 from exo_rkllm.backends.base import Array, Finish, GenerationRequest
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported
+from exo_rkllm.schema.specs import FieldError
 
 if TYPE_CHECKING:  # loaded with the first embedding, not with the daemon
     import numpy

@@ -9,8 +9,8 @@ import ollama
 import pytest
 from ollama import AsyncClient
 
-from exo_rkllm.api.faults import FieldError
 from exo_rkllm.api.ollama import seconds_of
+from exo_rkllm.schema.specs import FieldError
 from tests.api.test_serving import LAN
 from tests.api.world import CARDS, WIDTH, World, world
 

@@ -1,29 +1,52 @@
-"""Request bodies as tables: one row a field gives the check, the complaint that names it, and the OpenAPI schema."""
+"""What values may be, as rows: one row gives the check, the complaint that names the field, and the JSON Schema.
+
+Request bodies, configuration sections, model cards and engine options are tables of these rows.
+"""
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-from exo_rkllm.api.faults import FieldError
+from exo_rkllm.errors import UsageError
 
 Schema: TypeAlias = dict[str, Any]
+N = TypeVar("N", int, float)
 LONGEST_SHOWN = 60
+INT32 = 2**31 - 1
+
+
+class FieldError(UsageError):
+    """A field is missing, unknown, of the wrong type or beyond its limits; `field` is its path (`a.b[0]`)."""
+
+    code = "invalid_value"
+
+    def __init__(self, field: str, sentence: str, hint: str = "") -> None:
+        super().__init__(sentence, hint)
+        self.field = field
+
+    @classmethod
+    def rebuilt(cls, sentence: str, hint: str) -> FieldError:
+        return cls("", sentence, hint)
 
 
 class ValueSpec(Protocol):
+    """What one value may be. `what` says it in words, as complaints and manuals do."""
+
+    @property
+    def what(self) -> str: ...
+
     def check(self, value: Any, where: str) -> Any:
-        """The value, or a FieldError that names `where`."""
+        """The value in our own type; raises a FieldError that names `where`."""
         ...
 
     def schema(self) -> Schema: ...
 
 
 def shown(value: Any) -> str:
-    """A value as a complaint repeats it: short, and on one line."""
+    """A value as a complaint repeats it: short, on one line, in the words of JSON and TOML."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):
@@ -40,20 +63,36 @@ def wrong(where: str, what: str, value: Any, hint: str = "") -> FieldError:
     return FieldError(where, f"{where} must be {what}, not {shown(value)}.", hint)
 
 
+def meant(word: str, words: Collection[str]) -> str:
+    """A hint with the one of `words` that is nearest, empty where none is near."""
+    from difflib import get_close_matches  # here, since only a mistake needs it: importing it costs every start
+
+    near = get_close_matches(word[:100], sorted(words), n=1, cutoff=0.5)
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def nearest(word: str, words: Collection[str]) -> str:
+    """The same, with all that there are where none is near."""
+    return meant(word, words) or f"There are: {', '.join(sorted(words)) or 'none'}."
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
-    """`values` are the only ones allowed, where there are any."""
+    """A string, of the allowed `values` where there are any, of `least` to `most` characters (0: no limit)."""
 
     values: tuple[str, ...] = ()
     least: int = 0
     most: int = 0
 
+    @property
+    def what(self) -> str:
+        return f"one of {', '.join(self.values)}" if self.values else "a string"
+
     def check(self, value: Any, where: str) -> str:
         if not isinstance(value, str):
             raise wrong(where, "a string", value)
         if self.values and value not in self.values:
-            near = difflib.get_close_matches(value[:100], self.values, 1)
-            raise wrong(where, f"one of {', '.join(self.values)}", value, f"Did you mean {near[0]}?" if near else "")
+            raise wrong(where, self.what, value, meant(value, self.values))
         if len(value) < self.least:
             raise wrong(where, "a string that is not empty", value)
         if self.most and len(value) > self.most:
@@ -73,17 +112,21 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    low: int = -(2**31)
-    high: int = 2**31 - 1
+    """An integer; 2.0 is one, since JSON has one kind of number."""
+
+    low: int = -INT32 - 1
+    high: int = INT32
+
+    @property
+    def what(self) -> str:
+        return "a whole number"
 
     def check(self, value: Any, where: str) -> int:
         if isinstance(value, float) and value.is_integer():
-            value = int(value)  # JSON has one kind of number, and JSON Schema counts 1.0 among the integers
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise wrong(where, "a whole number", value)
-        if not self.low <= value <= self.high:
-            raise wrong(where, f"from {self.low} to {self.high}", value)
-        return value
+            raise wrong(where, self.what, value)
+        return in_range(value, self.low, self.high, INT32, where)
 
     def schema(self) -> Schema:
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
@@ -91,18 +134,23 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    low: float
-    high: float
+    """A finite number."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def what(self) -> str:
+        return "a number"
 
     def check(self, value: Any, where: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
-            raise wrong(where, "a number", value)
-        if not self.low <= value <= self.high:
-            raise wrong(where, f"from {self.low:g} to {self.high:g}", value)
-        return float(value)
+            raise wrong(where, self.what, value)
+        return float(in_range(value, self.low, self.high, math.inf, where))
 
     def schema(self) -> Schema:
-        return {"type": "number", "minimum": self.low, "maximum": self.high}
+        limits = {"minimum": self.low, "maximum": self.high}
+        return {"type": "number", **{name: limit for name, limit in limits.items() if math.isfinite(limit)}}
 
 
 def _finite(value: float) -> bool:
@@ -112,11 +160,26 @@ def _finite(value: float) -> bool:
         return False
 
 
+def in_range(value: N, low: float, high: float, top: float, where: str) -> N:
+    """The value, or the complaint with its limits; `top` is the highest that the type itself has."""
+    if low <= value <= high:
+        return value
+    if value < low and high == top:
+        raise wrong(where, f"{low:.15g} or more", value)
+    raise wrong(where, f"from {low:.15g} to {high:.15g}", value)
+
+
 @dataclass(frozen=True, slots=True)
 class Switch:
+    """True or false."""
+
+    @property
+    def what(self) -> str:
+        return "true or false"
+
     def check(self, value: Any, where: str) -> bool:
         if not isinstance(value, bool):
-            raise wrong(where, "true or false", value)
+            raise wrong(where, self.what, value)
         return value
 
     def schema(self) -> Schema:
@@ -126,6 +189,10 @@ class Switch:
 @dataclass(frozen=True, slots=True)
 class Anything:
     """Any JSON."""
+
+    @property
+    def what(self) -> str:
+        return "any value"
 
     def check(self, value: Any, where: str) -> Any:
         return value
@@ -141,9 +208,13 @@ class Free:
     values: ValueSpec = Anything()
     most: int = 0
 
+    @property
+    def what(self) -> str:
+        return "an object"
+
     def check(self, value: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise wrong(where, "an object", value)
+            raise wrong(where, self.what, value)
         if self.most and len(value) > self.most:
             raise FieldError(where, f"{where} has {len(value)} keys, {self.most} are allowed.")
         return {key: self.values.check(held, f"{where}.{shown(key)[1:-1]}") for key, held in value.items()}
@@ -157,13 +228,19 @@ class Free:
 
 @dataclass(frozen=True, slots=True)
 class List:
+    """A list of `least` to `most` elements (0: no limit) of one kind."""
+
     of: ValueSpec
     least: int = 0
     most: int = 0
 
+    @property
+    def what(self) -> str:
+        return "a list of strings" if isinstance(self.of, Text) else "a list"
+
     def check(self, value: Any, where: str) -> list[Any]:
         if not isinstance(value, list):
-            raise wrong(where, "a list", value)
+            raise wrong(where, self.what, value)
         if len(value) < self.least:
             raise FieldError(where, f"{where} must not be empty.")
         if self.most and len(value) > self.most:
@@ -202,7 +279,11 @@ class Either:
 
 @dataclass(frozen=True, slots=True)
 class FieldSpec:
-    """`neutral` values are the only ones that can be honoured; `why` says so to whoever sends another."""
+    """A named value. `neutral` values are the only ones that can be honoured; `why` says so to whoever sends another.
+
+    `default` holds where the field is absent and its table fills in what is missing; `example` is a value that differs
+    from it, for manuals and complaints.
+    """
 
     name: str
     kind: ValueSpec
@@ -210,6 +291,8 @@ class FieldSpec:
     required: bool = False
     neutral: tuple[Any, ...] | None = None
     why: str = ""
+    default: Any = None
+    example: Any = None
 
     def check(self, value: Any, where: str) -> Any:
         value = self.kind.check(value, where)
@@ -230,30 +313,40 @@ class FieldSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class BodySpec:
-    """An object with known fields. What else it holds is left alone, since clients send much that is their own."""
+class ObjectSpec:
+    """An object with known fields: a request body, a table of TOML.
+
+    Unknown keys are left alone, since clients send much that is their own, or refused where the object is `strict`.
+    """
 
     name: str
     fields: tuple[FieldSpec, ...]
+    strict: bool = False
+    what: str = "an object"
+
+    def field(self, name: str) -> FieldSpec | None:
+        return next((field for field in self.fields if field.name == name), None)
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
         """Known fields that are set; an explicit null is the same as absence, as the SDKs mean it."""
         if not isinstance(value, dict):
-            raise wrong(where or "The body", "an object", value)
-        found: dict[str, Any] = {}
+            raise wrong(where or "The body", self.what, value)
+        if self.strict and (unknown := self.unknown(value)):
+            place = _inside(where, shown(unknown[0])[1:-1])
+            raise FieldError(place, f"There is no key {place}.", nearest(unknown[0], names(self.fields)))
+        checked: dict[str, Any] = {}
         for field in self.fields:
-            place = f"{where}.{field.name}" if where else field.name
-            held = value.get(field.name)
-            if held is None:
-                if field.required:
-                    raise FieldError(place, f"{place} is missing.", field.about)
-                continue
-            found[field.name] = field.check(held, place)
-        return found
+            place = _inside(where, field.name)
+            member = value.get(field.name)
+            if member is not None:
+                checked[field.name] = field.check(member, place)
+            elif field.required:
+                raise FieldError(place, f"{place} is missing.", field.about)
+        return checked
 
     def unknown(self, value: Mapping[str, Any]) -> list[str]:
-        names = {field.name for field in self.fields}
-        return [name for name, held in value.items() if name not in names and held is not None]
+        known = names(self.fields)
+        return [name for name, member in value.items() if name not in known and member is not None]
 
     def schema(self) -> Schema:
         schema: Schema = {"type": "object", "properties": {field.name: field.schema() for field in self.fields}}
@@ -262,17 +355,29 @@ class BodySpec:
         return schema
 
 
+def _inside(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def names(rows: Sequence[FieldSpec]) -> list[str]:
+    return [row.name for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class TaggedSpec:
     """Objects told apart by one of their fields."""
 
     tag: str
-    tables: Mapping[str, BodySpec]
+    tables: Mapping[str, ObjectSpec]
     default: str = ""
+
+    @property
+    def what(self) -> str:
+        return "an object"
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise wrong(where, "an object", value)
+            raise wrong(where, self.what, value)
         tag = value.get(self.tag) or self.default
         place = f"{where}.{self.tag}"
         if not isinstance(tag, str) or tag not in self.tables:
@@ -282,12 +387,8 @@ class TaggedSpec:
     def schema(self) -> Schema:
         return {"anyOf": [self._tagged(tag, table) for tag, table in self.tables.items()]}
 
-    def _tagged(self, tag: str, table: BodySpec) -> Schema:
+    def _tagged(self, tag: str, table: ObjectSpec) -> Schema:
         schema = table.schema()
         properties = {self.tag: {"enum": [tag]}, **schema["properties"]}
         required = [*([] if tag == self.default else [self.tag]), *schema.get("required", [])]
         return {**schema, "properties": properties, **({"required": required} if required else {})}
-
-
-def names(rows: Sequence[FieldSpec]) -> list[str]:
-    return [row.name for row in rows]

@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.api.faults import FieldError
-from exo_rkllm.api.fields import (
-    BodySpec,
+from exo_rkllm.errors import from_code
+from exo_rkllm.schema.specs import (
     Either,
+    FieldError,
     FieldSpec,
     Free,
     List,
     Number,
+    ObjectSpec,
     Switch,
     TaggedSpec,
     Text,
@@ -22,10 +23,10 @@ from exo_rkllm.api.fields import (
     shown,
 )
 
-ROWS = BodySpec(
+ROWS = ObjectSpec(
     "Row", (FieldSpec("size", Whole(1, 9), "How many.", required=True), FieldSpec("note", Text(most=3), "A note."))
 )
-SHAPES = TaggedSpec("kind", {"row": ROWS, "none": BodySpec("None", ())}, "none")
+SHAPES = TaggedSpec("kind", {"row": ROWS, "none": ObjectSpec("None", ())}, "none")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ SHAPES = TaggedSpec("kind", {"row": ROWS, "none": BodySpec("None", ())}, "none")
         (Switch(), 0, "true or false, not 0"),
         (Free(), [], "an object, not a list of 0"),
         (Free(most=1), {"a": 1, "b": 2}, "has 2 keys"),
-        (List(Text()), {}, "a list, not an object"),
+        (List(Text()), {}, "a list of strings, not an object"),
         (List(Text(), least=1), [], "must not be empty"),
         (List(Text(), most=1), ["a", "b"], "has 2 elements"),
         (List(Text()), ["a", 2], "x[1] must be a string"),
@@ -84,3 +85,31 @@ def test_a_field_that_cannot_be_honoured_takes_its_neutral_value_only() -> None:
 def test_values_are_shown_short_and_on_one_line() -> None:
     assert shown("a\nb\u2028") == "'a\\nb\\u2028'"
     assert len(shown("x" * 1000)) == 60
+
+
+def test_a_limit_that_only_the_type_has_is_not_shown() -> None:
+    with pytest.raises(FieldError, match=r"x must be 1 or more, not 0\."):
+        Whole(1).check(0, "x")
+    with pytest.raises(FieldError, match=r"x must be from 1 to 2147483647, not 2147483648\."):
+        Whole(1).check(2**31, "x")
+    with pytest.raises(FieldError, match=r"x must be 0 or more, not -1\."):
+        Number(0).check(-1, "x")
+    assert Number(0).schema() == {"type": "number", "minimum": 0}
+
+
+def test_strict_object_names_the_nearest_key() -> None:
+    strict = ObjectSpec("Row", ROWS.fields, strict=True, what="a table")
+    for value, says in (
+        ({"size": 1, "noet": "x"}, "There is no key x.noet. Did you mean note?"),
+        ({"size": 1, "zzz": "x"}, "There is no key x.zzz. There are: note, size."),
+        (3, "x must be a table, not 3."),
+    ):
+        with pytest.raises(FieldError) as caught:
+            strict.check(value, "x")
+        assert str(caught.value) == says
+
+
+def test_field_error_survives_a_process_boundary() -> None:
+    error = from_code("invalid_value", "x must be 1.", "Make it 1.")
+    assert isinstance(error, FieldError)
+    assert (error.sentence, error.hint) == ("x must be 1.", "Make it 1.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
-from exo_rkllm.api.faults import FieldError
+from exo_rkllm.schema.specs import FieldError
 
 WHERE = "response_format"
 DEEPEST = 40

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.api.faults import FieldError
-from exo_rkllm.api.schema import Checker
+from exo_rkllm.schema.json_schema import Checker
+from exo_rkllm.schema.specs import FieldError
 
 TREE: dict[str, Any] = {
     "$defs": {
