@@ -56,7 +56,7 @@ def zenoh_link() -> Transport:
     return ZenohLink()
 
 
-class Node:
+class ClusterNode:
     """Started once, stopped once; everything it knows is in `view`."""
 
     def __init__(

@@ -21,7 +21,7 @@ from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus
 
 if TYPE_CHECKING:
     from exo_rkllm.board.detect import Board
-    from exo_rkllm.cluster.node import Node
+    from exo_rkllm.cluster.node import ClusterNode
 
 log = logging.getLogger(__name__)
 
@@ -98,14 +98,14 @@ def node(
     dispatcher: Dispatcher,
     catalogue: Catalogue,
     board: Callable[[], Board],
-) -> Node | None:
+) -> ClusterNode | None:
     """None where the cluster is switched off, or where its transport is not installed."""
     if not config.cluster.enabled:
         return None
     if not zenoh_available():
         log.info("No exo cluster is joined: eclipse-zenoh is not installed. pip install 'exo-rkllm[cluster]'")
         return None
-    from exo_rkllm.cluster.node import Node
+    from exo_rkllm.cluster.node import ClusterNode
 
     seen = board()
     facts = BoardFacts(
@@ -115,7 +115,7 @@ def node(
         os_version=seen.kernel,
     )
     folder = places(environment).state / "cluster"
-    return Node(
+    return ClusterNode(
         settings_of(config.cluster),
         facts,
         DispatchServing(dispatcher, catalogue),

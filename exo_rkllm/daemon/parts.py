@@ -41,7 +41,7 @@ from exo_rkllm.runtime import abi, locate
 from exo_rkllm.runtime.locate import Place
 
 if TYPE_CHECKING:
-    from exo_rkllm.cluster.node import Node
+    from exo_rkllm.cluster.node import ClusterNode
 
 log = logging.getLogger(__name__)
 vendor = logging.getLogger("exo_rkllm.librkllmrt")
@@ -70,7 +70,7 @@ class Daemon:
         self.config = config
         self.keys = read_keys(config.api, environment)
         self.ring = ring
-        self.node: Node | None = None
+        self.node: ClusterNode | None = None
         self._environment = environment
         self._read = read
         self._tasks: set[asyncio.Task[None]] = set()

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from exo_rkllm.cluster.node import Node
+from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.settings import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
@@ -31,7 +31,7 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-async def obey(node: Node, desk: Desk) -> None:
+async def obey(node: ClusterNode, desk: Desk) -> None:
     """One command a line: view, join, state MODEL STATE [PROBLEM], desk, cost; the end of stdin stops the node."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -64,7 +64,7 @@ async def main() -> None:
         namespace=args.namespace, endpoints=tuple(args.endpoint), placement=args.placement, name=args.name
     )
     facts = BoardFacts(args.name, "Orange Pi 5 Plus", "RK3588", "Linux", "6.1")
-    node = Node(settings, facts, desk, args.folder, models_folder=Path("/"))
+    node = ClusterNode(settings, facts, desk, args.folder, models_folder=Path("/"))
     await node.start()
     print(json.dumps("started"), flush=True)
     await obey(node, desk)

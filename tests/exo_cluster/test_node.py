@@ -20,7 +20,7 @@ import pytest
 from exo_rkllm.cluster import node
 from exo_rkllm.cluster.discovery.service import Discovery
 from exo_rkllm.cluster.discovery.state import AmbiguousClusters
-from exo_rkllm.cluster.node import Node
+from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.session import link
 from exo_rkllm.cluster.session.link import Connection, Inbox, ZenohLink
@@ -92,8 +92,8 @@ def settings(exo: Exo, **more: Any) -> ClusterSettings:
 
 
 @contextlib.asynccontextmanager
-async def board(tmp_path: Path, chosen: ClusterSettings, desk: Desk | None = None) -> AsyncIterator[Node]:
-    made = Node(chosen, BoardFacts("opi5"), desk or Desk(), tmp_path, models_folder=tmp_path)
+async def board(tmp_path: Path, chosen: ClusterSettings, desk: Desk | None = None) -> AsyncIterator[ClusterNode]:
+    made = ClusterNode(chosen, BoardFacts("opi5"), desk or Desk(), tmp_path, models_folder=tmp_path)
     await made.start()
     try:
         yield made
@@ -101,14 +101,14 @@ async def board(tmp_path: Path, chosen: ClusterSettings, desk: Desk | None = Non
         await made.stop()
 
 
-async def in_phase(made: Node, phase: Phase, timeout: float = 10.0) -> None:
+async def in_phase(made: ClusterNode, phase: Phase, timeout: float = 10.0) -> None:
     async def there() -> bool:
         return made.view().phase is phase
 
     await until(there, timeout)
 
 
-async def heard(made: Node) -> None:
+async def heard(made: ClusterNode) -> None:
     """Exo has borne everything that was said; one that ends before is thought to have died of it."""
 
     async def echoed() -> bool:
