@@ -16,4 +16,4 @@ def detect_rockchip_npu() -> str | None:
         board = detect(Path(os.environ.get("EXO_RKLLM_BOARD_ROOT") or "/"))
     except Exception:  # noqa: BLE001 - whatever went wrong, the host must start (classic-plugin 4.1)
         return None
-    return NAME if board.obstacle() is None else None
+    return NAME if board.unavailable_reason() is None else None

@@ -63,10 +63,17 @@ class NotSupported(ExoRkllmError):
     status = 400
 
 
-class BoardError(ExoRkllmError):
-    """The NPU, its driver or a device node cannot be used."""
+class NpuUnavailable(ExoRkllmError):
+    """No model can use the NPU: its SoC, driver, device tree or device nodes forbid it."""
 
     code = "board"
+    status = 503
+
+
+class ClocksError(ExoRkllmError):
+    """The unit that raises the clocks cannot be reached."""
+
+    code = "clocks"
     status = 503
 
 

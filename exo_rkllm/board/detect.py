@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from exo_rkllm.board import files, version
 from exo_rkllm.board.load import parse_load
 from exo_rkllm.board.states import OTHER_ENGINES, UNMASK, DeviceNodeState, NpuState, Seen, Unbound, decide
-from exo_rkllm.errors import BoardError
+from exo_rkllm.errors import NpuUnavailable
 from exo_rkllm.socs import RKLLM_SOCS, NamedSoc, Soc, named, named_by_npu
 
 Build: TypeAlias = Literal["drm_gem", "dma_heap", "rocket"]
@@ -71,22 +71,22 @@ class Board:
     def title(self) -> str:
         return self.model or self.soc_name.upper() or "unknown board"
 
-    def obstacle(self) -> BoardError | None:
+    def unavailable_reason(self) -> NpuUnavailable | None:
         """Why no RKLLM model can run here now; None where one can."""
         if self.soc and not self.soc.rkllm:
-            return BoardError(
+            return NpuUnavailable(
                 f"The NPU of the {self.soc.title} cannot run RKLLM models: the library takes {RKLLM_SOCS} only.",
                 OTHER_ENGINES,
             )
         if self.state != "vendor_ready" or self.npu is None:
-            return BoardError(self.sentence, self.hint)
+            return NpuUnavailable(self.sentence, self.hint)
         if version.older(self.npu.version, version.MINIMUM):
-            return BoardError(
+            return NpuUnavailable(
                 f"The kernel's NPU driver is {self.npu.version}; the RKLLM library needs {version.MINIMUM} or newer.",
                 UPGRADE,
             )
         if not self.tree:
-            return BoardError(
+            return NpuUnavailable(
                 "The device tree is hidden here, and the RKLLM library refuses a board it cannot read.", UNMASK
             )
         # The library opens the card or the misc device (npu-platform 2.3).
@@ -94,17 +94,17 @@ class Board:
             return self.missing()
         return None
 
-    def missing(self) -> BoardError | None:
+    def missing(self) -> NpuUnavailable | None:
         """Which of the driver's device nodes are not there."""
         known = self.npu.nodes if self.npu else ()
         absent = [node.path for node in known if not node.present]
         if not known:
-            return BoardError("The driver made no device node.", "sudo dmesg | grep -iE 'rknpu|drm'")
+            return NpuUnavailable("The driver made no device node.", "sudo dmesg | grep -iE 'rknpu|drm'")
         if absent and self.container:
             devices = " ".join(f"--device {path}" for path in absent)
-            return BoardError(f"{' and '.join(absent)} are not in this container.", f"Start it with {devices}")
+            return NpuUnavailable(f"{' and '.join(absent)} are not in this container.", f"Start it with {devices}")
         if absent:
-            return BoardError(
+            return NpuUnavailable(
                 f"{' and '.join(absent)} do not exist, though the kernel has the devices.",
                 "sudo udevadm trigger --subsystem-match=drm --subsystem-match=misc",
             )

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from exo_rkllm.board.clocks import ClocksOutcome
-from exo_rkllm.errors import BoardError
+from exo_rkllm.errors import ClocksError
 
 SOCKET = Path("/run/exo-rkllm-clocks.sock")
 ENABLE = "sudo systemctl enable --now exo-rkllm-clocks.socket"
@@ -42,12 +42,12 @@ class Performance:
             told = json.loads(line)
             return ClocksOutcome(tuple(told["done"]), tuple(told["failed"]))
         except FileNotFoundError:
-            raise BoardError("[board] performance is set, and the unit that does it is not enabled.", ENABLE) from None
+            raise ClocksError("[board] performance is set, and the unit that does it is not enabled.", ENABLE) from None
         except PermissionError:
-            raise BoardError(f"This user may not ask for higher clocks at {self._socket}.", ENABLE) from None
+            raise ClocksError(f"This user may not ask for higher clocks at {self._socket}.", ENABLE) from None
         except (OSError, asyncio.TimeoutError, ValueError, KeyError, TypeError) as error:
             await self.down()
-            raise BoardError(
+            raise ClocksError(
                 f"The clocks could not be raised ({type(error).__name__}).", "journalctl -u exo-rkllm-clocks"
             ) from None
 

@@ -39,12 +39,12 @@ def main(args: argparse.Namespace) -> int:
 
 
 def as_json(board: Board, reading: Reading) -> dict[str, Any]:
-    obstacle = board.obstacle()
+    reason = board.unavailable_reason()
     return {
         **asdict(board),
         "title": board.title,
-        "usable": obstacle is None,
-        "obstacle": None if obstacle is None else {"sentence": obstacle.sentence, "hint": obstacle.hint},
+        "usable": reason is None,
+        "unavailable_reason": None if reason is None else {"sentence": reason.sentence, "hint": reason.hint},
         "reading": asdict(reading),
     }
 
@@ -56,13 +56,13 @@ def text(board: Board, reading: Reading, paint: Paint, width: int) -> Iterator[s
         yield ""
         yield "Not known here:"
         yield from _table(((name.replace("_", " "), why) for name, why in reading.absent.items()), width)
-    obstacle = board.obstacle()
+    reason = board.unavailable_reason()
     yield ""
-    if obstacle is None:
+    if reason is None:
         yield paint("RKLLM models can run here.", "green") + " Check everything else: exo-rkllm doctor"
     else:
-        yield from (paint(line, "red") for line in wrap.sentence(obstacle.sentence, width))
-        yield from wrap.tried(obstacle.hint, paint, width, "  ")
+        yield from (paint(line, "red") for line in wrap.sentence(reason.sentence, width))
+        yield from wrap.tried(reason.hint, paint, width, "  ")
 
 
 def _table(rows: Iterator[tuple[str, str]], width: int) -> Iterator[str]:
@@ -92,10 +92,10 @@ def _rows(board: Board, reading: Reading) -> Iterator[tuple[str, str]]:
 
 
 def _state(board: Board) -> str:
-    """The sentence stands at the end, with its repair, where it is what hinders."""
-    obstacle = board.obstacle()
-    hinders = obstacle is not None and obstacle.sentence == board.sentence
-    return board.state if hinders else f"{board.state}: {board.sentence}"
+    """The sentence stands at the end, with its repair, where it is why the NPU is unavailable."""
+    reason = board.unavailable_reason()
+    unavailable = reason is not None and reason.sentence == board.sentence
+    return board.state if unavailable else f"{board.state}: {board.sentence}"
 
 
 def _soc(board: Board) -> str:

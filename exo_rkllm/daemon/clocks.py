@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from exo_rkllm.board.performance import Performance
 from exo_rkllm.dispatch.status import DispatchStatus
-from exo_rkllm.errors import BoardError
+from exo_rkllm.errors import ClocksError
 
 log = logging.getLogger(__name__)
 LOADED = ("loading", "ready")
@@ -33,7 +33,7 @@ async def follow(changes: AsyncGenerator[DispatchStatus, None], performance: Per
 async def _raise(performance: Performance) -> bool:
     try:
         outcome = await performance.up()
-    except BoardError as error:
+    except ClocksError as error:
         log.warning("%s", error)
         return False
     if outcome.done:

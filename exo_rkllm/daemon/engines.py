@@ -56,4 +56,4 @@ def windows(board: Board) -> int:
 
 def unavailable_reason(board: Board, library: ExoRkllmError | None) -> ExoRkllmError | None:
     """The first thing that keeps every model from the NPU; the board comes before the library."""
-    return board.obstacle() or library
+    return board.unavailable_reason() or library

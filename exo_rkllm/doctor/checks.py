@@ -75,9 +75,9 @@ def configuration(scene: Scene) -> Finding:
 def soc(scene: Scene) -> Finding:
     board = scene.board
     if board.soc is None or not board.soc.rkllm:
-        obstacle = board.obstacle()
-        if obstacle is not None and (board.state in ("unknown", "unsupported_soc") or board.soc is not None):
-            return of_error(obstacle)
+        reason = board.unavailable_reason()
+        if reason is not None and (board.state in ("unknown", "unsupported_soc") or board.soc is not None):
+            return of_error(reason)
         return poor(f"{board.title} has an NPU of a SoC that is not known here", "exo-rkllm selftest writes a report")
     cores = board.npu.cores if board.npu is not None and board.npu.cores else board.soc.cores
     fused = f" of {board.soc.cores}" if cores < board.soc.cores else ""

@@ -42,7 +42,7 @@ class BoardCollector:
 
 
 def page_of_board(page: Page, board: Board, reading: Reading, busy: NpuLoad) -> None:
-    page.add("rknpu_up", 1 if board.obstacle() is None else 0)
+    page.add("rknpu_up", 1 if board.unavailable_reason() is None else 0)
     for state in typing.get_args(NpuState):
         page.add("rknpu_state", 1 if state == board.state else 0, state)
     for name in COLLECTORS:

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from exo_rkllm.errors import (
-    BoardError,
     ContextOverflow,
     ExoRkllmError,
     LoadError,
     ModelFileError,
     ModelNotFound,
     NotSupported,
+    NpuUnavailable,
     OutOfMemory,
     UsageError,
 )
@@ -132,28 +132,28 @@ TABLE: tuple[FailureRule, ...] = (
     ),
     FailureRule(
         r"Your platform is lite",
-        BoardError,
+        NpuUnavailable,
         "This board's SoC (RK3566 or RK3568) cannot run RKLLM models.",
         RUNS_ON,
     ),
     FailureRule(
         r"Your platform is UNKNOWN_PLATFORM",
-        BoardError,
+        NpuUnavailable,
         "The runtime cannot tell which SoC this is.",
         "In a container, mount /sys/firmware/devicetree/base and unmask /proc/device-tree; exo-rkllm doctor",
     ),
     FailureRule(
         r"Your platform is (?P<found>\S+)",
-        BoardError,
+        NpuUnavailable,
         "Runtime {runtime} does not run on {found}.",
         "exo-rkllm runtime --install FILE with a librkllmrt that knows {found}",
     ),
     FailureRule(
-        r"Query platform error!", BoardError, "The runtime cannot ask the NPU driver what board this is.", DOCTOR
+        r"Query platform error!", NpuUnavailable, "The runtime cannot ask the NPU driver what board this is.", DOCTOR
     ),
     FailureRule(
         r"failed to open rknpu module|failed to open rknn device|Device is not available|Get device properties failed",
-        BoardError,
+        NpuUnavailable,
         "The NPU cannot be opened: no rknpu driver, or no permission on its device.",
         DOCTOR,
     ),
@@ -312,7 +312,7 @@ TABLE: tuple[FailureRule, ...] = (
     ),
     FailureRule(
         r"matmul\(\S+\) run failed",
-        BoardError,
+        NpuUnavailable,
         "The NPU driver failed to compute (driver {driver}).",
         "Use a kernel with rknpu 0.9.8; exo-rkllm doctor",
     ),
@@ -337,7 +337,7 @@ TABLE: tuple[FailureRule, ...] = (
     ),
     FailureRule(
         r"rknpu driver version is too low, please upgrade to (?P<wanted>\S+)",
-        BoardError,
+        NpuUnavailable,
         "The NPU driver {driver} is older than {wanted}, which runtime {runtime} asks for.",
         "Use a kernel with rknpu 0.9.8; exo-rkllm doctor",
     ),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from exo_rkllm.errors import BoardError, ExoRkllmError, LoadError, ModelFileError, ModelNotFound
+from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, NpuUnavailable
 from exo_rkllm.runtime import container, filename, version
 from exo_rkllm.runtime.failures import RUNS_ON
 
@@ -224,7 +224,7 @@ def check(facts: ModelFacts, platform: str = "", runtime: str = "", context: int
     model = facts.path.name
     soc = platform.upper().removesuffix("S")
     if soc and soc not in SOCS:  # Rockchip's other boards have an NPU too, and the runtime calls theirs lite
-        return (Objection(BoardError(f"This board's SoC ({soc}) cannot run RKLLM models.", RUNS_ON), certain=True),)
+        return (Objection(NpuUnavailable(f"This board's SoC ({soc}) cannot run RKLLM models.", RUNS_ON), certain=True),)
     found = [
         _other_soc(facts, model, soc),
         _too_many_cores(facts, model, soc),

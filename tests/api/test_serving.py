@@ -15,7 +15,7 @@ import pytest
 from exo_rkllm.api.caller import host_of, is_loopback
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
 from exo_rkllm.dispatch.state import DispatchLimits
-from exo_rkllm.errors import BoardError
+from exo_rkllm.errors import NpuUnavailable
 from tests.api.world import CARDS, World, world
 
 KEYS = (ApiKey("admin", "sesame", control=True), ApiKey("guest", "guest"))
@@ -405,7 +405,7 @@ async def get(server: World, path: str) -> tuple[int, str]:
 async def test_ready_is_more_than_alive(server: World) -> None:
     assert await get(server, "/healthz") == (200, "ok\n")
     assert await get(server, "/readyz") == (200, "ready\n")
-    server.dispatcher.board_lost(BoardError("The NPU is gone.", "sudo modprobe rknpu"))
+    server.dispatcher.board_lost(NpuUnavailable("The NPU is gone.", "sudo modprobe rknpu"))
     assert await get(server, "/healthz") == (200, "ok\n")
     assert await get(server, "/readyz") == (503, "The NPU is gone. sudo modprobe rknpu\n")
 

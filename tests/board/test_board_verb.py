@@ -41,7 +41,7 @@ def test_what_is_not_known_has_its_reason(board: Build, capsys: pytest.CaptureFi
     assert "NPU load" not in text
 
 
-def test_an_obstacle_comes_with_its_repair(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unavailable_npu_comes_with_its_repair(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(board("rk3588s-mainline"), capsys)
     assert "mainline's driver rocket" in text
     assert "  try: Boot a vendor kernel" in text
@@ -59,7 +59,7 @@ def test_limits_and_missing_nodes_are_said(board: Build, capsys: pytest.CaptureF
 def test_programs_get_json_of_every_board(profile: str, board: Build, capsys: pytest.CaptureFixture[str]) -> None:
     root = board(profile)
     found = json.loads(printed(root, capsys, "--json"))
-    assert found["usable"] == (found["obstacle"] is None)
+    assert found["usable"] == (found["unavailable_reason"] is None)
     assert {"state", "model", "soc", "npu", "reading"} <= set(found)
     text = printed(root, capsys)
     assert "Traceback" not in text
@@ -67,11 +67,11 @@ def test_programs_get_json_of_every_board(profile: str, board: Build, capsys: py
     found_again = detect(root)
     lines = list(verb.text(found_again, read(find(root, found_again)), Paint(io.StringIO()), 80))
     assert max(map(len, lines)) <= 80
-    obstacle = found_again.obstacle()
-    if obstacle is not None:
+    reason = found_again.unavailable_reason()
+    if reason is not None:
         said = " ".join(" ".join(lines).split())
-        assert said.count(obstacle.sentence) == 1
-        assert obstacle.hint in said
+        assert said.count(reason.sentence) == 1
+        assert reason.hint in said
 
 
 def test_the_root_comes_from_the_configuration_where_no_flag_names_it(

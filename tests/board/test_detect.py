@@ -24,7 +24,7 @@ class Expected(NamedTuple):
     cores: int | None = 3
     nodes: tuple[str, ...] = USUAL
     hint: str = ""  # what the repair has to name
-    obstacle: str = ""  # what keeps RKLLM from running, where something does
+    unavailable_reason: str = ""  # what keeps RKLLM from running, where something does
 
 
 PROFILES = {
@@ -52,7 +52,7 @@ PROFILES = {
     "rk3576-android": Expected("vendor_ready", "rk3576", 2),
     "rk3576-slow": Expected("vendor_ready", "rk3576", 2),
     "rk3562-vendor": Expected("vendor_ready", "rk3562", 1),
-    "rk3568-cma": Expected("vendor_ready", "rk3568", 1, obstacle="RK3568 cannot run RKLLM"),
+    "rk3568-cma": Expected("vendor_ready", "rk3568", 1, unavailable_reason="RK3568 cannot run RKLLM"),
     "rk3566-zero3-disabled": Expected("disabled_in_dt", "rk3566", None, (), "rsetup", "RK3566 cannot run RKLLM"),
     "rv1126b-misc": Expected("vendor_ready", "rv1126b", 1, ("/dev/rknpu",)),
     "deferred": Expected("deferred", "rk3588", None, (), "devices_deferred", "waits for another driver"),
@@ -62,9 +62,9 @@ PROFILES = {
     "debugfs-bind-empty": Expected("vendor_ready"),
     "debugfs-bound": Expected("vendor_ready"),
     "container-masked": Expected("unknown", "", None, (), "systempaths=unconfined", "container hides"),
-    "container-docker": Expected("vendor_ready", obstacle="device tree is hidden"),
-    "container-no-nodes": Expected("vendor_ready", obstacle="are not in this container"),
-    "old-driver": Expected("vendor_ready", obstacle="driver is 0.8.2"),
+    "container-docker": Expected("vendor_ready", unavailable_reason="device tree is hidden"),
+    "container-no-nodes": Expected("vendor_ready", unavailable_reason="are not in this container"),
+    "old-driver": Expected("vendor_ready", unavailable_reason="driver is 0.8.2"),
     "driver-0.9.7": Expected("vendor_ready"),
     "devfreq-missing": Expected("vendor_ready"),
     "devfreq-load-trap": Expected("vendor_ready"),
@@ -101,11 +101,11 @@ def test_a_profile_resolves(name: str, board: Callable[[str], Path]) -> None:
     model = root / "sys/firmware/devicetree/base/model"
     if name != "model-hostile":
         assert found.model == (model.read_bytes().decode().rstrip("\0") if model.exists() else "")
-    obstacle = found.obstacle()
-    assert (obstacle is not None) == bool(expected.obstacle)
-    if obstacle:
-        assert expected.obstacle in obstacle.sentence
-        assert obstacle.hint
+    reason = found.unavailable_reason()
+    assert (reason is not None) == bool(expected.unavailable_reason)
+    if reason:
+        assert expected.unavailable_reason in reason.sentence
+        assert reason.hint
 
 
 @pytest.mark.parametrize("name", boards.BOARDS)
@@ -200,7 +200,9 @@ def test_the_sandboxed_service_reads_its_bound_folder(board: Callable[[str], Pat
 def test_this_machine_is_something() -> None:
     found = detect()
     assert found.sentence
-    assert (found.obstacle() is None) == (found.state == "vendor_ready" and found.soc is not None and found.soc.rkllm)
+    assert (found.unavailable_reason() is None) == (
+        found.state == "vendor_ready" and found.soc is not None and found.soc.rkllm
+    )
 
 
 def test_a_mount_that_follows_the_driver_is_found_without_an_event(board: Callable[[str], Path]) -> None:

@@ -18,7 +18,7 @@ import pytest
 from exo_rkllm.board import clocks_unit
 from exo_rkllm.board.clocks import knobs, raise_clocks, restore_clocks
 from exo_rkllm.board.performance import Performance
-from exo_rkllm.errors import BoardError
+from exo_rkllm.errors import ClocksError
 from tests.clocks.unit import REPOSITORY, Unit, everything, governors
 
 Build = Callable[[str], Path]
@@ -239,7 +239,7 @@ def test_started_by_hand_it_says_who_starts_it(capsys: pytest.CaptureFixture[str
 
 
 async def test_the_daemon_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(BoardError) as missing:
+    with pytest.raises(ClocksError) as missing:
         await Performance(tmp_path / "none.sock").up()
     assert "systemctl enable --now exo-rkllm-clocks.socket" in missing.value.hint
 
@@ -253,7 +253,7 @@ async def test_an_answer_that_makes_no_sense_is_no_success(tmp_path: Path) -> No
 
     server = await asyncio.start_unix_server(answer, tmp_path / "odd.sock")
     performance = Performance(tmp_path / "odd.sock")
-    with pytest.raises(BoardError, match="could not be raised"):
+    with pytest.raises(ClocksError, match="could not be raised"):
         await performance.up()
     assert not performance.held
     server.close()

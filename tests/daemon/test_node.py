@@ -17,7 +17,7 @@ from exo_rkllm.config import Cluster, load
 from exo_rkllm.daemon.node import DispatchServing, node, settings_of
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import ModelNeeds
-from exo_rkllm.errors import BoardError
+from exo_rkllm.errors import NpuUnavailable
 
 CARD = 'id = "echo"\nengine = "dummy"\ncontext = 512\nlayers = 4\nhidden_size = 64\n'
 
@@ -49,7 +49,7 @@ async def test_models_are_offered_as_they_are_loaded_and_not_while_the_board_is_
         await offered.load("echo")
         while (now := await anext(offers))[0].state != "ready":
             assert now[0].state == "loading"
-        dispatcher.board_lost(BoardError("The driver was unloaded.", "modprobe rknpu"))
+        dispatcher.board_lost(NpuUnavailable("The driver was unloaded.", "modprobe rknpu"))
         while now := await anext(offers):
             assert now[0].id == "echo"
         dispatcher.board_back()

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from exo_rkllm.dispatch import state as on
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
-from exo_rkllm.errors import BoardError, LoadError, OutOfMemory, RunnerLost
+from exo_rkllm.errors import LoadError, NpuUnavailable, OutOfMemory, RunnerLost
 from tests.dispatch.world import GB, World
 
 NEEDS = {
@@ -81,7 +81,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule(away=st.booleans())
     def board(self, away: bool) -> None:
-        self.world.happen(on.NpuUnavailableEvent(BoardError("No NPU.") if away else None))
+        self.world.happen(on.NpuUnavailableEvent(NpuUnavailable("No NPU.") if away else None))
 
     @rule(keep_alive=st.sampled_from([0.0, 20.0, -1.0]), pinned=st.sets(MODELS, max_size=1))
     def reconfigure(self, keep_alive: float, pinned: set[str]) -> None:

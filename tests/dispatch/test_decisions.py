@@ -10,7 +10,7 @@ from exo_rkllm.dispatch import crashes
 from exo_rkllm.dispatch import state as on
 from exo_rkllm.dispatch.decide import deadline
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
-from exo_rkllm.errors import BoardError, Busy, LoadError, OutOfMemory, RunnerLost
+from exo_rkllm.errors import Busy, LoadError, NpuUnavailable, OutOfMemory, RunnerLost
 from tests.dispatch.world import GB, World
 
 QWEN, GEMMA, LLAMA, BIG, REMOTE = "qwen", "gemma", "llama", "big", "remote"
@@ -473,7 +473,7 @@ def test_a_load_that_fails_refuses_who_waits_for_it_and_is_tried_again_when_aske
 
 # ── the board ────────────────────────────────────────────────────────────────────────────────────
 
-AWAY = BoardError("The NPU is gone: its driver was unbound.", "exo-rkllm doctor")
+AWAY = NpuUnavailable("The NPU is gone: its driver was unbound.", "exo-rkllm doctor")
 
 
 def test_a_board_that_goes_away_ends_what_runs_and_refuses_what_comes() -> None:

@@ -15,11 +15,11 @@ from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import (
-    BoardError,
     Busy,
     ExoRkllmError,
     LoadError,
     ModelNotFound,
+    NpuUnavailable,
     OutOfMemory,
     RunError,
     RunnerLost,
@@ -274,8 +274,10 @@ async def test_a_board_that_goes_away_before_the_first_step_is_the_reason_too() 
     await asyncio.sleep(0)
     async for _ in running:
         pass
-    theatre.dispatcher.board_lost(BoardError("The NPU's driver was unbound."))  # it was told to start, and has not yet
-    with pytest.raises(BoardError, match="unbound"):
+    theatre.dispatcher.board_lost(
+        NpuUnavailable("The NPU's driver was unbound.")
+    )  # it was told to start, and has not yet
+    with pytest.raises(NpuUnavailable, match="unbound"):
         await waits
     assert len(theatre.stages["qwen"].started) == 1
 
@@ -287,10 +289,10 @@ async def test_a_board_that_goes_away_is_the_reason_that_the_client_hears() -> N
     await until(lambda: theatre.stages["qwen"].started)
     waits = asyncio.create_task(theatre.answer("qwen"))
     await asyncio.sleep(0)
-    theatre.dispatcher.board_lost(BoardError("The NPU's driver was unbound.", "exo-rkllm doctor"))
-    with pytest.raises(BoardError, match="unbound"):
+    theatre.dispatcher.board_lost(NpuUnavailable("The NPU's driver was unbound.", "exo-rkllm doctor"))
+    with pytest.raises(NpuUnavailable, match="unbound"):
         await running
-    with pytest.raises(BoardError, match="unbound"):
+    with pytest.raises(NpuUnavailable, match="unbound"):
         await theatre.answer("qwen")
     assert theatre.dispatcher.status().hindrance == "The NPU's driver was unbound."
     theatre.dispatcher.board_back()

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from exo_rkllm.errors import (
-    BoardError,
     ContextOverflow,
     ExoRkllmError,
     LoadError,
     ModelFileError,
     ModelNotFound,
+    NpuUnavailable,
     OutOfMemory,
     RunError,
 )
@@ -118,7 +118,7 @@ def test_a_full_domain_and_another_one(load: Load) -> None:
 @every
 def test_no_driver(load: Load, release: str, make_board: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RKLLM_SIM_ROOT", str(make_board(driver="")))
-    assert "cannot be opened" in refused(load, BoardError, release).sentence
+    assert "cannot be opened" in refused(load, NpuUnavailable, release).sentence
 
 
 @every
@@ -126,7 +126,7 @@ def test_a_soc_without_support(
     load: Load, release: str, make_board: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RKLLM_SIM_ROOT", str(make_board("rk3566")))
-    assert "RK3566" in refused(load, BoardError, release).sentence
+    assert "RK3566" in refused(load, NpuUnavailable, release).sentence
 
 
 @every
@@ -136,7 +136,7 @@ def test_a_soc_that_cannot_be_read(load: Load, release: str, tmp_path: Path, mon
     driver.mkdir(parents=True)
     (driver / "version").write_text("0.9.8\n")
     monkeypatch.setenv("RKLLM_SIM_ROOT", str(root))
-    assert "cannot tell which SoC" in refused(load, BoardError, release).sentence
+    assert "cannot tell which SoC" in refused(load, NpuUnavailable, release).sentence
 
 
 @every

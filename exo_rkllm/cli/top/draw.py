@@ -129,7 +129,7 @@ def _header(view: View, width: int) -> Line:
 def _npu(view: View, width: int) -> Iterator[Line]:
     """A bar a core; on a wide terminal the minutes before stand beside it."""
     if view.load is None:
-        if view.no_load and not view.obstacle:
+        if view.no_load and not view.board_unavailable_reason:
             yield from _wrapped(f"NPU load is not known here: {view.no_load}.", width)
         return
     past = 0 if width < 100 else min((width - 60) // 2, 120)
@@ -180,7 +180,7 @@ def _clock(clock: Clock) -> str:
 
 
 def _notices(view: View) -> Iterator[str]:
-    yield from (text for text in (view.obstacle, view.hindrance, view.service) if text)
+    yield from (text for text in (view.board_unavailable_reason, view.hindrance, view.service) if text)
 
 
 def _wrapped(notice: str, width: int) -> Iterator[Line]:

@@ -68,7 +68,7 @@ class ModelOrder:
 class View:
     title: str
     facts: tuple[str, ...]
-    obstacle: str
+    board_unavailable_reason: str
     load: tuple[float, ...] | None
     no_load: str
     history: tuple[tuple[float, ...], ...]
@@ -100,14 +100,14 @@ def view(
     load = load_of(seen)
     requests = _requests(seen, before)
     models = _models(status, requests, seen.now)
-    obstacle = board.obstacle()
+    reason = board.unavailable_reason()
     used = None
     if reading.memory_total is not None and reading.memory_available is not None:
         used = reading.memory_total - reading.memory_available
     return View(
         title=board.title,
         facts=tuple(_facts(board)),
-        obstacle=_said(obstacle.sentence, obstacle.hint) if obstacle is not None else "",
+        board_unavailable_reason=_said(reason.sentence, reason.hint) if reason is not None else "",
         load=load,
         no_load=reading.absent.get("load", ""),
         history=tuple(history),
@@ -120,7 +120,7 @@ def view(
         memory_used=used,
         memory_models=sum(model.memory for model in models if model.state == "ready"),
         service=_service(seen.service),
-        hindrance=_hindrance(status, obstacle.sentence if obstacle is not None else ""),
+        hindrance=_hindrance(status, reason.sentence if reason is not None else ""),
         models=models,
         requests=_sorted(requests, order),
         speed=None if status is None else sum(row.speed or 0.0 for row in requests),
@@ -146,7 +146,7 @@ def _said(sentence: str, hint: str) -> str:
 
 
 def _hindrance(status: Mapping[str, Any] | None, known: str) -> str:
-    """What keeps the daemon from serving, where this is not the board's obstacle once more."""
+    """What keeps the daemon from serving, unless the board already gives the same reason."""
     found = clean(str((status or {}).get("hindrance") or ""), 200)
     return _said(found, clean(str((status or {}).get("hint") or ""), 300)) if found and found != known else ""
 
