@@ -87,7 +87,7 @@ def scrape(parts: Daemon) -> Callable[[str], tuple[bytes, str]]:
     def collectors() -> CollectorRegistry:
         from exo_rkllm.metrics.board import BoardCollector
         from exo_rkllm.metrics.cluster import ClusterCollector
-        from exo_rkllm.metrics.exposition import registry
+        from exo_rkllm.metrics.scrape import registry
         from exo_rkllm.metrics.serving import ServingCollector
 
         watch, sampler = parts.watch, parts.sampler
@@ -100,7 +100,7 @@ def scrape(parts: Daemon) -> Callable[[str], tuple[bytes, str]]:
         )
 
     def answer(accept: str) -> tuple[bytes, str]:
-        from exo_rkllm.metrics.exposition import render_page
+        from exo_rkllm.metrics.scrape import render_page
 
         return render_page(collectors(), accept)
 

@@ -1,4 +1,4 @@
-"""The board's metrics, read when Prometheus asks; a scrape counts as somebody who watches for a few seconds."""
+"""The board's metrics, read when Prometheus asks. A scrape keeps the sampler awake for a few seconds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from exo_rkllm.board.detect import Board
 from exo_rkllm.board.sampler import NpuLoad
 from exo_rkllm.board.sources import Sources
 from exo_rkllm.board.states import NpuState
-from exo_rkllm.metrics.families import Page
+from exo_rkllm.metrics.scrape import Scrape
 
 
 class BoardCollector:
-    """Called on the loop's thread, since the sampler lives there. `touch` wakes the sampler, `busy` is its counter."""
+    """Called on the event loop's thread, where the sampler lives: `touch` wakes it, `busy` reads its counter."""
 
     def __init__(
         self,
@@ -31,51 +31,51 @@ class BoardCollector:
         self._touch = touch
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing to say without reading, and registering must not read."""
+        """Empty: registering must not read the hardware."""
         return ()
 
     def collect(self) -> Iterable[Metric]:
         self._touch()
-        page = Page()
-        page_of_board(page, self._board(), read(self._sources()), self._busy())
-        return page.families()
+        scrape = Scrape()
+        add_board(scrape, self._board(), read(self._sources()), self._busy())
+        return scrape.families()
 
 
-def page_of_board(page: Page, board: Board, reading: Reading, busy: NpuLoad) -> None:
-    page.add("rknpu_up", 1 if board.unavailable_reason() is None else 0)
+def add_board(scrape: Scrape, board: Board, reading: Reading, busy: NpuLoad) -> None:
+    scrape.add("rknpu_up", 1 if board.unavailable_reason() is None else 0)
     for state in typing.get_args(NpuState):
-        page.add("rknpu_state", 1 if state == board.state else 0, state)
+        scrape.add("rknpu_state", 1 if state == board.state else 0, state)
     for name in COLLECTORS:
-        page.add("rknpu_collector_success", 0 if name in reading.absent else 1, name)
-    page.add("rknpu_system_memory_total_bytes", reading.memory_total)
-    page.add("rknpu_system_memory_available_bytes", reading.memory_available)
-    page.add("rknpu_temperature_celsius", reading.celsius, reading.zone)
-    page.add("rknpu_cma_total_bytes", reading.cma_total)
-    page.add("rknpu_cma_free_bytes", reading.cma_free)
+        scrape.add("rknpu_collector_success", 0 if name in reading.absent else 1, name)
+    scrape.add("rknpu_system_memory_total_bytes", reading.memory_total)
+    scrape.add("rknpu_system_memory_available_bytes", reading.memory_available)
+    scrape.add("rknpu_temperature_celsius", reading.celsius, reading.zone)
+    scrape.add("rknpu_cma_total_bytes", reading.cma_total)
+    scrape.add("rknpu_cma_free_bytes", reading.cma_free)
     if reading.ddr is not None:
-        page.add("rknpu_memory_frequency_hertz", reading.ddr.hertz)
-        page.add("rknpu_memory_frequency_available_max_hertz", reading.ddr.top)
+        scrape.add("rknpu_memory_frequency_hertz", reading.ddr.hertz)
+        scrape.add("rknpu_memory_frequency_available_max_hertz", reading.ddr.top)
     if (npu := board.npu) is None:
         return
     device = npu.device
-    page.add("rknpu_info", 1, device, npu.driver, npu.version, board.soc_name, board.model, board.kernel, npu.build)
-    page.add("rknpu_cores", npu.cores, device)
+    scrape.add("rknpu_info", 1, device, npu.driver, npu.version, board.soc_name, board.model, board.kernel, npu.build)
+    scrape.add("rknpu_cores", npu.cores, device)
     for core, ratio in enumerate(reading.load or ()):
-        page.add("rknpu_core_utilization_ratio", ratio, device, str(core))
+        scrape.add("rknpu_core_utilization_ratio", ratio, device, str(core))
     if reading.load is not None:
         for core, seconds in enumerate(busy.seconds):
-            page.add("rknpu_core_busy_seconds_total", seconds, device, str(core))
+            scrape.add("rknpu_core_busy_seconds_total", seconds, device, str(core))
     for core, count in enumerate(reading.interrupts or ()):
-        page.add("rknpu_interrupts_total", count, device, str(core))
-    page.add("rknpu_powered", None if reading.powered is None else float(reading.powered), device)
-    page.add("rknpu_powered_seconds_total", reading.powered_seconds, device)
-    page.add("rknpu_voltage_volts", reading.volts, device)
+        scrape.add("rknpu_interrupts_total", count, device, str(core))
+    scrape.add("rknpu_powered", None if reading.powered is None else float(reading.powered), device)
+    scrape.add("rknpu_powered_seconds_total", reading.powered_seconds, device)
+    scrape.add("rknpu_voltage_volts", reading.volts, device)
     if reading.clock is not None:
-        _clock(page, reading.clock, device)
+        _add_clock(scrape, reading.clock, device)
 
 
-def _clock(page: Page, clock: Clock, device: str) -> None:
-    page.add("rknpu_frequency_hertz", clock.hertz, device)
-    page.add("rknpu_frequency_min_hertz", clock.minimum, device)
-    page.add("rknpu_frequency_max_hertz", clock.maximum, device)
-    page.add("rknpu_frequency_available_max_hertz", clock.top, device)
+def _add_clock(scrape: Scrape, clock: Clock, device: str) -> None:
+    scrape.add("rknpu_frequency_hertz", clock.hertz, device)
+    scrape.add("rknpu_frequency_min_hertz", clock.minimum, device)
+    scrape.add("rknpu_frequency_max_hertz", clock.maximum, device)
+    scrape.add("rknpu_frequency_available_max_hertz", clock.top, device)

@@ -5,24 +5,14 @@ Names carry base units; a label takes its values from a bounded set, and free te
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
-
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-    SummaryMetricFamily,
-)
-
-Kind: TypeAlias = Literal["gauge", "counter", "histogram", "summary"]
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
 class FamilySpec:
-    kind: Kind
+    kind: Literal["gauge", "counter", "histogram", "summary"]
     help: str
     labels: tuple[str, ...] = ()
 
@@ -131,43 +121,3 @@ def document() -> str:
             for name, row in rows.items()
         ]
     return "".join(parts)
-
-
-Buckets: TypeAlias = Sequence[tuple[str, float]]
-
-
-class Page:
-    """Families of one scrape, made when their first sample comes: a metric without a sample does not appear at all."""
-
-    def __init__(self) -> None:
-        self._families: dict[str, Metric] = {}
-
-    def add(self, name: str, value: float | None, *labels: str) -> None:
-        """None is "not known": nothing is added."""
-        if value is not None:
-            self._family(name).add_metric(labels, value)  # type: ignore[attr-defined]  # gauge or counter
-
-    def histogram(self, name: str, buckets: Buckets, total: float, *labels: str) -> None:
-        self._family(name).add_metric(labels, buckets, total)  # type: ignore[attr-defined]  # a histogram
-
-    def summary(self, name: str, count: float, total: float, *labels: str) -> None:
-        self._family(name).add_metric(labels, count, total)  # type: ignore[attr-defined]  # a summary
-
-    def families(self) -> Iterable[Metric]:
-        return self._families.values()
-
-    def _family(self, name: str) -> Metric:
-        if name not in self._families:
-            row = EVERY[name]
-            # OpenMetrics names a counter's family without the suffix that its samples have.
-            family = name.removesuffix("_total") if row.kind == "counter" else name
-            self._families[name] = FAMILIES[row.kind](family, row.help, labels=row.labels)
-        return self._families[name]
-
-
-FAMILIES = {
-    "gauge": GaugeMetricFamily,
-    "counter": CounterMetricFamily,
-    "histogram": HistogramMetricFamily,
-    "summary": SummaryMetricFamily,
-}

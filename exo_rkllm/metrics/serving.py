@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from itertools import accumulate
 
 from prometheus_client.core import Metric
 
 from exo_rkllm import __version__
 from exo_rkllm.backends.observer import GAP_BOUNDS, AnswerReport, LoadReport, RestartReport
-from exo_rkllm.metrics.families import Page
-from exo_rkllm.metrics.histogram import Histogram
+from exo_rkllm.dispatch.status import DispatchStatus
+from exo_rkllm.metrics.scrape import Scrape
 
 # From the vendor's table: 0.1 s to 5 s to the first token at 128 prompt tokens, minutes for a long document.
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -29,28 +30,28 @@ MOST_VALUES = 64
 OTHER = "other"
 
 
-class ModelNow(Protocol):
-    """dispatch's `ModelStatus`, as far as it is counted."""
+class Histogram:
+    """Observations sorted by upper bound, which a scrape turns into Prometheus' cumulative buckets."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def memory(self) -> int: ...
-    @property
-    def running(self) -> Sequence[object]: ...
-    @property
-    def waiting(self) -> Sequence[object]: ...
+    __slots__ = ("bounds", "counts", "total")
 
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
 
-class StatusNow(Protocol):
-    """dispatch's `Status`."""
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
-    @property
-    def models(self) -> Sequence[ModelNow]: ...
-    @property
-    def hindrance(self) -> str: ...
+    def merge(self, counts: Iterable[int], total: float) -> None:
+        """Add observations that were sorted into the same bounds elsewhere."""
+        self.counts = [own + other for own, other in zip(self.counts, counts, strict=True)]
+        self.total += total
+
+    def buckets(self) -> list[tuple[str, float]]:
+        edges = [*(str(float(bound)) for bound in self.bounds), "+Inf"]
+        return list(zip(edges, map(float, accumulate(self.counts)), strict=True))
 
 
 class Bounded:
@@ -128,7 +129,7 @@ class ServingCollector:
     def __init__(
         self,
         serving: ServingMetrics,
-        status: Callable[[], StatusNow],
+        status: Callable[[], DispatchStatus],
         runtime: Callable[[], tuple[str, str] | None] = lambda: None,
     ) -> None:
         self._serving = serving
@@ -139,18 +140,18 @@ class ServingCollector:
         return ()
 
     def collect(self) -> Iterable[Metric]:
-        page, status = Page(), self._status()
-        page.add("rkllm_daemon_info", 1, __version__)
+        scrape, status = Scrape(), self._status()
+        scrape.add("rkllm_daemon_info", 1, __version__)
         if (runtime := self._runtime()) is not None:
-            page.add("rkllm_runtime_info", 1, *runtime)
-        page.add("rkllm_serving", 0 if status.hindrance else 1)
+            scrape.add("rkllm_runtime_info", 1, *runtime)
+        scrape.add("rkllm_serving", 0 if status.hindrance else 1)
         for model in status.models[:MOST_VALUES]:
-            page.add("rkllm_model_loaded", 1 if model.state == "ready" else 0, model.name)
-            page.add("rkllm_model_memory_bytes", model.memory if model.state == "ready" else None, model.name)
-            page.add("rkllm_requests_running", len(model.running), model.name)
-            page.add("rkllm_requests_waiting", len(model.waiting), model.name)
+            scrape.add("rkllm_model_loaded", 1 if model.state == "ready" else 0, model.name)
+            scrape.add("rkllm_model_memory_bytes", model.memory if model.state == "ready" else None, model.name)
+            scrape.add("rkllm_requests_running", len(model.running), model.name)
+            scrape.add("rkllm_requests_waiting", len(model.waiting), model.name)
         for (name, labels), value in self._serving.counters.items():
-            page.add(name, value, *labels)
+            scrape.add(name, value, *labels)
         for (name, label), histogram in self._serving.histograms.items():
-            page.histogram(name, histogram.buckets(), histogram.total, label)
-        return page.families()
+            scrape.add_histogram(name, histogram.buckets(), histogram.total, label)
+        return scrape.families()

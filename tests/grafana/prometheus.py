@@ -18,7 +18,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from exo_rkllm.metrics.exposition import render_page
+from exo_rkllm.metrics.scrape import render_page
 
 PROGRAM = shutil.which("prometheus")
 

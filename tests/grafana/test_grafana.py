@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from exo_rkllm.cluster.session.view import Phase
+from exo_rkllm.dispatch.status import DispatchStatus
 from simulator import boards, model_file
 from tests.daemon.running import Daemon as RealDaemon
 from tests.daemon.running import House, house_of
 from tests.grafana.prometheus import PROGRAM, Prometheus, metrics_server, prometheus, until
-from tests.metrics.scenes import Cluster, Daemon, Status
+from tests.metrics.scenes import Daemon, cluster_view
 from tests.simulated import Library
 
 FOLDER = Path(__file__).parents[2] / "packaging/grafana"
@@ -128,8 +130,8 @@ def troubled(folder: Path) -> Daemon:
     tree.data("proc/meminfo", b"MemTotal:       16000000 kB\nMemAvailable:     100000 kB\n")
     tree.write(folder)
     daemon = Daemon(folder)
-    daemon.status = Status(hindrance="The NPU driver is too old.")
-    daemon.cluster = Cluster("out", drift=("state.nodes",), unechoed=190)
+    daemon.status = DispatchStatus(hindrance="The NPU driver is too old.")
+    daemon.cluster = cluster_view(Phase.OUT, drift=("state.nodes",), unechoed=190)
     return daemon
 
 

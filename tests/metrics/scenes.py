@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -14,62 +15,28 @@ from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sampler import NpuLoad, integrate
 from exo_rkllm.board.sources import find
+from exo_rkllm.cluster.session import view
+from exo_rkllm.dispatch.state import Phase
+from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus, RequestStatus
 from exo_rkllm.metrics.board import BoardCollector
 from exo_rkllm.metrics.cluster import ClusterCollector
-from exo_rkllm.metrics.exposition import registry
+from exo_rkllm.metrics.scrape import registry
 from exo_rkllm.metrics.serving import ServingCollector, ServingMetrics
 
-
-@dataclass
-class Model:
-    name: str
-    state: str = "ready"
-    memory: int = 2_000_000_000
-    running: tuple[object, ...] = ()
-    waiting: tuple[object, ...] = ()
+QWEN, GEMMA = "qwen3-0.6b", "gemma-2b"
 
 
-@dataclass
-class Status:
-    models: tuple[Model, ...] = (Model("qwen3-0.6b", running=("a",), waiting=("b", "c")), Model("gemma-2b", "cold"))
-    hindrance: str = ""
+def model_status(name: str, state: Phase = "ready", running: int = 0, waiting: int = 0) -> ModelStatus:
+    requests = tuple(RequestStatus(str(number), "client", 0.0) for number in range(running + waiting))
+    return ModelStatus(
+        name, "rkllm", state, since=0.0, running=requests[:running], waiting=requests[running:], memory=2_000_000_000
+    )
 
 
-@dataclass
-class Echoes:
-    count: int = 0
-    seconds: float = 0.0
-
-
-@dataclass
-class Counters:
-    sessions: int = 1
-    links: int = 1
-    events_in: int = 0
-    events_out: int = 0
-    resends: int = 0
-    gap_repairs: int = 0
-    garbage: int = 0
-    refused: int = 0
-    tasks: int = 0
-    echoes: Echoes = field(default_factory=Echoes)
-
-
-@dataclass
-class Instance:
-    mine: bool
-
-
-@dataclass
-class Cluster:
-    phase: str = "serving"
-    nodes: tuple[str, ...] = ("here", "mac")
-    instances: tuple[Instance, ...] = (Instance(True), Instance(False))
-    tasks: int = 1
-    lag: int = 0
-    unechoed: int = 3
-    drift: tuple[str, ...] = ()
-    counters: Counters = field(default_factory=Counters)
+def cluster_view(phase: view.Phase = view.Phase.SERVING, **fields: Any) -> view.ClusterView:
+    instances = tuple(view.InstanceView(str(mine), QWEN, "node", "ready", 1, mine) for mine in (True, False))
+    nodes = (view.NodeView("here", me=True), view.NodeView("mac"))
+    return replace(view.ClusterView(phase, nodes=nodes, instances=instances, tasks=1, unechoed=3), **fields)
 
 
 class Daemon:
@@ -79,8 +46,8 @@ class Daemon:
         self.board = detect(root)
         self.sources = find(root, self.board)
         self.serving = ServingMetrics()
-        self.status = Status()
-        self.cluster: Cluster | None = Cluster()
+        self.status = DispatchStatus((model_status(QWEN, running=1, waiting=2), model_status(GEMMA, "cold")))
+        self.cluster: view.ClusterView | None = cluster_view()
         self.runtime: tuple[str, str] | None = ("1.2.3", "v1_2_1")
         self.touched = 0
         self.busy = NpuLoad()
@@ -101,24 +68,25 @@ class Daemon:
     def work(self, reason: str = "stop", gap: float = 0.06) -> None:
         self.now += 1
         self.busy = integrate(self.busy, read_load(self.sources), self.now)
-        self.serving.loaded(LoadReport("qwen3-0.6b", 3.0))
-        self.serving.answered(answer("qwen3-0.6b", reason, gap))
+        self.serving.loaded(LoadReport(QWEN, 3.0))
+        self.serving.answered(answer(QWEN, reason, gap))
         if self.cluster is not None:
-            counters = self.cluster.counters
-            counters.events_in += 12
-            counters.events_out += 5
-            counters.tasks += 1
-            counters.echoes = Echoes(counters.echoes.count + 5, counters.echoes.seconds + 0.02)
+            self._count(events_in=12, events_out=5, tasks=1)
+            echoes = self.cluster.counters.echoes + view.Echoes(5, 0.02, 0.01)
+            self.cluster = replace(self.cluster, counters=replace(self.cluster.counters, echoes=echoes))
 
     def suffer(self) -> None:
         """What alerts are for."""
-        self.serving.restarted(RestartReport("qwen3-0.6b", "crash"))
-        self.serving.loaded(LoadReport("gemma-2b", 0.5, "out_of_memory"))
-        self.serving.answered(AnswerReport("qwen3-0.6b", "runner_lost", 12.0, timings=Timings(queued=40.0)))
+        self.serving.restarted(RestartReport(QWEN, "crash"))
+        self.serving.loaded(LoadReport(GEMMA, 0.5, "out_of_memory"))
+        self.serving.answered(AnswerReport(QWEN, "runner_lost", 12.0, timings=Timings(queued=40.0)))
+        self._count(resends=2, gap_repairs=1, refused=1)
+
+    def _count(self, **more: int) -> None:
         if self.cluster is not None:
-            self.cluster.counters.resends += 2
-            self.cluster.counters.gap_repairs += 1
-            self.cluster.counters.refused += 1
+            counters = self.cluster.counters
+            counted = {name: getattr(counters, name) + number for name, number in more.items()}
+            self.cluster = replace(self.cluster, counters=replace(counters, **counted))
 
 
 def answer(model: str, reason: str = "stop", gap: float = 0.06, tokens: int = 40) -> AnswerReport:

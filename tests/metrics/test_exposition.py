@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exo_rkllm.backends.observer import AnswerReport, LoadReport, RestartReport, TokenGaps
 from exo_rkllm.board.files import WAKING
-from exo_rkllm.metrics.exposition import encode, render_page
+from exo_rkllm.dispatch.status import DispatchStatus
 from exo_rkllm.metrics.families import BOARD, EVERY, document
-from exo_rkllm.metrics.histogram import Histogram
-from exo_rkllm.metrics.serving import MOST_VALUES, OTHER
-from tests.metrics.scenes import Daemon, Status, answer
+from exo_rkllm.metrics.scrape import render_page
+from exo_rkllm.metrics.serving import MOST_VALUES, OTHER, Histogram
+from tests.metrics.scenes import Daemon, answer
 from tests.opens import Opens
 
 Build = Callable[[str], Path]
@@ -174,7 +170,7 @@ def test_the_queue_is_the_one_of_now(board: Build) -> None:
     assert value(found, "rkllm_model_memory_bytes", model="qwen3-0.6b") == 2e9
     assert value(found, "rkllm_model_loaded", model="gemma-2b") == 0
     assert value(found, "rkllm_serving") == 1
-    daemon.status = Status((), "The NPU driver is gone.")
+    daemon.status = DispatchStatus((), "The NPU driver is gone.")
     daemon.runtime = None
     found = samples(daemon)
     assert value(found, "rkllm_serving") == 0
@@ -270,42 +266,6 @@ def test_promtool_has_nothing_to_say_against_it(board: Build) -> None:
     page, _ = render_page(daemon.registry(), "")
     done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, timeout=30)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
-
-
-@pytest.mark.parametrize("accept", [OPENMETRICS, ""], ids=["openmetrics", "text"])
-@pytest.mark.parametrize("profile", ["rk3588-busy", "model-hostile", "rk3568-cma", "acpi"])
-def test_a_page_says_what_the_library_would_have_written(profile: str, accept: str, board: Build) -> None:
-    daemon = Daemon(board(profile))
-    daemon.work()
-    daemon.suffer()
-    daemon.serving.answered(AnswerReport('a "quoted" \\ model\nof two lines', "stop", math.inf))
-    still = [metric for metric in daemon.registry().collect() if not metric.name.startswith("process_")]
-    ours = encode(still, openmetrics=bool(accept)).decode()
-    library, _ = choose_encoder(accept)
-    theirs = library(Collected(still)).decode()
-    parse: Any = parse_openmetrics if accept else parse_text
-    assert [vars(family) for family in parse(ours)] == [vars(family) for family in parse(theirs)]
-    for line, other in zip(ours.splitlines(), theirs.splitlines(), strict=True):
-        assert line.rpartition(" ")[0] == other.rpartition(" ")[0]
-
-
-class Collected:
-    """What an encoder asks of a registry."""
-
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> list[Metric]:
-        return self._metrics
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(1, "1.0"), (0.1, "0.1"), (math.inf, "+Inf"), (-math.inf, "-Inf"), (math.nan, "NaN"), (2e20, "2e+20")],
-)
-def test_numbers_are_written_as_prometheus_reads_them(value: float, text: str) -> None:
-    gauge = GaugeMetricFamily("x", "y", value=value)
-    assert encode([gauge], openmetrics=False).decode().splitlines()[-1] == f"x {text}"
 
 
 def test_a_scrape_is_cheap_and_wakes_nothing(board: Build, opens: Opens) -> None:
