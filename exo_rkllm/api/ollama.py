@@ -25,6 +25,7 @@ from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.dispatch.status import ModelStatus
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
+from exo_rkllm.schema.quantities import Seconds
 from exo_rkllm.schema.specs import (
     Anything,
     Either,
@@ -198,26 +199,11 @@ EMBEDDINGS = ObjectSpec(
         KEEP_ALIVE,
     ),
 )
-UNIT = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-DURATION = re.compile(r"([+-]?)((?:\d{1,9}(?:\.\d{1,9})?(?:ns|us|µs|ms|s|m|h))+)", re.ASCII)
-NUMBERED = re.compile(r"[+-]?\d{1,9}(?:\.\d{1,9})?", re.ASCII)
 
 
 def seconds_of(value: float | str | None) -> float | None:
-    """Go's durations, as Ollama takes them; a bare number is seconds."""
-    if value is None or isinstance(value, int | float):
-        return value
-    text = value.strip()
-    if not text:
-        return None
-    if NUMBERED.fullmatch(text):
-        return float(text)
-    found = DURATION.fullmatch(text)
-    if found is None:
-        raise FieldError("keep_alive", f"keep_alive is {value[:40]!a}, which is no duration.", "Write 5m, 30s or 3600.")
-    parts = re.findall(r"(\d+(?:\.\d+)?)([a-zµ]+)", found[2])
-    seconds = sum(float(number) * UNIT[unit] for number, unit in parts)
-    return -seconds if found[1] == "-" else seconds
+    """None where nothing is said."""
+    return None if value is None or value == "" else Seconds().check(value, "keep_alive")
 
 
 # ── chat and generate ────────────────────────────────────────────────────────────────────────────

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import time
 
-from exo_rkllm.config.kinds import KINDS
+from exo_rkllm.schema.quantities import Seconds
+from exo_rkllm.schema.specs import FieldError
 
 
 def seconds_of(text: str) -> float:
-    """For argparse: `90s`, `5m`, `1h`, or a number of seconds."""
+    """For argparse: `90s`, `1h30m`, `1d`, or a number of seconds."""
     try:
-        return float(KINDS["Seconds"].parse(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; 90s, 5m and 1h are") from None
+        return Seconds().check(text, "the time")
+    except FieldError as error:
+        raise argparse.ArgumentTypeError(error.sentence) from None
 
 
 def size(number: float) -> str:

@@ -327,7 +327,7 @@ def test_times_and_sizes_as_people_say_them() -> None:
 
 def test_a_time_that_is_none_is_wrong_usage() -> None:
     assert seconds_of("5m") == 300.0
-    with pytest.raises(argparse.ArgumentTypeError, match="'soon' is no time; 90s, 5m and 1h are"):
+    with pytest.raises(argparse.ArgumentTypeError, match="such as 90s, 1h30m or 1d, not 'soon'"):
         seconds_of("soon")
 
 
