@@ -105,6 +105,8 @@ FAMILY = {"rk3582": "rk3588", "rk3583": "rk3588"}
 # Anchored, so that `rockchip,rk3588s-orangepi-5` stays a board's name. All 432 trees of the reference resolve by it.
 COMPATIBLE = re.compile(r"rockchip,(?P<family>rv1126b|(?:rk|rv)[0-9]{4})(?P<variant>[a-z]?[0-9]?)")
 NPU_COMPATIBLE = re.compile(r"rockchip,(?P<family>rv1126b|(?:rk|rv)[0-9]{4})-(?:rknpu|rknn-core)")
+# Threads of the vendor's demos, and the CPUs that the library's mask has a bit for (rkllm-runtime 1.2, 1.8).
+THREADS, MASK_BITS = 4, 8
 RKLLM_SOCS = ", ".join(soc.title for soc in SOCS if soc.rkllm)
 
 
@@ -135,15 +137,20 @@ def _row(family: str) -> Soc | None:
     return BY_NAME.get(FAMILY.get(family, family))
 
 
-def default_cpus(soc: Soc | None, allowed: Iterable[int], threads: int = 4) -> tuple[int, ...]:
-    """CPUs for the runtime's mask: the big cluster (CPU4-7) of an 8-CPU SoC, else CPU0-3, as far as they are allowed.
+def default_cpus(soc: Soc | None, allowed: Iterable[int], present: int) -> tuple[int, ...]:
+    """CPUs for the threads of the runtime: up to THREADS of those that are allowed, the big cluster (CPU4-7) first.
 
-    Always set: the library leaves the mask undefined where it counts neither 4 nor 8 CPUs (rkllm-runtime 1.8), and it
-    wants at least as many CPUs as the model has NPU cores, so a narrow affinity is filled up from what is allowed.
+    `present` counts the machine's CPUs where no SoC is known. One with fewer than THREADS, or none that the mask has a
+    bit for, is no board: only the simulator runs there, which gets the mask of a small one.
+
+    The result is never empty: the library leaves the mask undefined where it counts neither 4 nor 8 CPUs (rkllm-runtime
+    1.8). A CPU outside `allowed` is never added: an operator's CPUAffinity would be widened by the library's threads.
     """
-    usable = sorted(set(allowed))
-    eight = soc.cpus == 8 if soc else len(usable) >= 8
-    wanted = range(4, 8) if eight else range(4)
-    chosen = [cpu for cpu in wanted if cpu in usable]
-    others = [cpu for cpu in reversed(usable) if cpu not in chosen]
-    return tuple(sorted((chosen + others)[:threads]))
+    present = soc.cpus if soc else present
+    usable = sorted(cpu for cpu in set(allowed) if cpu < MASK_BITS)
+    if present < THREADS or not usable:
+        return tuple(range(THREADS))
+    first = THREADS if present >= MASK_BITS else 0
+    big = [cpu for cpu in usable if first <= cpu < first + THREADS]
+    others = [cpu for cpu in reversed(usable) if cpu not in big]
+    return tuple(sorted((big + others)[:THREADS]))

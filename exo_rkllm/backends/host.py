@@ -40,4 +40,4 @@ def engine_host(config: Config, library: Path | None, report: LineSink, root: Pa
     if soc is None:
         return host
     allowed = os.sched_getaffinity(0) if root == Path("/") else range(soc.cpus)
-    return replace(host, platform=soc.title, cpus=default_cpus(soc, allowed))
+    return replace(host, platform=soc.title, cpus=default_cpus(soc, allowed, soc.cpus))

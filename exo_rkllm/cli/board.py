@@ -82,7 +82,8 @@ def _rows(board: Board, reading: Reading) -> Iterator[tuple[str, str]]:
     yield "state", _state(board)
     if board.npu is not None:
         yield from _npu_rows(board.npu, reading)
-        cpus = default_cpus(board.soc, range(board.soc.cpus) if board.soc else range(os.cpu_count() or 1))
+        present = board.soc.cpus if board.soc else os.cpu_count() or 1
+        cpus = default_cpus(board.soc, range(present), present)
         yield "CPU threads", f"on CPU {', '.join(map(str, cpus))}"
     yield "memory", _memory(reading)
     yield "memory clock", _clock(reading.ddr)

@@ -30,6 +30,9 @@ DOWNLOAD = "exo-rkllm inspect {path} says more; download the file again"
 RUNS_ON = "RKLLM needs an RK3588, RK3576, RK3562 or RV1126B"
 DOCTOR = "exo-rkllm doctor names what is missing"
 CPUS = "Leave cpus out of the model's card, or list other CPU numbers there"
+ALLOWED_CPUS = (
+    "Allow it more CPUs: systemctl show exo-rkllm -p CPUAffinity -p AllowedCPUs; in a container, its --cpuset-cpus"
+)
 SMALLER = "Unload another model, lower its context, or set base_domain_id to another number in the model's card"
 
 
@@ -200,8 +203,8 @@ TABLE: tuple[FailureRule, ...] = (
     FailureRule(
         r"number of enabled CPUs must be greater than or equal to the number of NPU cores",
         LoadError,
-        "{model} uses {cores} NPU cores, and fewer CPUs than that were enabled.",
-        CPUS,
+        "{model} uses {cores} NPU cores and needs a CPU for each; {cpus}.",
+        "{cpus_hint}",
     ),
     FailureRule(
         r"Mismatch between enabled CPUs mask and expected count", LoadError, "The list of CPUs is wrong.", CPUS
@@ -352,10 +355,19 @@ class Context:
 
     path: str
     runtime: str
+    # CPUs that were enabled for the load, and those that this process may use.
+    cpus: frozenset[int] = frozenset()
+    allowed: frozenset[int] = frozenset()
 
     def words(self, lines: Iterable[str]) -> Mapping[str, str]:
         said = log.facts(lines)
+        # Whoever picked these CPUs had no more to pick from.
+        confined = bool(self.cpus) and self.cpus <= self.allowed and len(self.allowed) < (said.npu_cores or 2)
+        names = ", ".join(map(str, sorted(self.cpus)))
+        enabled = f"only CPU {names} was enabled" if names else "fewer were enabled"
         return {
+            "cpus": f"the service may use CPU {names} only" if confined else enabled,
+            "cpus_hint": ALLOWED_CPUS if confined else CPUS,
             "path": self.path,
             "model": self.path.rpartition("/")[2],
             "runtime": self.runtime,

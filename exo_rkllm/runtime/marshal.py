@@ -17,7 +17,6 @@ from exo_rkllm.runtime.abi.shared import (
     RKLLMPromptCacheParam,
     RKLLMSamplingParam,
 )
-from exo_rkllm.runtime.cpus import mask_of
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.memory import assign, floats, text, token_ids, zeroed
 from exo_rkllm.runtime.values import (
@@ -88,7 +87,7 @@ def param_of(generation: Generation, params: LoadParams, context: int, cpus: Seq
             assign(extend, name, getattr(params, name))
     if _has(extend, "enabled_cpus_mask"):
         assign(extend, "enabled_cpus_num", len(set(cpus)))
-        assign(extend, "enabled_cpus_mask", mask_of(cpus), "The mask of CPUs")
+        assign(extend, "enabled_cpus_mask", sum(1 << cpu for cpu in set(cpus)), "The mask of CPUs")
     return param
 
 

@@ -20,7 +20,6 @@ from exo_rkllm.runtime import failures, marshal
 from exo_rkllm.runtime.abi.shared import RKLLMCallback, RKLLMCrossAttnParam, RKLLMLoraAdapter
 from exo_rkllm.runtime.blackbox import LogTail
 from exo_rkllm.runtime.callback import ActiveRun, Embed, Tokenize, embed_callback, result_callback, tokenizer_callback
-from exo_rkllm.runtime.cpus import default_cpus
 from exo_rkllm.runtime.library import Library
 from exo_rkllm.runtime.log import facts as facts_of
 from exo_rkllm.runtime.log import stages
@@ -42,6 +41,7 @@ from exo_rkllm.runtime.values import (
     TokenInput,
     VideoEmbeds,
 )
+from exo_rkllm.socs import default_cpus
 
 __all__ = [
     "PAUSE", "RELEASE", "AsyncRun", "AudioEmbeds", "EmbedInput", "ImageEmbeds", "Input", "Library", "LoadParams",
@@ -118,7 +118,9 @@ class Session:
         features, generation, params = self.library.features, self.library.generation, self.params
         marshal.check_params(params, features)
         context = params.max_context_len or _context_of(params.model_path)
-        cpus = params.cpus or (default_cpus(os.sched_getaffinity(0)) if features.has("cpus") else ())
+        allowed = os.sched_getaffinity(0)
+        cpus = params.cpus or (default_cpus(None, allowed, os.cpu_count() or 1) if features.has("cpus") else ())
+        self._context = failures.Context(params.model_path, self.library.version, frozenset(cpus), frozenset(allowed))
         param = marshal.param_of(generation, params, context, cpus)
         self._kept["param"] = param
         mark = self._log.mark()

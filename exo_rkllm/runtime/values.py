@@ -52,7 +52,7 @@ class LoadParams:
     is_async: bool = False
     base_domain_id: int = 0
     embed_flash: bool = True
-    # CPU numbers of the threads; empty: the four that `cpus.default_cpus` picks.
+    # CPU numbers of the threads; empty: what `socs.default_cpus` picks.
     cpus: tuple[int, ...] = ()
     n_batch: int = 1
     use_cross_attn: bool = False

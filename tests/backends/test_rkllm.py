@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -22,9 +23,11 @@ from exo_rkllm.backends.base import (
 )
 from exo_rkllm.backends.host import EngineHost, engine_host
 from exo_rkllm.backends.rkllm import RkllmEngine
+from exo_rkllm.board.detect import detect
 from exo_rkllm.config import load
 from exo_rkllm.errors import (
     ExoRkllmError,
+    LoadError,
     ModelFileError,
     ModelNotFound,
     NotSupported,
@@ -32,6 +35,7 @@ from exo_rkllm.errors import (
     UsageError,
 )
 from tests.backends.npu_fixtures import Card
+from tests.simulated import Library
 
 
 async def ask(engine: RkllmEngine, prompt: str, **fields: Any) -> tuple[str, Finish]:
@@ -61,6 +65,24 @@ def test_an_option_that_is_none_is_refused(options: Mapping[str, JSON], says: st
 def test_a_seed_is_refused_since_the_library_has_none() -> None:
     with pytest.raises(NotSupported, match="seed"):
         RkllmEngine(Card(Path("some.rkllm"), {}, sampling=Sampling(seed=1)), EngineHost(lambda _: None))
+
+
+async def test_service_with_too_few_cpus_is_named_as_the_cause_and_not_the_card(
+    library: Library, board_root: Path, make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exo_rkllm.backends.host.detect", lambda _root: detect(board_root))  # this machine is no board
+    model = make_model(npu_cores=3)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        host = engine_host(load({}), library("1.3.0"), lambda _lines: None)
+        with pytest.raises(LoadError) as caught:
+            await RkllmEngine(Card(model, {}), host).initialize()
+    finally:
+        os.sched_setaffinity(0, before)
+    assert f"uses 3 NPU cores and needs a CPU for each; the service may use CPU {min(before)} only" in str(caught.value)
+    assert "CPUAffinity" in caught.value.hint
+    assert "card" not in caught.value.hint
 
 
 async def test_a_model_without_a_file_says_how_to_get_one() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exo_rkllm.socs import BY_NAME, SOCS, default_cpus, named, named_by_npu
 
@@ -56,12 +58,12 @@ def test_rows_are_complete() -> None:
 @pytest.mark.parametrize(
     ("soc", "allowed", "expected"),
     [
+        ("rk3588", (4, 5), (4, 5)),  # CPUAffinity=4 5, which the library's threads must not leave
+        ("rk3588", (0, 1, 2, 3, 6), (1, 2, 3, 6)),
         ("rk3588", range(8), (4, 5, 6, 7)),
         ("rk3576", range(8), (4, 5, 6, 7)),
         ("rk3562", range(4), (0, 1, 2, 3)),
         ("rv1126b", range(4), (0, 1, 2, 3)),
-        (None, range(8), (4, 5, 6, 7)),
-        (None, range(2), (0, 1)),
         ("rk3588", range(4), (0, 1, 2, 3)),  # a container that was given the small cores
         ("rk3588", (0, 1, 6, 7), (0, 1, 6, 7)),
         ("rk3588", (3, 5), (3, 5)),
@@ -69,6 +71,33 @@ def test_rows_are_complete() -> None:
     ],
 )
 def test_threads_go_to_the_big_cores_that_are_allowed(
-    soc: str | None, allowed: range | tuple[int, ...], expected: tuple[int, ...]
+    soc: str, allowed: range | tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
-    assert default_cpus(BY_NAME[soc] if soc else None, allowed) == expected
+    assert default_cpus(BY_NAME[soc], allowed, 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("allowed", "present", "expected"),
+    [
+        (range(8), 8, (4, 5, 6, 7)),
+        ({4, 5}, 8, (4, 5)),
+        (range(4), 4, (0, 1, 2, 3)),
+        ({2}, 4, (2,)),
+        # No board has so few, or such, and the simulator starts no threads.
+        (range(2), 2, (0, 1, 2, 3)),
+        ({12, 13}, 64, (0, 1, 2, 3)),
+        (set(), 8, (0, 1, 2, 3)),
+    ],
+)
+def test_unknown_soc_is_judged_by_the_number_of_its_cpus(
+    allowed: range | set[int], present: int, expected: tuple[int, ...]
+) -> None:
+    assert default_cpus(None, allowed, present) == expected
+
+
+@given(st.sets(st.integers(0, 127)), st.sampled_from([1, 2, 4, 8, 64]))
+def test_the_mask_of_cpus_is_never_empty_and_never_too_wide(allowed: set[int], present: int) -> None:
+    """Otherwise init is refused (reference 1.8)."""
+    chosen = default_cpus(None, allowed, present)
+    assert 1 <= len(set(chosen)) == len(chosen) <= 4
+    assert set(chosen) <= set(range(8))

@@ -10,11 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from exo_rkllm.runtime import abi, marshal
-from exo_rkllm.runtime.cpus import default_cpus, mask_of
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.memory import SLACK
 from exo_rkllm.runtime.session import (
@@ -262,29 +259,3 @@ def test_what_a_run_leaves_open_is_what_was_loaded(release: str) -> None:
 
 
 # ── CPUs ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(
-    ("allowed", "chosen"),
-    [
-        (range(8), (4, 5, 6, 7)),
-        (range(4), (0, 1, 2, 3)),
-        ({4, 5}, (4, 5, 6, 7)),
-        ({0, 1}, (0, 1, 2, 3)),
-        ({0, 1, 2, 3, 6}, (1, 2, 3, 6)),
-        ({7}, (4, 5, 6, 7)),
-        (range(64), (4, 5, 6, 7)),
-        ({12, 13}, (0, 1, 2, 3)),
-        (set(), (0, 1, 2, 3)),
-    ],
-)
-def test_four_cpus_are_picked_where_nobody_says_which(allowed: Any, chosen: tuple[int, ...]) -> None:
-    assert default_cpus(allowed) == chosen
-
-
-@given(st.sets(st.integers(0, 127)))
-def test_whatever_may_be_used_the_mask_has_as_many_bits_as_the_count_says(allowed: set[int]) -> None:
-    """Otherwise init is refused (reference 1.8)."""
-    chosen = default_cpus(allowed)
-    assert len(chosen) == mask_of(chosen).bit_count() == 4
-    assert mask_of(chosen) < 256
