@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal, TypeAlias
 
 
 class ExoRkllmError(Exception):
@@ -170,11 +171,26 @@ class RunError(ExoRkllmError):
     code = "run_failed"
 
 
+LossCause: TypeAlias = Literal["crash", "hang", "protocol", "unreachable", "unloaded"]
+
+
 class RunnerLost(ExoRkllmError):
-    """The child process that held the model died, hung or talked nonsense."""
+    """The process or the server that held the model serves it no more; `cause` is a row of `observer.RESTART_REASONS`.
+
+    `unloaded` is the one cause that is no failure: we ended it ourselves.
+    """
 
     code = "runner_lost"
     status = 502
+
+    def __init__(self, sentence: str, hint: str = "", cause: LossCause = "crash") -> None:
+        super().__init__(sentence, hint)
+        self.cause = cause
+
+
+def unloaded(model: str) -> RunnerLost:
+    """What an engine gives to whoever still reads from it once it is closed."""
+    return RunnerLost(f"{model} was unloaded.", "Ask again: it is loaded on demand.", "unloaded")
 
 
 class Busy(ExoRkllmError):
@@ -190,6 +206,11 @@ class Busy(ExoRkllmError):
 
 def _all_classes(base: type[ExoRkllmError]) -> list[type[ExoRkllmError]]:
     return [base, *(found for child in base.__subclasses__() for found in _all_classes(child))]
+
+
+def codes() -> dict[str, str]:
+    """Every code, with the first line of what it means; plugins' own error classes are not among them."""
+    return {kind.code: (kind.__doc__ or "").partition("\n")[0] for kind in _all_classes(ExoRkllmError)}
 
 
 def from_code(code: str, sentence: str, hint: str = "") -> ExoRkllmError:

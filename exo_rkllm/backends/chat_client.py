@@ -100,7 +100,9 @@ class ChatClient:
             if request_id not in self._aborted:
                 await self._obituary()
                 when = "in the middle of an answer" if first else "before it answered"
-                raise RunnerLost(f"{self.who} went away {when}: {reason(error)}.", "Ask again.") from None
+                raise RunnerLost(
+                    f"{self.who} went away {when}: {reason(error)}.", "Ask again.", "unreachable"
+                ) from None
         finally:
             if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
                 opening.result().close()
@@ -112,7 +114,7 @@ class ChatClient:
             return
         if not answer.ended:
             await self._obituary()
-            raise RunnerLost(f"{self.who} ended an answer before its end.", "Ask again.")
+            raise RunnerLost(f"{self.who} ended an answer before its end.", "Ask again.", "unreachable")
         self._check()
         for event in answer.finish(0.0 if not first else first - asked, time.monotonic() - (first or asked)):
             yield event

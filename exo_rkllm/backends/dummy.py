@@ -24,7 +24,7 @@ from exo_rkllm.backends.base import (
     Usage,
 )
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
-from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunnerLost, UsageError
+from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, UsageError, unloaded
 
 OPTIONS: Mapping[str, EngineOption] = {
     "tokens_per_second": EngineOption(float, 0.0, "pace of the answer; 0 means as fast as possible"),
@@ -156,7 +156,7 @@ class DummyEngine(Engine):
 
     def _alive(self) -> None:
         if self._closed is None or self._closed.done():
-            raise RunnerLost(f"The engine of {self.model.id} is closed.", "Load the model again.")
+            raise unloaded(self.model.id)
 
     async def abort(self, request_id: str) -> None:
         self._aborted.add(request_id)
@@ -168,7 +168,7 @@ class DummyEngine(Engine):
 
     async def close(self) -> None:
         if self._closed is not None and not self._closed.done():
-            self._closed.set_result(RunnerLost(f"The engine of {self.model.id} was closed.", "Load the model again."))
+            self._closed.set_result(unloaded(self.model.id))
 
 
 SPEC = EngineSpec(

@@ -20,7 +20,7 @@ from exo_rkllm.backends.chat_body import body
 from exo_rkllm.backends.chat_client import ChatClient
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
-from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, OutOfMemory, RunnerLost
+from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, OutOfMemory, RunnerLost, unloaded
 
 OPTIONS: Mapping[str, EngineOption] = {
     "program": EngineOption(str, "llama-server", "llama.cpp's server, by name or path"),
@@ -226,7 +226,7 @@ class LlamaCppEngine(Engine):
     async def close(self) -> None:
         """Asked to end, then made to."""
         if self._client is not None:
-            await self._client.close(RunnerLost(f"{self.model.id} was unloaded.", "Ask again: it is loaded on demand."))
+            await self._client.close(unloaded(self.model.id))
         process = self._process
         if process is None or not self._tasks:
             return

@@ -12,7 +12,7 @@ from exo_rkllm.backends.base import Capabilities, Engine, GenerationEvent, Gener
 from exo_rkllm.backends.chat_body import body
 from exo_rkllm.backends.chat_client import ChatClient
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
-from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelNotFound, RunnerLost
+from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelNotFound, RunnerLost, unloaded
 
 OPTIONS: Mapping[str, EngineOption] = {
     "base_url": EngineOption(str, "", "where the API is, with its version: http://10.0.0.7:8000/v1"),
@@ -97,7 +97,7 @@ class OpenAIEngine(Engine):
 
     async def close(self) -> None:
         if self._client is not None:
-            await self._client.close(RunnerLost(f"{self.model.id} was unloaded.", "Ask again: it is loaded on demand."))
+            await self._client.close(unloaded(self.model.id))
 
     def _loaded(self) -> ChatClient:
         if self._client is None:

@@ -31,7 +31,7 @@ from exo_rkllm.backends.base import (
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.ledger import Ledger
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
-from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError
+from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError, unloaded
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.parent import ArrayRows, RunDone, Runner, RunStarted
 from exo_rkllm.runtime import modelfile, values, version
@@ -167,7 +167,7 @@ class RkllmEngine(Engine):
         except ExoRkllmError as error:
             return error
         except asyncio.CancelledError:
-            return RunnerLost(f"{self.model.id} was unloaded.", "Ask again: it is loaded on demand.")
+            return unloaded(self.model.id)
         return None
 
     async def _settle_swap(self) -> None:

@@ -17,7 +17,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Model, Piece, Progress
-from exo_rkllm.backends.observer import LoadReport, NullObserver, Observer, RestartReport
+from exo_rkllm.backends.observer import LoadReport, NullObserver, Observer, RestartReport, restart_reason
 from exo_rkllm.dispatch import state as on
 from exo_rkllm.dispatch.decide import deadline, decide, idle_deadline
 from exo_rkllm.dispatch.dialogue import Begin, Verbatim
@@ -336,8 +336,8 @@ class Dispatcher:
         phase = self._state.models[name].phase
         if phase in ("loading", "ready"):
             log.error("%s: %s", name, error, extra={"model": name})
-        if phase == "ready":
-            self._observer.restarted(RestartReport(name, error.code))
+        if phase == "ready" and (reason := restart_reason(error)) is not None:
+            self._observer.restarted(RestartReport(name, reason))
         self._post(on.EngineLostEvent(name, error))
 
     def _set_timer(self) -> None:

@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import exo_rkllm
-from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code
+from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code, unloaded
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.preload import Preload
@@ -237,7 +237,7 @@ class Runner:
         """Goodbye, then SIGKILL where the library does not let go."""
         self._closing = True
         self._post(wire.pack(FrameKind.BYE, 0))
-        self._fail(RunnerLost(f"{self._name} was unloaded.", "Ask again: it is loaded on demand."))
+        self._fail(unloaded(self._name))
         try:
             await asyncio.wait_for(self._exited.wait(), self._limits.close)
         except (asyncio.TimeoutError, asyncio.CancelledError):
@@ -375,7 +375,7 @@ class Runner:
         if due > self._loop.time():
             self._watch(due)
             return
-        self._fail(RunnerLost(f"The process of {self._name} {what} for {limit:g} s and was ended.", LAST_WORDS))
+        self._fail(RunnerLost(f"The process of {self._name} {what} for {limit:g} s and was ended.", LAST_WORDS, "hang"))
         self._kill()
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────
@@ -428,7 +428,7 @@ class Runner:
             pass
         except wire.ProtocolError as error:
             self._loop.remove_reader(self._sock)
-            self._fail(RunnerLost(f"The process of {self._name} sent {error}.", LAST_WORDS))
+            self._fail(RunnerLost(f"The process of {self._name} sent {error}.", LAST_WORDS, "protocol"))
             self._kill()
         if (run := self._spoken) is not None:
             self._spoken = None

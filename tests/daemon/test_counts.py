@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -93,3 +95,24 @@ def test_where_the_runtime_counts_nothing_a_guess_is_called_one(
     with urllib.request.urlopen(f"http://{daemon.status()['listening'][0]}/metrics", timeout=10) as response:
         assert 'rkllm_prompt_tokens_total{model="qwen"} 0.0' in response.read().decode()
     assert re.search(r"qwen: stop, about \d+ tokens in and \d+ out", daemon.text)
+
+
+def metrics(daemon: Daemon) -> str:
+    with urllib.request.urlopen(f"http://{daemon.status()['listening'][0]}/metrics", timeout=10) as response:
+        text: str = response.read().decode()
+    return text
+
+
+def test_killed_process_counts_as_a_crash(board_house: House, make_model: Callable[..., Path]) -> None:
+    """`runner_lost` was counted, a reason that no alert and no dashboard knew."""
+    board_house.simulated("qwen", make_model, reply="Hello", template="none")
+    daemon = board_house.start()
+    assert daemon.answer("qwen", "Hi") == "Hello"
+    assert 'rkllm_worker_restarts_total{model="qwen",reason="crash"} 0.0' in metrics(daemon)
+    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGSEGV)
+    daemon.wait_for(lambda status: status["models"][0]["state"] != "ready")
+    assert daemon.answer("qwen", "Hi") == "Hello"
+    counted = re.findall(r"rkllm_worker_restarts_total\{.*", metrics(daemon))
+    assert 'rkllm_worker_restarts_total{model="qwen",reason="crash"} 1.0' in counted
+    assert [line for line in counted if not line.endswith(" 0.0")] == counted[:1]

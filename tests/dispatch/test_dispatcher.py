@@ -499,7 +499,7 @@ async def test_whoever_counts_is_told_of_every_answer_load_and_crash() -> None:
     theatre.puppet("qwen").die()
     with pytest.raises(RunnerLost):
         await doomed
-    assert [restart.reason for restart in seen.restarts] == ["runner_lost"]
+    assert [restart.reason for restart in seen.restarts] == ["crash"]
     with pytest.raises(LoadError):
         await theatre.answer("qwen")
     assert [answer.reason for answer in seen.answers[2:]] == ["runner_lost", "load_failed"]

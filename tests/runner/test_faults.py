@@ -19,6 +19,7 @@ import pytest
 
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece
 from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.observer import restart_reason
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
 from exo_rkllm.runner import wire
@@ -101,7 +102,9 @@ async def test_everybody_who_waits_hears_the_same_reason(
         assert said in result.sentence
         assert result.hint
     assert time.monotonic() - began < 0.6 + 1.0
-    assert said in (await engine.lost()).sentence
+    lost = await engine.lost()
+    assert said in lost.sentence
+    assert restart_reason(lost) == ("hang" if "hang" in fault else "crash")
     with pytest.raises(RunnerLost):
         await hear(engine)
     await engine.close()
