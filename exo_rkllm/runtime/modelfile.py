@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, NpuUnavailable
 from exo_rkllm.runtime import container, filename, version
-from exo_rkllm.runtime.failures import RUNS_ON
+from exo_rkllm.runtime.failure_rules import RUNS_ON
 
 T = TypeVar("T")
 Source: TypeAlias = Literal["header", "footer", "name"]

@@ -17,7 +17,8 @@ from exo_rkllm.errors import (
     UsageError,
 )
 from exo_rkllm.runtime import failures, log
-from exo_rkllm.runtime.failures import TABLE, Context
+from exo_rkllm.runtime.failure_rules import TABLE
+from exo_rkllm.runtime.failures import Context
 
 CONTEXT = Context("/models/qwen.rkllm", "1.2.3")
 RUNTIME = "I rkllm: rkllm-runtime version: 1.2.3, rknpu driver version: 0.9.6, platform: RK3588"
