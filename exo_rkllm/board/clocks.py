@@ -1,7 +1,7 @@
-"""Governors of NPU, memory and CPUs: what is there is written down first, then `performance` is set, then put back.
+"""Governors of NPU, memory and CPUs: saved first, then set to `performance`, then restored.
 
-The vendor's own scripts fix frequencies and never restore them (rkllm-runtime 5.2); `performance` reaches the same
-clocks on every bin of a chip, and what was there before is one word a file.
+The vendor's own scripts fix frequencies and never restore them (rkllm-runtime 5.2). `performance` reaches the same
+clocks on every bin of a chip, and restoring takes one word a file.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from exo_rkllm.board import files
 
-WANTED = "performance"
-FIXED = "userspace"
+FULL_SPEED = "performance"
+FIXED_SPEED = "userspace"
 
 
 @dataclass(frozen=True, slots=True)
-class Knob:
-    """One clock: its governor, and the file that holds a frequency while that is `userspace`."""
+class ClockControl:
+    """One clock: the file of its governor, and that of its frequency while the governor is `userspace`."""
 
     name: str
     governor: Path
@@ -30,22 +30,24 @@ class Knob:
 
 @dataclass(frozen=True, slots=True)
 class ClocksOutcome:
-    """Names of clocks that were set or put back, and a sentence for each that was not."""
+    """Names of the clocks that were changed, and a sentence for each that could not be."""
 
     done: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
 
 
-def knobs(root: Path) -> list[Knob]:
-    """The NPU's clock by its driver's name, the memory's, and one a CPU cluster; only what is there."""
+def clock_controls(root: Path) -> list[ClockControl]:
+    """The NPU's clock, the memory's, and one a CPU cluster, as far as the kernel has them."""
     devfreq, cpufreq = root / "sys/class/devfreq", root / "sys/devices/system/cpu/cpufreq"
     npus = [folder for name in files.names(devfreq) if (folder := devfreq / name).name.endswith(".npu")]
-    found = [
-        Knob(folder.name, folder / "governor", folder / "userspace/set_freq", _words(folder / "available_governors"))
+    controls = [
+        ClockControl(
+            folder.name, folder / "governor", folder / "userspace/set_freq", _words(folder / "available_governors")
+        )
         for folder in (*npus, devfreq / "dmc")
     ]
-    found += [
-        Knob(
+    controls += [
+        ClockControl(
             folder.name,
             folder / "scaling_governor",
             folder / "scaling_setspeed",
@@ -53,7 +55,7 @@ def knobs(root: Path) -> list[Knob]:
         )
         for folder in files.numbered(cpufreq, "policy")
     ]
-    return [knob for knob in found if knob.governor.exists()]
+    return [control for control in controls if control.governor.exists()]
 
 
 def _words(path: Path) -> tuple[str, ...]:
@@ -61,51 +63,51 @@ def _words(path: Path) -> tuple[str, ...]:
 
 
 def raise_clocks(root: Path, saved: Path) -> ClocksOutcome:
-    """What a run before this one saved is kept: then the governors that are there now are our own."""
-    found = knobs(root)
+    """Save the governors and set them to performance. A note of an earlier run stays: the governors of now are ours."""
+    controls = clock_controls(root)
     if not saved.exists():
-        _write_down(saved, dict(_current(found)))
+        _save(saved, dict(_current(controls)))
     done, failed = [], []
-    for knob in found:
-        if WANTED not in knob.available:
-            failed.append(f"{knob.name} has no governor {WANTED}.")
-        elif trouble := _set(knob.governor, WANTED):
-            failed.append(f"{knob.name}: {trouble}")
+    for control in controls:
+        if FULL_SPEED not in control.available:
+            failed.append(f"{control.name} has no governor {FULL_SPEED}.")
+        elif failure := _set(control.governor, FULL_SPEED):
+            failed.append(f"{control.name}: {failure}")
         else:
-            done.append(knob.name)
+            done.append(control.name)
     return ClocksOutcome(tuple(done), tuple(failed))
 
 
 def restore_clocks(root: Path, saved: Path) -> ClocksOutcome:
-    """Puts back what was written down, and forgets it; without a note there is nothing to put back."""
+    """Restore the governors that were saved, and delete the note; without a note nothing changes."""
     note = _note(saved)
     done, failed = [], []
-    for knob in knobs(root):
-        before = note.get(knob.name)
+    for control in clock_controls(root):
+        before = note.get(control.name)
         if before is None:
             continue
-        trouble = _set(knob.governor, before[0])
-        if not trouble and before[0] == FIXED and len(before) > 1:
-            trouble = _set(knob.speed, before[1])
-        if trouble:
-            failed.append(f"{knob.name}: {trouble}")
+        failure = _set(control.governor, before[0])
+        if not failure and before[0] == FIXED_SPEED and len(before) > 1:
+            failure = _set(control.speed, before[1])
+        if failure:
+            failed.append(f"{control.name}: {failure}")
         else:
-            done.append(knob.name)
+            done.append(control.name)
     saved.unlink(missing_ok=True)
     return ClocksOutcome(tuple(done), tuple(failed))
 
 
-def _current(found: Sequence[Knob]) -> Iterator[tuple[str, list[str]]]:
-    for knob in found:
-        governor = files.text(knob.governor)
+def _current(controls: Sequence[ClockControl]) -> Iterator[tuple[str, list[str]]]:
+    for control in controls:
+        governor = files.text(control.governor)
         if not governor:
             continue
-        speed = files.number(knob.speed) if governor == FIXED else None
-        yield knob.name, [governor] if speed is None else [governor, str(speed)]
+        speed = files.number(control.speed) if governor == FIXED_SPEED else None
+        yield control.name, [governor] if speed is None else [governor, str(speed)]
 
 
-def _write_down(saved: Path, note: Mapping[str, list[str]]) -> None:
-    """Complete or not at all, and on the way to the disk before the first clock is touched."""
+def _save(saved: Path, note: Mapping[str, list[str]]) -> None:
+    """Write the note completely or not at all, and to the disk, before the first clock changes."""
     new = saved.with_suffix(".new")
     with new.open("w") as file:
         json.dump(note, file)
@@ -129,7 +131,7 @@ def _note(saved: Path) -> dict[str, list[str]]:
 
 
 def _set(path: Path, value: str) -> str:
-    """An empty text, or why it could not be written; the kernel refuses a governor that it does not have."""
+    """Write one attribute; returns why that failed, or an empty string."""
     if files.text(path) == value:
         return ""
     try:

@@ -1,13 +1,13 @@
-"""The privileged piece, started by systemd when the daemon connects: clocks are up while a connection is open.
+"""The privileged unit, started by systemd when the daemon connects: clocks are raised while a connection is open.
 
-The daemon keeps its connection while a model is loaded. The kernel closes it when the daemon dies, so nobody has to
-notice a crash; this program's own end is covered by `ExecStopPost=... --restore`, which systemd runs whatever
-happened. It takes no commands: being connected is the only thing that can be said to it.
+The daemon stays connected while a model is loaded. If it dies, the kernel closes the connection; if this program
+dies, systemd runs `ExecStopPost=... --restore`. There are no commands: a connection is all that a client can say.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -20,27 +20,27 @@ from types import FrameType
 
 from exo_rkllm.board.clocks import ClocksOutcome, raise_clocks, restore_clocks
 
-# sd_listen_fds(3): systemd passes sockets from this number on.
+# sd_listen_fds(3): the first socket that systemd passes.
 FIRST_SOCKET = 3
-# Started without anybody connecting, by hand for instance, it ends again.
-PATIENCE = 2.0
+# Seconds after which it ends without a connection, for instance when it was started by hand.
+NOBODY_CONNECTS = 2.0
 NOTE = "governors.json"
 
 
 class Terminated(Exception):
-    """systemd wants it to end."""
+    """SIGTERM came."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    own = argparse.ArgumentParser(
-        prog="exo-rkllm-clocks", description="Holds the clocks up while somebody is connected."
+    parser = argparse.ArgumentParser(
+        prog="exo-rkllm-clocks", description="Keeps the clocks raised while a client is connected."
     )
-    own.add_argument("--restore", action="store_true", help="only put back what was there, after a crash")
-    own.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
-    args = own.parse_args(argv)
+    parser.add_argument("--restore", action="store_true", help="only restore the saved clocks, after a crash")
+    parser.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
     saved = Path(os.environ.get("RUNTIME_DIRECTORY", "/run/exo-rkllm-clocks")) / NOTE
     if args.restore:
-        _say("put back", restore_clocks(args.root, saved))
+        _report("restored", restore_clocks(args.root, saved))
         return 0
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         sys.stderr.write("exo-rkllm-clocks: systemctl start exo-rkllm-clocks.socket starts this.\n")
@@ -52,26 +52,26 @@ def main(argv: list[str] | None = None) -> int:
         except Terminated:
             pass
         finally:
-            _say("put back", restore_clocks(args.root, saved))
+            _report("restored", restore_clocks(args.root, saved))
     return 0
 
 
 def hold(listener: socket.socket, root: Path, saved: Path) -> None:
-    """Returns when the last connection is gone; one that comes afterwards makes systemd start this again."""
+    """Raise the clocks until the last connection is gone; a later one makes systemd start this again."""
     holders: dict[int, socket.socket] = {}
-    told = b""
+    answer = b""
     try:
-        while ready := select.select([listener, *holders.values()], [], [], None if holders else PATIENCE)[0]:
+        while ready := select.select([listener, *holders.values()], [], [], None if holders else NOBODY_CONNECTS)[0]:
             for source in ready:
                 if source is listener:
                     holder, _ = listener.accept()
                     if not holders:
                         outcome = raise_clocks(root, saved)
-                        told = json.dumps(asdict(outcome)).encode() + b"\n"
-                        _say("raised", outcome)
+                        answer = json.dumps(asdict(outcome)).encode() + b"\n"
+                        _report("raised", outcome)
                     holders[holder.fileno()] = holder
-                    _tell(holder, told)
-                elif _left(source):
+                    _answer(holder, answer)
+                elif _has_left(source):
                     del holders[source.fileno()]
                     source.close()
             if not holders:
@@ -81,27 +81,25 @@ def hold(listener: socket.socket, root: Path, saved: Path) -> None:
             holder.close()
 
 
-def _left(holder: socket.socket) -> bool:
-    """Whatever is said is thrown away; the end is what counts."""
+def _has_left(holder: socket.socket) -> bool:
+    """Whether the client has closed its end; data is thrown away."""
     try:
         return not holder.recv(4096)
     except OSError:
         return True
 
 
-def _tell(holder: socket.socket, told: bytes) -> None:
+def _answer(holder: socket.socket, answer: bytes) -> None:
     holder.setblocking(False)
-    try:
-        holder.send(told)
-    except OSError:
-        return  # it left already, which the next round sees
+    with contextlib.suppress(OSError):  # the next round notices a client that has left
+        holder.send(answer)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _say(what: str, outcome: ClocksOutcome) -> None:
+def _report(what: str, outcome: ClocksOutcome) -> None:
     """To the journal."""
     if outcome.done:
         sys.stdout.write(f"Clocks {what}: {', '.join(outcome.done)}.\n")

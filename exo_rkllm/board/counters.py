@@ -1,6 +1,6 @@
-"""One reading of everything a board tells about its NPU without being woken: some fourteen small files.
+"""One reading of everything that a board tells about its NPU without waking it: some fourteen small files.
 
-What cannot be read is absent and its reason is kept; nothing is ever reported as 0 for want of a better value.
+What cannot be read is absent, with its reason; nothing is reported as 0 because it is not known.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.board import files
-from exo_rkllm.board.load import parse_load
+from exo_rkllm.board.driver import parse_load
 from exo_rkllm.board.sources import Devfreq, Sources
 
 KIB = 1024
-# A sensor that is powered down or broken prints values outside of what silicon survives.
+# A sensor that is powered down or broken prints values that no silicon survives.
 COLDEST, HOTTEST = -60.0, 200.0
-# `error` and `unsupported` are states too, and say nothing about power (3.4).
+# `error` and `unsupported` are states, too, and say nothing about power (3.4).
 POWERED = {"active": True, "resuming": True, "suspending": True, "suspended": False}
 MEMINFO = re.compile(rb"^(\w+):\s+(\d{1,15}) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
+    """Hertz; `maximum` is the limit of now, `top` the highest step that the chip has."""
+
     hertz: int
     minimum: int | None
     maximum: int | None  # drops while the chip is hot (3.6)
@@ -38,7 +40,7 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """None is "not known here"; `absent` says why, by the collector's name."""
+    """None means "not known here"; `absent` says why, by the collector's name."""
 
     powered: bool | None = None
     status: str = ""
@@ -57,34 +59,34 @@ class Reading:
     absent: Mapping[str, str] = field(default_factory=dict)
 
 
-class Absent(Exception):  # never leaves this module
-    """Half a sentence that says why a collector has nothing."""
+class NoValue(Exception):
+    """Half a sentence that says why a collector has no value; never leaves this module."""
 
 
 def read(sources: Sources) -> Reading:
-    """Every collector once; one that fails leaves its fields out and disturbs no other."""
-    found: dict[str, Any] = {}
+    """Call every collector once; one that fails leaves its fields out and disturbs no other."""
+    values: dict[str, Any] = {}
     absent: dict[str, str] = {}
     for name, collect in COLLECTORS.items():
         try:
-            found |= collect(sources)
-        except Absent as missing:
+            values |= collect(sources)
+        except NoValue as missing:
             absent[name] = str(missing)
-    return replace(Reading(absent=absent), **found)
+    return replace(Reading(absent=absent), **values)
 
 
 def read_power(sources: Sources) -> bool | None:
-    """Whether the NPU has power; one file a device, and the only thing a sleeping sampler looks at."""
+    """Whether the NPU has power, from one file a device."""
     try:
         return bool(_power(sources)["powered"])
-    except Absent:
+    except NoValue:
         return None
 
 
 def read_load(sources: Sources) -> tuple[float, ...] | None:
     try:
         loads: tuple[float, ...] = _load(sources)["load"]
-    except Absent:
+    except NoValue:
         return None
     return loads
 
@@ -96,54 +98,54 @@ def _bytes(path: Path, sources: Sources, limit: int = 4096) -> bytes:
     try:
         return files.read(path, limit)
     except OSError as error:
-        raise Absent(files.reason(error, path, sources.root)) from None
+        raise NoValue(files.reason(error, path, sources.root)) from None
 
 
 def _number(path: Path, sources: Sources, lowest: int = 0) -> int:
-    found = files.whole(_bytes(path, sources, 64).decode("ascii", "replace").strip())
-    if found is None or found < lowest:
-        raise Absent(f"/{path.relative_to(sources.root)} holds no such number")
-    return found
+    number = files.whole(_bytes(path, sources, 64).decode("ascii", "replace").strip())
+    if number is None or number < lowest:
+        raise NoValue(f"/{path.relative_to(sources.root)} holds no such number")
+    return number
 
 
 def _load(sources: Sources) -> dict[str, Any]:
     if sources.folder is None:
-        raise Absent(sources.no_folder or "there is no NPU driver")
+        raise NoValue(sources.no_folder or "there is no NPU driver")
     line = _bytes(sources.folder / "load", sources, 1024)
     load = parse_load(line)
     # A line that was cut between two cores is well-formed and short.
     if load is None or (sources.cores is not None and len(load) < sources.cores):
-        raise Absent(f"/{(sources.folder / 'load').relative_to(sources.root)} holds no load of {sources.cores} cores")
+        raise NoValue(f"/{(sources.folder / 'load').relative_to(sources.root)} holds no load of {sources.cores} cores")
     return {"load": load}
 
 
 def _power(sources: Sources) -> dict[str, Any]:
     if not sources.names:
-        raise Absent("there is no NPU driver")
+        raise NoValue("there is no NPU driver")
     texts = [_bytes(device / "power/runtime_status", sources, 64) for device in sources.devices]
     states = [files.clean(text.decode("ascii", "replace"), 16) for text in texts]
     if not set(states) <= set(POWERED):
-        raise Absent(f"the driver's runtime power state is {', '.join(states) or 'empty'}")
+        raise NoValue(f"the driver's runtime power state is {', '.join(states) or 'empty'}")
     awake = [state for state in states if POWERED[state]]
     return {"status": awake[0] if awake else "suspended", "powered": bool(awake)}
 
 
 def _powered_seconds(sources: Sources) -> dict[str, Any]:
     if not sources.names:
-        raise Absent("there is no NPU driver")
+        raise NoValue("there is no NPU driver")
     milliseconds = [_number(device / "power/runtime_active_time", sources) for device in sources.devices]
     return {"powered_seconds": max(milliseconds) / 1000}
 
 
 def _clock(sources: Sources) -> dict[str, Any]:
     if sources.npu_clock is None:
-        raise Absent("the driver registered no clock with devfreq")
+        raise NoValue("the driver registered no clock with devfreq")
     return {"clock": _read_clock(sources.npu_clock, sources)}
 
 
 def _ddr(sources: Sources) -> dict[str, Any]:
     if sources.ddr_clock is None:
-        raise Absent("the kernel has no clock control for the memory (dmc)")
+        raise NoValue("the kernel has no clock control for the memory (dmc)")
     return {"ddr": _read_clock(sources.ddr_clock, sources)}
 
 
@@ -159,17 +161,17 @@ def _read_clock(devfreq: Devfreq, sources: Sources) -> Clock:
 
 def _temperature(sources: Sources) -> dict[str, Any]:
     if sources.zone is None:
-        raise Absent("no thermal zone is the NPU's or the chip's")
+        raise NoValue("no thermal zone is the NPU's or the chip's")
     celsius = _number(sources.zone / "temp", sources, int(COLDEST * 1000)) / 1000
     if celsius > HOTTEST:
-        raise Absent(f"the sensor {sources.zone_type} says {celsius:.0f} degrees")
+        raise NoValue(f"the sensor {sources.zone_type} says {celsius:.0f} degrees")
     return {"celsius": celsius, "zone": sources.zone_type}
 
 
 def _interrupts(sources: Sources) -> dict[str, Any]:
     """One row a core, shared with its IOMMU; the hardware's number orders them as the cores are (3.4)."""
     if not sources.names:
-        raise Absent("there is no NPU driver")
+        raise NoValue("there is no NPU driver")
     lines = _bytes(sources.root / "proc/interrupts", sources, files.LIMIT).decode("ascii", "replace").splitlines()
     cpus = len(lines[0].split()) if lines else 0
     rows = []
@@ -181,13 +183,13 @@ def _interrupts(sources: Sources) -> dict[str, Any]:
             hardware = next((int(word) for word in tail if word.isdecimal()), 0)
             rows.append((owners[0], hardware, sum(map(int, counts))))
     if not rows:
-        raise Absent("/proc/interrupts has no row of the NPU")
+        raise NoValue("/proc/interrupts has no row of the NPU")
     return {"interrupts": tuple(count for _, _, count in sorted(rows))}
 
 
 def _voltage(sources: Sources) -> dict[str, Any]:
     if sources.regulator is None:
-        raise Absent("no regulator is named vdd_npu")
+        raise NoValue("no regulator is named vdd_npu")
     return {"volts": _number(sources.regulator / "microvolts", sources) / 1e6}
 
 
@@ -196,10 +198,10 @@ def _memory(sources: Sources) -> dict[str, Any]:
     names = {"memory_total": b"MemTotal", "memory_available": b"MemAvailable"}
     if sources.cma:
         names |= {"cma_total": b"CmaTotal", "cma_free": b"CmaFree"}
-    found = {name: int(lines[key]) * KIB for name, key in names.items() if key in lines}
-    if not found:
-        raise Absent("/proc/meminfo holds no MemTotal")
-    return found
+    sizes = {name: int(lines[key]) * KIB for name, key in names.items() if key in lines}
+    if not sizes:
+        raise NoValue("/proc/meminfo holds no MemTotal")
+    return sizes
 
 
 COLLECTORS: Mapping[str, Callable[[Sources], dict[str, Any]]] = {

@@ -1,7 +1,7 @@
 """Small reads of kernel files that may be missing, forbidden, huge, binary, or gone a moment later.
 
-Everything here opens read-only and never a file that powers the NPU up: debugfs `freq` does, `volt` may crash the
-kernel (npu-platform 3.1), and every ioctl on the device nodes does (3.5), so no device node is opened either.
+Every file is opened read-only, and none that powers the NPU up: debugfs `freq` does, `volt` may crash the kernel
+(npu-platform 3.1), and so does every ioctl on a device node (3.5), which is why no device node is opened either.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 # Longest real file: /proc/interrupts of an 8-CPU board, some 15 KiB; a board with 32 rows of GPIO lines doubles it.
 LIMIT = 256 * 1024
-# Names below the driver's folder that a monitor leaves alone.
+# Names below the driver's folder that must not be read: see above.
 WAKING = ("freq", "volt")
 REASONS = {
     errno.ENOENT: "there is no {path}",
@@ -48,10 +48,10 @@ def reason(error: OSError, path: Path, root: Path) -> str:
     return known.format(path=shown) if known else f"{shown} cannot be read ({error.strerror or error})"
 
 
-def text(path: Path) -> str | None:
-    """An attribute without its newline; None where it cannot be read."""
+def text(path: Path, limit: int = LIMIT) -> str | None:
+    """An attribute without its newline; None if it cannot be read."""
     try:
-        return read(path).decode("utf-8", "replace").strip()
+        return read(path, limit).decode("utf-8", "replace").strip()
     except (OSError, ValueError):
         return None
 
@@ -61,13 +61,13 @@ def number(path: Path) -> int | None:
     return whole(text(path))
 
 
-def whole(found: str | None) -> int | None:
-    # int() would also take underscores, blanks and other scripts' digits, and refuses thousands of digits by an error
-    return int(found) if found is not None and re.fullmatch(r"-?[0-9]{1,18}", found) else None
+def whole(text: str | None) -> int | None:
+    # int() would also take underscores, blanks and other scripts' digits, and raises an error for thousands of digits
+    return int(text) if text is not None and re.fullmatch(r"-?[0-9]{1,18}", text) else None
 
 
 def strings(path: Path) -> tuple[str, ...]:
-    """A device-tree property: texts that end in NUL."""
+    """A device-tree property: strings that end in NUL; empty if it cannot be read."""
     try:
         parts = read(path, 4096).split(b"\0")
     except (OSError, ValueError):
@@ -76,7 +76,7 @@ def strings(path: Path) -> tuple[str, ...]:
 
 
 def names(folder: Path) -> list[str]:
-    """Entries of a folder in a stable order; none where it cannot be listed."""
+    """A folder's entries in a stable order; empty if it cannot be listed."""
     try:
         return sorted(path.name for path in folder.iterdir())
     except OSError:
@@ -84,21 +84,21 @@ def names(folder: Path) -> list[str]:
 
 
 def properties(path: Path) -> dict[str, str]:
-    """A `uevent` file's lines."""
+    """The lines `KEY=value` of a `uevent` file."""
     return dict(line.split("=", 1) for line in (text(path) or "").splitlines() if "=" in line)
 
 
 def link_name(path: Path) -> str:
-    """Last part of where a link points, which is how sysfs names a device's driver; empty where there is none."""
+    """The last part of a link's target, by which sysfs names a device's driver; empty without a link."""
     try:
         return path.readlink().name
     except OSError:
         return ""
 
 
-def clean(found: str, longest: int = 80) -> str:
-    """A board's own words made fit for one line of a terminal, a log or a label."""
-    visible = "".join(character if character.isprintable() else " " for character in found)
+def clean(words: str, longest: int = 80) -> str:
+    """A board's own words in one printable line, for a terminal, a log or a label."""
+    visible = "".join(character if character.isprintable() else " " for character in words)
     visible = " ".join(visible.split())
     return visible if len(visible) <= longest else visible[: longest - 1] + "…"
 
@@ -106,12 +106,11 @@ def clean(found: str, longest: int = 80) -> str:
 def numbered(folder: Path, prefix: str) -> Iterator[Path]:
     """`prefix0`, `prefix1`, ... in the order of their numbers."""
     matches = [re.fullmatch(f"{re.escape(prefix)}([0-9]{{1,4}})", name) for name in names(folder)]
-    found = sorted((int(match[1]), match[0]) for match in matches if match)
-    return (folder / name for _, name in found)
+    return (folder / name for _, name in sorted((int(match[1]), match[0]) for match in matches if match))
 
 
-def there(path: Path) -> bool:
-    """Whether it exists, as far as this user may know."""
+def exists(path: Path) -> bool:
+    """Whether it exists, as far as this user can tell."""
     try:
         return path.exists()
     except OSError:

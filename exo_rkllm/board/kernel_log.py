@@ -1,4 +1,4 @@
-"""What the kernel's log says about the NPU: errors by kind, and none of the lines that only look like errors.
+"""Errors of the NPU in the kernel's log, by kind; lines that only look like errors are not counted.
 
 The wording is that of driver 0.9.7 and 0.9.8 (npu-platform 6, notes 7 to 9 and 12).
 """
@@ -26,13 +26,12 @@ MOST_RECORDS = 100_000
 
 
 def count(lines: Iterable[str]) -> dict[str, int]:
-    """Lines of each kind; `swiotlb` speaks for the whole machine, the other wordings are the driver's own."""
-    found = Counter(kind for line in lines for kind, pattern in KINDS.items() if pattern.search(line))
-    return dict(found)
+    """Lines of each kind; `swiotlb` is the whole machine's word, the others are the driver's own."""
+    return dict(Counter(kind for line in lines for kind, pattern in KINDS.items() if pattern.search(line)))
 
 
 def read(root: Path) -> list[str]:
-    """Every record of /dev/kmsg, which wants CAP_SYSLOG where the kernel is strict; raises OSError."""
+    """Every record of /dev/kmsg, for which a strict kernel requires CAP_SYSLOG; raises OSError."""
     handle = os.open(root / "dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return [record.decode("utf-8", "replace") for record in _records(handle)]

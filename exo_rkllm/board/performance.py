@@ -1,4 +1,4 @@
-"""The daemon's side of the clocks: one connection, open while a model is loaded; it asks for nothing else."""
+"""The daemon's side of the clocks: one connection to the privileged unit, open while a model is loaded."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from exo_rkllm.errors import ClocksError
 
 SOCKET = Path("/run/exo-rkllm-clocks.sock")
 ENABLE = "sudo systemctl enable --now exo-rkllm-clocks.socket"
-# Setting a dozen governors takes milliseconds; a regulator that does not come up must not hold a load back.
-PATIENCE = 5.0
+# Setting a dozen governors takes milliseconds; a regulator that hangs must not hold a load back.
+TIMEOUT = 5.0
 
 
 class Performance:
-    """`up` and `down` may be called at any time and twice; a lost connection is made anew by the next `up`."""
+    """`up` and `down` are idempotent; the next `up` replaces a lost connection."""
 
     def __init__(self, socket: Path = SOCKET) -> None:
         self._socket = socket
@@ -25,22 +25,22 @@ class Performance:
         self._writer: asyncio.StreamWriter | None = None
 
     @property
-    def held(self) -> bool:
-        """A unit that died has closed its end."""
+    def connected(self) -> bool:
+        """False again once the unit has died, which closes its end."""
         return self._writer is not None and self._reader is not None and not self._reader.at_eof()
 
     async def up(self) -> ClocksOutcome:
-        """What was set and what was not; raises a sentence where the unit is not there."""
-        if self.held:
+        """Connect, and return which clocks were raised; raises ClocksError if the unit cannot be reached."""
+        if self.connected:
             return ClocksOutcome()
         await self.down()
         try:
             connecting = asyncio.open_unix_connection(str(self._socket))
-            reader, self._writer = await asyncio.wait_for(connecting, PATIENCE)
+            reader, self._writer = await asyncio.wait_for(connecting, TIMEOUT)
             self._reader = reader
-            line = await asyncio.wait_for(reader.readline(), PATIENCE)
-            told = json.loads(line)
-            return ClocksOutcome(tuple(told["done"]), tuple(told["failed"]))
+            line = await asyncio.wait_for(reader.readline(), TIMEOUT)
+            outcome = json.loads(line)
+            return ClocksOutcome(tuple(outcome["done"]), tuple(outcome["failed"]))
         except FileNotFoundError:
             raise ClocksError("[board] performance is set, and the unit that does it is not enabled.", ENABLE) from None
         except PermissionError:

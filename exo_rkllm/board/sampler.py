@@ -1,7 +1,7 @@
 """Busy seconds of each core: one sample a second while the NPU has power or somebody watches, none otherwise.
 
-The driver's line covers the last second only, so whoever scrapes every 15 s sees one second of fifteen; summing the
-line up once a second gives a counter whose rate is right at any interval (npu-platform 3.2).
+The driver's line covers the last second only, so a scrape every 15 s would see one second of fifteen. Summed up once
+a second, it makes a counter whose rate is right at any interval (npu-platform 3.2).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from exo_rkllm.board.counters import read_load, read_power
 from exo_rkllm.board.sources import Sources
 
 PERIOD = 1.0
-# One sample stands for the time since the one before it; after a longer gap it stands for its own second only.
+# A sample stands for the time since the previous one; after a longer gap it stands for its own second only.
 LONGEST = 2.5
-# How long a scrape or the start of an answer counts as somebody who watches.
+# Seconds for which a scrape or the start of an answer keeps the sampler awake.
 INTEREST = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class NpuLoad:
-    """`seconds` since the daemon's start, a core each; empty until a load could be read for the first time."""
+    """Busy seconds since the daemon's start, a core each; empty until the load has been read for the first time."""
 
     seconds: tuple[float, ...] = ()
-    at: float | None = None  # when the running series of samples had its last one
+    at: float | None = None  # time of the previous sample; None begins a new series
     load: tuple[float, ...] | None = None
 
 
 def integrate(busy: NpuLoad, load: tuple[float, ...] | None, now: float) -> NpuLoad:
-    """A load that cannot be read adds nothing and ends the series: the next one stands for its own second only."""
+    """`busy` with one more sample. A load that cannot be read (None) adds nothing and ends the series."""
     if load is None:
         return replace(busy, at=None, load=None)
     elapsed = PERIOD if busy.at is None or now - busy.at > LONGEST else max(now - busy.at, 0.0)
@@ -40,13 +40,13 @@ def integrate(busy: NpuLoad, load: tuple[float, ...] | None, now: float) -> NpuL
     return NpuLoad(tuple(total + part * elapsed for total, part in zip(before, added, strict=True)), now, load)
 
 
-def wanted(*, powered: bool | None, watchers: int, interest_until: float, now: float) -> bool:
-    """Power that cannot be known keeps nobody awake."""
+def should_sample(*, powered: bool | None, watchers: int, interest_until: float, now: float) -> bool:
+    """Whether another sample is due in a second. An unknown power state counts as off."""
     return powered is True or watchers > 0 or now < interest_until
 
 
 class Sampler:
-    """The loop's side of it. `touch` and `watch` are called on the loop's thread, and wake a sampler that sleeps."""
+    """Samples on the event loop. `touch` and `watch` wake it, and must be called on the loop's thread."""
 
     def __init__(self, sources: Callable[[], Sources], loop: asyncio.AbstractEventLoop) -> None:
         self._sources = sources
@@ -61,19 +61,19 @@ class Sampler:
         return self._timer is None
 
     def busy(self) -> NpuLoad:
-        """The counter, up to this moment."""
+        """The counter, with a sample of this moment."""
         self._sample()
         return self._busy
 
     def touch(self, seconds: float = INTEREST) -> None:
-        """Something happened that may give the NPU power, or somebody looked."""
+        """Sample for so many seconds more: the NPU may get power, or somebody has looked."""
         self._interest_until = max(self._interest_until, self._loop.time() + seconds)
         if self._timer is None:
             self._tick()
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Somebody looks for as long as this is entered."""
+        """Sample for as long as this context is entered."""
         self._watchers += 1
         self.touch(0)
         try:
@@ -88,7 +88,9 @@ class Sampler:
 
     def _tick(self) -> None:
         powered = self._sample()
-        if wanted(powered=powered, watchers=self._watchers, interest_until=self._interest_until, now=self._loop.time()):
+        if should_sample(
+            powered=powered, watchers=self._watchers, interest_until=self._interest_until, now=self._loop.time()
+        ):
             self._timer = self._loop.call_later(PERIOD, self._tick)
         else:
             self._timer = None

@@ -1,4 +1,4 @@
-"""Where one board's counters are: paths resolved once, since they change only when the driver does."""
+"""Where one board's counters are: paths, resolved once, since they change only when the driver does."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ CLOSED = (EPERM, EACCES)
 
 @dataclass(frozen=True, slots=True)
 class Devfreq:
-    """A clock that the kernel scales: the NPU's or the memory's. Its `load` is a constant for the NPU (3.3)."""
+    """A clock that the kernel scales: the NPU's or the memory's. Its `load` file is a constant for the NPU (3.3)."""
 
     path: Path
     top: int | None  # the highest step that this chip's bin has
-    lowest: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
+    """Paths below `root`; None where the board has no such source."""
+
     root: Path
     names: tuple[str, ...] = ()  # platform devices; one for all cores, one a core under rocket
     cores: int | None = None
@@ -40,7 +41,8 @@ class Sources:
         return tuple(self.root / BUS / "devices" / name for name in self.names)
 
 
-def find(root: Path, board: Board) -> Sources:
+def find_sources(root: Path, board: Board) -> Sources:
+    """The sources of `board`, which was detected below `root`."""
     zone, kind = _zone(root, board)
     ddr = _devfreq(root / "sys/class/devfreq/dmc")
     npu = board.npu
@@ -62,8 +64,8 @@ def find(root: Path, board: Board) -> Sources:
     )
 
 
-def refound(sources: Sources, board: Board) -> Sources:
-    """Looked for again where it is missing: the mount that shows a driver's files comes after the driver, silently."""
+def refresh_folder(sources: Sources, board: Board) -> Sources:
+    """The same with the driver's folder, if that has appeared: the mount that shows it follows the driver silently."""
     if sources.folder is not None or board.npu is None or board.npu.driver != "RKNPU":
         return sources
     folder = driver_folder(sources.root)
@@ -91,17 +93,17 @@ def _devfreq(path: Path) -> Devfreq | None:
     if files.number(path / "cur_freq") is None:
         return None
     steps = [step for step in map(files.whole, (files.text(path / "available_frequencies") or "").split()) if step]
-    return Devfreq(path, max(steps, default=None), min(steps, default=None))
+    return Devfreq(path, max(steps, default=None))
 
 
 def _zone(root: Path, board: Board) -> tuple[Path | None, str]:
     """By type, since indexes differ (3.6); without a row of ours, any zone that names the NPU or the chip."""
     folders = files.numbered(root / "sys/class/thermal", "thermal_zone")
     zones = {files.text(path / "type") or "": path for path in folders}
-    wanted = board.soc.zones if board.soc else ("npu-thermal", "soc-thermal")
-    return next(((zones[kind], kind) for kind in wanted if kind in zones), (None, ""))
+    preferred = board.soc.zones if board.soc else ("npu-thermal", "soc-thermal")
+    return next(((zones[kind], kind) for kind in preferred if kind in zones), (None, ""))
 
 
 def _regulator(root: Path) -> Path | None:
-    found = files.numbered(root / "sys/class/regulator", "regulator.")
-    return next((path for path in found if (files.text(path / "name") or "").startswith("vdd_npu")), None)
+    regulators = files.numbered(root / "sys/class/regulator", "regulator.")
+    return next((path for path in regulators if (files.text(path / "name") or "").startswith("vdd_npu")), None)

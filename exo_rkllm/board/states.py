@@ -1,4 +1,4 @@
-"""What a machine can be, from `vendor_ready` to a board nobody knows: which of them, decided over what was seen.
+"""The state of a machine, from `vendor_ready` to a board nobody knows, decided from its facts.
 
 The order of `decide` is npu-platform 1.8: the bound driver is asked first, since device trees name the same node
 under vendor's and mainline's kernels and out-of-tree drivers bind to either (1.5).
@@ -24,7 +24,7 @@ NpuState: TypeAlias = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Unbound:
+class UnboundDevice:
     """A platform device of an NPU that no driver took."""
 
     name: str
@@ -33,8 +33,8 @@ class Unbound:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceNodeState:
-    """An NPU node of the live device tree."""
+class DeviceTreeNode:
+    """An NPU node of the live device tree, which the tree may disable."""
 
     path: str
     compatible: tuple[str, ...]
@@ -42,11 +42,13 @@ class DeviceNodeState:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class BoardFacts:
+    """What the kernel shows. `vendor` and `rocket`: platform devices that are bound to that driver."""
+
     vendor: tuple[str, ...] = ()
     rocket: tuple[str, ...] = ()
-    unbound: tuple[Unbound, ...] = ()
-    nodes: tuple[DeviceNodeState, ...] = ()
+    unbound: tuple[UnboundDevice, ...] = ()
+    tree_nodes: tuple[DeviceTreeNode, ...] = ()
     tree: bool = False
     named: NamedSoc | None = None
     model: str = ""
@@ -56,6 +58,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """The state, the sentence that says so with its facts, and the command that repairs it."""
+
     state: NpuState
     sentence: str
     hint: str = ""
@@ -71,46 +75,47 @@ LOAD_DRIVER = f"sudo modprobe rknpu; where there is no such module: {VENDOR_KERN
 OTHER_ENGINES = "GGUF models (llama.cpp) and remote servers work on this machine too: exo-rkllm engines"
 
 
-def decide(seen: Seen) -> Verdict:
-    soc = (seen.named.name.upper() + " ") if seen.named else ""
-    kernel = seen.kernel or "unknown"
-    if seen.vendor:
-        return Verdict("vendor_ready", f"The {soc}NPU {seen.vendor[0]} runs with the vendor's driver.")
-    if seen.rocket:
+def decide(facts: BoardFacts) -> Verdict:
+    """The first state whose facts hold."""
+    soc = (facts.named.name.upper() + " ") if facts.named else ""
+    kernel = facts.kernel or "unknown"
+    if facts.vendor:
+        return Verdict("vendor_ready", f"The {soc}NPU {facts.vendor[0]} runs with the vendor's driver.")
+    if facts.rocket:
         return Verdict(
             "mainline_rocket",
             f"The {soc}NPU runs with mainline's driver rocket, which the RKLLM library cannot use.",
             VENDOR_KERNEL,
         )
-    for device in seen.unbound:
+    for device in facts.unbound:
         if device.waiting:
             return Verdict(
                 "deferred",
                 f"The NPU device {device.name} waits for another driver (regulator or IOMMU), so none is bound to it.",
                 "sudo cat /sys/kernel/debug/devices_deferred; sudo dmesg | grep -iE 'npu|rk860|rk806|iommu'",
             )
-    for device in seen.unbound:
+    for device in facts.unbound:
         return Verdict(
             "no_driver",
             f"The NPU device {device.name} is on and no driver is bound to it (kernel {kernel}).",
             VENDOR_KERNEL if _mainline(device.compatible) else LOAD_DRIVER,
         )
-    for node in seen.nodes:
+    for node in facts.tree_nodes:
         if not node.enabled:
             return Verdict(
                 "disabled_in_dt",
                 f"The device tree switches the NPU off ({node.path}).",
                 VENDOR_KERNEL if _mainline(node.compatible) else OVERLAY,
             )
-    if seen.named and seen.named.soc:
+    if facts.named and facts.named.soc:
         return Verdict(
             "kernel_without_npu_node",
             f"The {soc.strip()} has an NPU, and the device tree of this kernel ({kernel}) does not have it.",
             VENDOR_KERNEL,
         )
-    if not seen.tree:
-        return _nothing_to_read(seen)
-    name = seen.named.name.upper() if seen.named else seen.model or "This board"
+    if not facts.tree:
+        return _no_device_tree(facts)
+    name = facts.named.name.upper() if facts.named else facts.model or "This board"
     return Verdict(
         "unsupported_soc",
         f"{name} has no NPU that is known here; the RKLLM library takes {RKLLM_SOCS}.",
@@ -118,8 +123,8 @@ def decide(seen: Seen) -> Verdict:
     )
 
 
-def _nothing_to_read(seen: Seen) -> Verdict:
-    if seen.container:
+def _no_device_tree(facts: BoardFacts) -> Verdict:
+    if facts.container:
         return Verdict("unknown", "This container hides the device tree, so nothing says what board this is.", UNMASK)
     return Verdict(
         "unknown",

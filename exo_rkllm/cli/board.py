@@ -13,7 +13,7 @@ from typing import Any
 
 from exo_rkllm.board.counters import Clock, Reading, read
 from exo_rkllm.board.detect import Board, Npu, detect
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli import wrap
 from exo_rkllm.cli.paint import Paint
 from exo_rkllm.config import load
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     root = args.root or Path(load(os.environ).board.root)
     board = detect(root)
-    reading = read(find(root, board))
+    reading = read(find_sources(root, board))
     if args.json:
         print(json.dumps(as_json(board, reading), indent=2))
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from exo_rkllm.backends.host import engine_host
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli import place, wrap
 from exo_rkllm.cli.doctor import known
 from exo_rkllm.cli.paint import Paint
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     bench = None
     if args.model is not None:
         refuse_company(service)
-        bench = Bench(board, find(root, board), lambda: engine(args.model, root, lines))
+        bench = Bench(board, find_sources(root, board), lambda: engine(args.model, root, lines))
     paint = Paint(sys.stdout)
     width = max(len(probe.key) for probe in probes)
 

@@ -24,7 +24,7 @@ async def follow(changes: AsyncGenerator[DispatchStatus, None], performance: Per
                 if not wanted:
                     await performance.down()
                     complained = False
-                elif not performance.held and not complained:
+                elif not performance.connected and not complained:
                     complained = not await _raise(performance)
     finally:
         await performance.down()

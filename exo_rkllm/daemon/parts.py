@@ -21,7 +21,7 @@ from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
-from exo_rkllm.board.watch import Watch
+from exo_rkllm.board.watch import BoardWatch, Monitor
 from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue
@@ -79,7 +79,7 @@ class Daemon:
         self.kinds = EngineRegistry(instead=config.models.engine)
         self.plugins: plugins.Plugins | None = None
         self._plugins_late = False
-        self.watch = Watch(Path(config.board.root), self._board_changed)
+        self.watch = BoardWatch(Path(config.board.root), self._board_changed)
         self.library: Place | None = None
         self._library_trouble: ExoRkllmError | None = None
         self.serving = ServingMetrics()
@@ -183,8 +183,6 @@ class Daemon:
         """A board below another root is a picture of one, of which the kernel tells nothing."""
         if self.config.board.root != "/":
             return
-        from exo_rkllm.board.monitor import Monitor
-
         with suppress(OSError, ImportError):
             self.watch.start(asyncio.get_running_loop(), Monitor())
             self._closing.callback(self.watch.close)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from exo_rkllm.board import version
 from exo_rkllm.board.counters import Clock
 from exo_rkllm.board.detect import UPGRADE, DeviceNode, Npu
+from exo_rkllm.board.driver import MINIMUM, RECOMMENDED, is_older
 from exo_rkllm.board.performance import ENABLE, SOCKET
 from exo_rkllm.board.states import UNMASK
 from exo_rkllm.classic.host import NONE, UNRELATED
@@ -102,15 +102,15 @@ def driver_version(scene: Scene) -> Finding:
     found = npu_of(scene).version
     if not found:
         return poor("The driver's version cannot be read.", "cat /sys/module/rknpu/version")
-    if version.older(found, version.MINIMUM):
-        return bad(f"The driver is {found}; the RKLLM library needs {version.MINIMUM} or newer.", UPGRADE)
-    if version.older(found, version.WANTED):
-        return poor(f"The driver is {found}; runtime 1.3 asks for {version.WANTED}.", UPGRADE)
+    if is_older(found, MINIMUM):
+        return bad(f"The driver is {found}; the RKLLM library needs {MINIMUM} or newer.", UPGRADE)
+    if is_older(found, RECOMMENDED):
+        return poor(f"The driver is {found}; runtime 1.3 asks for {RECOMMENDED}.", UPGRADE)
     return good(f"{found}")
 
 
 def nodes(scene: Scene) -> Finding:
-    missing = scene.board.missing()
+    missing = scene.board.missing_nodes()
     if missing is not None:
         return of_error(missing)
     known = npu_of(scene).nodes
@@ -322,8 +322,8 @@ def runtime(scene: Scene) -> Finding:
 
 def pairing(scene: Scene) -> Finding:
     found = npu_of(scene).version
-    if version.older("1.2.99", scene.runtime.split("b")[0]) and version.older(found, version.WANTED):
-        return poor(f"Runtime {scene.runtime} asks for driver {version.WANTED}, and this one is {found}.", UPGRADE)
+    if is_older("1.2.99", scene.runtime.split("b")[0]) and is_older(found, RECOMMENDED):
+        return poor(f"Runtime {scene.runtime} asks for driver {RECOMMENDED}, and this one is {found}.", UPGRADE)
     return good(f"runtime {scene.runtime} and driver {found or 'of unknown version'} go together")
 
 

@@ -12,7 +12,7 @@ from exo_rkllm import plugins
 from exo_rkllm.board import files, kernel_log
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board, detect
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sources import find_sources
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.classic.host import HostKind, host_kind
 from exo_rkllm.config import Config, load
@@ -118,7 +118,7 @@ def look(
     return Scene(
         root=base,
         board=board,
-        reading=read(find(base, board)),
+        reading=read(find_sources(base, board)),
         identity=identity,
         config=config,
         config_error=config_error,

@@ -15,7 +15,7 @@ from exo_rkllm.board.detect import detect
 
 def told(root: Path) -> dict[str, object]:
     board = detect(root)
-    value = gauges(board, counters.read(sources.find(root, board)))
+    value = gauges(board, counters.read(sources.find_sources(root, board)))
     return json.loads(json.dumps(value))  # type: ignore[no-any-return]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli import board as verb
 from exo_rkllm.cli import main
 from exo_rkllm.cli.paint import Paint
@@ -65,7 +65,7 @@ def test_programs_get_json_of_every_board(profile: str, board: Build, capsys: py
     assert "Traceback" not in text
     assert all(line.isprintable() for line in text.splitlines())
     found_again = detect(root)
-    lines = list(verb.text(found_again, read(find(root, found_again)), Paint(io.StringIO()), 80))
+    lines = list(verb.text(found_again, read(find_sources(root, found_again)), Paint(io.StringIO()), 80))
     assert max(map(len, lines)) <= 80
     reason = found_again.unavailable_reason()
     if reason is not None:

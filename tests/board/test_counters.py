@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from exo_rkllm.board.counters import COLLECTORS, Clock, Reading, read, read_load, read_power
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.files import WAKING
-from exo_rkllm.board.sources import Sources, find
+from exo_rkllm.board.sources import Sources, find_sources
 from simulator import boards
 from tests.boards import ordinary_user
 from tests.opens import Opens
@@ -24,7 +24,7 @@ Build = Callable[[str], Path]
 
 
 def sources(root: Path) -> Sources:
-    return find(root, detect(root))
+    return find_sources(root, detect(root))
 
 
 def reading(root: Path) -> Reading:

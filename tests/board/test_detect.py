@@ -11,7 +11,7 @@ import pytest
 
 from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import Board, detect, driver_folder
-from exo_rkllm.board.watch import Watch
+from exo_rkllm.board.watch import BoardWatch
 from simulator import boards
 
 USUAL = ("/dev/dri/card1", "/dev/dri/renderD129")
@@ -207,7 +207,7 @@ def test_this_machine_is_something() -> None:
 
 def test_a_mount_that_follows_the_driver_is_found_without_an_event(board: Callable[[str], Path]) -> None:
     root = board("debugfs-bind-empty")
-    watch = Watch(root)
+    watch = BoardWatch(root)
     assert watch.sources.folder is None
     folder = root / "run/rkllm/npu"
     folder.mkdir(parents=True)

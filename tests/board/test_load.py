@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from exo_rkllm.board.load import parse_load
+from exo_rkllm.board.driver import parse_load
 from simulator.boards_parts import load_line
 
 

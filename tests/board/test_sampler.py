@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.sampler import NpuLoad, Sampler, integrate, wanted
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sampler import NpuLoad, Sampler, integrate, should_sample
+from exo_rkllm.board.sources import find_sources
 from simulator.boards_parts import load_line
 
 Build = Callable[[str], Path]
@@ -77,7 +77,7 @@ def test_the_counter_never_falls_and_never_outruns_the_clock(steps: list[tuple[f
     ],
 )
 def test_who_keeps_the_sampler_awake(powered: bool | None, watchers: int, until: float, expected: bool) -> None:
-    assert wanted(powered=powered, watchers=watchers, interest_until=until, now=10.0) is expected
+    assert should_sample(powered=powered, watchers=watchers, interest_until=until, now=10.0) is expected
 
 
 # ── on a loop whose clock jumps ──────────────────────────────────────────────────────────────────
@@ -119,7 +119,7 @@ class LiveBoard:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.sources = find(root, detect(root))
+        self.sources = find_sources(root, detect(root))
 
     def set(self, percent: list[int], *, powered: bool) -> None:
         for name, data in (

@@ -17,9 +17,8 @@ import pytest
 
 from bench.usage import used
 from exo_rkllm.board.detect import Board, detect
-from exo_rkllm.board.monitor import Change, Monitor
 from exo_rkllm.board.sampler import Sampler
-from exo_rkllm.board.watch import Watch
+from exo_rkllm.board.watch import BoardWatch, Change, Monitor
 from exo_rkllm.errors import ExoRkllmError
 from tests.board.umock import TestBed
 from tests.daemon.running import Daemon, House, house_of
@@ -109,7 +108,7 @@ async def test_a_driver_that_goes_and_comes_back_is_followed(bed: TestBed) -> No
         changed.set()
 
     monitor = Monitor()
-    watch = Watch(ROOT, on_change)
+    watch = BoardWatch(ROOT, on_change)
     watch.start(asyncio.get_running_loop(), monitor)
     for bound in (False, True):
         driver(bed, bound=bound)
@@ -127,7 +126,7 @@ async def test_a_driver_that_goes_and_comes_back_is_followed(bed: TestBed) -> No
 async def test_an_event_that_changes_nothing_tells_nobody(bed: TestBed) -> None:
     bed.add("orangepi-5-plus")
     seen: list[Board] = []
-    watch = Watch(ROOT, lambda _, after: seen.append(after))
+    watch = BoardWatch(ROOT, lambda _, after: seen.append(after))
     watch.start(asyncio.get_running_loop(), Monitor())
     bed.uevent(NPU, "bind")
     await asyncio.sleep(0.3)
@@ -210,7 +209,7 @@ def test_an_idle_daemon_sleeps_while_the_npu_is_off(bed: TestBed) -> None:
     bed.add("orangepi-5-plus")
     selector = CountingSelector()
     loop = asyncio.SelectorEventLoop(selector)
-    watch = Watch(ROOT)
+    watch = BoardWatch(ROOT)
     watch.start(loop, Monitor())
     sampler = Sampler(lambda: watch.sources, loop)
     sampler.touch(0.1)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.board import clocks_unit
-from exo_rkllm.board.clocks import knobs, raise_clocks, restore_clocks
+from exo_rkllm.board.clocks import clock_controls, raise_clocks, restore_clocks
 from exo_rkllm.board.performance import Performance
 from exo_rkllm.errors import ClocksError
 from tests.clocks.unit import REPOSITORY, Unit, everything, governors
@@ -54,7 +54,7 @@ EVERY = ["fdab0000.npu", "dmc", "policy0", "policy4", "policy6"]
 
 
 def test_the_clocks_of_a_board() -> None:
-    assert knobs(Path("/nonexistent")) == []
+    assert clock_controls(Path("/nonexistent")) == []
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_clocks_of_a_board() -> None:
     ],
 )
 def test_every_board_has_its_own_clocks(profile: str, names: list[str], board: Build) -> None:
-    assert [knob.name for knob in knobs(board(profile))] == names
+    assert [knob.name for knob in clock_controls(board(profile))] == names
 
 
 def test_up_and_down_leaves_every_file_as_it_was(root: Path, saved: Path) -> None:
@@ -146,7 +146,7 @@ async def test_clocks_are_up_as_long_as_the_daemon_holds_on(unit: Unit) -> None:
     performance = Performance(unit.socket)
     outcome = await performance.up()
     assert list(outcome.done) == EVERY
-    assert performance.held
+    assert performance.connected
     assert set(governors(unit.root).values()) == {"performance"}
     assert (await performance.up()).done == ()
     await performance.down()
@@ -154,7 +154,7 @@ async def test_clocks_are_up_as_long_as_the_daemon_holds_on(unit: Unit) -> None:
     code, said = unit.end()
     assert code == 0
     assert "Clocks raised: fdab0000.npu, dmc" in said
-    assert "Clocks put back: fdab0000.npu, dmc" in said
+    assert "Clocks restored: fdab0000.npu, dmc" in said
     assert everything(unit.root) == before
     assert not unit.saved.exists()
 
@@ -230,7 +230,7 @@ def test_without_anybody_it_ends_by_itself(unit: Unit) -> None:
     unit.start()
     code, said = unit.end()
     assert (code, said) == (0, "")
-    assert time.monotonic() - started < clocks_unit.PATIENCE + 4
+    assert time.monotonic() - started < clocks_unit.NOBODY_CONNECTS + 4
 
 
 def test_started_by_hand_it_says_who_starts_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,7 +255,7 @@ async def test_an_answer_that_makes_no_sense_is_no_success(tmp_path: Path) -> No
     performance = Performance(tmp_path / "odd.sock")
     with pytest.raises(ClocksError, match="could not be raised"):
         await performance.up()
-    assert not performance.held
+    assert not performance.connected
     server.close()
     await server.wait_closed()
 

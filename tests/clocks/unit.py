@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from exo_rkllm.board.clocks import knobs
+from exo_rkllm.board.clocks import clock_controls
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def governors(root: Path) -> dict[str, str]:
-    return {knob.name: knob.governor.read_text().strip() for knob in knobs(root)}
+    return {knob.name: knob.governor.read_text().strip() for knob in clock_controls(root)}
 
 
 def everything(root: Path) -> dict[str, bytes]:

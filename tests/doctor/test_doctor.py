@@ -20,7 +20,7 @@ import pytest
 from exo_rkllm.board import kernel_log
 from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sources import find_sources
 from exo_rkllm.board.states import LOAD_DRIVER
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import doctor as verb
@@ -202,7 +202,7 @@ def counters_of_a_user(scene: Scene, container: str) -> Finding:
         boards.write("debugfs-unreadable", root)
         with ordinary_user():
             seen = replace(detect(root), container=container)
-            found = read(find(root, seen))
+            found = read(find_sources(root, seen))
     lines = diagnose(replace(scene, board=seen, reading=found)).lines
     return next(line.finding for line in lines if line.check == "NPU counters")
 

@@ -14,7 +14,7 @@ from exo_rkllm.backends.host import engine_host
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.sources import Sources, find
+from exo_rkllm.board.sources import Sources, find_sources
 from exo_rkllm.cli import main
 from exo_rkllm.config import load
 from exo_rkllm.doctor import hardware, measure, selftest
@@ -41,7 +41,7 @@ def bench(root: Path, model: Path, **changes: object) -> Bench:
     board = detect(root)
     made = Bench(
         board,
-        find(root, board),
+        find_sources(root, board),
         lambda: RkllmEngine(RkllmFile(model, 0), engine_host(load({}), None, lambda _: None, root)),
     )
     made.interval, made.tail = 0.05, 0.5
@@ -119,7 +119,7 @@ class Waking(Bench):
 async def test_a_reading_that_wakes_the_npu_is_a_failure(board: Build) -> None:
     root = board("orangepi-5-plus")
     found = detect(root)
-    sources: Sources = find(root, found)
+    sources: Sources = find_sources(root, found)
     waking = Waking(found, sources, lambda: pytest.fail("no engine is needed"))
     waking.interval = 0.01
     assert (await measure.reading_wakes_nothing(waking)).level == "fail"

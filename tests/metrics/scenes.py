@@ -14,7 +14,7 @@ from exo_rkllm.backends.observer import AnswerReport, LoadReport, RestartReport,
 from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sampler import NpuLoad, integrate
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cluster.session import view
 from exo_rkllm.dispatch.state import Phase
 from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus, RequestStatus
@@ -44,7 +44,7 @@ class Daemon:
 
     def __init__(self, root: Path) -> None:
         self.board = detect(root)
-        self.sources = find(root, self.board)
+        self.sources = find_sources(root, self.board)
         self.serving = ServingMetrics()
         self.status = DispatchStatus((model_status(QWEN, running=1, waiting=2), model_status(GEMMA, "cold")))
         self.cluster: view.ClusterView | None = cluster_view()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli.top.draw import bar, cells, fit, lines, plain, spark
 from exo_rkllm.cli.top.view import SORTS, ModelOrder, RequestRow, Snapshot, View, load_of, view
 from exo_rkllm.doctor.scene import Service
@@ -54,7 +54,7 @@ def seen(board: Callable[[str], Path]) -> Snapshot:
 
 def snapshot(root: Path, service: Service, at: float = 100.0) -> Snapshot:
     found = detect(root)
-    return Snapshot(at, NOW, found, read(find(root, found)), service)
+    return Snapshot(at, NOW, found, read(find_sources(root, found)), service)
 
 
 def later(before: Snapshot, seconds: float, tokens: int) -> Snapshot:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
-from exo_rkllm.board.sources import find
+from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli.service import ask
 from exo_rkllm.cli.top import draw
 from exo_rkllm.cli.top.view import Snapshot, View, view
@@ -43,14 +43,14 @@ def main(args: argparse.Namespace) -> int:
 def looking(root: Path) -> Callable[[], Snapshot]:
     """The machine and the daemon, seen together; the board is detected anew where a driver came or went."""
     board = detect(root)
-    sources = find(root, board)
+    sources = find_sources(root, board)
 
     def look() -> Snapshot:
         nonlocal board, sources
         reading = read(sources)
         if board.npu is None or "power" in reading.absent or "load" in reading.absent:
             board = detect(root)
-            sources = find(root, board)
+            sources = find_sources(root, board)
             reading = read(sources)
         return Snapshot(time.monotonic(), time.time(), board, reading, ask(os.environ))
 
