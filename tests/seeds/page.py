@@ -1,4 +1,4 @@
-"""docs/seed-conformance.md, made from the tests: `python -m tests.seeds.page`."""
+"""Generate docs/seed-conformance.md from the tests: `python -m tests.seeds.page`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from tests.seeds.rows import TABLES, WHY_NOT
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PAGE = REPOSITORY / "docs/seed-conformance.md"
-HEAD = """# What the five documents ask for, and what holds it
+HEAD = """# The five seed documents, and the tests that hold them
 
-This project was created from five documents: a draft of a plugin system for classic exo, its guide for plugin authors,
-an abstraction over engines, InfiniLM's models of other packages, and vLLM's plugin system. Every statement of theirs
-that this package has to make true is a row here, with the tests that hold it. The page is made from the tests:
-`python -m tests.seeds.page` writes it, and a test fails where it is not what the tests say.
+This project was created from five documents: a draft of a plugin system for classic exo, its guide for plugin
+authors, an abstraction over engines, InfiniLM's models from other packages, and vLLM's plugin system. Each row is a
+statement from one of them that this package must fulfil, with the tests that verify it. `python -m tests.seeds.page`
+generates this page from the tests, and a test fails when it is out of date.
 """
 
 
-def marked(tests: Path = REPOSITORY / "tests") -> Mapping[tuple[str, str], list[str]]:
-    """Tests by the statements that they are marked with."""
-    found: dict[tuple[str, str], list[str]] = {}
+def marked_tests(tests: Path = REPOSITORY / "tests") -> Mapping[tuple[str, str], list[str]]:
+    """The tests of each statement, as `file::test`."""
+    by_statement: dict[tuple[str, str], list[str]] = {}
     for path in sorted(tests.rglob("test_*.py")):
         for test in ast.walk(ast.parse(path.read_text())):
             if isinstance(test, ast.FunctionDef | ast.AsyncFunctionDef):
-                for row in _marks(test):
-                    found.setdefault(row, []).append(f"{path.relative_to(tests)}::{test.name}")
-    return found
+                for statement in _marks(test):
+                    by_statement.setdefault(statement, []).append(f"{path.relative_to(tests)}::{test.name}")
+    return by_statement
 
 
 def _marks(test: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, str]]:
@@ -38,12 +38,12 @@ def _marks(test: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, 
 
 
 def page() -> str:
-    found = marked()
+    by_statement = marked_tests()
     parts = [HEAD]
     for number, table in TABLES.items():
-        parts.append(f"\n## {table.title}\n\n| statement | held by |\n|---|---|\n")
+        parts.append(f"\n## {table.title}\n\n| statement | verified by |\n|---|---|\n")
         for row in table.rows:
-            tests = "<br>".join(f"`{test}`" for test in found.get((number, row), ()))
+            tests = "<br>".join(f"`{test}`" for test in by_statement.get((number, row), ()))
             parts.append(f"| {_plain(row)} | {tests or WHY_NOT.get((number, row), '**nothing yet**')} |\n")
     return "".join(parts)
 

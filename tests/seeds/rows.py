@@ -85,7 +85,7 @@ TABLES: Mapping[str, Table] = {
         ),
     ),
     "4.4": Table(
-        "InfiniLM's models of other packages",
+        "InfiniLM's models from other packages",
         (
             "ModelSpec",
             "register_model",
@@ -115,13 +115,13 @@ TABLES: Mapping[str, Table] = {
         ),
     ),
 }
-# No test can hold these here.
+# Statements that no test in this repository can verify, with the reason.
 WHY_NOT: Mapping[tuple[str, str], str] = {
     ("4.1", "fork integration points: device capabilities, metrics"): (
-        "No host lets a plugin say how much memory or speed a board has: tinygrad or the host's own code is asked. "
-        "Metrics are held by the guide's row."
+        "No host lets a plugin report a board's memory or speed; hosts ask tinygrad or their own code. "
+        "The metrics are covered by the guide's row."
     ),
     ("4.2", "5 documentation with set-up and hardware"): (
-        "Reading: [classic-exo.md](classic-exo.md), [installing.md](installing.md) and the firmware notes."
+        "See [classic-exo.md](classic-exo.md), [installing.md](installing.md) and the firmware notes."
     ),
 }
