@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from exo_rkllm.backends.base import Finish, GenerationRequest, Piece, Tool
 from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.chat.parser import ResponseParser
+from exo_rkllm.chat.prompt import Prompt
 
 TOKENS = 100_000
 ROUNDS = 7
@@ -19,28 +20,29 @@ ENDS = ("<|im_end|>", "<|endoftext|>")
 PROSE = [" word", " and", " another", ",", " with", " a", " longer", " one", "."]
 LINES = [*PROSE, "\n"]
 MARKUP = ["<p", ">", " text", "</", "p", ">", "\n"]
+PLAIN = GenerationRequest(prompt="")
 ASKED = GenerationRequest(prompt="", stop=("\nUser:", "###"))
 OFFERED = GenerationRequest(prompt="", tools=(Tool("get_weather"),))
 
 
 def plain() -> ResponseParser:
-    return ResponseParser(GenerationRequest(prompt=""))
+    return ResponseParser(Prompt.of(GenerationRequest(prompt="")))
 
 
 def qwen() -> ResponseParser:
-    return ResponseParser(GenerationRequest(prompt=""), reasoning=REASONING["think"], ends=ENDS)
+    return ResponseParser(Prompt.of(PLAIN, reasoning=REASONING["think"], ends=ENDS))
 
 
 def thinking() -> ResponseParser:
-    return ResponseParser(GenerationRequest(prompt=""), reasoning=REASONING["think"], ends=ENDS, thinking=True)
+    return ResponseParser(Prompt.of(PLAIN, reasoning=REASONING["think"], ends=ENDS, thinking=True))
 
 
 def tools() -> ResponseParser:
-    return ResponseParser(OFFERED, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=ENDS)
+    return ResponseParser(Prompt.of(OFFERED, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=ENDS))
 
 
 def stops() -> ResponseParser:
-    return ResponseParser(ASKED, reasoning=REASONING["think"], ends=ENDS)
+    return ResponseParser(Prompt.of(ASKED, reasoning=REASONING["think"], ends=ENDS))
 
 
 CASES = (

@@ -31,7 +31,6 @@ from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import ModelNeeds
 from simulator.model_file import SimModel, write
@@ -77,7 +76,6 @@ async def serve(folder: Path) -> None:
         engine=make,
         needs=lambda model: ModelNeeds(),
         available=lambda: 1 << 40,
-        begin=ResponseParser.begin,
     )
     runner = web.AppRunner(application(ApiContext(dispatcher, catalogue)), access_log=None)
     await runner.setup()

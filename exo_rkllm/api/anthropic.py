@@ -25,7 +25,7 @@ from exo_rkllm.backends.base import (
     Usage,
 )
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.chat.parser import ResponseParser
+from exo_rkllm.chat.prompt import render
 from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.schema.specs import (
@@ -404,7 +404,7 @@ async def count_tokens(call: Call) -> web.StreamResponse:
             "tokenizers package is not installed.",
             "pip install tokenizers, or read usage in an answer.",
         )
-    rendered = ResponseParser.begin(entry, Capabilities(), request_of(entry, call.values)).request
+    rendered = render(request_of(entry, call.values), entry, Capabilities()).request
     return web.json_response({"input_tokens": len(tokenizer.encode(rendered.prompt or ""))})
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from exo_rkllm.api.faults import AnswerInvalid
 from exo_rkllm.backends.base import Message, ToolCall
-from exo_rkllm.chat.conversation import with_system
+from exo_rkllm.chat.prompt import with_system
 from exo_rkllm.schema.json_schema import Checker
 
 LEAD = re.compile(r"\s*(?:```[a-zA-Z]*[ \t]*\n\s*)?")

@@ -8,15 +8,12 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exo_rkllm.backends.base import Model
 from exo_rkllm.chat.families import FAMILIES, Family, family_of
 from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning, ToolFormat
 from exo_rkllm.errors import CardError, nearest
-
-if TYPE_CHECKING:  # Jinja is loaded with the first template, not with the daemon
-    from exo_rkllm.chat.template import Template
 
 LARGEST_JSON = 64 * 1024 * 1024
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -49,11 +46,19 @@ class ChatSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateSource:
+    """A chat template as text, with the special tokens that it may name; `template.compiled` makes it a program."""
+
+    text: str
+    special: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ChatFormat:
     """Everything that rendering a prompt and reading an answer need to know of a model."""
 
-    template: Template
-    tool_template: Template | None  # the one that tells the model of tools; None where a system message has to
+    template: TemplateSource
+    tool_template: TemplateSource | None  # the one that tells the model of tools; None where a system message has to
     tools: ToolFormat | None
     reasoning: Reasoning | None
     stop: tuple[str, ...]
@@ -155,10 +160,11 @@ def _row(kind: str, chosen: str | ToolFormat | Reasoning, rows: Mapping[str, Any
     return rows[chosen]
 
 
-def _compiled(source: str, special: Mapping[str, str]) -> Template:
-    from exo_rkllm.chat.template import Template
+def _names_tools(template: TemplateSource) -> bool:
+    """Whether the template does something with tools; raises TemplateError where it cannot be compiled."""
+    from exo_rkllm.chat.template import compiled  # Jinja is loaded with the first template, not with the daemon
 
-    return Template(source, special)
+    return "tools" in compiled(template).names
 
 
 def model_type(folder: Path) -> object:
@@ -176,17 +182,17 @@ def read_chat_format(
     config = _mapping(folder / "tokenizer_config.json")
     source = _template_source(folder, model, settings, config) or template
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
-    compiled = _compiled(source or family.template, special)
-    with_tools = compiled if "tools" in compiled.names else None
+    chosen = TemplateSource(source or family.template, tuple(special.items()))
+    with_tools = chosen if _names_tools(chosen) else None
     if with_tools is None and source and re.search(r"\btools\b", family.template):
-        with_tools = _compiled(family.template, {"bos_token": family.bos, **special})
-    marked = _marked(source, TOOL_MARKS) if with_tools is compiled else ""
+        with_tools = TemplateSource(family.template, tuple({"bos_token": family.bos, **special}.items()))
+    marked = _marked(source, TOOL_MARKS) if with_tools is chosen else ""
     tools = _row("tools", settings.tools or marked or family.tools, TOOLS, model)
     marked = _marked(source, REASONING_MARKS) if source else ""
     reasoning = _row("reasoning", settings.reasoning or marked or family.reasoning, REASONING, model)
     stop = [*settings.stop, special.get("eos_token", ""), *_eos_texts(folder, config), *family.stop]
     return ChatFormat(
-        compiled,
+        chosen,
         with_tools if tools else None,
         tools,
         reasoning,
@@ -201,10 +207,10 @@ def chat_format_of(model: Model, families: Mapping[str, Family] = FAMILIES) -> C
     if isinstance(model, ChatModel):
         return model.chat_format()
     family = families[family_of(model.path.name if model.path else "", model.id, families=families)]
-    template = _compiled(family.template, {"bos_token": family.bos})
+    template = TemplateSource(family.template, (("bos_token", family.bos),))
     return ChatFormat(
         template,
-        template if family.tools and "tools" in template.names else None,
+        template if family.tools and _names_tools(template) else None,
         _row("tools", family.tools, TOOLS, model.id),
         _row("reasoning", family.reasoning, REASONING, model.id),
         family.stop,

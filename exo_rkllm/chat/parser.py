@@ -1,7 +1,7 @@
-"""From a request to what an engine is given, and from the engine's raw text to answer, thoughts and tool calls.
+"""From an engine's raw text to answer, thoughts and tool calls: the second of the room's two doors.
 
-The seam with dispatch: `begin`, then `request` goes to the engine, each of its pieces through `feed`, its end through
-`end`. Once `stopped` is true a stop string was met and the run is to be ended; nothing after it comes out any more.
+Each of the engine's pieces goes through `feed`, its end through `end`. Once `stopped` is true a stop string was met and
+the run is to be ended: nothing after it comes out any more.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Model, Piece
-from exo_rkllm.chat import conversation, tools
-from exo_rkllm.chat.chat_format import ChatFormat, chat_format_of
-from exo_rkllm.chat.formats import Reasoning, ToolFormat
+from exo_rkllm.backends.base import Finish, GenerationEvent, Piece
+from exo_rkllm.chat.prompt import Prompt
 from exo_rkllm.chat.toolcall import tool_call_piece
-from exo_rkllm.errors import NotSupported
 
 # `lead`: the answer's first characters, where a format without tags may begin a call; `call`: inside a tool call;
 # `musing`: what looks like one amid thoughts, where a model may as well speak of calls as make them.
@@ -61,11 +58,11 @@ class Marks:
 
 
 class ResponseParser:
-    """One run, read as it comes."""
+    """Reads one answer as it comes."""
 
     __slots__ = (
         *(
-            "_asked_stops",
+            "_client_stops",
             "_buffer",
             "_calls",
             "_ended_by",
@@ -78,41 +75,33 @@ class ResponseParser:
             "_reasoning",
             "_said",
         ),
-        *("_scanned", "_skip", "_state", "_stops", "_thinking", "_triggers", "request", "stopped"),
+        *("_scanned", "_skip", "_state", "_stops", "_thinking", "_tools", "_triggers", "stopped"),
     )
 
     _plain: bool
     _state: State
     _thinking: bool
 
-    def __init__(
-        self,
-        request: GenerationRequest,
-        *,
-        reasoning: Reasoning | None = None,
-        tools: ToolFormat | None = None,
-        ends: Sequence[str] = (),
-        thinking: bool = False,
-        forced: str = "",
-    ) -> None:
-        """`request.stop` counts in the answer only, `ends` everywhere; `forced` is the call that the prompt begins."""
-        self.request = dataclasses.replace(request, stop=tuple(dict.fromkeys((*request.stop, *ends))))
+    def __init__(self, prompt: Prompt) -> None:
+        reasoning, tools = prompt.reasoning, prompt.tools
         self.stopped = False
         self._reasoning = reasoning
         self._format = tools
-        self._stops = frozenset(self.request.stop)
-        self._asked_stops = request.stop  # the rest is the model's own way to end
+        self._tools = prompt.request.tools
+        self._stops = frozenset(prompt.request.stop)
+        self._client_stops = prompt.stop
         self._ended_by = ""
         self._ends = Marks.of(self._stops).pattern
         opens = tools.open if tools else ()
         begin, close = ((reasoning.open,), (reasoning.close,)) if reasoning else ((), ())
         answer = Marks.of((*self._stops, *opens, *begin), breaks=tools is not None)
+        ends = (*prompt.ends, *(tools.close if tools else ()))
         self._marks: dict[State, Marks] = {
             "lead": answer,
             "answer": answer,
-            "thinking": Marks.of((*ends, *opens, *close), breaks=True),
-            "call": Marks.of((*ends, *(tools.close if tools else ()))),
-            "musing": Marks.of((*ends, *(tools.close if tools else ()), *close)),
+            "thinking": Marks.of((*prompt.ends, *opens, *close), breaks=True),
+            "call": Marks.of(ends),
+            "musing": Marks.of((*ends, *close)),
             "done": Marks.of(()),
         }
         self._buffer = ""
@@ -121,25 +110,13 @@ class ResponseParser:
         self._opened = ""  # the tag that opened the call, given back when it turns out to be none
         self._calls = 0
         self._said = False
-        if forced:
+        if prompt.forced:
             self._enter("call")
-            self._opened = next((tag for tag in tools.open if forced.startswith(tag)), "") if tools else ""
-            self._buffer = forced.removeprefix(self._opened)
+            self._opened = next((tag for tag in opens if prompt.forced.startswith(tag)), "")
+            self._buffer = prompt.forced.removeprefix(self._opened)
             self._held = [Piece(self._buffer)] if self._buffer else []
         else:
-            self._enter("thinking" if thinking else self._after(), skip=reasoning is not None)
-
-    @classmethod
-    def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> ResponseParser:
-        """What to send and how to read the answer; raises where the model cannot do what is asked."""
-        if not capabilities.images and any(message.images for message in request.messages):
-            raise NotSupported(f"{model.id} does not see images.", "Ask without images, or use a model that does.")
-        if capabilities.chat or request.output != "text":
-            return cls(request)
-        voice = chat_format_of(model)
-        if request.prompt is not None or request.tokens is not None:
-            return cls(request, ends=voice.stop)
-        return _rendered(voice, request)
+            self._enter("thinking" if prompt.thinking else self._after(), skip=reasoning is not None)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
 
@@ -242,7 +219,7 @@ class ResponseParser:
         return bool(self._buffer)
 
     def _stop(self, mark: str) -> None:
-        self._ended_by = mark if mark in self._asked_stops else ""
+        self._ended_by = mark if mark in self._client_stops else ""
         self._drop(len(self._buffer))
         self.stopped = True
         self._enter("done")
@@ -257,7 +234,7 @@ class ResponseParser:
             open_ = not text or (text[0] == "{" and '":' not in text and len(text) < UNDECIDED)
         else:
             line, broken, _ = text.partition("\n")
-            names = [tool.name for tool in self.request.tools]
+            names = [tool.name for tool in self._tools]
             is_call = bool(broken) and line.strip() in names
             open_ = not broken and any(name.startswith(line.rstrip()) for name in names)
         if open_ and not is_call:
@@ -271,7 +248,7 @@ class ResponseParser:
         before: State = "thinking" if self._state == "musing" else "answer"
         token = self._held[-1].token if self._held else -1
         try:
-            calls = self._format.read(self._buffer[:size], self.request.tools) if self._format else []
+            calls = self._format.read(self._buffer[:size], self._tools) if self._format else []
         except ValueError:
             self._enter(before)
             if self._opened:
@@ -321,43 +298,3 @@ class ResponseParser:
         while self._held and not self._held[0].text:
             cut.append(self._held.pop(0))
         return cut
-
-
-# ── asking ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def _rendered(voice: ChatFormat, request: GenerationRequest) -> ResponseParser:
-    if request.thinking and voice.reasoning is None:
-        raise NotSupported(f"{request.model or 'This model'} does not think aloud.", "Ask without thinking.")
-    offered, must_call = tools.choose(request)
-    way = tools.tool_format_of(voice, offered)
-    messages = request.messages
-    if voice.system and not any(message.role == "system" for message in messages):
-        messages = conversation.with_system(messages, voice.system)
-    template = voice.template
-    if way is not None and voice.tool_template is not None:
-        template = voice.tool_template
-    elif way is not None:
-        messages = tools.with_instructions(messages, offered)
-    prompt = conversation.render(template, messages, offered, thinking=request.thinking)
-    prompt, thinking = _opened(prompt, voice.reasoning, wanted=request.thinking)
-    forced = way.forced(must_call) if way is not None and must_call is not None else ""
-    if forced and thinking:
-        prompt, thinking = _opened(prompt, voice.reasoning, wanted=False)
-    return ResponseParser(
-        dataclasses.replace(request, messages=(), prompt=prompt + forced, tools=offered),
-        reasoning=voice.reasoning,
-        tools=way,
-        ends=voice.stop,
-        thinking=thinking,
-        forced=forced,
-    )
-
-
-def _opened(prompt: str, reasoning: Reasoning | None, *, wanted: bool | None) -> tuple[str, bool]:
-    """Some templates open the thoughts themselves; where none are wanted they are closed again at once."""
-    if reasoning is None or not prompt.rstrip().endswith(reasoning.open.rstrip()):
-        return prompt, False
-    if wanted is False:
-        return f"{prompt.rstrip()}\n\n{reasoning.close}\n\n", False
-    return prompt, True

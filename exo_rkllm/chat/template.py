@@ -13,6 +13,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 import jinja2
@@ -23,6 +24,7 @@ from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from exo_rkllm.chat.chat_format import TemplateSource
 from exo_rkllm.errors import TemplateError
 
 SOURCE_LIMIT = 128 * 1024
@@ -32,6 +34,8 @@ SECONDS = 5.0
 LONGEST_RANGE = 10_000
 WIDEST = 1000
 BITS = 1024
+# Compiled templates that are kept: more than a board has models.
+TEMPLATES = 64
 
 # Everything that published templates use, and what is as harmless; `items` is ours since Jinja 3.0 lacks it.
 FILTERS = (
@@ -290,7 +294,7 @@ def _strftime_now(pattern: str) -> str:
 
 
 class Template:
-    """One compiled chat template."""
+    """One compiled chat template. Raises TemplateError where the source is no template, or too large."""
 
     def __init__(self, source: str, special: Mapping[str, str] | None = None) -> None:
         if len(source) > SOURCE_LIMIT:
@@ -335,3 +339,9 @@ class Template:
             raise TemplateError(f"The model's chat template fails: {said.rstrip('.')}.") from None
         finally:
             self._sandbox.unlimited(token)
+
+
+@lru_cache(maxsize=TEMPLATES)
+def compiled(source: TemplateSource) -> Template:
+    """The template as a program, kept for its next conversation."""
+    return Template(source.text, dict(source.special))

@@ -132,7 +132,6 @@ def local_source(find: Callable[[str], Model], config: Config) -> LocalSource:
     from exo_rkllm import plugins
     from exo_rkllm.backends.host import engine_host
     from exo_rkllm.backends.registry import EngineRegistry
-    from exo_rkllm.chat.parser import ResponseParser
     from exo_rkllm.dispatch.dispatcher import Dispatcher
     from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 
@@ -145,7 +144,6 @@ def local_source(find: Callable[[str], Model], config: Config) -> LocalSource:
             engine=lambda model: kinds.make(model, host),
             needs=lambda _model: ModelNeeds(),
             available=lambda: PLENTY,
-            begin=ResponseParser.begin,
             limits=DispatchLimits(keep_alive=-1, max_loaded=1, reserve=0, queue_per_client=DispatchLimits().queue),
         )
     )

@@ -22,6 +22,7 @@ from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.chat.parser import ResponseParser
+from exo_rkllm.chat.prompt import render
 from exo_rkllm.cli import place
 from exo_rkllm.cli.extras import plugged
 from exo_rkllm.cli.through import ThroughDaemon
@@ -179,16 +180,17 @@ class TerminalChat:
     async def _answer(self, request: GenerationRequest) -> str:
         """Prints while it listens; leaving early closes the generator, which ends the run."""
         pieces: list[str] = []
-        dialogue = ResponseParser.begin(self._engine.model, self._engine.capabilities, request)
+        prompt = render(request, self._engine.model, self._engine.capabilities)
+        parser = ResponseParser(prompt)
         try:
-            async with aclosing(self._engine.generate(dialogue.request)) as events:
+            async with aclosing(self._engine.generate(prompt.request)) as events:
                 async for event in events:
-                    if isinstance(event, Piece) and not dialogue.stopped:
-                        self._take(dialogue.feed(event), pieces)
-                        if dialogue.stopped:
+                    if isinstance(event, Piece) and not parser.stopped:
+                        self._take(parser.feed(event), pieces)
+                        if parser.stopped:
                             await self._engine.abort(request.id)
                     elif isinstance(event, Finish):
-                        self._take(dialogue.end(event), pieces)
+                        self._take(parser.end(event), pieces)
         except ExoRkllmError:
             if pieces and not self._args.json:
                 print(flush=True)  # the reason has a line of its own

@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
     if args.card:
         print(cards.dump(entry.card), end="")
     elif args.template:
-        print(entry.chat_format().template.source)
+        print(entry.chat_format().template.text)
     elif args.json:
         print(json.dumps({**models.row(entry), **_habits(entry.chat_format())}, indent=2))
     else:

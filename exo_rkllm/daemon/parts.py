@@ -7,14 +7,14 @@ import functools
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, aclosing, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm import plugins
 from exo_rkllm.api.control import ControlContext, PullRequest
-from exo_rkllm.backends.base import JSON, Capabilities, Engine, GenerationRequest, Model
+from exo_rkllm.backends.base import JSON, Engine, Model
 from exo_rkllm.backends.host import EngineHost, engine_host
 from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.board.counters import read_load
@@ -25,7 +25,6 @@ from exo_rkllm.board.watch import BoardWatch, Monitor
 from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.config import Config
 from exo_rkllm.daemon import clocks, engines
 from exo_rkllm.daemon.keys import read_keys
@@ -90,7 +89,6 @@ class Daemon:
             engine=self._engine,
             needs=lambda model: engines.needs(model, self.kinds),
             available=lambda: available(Path(config.board.root)),
-            begin=self._begin,
             observer=self.serving,
             limits=engines.limits(config, self.watch.board, frozenset()),
         )
@@ -135,6 +133,7 @@ class Daemon:
         self._watch_library()
         self._look_at_library()
         self._apply()
+        self._spawn(self._sample_while_answering())
         if self.config.board.performance:
             unit = Path(self.config.board.root) / SOCKET.relative_to("/")
             self._spawn(clocks.follow(self.dispatcher.subscribe(), Performance(unit)))
@@ -172,10 +171,12 @@ class Daemon:
         with suppress(ExoRkllmError):  # whoever asks is told
             self.catalogue.get(name).chat_format()
 
-    def _begin(self, model: Model, capabilities: Capabilities, request: GenerationRequest) -> ResponseParser:
-        """An answer wakes the NPU, whose counters are worth sampling now."""
-        self.sampler.touch()
-        return ResponseParser.begin(model, capabilities, request)
+    async def _sample_while_answering(self) -> None:
+        """An answer wakes the NPU, whose counters are worth sampling then."""
+        async with aclosing(self.dispatcher.subscribe()) as changes:
+            async for status in changes:
+                if status.running:
+                    self.sampler.touch()
 
     # ── board and library ────────────────────────────────────────────────────────────────────────
 

@@ -18,9 +18,10 @@ from typing import Any
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Model, Piece, Progress
 from exo_rkllm.backends.observer import LoadReport, NullObserver, Observer, RestartReport, restart_reason
+from exo_rkllm.chat.parser import ResponseParser
+from exo_rkllm.chat.prompt import render
 from exo_rkllm.dispatch import state as on
 from exo_rkllm.dispatch.decide import deadline, decide, idle_deadline
-from exo_rkllm.dispatch.dialogue import Begin, Verbatim
 from exo_rkllm.dispatch.job import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.placed import PlacedModel
 from exo_rkllm.dispatch.state import (
@@ -50,7 +51,6 @@ class Dispatcher:
         engine: Callable[[Model], Engine],
         needs: Callable[[Model], ModelNeeds],
         available: Callable[[], int],
-        begin: Begin = Verbatim,
         observer: Observer | None = None,
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - a frozen value
     ) -> None:
@@ -58,7 +58,6 @@ class Dispatcher:
         self._make = engine
         self._needs = needs
         self._available = available
-        self._begin = begin
         self._observer = NullObserver() if observer is None else observer
         self._state = DispatchState(limits)
         self._tickets = 0
@@ -92,20 +91,21 @@ class Dispatcher:
             while isinstance(news := await job.news(), Progress):
                 yield news
             engine = news
-            dialogue = self._begin(model, engine.capabilities, request)
-            stream = engine.generate(dialogue.request)
+            prompt = render(request, model, engine.capabilities)
+            parser = ResponseParser(prompt)
+            stream = engine.generate(prompt.request)
             try:
                 async for event in stream:
                     if type(event) is Piece:
-                        if dialogue.stopped:
+                        if parser.stopped:
                             continue  # what the engine still says until it heard of it
                         job.token(time.monotonic())
-                        for piece in dialogue.feed(event):
+                        for piece in parser.feed(event):
                             yield piece
-                        if dialogue.stopped:
-                            await engine.abort(dialogue.request.id)
+                        if parser.stopped:
+                            await engine.abort(request.id)
                     elif type(event) is Finish:
-                        for last in dialogue.end(job.end(event, time.monotonic())):
+                        for last in parser.end(job.end(event, time.monotonic())):
                             job.finish = last if type(last) is Finish else job.finish
                             yield last
                     else:

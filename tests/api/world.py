@@ -37,7 +37,6 @@ from exo_rkllm.backends.base import (
 )
 from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunError, RunnerLost
@@ -184,7 +183,6 @@ async def world(
             engine=lambda model: DummyEngine(model) if model.engine == "dummy" else Scripted(model, ledger),
             needs=lambda model: ModelNeeds(),
             available=lambda: 8 << 30,
-            begin=ResponseParser.begin,
             limits=limits or DispatchLimits(),
         )
         made = parts(

@@ -80,7 +80,7 @@ async def test_a_file_becomes_an_entry_without_costing_space(make_model: Make, c
     assert entry.card.context > 0
     assert entry.card.layers > 0
     assert entry.card.runtime_floor
-    assert "<|start_header_id|>" in entry.chat_format().template.source
+    assert "<|start_header_id|>" in entry.chat_format().template.text
 
 
 async def test_across_file_systems_the_file_is_copied(
@@ -139,7 +139,7 @@ async def test_a_folders_tokenizer_comes_along_and_nothing_else(
     assert sorted(path.name for path in entry.folder.iterdir()) == [
         "chat_template.jinja", "model.toml", "tiny-w8a8.rkllm", "tokenizer_config.json",
     ]  # fmt: skip
-    assert entry.chat_format().template.source == "ours"
+    assert entry.chat_format().template.text == "ours"
 
 
 async def test_a_folder_of_rkllamas_with_its_modelfile(
@@ -152,7 +152,7 @@ async def test_a_folder_of_rkllamas_with_its_modelfile(
     assert (card.base_model, card.context) == ("Qwen/Qwen2.5-1.5B-Instruct", 2048)
     assert card.sampling == Sampling(temperature=0.6, top_k=20)
     assert card.chat.system == 'You are a \\"robot\\".'
-    assert entry.chat_format().template.source == "theirs"
+    assert entry.chat_format().template.text == "theirs"
     assert "not taken over from the Modelfile: IMAGE_WIDTH" in [step.text for step in steps]
     assert (folder / "Modelfile").exists()
 
@@ -160,7 +160,7 @@ async def test_a_folder_of_rkllamas_with_its_modelfile(
 async def test_offline_nothing_is_asked(make_model: Make, catalogue: Catalogue, tmp_path: Path, hub: LocalHub) -> None:
     await imported(catalogue, rkllama(make_model, tmp_path, "robot"))
     assert hub.asked == []
-    assert "<|im_start|>" in catalogue.get("robot").chat_format().template.source
+    assert "<|im_start|>" in catalogue.get("robot").chat_format().template.text
 
 
 async def test_a_base_model_that_cannot_be_had_is_noted(

@@ -25,6 +25,7 @@ from exo_rkllm.catalogue.hub import DEFAULT, Access
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.pull import PullTarget, front_matter, pull
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.chat.template import compiled
 from exo_rkllm.errors import ModelExists, ModelFileError, ModelNotFound, PullError, UsageError
 from simulator.model_file import SimModel, write
 from tests.hub import COMMIT, Large, LocalHub, large
@@ -115,7 +116,7 @@ async def test_a_pull_makes_an_entry_that_can_be_talked_to(hub: LocalHub, catalo
     assert card.sampling == Sampling(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.1)
     assert card.memory == len(WEIGHTS) + 200 * 1024 * 1024 + 2 * 28 * 2 * 128 * 2 * 4096
     assert entry.chat_format().stop == ("<|im_end|>", "<|endoftext|>")
-    assert entry.chat_format().template.render(messages=[{"content": "Hi"}]) == "Hi!"
+    assert compiled(entry.chat_format().template).render(messages=[{"content": "Hi"}]) == "Hi!"
     assert sorted(path.name for path in entry.folder.iterdir()) == [
         FILE, "config.json", "generation_config.json", "model.toml", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
@@ -522,14 +523,14 @@ async def test_the_base_model_is_read_from_the_configuration(hub: LocalHub, cata
     hub.add("org/config", {"b.rkllm": model("b"), "config.json": config})
     entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/config")))[-1].id)
     assert entry.card.base_model == "Qwen/Qwen2.5-1.5B-Instruct"
-    assert entry.chat_format().template.source == "{{ messages[0].content }}!"
+    assert entry.chat_format().template.text == "{{ messages[0].content }}!"
 
 
 async def test_a_base_models_base_is_asked_too(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/gguf", {"x.gguf": large(b"x")}, tags=("base_model:quantized:Qwen/Qwen2.5-1.5B-Instruct",))
     hub.add("org/chain", {"c.rkllm": model("c")}, card={"base_model": ["org/gguf", 3, "nonsense"]})
     entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/chain")))[-1].id)
-    assert entry.chat_format().template.source == "{{ messages[0].content }}!"
+    assert entry.chat_format().template.text == "{{ messages[0].content }}!"
 
 
 async def test_a_repository_with_everything_asks_nobody_else(hub: LocalHub, catalogue: Catalogue) -> None:
@@ -563,7 +564,7 @@ async def test_without_a_tokenizer_the_family_speaks(hub: LocalHub, catalogue: C
     assert "the model is spoken to as its family is" in notes(steps)
     entry = catalogue.get(steps[-1].id)
     assert not entry.reuse
-    assert "<start_of_turn>" in entry.chat_format().template.source
+    assert "<start_of_turn>" in entry.chat_format().template.text
 
 
 async def test_a_companion_that_is_too_large_is_left(
@@ -675,7 +676,7 @@ async def test_a_pull_killed_while_the_entry_is_made_is_never_half_there(hub: Lo
     assert kills >= 3
     await pulled(hub, catalogue)
     [entry] = catalogue.list()
-    assert entry.chat_format().template.source == "{{ messages[0].content }}!"
+    assert entry.chat_format().template.text == "{{ messages[0].content }}!"
     whole(catalogue)
     assert left(catalogue) == ["qwen2.5-1.5b-instruct"]
     assert hub.sent == len(WEIGHTS)

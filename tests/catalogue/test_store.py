@@ -351,12 +351,12 @@ def test_a_template_is_compiled_once_and_again_when_it_changed(catalogue: Catalo
     first = entry.chat_format()
     assert entry.chat_format() is first
     (entry.folder / "t.jinja").write_text("another")
-    assert entry.chat_format().template.source == "another"
+    assert entry.chat_format().template.text == "another"
 
 
 def test_templates_are_found_where_hugging_face_looks(catalogue: Catalogue) -> None:
     entry = put(catalogue, "a")
-    assert "<|im_start|>" in entry.chat_format().template.source
+    assert "<|im_start|>" in entry.chat_format().template.text
     for name, text, source in (
         ("chat_template.json", '{"chat_template": "from json"}', "from json"),
         ("tokenizer_config.json", '{"chat_template": "from config"}', "from config"),
@@ -370,13 +370,13 @@ def test_templates_are_found_where_hugging_face_looks(catalogue: Catalogue) -> N
     ):
         (entry.folder / name).unlink(missing_ok=True)
         (entry.folder / name).write_text(text)
-        assert entry.chat_format().template.source == source
+        assert entry.chat_format().template.text == source
     for name in ("chat_template.jinja", "chat_template.json"):
         (entry.folder / name).unlink()
     for nonsense in ("[]", "{", "[" * 99999, '{"chat_template": 3, "eos_token": 4, "added_tokens_decoder": [1]}'):
         (entry.folder / "tokenizer_config.json").unlink()
         (entry.folder / "tokenizer_config.json").write_text(nonsense)
-        assert "<|im_start|>" in entry.chat_format().template.source
+        assert "<|im_start|>" in entry.chat_format().template.text
 
 
 @pytest.mark.parametrize(
@@ -403,8 +403,8 @@ def test_a_family_from_elsewhere_goes_before_ours(catalogue: Catalogue) -> None:
         .get("qwen3-zorg")
         .chat_format()
     )
-    assert (voice.template.source, voice.stop, voice.tools) == (zorg.template, ("<zorg>",), None)
-    assert "<|im_start|>" in catalogue.get("qwen3-zorg").chat_format().template.source
+    assert (voice.template.text, voice.stop, voice.tools) == (zorg.template, ("<zorg>",), None)
+    assert "<|im_start|>" in catalogue.get("qwen3-zorg").chat_format().template.text
 
 
 def test_the_tokenizer_is_optional(catalogue: Catalogue) -> None:

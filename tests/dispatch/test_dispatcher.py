@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Model, Piece, Progress
-from exo_rkllm.chat.parser import ResponseParser
+from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Message, Piece, Progress
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import (
@@ -19,11 +18,11 @@ from exo_rkllm.errors import (
     ExoRkllmError,
     LoadError,
     ModelNotFound,
+    NotSupported,
     NpuUnavailable,
     OutOfMemory,
     RunError,
     RunnerLost,
-    UsageError,
 )
 from tests.dispatch.puppet import Card, Puppet, Stage, Theatre, text, until
 
@@ -175,7 +174,6 @@ def staged_dispatcher(stage: Stage) -> Dispatcher:
         engine=lambda model: Plain(model, stage),
         needs=lambda model: ModelNeeds(),
         available=lambda: 1000,
-        begin=ResponseParser.begin,
     )
 
 
@@ -192,18 +190,15 @@ async def test_a_stop_string_ends_the_run_and_the_finish_has_the_engines_figures
     assert stage.on_hardware == 0
 
 
-async def test_a_dialogue_that_cannot_begin_costs_no_run() -> None:
-    class Refusing(ResponseParser):
-        @classmethod
-        def begin(cls, model: Model, capabilities: Capabilities, request: GenerationRequest) -> ResponseParser:
-            raise UsageError("This model takes no tools.")
-
-    theatre = Theatre("qwen")
-    theatre.dispatcher._begin = Refusing.begin
-    with pytest.raises(UsageError):
-        await theatre.answer("qwen")
-    assert theatre.stages["qwen"].started == []
-    assert theatre.dispatcher.status().running == 0
+async def test_request_that_cannot_be_rendered_costs_no_run() -> None:
+    stage = Stage()
+    dispatcher = staged_dispatcher(stage)
+    request = GenerationRequest(model="qwen", messages=(Message("user", "Hi"),), thinking=True)
+    with pytest.raises(NotSupported, match="does not think aloud"):
+        async for _ in dispatcher.generate(request):
+            pass
+    assert stage.started == []
+    assert dispatcher.status().running == 0
 
 
 # ── what breaks ──────────────────────────────────────────────────────────────────────────────────

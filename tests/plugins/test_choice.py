@@ -172,7 +172,7 @@ def test_tools_and_reasoning_may_be_rows_of_ours_or_its_own(tmp_path: Path) -> N
     own = brought_of(tools=TOOLS["phi"], reasoning=("<z>", "</z>")).chat_format(tmp_path, card)
     assert (own.tools, own.reasoning) == (TOOLS["phi"], Reasoning("<z>", "</z>"))
     bare = chat_format_of(File(tmp_path / "zorg.rkllm", "rkllm"), brought_of(template="zorg").families)
-    assert bare.template.source == "zorg"
+    assert bare.template.text == "zorg"
 
 
 class Letters:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.chat import conversation
+from exo_rkllm.chat.chat_format import TemplateSource
 from exo_rkllm.chat.families import FAMILIES
+from exo_rkllm.chat.prompt import render_template
 from exo_rkllm.chat.template import Template
 from exo_rkllm.errors import TemplateError
-from tests.catalogue.conversations import ASK, CALL, HELLO, RESULT, SCENARIOS, SYSTEM, WEATHER
-from tests.catalogue.make_goldens import TOKENS, sources, undated, values
+from tests.chat.conversations import ASK, CALL, HELLO, RESULT, SCENARIOS, SYSTEM, WEATHER
+from tests.chat.make_goldens import TOKENS, sources, undated, values
 
 HERE = Path(__file__).parent
 TEXT = ", arguments as text"
@@ -151,22 +152,22 @@ def test_hostile_templates_end_in_a_sentence(source: str) -> None:
 
 
 def test_system_words_are_said_by_the_user_where_there_is_no_system_role() -> None:
-    template = Template(FAMILIES["gemma"].template, {"bos_token": "<bos>"})
-    made = conversation.render(template, (SYSTEM, HELLO), (), thinking=None)
+    template = TemplateSource(FAMILIES["gemma"].template, (("bos_token", "<bos>"),))
+    made = render_template(template, (SYSTEM, HELLO), (), thinking=None)
     assert made == (
         f"<bos><start_of_turn>user\n{SYSTEM.content}\n\n{HELLO.content.rstrip()}<end_of_turn>\n<start_of_turn>model\n"
     )
 
 
 def test_arguments_become_text_for_templates_that_join_them() -> None:
-    template = Template((HERE / "templates" / "deepseek-r1.jinja").read_text(), TOKENS)
-    made = conversation.render(template, (ASK, CALL, RESULT), (WEATHER,), thinking=None)
+    template = TemplateSource((HERE / "templates" / "deepseek-r1.jinja").read_text(), tuple(TOKENS.items()))
+    made = render_template(template, (ASK, CALL, RESULT), (WEATHER,), thinking=None)
     assert '```json\n{"city": "Tromsø", "days": 2, "units": "metric"}\n```' in made
 
 
 def test_the_first_refusal_is_the_one_that_is_told() -> None:
-    template = Template(
+    template = TemplateSource(
         "{% if messages[0].role == 'system' %}{{ raise_exception('A') }}{% endif %}{{ raise_exception('B') }}"
     )
     with pytest.raises(TemplateError, match="refuses this: A"):
-        conversation.render(template, (SYSTEM, ASK, CALL), (), thinking=None)
+        render_template(template, (SYSTEM, ASK, CALL), (), thinking=None)

@@ -30,15 +30,16 @@ from exo_rkllm.backends.dummy import DummyModel
 from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.chat_format import ChatSettings
-from exo_rkllm.chat.conversation import message_value
 from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.chat.parser import ResponseParser
+from exo_rkllm.chat.prompt import Prompt, message_value, render
 from exo_rkllm.chat.toolcall import new_tool_call, read_tool_call, tool_call_piece
 from exo_rkllm.errors import NotSupported, TemplateError, UsageError
-from tests.catalogue.conversations import ASK, CLOCK, FINE, HELLO, SYSTEM, WEATHER
+from tests.chat.conversations import ASK, CLOCK, FINE, HELLO, SYSTEM, WEATHER
 
 TEMPLATES = Path(__file__).parent / "templates"
 RKLLM = Capabilities()
+THINK, HERMES = REASONING["think"], TOOLS["hermes"]
 DONE = Finish("stop", Usage(3, 0, 4))
 
 
@@ -267,7 +268,7 @@ def test_each_family_is_understood_however_its_text_is_cut(family: str, said: Sa
     model: Model = entry(tmp_path, family, said.name) if family else Bare(f"{said.name}_W8A8_RK3588.rkllm")
     request = GenerationRequest(messages=(ASK,), tools=(WEATHER, CLOCK))
     for pieces in cuts(said.text):
-        heard = feed(ResponseParser.begin(model, RKLLM, request), pieces)
+        heard = feed(ResponseParser(render(request, model, RKLLM)), pieces)
         reason: FinishReason = "tool_calls" if said.calls else "stop"
         assert heard == Heard(said.thinking, said.answer, said.calls, reason), pieces
 
@@ -284,7 +285,7 @@ def test_cutting_anywhere_changes_nothing(data: st.DataObject) -> None:
     request = GenerationRequest(prompt="", stop=("STOP",), tools=(WEATHER,))
 
     def dialogue() -> ResponseParser:
-        return ResponseParser(request, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=("<|end|>",))
+        return ResponseParser(Prompt.of(request, ("<|end|>",), reasoning=THINK, tools=HERMES))
 
     whole, cut = feed(dialogue(), [text]), feed(dialogue(), pieces)
     assert cut == whole
@@ -295,14 +296,14 @@ def test_cutting_anywhere_changes_nothing(data: st.DataObject) -> None:
 
 @given(st.text(alphabet="ab <\n", max_size=40), st.integers(1, 5))
 def test_without_tags_everything_comes_out_at_once_and_as_it_was(text: str, size: int) -> None:
-    dialogue = ResponseParser(GenerationRequest(prompt=""))
+    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="")))
     for at in range(0, len(text), size):
         part = text[at : at + size]
         assert [piece.text for piece in dialogue.feed(Piece(part))] == [part]
 
 
 def test_pieces_keep_their_tokens() -> None:
-    dialogue = ResponseParser(GenerationRequest(prompt=""), reasoning=REASONING["think"])
+    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt=""), reasoning=THINK))
     out = [
         piece
         for token, text in enumerate(["<th", "ink>", "a", "</", "b", "</think>c", "d"])
@@ -318,14 +319,14 @@ def test_pieces_keep_their_tokens() -> None:
 
 
 def test_only_what_may_become_a_tag_is_held_back() -> None:
-    dialogue = ResponseParser(GenerationRequest(prompt="", stop=("END",)), reasoning=REASONING["think"])
+    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", stop=("END",)), reasoning=THINK))
     assert [piece.text for piece in dialogue.feed(Piece("one E"))] == ["one "]
     assert [piece.text for piece in dialogue.feed(Piece("N"))] == []
     assert [piece.text for piece in dialogue.feed(Piece("T"))] == ["E", "N", "T"]
 
 
 def test_a_stop_string_ends_the_run_and_nothing_follows() -> None:
-    dialogue = ResponseParser(GenerationRequest(prompt="", stop=("\nUser:", "###")))
+    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", stop=("\nUser:", "###"))))
     heard = [piece.text for text in ("Hi", "\nUs", "er: more", "yet more") for piece in dialogue.feed(Piece(text))]
     assert heard == ["Hi"]
     assert dialogue.stopped
@@ -334,15 +335,15 @@ def test_a_stop_string_ends_the_run_and_nothing_follows() -> None:
 
 def test_a_users_stop_string_does_not_end_thoughts() -> None:
     request = GenerationRequest(prompt="", stop=("\n\n",))
-    dialogue = ResponseParser(request, reasoning=REASONING["think"], ends=("<|end|>",))
+    dialogue = ResponseParser(Prompt.of(request, reasoning=THINK, ends=("<|end|>",)))
     assert feed(dialogue, ["<think>a\n\nb</think>", "c\n\nd"]) == Heard("a\n\nb", "c", (), "stop")
-    dialogue = ResponseParser(request, reasoning=REASONING["think"], ends=("<|end|>",))
+    dialogue = ResponseParser(Prompt.of(request, reasoning=THINK, ends=("<|end|>",)))
     assert feed(dialogue, ["<think>a<|end|>b"]) == Heard("a", "", (), "stop")
 
 
 @pytest.mark.parametrize("reason", ["length", "abort"])
 def test_an_answer_that_was_cut_off_says_so(reason: FinishReason) -> None:
-    dialogue = ResponseParser(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
+    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
     text = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call><tool_call>{"name": "get'
     heard = feed(dialogue, [text], Finish(reason))
     assert heard.calls == (TIME,)
@@ -362,7 +363,7 @@ def test_an_answer_that_was_cut_off_says_so(reason: FinishReason) -> None:
     ],
 )
 def test_a_call_that_is_none_is_given_back_as_the_answer(text: str) -> None:
-    dialogue = ResponseParser(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
+    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
     assert feed(dialogue, ["So:\n", text, " ok"]) == Heard("", f"So:\n{text} ok", (), "stop")
 
 
@@ -390,24 +391,24 @@ def test_a_call_that_is_none_is_given_back_as_the_answer(text: str) -> None:
 def test_calls_amid_thoughts_are_made_and_words_about_them_stay_thoughts(text: str, heard: Heard) -> None:
     for pieces in cuts(text):
         request = GenerationRequest(prompt="", tools=(WEATHER, CLOCK), stop=("here",))
-        dialogue = ResponseParser(request, reasoning=REASONING["think"], tools=TOOLS["hermes"], ends=("<|end|>",))
+        dialogue = ResponseParser(Prompt.of(request, ("<|end|>",), reasoning=THINK, tools=HERMES))
         assert feed(dialogue, pieces) == heard, pieces
 
 
 def test_arguments_may_be_text_that_is_json() -> None:
-    dialogue = ResponseParser(GenerationRequest(prompt="", tools=(WEATHER,)), tools=TOOLS["hermes"])
+    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
     heard = feed(dialogue, ['<tool_call>{"function": {"name": "x", "arguments": "{\\"a\\": 1}"}}</tool_call>'])
     assert heard.calls == (("x", {"a": 1}),)
 
 
 def test_without_tools_nothing_is_taken_for_a_call(tmp_path: Path) -> None:
     text = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
-    dialogue = ResponseParser.begin(entry(tmp_path, "qwen2.5"), RKLLM, GenerationRequest(messages=(ASK,)))
+    dialogue = ResponseParser(render(GenerationRequest(messages=(ASK,)), entry(tmp_path, "qwen2.5"), RKLLM))
     assert feed(dialogue, [text]).answer == text
     chosen = GenerationRequest(messages=(ASK,), tools=(WEATHER,), tool_choice="none")
-    dialogue = ResponseParser.begin(entry(tmp_path, "qwen2.5"), RKLLM, chosen)
-    assert "get_weather" not in (dialogue.request.prompt or "")
-    assert feed(dialogue, [text]).answer == text
+    prompt = render(chosen, entry(tmp_path, "qwen2.5"), RKLLM)
+    assert "get_weather" not in (prompt.request.prompt or "")
+    assert feed(ResponseParser(prompt), [text]).answer == text
 
 
 # ── what the engine is given ─────────────────────────────────────────────────────────────────────
@@ -421,7 +422,7 @@ def test_the_engine_gets_a_prompt_and_the_models_stop_strings(tmp_path: Path) ->
     )
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [6, 7]}')
     request = GenerationRequest(messages=(HELLO,), stop=("###",), max_tokens=5)
-    given_ = ResponseParser.begin(entry(tmp_path, "qwen2.5", chat=ChatSettings(stop=("<x>",))), RKLLM, request).request
+    given_ = render(request, entry(tmp_path, "qwen2.5", chat=ChatSettings(stop=("<x>",))), RKLLM).request
     assert given_.messages == ()
     assert given_.prompt is not None
     assert given_.prompt.endswith(f"<|im_start|>user\n{HELLO.content}<|im_end|>\n<|im_start|>assistant\n")
@@ -431,13 +432,13 @@ def test_the_engine_gets_a_prompt_and_the_models_stop_strings(tmp_path: Path) ->
 
 def test_engines_that_chat_get_the_request_as_it_is() -> None:
     request = GenerationRequest(messages=(SYSTEM, HELLO), tools=(WEATHER,), stop=("x",))
-    dialogue = ResponseParser.begin(DummyModel(), Capabilities(chat=True), request)
-    assert dialogue.request == request
-    assert feed(dialogue, ["a<think>", "b x c"]).answer == "a<think>b "
+    prompt = render(request, DummyModel(), Capabilities(chat=True))
+    assert prompt.request == request
+    assert feed(ResponseParser(prompt), ["a<think>", "b x c"]).answer == "a<think>b "
 
 
 def test_pieces_of_engines_that_chat_keep_their_kind() -> None:
-    dialogue = ResponseParser.begin(DummyModel(), Capabilities(chat=True), GenerationRequest(messages=(HELLO,)))
+    dialogue = ResponseParser(render(GenerationRequest(messages=(HELLO,)), DummyModel(), Capabilities(chat=True)))
     made = tool_call_piece(new_tool_call("x", {}))
     pieces = [piece for sent in (Piece("hm", 1, "thinking"), made, Piece("a")) for piece in dialogue.feed(sent)]
     assert [piece.kind for piece in pieces] == ["thinking", "tool_call", "answer"]
@@ -446,14 +447,16 @@ def test_pieces_of_engines_that_chat_keep_their_kind() -> None:
 
 def test_what_was_held_comes_before_an_engines_own_call() -> None:
     request = GenerationRequest(messages=(HELLO,), stop=("STOP",))
-    dialogue = ResponseParser.begin(DummyModel(), Capabilities(chat=True), request)
+    dialogue = ResponseParser(render(request, DummyModel(), Capabilities(chat=True)))
     made = tool_call_piece(new_tool_call("S", {}))
     assert [piece.text for sent in (Piece("a ST"), made) for piece in dialogue.feed(sent)] == ["a ", "ST", made.text]
 
 
 def test_an_answer_that_ends_undecided_is_an_answer() -> None:
     for text in ("get_wea", "  ", ""):
-        dialogue = ResponseParser(GenerationRequest(prompt="", tools=(WEATHER,), stop=("\n",)), tools=TOOLS["glm"])
+        dialogue = ResponseParser(
+            Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,), stop=("\n",)), tools=TOOLS["glm"])
+        )
         assert feed(dialogue, [text]).answer == text
 
 
@@ -467,31 +470,29 @@ def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
     assert message_value(messages[1])["tool_calls"][0]["function"]["arguments"] == "not json"
     question = GenerationRequest(messages=messages[:1])
     sees = dataclasses.replace(RKLLM, images=True)
-    prompt = ResponseParser.begin(entry(tmp_path, "qwen3.5"), sees, question).request.prompt
+    prompt = render(question, entry(tmp_path, "qwen3.5"), sees).request.prompt
     with pytest.raises(NotSupported, match="does not see images"):
-        ResponseParser.begin(entry(tmp_path, "qwen3.5"), RKLLM, question)
+        render(question, entry(tmp_path, "qwen3.5"), RKLLM)
     assert "<|vision_start|><|image_pad|><|vision_end|>What is it?" in str(prompt)
 
 
 def test_prompts_and_tokens_go_through_without_a_template(tmp_path: Path) -> None:
     for request in (GenerationRequest(prompt="Once"), GenerationRequest(tokens=(1, 2))):
-        given_ = ResponseParser.begin(entry(tmp_path, "qwen3"), RKLLM, request).request
+        given_ = render(request, entry(tmp_path, "qwen3"), RKLLM).request
         assert (given_.prompt, given_.tokens) == (request.prompt, request.tokens)
         assert "<|im_end|>" in given_.stop
 
 
 def test_requests_for_hidden_states_keep_their_text(tmp_path: Path) -> None:
     request = GenerationRequest(prompt="Embed me", output="hidden")
-    assert ResponseParser.begin(entry(tmp_path, "qwen3"), RKLLM, request).request == request
+    assert render(request, entry(tmp_path, "qwen3"), RKLLM).request == request
 
 
 def test_thinking_is_switched_by_the_template(tmp_path: Path) -> None:
     model = entry(tmp_path, "qwen3")
 
     def prompt(thinking: bool | None) -> str:
-        return str(
-            ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,), thinking=thinking)).request.prompt
-        )
+        return str(render(GenerationRequest(messages=(ASK,), thinking=thinking), model, RKLLM).request.prompt)
 
     assert prompt(thinking=False).endswith("assistant\n<think>\n\n</think>\n\n")
     assert prompt(thinking=True).endswith("assistant\n") and prompt(thinking=None).endswith("assistant\n")
@@ -500,24 +501,24 @@ def test_thinking_is_switched_by_the_template(tmp_path: Path) -> None:
 def test_thoughts_that_the_template_opens_are_closed_where_none_are_wanted(tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("{{ messages[0].content }}<think>\n")
     model = Entry(tmp_path, Card("x", weights=Weights("w"), chat=ChatSettings(template="t.jinja", reasoning="think")))
-    wanted = ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,)))
+    wanted = ResponseParser(render(GenerationRequest(messages=(ASK,)), model, RKLLM))
     assert feed(wanted, ["So.\n</thi", "nk>\n", "Yes."]) == Heard("So.", "Yes.", (), "stop")
-    unwanted = ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,), thinking=False))
+    unwanted = render(GenerationRequest(messages=(ASK,), thinking=False), model, RKLLM)
     assert unwanted.request.prompt == f"{ASK.content}<think>\n\n</think>\n\n"
-    assert feed(unwanted, ["Yes."]) == Heard("", "Yes.", (), "stop")
+    assert feed(ResponseParser(unwanted), ["Yes."]) == Heard("", "Yes.", (), "stop")
 
 
 def test_thinking_is_refused_where_a_model_cannot(tmp_path: Path) -> None:
     request = GenerationRequest(model="qwen2.5", messages=(ASK,), thinking=True)
     with pytest.raises(NotSupported, match=re.escape("qwen2.5 does not think aloud.")):
-        ResponseParser.begin(entry(tmp_path, "qwen2.5"), RKLLM, request)
+        render(request, entry(tmp_path, "qwen2.5"), RKLLM)
 
 
 def test_the_cards_system_words_stand_in_for_missing_ones(tmp_path: Path) -> None:
     model = entry(tmp_path, "qwen2.5", chat=ChatSettings(system="You are a pirate."))
-    said = str(ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(HELLO,))).request.prompt)
+    said = str(render(GenerationRequest(messages=(HELLO,)), model, RKLLM).request.prompt)
     assert said.startswith("<|im_start|>system\nYou are a pirate.<|im_end|>")
-    said = str(ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(SYSTEM, HELLO))).request.prompt)
+    said = str(render(GenerationRequest(messages=(SYSTEM, HELLO)), model, RKLLM).request.prompt)
     assert "pirate" not in said
 
 
@@ -549,34 +550,34 @@ def test_a_forced_call_begins_in_the_prompt(way: str) -> None:
     assert format_.forced("get_weather") == begun
     request = GenerationRequest(prompt=begun, tools=(WEATHER, CLOCK))
     for pieces in cuts(rest):
-        dialogue = ResponseParser(request, tools=format_, forced=begun)
+        dialogue = ResponseParser(Prompt.of(request, tools=format_, forced=begun))
         assert feed(dialogue, pieces) == Heard("", "", (ROME,), "tool_calls")
     if way == "glm":
         return  # its calls begin with the name itself, so there is nothing to begin for any tool
     open_ = format_.forced("")
     assert begun.startswith(open_)
-    dialogue = ResponseParser(request, tools=format_, forced=open_)
+    dialogue = ResponseParser(Prompt.of(request, tools=format_, forced=open_))
     assert feed(dialogue, [begun.removeprefix(open_), rest]) == Heard("", "", (ROME,), "tool_calls")
 
 
 def test_forcing_a_tool_ends_thoughts_and_names_it(tmp_path: Path) -> None:
     model = entry(tmp_path, "qwen3.5")
     request = GenerationRequest(messages=(ASK,), tools=(WEATHER, CLOCK), tool_choice="get_time")
-    dialogue = ResponseParser.begin(model, RKLLM, request)
-    assert str(dialogue.request.prompt).endswith("<think>\n\n</think>\n\n<tool_call>\n<function=get_time>\n")
-    assert feed(dialogue, ["</function>\n</tool_call>"]).calls == (TIME,)
+    prompt = render(request, model, RKLLM)
+    assert str(prompt.request.prompt).endswith("<think>\n\n</think>\n\n<tool_call>\n<function=get_time>\n")
+    assert feed(ResponseParser(prompt), ["</function>\n</tool_call>"]).calls == (TIME,)
     required = GenerationRequest(messages=(ASK,), tools=(WEATHER, CLOCK), tool_choice="required")
-    assert str(ResponseParser.begin(model, RKLLM, required).request.prompt).endswith("<tool_call>\n<function=")
+    assert str(render(required, model, RKLLM).request.prompt).endswith("<tool_call>\n<function=")
     only = GenerationRequest(messages=(ASK,), tools=(CLOCK,), tool_choice="required")
-    assert str(ResponseParser.begin(model, RKLLM, only).request.prompt).endswith("<function=get_time>\n")
+    assert str(render(only, model, RKLLM).request.prompt).endswith("<function=get_time>\n")
 
 
 def test_a_tool_choice_that_cannot_be_is_refused(tmp_path: Path) -> None:
     model = entry(tmp_path, "qwen3")
     with pytest.raises(UsageError, match="names 'fly', which is not among the tools"):
-        ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,), tools=(WEATHER,), tool_choice="fly"))
+        render(GenerationRequest(messages=(ASK,), tools=(WEATHER,), tool_choice="fly"), model, RKLLM)
     with pytest.raises(UsageError, match="no tools are given"):
-        ResponseParser.begin(model, RKLLM, GenerationRequest(messages=(ASK,), tool_choice="required"))
+        render(GenerationRequest(messages=(ASK,), tool_choice="required"), model, RKLLM)
 
 
 def test_models_whose_template_knows_no_tools_are_told_of_them(tmp_path: Path) -> None:
@@ -591,9 +592,7 @@ def test_models_whose_template_knows_no_tools_are_told_of_them(tmp_path: Path) -
         ASK,
     )
     prompt = str(
-        ResponseParser.begin(
-            entry(tmp_path, "phi-3.5"), RKLLM, GenerationRequest(messages=messages, tools=(WEATHER,))
-        ).request.prompt
+        render(GenerationRequest(messages=messages, tools=(WEATHER,)), entry(tmp_path, "phi-3.5"), RKLLM).request.prompt
     )
     assert '{"type": "function", "function": {"name": "get_weather"' in prompt
     assert (
@@ -602,19 +601,17 @@ def test_models_whose_template_knows_no_tools_are_told_of_them(tmp_path: Path) -
     )
     assert "<|user|>\n<tool_response>\n4\n</tool_response><|end|>" in prompt
     without = str(
-        ResponseParser.begin(
-            entry(tmp_path, "phi-3.5"), RKLLM, GenerationRequest(messages=(ASK,), tools=(WEATHER,))
-        ).request.prompt
+        render(GenerationRequest(messages=(ASK,), tools=(WEATHER,)), entry(tmp_path, "phi-3.5"), RKLLM).request.prompt
     )
     assert without.startswith("<|system|>\nYou can call tools.")
 
 
 def test_families_that_know_tools_get_their_own_markup_where_the_template_lacks_it(tmp_path: Path) -> None:
     prompt = str(
-        ResponseParser.begin(
+        render(
+            GenerationRequest(messages=(ASK,), tools=(CLOCK,)),
             entry(tmp_path, "internlm2-chat", "internlm/internlm2-chat-1_8b"),
             RKLLM,
-            GenerationRequest(messages=(ASK,), tools=(CLOCK,)),
         ).request.prompt
     )
     assert prompt.startswith('<s><|im_start|>system name=<|plugin|>\n[{"name": "get_time"')
@@ -625,7 +622,7 @@ def test_the_card_may_overrule_what_the_template_tells(tmp_path: Path) -> None:
     model = entry(tmp_path, "qwen3", chat=chat)
     request = GenerationRequest(messages=(ASK,), tools=(CLOCK,))
     text = '<think>no</think><|action_start|><|plugin|>{"name": "get_time"}<|action_end|>'
-    assert feed(ResponseParser.begin(model, RKLLM, request), [text]) == Heard(
+    assert feed(ResponseParser(render(request, model, RKLLM)), [text]) == Heard(
         "", "<think>no</think>", (TIME,), "tool_calls"
     )
 
@@ -638,12 +635,12 @@ def test_a_bare_file_is_spoken_to_by_its_name() -> None:
         "unheard-of.rkllm": "<|im_start|>user",
         "DeepSeek-R1-Distill-Qwen-1.5B.rkllm": "<｜begin▁of▁sentence｜><｜User｜>",
     }.items():
-        assert str(ResponseParser.begin(Bare(file), RKLLM, request).request.prompt).startswith(begin)
+        assert str(render(request, Bare(file), RKLLM).request.prompt).startswith(begin)
 
 
 def test_nothing_to_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TemplateError):
-        ResponseParser.begin(entry(tmp_path, "qwen3.5"), RKLLM, GenerationRequest(messages=(SYSTEM,)))
+        render(GenerationRequest(messages=(SYSTEM,)), entry(tmp_path, "qwen3.5"), RKLLM)
 
 
 def test_a_call_survives_its_piece() -> None:
@@ -675,7 +672,7 @@ def test_values_are_typed_by_the_tools_schema() -> None:
             "v": "7",
         }.items()
     )
-    dialogue = ResponseParser(GenerationRequest(prompt="", tools=(tool,)), tools=TOOLS["qwen-xml"])
+    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(tool,)), tools=TOOLS["qwen-xml"]))
     assert feed(dialogue, [text + "</function></tool_call>"]).calls == (
         ("t", {"s": "12", "n": 12, "b": True, "o": {"a": [1]}, "e": None, "u": "x y", "v": 7}),
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Tool
 from exo_rkllm.chat.formats import TOOLS
-from tests.catalogue.conversations import CLOCK, WEATHER
+from tests.chat.conversations import CLOCK, WEATHER
 
 GOOD: dict[str, dict[str, list[tuple[str, object]]]] = {
     "hermes": {

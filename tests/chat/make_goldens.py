@@ -1,6 +1,6 @@
 """Writes goldens/*.json: what Hugging Face's renderer makes of each template. Run it where `transformers` is installed.
 
-    python -m tests.catalogue.make_goldens
+    python -m tests.chat.make_goldens
 
 The tests do not need it: they compare our renderer with the files.
 """
@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.chat.conversation import message_value, tool_value
 from exo_rkllm.chat.families import FAMILIES
-from tests.catalogue.conversations import SCENARIOS, Scenario
+from exo_rkllm.chat.prompt import message_value, tool_value
+from tests.chat.conversations import SCENARIOS, Scenario
 
 HERE = Path(__file__).parent
 TOKENS = {"bos_token": "<BOS>", "eos_token": "<EOS>"}
