@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 
@@ -219,12 +218,3 @@ def from_code(code: str, sentence: str, hint: str = "") -> ExoRkllmError:
         if kind.code == code:
             return kind.rebuilt(sentence, hint)
     return ExoRkllmError(sentence, hint)
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """A hint for a misspelled word: the one of `words` that it resembles, or all of them."""
-    from difflib import get_close_matches  # only where something is wrong
-
-    words = sorted(words)
-    close = get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}?" if close else f"Valid keys: {', '.join(words)}."

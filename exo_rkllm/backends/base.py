@@ -9,12 +9,14 @@ from __future__ import annotations
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.runner.preload import Preload
+from exo_rkllm.sampling import SAMPLING_NAMES as SAMPLING_NAMES
+from exo_rkllm.sampling import Sampling as Sampling  # part of this seam, for plugins' engines too
 
 PieceKind: TypeAlias = Literal["answer", "thinking", "tool_call"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "abort"]
@@ -23,31 +25,6 @@ JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | boo
 
 
 # ── what is asked ────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """None means the model's own default. A setting that an engine does not declare is refused by it, never ignored:
-    whoever is lenient leaves it out and says so."""
-
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    repeat_penalty: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    mirostat: int | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    seed: int | None = None
-
-    def given(self) -> dict[str, float]:
-        """What is set, by its name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-# Names of all settings: what an engine takes that declares nothing else.
-SAMPLING_NAMES = frozenset(setting.name for setting in fields(Sampling))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +68,7 @@ class GenerationRequest:
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
     tokens: tuple[int, ...] | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     tools: tuple[Tool, ...] = ()

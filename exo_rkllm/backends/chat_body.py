@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Collection
 from typing import Any
 
 from exo_rkllm.backends.base import GenerationRequest, Message, Sampling, Tool, ToolCall
@@ -14,13 +13,16 @@ CHOICES = frozenset({"none", "auto", "required"})
 
 
 def body(
-    request: GenerationRequest, model: str, defaults: Sampling, names: Mapping[str, str], engine: str
+    request: GenerationRequest, model: str, defaults: Sampling, takes: Collection[str], engine: str, language: str = ""
 ) -> tuple[str, dict[str, Any]]:
-    """The path to post to, and what. `names` are the server's own for our sampling settings."""
+    """The path to post to, and what. `takes` are the server's sampling settings, which it names as `language` does."""
     if request.output != "text":
         raise NotSupported(f"{engine} gives text only, no {request.output}.", "Use a model with engine = 'rkllm'.")
     asked: dict[str, Any] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
-    asked |= sampling(request.sampling, defaults, names, engine)
+    sampling, lost = request.sampling.over(defaults).for_engine(takes, language)
+    if lost:
+        raise NotSupported(f"{engine} takes no {lost[0]}.", f"It takes: {', '.join(sorted(takes))}.")
+    asked |= sampling
     if request.max_tokens is not None:
         asked["max_tokens"] = request.max_tokens
     if request.stop:
@@ -34,19 +36,6 @@ def body(
     if request.thinking is not None:
         asked["chat_template_kwargs"] = {"enable_thinking": request.thinking}
     return "/chat/completions", asked
-
-
-def sampling(wanted: Sampling, defaults: Sampling, names: Mapping[str, str], engine: str) -> dict[str, Any]:
-    """What a server has no word for is refused, never left out."""
-    held = {**_set(defaults), **_set(wanted)}
-    unknown = [name for name in held if name not in names]
-    if unknown:
-        raise NotSupported(f"{engine} takes no {unknown[0]}.", f"It takes: {', '.join(names)}.")
-    return {names[name]: value for name, value in held.items()}
-
-
-def _set(values: Sampling) -> dict[str, Any]:
-    return {name: value for name, value in asdict(values).items() if value is not None}
 
 
 def message(one: Message) -> dict[str, Any]:

@@ -31,11 +31,10 @@ OPTIONS: Mapping[str, EngineOption] = {
     "load_seconds": EngineOption(float, 300.0, "how long loading may take"),
     "silence_seconds": EngineOption(float, 300.0, "how long it may say nothing; prefill on a CPU is slow"),
 }
-NAMES: Mapping[str, str] = {
-    **{name: name for name in ("temperature", "top_k", "top_p", "repeat_penalty", "seed")},
-    **{name: name for name in ("frequency_penalty", "presence_penalty")},
-    **{name: name for name in ("mirostat", "mirostat_tau", "mirostat_eta")},
-}
+TAKES = frozenset(
+    ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "mirostat",
+     "mirostat_tau", "mirostat_eta", "seed")
+)  # fmt: skip
 MAGIC = b"GGUF"
 KEPT_LINES = 200
 # It says nothing that a program could wait for, so it is asked, less and less often, while it loads and never again.
@@ -201,7 +200,7 @@ class LlamaCppEngine(Engine):
     def capabilities(self) -> Capabilities:
         return Capabilities(
             chat=True,
-            sampling=frozenset(NAMES),
+            sampling=TAKES,
             images=self._images,
             parallel=self._options["parallel"],
             context=self._context,
@@ -209,7 +208,7 @@ class LlamaCppEngine(Engine):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         client = self._loaded()
-        path, asked = body(request, self.model.id, self.model.sampling, NAMES, "llama.cpp")
+        path, asked = body(request, self.model.id, self.model.sampling, TAKES, "llama.cpp")
         run = client.run(request.id, path, {**asked, "cache_prompt": self.model.reuse})
         try:
             async for event in run:
@@ -263,6 +262,6 @@ SPEC = EngineSpec(
     make=LlamaCppEngine,
     options=OPTIONS,
     formats=(".gguf",),
-    sampling=frozenset(NAMES),
+    sampling=TAKES,
     images=True,
 )

@@ -13,6 +13,7 @@ from exo_rkllm.backends.chat_body import body
 from exo_rkllm.backends.chat_client import ChatClient
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelNotFound, RunnerLost, unloaded
+from exo_rkllm.sampling import VLLM
 
 OPTIONS: Mapping[str, EngineOption] = {
     "base_url": EngineOption(str, "", "where the API is, with its version: http://10.0.0.7:8000/v1"),
@@ -21,16 +22,10 @@ OPTIONS: Mapping[str, EngineOption] = {
     "silence_seconds": EngineOption(float, 120.0, "how long the server may say nothing"),
     "parallel": EngineOption(int, 8, "runs at a time"),
 }
-# Settings by the server's names; the two that OpenAI does not have are vLLM's.
-NAMES: Mapping[str, str] = {
-    "temperature": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "repeat_penalty": "repetition_penalty",
-    "frequency_penalty": "frequency_penalty",
-    "presence_penalty": "presence_penalty",
-    "seed": "seed",
-}
+# top_k, min_p and repeat_penalty are vLLM's additions to OpenAI's own.
+TAKES = frozenset(
+    ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "seed")
+)
 
 
 class OpenAIEngine(Engine):
@@ -76,12 +71,12 @@ class OpenAIEngine(Engine):
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            chat=True, sampling=frozenset(NAMES), images=True, parallel=self._options["parallel"], context=self._context
+            chat=True, sampling=TAKES, images=True, parallel=self._options["parallel"], context=self._context
         )
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         client = self._loaded()
-        path, asked = body(request, self._remote, self.model.sampling, NAMES, self._who)
+        path, asked = body(request, self._remote, self.model.sampling, TAKES, self._who, VLLM)
         run = client.run(request.id, path, asked)
         try:
             async for event in run:
@@ -131,6 +126,6 @@ SPEC = EngineSpec(
     make=lambda model, _host: OpenAIEngine(model),
     options=OPTIONS,
     parallelism="server",
-    sampling=frozenset(NAMES),
+    sampling=TAKES,
     images=True,
 )

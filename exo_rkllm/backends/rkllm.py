@@ -94,9 +94,9 @@ class RkllmFile(Model):
 
 def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
     """What is set, in the runtime's terms."""
-    values = wanted.given()
-    if foreign := sorted(values.keys() - SAMPLING):
-        raise NotSupported(f"{model} runs on librkllmrt, which takes no {foreign[0]}.", "Leave it out.")
+    values, lost = wanted.for_engine(SAMPLING)
+    if lost:
+        raise NotSupported(f"{model} runs on librkllmrt, which takes no {lost[0]}.", "Leave it out.")
     if values.get("temperature") == 0:
         values["top_k"] = 1  # the vendor's demos force greedy decoding by this (reference 2.2)
     return values

@@ -13,7 +13,9 @@ from typing import Any
 from exo_rkllm.backends.base import JSON, Sampling
 from exo_rkllm.catalogue import names, toml
 from exo_rkllm.chat.chat_format import ChatSettings
-from exo_rkllm.errors import CardError, nearest
+from exo_rkllm.errors import CardError
+from exo_rkllm.sampling import SETTINGS
+from exo_rkllm.schema.specs import Whole, nearest
 
 FILE = "model.toml"
 # Which engine loads a file where the card does not say it, by what the file's name ends in.
@@ -85,18 +87,7 @@ KEYS: Mapping[str, Mapping[str, Key]] = {
         "reuse": SWITCH,
     },
     "weights": {"file": TEXT, "size": WHOLE, "sha256": TEXT},
-    "sampling": {
-        "temperature": NUMBER,
-        "top_k": WHOLE,
-        "top_p": NUMBER,
-        "repeat_penalty": NUMBER,
-        "frequency_penalty": NUMBER,
-        "presence_penalty": NUMBER,
-        "mirostat": WHOLE,
-        "mirostat_tau": NUMBER,
-        "mirostat_eta": NUMBER,
-        "seed": WHOLE,
-    },
+    "sampling": {setting.name: WHOLE if isinstance(setting.kind, Whole) else NUMBER for setting in SETTINGS},
     "chat": {
         "template": TEXT,
         "tools": TEXT,

@@ -12,10 +12,11 @@ from exo_rkllm.catalogue.card import SUFFIXES, Card, telling_names
 from exo_rkllm.chat.chat_format import ChatFormat, model_type, read_chat_format
 from exo_rkllm.chat.families import FAMILIES, Family, family_of
 from exo_rkllm.chat.formats import Reasoning
-from exo_rkllm.errors import CardError, nearest
+from exo_rkllm.errors import CardError
 from exo_rkllm.plugins.adapting import processor_of
 from exo_rkllm.plugins.loading import Plugins
 from exo_rkllm.plugins.spec import ModelSpec
+from exo_rkllm.schema.specs import nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from exo_rkllm.backends.base import Sampling
+from exo_rkllm import sampling
 from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
@@ -18,6 +18,7 @@ from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.plugins.adapting import guarded
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.runtime import modelfile
+from exo_rkllm.sampling import Sampling
 
 T = TypeVar("T")
 
@@ -86,26 +87,7 @@ def cache_bytes(shape: Mapping[str, Any], context: int) -> int:
 
 def sampling_of(folder: Path) -> Sampling:
     """The makers' own defaults."""
-    held = read_json(folder / "generation_config.json")
-
-    def number(key: str, most: float) -> float | None:
-        value = held.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-            return None
-        return float(value)
-
-    top_k = number("top_k", 1e6)
-    return Sampling(
-        temperature=number("temperature", 10),
-        top_p=number("top_p", 1),
-        top_k=int(top_k) if top_k else None,
-        repeat_penalty=number("repetition_penalty", 10),
-    )
-
-
-def _over(defaults: Sampling, chosen: Sampling | None) -> Sampling:
-    values = {} if chosen is None else dataclasses.asdict(chosen)
-    return dataclasses.replace(defaults, **{key: value for key, value in values.items() if value is not None})
+    return sampling.read(read_json(folder / "generation_config.json"), sampling.TRANSFORMERS)
 
 
 def pretty(model: str) -> str:
@@ -123,13 +105,13 @@ def describe(
     source: str = "",
     base_model: str = "",
     chat: ChatSettings | None = None,
-    sampling: Sampling | None = None,
+    chosen: Sampling | None = None,
     context: int = 0,
     brought: PluginContributions = EMPTY,
 ) -> Card:
     """The card of the weights in `folder`; raises where they are no model.
 
-    The file's own word counts most, then the name under which its repository has it (`path`). What `sampling` sets
+    The file's own word counts most, then the name under which its repository has it (`path`). What `chosen` sets
     goes before the makers' defaults.
     """
     config = read_json(folder / "config.json")
@@ -162,7 +144,7 @@ def describe(
         memory=weights.size + OVERHEAD + cache,
         reuse=brought.families[brought.family(held, *known)].reuse,
         weights=weights,
-        sampling=_over(sampling_of(folder), sampling),
+        sampling=sampling_of(folder) if chosen is None else chosen.over(sampling_of(folder)),
         chat=chat or ChatSettings(),
     )
     # Tags that are special tokens reach us only where the runtime is told not to leave those out.

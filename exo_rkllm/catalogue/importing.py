@@ -163,7 +163,7 @@ async def _import(
             path=f"{found.folder.name}/{file.name}" if found.folder else file.name,
             base_model=base[0] if base else "",
             chat=ChatSettings(system=found.said.system),
-            sampling=found.said.sampling,
+            chosen=found.said.sampling,
             context=found.said.context,
             brought=catalogue.brought,
         )

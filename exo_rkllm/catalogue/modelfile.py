@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.backends.base import Sampling
 from exo_rkllm.errors import CardError
+from exo_rkllm.sampling import SETTINGS, Sampling
+from exo_rkllm.schema.specs import FieldError, ValueSpec, Whole, from_text
 
 FILE = "Modelfile"
 LARGEST = 64 * 1024
 LINE = re.compile(r"\s*(?:PARAMETER\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*(?:=|\s)\s*(.*?)\s*$")
-SAMPLING: Mapping[str, tuple[str, Callable[[str], Any]]] = {
-    "TEMPERATURE": ("temperature", float),
-    "TOP_K": ("top_k", int),
-    "TOP_P": ("top_p", float),
-    "REPEAT_PENALTY": ("repeat_penalty", float),
-    "FREQUENCY_PENALTY": ("frequency_penalty", float),
-    "PRESENCE_PENALTY": ("presence_penalty", float),
-    "MIROSTAT": ("mirostat", int),
-    "MIROSTAT_TAU": ("mirostat_tau", float),
-    "MIROSTAT_ETA": ("mirostat_eta", float),
-    "SEED": ("seed", int),
-}
+SAMPLING = {setting.name.upper(): setting for setting in SETTINGS}
 CONTEXT = ("NUM_CTX", "MAX_CONTEXT_LEN", "CONTEXT")
 
 
@@ -43,11 +32,10 @@ class Modelfile:
 
 def parse(text: str, where: str = FILE) -> Modelfile:
     values = _pairs(text)
-    sampling: dict[str, Any] = {}
-    for key, (name, read) in SAMPLING.items():
-        if values.get(key):
-            sampling[name] = _number(values[key], read, key, where)
-    context = next((_number(values[key], int, key, where) for key in CONTEXT if values.get(key)), 0)
+    sampling = {
+        row.name: _number(values[key], row.kind, key, where) for key, row in SAMPLING.items() if values.get(key)
+    }
+    context = next((_number(values[key], Whole(), key, where) for key in CONTEXT if values.get(key)), 0)
     used = {*SAMPLING, *CONTEXT, "FROM", "HUGGINGFACE_PATH", "SYSTEM"}
     return Modelfile(
         weights=values.get("FROM", ""),
@@ -89,8 +77,8 @@ def _pairs(text: str) -> dict[str, str]:
     return found
 
 
-def _number(value: str, read: Callable[[str], Any], key: str, where: str) -> Any:
+def _number(text: str, kind: ValueSpec, key: str, where: str) -> Any:
     try:
-        return read(value)
-    except ValueError:
-        raise CardError(f"{where}: {key} is {value[:40]!r}, which is no number.", f"Correct it in {where}") from None
+        return kind.check(from_text(kind, text), key)
+    except FieldError as error:
+        raise CardError(f"{where}: {error.sentence}", f"Correct it in {where}") from None

@@ -85,8 +85,7 @@ class Entry(ChatModel):
 
     def asked(self, context: int, sampling: Sampling) -> Entry:
         """The same model with a caller's settings over the card's, where something is set."""
-        told = replace(self.sampling, **sampling.given())  # type: ignore[arg-type]  # integers stay integers
-        card = replace(self._card, context=context or self.context, sampling=told)
+        card = replace(self._card, context=context or self.context, sampling=sampling.over(self.sampling))
         return Entry(self._folder, card, self._brought)
 
     @property

@@ -13,7 +13,8 @@ from typing import Any
 from exo_rkllm.backends.base import Model
 from exo_rkllm.chat.families import FAMILIES, Family, family_of
 from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning, ToolFormat
-from exo_rkllm.errors import CardError, nearest
+from exo_rkllm.errors import CardError
+from exo_rkllm.schema.specs import nearest
 
 LARGEST_JSON = 64 * 1024 * 1024
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -95,7 +95,7 @@ def plain(request: GenerationRequest) -> dict[str, Any]:
         "prompt": request.prompt,
         "tokens": None if request.tokens is None else list(request.tokens),
         "messages": [{"role": one.role, "content": one.content} for one in request.messages] or None,
-        "sampling": request.sampling.given() or None,
+        "sampling": request.sampling.explicit() or None,
         "max_tokens": request.max_tokens,
         "thinking": request.thinking,
     }

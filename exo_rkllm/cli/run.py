@@ -29,8 +29,9 @@ from exo_rkllm.cli.through import ThroughDaemon
 from exo_rkllm.client.control import Client, NotInTheGroup, find
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
+from exo_rkllm.sampling import SETTINGS
+from exo_rkllm.schema.specs import Whole
 
-SAMPLING = ("temperature", "top_k", "top_p", "repeat_penalty", "frequency_penalty", "presence_penalty")
 BYE = frozenset({"/bye", "/exit", "/quit"})
 INTERRUPTED = 130
 T = TypeVar("T")
@@ -41,9 +42,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the question; without it stdin, or a conversation")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens")
     parser.add_argument("--context", type=int, default=0, metavar="N", help="tokens of prompt and answer together")
-    for name in SAMPLING:
-        flag, kind = "--" + name.replace("_", "-"), int if name == "top_k" else float
-        parser.add_argument(flag, type=kind, metavar="X", help=f"sampling: {name.replace('_', ' ')}")
+    for setting in SETTINGS:
+        flag, kind = "--" + setting.name.replace("_", "-"), int if isinstance(setting.kind, Whole) else float
+        parser.add_argument(flag, type=kind, metavar="X", help=f"sampling: {setting.about}")
     parser.add_argument("--engine", default="", metavar="NAME", help="this engine, whatever the model's card says")
     parser.add_argument("--library", type=Path, metavar="FILE", help="this librkllmrt.so, not the one that is found")
     parser.add_argument("--verbose", action="store_true", help="the library's own lines, and timings after each answer")
@@ -89,7 +90,7 @@ class TerminalChat:
         self._args = args
         config = load(os.environ)
         library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
-        sampling = Sampling(**{name: getattr(args, name) for name in SAMPLING})
+        sampling = Sampling(**{setting.name: getattr(args, setting.name) for setting in SETTINGS})
         client = beside(args)
         if client is not None:
             self._engine: Engine = ThroughDaemon(args.model, client)

@@ -47,11 +47,7 @@ def _habits(chat_format: ChatFormat) -> dict[str, object]:
 def lines(entry: Entry) -> list[tuple[str, str]]:
     card = entry.card
     voice = _habits(entry.chat_format())
-    sampling = ", ".join(
-        f"{name.replace('_', ' ')} {value:g}"
-        for name in cards.KEYS["sampling"]
-        if (value := getattr(card.sampling, name)) is not None
-    )
+    sampling = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in card.sampling.explicit().items())
     return [
         ("name", f"{card.id}" + (f" ({card.name})" if card.name not in ("", card.id) else "")),
         ("file", str(entry.path or "")),

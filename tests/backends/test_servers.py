@@ -332,9 +332,9 @@ def test_a_conversation_in_the_words_of_the_api() -> None:
         stop=("END",),
         sampling=Sampling(temperature=0.5),
     )
-    path, asked = body(request, "m", Sampling(top_p=0.9, temperature=1.0), {"temperature": "t", "top_p": "p"}, "X")
+    path, asked = body(request, "m", Sampling(top_p=0.9, repeat_penalty=1.0), {"temperature", "top_p"}, "X", "vllm")
     assert path == "/chat/completions"
-    assert (asked["t"], asked["p"], asked["stop"]) == (0.5, 0.9, ["END"])
+    assert (asked["temperature"], asked["top_p"], asked["stop"]) == (0.5, 0.9, ["END"])
     assert asked["messages"][0]["content"][1]["image_url"]["url"] == "data:image/png;base64,eA=="
     assert asked["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
     assert asked["messages"][2]["tool_call_id"] == "c"
@@ -347,4 +347,4 @@ def test_a_conversation_in_the_words_of_the_api() -> None:
 )
 def test_what_a_server_has_no_word_for_is_refused(request_: GenerationRequest, says: str) -> None:
     with pytest.raises(NotSupported, match=says):
-        body(request_, "m", Sampling(), {}, "X")
+        body(request_, "m", Sampling(), (), "X")

@@ -214,7 +214,7 @@ async def test_a_whole_models_folder_is_taken_as_far_as_it_goes(
         (
             lambda root: _file(_file(root / "a.rkllm", b"").with_name("Modelfile"), b"TEMPERATURE=hot").parent,
             CardError,
-            "TEMPERATURE is 'hot', which is no number",
+            "TEMPERATURE must be a number, not 'hot'",
         ),
         (
             lambda root: _file(_file(root / "a.rkllm", b"").with_name("Modelfile"), b"#" * 70_000).parent,

@@ -193,7 +193,7 @@ def test_everything_that_a_client_may_set_arrives() -> None:
             5,
         ],
     )
-    assert question.sampling == Sampling(0.0, 40, 0.9, 1.1, 0.2, 0.1, seed=7)
+    assert question.sampling == Sampling(0.0, 40, 0.9, 0.0, 1.1, 0.2, 0.1, seed=7)
     assert (question.max_tokens, question.stop, question.thinking) == (9, ("END",), False)
     assert question.tools == (Tool("f", "d", {"a": 1}),)
     assert ask(stop=["a", "b"]).stop == ("a", "b")
@@ -224,7 +224,6 @@ def test_an_assistants_past() -> None:
 @pytest.mark.parametrize(
     ("params", "named"),
     [
-        ({"min_p": 0.1}, "no min_p"),
         ({"chat_template_messages": [{"role": "oracle", "content": "x"}]}, "role 'oracle'"),
         ({"chat_template_messages": [{"role": "user", "content": [{"type": "image"}]}]}, "did not come"),
     ],

@@ -10,7 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from exo_rkllm.backends.base import GenerationRequest, Image, Message, Sampling, Tool, ToolCall
+from exo_rkllm import sampling
+from exo_rkllm.backends.base import GenerationRequest, Image, Message, Tool, ToolCall
 from exo_rkllm.cluster.wire.reading import ImagePart, Raw
 from exo_rkllm.errors import UsageError
 
@@ -70,30 +71,6 @@ class ImageStore:
         while self._size > self._limit and self._whole:
             _, text = self._whole.popitem(last=False)
             self._size -= len(text)
-
-
-def _number(params: Raw, name: str) -> float | None:
-    value = params.get(name)
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _integer(params: Raw, name: str) -> int | None:
-    value = params.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _sampling(params: Raw) -> Sampling:
-    if _number(params, "min_p"):
-        raise UsageError("This board's engine has no min_p.", "Leave min_p out of the request.")
-    return Sampling(
-        temperature=_number(params, "temperature"),
-        top_k=_integer(params, "top_k"),
-        top_p=_number(params, "top_p"),
-        repeat_penalty=_number(params, "repetition_penalty"),
-        frequency_penalty=_number(params, "frequency_penalty"),
-        presence_penalty=_number(params, "presence_penalty"),
-        seed=_integer(params, "seed"),
-    )
 
 
 def _stop(value: Any) -> tuple[str, ...]:
@@ -218,11 +195,12 @@ def _thinking(params: Raw) -> bool | None:
 
 def request(task_id: str, model: str, params: Raw, images: ImageStore) -> GenerationRequest:
     """What an exo node was asked, for the model of this board that it names."""
+    longest = params.get("max_output_tokens")
     return GenerationRequest(
         model=model,
         messages=tuple(_messages(params, _Images(images, params))),
-        sampling=_sampling(params),
-        max_tokens=_integer(params, "max_output_tokens"),
+        sampling=sampling.read(params, sampling.EXO),
+        max_tokens=longest if type(longest) is int else None,
         stop=_stop(params.get("stop")),
         tools=tuple(_tools(params.get("tools"))),
         thinking=_thinking(params),

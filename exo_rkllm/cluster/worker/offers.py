@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 from exo_rkllm.cluster.serving import Servable
 from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire import clean
@@ -14,6 +17,7 @@ from exo_rkllm.cluster.wire.messages import (
     SamplingDefaults,
     ShardAssignments,
 )
+from exo_rkllm.sampling import EXO, SAMPLING_NAMES, Sampling
 
 PREFIX = "rkllm/"
 # Less than any MLX model takes, so that a launch from the dashboard fits here and nothing else does (reference 4).
@@ -45,15 +49,18 @@ def card(model: Servable, placement: Placement = "own", backends: tuple[str, ...
         capabilities=tuple(capabilities),
         backends=backends,
         context_length=clean.whole(model.context),
-        sampling_defaults=SamplingDefaults(
-            temperature=clean.number(model.sampling.temperature),
-            top_p=clean.number(model.sampling.top_p),
-            top_k=None if model.sampling.top_k is None else clean.whole(model.sampling.top_k, -1),
-            repetition_penalty=clean.number(model.sampling.repeat_penalty),
-            presence_penalty=clean.number(model.sampling.presence_penalty),
-            frequency_penalty=clean.number(model.sampling.frequency_penalty),
-        ),
+        sampling_defaults=_sampling_defaults(model.sampling),
     )
+
+
+def _sampling_defaults(sampling: Sampling) -> SamplingDefaults:
+    """What exo has a name for."""
+    named = sampling.for_engine(SAMPLING_NAMES, EXO)[0]
+    known = {field.name for field in fields(SamplingDefaults)}
+    cleaned: dict[str, Any] = {
+        name: clean.whole(value, -1) if isinstance(value, int) else clean.number(value) for name, value in named.items()
+    }
+    return SamplingDefaults(**{name: value for name, value in cleaned.items() if name in known})
 
 
 def shard(whole: ModelCard) -> PipelineShardMetadata:
