@@ -304,7 +304,7 @@ def message_value(identity: str, model: str, blocks: list[dict[str, Any]]) -> di
 
 def usage_value(usage: Usage) -> dict[str, Any]:
     """Theirs counts the tokens that came from the cache apart; null is its word for not known."""
-    if usage.guessed:
+    if not usage.counted:
         return {
             "input_tokens": usage.prompt,
             "cache_creation_input_tokens": None,
@@ -317,6 +317,7 @@ def usage_value(usage: Usage) -> dict[str, Any]:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached,
         "output_tokens": usage.completion,
+        **(common_fields.GUESSED if usage.guessed else {}),
     }
 
 

@@ -110,4 +110,5 @@ def total(usages: list[Usage]) -> Usage:
         sum(one.cached for one in usages),
         sum(one.completion for one in usages),
         guessed=any(one.guessed for one in usages),
+        counted=all(one.counted for one in usages),
     )

@@ -44,9 +44,11 @@ daemon for everybody (pull, delete, load, unload) needs a key with the right to 
 * A parameter that cannot be honoured is refused by name; one that nobody here knows is left alone, and listed in the
   answer's `X-Ignored-Fields`.
 * A client that hangs up ends its own run at once, and no other.
-* Prompt tokens are the runtime's own count: from its statistics, or before 1.2.1 from what it prints. Where it told
-  none, the figure is made from the text's length and `usage` says `"prompt_tokens_estimated": true`, without what the
-  cache saved; Ollama's `prompt_eval_count` is left out, as Ollama does with a count that it has not got.
+* The runtime tells how many prompt tokens it computed (in its statistics; before 1.2.1 in its log), but not how many
+  its cache already held. A prompt's length is therefore exact on an empty cache and for a prompt that was counted
+  before; otherwise it is an estimate, and `usage` says `"prompt_tokens_estimated": true`. Prompt minus cached tokens is
+  exact either way. Where the runtime counted nothing, the estimate is made from the text's length, cached tokens are
+  left out, and so is Ollama's `prompt_eval_count`.
 
 The same as an OpenAPI document: `GET /openapi.json`. This page is written from the tables that check requests.
 """

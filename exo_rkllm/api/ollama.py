@@ -364,7 +364,7 @@ def done(finish: Finish, began: float) -> dict[str, Any]:
         "done_reason": "stop" if finish.reason == "tool_calls" else finish.reason,
         "total_duration": int((time.monotonic() - began) * 1e9),
         "load_duration": int(timings.load * 1e9),
-        **({} if usage.guessed else {"prompt_eval_count": usage.prompt}),
+        **({"prompt_eval_count": usage.prompt} if usage.counted else {}),
         "prompt_eval_duration": int(timings.prefill * 1e9),
         "eval_count": usage.completion,
         "eval_duration": int(timings.decode * 1e9),

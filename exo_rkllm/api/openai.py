@@ -361,7 +361,8 @@ def counted(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt,
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
-        **(common_fields.GUESSED if usage.guessed else {"prompt_tokens_details": {"cached_tokens": usage.cached}}),
+        **({"prompt_tokens_details": {"cached_tokens": usage.cached}} if usage.counted else {}),
+        **(common_fields.GUESSED if usage.guessed else {}),
     }
 
 

@@ -114,18 +114,20 @@ class Progress:
 class Usage:
     """`cached` prompt tokens were found in the KV cache and not computed again.
 
-    `guessed`: nobody counted the prompt. Its figure is made from the text's length then, and `cached` is unknown.
+    `guessed`: the prompt's length is an estimate, and with it `cached`. Their difference, the tokens that were
+    computed, is exact all the same where the engine `counted` them; where it did not, `cached` is unknown.
     """
 
     prompt: int = 0
     cached: int = 0
     completion: int = 0
     guessed: bool = False
+    counted: bool = True
 
     @classmethod
     def guess(cls, prompt: str, completion: int) -> Usage:
         """Four bytes a token: near the truth for English and code as for Chinese."""
-        return cls(-(-len(prompt.encode(errors="replace")) // 4), 0, completion, guessed=True)
+        return cls(-(-len(prompt.encode(errors="replace")) // 4), 0, completion, guessed=True, counted=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,39 +1,95 @@
-"""How many prompt tokens the KV cache saved, for runtimes that only say how many they computed.
+"""How long a prompt was, for a runtime that says only how many of its tokens it computed.
 
-The library's perf block counts the tokens it really prefilled. It skips a prefix that its cache still holds, so the
-length of the prompt has to be known from before: from the boundaries of the last run, whose lengths add up.
+The library skips the beginning of a prompt that its KV cache still holds, and tells nobody how much that was. The
+length of a prompt is known where the cache was empty, and from then on for the same text. Everything else is an
+estimate, and says so: where an answer's tokens are not the tokenizer's own for its text, not even a plain
+continuation of the last conversation reuses what it seems to.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections import OrderedDict
+from typing import NamedTuple
+
+from exo_rkllm.backends.base import Usage
+
+# Prompts whose lengths are remembered, by their hashes: a conversation has one more each turn.
+MOST_LENGTHS = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """The last run of one engine: what the cache holds now, as text and as token counts at the text's boundaries."""
+class CachedRun(NamedTuple):
+    """What the KV cache holds: a prompt and its answer, as text and as numbers of tokens."""
 
     prompt: str = ""
     prompt_tokens: int = 0
     answer: str = ""
     answer_tokens: int = 0
 
-    def cached(self, prompt: str, prefilled: int) -> int:
-        """Tokens of `prompt` that were not computed, given that `prefilled` were.
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.answer_tokens
 
-        At least the tokens up to the last known boundary inside the common prefix; none where the count of computed
-        tokens fits the whole prompt better, as with models whose cache the library cannot reuse.
+    def tokens_within(self, length: int) -> int:
+        """About how many tokens its first `length` characters take."""
+        prompt = min(1.0, length / max(1, len(self.prompt)))
+        answer = max(0, length - len(self.prompt)) / max(1, len(self.answer))
+        return round(prompt * self.prompt_tokens + answer * self.answer_tokens)
+
+
+EMPTY = CachedRun()
+
+
+class Ledger:
+    """The token counts of one loaded model. `begin`, `usage` and `keep` follow one another in each run.
+
+    `cache` is None where it is not known what the KV cache holds, as after a run that was left early.
+    """
+
+    def __init__(self, cache: CachedRun | None = EMPTY) -> None:
+        self._cache = cache
+        self._before: CachedRun | None = cache
+        self._lengths: OrderedDict[int, int] = OrderedDict()
+
+    def begin(self, *, cleared: bool) -> None:
+        """A run starts, on an empty cache if `cleared`; what it leaves there is unknown until `keep`."""
+        self._before, self._cache = EMPTY if cleared else self._cache, None
+
+    def keep(self, cache: CachedRun | None) -> None:
+        """The run is over and has left this."""
+        self._cache = cache
+
+    def usage(self, prompt: str, computed: int | None, completion: int, *, follows: bool = False) -> Usage:
+        """Of a run that computed so many of the prompt's tokens: exact, or `guessed`.
+
+        `follows`: the runtime has added this prompt to its own history, which then counts as cached.
         """
-        if prompt in (self.prompt, self.prompt + self.answer):
-            # Its length is known, and the library computes the last token of a prompt that it holds whole.
-            return max(0, self._held(prompt) - prefilled)
-        held = self._held(prompt)
-        if not held or not prefilled:
-            return held
-        whole = len(prompt) * (self.prompt_tokens + self.answer_tokens) / len(self.prompt + self.answer)
-        return 0 if abs(prefilled - whole) < abs(prefilled + held - whole) else held
+        if computed is None:
+            return Usage.guess(prompt, completion)
+        if self._before == EMPTY:
+            self._remember(prompt, computed)
+            return Usage(computed, 0, completion)
+        length = 0 if follows else self._lengths.get(hash(prompt), 0)
+        if length >= computed:
+            return Usage(length, length - computed, completion)
+        cached = self._before.tokens if follows and self._before else self._estimate(prompt, computed)
+        return Usage(computed + cached, cached, completion, guessed=True)
 
-    def _held(self, prompt: str) -> int:
-        if prompt.startswith(self.prompt + self.answer):
-            return self.prompt_tokens + self.answer_tokens
-        return self.prompt_tokens if prompt.startswith(self.prompt) else 0
+    def _remember(self, prompt: str, length: int) -> None:
+        self._lengths[hash(prompt)] = length
+        if len(self._lengths) > MOST_LENGTHS:
+            self._lengths.popitem(last=False)
+
+    def _estimate(self, prompt: str, computed: int) -> int:
+        """Cached tokens: those of the text that this prompt shares with the last run, if the sum is plausible.
+
+        It is not where the library cannot reuse a cache: it has then computed about as much as the whole text takes.
+        """
+        last = self._before
+        if last is None:
+            return max(0, Usage.guess(prompt, 0).prompt - computed)
+        text = last.prompt + last.answer
+        shared = len(os.path.commonprefix((prompt, text)))  # noqa: RUF071 - texts, compared by character
+        cached = last.tokens_within(shared)
+        whole = len(prompt) * last.tokens / max(1, len(text))
+        return 0 if abs(computed - whole) < abs(computed + cached - whole) else cached

@@ -29,7 +29,7 @@ from exo_rkllm.backends.base import (
     Usage,
 )
 from exo_rkllm.backends.host import EngineHost
-from exo_rkllm.backends.ledger import Ledger
+from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError, unloaded
 from exo_rkllm.runner.jobs import RunnerJob
@@ -123,6 +123,7 @@ class RkllmEngine(Engine):
         self._numbers: dict[str, int] = {}
         self._ledger = Ledger()
         self._keeps_history = False
+        self._clears = True  # before 1.2.0 nothing can be cleared, since nothing is kept between two runs
         # Whose work the cache holds, where there are adapters; None while that is not known.
         self._adapter: str | None = self._options["lora"]
         # What the runtime's own history holds; grows only where its own template is used.
@@ -148,7 +149,9 @@ class RkllmEngine(Engine):
             environment=_outspoken(release),
         )
         self._runner, self._sampled = runner, sampling
-        self._ledger, self._adapter, self._history = Ledger(), self._options["lora"], ()
+        # A saved prompt is in the cache at once, and stays behind every one that is cleared.
+        self._ledger = Ledger(None if self._options["prompt_cache"] else EMPTY)
+        self._adapter, self._history = self._options["lora"], ()
         try:
             await self._prepare(runner, told, adapters)
         except BaseException:
@@ -202,6 +205,7 @@ class RkllmEngine(Engine):
         if self._options["prompt_cache"]:
             await runner.call("load_prompt_cache", path=self._options["prompt_cache"])
         self._keeps_history = self._options["runtime_template"] and "keep_history" in features
+        self._clears = "clear_kv" in features
         self._capabilities = Capabilities(
             chat=self._options["runtime_template"],
             sampling=SAMPLING,
@@ -241,6 +245,8 @@ class RkllmEngine(Engine):
             started = time.monotonic()
             answer: list[str] = []
             self._adapter = None
+            cleared = job.clear_first or not self._clears
+            self._ledger.begin(cleared=cleared and not self._options["prompt_cache"])
             number = self._numbers[request.id] = runner.number()
             run = runner.run(number, job, Piece)
             try:
@@ -284,7 +290,11 @@ class RkllmEngine(Engine):
             sampling=self._sampling(request.sampling),
             lora=lora,
             keep_history=self._keeps_history and bool(request.messages),
-            clear_first=not self.model.reuse or foreign or (self._keeps_history and not follows),
+            # Runs for vectors slow down without it: from 0.3 to 26 s within hours on an RK3588.
+            clear_first=not self.model.reuse
+            or foreign
+            or request.output != "text"
+            or (self._keeps_history and not follows),
         )
 
     def _prompt(self, request: GenerationRequest, *, follows: bool) -> str:
@@ -325,9 +335,10 @@ class RkllmEngine(Engine):
         completion = figures.get("sent", 0)
         usage = self._usage(job, figures.get("prefill_tokens"), completion)
         if "sent" in figures:  # it ran
-            self._ledger, self._adapter = self._booked(job, done, usage, answer), job.lora
+            self._ledger.keep(self._cached(job, done, usage, answer))
+            self._adapter = job.lora
         return Finish(
-            self._reason(job, done, completion if usage.guessed else usage.prompt + completion, completion),
+            self._reason(job, done, usage.prompt + completion if usage.counted else completion, completion),
             usage,
             Timings(
                 queued=queued,
@@ -337,25 +348,26 @@ class RkllmEngine(Engine):
             ),
         )
 
-    def _booked(self, job: RunnerJob, done: RunDone, usage: Usage, answer: str) -> Ledger:
-        """What the cache holds after this run: nothing after an abort, and of an answer that was cut, nobody knows."""
-        kept = self.model.reuse and not job.keep_history
-        if not kept or job.prompt is None or usage.guessed or done.figures.get("aborted"):
-            return Ledger()
-        if done.stopped:
-            return Ledger(job.prompt, usage.prompt)
-        return Ledger(job.prompt, usage.prompt, answer, usage.completion)
+    def _cached(self, job: RunnerJob, done: RunDone, usage: Usage, answer: str) -> CachedRun | None:
+        """What the KV cache holds after this run; None where nobody knows."""
+        if done.figures.get("aborted"):
+            return EMPTY if self._clears and not self._options["prompt_cache"] else None
+        if job.prompt is None or not usage.counted:
+            return None
+        if job.keep_history:  # all of the conversation, which no other prompt is compared with
+            return CachedRun("", usage.prompt, "", usage.completion)
+        if done.stopped:  # the answer that was sent is not the whole of it
+            return CachedRun(job.prompt, usage.prompt)
+        return CachedRun(job.prompt, usage.prompt, answer, usage.completion)
 
     def _usage(self, job: RunnerJob, computed: int | None, completion: int) -> Usage:
         """`computed` is the library's own count, None where it told none: before 1.2.1, and of most aborted runs."""
-        if job.tokens is not None:
-            cached = 0 if computed is None else max(0, len(job.tokens) - computed)
-            return Usage(len(job.tokens), cached, completion)
-        prompt = job.prompt or ""
+        if job.tokens is None:
+            follows = job.keep_history and not job.clear_first
+            return self._ledger.usage(job.prompt or "", computed, completion, follows=follows)
         if computed is None:
-            return Usage.guess(prompt, completion)
-        cached = 0 if job.clear_first or job.output != "text" else self._ledger.cached(prompt, computed)
-        return Usage(computed + cached, cached, completion)
+            return Usage(len(job.tokens), 0, completion, counted=False)
+        return Usage(len(job.tokens), max(0, len(job.tokens) - computed), completion)
 
     def _reason(self, job: RunnerJob, done: RunDone, total: int, completion: int) -> FinishReason:
         if job.max_tokens is not None and completion >= job.max_tokens:

@@ -239,13 +239,14 @@ def timings(finish: Finish, load: float) -> Iterator[str]:
     """The lines of `ollama run --verbose`, so that figures can be compared; what nobody measured is left out."""
     usage, spent = finish.usage, finish.timings
     yield f"{'load duration:':<22}{load:.2f} s"
-    if usage.guessed:
-        yield f"{'prompt eval count:':<22}about {usage.prompt} tokens: this runtime did not count them"
+    if usage.counted:
+        about = "about " if usage.guessed else ""
+        yield f"{'prompt eval count:':<22}{about}{usage.prompt} tokens, {about}{usage.cached} of them cached"
     else:
-        yield f"{'prompt eval count:':<22}{usage.prompt} tokens, {usage.cached} of them cached"
+        yield f"{'prompt eval count:':<22}about {usage.prompt} tokens: this runtime did not count them"
     if spent.prefill:
         yield f"{'prompt eval duration:':<22}{spent.prefill:.3f} s"
-    if spent.prefill and not usage.guessed:
+    if spent.prefill and usage.counted:
         yield f"{'prompt eval rate:':<22}{(usage.prompt - usage.cached) / spent.prefill:.2f} tokens/s"
     yield f"{'eval count:':<22}{usage.completion} tokens"
     if spent.decode:

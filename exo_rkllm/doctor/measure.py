@@ -101,7 +101,7 @@ async def answers(bench: Bench) -> Finding:
         return bad("The model loaded and answered nothing.", "exo-rkllm run NAME hello --verbose")
     usage, spent = answer.finish.usage, answer.finish.timings
     facts = [f"load {load:.1f} s", f"first token {answer.first or 0:.2f} s"]
-    if spent.prefill and usage.prompt > usage.cached and not usage.guessed:
+    if spent.prefill and usage.prompt > usage.cached and usage.counted:
         facts.append(f"prompt {(usage.prompt - usage.cached) / spent.prefill:.0f} tokens/s")
     if spent.decode and usage.completion:
         facts.append(f"answer {usage.completion / spent.decode:.1f} tokens/s")
@@ -164,7 +164,7 @@ async def prefix_reuse(bench: Bench) -> Finding:
         second = await ask(engine, *turns, tokens=8)
     if first.finish is None or second.finish is None:
         return bad("A turn had no end.", "exo-rkllm run NAME hello --verbose")
-    if first.finish.usage.guessed or second.finish.usage.guessed:
+    if not (first.finish.usage.counted and second.finish.usage.counted):
         return unseen("this runtime does not tell how many tokens it read")
     before = first.finish.usage.prompt + first.finish.usage.completion
     computed = second.finish.usage.prompt - second.finish.usage.cached

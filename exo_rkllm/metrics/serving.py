@@ -81,7 +81,7 @@ class ServingMetrics:
         model = self._model(event.model)
         self._count("rkllm_requests_total", 1, model, self._reason(event.reason))
         usage = event.usage
-        prompt = 0 if usage.guessed else usage.prompt
+        prompt = usage.prompt if usage.counted else 0
         for name, tokens in zip(TOKENS, (prompt, usage.cached, usage.completion), strict=True):
             self._count(name, tokens, model)
         self._observe("rkllm_request_seconds", event.seconds, model)
