@@ -37,9 +37,9 @@ def snapshot(call: Call) -> dict[str, Any]:
     return {
         "version": __version__,
         "time": time.time(),
-        "ready": not (status.draining or status.hindrance),
+        "ready": not (status.draining or status.unavailable_reason),
         "draining": status.draining,
-        "hindrance": status.hindrance,
+        "unavailable_reason": status.unavailable_reason,
         "hint": status.hint,
         "running": status.running,
         "waiting": status.waiting,
@@ -122,8 +122,8 @@ async def readyz(call: Call) -> web.StreamResponse:
     status = call.parts.dispatcher.status()
     if status.draining:
         return web.Response(status=503, text="The daemon is stopping.\n")
-    if status.hindrance:
-        return web.Response(status=503, text=f"{status.hindrance} {status.hint}".strip() + "\n")
+    if status.unavailable_reason:
+        return web.Response(status=503, text=f"{status.unavailable_reason} {status.hint}".strip() + "\n")
     return web.Response(text="ready\n")
 
 

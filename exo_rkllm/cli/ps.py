@@ -36,8 +36,8 @@ def main(args: argparse.Namespace) -> int:
 
 def report(status: Mapping[str, Any]) -> str:
     lines: list[str] = []
-    if status["hindrance"]:
-        lines.append(status["hindrance"])
+    if status["unavailable_reason"]:
+        lines.append(status["unavailable_reason"])
         lines += [f"  try: {status['hint']}"] if status["hint"] else []
     if status["draining"]:
         lines.append("The daemon is stopping: running answers may end.")

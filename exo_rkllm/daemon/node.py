@@ -52,7 +52,7 @@ class DispatchServing:
 
     def _offered(self, status: DispatchStatus) -> tuple[Servable, ...]:
         """Nothing, while nothing can be answered: the cluster must not send work to a board that cannot do it."""
-        if status.hindrance or status.draining:
+        if status.unavailable_reason or status.draining:
             return ()
         known = {model.name: model for model in status.models}
         return tuple(servable(entry, known.get(entry.id)) for entry in self._catalogue.list())

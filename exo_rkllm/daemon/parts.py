@@ -218,9 +218,9 @@ class Daemon:
     def _tell_dispatcher(self) -> None:
         reason = engines.unavailable_reason(self.watch.board, self._library_trouble)
         if reason is not None:
-            self.dispatcher.board_lost(reason)
+            self.dispatcher.npu_unavailable(reason)
         else:
-            self.dispatcher.board_back()
+            self.dispatcher.npu_available()
 
     def _host(self) -> EngineHost:
         library = None if self.library is None else self.library.path
@@ -333,8 +333,8 @@ class Daemon:
         if status.draining:
             return "Stopping: running answers may end."
         ready = [model.name for model in status.models if model.state == "ready"]
-        if status.hindrance and not ready:
-            return status.hindrance
+        if status.unavailable_reason and not ready:
+            return status.unavailable_reason
         return f"Ready: {', '.join(ready)}." if ready else "No model is loaded; the first request loads one."
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -94,7 +94,7 @@ def _load(state: DispatchState, event: LoadEvent, now: float, effects: list[Disp
     refusal = _no_service(state, model, now)
     if refusal is not None:
         effects.append(LoadSettledEffect(event.model, refusal))
-        later = (event.pin or state.pinned(model)) and state.hindered(model)
+        later = (event.pin or state.pinned(model)) and state.lacks_npu(model)
         return state.change(event.model, pinned=model.pinned or event.pin, asked=0) if later else state
     keep_alive = model.keep_alive if event.keep_alive is None else event.keep_alive
     changes: dict[str, Any] = {"keep_alive": keep_alive, "linger": None, "pinned": model.pinned or event.pin}
@@ -161,10 +161,10 @@ def _closed(state: DispatchState, event: EngineClosedEvent, now: float, effects:
     return state.change(event.model, phase="cold", since=now, unload=False, domain=None, linger=None)
 
 
-def _hindered(
+def _npu_unavailable(
     state: DispatchState, event: NpuUnavailableEvent, now: float, effects: list[DispatchEffect]
 ) -> DispatchState:
-    state = replace(state, hindrance=event.reason)
+    state = replace(state, unavailable_reason=event.reason)
     if event.reason is None:
         return state
     for model in state.models.values():
@@ -211,7 +211,7 @@ _RECORD: Mapping[type, Callable[[DispatchState, Any, float, list[DispatchEffect]
     EngineReadyEvent: _loaded,
     EngineLostEvent: _lost,
     EngineClosedEvent: _closed,
-    NpuUnavailableEvent: _hindered,
+    NpuUnavailableEvent: _npu_unavailable,
     LimitsChangedEvent: _reconfigured,
     DrainEvent: _drain,
     StopEvent: _stop,
@@ -284,8 +284,8 @@ def _know(state: DispatchState, name: str, needs: ModelNeeds) -> DispatchState:
 def _no_service(state: DispatchState, model: ModelState, now: float) -> ExoRkllmError | None:
     if state.draining:
         return _shutting_down()
-    if state.hindered(model):
-        return state.hindrance
+    if state.lacks_npu(model):
+        return state.unavailable_reason
     if model.barred_until > now:
         return crashes.barred(model, now)
     return None

@@ -161,11 +161,11 @@ class Dispatcher:
             await asyncio.wait([life])
         return life is not None
 
-    def board_lost(self, reason: ExoRkllmError) -> None:
+    def npu_unavailable(self, reason: ExoRkllmError) -> None:
         """Nothing can use the NPU any more: what runs fails with the reason, what waits goes on waiting."""
         self._post(on.NpuUnavailableEvent(reason))
 
-    def board_back(self) -> None:
+    def npu_available(self) -> None:
         self._post(on.NpuUnavailableEvent(None))
 
     def reconfigure(self, limits: DispatchLimits) -> None:
@@ -209,7 +209,7 @@ class Dispatcher:
             self._watchers.discard(changed)
 
     def status(self) -> DispatchStatus:
-        reason = self._state.hindrance
+        reason = self._state.unavailable_reason
         return DispatchStatus(
             tuple(self._model_status(model) for _, model in sorted(self._state.models.items())),
             "" if reason is None else reason.sentence,

@@ -82,7 +82,7 @@ class ModelState:
 class DispatchState:
     limits: DispatchLimits = DispatchLimits()
     models: Mapping[str, ModelState] = field(default_factory=dict)
-    hindrance: ExoRkllmError | None = None  # why nothing can use the NPU now: no board, no runtime library
+    unavailable_reason: ExoRkllmError | None = None  # why nothing can use the NPU now: no board, no runtime library
     draining: bool = False
     turns: int = 0
 
@@ -101,12 +101,12 @@ class DispatchState:
     def pinned(self, model: ModelState) -> bool:
         return model.pinned or model.name in self.limits.pinned
 
-    def hindered(self, model: ModelState) -> bool:
-        return self.hindrance is not None and model.needs.npu > 0
+    def lacks_npu(self, model: ModelState) -> bool:
+        return self.unavailable_reason is not None and model.needs.npu > 0
 
     def expects(self, model: ModelState) -> bool:
         """Somebody wants the model, and nothing but time and memory stands in the way."""
-        return model.phase == "cold" and model.wanted and not self.hindered(model) and not self.draining
+        return model.phase == "cold" and model.wanted and not self.lacks_npu(model) and not self.draining
 
 
 # ── what happens ─────────────────────────────────────────────────────────────────────────────────

@@ -41,10 +41,10 @@ class ModelStatus:
 
 @dataclass(frozen=True, slots=True)
 class DispatchStatus:
-    """`hindrance` is why the NPU cannot be used at all."""
+    """`unavailable_reason` is why the NPU cannot be used at all."""
 
     models: tuple[ModelStatus, ...] = ()
-    hindrance: str = ""
+    unavailable_reason: str = ""
     hint: str = ""
     draining: bool = False
 

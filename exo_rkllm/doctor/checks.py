@@ -384,8 +384,8 @@ def service(scene: Scene) -> Finding:
     status = scene.service.status
     if status is None:
         return poor("The daemon is not running.", "sudo systemctl start exo-rkllm, or: exo-rkllm serve")
-    if status.get("hindrance"):
-        return bad(f"The daemon cannot serve: {status['hindrance']}", str(status.get("hint", "")))
+    if status.get("unavailable_reason"):
+        return bad(f"The daemon cannot serve: {status['unavailable_reason']}", str(status.get("hint", "")))
     loaded = [str(one.get("name")) for one in status.get("models", ()) if one.get("state") == "ready"]
     return good(f"running, {', '.join(loaded) + ' loaded' if loaded else 'no model loaded'}")
 

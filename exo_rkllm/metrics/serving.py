@@ -144,7 +144,7 @@ class ServingCollector:
         scrape.add("rkllm_daemon_info", 1, __version__)
         if (runtime := self._runtime()) is not None:
             scrape.add("rkllm_runtime_info", 1, *runtime)
-        scrape.add("rkllm_serving", 0 if status.hindrance else 1)
+        scrape.add("rkllm_serving", 0 if status.unavailable_reason else 1)
         for model in status.models[:MOST_VALUES]:
             scrape.add("rkllm_model_loaded", 1 if model.state == "ready" else 0, model.name)
             scrape.add("rkllm_model_memory_bytes", model.memory if model.state == "ready" else None, model.name)

@@ -63,7 +63,7 @@ async def test_the_page_is_live_and_brings_everything_itself() -> None:
         assert {url.split("/")[2] for url in tab.urls} == {f"127.0.0.1:{server.port}"}
         await server.dispatcher.load("qwen")
         await tab.until("document.body.innerText.includes('1 of 5 loaded')")
-        server.dispatcher.board_lost(NpuUnavailable("The NPU is gone.", "sudo modprobe rknpu"))
+        server.dispatcher.npu_unavailable(NpuUnavailable("The NPU is gone.", "sudo modprobe rknpu"))
         await tab.until("document.getElementById('notice').innerText.includes('modprobe')")
         assert await tab.run("document.getElementById('pill').textContent") == "cannot run"
         assert tab.problems == []

@@ -405,7 +405,7 @@ async def get(server: World, path: str) -> tuple[int, str]:
 async def test_ready_is_more_than_alive(server: World) -> None:
     assert await get(server, "/healthz") == (200, "ok\n")
     assert await get(server, "/readyz") == (200, "ready\n")
-    server.dispatcher.board_lost(NpuUnavailable("The NPU is gone.", "sudo modprobe rknpu"))
+    server.dispatcher.npu_unavailable(NpuUnavailable("The NPU is gone.", "sudo modprobe rknpu"))
     assert await get(server, "/healthz") == (200, "ok\n")
     assert await get(server, "/readyz") == (503, "The NPU is gone. sudo modprobe rknpu\n")
 

@@ -169,11 +169,11 @@ def test_a_driver_that_goes_ends_the_models_with_its_reason_and_its_return_serve
     driver(bed, bound=False)
     with pytest.raises(ExoRkllmError, match="no driver is bound to it"):
         list(answer)
-    lost = daemon.wait_for(lambda status: status["hindrance"])
-    assert "fdab0000.npu is on and no driver is bound" in lost["hindrance"]
+    lost = daemon.wait_for(lambda status: status["unavailable_reason"])
+    assert "fdab0000.npu is on and no driver is bound" in lost["unavailable_reason"]
     daemon.wait_for(lambda status: not any(model["state"] == "ready" for model in status["models"]))
     driver(bed, bound=True)
-    daemon.wait_for(lambda status: not status["hindrance"])
+    daemon.wait_for(lambda status: not status["unavailable_reason"])
     assert "A lamp." in daemon.answer("lamp", "What is a lamp?", max_tokens=8)
 
 

@@ -21,7 +21,7 @@ from tests.simulated import Library
 def test_it_starts_without_board_library_or_model_and_says_so(house: House, tmp_path: Path) -> None:
     daemon = house.start(EXO_RKLLM_BOARD_ROOT=str(tmp_path / "nothing"))
     status = daemon.status()
-    assert status["hindrance"]
+    assert status["unavailable_reason"]
     assert status["models"] == []
     address = status["listening"][0]
     with urllib.request.urlopen(f"http://{address}/v1/models", timeout=5) as response:
@@ -41,13 +41,13 @@ def test_it_is_ready_soon(house: House) -> None:
 def test_it_comes_alive_when_the_library_appears(board_house: House, library: Library, tmp_path: Path) -> None:
     place = tmp_path / "later/librkllmrt.so"
     daemon = board_house.start(EXO_RKLLM_RUNTIME_LIBRARY=str(place))
-    assert "librkllmrt" in daemon.status()["hindrance"]
+    assert "librkllmrt" in daemon.status()["unavailable_reason"]
     place.parent.mkdir()
     shutil.copy(library("1.3.0"), place)
-    status = daemon.wait_for(lambda status: not status["hindrance"])
+    status = daemon.wait_for(lambda status: not status["unavailable_reason"])
     assert status["library"] == str(place)
     place.unlink()
-    daemon.wait_for(lambda status: status["hindrance"])
+    daemon.wait_for(lambda status: status["unavailable_reason"])
 
 
 def test_preloaded_models_are_there_from_the_start(house: House) -> None:

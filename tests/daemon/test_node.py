@@ -49,10 +49,10 @@ async def test_models_are_offered_as_they_are_loaded_and_not_while_the_board_is_
         await offered.load("echo")
         while (now := await anext(offers))[0].state != "ready":
             assert now[0].state == "loading"
-        dispatcher.board_lost(NpuUnavailable("The driver was unloaded.", "modprobe rknpu"))
+        dispatcher.npu_unavailable(NpuUnavailable("The driver was unloaded.", "modprobe rknpu"))
         while now := await anext(offers):
             assert now[0].id == "echo"
-        dispatcher.board_back()
+        dispatcher.npu_available()
         assert [one.id for one in await anext(offers)] == ["echo"]
 
 

@@ -63,15 +63,15 @@ async def parts(config: Config, written: Written) -> AsyncIterator[Daemon]:
 
 
 async def test_a_driver_that_goes_is_in_the_way_until_it_is_back(parts: Daemon, tmp_path: Path) -> None:
-    assert parts.dispatcher.status().hindrance == ""
+    assert parts.dispatcher.status().unavailable_reason == ""
     root = Path(parts.config.board.root)
     (root / "sys").rename(tmp_path / "sys")
     parts.watch.look()
-    assert parts.dispatcher.status().hindrance
-    assert parts.headline() == parts.dispatcher.status().hindrance
+    assert parts.dispatcher.status().unavailable_reason
+    assert parts.headline() == parts.dispatcher.status().unavailable_reason
     (tmp_path / "sys").rename(root / "sys")
     parts.watch.look()
-    assert parts.dispatcher.status().hindrance == ""
+    assert parts.dispatcher.status().unavailable_reason == ""
     assert parts.headline() == "No model is loaded; the first request loads one."
 
 

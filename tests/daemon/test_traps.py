@@ -65,7 +65,7 @@ def test_a_library_is_no_npu(
     nothing = make_board(driver="")
     house.environment |= on(nothing, library)
     daemon = house.start()
-    assert daemon.status()["hindrance"].startswith("The RK3588 has an NPU, and")
+    assert daemon.status()["unavailable_reason"].startswith("The RK3588 has an NPU, and")
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(f"http://{daemon.status()['listening'][0]}/readyz", timeout=10)
     with caught.value as error:

@@ -264,7 +264,7 @@ async def test_a_pull_is_the_daemons_work(house: House, make_model: Callable[...
 
 def test_what_is_in_the_way_is_shown_before_the_models() -> None:
     status = {
-        "hindrance": "The NPU is gone.",
+        "unavailable_reason": "The NPU is gone.",
         "hint": "exo-rkllm doctor",
         "draining": True,
         "models": [

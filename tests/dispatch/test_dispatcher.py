@@ -269,7 +269,7 @@ async def test_a_board_that_goes_away_before_the_first_step_is_the_reason_too() 
     await asyncio.sleep(0)
     async for _ in running:
         pass
-    theatre.dispatcher.board_lost(
+    theatre.dispatcher.npu_unavailable(
         NpuUnavailable("The NPU's driver was unbound.")
     )  # it was told to start, and has not yet
     with pytest.raises(NpuUnavailable, match="unbound"):
@@ -284,13 +284,13 @@ async def test_a_board_that_goes_away_is_the_reason_that_the_client_hears() -> N
     await until(lambda: theatre.stages["qwen"].started)
     waits = asyncio.create_task(theatre.answer("qwen"))
     await asyncio.sleep(0)
-    theatre.dispatcher.board_lost(NpuUnavailable("The NPU's driver was unbound.", "exo-rkllm doctor"))
+    theatre.dispatcher.npu_unavailable(NpuUnavailable("The NPU's driver was unbound.", "exo-rkllm doctor"))
     with pytest.raises(NpuUnavailable, match="unbound"):
         await running
     with pytest.raises(NpuUnavailable, match="unbound"):
         await theatre.answer("qwen")
-    assert theatre.dispatcher.status().hindrance == "The NPU's driver was unbound."
-    theatre.dispatcher.board_back()
+    assert theatre.dispatcher.status().unavailable_reason == "The NPU's driver was unbound."
+    theatre.dispatcher.npu_available()
     assert await waits == "one two three"
 
 

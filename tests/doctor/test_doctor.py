@@ -38,7 +38,9 @@ from tests.boards import ordinary_user
 from tests.simulated import REPOSITORY, Library
 
 Build = Callable[[str], Path]
-RUNNING = Service({"hindrance": "", "models": [{"name": "qwen3", "state": "ready"}], "cluster": {"phase": "serving"}})
+RUNNING = Service(
+    {"unavailable_reason": "", "models": [{"name": "qwen3", "state": "ready"}], "cluster": {"phase": "serving"}}
+)
 
 
 @pytest.fixture(scope="session")
@@ -364,7 +366,12 @@ def test_an_unreadable_models_folder_is_a_failure(examine: Examine, tmp_path: Pa
     [
         (Service(), "service", "warn", "systemctl start exo-rkllm"),
         (Service(error=ExoRkllmError("You may not.", "sudo usermod")), "service", "warn", "usermod"),
-        (Service({"hindrance": "The NPU is gone.", "hint": "exo-rkllm board"}), "service", "fail", "exo-rkllm board"),
+        (
+            Service({"unavailable_reason": "The NPU is gone.", "hint": "exo-rkllm board"}),
+            "service",
+            "fail",
+            "exo-rkllm board",
+        ),
         (Service({"models": []}), "service", "pass", ""),
         (Service({"cluster": {"phase": "passive", "drift": ["state.x"]}}), "cluster", "warn", "exo-rkllm cluster"),
         (Service({"cluster": {"phase": "out", "sentence": "Told to stay out."}}), "cluster", "warn", "cluster"),

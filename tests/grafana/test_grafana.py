@@ -130,7 +130,7 @@ def troubled(folder: Path) -> Daemon:
     tree.data("proc/meminfo", b"MemTotal:       16000000 kB\nMemAvailable:     100000 kB\n")
     tree.write(folder)
     daemon = Daemon(folder)
-    daemon.status = DispatchStatus(hindrance="The NPU driver is too old.")
+    daemon.status = DispatchStatus(unavailable_reason="The NPU driver is too old.")
     daemon.cluster = cluster_view(Phase.OUT, drift=("state.nodes",), unechoed=190)
     return daemon
 

@@ -130,7 +130,7 @@ def row(name: str, state: str, error: str = "") -> dict[str, str]:
 
 
 def test_doctor_warns_of_a_plugin_that_is_not_used(house: House) -> None:
-    said: dict[str, Any] = {"hindrance": "", "models": [], "cluster": None}
+    said: dict[str, Any] = {"unavailable_reason": "", "models": [], "cluster": None}
     good = finding(Service({**said, "plugins": [row("a", "used"), row("b", "refused")]}), house)
     assert (good.level, good.fact) == ("pass", "a is used, b is refused")
     poor = finding(Service({**said, "plugins": [row("a", "failed", "It broke."), row("b", "loading")]}), house)

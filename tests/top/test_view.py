@@ -29,7 +29,7 @@ def request(name: str, since: float = 10.0, **more: object) -> dict[str, object]
 
 def status(**more: Any) -> dict[str, Any]:
     return {
-        "hindrance": "",
+        "unavailable_reason": "",
         "models": [
             {
                 "name": "qwen3",
@@ -124,7 +124,7 @@ def test_the_daemon_lends_its_eyes_to_a_user_who_may_not_read_the_load(board: Ca
         {"models": [None, 3, "x"]},
         {"models": [{"name": 7, "running": 3, "waiting": [None], "memory": "much", "unload_at": "soon"}]},
         {"models": [{"running": [{"since": "x", "tokens": None, "id": None}]}]},
-        {"hindrance": None},
+        {"unavailable_reason": None},
     ],
 )
 def test_a_daemon_of_another_version_breaks_nothing(nonsense: dict[str, Any], board: Callable[[str], Path]) -> None:
@@ -225,10 +225,10 @@ def test_trouble_is_said_on_the_screen(board: Callable[[str], Path]) -> None:
     assert "Try: sudo modprobe rknpu; where there is no such module:" in said
     assert "You may not ask the daemon. Try: sudo usermod x" in said
     assert "tok/s" not in said, "nobody knows it"
-    both = snapshot(board("no-driver"), Service(status(hindrance=gone.board.sentence, hint="exo-rkllm board")))
+    both = snapshot(board("no-driver"), Service(status(unavailable_reason=gone.board.sentence, hint="exo-rkllm board")))
     assert " ".join(screen(view(both), 80, 24)).count("no driver is bound") == 1
     other = snapshot(
-        board("orangepi-5-plus"), Service(status(hindrance="There is no library.", hint="exo-rkllm runtime"))
+        board("orangepi-5-plus"), Service(status(unavailable_reason="There is no library.", hint="exo-rkllm runtime"))
     )
     assert any("There is no library. Try: exo-rkllm runtime" in line for line in screen(view(other), 80, 24))
     rocket = snapshot(board("debugfs-bind-empty"), Service())

@@ -180,7 +180,7 @@ def _clock(clock: Clock) -> str:
 
 
 def _notices(view: View) -> Iterator[str]:
-    yield from (text for text in (view.board_unavailable_reason, view.hindrance, view.service) if text)
+    yield from (text for text in (view.board_unavailable_reason, view.unavailable_reason, view.service) if text)
 
 
 def _wrapped(notice: str, width: int) -> Iterator[Line]:

@@ -81,7 +81,7 @@ class View:
     memory_used: int | None
     memory_models: int
     service: str  # empty while the daemon answers
-    hindrance: str
+    unavailable_reason: str
     models: tuple[ModelRow, ...] = ()
     requests: tuple[RequestRow, ...] = ()
     speed: float | None = None  # of all requests; nobody knows it while the daemon says nothing
@@ -120,7 +120,7 @@ def view(
         memory_used=used,
         memory_models=sum(model.memory for model in models if model.state == "ready"),
         service=_service(seen.service),
-        hindrance=_hindrance(status, reason.sentence if reason is not None else ""),
+        unavailable_reason=_unavailable_reason(status, reason.sentence if reason is not None else ""),
         models=models,
         requests=_sorted(requests, order),
         speed=None if status is None else sum(row.speed or 0.0 for row in requests),
@@ -145,9 +145,9 @@ def _said(sentence: str, hint: str) -> str:
     return f"{sentence} Try: {hint}" if hint else sentence
 
 
-def _hindrance(status: Mapping[str, Any] | None, known: str) -> str:
+def _unavailable_reason(status: Mapping[str, Any] | None, known: str) -> str:
     """What keeps the daemon from serving, unless the board already gives the same reason."""
-    found = clean(str((status or {}).get("hindrance") or ""), 200)
+    found = clean(str((status or {}).get("unavailable_reason") or ""), 200)
     return _said(found, clean(str((status or {}).get("hint") or ""), 300)) if found and found != known else ""
 
 
