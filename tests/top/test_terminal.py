@@ -141,12 +141,12 @@ def test_without_a_terminal_it_prints_once(board: Callable[[str], Path], environ
 
 
 @needs_tmux
-def test_without_rich_it_prints_once_and_says_what_is_missing(
+def test_screen_without_colour_keeps_every_line(
     board: Callable[[str], Path], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    code = "import sys; sys.modules['rich'] = None; from exo_rkllm.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, "top", "--root", str(board("rk3588-busy"))]
-    with terminal(tmp_path, 110, 40, command, environment) as screen:
-        seen = screen.until(lambda seen: any("exited 0" in line for line in seen))
-    assert any("sudo apt install python3-rich" in line for line in seen)
-    assert any(line.startswith(" core 0 ▕") for line in seen)
+    with terminal(tmp_path, 80, 24, top(board("rk3588-busy")), {**environment, "NO_COLOR": "1"}) as screen:
+        seen = screen.until(settled)
+        raw = "\n".join(screen.screen(colours=True))
+    assert seen[1].startswith(" core 0 ▕")
+    assert not re.search(r"\x1b\[[0-9;]*\b[34][0-7]m", raw)
+    assert "\x1b[1m" in raw, "emphasis is no colour"

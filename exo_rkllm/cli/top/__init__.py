@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import time
@@ -30,10 +29,6 @@ def main(args: argparse.Namespace) -> int:
     look = looking(root)
     if args.once or not sys.stdout.isatty():
         print(*draw.plain(once(look)), sep="\n")
-        return 0
-    if importlib.util.find_spec("rich") is None:
-        print(*draw.plain(once(look)), sep="\n")
-        print("exo-rkllm: for the live view: sudo apt install python3-rich", file=sys.stderr)
         return 0
     from exo_rkllm.cli.top.screen import run
 

@@ -1,4 +1,7 @@
-"""The live view: rich draws on the terminal's second screen, keys come one by one, all is put back at the end."""
+"""The live view: frames on the terminal's second screen, and keys one by one.
+
+At the end, also after Ctrl-C, the terminal is as it was.
+"""
 
 from __future__ import annotations
 
@@ -11,37 +14,35 @@ import termios
 import time
 import tty
 from collections import deque
-from collections.abc import Callable, Iterator
-
-from rich.console import Console, Group
-from rich.text import Text
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from exo_rkllm.cli.top.draw import Line, lines
 from exo_rkllm.cli.top.view import HISTORY, ModelOrder, Snapshot, load_of, view
 
-# The driver's line is a second's, so a faster view would repeat itself.
+# The driver's load covers one second, so a faster view would only repeat itself.
 PERIOD = 1.0
-STYLES = {
-    "": "",
-    "title": "bold white on blue",
-    "foot": "black on white",
-    "head": "bold reverse",
-    "bar": "cyan",
-    "spark": "cyan",
-    "dim": "dim",
-    "value": "bold",
-    "good": "green",
-    "warn": "yellow",
-    "bad": "bold red",
+# SGR codes of a line's styles; NO_COLOR leaves out the colours (30 to 49) and keeps the rest.
+STYLES: Mapping[str, tuple[int, ...]] = {
+    "": (),
+    "title": (1, 37, 44),
+    "foot": (30, 47),
+    "head": (1, 7),
+    "bar": (36,),
+    "spark": (36,),
+    "dim": (2,),
+    "value": (1,),
+    "good": (32,),
+    "warn": (33,),
+    "bad": (1, 31),
 }
+ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 
 
 def run(look: Callable[[], Snapshot]) -> int:
-    console = Console()
     order, paused = ModelOrder(), False
     history: deque[tuple[float, ...]] = deque(maxlen=HISTORY)
     before: Snapshot | None = None
-    with terminal() as keys, console.screen() as screen, contextlib.suppress(KeyboardInterrupt):
+    with terminal() as keys, second_screen(), contextlib.suppress(KeyboardInterrupt):
         seen = look()
         history.append(load_of(seen) or ())
         due = time.monotonic() + PERIOD
@@ -51,8 +52,8 @@ def run(look: Callable[[], Snapshot]) -> int:
                 history.append(load_of(seen) or ())
                 due = max(due + PERIOD, time.monotonic())
             now = view(seen, before, history, order)
-            size = console.size
-            screen.update(Group(*(text(line) for line in lines(now, size.width, size.height, paused=paused))))
+            width, height = os.get_terminal_size(sys.stdout.fileno())
+            write(frame(lines(now, width, height, paused=paused)))
             for key in keys(max(due - time.monotonic(), 0.0) if not paused else PERIOD):
                 if key in "q\x03\x1b":
                     return 0
@@ -65,11 +66,30 @@ def run(look: Callable[[], Snapshot]) -> int:
     return 0
 
 
-def text(line: Line) -> Text:
-    shown = Text(no_wrap=True, overflow="crop")
-    for part, style in line:
-        shown.append(part, STYLES[style])
-    return shown
+def frame(rows: Sequence[Line], environment: Mapping[str, str] = os.environ) -> str:
+    """One screen. Each line is cleared before it is written, since clearing behind a full one would take its end."""
+    colour = not environment.get("NO_COLOR")
+    return "\x1b[H" + "\r\n".join("\x1b[2K" + "".join(styled(*span, colour=colour) for span in row) for row in rows)
+
+
+def styled(text: str, style: str, *, colour: bool) -> str:
+    codes = [code for code in STYLES[style] if colour or not 30 <= code < 50]
+    return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m" if codes else text
+
+
+def write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def second_screen() -> Iterator[None]:
+    """Without a cursor and without wrapping, so that a full last line does not scroll."""
+    write(ENTER)
+    try:
+        yield
+    finally:
+        write(LEAVE)
 
 
 @contextlib.contextmanager
