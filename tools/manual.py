@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 
 from exo_rkllm import __version__
-from exo_rkllm.config.table import SECTIONS, TABLE
+from exo_rkllm.config.table import SECTIONS, TABLE, assigned
 from tools.words import Command, Word, commands
 
 SUMMARY = "local language models on Rockchip NPUs"
@@ -111,9 +111,8 @@ def settings(epoch: int) -> str:
     for section, kind in SECTIONS.items():
         parts.append(f".SS [{escaped(section)}]\n{filled(kind.__doc__ or '')}")
         parts += [
-            f".TP\n.B {escaped(f'{key.name} = {key.kind.write(key.default)}')}\n"
-            f"{filled(key.says)} ({filled(key.kind.name)})"
-            for key in TABLE[section].values()
+            f".TP\n.B {escaped(assigned(spec, spec.default))}\n{filled(spec.about)} ({filled(spec.kind.what)})"
+            for spec in TABLE[section].fields
         ]
     parts.append(".SH SEE ALSO\n.BR exo\\-rkllm (1)")
     return "\n".join(parts) + "\n"

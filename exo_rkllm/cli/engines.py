@@ -13,16 +13,16 @@ from exo_rkllm.backends.base import Model
 from exo_rkllm.backends.registry import BUILT_IN, EngineRegistry, EngineSpec
 from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.catalogue import card as cards
-from exo_rkllm.catalogue import toml
 from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.cli import place
 from exo_rkllm.cli.extras import plugged
 from exo_rkllm.cli.ps import table
 from exo_rkllm.config import load
-from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.errors import CardError, ExoRkllmError
 from exo_rkllm.plugins import Plugins
 from exo_rkllm.plugins.offers import ENGINES
+from exo_rkllm.schema import toml
 
 HEAD = ("ENGINE", "FILES", "PARALLELISM", "FROM", "")
 
@@ -117,7 +117,7 @@ def reason(model: Model, kinds: EngineRegistry) -> str:
         return "because `engine` under [models], or EXO_RKLLM_MODELS_ENGINE, says so for every model"
     if isinstance(model, Entry):
         card = model.folder / cards.FILE
-        if "engine" in toml.parse(card.read_text(encoding="utf-8"), str(card)):
+        if "engine" in toml.parse(card.read_text(encoding="utf-8"), str(card), CardError, ""):
             return "because its card names it"
     if model.path is None:
         return "because nothing says otherwise"

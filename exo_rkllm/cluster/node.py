@@ -33,10 +33,10 @@ from exo_rkllm.cluster.session.membership import Membership, MembershipSources
 from exo_rkllm.cluster.session.node_query import query_nodes
 from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage, Transport
 from exo_rkllm.cluster.session.view import ClusterView, Phase
-from exo_rkllm.cluster.settings import AUTO, ClusterSettings
 from exo_rkllm.cluster.wire import requests
 from exo_rkllm.cluster.wire.reading import Task
 from exo_rkllm.cluster.wire.revisions import Revision, supported
+from exo_rkllm.config.table import AUTO, ClusterSettings
 from exo_rkllm.errors import ExoRkllmError, RunError
 
 # Between two attempts to connect.

@@ -2,33 +2,6 @@
 
 from exo_rkllm.config.load import load
 from exo_rkllm.config.places import Places, places
-from exo_rkllm.config.table import (
-    Api,
-    Board,
-    Cluster,
-    Config,
-    Control,
-    Dispatch,
-    Log,
-    Metrics,
-    Models,
-    Plugins,
-    Runtime,
-)
+from exo_rkllm.config.table import ApiSettings, ClusterSettings, Config, ControlSettings, MetricsSettings
 
-__all__ = [
-    "Api",
-    "Board",
-    "Cluster",
-    "Config",
-    "Control",
-    "Dispatch",
-    "Log",
-    "Metrics",
-    "Models",
-    "Places",
-    "Plugins",
-    "Runtime",
-    "load",
-    "places",
-]
+__all__ = ["ApiSettings", "ClusterSettings", "Config", "ControlSettings", "MetricsSettings", "Places", "load", "places"]

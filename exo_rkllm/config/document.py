@@ -5,8 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from exo_rkllm.config.kinds import quoted
-from exo_rkllm.config.table import SECTIONS, TABLE, Config, Key, keys
+from exo_rkllm.config.table import SECTIONS, TABLE, VARIABLES, Config, assigned
+from exo_rkllm.schema import toml
+from exo_rkllm.schema.quantities import written
+from exo_rkllm.schema.specs import FieldSpec
 
 HEAD = """\
 # Configuration of exo-rkllm. Every line with a setting is commented out and shows its default.
@@ -31,16 +33,15 @@ a restart says so in the log."""
 
 
 def default_file() -> str:
-    return HEAD + "".join(f"\n# {_about(section)}\n[{section}]\n{_lines(section)}" for section in SECTIONS)
+    return HEAD + "".join(f"\n# {_about(section)}\n[{section}]\n{_lines(section)}" for section in TABLE)
 
 
 def _lines(section: str) -> str:
-    says = {key: textwrap.fill(key.says, WIDTH, initial_indent="# ", subsequent_indent="# ") for key in keys(section)}
-    return "\n".join(f"{text}\n# {_assigned(key, key.default)}\n" for key, text in says.items())
-
-
-def _assigned(key: Key, value: object) -> str:
-    return f"{key.name} = {key.kind.write(value)}"
+    return "\n".join(
+        f"{textwrap.fill(spec.about, WIDTH, initial_indent='# ', subsequent_indent='# ')}\n"
+        f"# {assigned(spec, spec.default)}\n"
+        for spec in TABLE[section].fields
+    )
 
 
 def _about(section: str) -> str:
@@ -50,13 +51,14 @@ def _about(section: str) -> str:
 def page() -> str:
     """docs/configuration.md."""
     parts = [PREFACE]
-    for section in SECTIONS:
+    for section in TABLE:
         parts.append(f"## `[{section}]`\n\n{_about(section)}")
         rows = ["| Key | Type | Default | What it does | Example | Variable |", "|---|---|---|---|---|---|"]
         rows += [
-            f"| `{key.name}` | {key.kind.name} | `{key.kind.write(key.default)}` | {key.says} | "
-            f"`{key.kind.write(key.example)}` | `{key.variable}` |"
-            for key in TABLE[section].values()
+            f"| `{spec.name}` | {spec.kind.what} | `{_value(spec, spec.default)}` | {spec.about} | "
+            f"`{_value(spec, spec.example)}` | `{variable}` |"
+            for variable, (of, spec) in VARIABLES.items()
+            if of == section
         ]
         parts.append("\n".join(rows))
     return "\n\n".join(parts) + "\n"
@@ -64,13 +66,18 @@ def page() -> str:
 
 def in_force(config: Config) -> str:
     """A file that would give this configuration; what differs from the default is marked."""
-    head = [f"# read from {quoted(file)[1:-1]}" for file in config.files] or ["# no configuration file was found"]
+    read = [f"# read from {toml.value_of(file)[1:-1]}" for file in config.files]
+    head = read or ["# no configuration file was found"]
     return "\n".join([*head, *_in_force(config)]) + "\n"
 
 
 def _in_force(config: Config) -> Iterator[str]:
     for section, table in TABLE.items():
         yield f"\n[{section}]"
-        for key in table.values():
-            value = getattr(getattr(config, section), key.name)
-            yield _assigned(key, value) + ("" if value == key.default else "  # set")
+        for spec in table.fields:
+            value = getattr(getattr(config, section), spec.name)
+            yield assigned(spec, value) + ("" if value == spec.default else "  # set")
+
+
+def _value(spec: FieldSpec, value: object) -> str:
+    return toml.value_of(written(spec.kind, value))

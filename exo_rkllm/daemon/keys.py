@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exo_rkllm.api.context import ApiKey
-from exo_rkllm.config import Api
+from exo_rkllm.config import ApiSettings
 from exo_rkllm.errors import ConfigError
 
 CREDENTIAL = "api-keys"
@@ -14,7 +14,7 @@ CONTROL = "control"
 SHORTEST = 16
 
 
-def keys_file(api: Api, environment: Mapping[str, str]) -> Path | None:
+def keys_file(api: ApiSettings, environment: Mapping[str, str]) -> Path | None:
     if api.keys:
         return Path(api.keys)
     handed = credential(environment)
@@ -26,7 +26,7 @@ def credential(environment: Mapping[str, str]) -> Path | None:
     return Path(folder) / CREDENTIAL if folder else None
 
 
-def read_keys(api: Api, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:
+def read_keys(api: ApiSettings, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:
     """A key a line; the word `control` after it lets its holder pull, load, unload and delete. `#` begins a comment."""
     path = keys_file(api, environment)
     if path is None:

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from exo_rkllm.config import Api, Control, Metrics
+from exo_rkllm.config import ApiSettings, ControlSettings, MetricsSettings
 from exo_rkllm.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def is_loopback(sock: socket.socket) -> bool:
     return ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def check_open(sockets: Sequence[socket.socket], api: Api, *, keys: bool) -> None:
+def check_open(sockets: Sequence[socket.socket], api: ApiSettings, *, keys: bool) -> None:
     """Off loopback only with keys, or when the operator said in so many words that none are needed."""
     seen = [sock for sock in sockets if not is_loopback(sock)]
     if seen and not keys and not api.allow_anonymous:
@@ -37,11 +37,11 @@ def check_open(sockets: Sequence[socket.socket], api: Api, *, keys: bool) -> Non
         )
 
 
-def api_sockets(api: Api) -> list[socket.socket]:
+def api_sockets(api: ApiSettings) -> list[socket.socket]:
     return tcp_sockets("api.listen", api.listen, api.port)
 
 
-def metrics_sockets(metrics: Metrics) -> list[socket.socket]:
+def metrics_sockets(metrics: MetricsSettings) -> list[socket.socket]:
     host, _, port = metrics.listen.rpartition(":")
     if not port.isdecimal() or not host:
         raise ConfigError(f"metrics.listen = {metrics.listen!r} is no address with a port.", 'listen = "0.0.0.0:9115"')
@@ -88,7 +88,7 @@ def _cannot_listen(key: str, host: str, port: int, error: OSError | None) -> Con
     return ConfigError(f"{key}: {where} cannot be listened on: {reason}.", "exo-rkllm config show")
 
 
-def control_socket(control: Control) -> socket.socket:
+def control_socket(control: ControlSettings) -> socket.socket:
     """Closed to everybody but its owner until it belongs to its group."""
     path = Path(control.socket)
     _clear(path)

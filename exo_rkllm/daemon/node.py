@@ -12,9 +12,7 @@ from exo_rkllm.backends.base import GenerationEvent, GenerationRequest
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.cluster.serving import BoardFacts, ModelState, Servable
 from exo_rkllm.cluster.session.link import zenoh_available
-from exo_rkllm.cluster.settings import ClusterSettings
 from exo_rkllm.config import Config, places
-from exo_rkllm.config.table import Cluster
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import Phase
 from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus
@@ -78,20 +76,6 @@ def servable(entry: Entry, status: ModelStatus | None) -> Servable:
     )
 
 
-def settings_of(cluster: Cluster) -> ClusterSettings:
-    return ClusterSettings(
-        enabled=cluster.enabled,
-        namespace=cluster.namespace,
-        interfaces=cluster.interfaces,
-        endpoints=cluster.endpoints,
-        name=cluster.name,
-        models=cluster.models,
-        placement="dashboard" if cluster.placement == "dashboard" else "own",
-        discovery_port=cluster.discovery_port,
-        api_port=cluster.api_port,
-    )
-
-
 def node(
     config: Config,
     environment: Mapping[str, str],
@@ -116,7 +100,7 @@ def node(
     )
     folder = places(environment).state / "cluster"
     return ClusterNode(
-        settings_of(config.cluster),
+        config.cluster,
         facts,
         DispatchServing(dispatcher, catalogue),
         folder,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from exo_rkllm.schema.specs import FieldError, Number, Schema, Whole, in_range, wrong
+from exo_rkllm.schema.specs import INT64, FieldError, Number, Schema, ValueSpec, Whole, in_range, wrong
 
 # Go's units, as Ollama's clients send them, and days. Two signs look like the Greek letter of microseconds.
 DURATIONS: Mapping[str, float] = {
@@ -19,7 +19,6 @@ SIZES: Mapping[str, float] = {
     "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
 }  # fmt: skip
 LONGEST = 64
-INT64 = 2**63 - 1
 _FIGURE = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _PART = re.compile(rf"({_FIGURE})\s*([a-zA-Zµμ]*)\s*")
 
@@ -59,7 +58,7 @@ class Seconds:
         return "seconds or a duration such as 90s, 1h30m or 1d"
 
     def check(self, value: Any, where: str) -> float:
-        return in_range(float(_number(value, DURATIONS, self, where)), self.low, self.high, math.inf, where)
+        return in_range(float(_number(value, DURATIONS, self, where)), self.low, self.high, where)
 
     def written(self, value: float) -> float | str:
         return _with_unit(value, DURATIONS)
@@ -81,7 +80,7 @@ class Bytes:
 
     def check(self, value: Any, where: str) -> int:
         number = value if isinstance(value, int) and not isinstance(value, bool) else _number(value, SIZES, self, where)
-        return in_range(int(number), self.low, self.high, INT64, where)
+        return in_range(int(number), self.low, self.high, where)
 
     def written(self, value: int) -> float | str:
         return _with_unit(value, SIZES)
@@ -95,3 +94,8 @@ def _number(value: Any, units: Mapping[str, float], kind: Seconds | Bytes, where
         return amount(value, units) if isinstance(value, str) else Number().check(value, where)
     except (ValueError, FieldError):
         raise wrong(where, kind.what, value) from None
+
+
+def written(kind: ValueSpec, value: Any) -> Any:
+    """A checked value as a file has it."""
+    return kind.written(value) if isinstance(kind, Seconds | Bytes) else value

@@ -16,7 +16,7 @@ from exo_rkllm.errors import UsageError
 Schema: TypeAlias = dict[str, Any]
 N = TypeVar("N", int, float)
 LONGEST_SHOWN = 60
-INT32 = 2**31 - 1
+INT32, INT64 = 2**31 - 1, 2**63 - 1
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -128,7 +128,7 @@ class Whole:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
             raise wrong(where, self.what, value)
-        return in_range(value, self.low, self.high, INT32, where)
+        return in_range(value, self.low, self.high, where)
 
     def schema(self) -> Schema:
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
@@ -148,7 +148,7 @@ class Number:
     def check(self, value: Any, where: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
             raise wrong(where, self.what, value)
-        return float(in_range(value, self.low, self.high, math.inf, where))
+        return float(in_range(value, self.low, self.high, where))
 
     def schema(self) -> Schema:
         limits = {"minimum": self.low, "maximum": self.high}
@@ -162,11 +162,11 @@ def _finite(value: float) -> bool:
         return False
 
 
-def in_range(value: N, low: float, high: float, top: float, where: str) -> N:
-    """The value, or the complaint with its limits; `top` is the highest that the type itself has."""
+def in_range(value: N, low: float, high: float, where: str) -> N:
+    """The value, or the complaint with its limits, unless the upper one is only the type's own."""
     if low <= value <= high:
         return value
-    if value < low and high == top:
+    if value < low and high in (INT32, INT64, math.inf):
         raise wrong(where, f"{low:.15g} or more", value)
     raise wrong(where, f"from {low:.15g} to {high:.15g}", value)
 
@@ -338,6 +338,8 @@ class ObjectSpec:
     fields: tuple[FieldSpec, ...]
     strict: bool = False
     what: str = "an object"
+    noun: str = "key"
+    table: type | None = None  # the class that `tables.build` makes of it
 
     def field(self, name: str) -> FieldSpec | None:
         return next((field for field in self.fields if field.name == name), None)
@@ -348,7 +350,7 @@ class ObjectSpec:
             raise wrong(where or "The body", self.what, value)
         if self.strict and (unknown := self.unknown(value)):
             place = _inside(where, shown(unknown[0])[1:-1])
-            raise FieldError(place, f"There is no key {place}.", nearest(unknown[0], names(self.fields)))
+            raise FieldError(place, f"There is no {self.noun} {place}.", nearest(unknown[0], names(self.fields)))
         checked: dict[str, Any] = {}
         for field in self.fields:
             place = _inside(where, field.name)
@@ -356,7 +358,7 @@ class ObjectSpec:
             if member is not None:
                 checked[field.name] = field.check(member, place)
             elif field.required:
-                raise FieldError(place, f"{place} is missing.", field.about)
+                raise FieldError(place, f"{place} is missing.", field.about or f"Add {place}.")
         return checked
 
     def unknown(self, value: Mapping[str, Any]) -> list[str]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Sampling
-from exo_rkllm.catalogue import toml
 from exo_rkllm.catalogue.card import Card, Weights, dump, parse
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.errors import CardError
@@ -83,47 +80,46 @@ def test_engines_without_a_file_need_no_weights() -> None:
 
 
 WRONG = {
-    'id = "x"\nplatfrom = "rk3588"': (2, "there is no key 'platfrom'", "Did you mean platform?"),
-    'id = "x"\nzzz = 1': (2, "there is no key 'zzz'", "There are: base_model, chat, context"),
-    'id = "x"\n[weights]\nfile = "a"\nsha = "b"': (4, "[weights] has no key 'sha'", "Did you mean sha256?"),
-    'id = "x"\n\n[samplng]\ntop_k = 1': (3, "there is no key 'samplng'", "Did you mean sampling?"),
-    'id = "x"\ncontext = "4096"': (2, "'context' must be a whole number", "It is '4096'."),
-    'id = "x"\ncontext = 4096.5': (2, "'context' must be a whole number", "It is 4096.5."),
-    'id = "x"\nreuse = 1': (2, "'reuse' must be true or false", "It is 1."),
-    'id = "x"\ncontext = true': (2, "'context' must be a whole number", "It is True."),
-    'id = "x"\ncontext = -1': (2, "'context' must not be negative", "It is -1."),
-    'id = "x"\n[sampling]\ntemperature = "hot"': (3, "'temperature' must be a number", "It is 'hot'."),
-    'id = "x"\n[sampling]\ntemperature = nan': (3, "'temperature' must be a number", "It is nan."),
-    'id = "x"\n[sampling]\ntemperature = inf': (3, "'temperature' must be a number", "It is inf."),
-    'id = "x"\n[sampling]\ntemperature = true': (3, "'temperature' must be a number", "It is True."),
-    'id = "x"\n[chat]\nstop = "a"': (3, "'stop' must be a list of strings", "It is 'a'."),
-    'id = "x"\n[chat]\nstop = ["a", 1]': (3, "'stop' must be a list of strings", "It is ['a', 1]."),
-    'id = "x"\nweights = 3': (2, "'weights' must be a table", "Write [weights] on a line of its own."),
-    'id = "a/b"': (1, "'a/b' cannot be a model's id", "Use letters"),
-    'id = "../b"': (1, "'../b' cannot be a model's id", "Use letters"),
-    'id = "."': (1, "'.' cannot be a model's id", "Use letters"),
-    'id = "a\\u0000b"': (1, "cannot be a model's id", "Use letters"),
-    'id = ""': (1, "'' cannot be a model's id", "Use letters"),
-    'id = "x"\n[weights]\nfile = "../y"': (3, "'file' must be a file's name, not a path", "Put it beside the card."),
-    'id = "x"\n[weights]\nsize = 3': (0, "'file' must be a file's name, not a path", "Put it beside the card."),
-    'id = "x"\n[weights]\nfile = "y"\nsha256 = "AB"': (4, "'sha256' must be 64 hexadecimal digits", "sha256sum"),
-    'id = "x"\n[weights]\nfile = "y"\n[chat]\ntemplate = "/etc/passwd"': (5, "not a path", "Put it beside the card."),
+    'id = "x"\nplatfrom = "rk3588"': (2, "there is no key platfrom.", "Did you mean platform?"),
+    'id = "x"\nzzz = 1': (2, "there is no key zzz.", "There are: base_model, chat, context"),
+    'id = "x"\n[weights]\nfile = "a"\nsha = "b"': (4, "there is no key weights.sha.", "Did you mean sha256?"),
+    'id = "x"\n\n[samplng]\ntop_k = 1': (3, "there is no key samplng.", "Did you mean sampling?"),
+    'id = "x"\ncontext = "4096"': (2, "context must be a whole number, not '4096'.", ""),
+    'id = "x"\ncontext = 4096.5': (2, "context must be a whole number, not 4096.5.", ""),
+    'id = "x"\nreuse = 1': (2, "reuse must be true or false, not 1.", ""),
+    'id = "x"\ncontext = true': (2, "context must be a whole number, not true.", ""),
+    'id = "x"\ncontext = -1': (2, "context must be 0 or more, not -1.", ""),
+    'id = "x"\n[sampling]\ntemperature = "hot"': (3, "sampling.temperature must be a number, not 'hot'.", ""),
+    'id = "x"\n[sampling]\ntemperature = nan': (3, "sampling.temperature must be a number, not nan.", ""),
+    'id = "x"\n[sampling]\ntemperature = inf': (3, "sampling.temperature must be a number, not inf.", ""),
+    'id = "x"\n[sampling]\ntemperature = true': (3, "sampling.temperature must be a number, not true.", ""),
+    'id = "x"\n[sampling]\ntemperature = 7': (3, "sampling.temperature must be from 0 to 2, not 7.", ""),
+    'id = "x"\n[chat]\nstop = "a"': (3, "chat.stop must be a list of strings, not 'a'.", ""),
+    'id = "x"\n[chat]\nstop = ["a", 1]': (3, "chat.stop[1] must be a string, not 1.", ""),
+    'id = "x"\nweights = 3': (2, "weights must be a table, not 3.", ""),
+    'id = "a/b"': (1, "id must be a model's id, not 'a/b'.", "Use letters"),
+    'id = "../b"': (1, "id must be a model's id, not '../b'.", "Use letters"),
+    'id = "."': (1, "id must be a model's id, not '.'.", "Use letters"),
+    'id = "a\\u0000b"': (1, "id must be a model's id", "Use letters"),
+    'id = ""': (1, "id must be a model's id, not ''.", "Use letters"),
+    'id = "x"\n[weights]\nfile = "../y"': (3, "weights.file must be a file's name without a path, not '../y'.", "Put"),
+    'id = "x"\n[weights]\nsize = 3': (2, "weights.file is missing.", "Add weights.file."),
+    'id = "x"\n[weights]\nfile = "y"\nsha256 = "AB"': (4, "weights.sha256 must be 64 hexadecimal digits", "sha256sum"),
+    'id = "x"\n[weights]\nfile = "y"\n[chat]\ntemplate = "/etc/passwd"': (5, "without a path", "Put the file beside"),
     'id = "x"\n[weights]\nfile = "y"\n[options]\nwhen = 1979-05-27': (
-        5, "'when' holds a value that no engine takes", "It is",
+        5, "options.when holds a value that no engine takes: 1979-05-27.", "",
     ),
-    'name = "x"': (0, "the key 'id' is missing", 'Add: id = "NAME"'),
-    'id = "x"': (0, "the table [weights] is missing", "Add: [weights]"),
+    'name = "x"': (0, "id is missing.", "Add id."),
+    'id = "x"': (0, "weights is missing.", "Add: [weights]"),
     'id = "x': (0, "is not TOML", "Correct it"),
     "id = " + "[" * 5000: (0, "", "Correct it"),
-    'system = """\nid = 1\n"""\nid = "x"\nbad = 1': (5, "", "There are"),
+    'name = """\nid = 1\n"""\nid = "x"\nbad = 1': (5, "there is no key bad.", "There are"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "says"), WRONG.items(), ids=[text[:60] for text in WRONG])
 def test_what_is_wrong_is_one_sentence_with_its_line(text: str, says: tuple[int, str, str]) -> None:
     line, sentence, hint = says
-    if text.startswith("system"):
-        text, sentence = text.replace("system", "name"), "there is no key 'bad'"
     with pytest.raises(CardError) as error:
         parse(text, "/m/model.toml")
     assert sentence in error.value.sentence
@@ -135,7 +131,7 @@ def test_what_is_wrong_is_one_sentence_with_its_line(text: str, says: tuple[int,
 TEXT = st.text(max_size=30)
 NAME = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,20}[A-Za-z0-9])?", fullmatch=True)
 WHOLE_NUMBER = st.integers(0, 2**50)
-NUMBER = st.none() | st.floats(0, 100)
+NUMBER = st.none() | st.floats(0, 1)
 JSON_VALUE = st.recursive(
     st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -151,7 +147,7 @@ CARDS = st.builds(
     memory=WHOLE_NUMBER,
     reuse=st.booleans(),
     weights=st.builds(Weights, file=NAME, size=WHOLE_NUMBER, sha256=st.sampled_from(["", "0f" * 32])),
-    sampling=st.builds(Sampling, temperature=NUMBER, top_p=NUMBER, top_k=st.none() | st.integers(-5, 5)),
+    sampling=st.builds(Sampling, temperature=NUMBER, top_p=NUMBER, top_k=st.none() | st.integers(-1, 5)),
     chat=st.builds(ChatSettings, stop=st.lists(TEXT, max_size=3).map(tuple), system=TEXT),
     options=st.dictionaries(TEXT, JSON_VALUE, max_size=4),
 )
@@ -172,21 +168,3 @@ def test_any_text_is_a_card_or_a_sentence(text: str) -> None:
         parse(text)
     except CardError as error:
         assert "Traceback" not in error.sentence
-
-
-def test_lines_are_found_however_keys_are_written() -> None:
-    text = "a = 1\n[t]\nb = 1\n'c' = 1\n\"d e\" = 1\n[u.v]\nb = 2\nx.y = 1\n[[w]]\nz = '''\nb = 1\n'''\nq = 1\n"
-    for table, key, line in (
-        ("", "a", 1), ("t", "", 2), ("t", "b", 3), ("t", "c", 4), ("t", "d e", 5), ("u.v", "", 6), ("u.v", "b", 7),
-        ("w", "q", 13), ("w", "b", 0), ("", "gone", 0),
-    ):  # fmt: skip
-        assert toml.line_of(text, table, key) == line, (table, key)
-
-
-def test_nulls_are_left_out_and_nothing_else_is() -> None:
-    assert toml.dumps({"a": None, "b": [1, None], "t": {"c": None, "d": {"e": None, "f g": "\x7f\x01\n"}}}) == (
-        'b = [1]\n\n[t]\nd = { "f g" = "\\u007F\\u0001\\n" }\n'
-    )
-    assert re.fullmatch(r"\s*", toml.dumps({}))
-    with pytest.raises(TypeError, match="no null"):
-        toml.dumps({"a": object()})  # type: ignore[dict-item]  # on purpose

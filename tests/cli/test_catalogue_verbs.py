@@ -137,7 +137,7 @@ def test_import_and_what_is_wrong_in_the_folder(run: Run, models: Path, make_mod
     (models / "bad" / "model.toml").write_text('id = "bad"\ncontex = 3\n')
     code, out, err = run("models")
     assert (code, "mine" in out) == (1, True)
-    assert err == (f"bad: {models}/bad/model.toml, line 2: there is no key 'contex'.\n  try: Did you mean context?\n")
+    assert err == (f"bad: {models}/bad/model.toml, line 2: there is no key contex.\n  try: Did you mean context?\n")
     assert run("models", "--models", models / "none")[0] == 0
 
 

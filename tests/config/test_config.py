@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from exo_rkllm.config import Config, load, places
 from exo_rkllm.config.document import default_file, in_force, page
-from exo_rkllm.config.kinds import KINDS
-from exo_rkllm.config.load import line_of, read_file
-from exo_rkllm.config.table import SECTIONS, TABLE
+from exo_rkllm.config.load import read_file
+from exo_rkllm.config.table import SECTIONS, VARIABLES, assigned
 from exo_rkllm.errors import ConfigError
+from exo_rkllm.schema.quantities import Bytes, Seconds
+from exo_rkllm.schema.specs import FieldSpec, List, Switch, Text, Whole
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -108,23 +109,26 @@ def test_every_key_may_be_a_variable(
     ("text", "sentence", "hint"),
     [
         ("[api]\n\nprot = 1", "FILE, line 3: there is no key api.prot.", "Did you mean port?"),
-        ("[appi]\nport = 1", "FILE, line 1: there is no section [appi].", "Did you mean api?"),
+        ("[appi]\nport = 1", "FILE, line 1: there is no section appi.", "Did you mean api?"),
         ("port = 1", "FILE, line 1: there is no section port.", None),
+        ("api = 1", "FILE, line 1: api must be a table, not 1.", None),
         ("api.port = 'x'", "FILE, line 1: api.port must be a whole number, not 'x'.", "For example: port = 11434"),
-        ("[api]\nport = true", "FILE, line 2: api.port must be a whole number, not True.", None),
-        ("[api]\nport = 70000", "FILE, line 2: api.port must be between 0 and 65535, not 70000.", None),
-        ("[api]\nlisten = 1", "FILE, line 2: api.listen must be text, not 1.", 'For example: listen = "0.0.0.0"'),
-        ("[api]\nhosts = 1", """FILE, line 2: api.hosts must be a list of texts, like ["a", "b"], not 1.""", None),
-        ("[api]\nhosts = [1]", """FILE, line 2: api.hosts must be a list of texts, like ["a", "b"], not [1].""", None),
+        ("[api]\nport = true", "FILE, line 2: api.port must be a whole number, not true.", None),
+        ("[api]\nport = 70000", "FILE, line 2: api.port must be from 0 to 65535, not 70000.", None),
+        ("[api]\nlisten = 1", "FILE, line 2: api.listen must be a string, not 1.", 'For example: listen = "0.0.0.0"'),
+        ("[api]\nhosts = 1", "FILE, line 2: api.hosts must be a list of strings, not 1.", None),
+        ("[api]\nhosts = [1]", "FILE, line 2: api.hosts[0] must be a string, not 1.", "For example: hosts = ["),
         ("[api]\nallow_anonymous = 1", "FILE, line 2: api.allow_anonymous must be true or false, not 1.", None),
         (
             "[models]\nkeep_alive = '5 parsecs'",
-            'FILE, line 2: models.keep_alive must be seconds, or a text like "90s", "5m" or "1h", not \'5 parsecs\'.',
+            "FILE, line 2: models.keep_alive must be seconds or a duration such as 90s, 1h30m or 1d, not '5 parsecs'.",
             'For example: keep_alive = "1h"',
         ),
         ("[models]\nkeep_alive = false", None, 'For example: keep_alive = "1h"'),
         ("[models]\nreserve_memory = -1", None, 'For example: reserve_memory = "1GiB"'),
-        ("[cluster]\nplacement = 'x'", 'FILE, line 2: cluster.placement must be "own" or "dashboard", not "x".', None),
+        ("[dispatch]\nqueue = 0", "FILE, line 2: dispatch.queue must be 1 or more, not 0.", "For example: queue = 32"),
+        ("[cluster]\nplacement = 'x'", "FILE, line 2: cluster.placement must be one of own, dashboard, not 'x'.", None),
+        ("[log]\nlevel = 'debg'", None, "Did you mean debug?"),
         ("[api]\nport =", "FILE is not TOML: Invalid value (at end of document).", None),
     ],
 )  # fmt: skip
@@ -133,7 +137,7 @@ def test_a_mistake_names_file_line_and_what_was_meant(
 ) -> None:
     found = complaint(file, text)
     assert sentence is None or found[0] == sentence
-    assert hint is None or found[1] == hint
+    assert hint is None or found[1].startswith(hint)
     assert all(found)
 
 
@@ -161,22 +165,13 @@ def test_a_file_that_was_named_must_be_there_and_be_text(file: Path) -> None:
         read_file(file.parent)
 
 
-def test_lines_are_found_however_a_key_is_written() -> None:
-    text = 'api.port = 1\n[ "models" ]\n"keep_alive"=1\n# queue = 1\n[dispatch]\n  queue=1\nqueue_timeout = 2'
-    assert line_of(text, "api", "port") == 1
-    assert line_of(text, "models", "keep_alive") == 3
-    assert line_of(text, "dispatch", "queue") == 6
-    assert line_of(text, "dispatch", "queue_timeout") == 7
-    assert line_of(text, "dispatch", "other") == 0
-
-
 VALUES = {
-    "str": st.text(st.characters(codec="utf-8")),
-    "int": st.integers(0, 1 << 62),
-    "bool": st.booleans(),
-    "tuple[str, ...]": st.lists(st.text("ab\\\"#'[],= "), max_size=3).map(tuple),
-    "Seconds": st.floats(-10, 1e6) | st.integers(0, 1 << 40).map(float),
-    "Bytes": st.integers(0, 1 << 62),
+    Text: st.text(st.characters(codec="utf-8")),
+    Whole: st.integers(0, 1 << 30),
+    Switch: st.booleans(),
+    List: st.lists(st.text("ab\\\"#'[],= "), max_size=3),
+    Seconds: st.floats(-10, 1e6) | st.integers(0, 1 << 40).map(float),
+    Bytes: st.integers(0, 1 << 62),
 }
 
 
@@ -186,12 +181,19 @@ def parsed(text: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", VALUES)
 @settings(deadline=None)
 @given(data=st.data())
-def test_what_is_written_is_what_is_read(kind: str, data: st.DataObject) -> None:
+def test_what_is_written_is_what_is_read(kind: Any, data: st.DataObject) -> None:
+    spec = FieldSpec("key", List(Text()) if kind is List else kind(), "")
     value = data.draw(VALUES[kind])
-    assert KINDS[kind].read(parsed(f"key = {KINDS[kind].write(value)}")["key"]) == value
+    assert spec.check(parsed(assigned(spec, value))["key"], "key") == value
+
+
+def test_the_line_of_a_mistake_after_a_string_of_several_lines_is_right(file: Path) -> None:
+    quotes = '"' * 3
+    text = f"[api]\nhosts = [\n'[models]',\n]\nkeys = {quotes}\n[log]\nport = 1\n{quotes}\nport = 'x'\n"
+    assert complaint(file, text)[0] == "FILE, line 9: api.port must be a whole number, not 'x'."
 
 
 # ── places ───────────────────────────────────────────────────────────────────────────────────────
@@ -232,7 +234,7 @@ def test_the_default_file_is_valid_with_every_line_uncommented(file: Path) -> No
     lines = default_file().splitlines()
     assert all(not line or line[0] in "#[" for line in lines)
     settings = [line.removeprefix("# ") for line in lines if line.startswith("[") or " = " in line]
-    assert len(settings) == len(SECTIONS) + sum(len(keys) for keys in TABLE.values())
+    assert len(settings) == len(SECTIONS) + len(VARIABLES)
     bare = replace(read(file, "\n".join(settings)), files=())
     assert bare == replace(read(file), files=())
 
@@ -248,12 +250,11 @@ def test_what_is_in_force_can_be_read_again(file: Path) -> None:
 
 
 def test_every_example_is_itself_valid_and_none_repeats_the_default() -> None:
-    for section in TABLE.values():
-        for key in section.values():
-            written = key.kind.write(key.example)
-            assert written != key.kind.write(key.default), f"{key.section}.{key.name} shows nothing"
-            assert key.check is None or (key.check[0](key.example) and key.check[0](key.default))
-            assert key.says.endswith((".", "!"))
+    for section, spec in VARIABLES.values():
+        assert assigned(spec, spec.example) != assigned(spec, spec.default), f"{section}.{spec.name} shows nothing"
+        for value in (spec.example, spec.default):
+            spec.check(list(value) if isinstance(value, tuple) else value, spec.name)
+        assert spec.about.endswith((".", "!"))
 
 
 def test_every_section_of_the_configuration_is_in_the_table() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from exo_rkllm.api.context import ApiKey
 from exo_rkllm.client.control import connected
-from exo_rkllm.config import Api
+from exo_rkllm.config import ApiSettings
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.errors import ConfigError
 from tests.daemon.running import Daemon, House
@@ -139,10 +139,10 @@ def test_a_request_that_makes_no_sense_is_a_sentence(house: House) -> None:
 def test_a_key_a_line_with_or_without_the_right_to_control(house: House) -> None:
     path = house.folder / "keys"
     path.write_text(f"# for the kitchen\n{SECRET}\n\n{ADMIN} control # mine\n")
-    assert read_keys(Api(keys=str(path)), {}) == (ApiKey("key 2", SECRET), ApiKey("key 4", ADMIN, control=True))
-    assert read_keys(Api(), {}) == ()
+    assert read_keys(ApiSettings(keys=str(path)), {}) == (ApiKey("key 2", SECRET), ApiKey("key 4", ADMIN, control=True))
+    assert read_keys(ApiSettings(), {}) == ()
     (house.folder / "api-keys").write_text(SECRET)
-    assert read_keys(Api(), {"CREDENTIALS_DIRECTORY": str(house.folder)}) == (ApiKey("key 1", SECRET),)
+    assert read_keys(ApiSettings(), {"CREDENTIALS_DIRECTORY": str(house.folder)}) == (ApiKey("key 1", SECRET),)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,6 @@ def test_a_file_with_keys_that_cannot_be_used(house: House, content: bytes | Non
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        read_keys(Api(keys=str(path)), {})
+        read_keys(ApiSettings(keys=str(path)), {})
     assert sentence in caught.value.sentence
     assert "client" not in caught.value.sentence, "a key is never shown"

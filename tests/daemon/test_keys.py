@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from exo_rkllm.config import Api
+from exo_rkllm.config import ApiSettings
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.errors import ConfigError
 
 LONG = "0123456789abcdef0123"
 
 
-def written(folder: Path, text: str | bytes) -> Api:
+def written(folder: Path, text: str | bytes) -> ApiSettings:
     path = folder / "keys"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return Api(keys=str(path))
+    return ApiSettings(keys=str(path))
 
 
 def test_without_a_file_there_are_none() -> None:
-    assert read_keys(Api(), {}) == ()
+    assert read_keys(ApiSettings(), {}) == ()
 
 
 def test_a_key_a_line_and_control_for_some(tmp_path: Path) -> None:
@@ -33,8 +33,8 @@ def test_a_key_a_line_and_control_for_some(tmp_path: Path) -> None:
 def test_systemds_credential_is_taken_where_nobody_names_a_file(tmp_path: Path) -> None:
     (tmp_path / "api-keys").write_text(LONG)
     environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-    assert [key.secret for key in read_keys(Api(), environment)] == [LONG]
-    assert read_keys(Api(), {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}) == ()
+    assert [key.secret for key in read_keys(ApiSettings(), environment)] == [LONG]
+    assert read_keys(ApiSettings(), {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")}) == ()
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_what_is_wrong_is_said_with_its_line(text: str | bytes, says: str, tmp_p
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
-        read_keys(Api(keys=str(tmp_path / "none")), {})
+        read_keys(ApiSettings(keys=str(tmp_path / "none")), {})
 
 
 def test_the_packages_own_file_begins_without_a_key(tmp_path: Path) -> None:
     """Handed over as a credential it is none; named by somebody it is a mistake."""
     (tmp_path / "api-keys").write_text("# nobody yet\n")
     environment = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-    assert read_keys(Api(), environment) == ()
-    assert read_keys(Api(keys=str(tmp_path / "api-keys")), environment) == ()
+    assert read_keys(ApiSettings(), environment) == ()
+    assert read_keys(ApiSettings(keys=str(tmp_path / "api-keys")), environment) == ()
     with pytest.raises(ConfigError, match="There is no key in"):
-        read_keys(Api(keys=str(tmp_path / "api-keys")), {})
+        read_keys(ApiSettings(keys=str(tmp_path / "api-keys")), {})

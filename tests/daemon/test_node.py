@@ -13,8 +13,8 @@ from exo_rkllm.backends.base import GenerationRequest, Message, Piece
 from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.config import Cluster, load
-from exo_rkllm.daemon.node import DispatchServing, node, settings_of
+from exo_rkllm.config import load
+from exo_rkllm.daemon.node import DispatchServing, node
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import ModelNeeds
 from exo_rkllm.errors import NpuUnavailable
@@ -61,13 +61,6 @@ async def test_a_task_stands_in_the_common_queue(dispatcher: Dispatcher, catalog
     events = [event async for event in DispatchServing(dispatcher, catalogue).generate(request, client="exo")]
     assert "".join(event.text for event in events if isinstance(event, Piece)) == "hello cluster"
     assert dispatcher.status().models[0].state == "ready"
-
-
-def test_every_setting_reaches_the_node() -> None:
-    section = Cluster(namespace="lab", endpoints=("tcp/10.0.0.1:52414",), placement="dashboard", name="kitchen")
-    settings = settings_of(section)
-    assert (settings.namespace, settings.endpoints) == ("lab", ("tcp/10.0.0.1:52414",))
-    assert (settings.placement, settings.name, settings.models) == ("dashboard", "kitchen", ("*",))
 
 
 async def test_a_node_is_made_only_where_it_is_wanted(

@@ -26,7 +26,7 @@ from exo_rkllm.api.peer import SocketPeer, peer_of
 from exo_rkllm.cli import ps
 from exo_rkllm.cli.figures import seconds_of, size, span
 from exo_rkllm.client.control import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find, group_of
-from exo_rkllm.config import Control
+from exo_rkllm.config import ControlSettings
 from exo_rkllm.daemon import listen
 from exo_rkllm.errors import ExoRkllmError
 from tests.daemon.running import REPOSITORY, House
@@ -72,7 +72,7 @@ def test_a_user_who_is_not_in_the_group_is_told_how_to_get_in() -> None:
     with TemporaryDirectory() as folder:  # pytest's own is closed to everybody else
         Path(folder).chmod(0o755)
         path = Path(folder) / "control.sock"
-        with listen.control_socket(Control(str(path), "")) as sock:
+        with listen.control_socket(ControlSettings(str(path), "")) as sock:
             said = as_user(65534, lambda: find({"HOME": "/", "EXO_RKLLM_CONTROL_SOCKET": str(path)}))
             assert sock.fileno() > 0
     group = grp.getgrgid(os.getgid()).gr_name

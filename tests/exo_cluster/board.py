@@ -14,7 +14,7 @@ from pathlib import Path
 
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import BoardFacts
-from exo_rkllm.cluster.settings import ClusterSettings
+from exo_rkllm.config import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
 
 

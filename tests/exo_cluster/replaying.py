@@ -26,9 +26,9 @@ from exo_rkllm.cluster.effects import (
 )
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.session.membership import Membership, MembershipSources
-from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
 from exo_rkllm.cluster.wire.revisions import supported
+from exo_rkllm.config.table import Placement
 from exo_rkllm.errors import ExoRkllmError, RunError
 from tests.exo_cluster.captured import Record
 from tests.exo_cluster.desk import MODEL

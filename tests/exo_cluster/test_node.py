@@ -26,7 +26,7 @@ from exo_rkllm.cluster.session import link
 from exo_rkllm.cluster.session.link import Connection, Inbox, ZenohLink
 from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage
 from exo_rkllm.cluster.session.view import Phase
-from exo_rkllm.cluster.settings import ClusterSettings
+from exo_rkllm.config import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
 from tests.exo_cluster.lab import TESTS, counted, until
 

@@ -9,7 +9,6 @@ from typing import Any
 from exo_rkllm.backends.base import Finish, Piece, Progress, Timings, Usage
 from exo_rkllm.cluster.serving import Servable
 from exo_rkllm.cluster.session.replica import Replica
-from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire import reading
 from exo_rkllm.cluster.wire.messages import (
     AddCustomModelCard,
@@ -63,6 +62,7 @@ from exo_rkllm.cluster.worker.events import (
 )
 from exo_rkllm.cluster.worker.rules import backends
 from exo_rkllm.cluster.worker.state import Worker
+from exo_rkllm.config.table import Placement
 from exo_rkllm.errors import RunError
 from tests.exo_cluster.desk import MODEL
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.cli import VERBS, verb_parser
-from exo_rkllm.config.table import TABLE
+from exo_rkllm.config.table import TABLE, assigned
 from tools import completion, manual
 from tools.package_data import files
 from tools.words import commands
@@ -57,8 +57,8 @@ def test_the_page_of_settings_has_them_all(tmp_path: Path) -> None:
     page = rendered("exo-rkllm.toml.5", tmp_path)
     for section, table in TABLE.items():
         assert f"[{section}]" in page
-        for key in table.values():
-            assert f"{key.name} = {key.kind.write(key.default)}" in page
+        for spec in table.fields:
+            assert assigned(spec, spec.default) in page
 
 
 def complete(words: list[str], tmp_path: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from exo_rkllm.cluster.discovery.namespace import digest, named
 from exo_rkllm.cluster.discovery.packets import Hello, Packet, WhatsUp
-from exo_rkllm.cluster.settings import AUTO
+from exo_rkllm.config.table import AUTO
 
 # Every exo node says Hello once a second: after this time all clusters of the network were heard.
 DISCOVERY_WINDOW = 1.2

@@ -32,7 +32,6 @@ from exo_rkllm.cluster.session.log import EventLog
 from exo_rkllm.cluster.session.publishing import PublishQueue
 from exo_rkllm.cluster.session.replica import Replica, read
 from exo_rkllm.cluster.session.view import ClusterCounters, ClusterView, Echoes, Phase, instance_views, node_views
-from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire import clean, drift, messages, reading
 from exo_rkllm.cluster.wire.messages import (
     ChunkGenerated,
@@ -58,6 +57,7 @@ from exo_rkllm.cluster.worker import events, offers
 from exo_rkllm.cluster.worker.decide import decide
 from exo_rkllm.cluster.worker.rules import backends
 from exo_rkllm.cluster.worker.state import Worker
+from exo_rkllm.config.table import Placement
 from exo_rkllm.errors import ExoRkllmError
 
 # exo forgets a node that is silent for 30 s; one message in 5 s is plenty (reference 2.5).

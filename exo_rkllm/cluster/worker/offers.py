@@ -6,7 +6,6 @@ from dataclasses import fields
 from typing import Any
 
 from exo_rkllm.cluster.serving import Servable
-from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire import clean
 from exo_rkllm.cluster.wire.messages import (
     Host,
@@ -17,6 +16,7 @@ from exo_rkllm.cluster.wire.messages import (
     SamplingDefaults,
     ShardAssignments,
 )
+from exo_rkllm.config.table import Placement
 from exo_rkllm.sampling import EXO, SAMPLING_NAMES, Sampling
 
 PREFIX = "rkllm/"

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from exo_rkllm.cluster.serving import Servable
-from exo_rkllm.cluster.settings import Placement
 from exo_rkllm.cluster.wire.messages import ModelCard, RunnerStatus
 from exo_rkllm.cluster.wire.reading import Task
 from exo_rkllm.cluster.worker.effects import Command
+from exo_rkllm.config.table import Placement
 
 # Commands have no echo of their own: one whose result does not show is given again.
 REPEAT = 5.0
