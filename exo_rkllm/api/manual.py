@@ -1,4 +1,4 @@
-"""docs/api.md, written from the tables: `python -m exo_rkllm.api.manual > docs/api.md`."""
+"""Generate docs/api.md from the tables: `python -m exo_rkllm.api.manual > docs/api.md`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ from exo_rkllm.schema.specs import Number as Ranged
 INTRODUCTION = """\
 # The HTTP API
 
-The daemon answers on port 52415, on loopback unless the configuration says otherwise. Any OpenAI, Anthropic or Ollama
-client works when it is pointed there:
+The daemon listens on port 52415, on loopback by default. Point any OpenAI, Anthropic or Ollama client at it:
 
 | client | setting |
 |---|---|
@@ -35,25 +34,26 @@ client works when it is pointed there:
 | Anthropic | `base_url = "http://localhost:52415"`, any key |
 | Ollama | `OLLAMA_HOST=http://localhost:52415` |
 
-Off loopback a key of `[api] keys` is needed, as `Authorization: Bearer KEY` or `x-api-key: KEY`. What changes the
-daemon for everybody (pull, delete, load, unload) needs a key with the right to control, or the command line.
+Beyond loopback, requests need a key from `[api] keys`, as `Authorization: Bearer KEY` or `x-api-key: KEY`. Endpoints
+that change the daemon for everyone (pull, delete, load, unload) need a key with the right to control; the command
+line can always use them.
 
-* Every answer has an `X-Request-Id`; one that the client sends is taken over.
-* Errors have the shape of the API that was called, and always a sentence and what to do about it. A full queue is a
-  503 with `Retry-After`.
-* A parameter that cannot be honoured is refused by name; one that nobody here knows is left alone, and listed in the
-  answer's `X-Ignored-Fields`.
-* A client that hangs up ends its own run at once, and no other.
-* The runtime tells how many prompt tokens it computed (in its statistics; before 1.2.1 in its log), but not how many
-  its cache already held. A prompt's length is therefore exact on an empty cache and for a prompt that was counted
-  before; otherwise it is an estimate, and `usage` says `"prompt_tokens_estimated": true`. Prompt minus cached tokens is
-  exact either way. Where the runtime counted nothing, the estimate is made from the text's length, cached tokens are
-  left out, and so is Ollama's `prompt_eval_count`.
+* Every response has an `X-Request-Id`, which is the client's own if it sent one.
+* Errors have the format of the API that was called, and always contain a sentence and a hint. A full queue answers 503
+  with `Retry-After`.
+* A parameter that cannot be honoured is refused by name. Unknown parameters are ignored and listed in the response's
+  `X-Ignored-Fields`.
+* When a client disconnects, its own run ends at once, and no other.
+* The runtime reports how many prompt tokens it computed (in its statistics; before 1.2.1 in its log), but not how
+  many its cache already held. The length of a prompt is therefore exact on an empty cache and for a prompt that was
+  counted before. Otherwise it is an estimate, and `usage` contains `"prompt_tokens_estimated": true`. The difference
+  between prompt and cached tokens is exact either way. If the runtime counted nothing, the estimate is based on the
+  length of the text, and cached tokens and Ollama's `prompt_eval_count` are omitted.
 
-The same as an OpenAPI document: `GET /openapi.json`. This page is written from the tables that check requests.
+`GET /openapi.json` returns the same as an OpenAPI document. This page is generated from the tables that check requests.
 """
 TITLES = {"openai": "OpenAI, and the daemon itself", "anthropic": "Anthropic", "ollama": "Ollama"}
-RIGHTS = {"open": "anybody", "use": "who may ask", "control": "who may control"}
+RIGHTS = {"open": "everyone", "use": "clients", "control": "clients with control"}
 
 
 def manual(rows: Iterable[Endpoint]) -> str:
@@ -61,11 +61,11 @@ def manual(rows: Iterable[Endpoint]) -> str:
     parts = [INTRODUCTION]
     for language, title in TITLES.items():
         mine = [row for row in rows if row.language == language]
-        parts.append(f"\n## {title}\n\n| endpoint | | for |\n|---|---|---|\n")
+        parts.append(f"\n## {title}\n\n| endpoint | what it does | open to |\n|---|---|---|\n")
         parts += [f"| `{row.method} {plain_path(row)}` | {row.about} | {RIGHTS[row.right]} |\n" for row in mine]
         for row in mine:
             if row.body is not None:
-                parts.append(f"\n### {row.method} {plain_path(row)}\n\n| field | type | |\n|---|---|---|\n")
+                parts.append(f"\n### {row.method} {plain_path(row)}\n\n| field | type | meaning |\n|---|---|---|\n")
                 parts += list(_fields(row.body))
     return "".join(parts)
 

@@ -11,25 +11,25 @@ from exo_rkllm.schema.quantities import written
 from exo_rkllm.schema.specs import FieldSpec
 
 HEAD = """\
-# Configuration of exo-rkllm. Every line with a setting is commented out and shows its default.
-# Further files in conf.d/*.toml beside this one are read after it, in the order of their names, and
-# variables EXO_RKLLM_<SECTION>_<KEY> after those. Check what you wrote: exo-rkllm config check
-# Then: systemctl reload exo-rkllm (no request is dropped).
+# Configuration of exo-rkllm. Every setting is commented out and shows its default.
+# Files in conf.d/*.toml beside this one are read after it, in the order of their names, followed by
+# the environment variables EXO_RKLLM_<SECTION>_<KEY>. To check your changes: exo-rkllm config check
+# To apply them: systemctl reload exo-rkllm (no request is dropped).
 """
 WIDTH = 100
 PREFACE = """\
 # Configuration
 
-Made from `exo_rkllm/config/table.py`; a test keeps it in step. `exo-rkllm config show --defaults` prints the same as a
-file to start from.
+This page is generated from `exo_rkllm/config/table.py`. `exo-rkllm config show --defaults` prints the same settings
+as a file to start from.
 
 The service reads `/etc/exo-rkllm/config.toml`, then `/etc/exo-rkllm/conf.d/*.toml` in the order of their names, then
-the environment. Whoever starts `exo-rkllm serve` without being the service has `~/.config/exo-rkllm/config.toml` read
-after these. `EXO_RKLLM_CONFIG` or `--config` names another file, which then stands alone with the `conf.d` beside it.
+the environment. If you start `exo-rkllm serve` yourself, it also reads `~/.config/exo-rkllm/config.toml`, before the
+environment. `EXO_RKLLM_CONFIG` or `--config` replaces all of these files with another one and the `conf.d` beside it.
 
-A key that does not exist or has the wrong type is an error with its file, line and the nearest key that exists:
-`exo-rkllm config check`. `systemctl reload exo-rkllm` takes a changed file over without dropping a request; what needs
-a restart says so in the log."""
+An unknown key or a value of the wrong type is an error that names the file, the line and the nearest existing key; run
+`exo-rkllm config check`. `systemctl reload exo-rkllm` applies changes without dropping a request and logs which of them
+need a restart."""
 
 
 def default_file() -> str:
@@ -53,7 +53,7 @@ def page() -> str:
     parts = [PREFACE]
     for section in TABLE:
         parts.append(f"## `[{section}]`\n\n{_about(section)}")
-        rows = ["| Key | Type | Default | What it does | Example | Variable |", "|---|---|---|---|---|---|"]
+        rows = ["| Key | Type | Default | Meaning | Example | Variable |", "|---|---|---|---|---|---|"]
         rows += [
             f"| `{spec.name}` | {spec.kind.what} | `{_value(spec, spec.default)}` | {spec.about} | "
             f"`{_value(spec, spec.example)}` | `{variable}` |"

@@ -38,11 +38,11 @@ PROBES: tuple[HardwareProbe, ...] = (
     HardwareProbe(
         "identity",
         "command",
-        "What the board, its SoC and its kernel are called",
+        "Names of the board, its SoC and its kernel",
         "tr '\\0' '\\n' </sys/firmware/devicetree/base/model; echo; "
         "tr '\\0' '\\n' </sys/firmware/devicetree/base/compatible; cat /proc/sys/kernel/osrelease; "
         "head -4 /etc/os-release",
-        "A row of npu-platform 1.7; a string that is not there belongs into the table.",
+        "A row of npu-platform 1.7; a string that is missing there must be added.",
         r"^rockchip,r[kv]\d{4}",
     ),
     HardwareProbe(
@@ -64,7 +64,7 @@ PROBES: tuple[HardwareProbe, ...] = (
     HardwareProbe(
         "udev",
         "command",
-        "What udev knows of the NPU's nodes, and whether the package's rules took hold",
+        "What udev knows about the NPU's nodes, and whether the package's rules applied",
         "udevadm info -q property /sys/bus/platform/devices/{npu}; udevadm info -q property {render}",
         "SYSTEMD_ALIAS=/exo/rkllm/npu on the platform device, tag systemd on the node (udev/70-exo-rkllm.rules).",
         r"^SYSTEMD_ALIAS=/exo/rkllm/npu$",
@@ -82,7 +82,7 @@ PROBES: tuple[HardwareProbe, ...] = (
     HardwareProbe(
         "devfreq",
         "command",
-        "Clocks, governors and how long each was used",
+        "Clocks, governors and how long each clock was used",
         'cd /sys/class/devfreq && for d in *.npu dmc; do echo "== $d"; head $d/governor $d/available_governors '
         "$d/cur_freq $d/min_freq $d/max_freq $d/available_frequencies; cat $d/trans_stat; done",
         "The governor performance is offered for the NPU and for dmc (npu-platform 3.3).",
@@ -99,7 +99,7 @@ PROBES: tuple[HardwareProbe, ...] = (
     HardwareProbe(
         "interrupts",
         "command",
-        "One interrupt row a core, shared with the IOMMU",
+        "One interrupt row per core, shared with the IOMMU",
         "grep -E '{address}|iommu' /proc/interrupts | cut -c1-200",
         "Three rows on RK3588, two on RK3576, hwirq 142 to 144 or 279 and 280 (npu-platform 1.3).",
         r"{npu}",
@@ -107,7 +107,7 @@ PROBES: tuple[HardwareProbe, ...] = (
     HardwareProbe(
         "load-line",
         "command",
-        "The load line byte for byte",
+        "The driver's load line, byte by byte",
         "od -c /sys/kernel/debug/rknpu/load; cat /sys/kernel/debug/rknpu/power /sys/kernel/debug/rknpu/version",
         "One of the forms of npu-platform 3.2.",
         r"N +P +U +l +o +a +d",
@@ -118,7 +118,7 @@ PROBES: tuple[HardwareProbe, ...] = (
         "command",
         "Whether the sandboxed service can read the counters",
         "nsenter -t $(systemctl show -p MainPID --value exo-rkllm) -m head /run/exo-rkllm/rknpu/load",
-        "The same line as root sees (npu-platform 4, method A).",
+        "The same line that root sees (npu-platform 4, method A).",
         r"^NPU load:",
         root=True,
         live=True,
@@ -126,9 +126,9 @@ PROBES: tuple[HardwareProbe, ...] = (
     HardwareProbe(
         "kernel-log",
         "command",
-        "What the kernel says of the NPU",
+        "Messages of the kernel about the NPU",
         "dmesg | grep -iE 'rknpu|fdab|27700000|iommu.*npu|rocket' | tail -60",
-        "No failed, timeout or soft reset; the benign lines of npu-platform 6, note 12.",
+        "No failed, timeout or soft reset; only the harmless lines of npu-platform 6, note 12.",
         QUIET,
         root=True,
         live=True,
@@ -137,14 +137,14 @@ PROBES: tuple[HardwareProbe, ...] = (
     HardwareProbe(
         "answers",
         "measured",
-        "Load time, speed of prompt and answer, memory, and the library's own first lines",
+        "Load time, prompt and answer speed, memory, and the library's first log lines",
         f"{OWN}answers",
         "The vendor's table at full clocks (rkllm-runtime 5.1).",
     ),
     HardwareProbe(
         "load-follows",
         "measured",
-        "Whether the NPU's load, clock and temperature move while a model answers",
+        "Whether the NPU's load, clock and temperature change while a model answers",
         f"{OWN}load-follows",
         "65 to 70 % on each core while decoding on RK3588 (npu-platform 3.2).",
     ),
@@ -158,86 +158,86 @@ PROBES: tuple[HardwareProbe, ...] = (
     HardwareProbe(
         "reading-wakes-nothing",
         "measured",
-        "That ten readings of all counters leave a sleeping NPU asleep",
+        "Whether a sleeping NPU stays asleep while all counters are read ten times",
         f"{OWN}reading-wakes-nothing",
         "runtime_active_time does not grow (npu-platform 3.4).",
     ),
     HardwareProbe(
         "prefix-reuse",
         "measured",
-        "Whether the second turn of a conversation finds the first in the cache",
+        "Whether the second turn of a conversation reuses the first from the cache",
         f"{OWN}prefix-reuse",
-        "Cached prompt tokens, and a shorter wait (rkllm-runtime 2.10).",
+        "Cached prompt tokens, and a shorter time to the first token (rkllm-runtime 2.10).",
     ),
     HardwareProbe(
         "abort",
         "measured",
         "How long an abort in the middle of an answer takes",
         f"{OWN}abort",
-        "A token while decoding; up to about 1.3 s while the prompt is read (rknn-llm issue 400).",
+        "One token while decoding; up to about 1.3 s during prefill (rknn-llm issue 400).",
     ),
     HardwareProbe(
         "opened",
         "measured",
-        "Which device nodes the library really opens",
+        "Which device nodes the library opens",
         f"{OWN}opened",
         "A card node, and perhaps /dev/dma_heap (npu-platform 2.3).",
     ),
     HardwareProbe(
         "memory-freed",
         "measured",
-        "Whether unloading gives all memory back",
+        "Whether unloading frees all memory",
         f"{OWN}memory-freed",
-        "Within 64 MiB of what was available before (one process a model).",
+        "Within 64 MiB of what was available before (one process per model).",
     ),
     # ── what a person has to do ─────────────────────────────────────────────────────────────────
     HardwareProbe(
         "driver-reload",
         "by hand",
-        "What happens when the driver is taken away under load and comes back",
+        "What happens when the driver is unbound under load and bound again",
         "exo-rkllm run NAME 'count to 500' & echo {npu} | sudo tee /sys/bus/platform/drivers/RKNPU/unbind; sleep 3; "
         "echo {npu} | sudo tee /sys/bus/platform/drivers/RKNPU/bind; exo-rkllm doctor",
-        "The request fails with the reason, the daemon stays up, and serves again after bind (npu-platform 12).",
+        "The request fails with the reason; the daemon stays up and serves again after the bind (npu-platform 12).",
         root=True,
     ),
     HardwareProbe(
         "bind-after-reload",
         "by hand",
-        "Whether the service still sees the counters after the driver was bound anew",
+        "Whether the service still sees the counters after the driver was bound again",
         "after driver-reload: systemctl status run-rkllm-npu.mount; exo-rkllm doctor; exo-rkllm top --once",
-        "Without a restart, through the mount; the folder that the unit binds stays dead (npu-platform 12).",
+        "Yes, through the mount and without a restart; the folder that the unit binds stays empty (npu-platform 12).",
         root=True,
     ),
     HardwareProbe(
         "clocks",
         "by hand",
-        "What [board] performance = true brings, and that everything is put back",
+        "What [board] performance = true changes, and that everything is restored",
         "grep -H . /sys/class/devfreq/*/governor /sys/devices/system/cpu/cpufreq/*/scaling_governor before, while a "
         "model is loaded, and after systemctl stop exo-rkllm",
-        "performance in between, and the same files before and after (npu-platform 6, notes 2 to 5).",
+        "performance while the model is loaded, and the same values before and after (npu-platform 6, notes 2 to 5).",
         root=True,
     ),
     HardwareProbe(
         "two-models",
         "by hand",
-        "Two models in two IOMMU domains at once",
+        "Two models in two IOMMU domains at the same time",
         "exo-rkllm load A; exo-rkllm load B; exo-rkllm ps; sudo dmesg | grep -i 'iommu domain' | tail",
         "Both ready in different domains; switch messages are informational (npu-platform 6, notes 8 and 9).",
     ),
     HardwareProbe(
         "mdwe",
         "by hand",
-        "Whether the library works where memory cannot be writable and executable",
+        "Whether the library works when memory cannot be both writable and executable",
         "sudo systemd-run --wait --pipe -p MemoryDenyWriteExecute=yes -p User=exo-rkllm exo-rkllm run NAME hello",
-        "Unverified (npu-platform 4): decides whether the unit may set it.",
+        "Unverified (npu-platform 4); the result decides whether the unit can set it.",
         root=True,
     ),
     HardwareProbe(
         "throttle",
         "by hand",
-        "What a hot board does, in exo-rkllm top",
-        "exo-rkllm top while one request after the other is asked for twenty minutes, without a fan",
-        "The NPU's limit drops to 800 MHz above 85 degrees on RK3588 and comes back below 80 (npu-platform 3.6).",
+        "What a hot board does, as exo-rkllm top shows it",
+        "exo-rkllm top while requests follow one another for twenty minutes, without a fan",
+        "On RK3588 the NPU's limit drops to 800 MHz above 85 degrees and returns below 80 (npu-platform 3.6).",
     ),
 )
 
@@ -249,16 +249,16 @@ def keys() -> Iterator[str]:
 HEAD = """\
 # Hardware checks
 
-What the tests of this repository cannot show, because there is no board in them. Each has its command; what is marked
-*measured* or *command* is done by
+These checks need a real board, so the tests of this repository cannot perform them. Each has its command. The checks
+marked *measured* or *command* are run by
 
     exo-rkllm selftest --model NAME
 
-which writes a report to attach to an issue; root adds what only root may read. A command's output is held against what
-is expected, and stands in the report. selftest opens no device itself, changes no setting, and leaves out serial
-numbers and addresses. What is marked *by hand* is disruptive or takes judgement.
+which writes a report to attach to an issue; as root, it includes what only root may read. The output of a command is
+compared with what is expected, and is part of the report. selftest opens no device itself, changes no setting, and
+leaves out serial numbers and addresses. Checks marked *by hand* are disruptive or require judgement.
 
-This page is made from `exo_rkllm/doctor/hardware.py`; the sections it names are those of the project's reference.
+This page is generated from `exo_rkllm/doctor/hardware.py`. Section numbers refer to the project's reference.
 
 """
 
