@@ -10,6 +10,19 @@ from typing import Any, TypeAlias
 from exo_rkllm.backends.base import JSON, SAMPLING_NAMES, Engine, Model
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.errors import NotSupported, UsageError
+from exo_rkllm.schema.specs import (
+    Anything,
+    FieldError,
+    FieldSpec,
+    Free,
+    List,
+    Number,
+    ObjectSpec,
+    Switch,
+    Text,
+    ValueSpec,
+    Whole,
+)
 
 EngineFactory: TypeAlias = Callable[[Model, EngineHost], Engine]
 # Ours, by reference as an entry point has it: each is imported with the first model that wants it.
@@ -37,10 +50,11 @@ class EngineOption:
     default: JSON
     says: str
 
-    def fits(self, value: object) -> bool:
-        if isinstance(value, bool):
-            return self.type is bool
-        return isinstance(value, int | float if self.type is float else self.type)
+
+# What an option of each type may hold.
+KINDS: Mapping[type, ValueSpec] = {
+    str: Text(), int: Whole(), float: Number(), bool: Switch(), list: List(Anything()), dict: Free(),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +88,13 @@ class EngineSpec:
             )
 
     def options_of(self, model: Model) -> dict[str, Any]:
-        """The card's options over the defaults; an unknown name or a wrong type is refused."""
-        for name, value in model.options.items():
-            option = self.options.get(name)
-            if option is None:
-                raise UsageError(
-                    f"{model.id} sets {name!r}, which engine {self.name} does not have.",
-                    f"It has: {', '.join(self.options) or 'no options'}.",
-                )
-            if not option.fits(value):
-                raise UsageError(f"{model.id} sets {name} to {value!r}, which is not of type {option.type.__name__}.")
-        return {name: model.options.get(name, option.default) for name, option in self.options.items()}
+        """The card's options over the defaults; raises a UsageError for an unknown name or a wrong type."""
+        rows = tuple(FieldSpec(name, KINDS[option.type], option.says) for name, option in self.options.items())
+        try:
+            checked = ObjectSpec(self.name, rows, strict=True).check(dict(model.options), "options")
+        except FieldError as error:
+            raise UsageError(f"Engine {self.name} refuses the card of {model.id}: {error.clause}", error.hint) from None
+        return {name: checked.get(name, option.default) for name, option in self.options.items()}
 
 
 class EngineRegistry:

@@ -29,6 +29,11 @@ class FieldError(UsageError):
         super().__init__(sentence, hint)
         self.field = field
 
+    @property
+    def clause(self) -> str:
+        """The sentence as it stands after a place and a colon."""
+        return self.sentence[0].lower() + self.sentence[1:] if self.sentence.startswith("There") else self.sentence
+
     @classmethod
     def rebuilt(cls, sentence: str, hint: str) -> FieldError:
         return cls("", sentence, hint)

@@ -35,8 +35,7 @@ def parse(text: str, where: str, kind: type[ExoRkllmError], hint: str) -> dict[s
 def complaint(error: FieldError, text: str, where: str) -> str:
     """The sentence of an error about a value of `text`, which was read from `where`, with its line."""
     line = line_of(text, re.sub(r"\[\d+\]$", "", error.field))
-    sentence = error.sentence[:1].lower() + error.sentence[1:] if error.sentence.startswith("There") else error.sentence
-    return f"{where}, line {line}: {sentence}" if line else f"{where}: {sentence}"
+    return f"{where}, line {line}: {error.clause}" if line else f"{where}: {error.clause}"
 
 
 def line_of(text: str, path: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 from exo_rkllm.backends.base import JSON, Engine, Model, Tokenizer
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.backends.host import EngineHost
-from exo_rkllm.backends.registry import BUILT_IN, EngineRegistry, EngineSpec
+from exo_rkllm.backends.registry import BUILT_IN, KINDS, EngineRegistry, EngineSpec
 from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
 from exo_rkllm.catalogue.card import parse
 from exo_rkllm.catalogue.store import Entry
@@ -38,7 +38,9 @@ def test_each_row_is_filed_under_its_own_name(name: str) -> None:
     kind = EngineRegistry().get(name)
     assert kind is not None
     assert kind.name == name
-    assert all(option.says and option.fits(option.default) for option in kind.options.values())
+    for option in kind.options.values():
+        assert option.says
+        KINDS[option.type].check(option.default, name)
 
 
 def test_a_plugin_cannot_take_the_name_of_one_of_ours() -> None:
@@ -48,9 +50,9 @@ def test_a_plugin_cannot_take_the_name_of_one_of_ours() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"colour": "red"}, "m sets 'colour', which engine dummy does not have"),
-        ({"load_seconds": "long"}, "m sets load_seconds to 'long', which is not of type float"),
-        ({"load_seconds": True}, "m sets load_seconds to True, which is not of type float"),
+        ({"colour": "red"}, "Engine dummy refuses the card of m: there is no key options.colour"),
+        ({"load_seconds": "long"}, "options.load_seconds must be a number, not 'long'"),
+        ({"load_seconds": True}, "options.load_seconds must be a number, not true"),
         ({"load_seconds": -1}, "m sets load_seconds below 0"),
     ],
 )

@@ -281,7 +281,7 @@ async def test_a_build_for_another_processor_is_named(gguf: Gguf) -> None:
     [
         ({"program": "/nonexistent/llama-server"}, LoadError, "no program /nonexistent/llama-server"),
         ({"arguments": ["--fail", "model architecture unknown"]}, LoadError, "exit code 1: error: model architecture"),
-        ({"colour": "red"}, UsageError, "'colour', which engine llamacpp does not have"),
+        ({"colour": "red"}, UsageError, "Engine llamacpp refuses the card of .*: there is no key options.colour"),
         ({"load_seconds": 0.0}, LoadError, "not loaded after 0 s"),
     ],
 )

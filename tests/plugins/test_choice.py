@@ -65,7 +65,7 @@ def test_the_operator_goes_before_the_card_and_the_card_before_the_file(
     ("card", "says"),
     [
         ('engine = "quantum"\n', "m wants the engine 'quantum', which is not installed"),
-        ('engine = "dummy"\n[options]\ncolour = "red"\n', "m sets 'colour', which engine dummy does not have"),
+        ('engine = "dummy"\n[options]\ncolour = "red"\n', "there is no key options.colour"),
         ('engine = "rkllm"\n[weights]\nfile = "m.gguf"\n', "m is a .gguf file; engine rkllm loads .rkllm"),
     ],
 )
