@@ -1,22 +1,42 @@
-"""The route table, and the web application made of it."""
+"""The route table, and what happens to every request around its endpoint: identity, rights, body, errors."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
 from aiohttp import web
 
-from exo_rkllm.api import anthropic, embeddings, ollama, openai, openapi, page, responses, status
-from exo_rkllm.api.context import ApiContext
-from exo_rkllm.api.conversations import Conversations
-from exo_rkllm.api.endpoint import Endpoint
-from exo_rkllm.api.serve import middleware, serve
+from exo_rkllm.api import anthropic, faults, ollama, openai, openapi, page, responses, status
+from exo_rkllm.api.access import check_api_key, check_control, check_site, common_headers, is_unix
+from exo_rkllm.api.body import read_body
+from exo_rkllm.api.context import ApiContext, Call, Endpoint
+from exo_rkllm.api.encoding import json_response
+from exo_rkllm.api.streaming import cancelled_when_gone
+from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.schema.specs import ObjectSpec
+
+Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = logging.getLogger("exo_rkllm.api")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+FIELD_NAME = re.compile(r"[A-Za-z0-9._-]{1,40}", re.ASCII)
+# More ignored fields than these are not listed in the header.
+MOST_IGNORED = 20
+# aiohttp 3.14 warns of plain strings, and 3.8 has nothing else.
+ID: Any = web.RequestKey("id", str) if hasattr(web, "RequestKey") else "exo_rkllm.id"
 
 
 def endpoints() -> tuple[Endpoint, ...]:
     """Every endpoint there is; what they have to remember between calls is made here."""
     rows = (
         *openai.ENDPOINTS,
-        *embeddings.ENDPOINTS,
-        *responses.endpoints(Conversations()),
+        *responses.endpoints(),
         *anthropic.ENDPOINTS,
         *ollama.ENDPOINTS,
         *status.ENDPOINTS,
@@ -25,8 +45,109 @@ def endpoints() -> tuple[Endpoint, ...]:
     return (*rows, openapi.endpoint(rows))
 
 
-def application(parts: ApiContext) -> web.Application:
-    app = web.Application(middlewares=[middleware(parts)], client_max_size=parts.settings().body_bytes)
+def application(context: ApiContext) -> web.Application:
+    app = web.Application(middlewares=[_middleware(context)], client_max_size=context.settings().body_bytes)
     for endpoint in endpoints():
-        app.router.add_route(endpoint.method, endpoint.path, serve(endpoint, parts))
+        app.router.add_route(endpoint.method, endpoint.path, _serve(endpoint, context))
     return app
+
+
+def _middleware(context: ApiContext) -> Any:
+    """The outermost layer; whatever is raised below leaves as JSON of the right shape, without a traceback."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Next) -> web.StreamResponse:
+        own_id = request.headers.get("X-Request-Id", "")
+        request[ID] = request_id = own_id if REQUEST_ID.fullmatch(own_id) else secrets.token_hex(16)
+        settings = context.settings()
+        try:
+            check_site(request.headers, settings)
+            response = _preflight(request) if _is_preflight(request) else await handler(request)
+        except ExoRkllmError as error:
+            response = _refusal(request, error)
+        except web.HTTPException as error:
+            response = _refusal(request, _of_http(error, request))
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("%s %s failed", request.method, ascii(request.path))
+            response = _refusal(request, faults.broken())
+        if not response.prepared:
+            response.headers.update(common_headers(request, settings, request_id))
+        return response
+
+    return answer
+
+
+def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
+    """The endpoint as aiohttp calls it."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        settings = context.settings()
+        transport = request.transport
+        local = is_unix(None if transport is None else transport.get_extra_info("socket"))
+        caller = check_api_key(
+            request.headers, request.remote or "", settings, local=local, required=endpoint.right != "open"
+        )
+        if endpoint.right == "control":
+            check_control(caller)
+        values: dict[str, Any] = {}
+        headers = common_headers(request, settings, request[ID])
+        if endpoint.body is not None:
+            body = await read_body(request, settings)
+            values = endpoint.body.check(body, "")
+            if ignored := _unknown_fields(endpoint.body, body):
+                headers["X-Ignored-Fields"] = ", ".join(ignored[:MOST_IGNORED])
+        with cancelled_when_gone(request):
+            response = await endpoint.handler(Call(context, request, caller, request[ID], values, headers))
+        if not response.prepared:
+            response.headers.update(headers)
+        return response
+
+    handler.endpoint = endpoint  # type: ignore[attr-defined]  # for `_refusal`, which has only the handler
+    return handler
+
+
+def _unknown_fields(table: ObjectSpec, body: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Paths of fields that a body brings and its table does not list; lists are not looked into."""
+    unknown = [f"{prefix}{name}" for name in table.unknown(body) if FIELD_NAME.fullmatch(name)]
+    for field in table.fields:
+        member = body.get(field.name)
+        if isinstance(field.kind, ObjectSpec) and isinstance(member, dict):
+            unknown += _unknown_fields(field.kind, member, f"{prefix}{field.name}.")
+    return unknown
+
+
+def _is_preflight(request: web.Request) -> bool:
+    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+
+
+def _preflight(request: web.Request) -> web.StreamResponse:
+    headers = {
+        "Access-Control-Allow-Methods": "GET, POST, DELETE",
+        "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", "*"),
+        "Access-Control-Max-Age": "600",
+    }
+    return web.Response(status=204, headers=headers)
+
+
+def _refusal(request: web.Request, error: ExoRkllmError) -> web.Response:
+    endpoint = getattr(request.match_info.handler, "endpoint", None)
+    language = endpoint.language if isinstance(endpoint, Endpoint) else faults.language_of(request.path)
+    body = faults.error_body(error, language, request[ID])
+    return json_response(body, status=error.status, headers=faults.error_headers(error))
+
+
+def _of_http(error: web.HTTPException, request: web.Request) -> ExoRkllmError:
+    path = ascii(request.path[:100])
+    if error.status == 404:
+        return faults.NoSuchPlace(f"Nothing answers under {path}.", "GET /openapi.json lists what does.")
+    if error.status == 405:
+        return faults.WrongMethod(f"{path} does not take {request.method}.", "GET /openapi.json lists what it takes.")
+    if error.status == 413:
+        return faults.BodyTooLarge("The body is larger than this daemon takes.", "Raise [api] body_bytes.")
+    other = ExoRkllmError(f"This request cannot be answered: {error.reason}.")
+    other.status = error.status
+    return other

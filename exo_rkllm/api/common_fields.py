@@ -1,4 +1,4 @@
-"""Pieces of a question that several APIs share: sampling fields, stop strings, images, models, pace."""
+"""Pieces of a question and of an answer that several APIs share: fields, images, tools, usage, models."""
 
 from __future__ import annotations
 
@@ -6,45 +6,90 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from exo_rkllm.api.endpoint import Call
 from exo_rkllm.backends.base import Image, Sampling, Timings, Tool, Usage
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.errors import NotSupported
-from exo_rkllm.schema.specs import Either, FieldError, FieldSpec, Free, List, Number, ObjectSpec, Text, Whole
+from exo_rkllm.schema.specs import (
+    Either,
+    FieldError,
+    FieldSpec,
+    Free,
+    List,
+    Number,
+    ObjectSpec,
+    Switch,
+    TaggedSpec,
+    Text,
+    Whole,
+)
 
 # Beside a count that an API demands and nobody counted; an addition of ours, as `timings` is.
-GUESSED: Mapping[str, bool] = {"prompt_tokens_estimated": True}
+ESTIMATED: Mapping[str, bool] = {"prompt_tokens_estimated": True}
 LONGEST_ANSWER = 1 << 24
 MOST_MESSAGES = 4096
 MOST_TOOLS = 256
+MOST_CALLS = 256
+MOST_PARTS = 1000
 
-MODEL = FieldSpec("model", Text(least=1, most=512), "The model's name, as GET /v1/models lists it.", required=True)
-TEMPERATURE = FieldSpec("temperature", Number(0, 2), "0 picks the likeliest token; higher is more varied.")
-TOP_P = FieldSpec("top_p", Number(0, 1), "Only the likeliest tokens that together have this probability.")
-TOP_K = FieldSpec("top_k", Whole(0), "Only so many of the likeliest tokens.")
-FREQUENCY = FieldSpec("frequency_penalty", Number(-2, 2), "Against tokens by how often they were said.")
-PRESENCE = FieldSpec("presence_penalty", Number(-2, 2), "Against tokens that were said at all.")
-REPEAT = FieldSpec("repeat_penalty", Number(0, 10), "Against repetition: 1 is none. The vendor's own parameter.")
-SEED = FieldSpec("seed", Whole(-(2**63), 2**63 - 1), "Refused by engines that take none; librkllmrt takes none.")
+# ── fields ───────────────────────────────────────────────────────────────────────────────────────
+
+MODEL = FieldSpec("model", Text(least=1, most=512), "Name of the model, as GET /v1/models lists it.", required=True)
+TEMPERATURE = FieldSpec(
+    "temperature", Number(0, 2), "Randomness of the answer, from 0 to 2; 0 always picks the likeliest token."
+)
+TOP_P = FieldSpec(
+    "top_p", Number(0, 1), "Samples only from the likeliest tokens whose probabilities add up to this, from 0 to 1."
+)
+TOP_K = FieldSpec("top_k", Whole(0), "Samples only from this many of the likeliest tokens; 0 sets no limit.")
+FREQUENCY = FieldSpec(
+    "frequency_penalty", Number(-2, 2), "Penalty for each earlier occurrence of a token, from -2 to 2; 0 is none."
+)
+PRESENCE = FieldSpec("presence_penalty", Number(-2, 2), "Penalty for tokens that occurred, from -2 to 2; 0 is none.")
+REPEAT = FieldSpec(
+    "repeat_penalty", Number(0, 10), "Factor against repeated tokens, from 0 to 10; 1 is none. An extension of ours."
+)
+SEED = FieldSpec("seed", Whole(-(2**63), 2**63 - 1), "Seed of the random numbers. librkllmrt has none to set.")
 STOP = FieldSpec(
     "stop",
     Either((Text(most=1000), List(Text(least=1, most=1000), most=64)), "a string or a list of strings"),
-    "The answer ends before the first of these.",
+    "Up to 64 strings of up to 1000 characters; the answer ends before the first of them.",
 )
-# JSON names that differ from those of `Sampling`.
+# Named as in `Sampling`.
 SAMPLING: tuple[FieldSpec, ...] = (TEMPERATURE, TOP_P, TOP_K, FREQUENCY, PRESENCE, REPEAT, SEED)
 FUNCTION = ObjectSpec(
     "Function",
     (
-        FieldSpec("name", Text(least=1, most=256), "What the model calls it.", required=True),
-        FieldSpec("description", Text(), "What it does, for the model."),
-        FieldSpec("parameters", Free(), "JSON Schema of its arguments."),
+        FieldSpec("name", Text(least=1, most=256), "Name by which the model calls the function.", required=True),
+        FieldSpec("description", Text(), "What the function does, written for the model."),
+        FieldSpec("parameters", Free(), "JSON Schema of the function's arguments."),
     ),
 )
-NOT_FETCHED = "No image is fetched from outside, and a model that does not see takes none at all."
+FUNCTION_TOOL = ObjectSpec("Tool", (FieldSpec("function", FUNCTION, "The function of this tool.", required=True),))
+
+
+PARALLEL_CALLS = FieldSpec(
+    "parallel_tool_calls", Switch(), "Whether an answer may hold several tool calls; true by default."
+)
+
+
+def tools_field(tool: TaggedSpec | ObjectSpec) -> FieldSpec:
+    return FieldSpec("tools", List(tool, most=MOST_TOOLS), f"Up to {MOST_TOOLS} functions that the model may call.")
+
+
+def json_schema(*fields: FieldSpec) -> tuple[FieldSpec, ...]:
+    return (
+        FieldSpec("name", Text(most=256), "Name of the schema."),
+        FieldSpec("description", Text(), "What the schema is for."),
+        FieldSpec("strict", Switch(), "Has no effect: answers are checked against the schema in any case."),
+        *fields,
+    )
+
+
+# ── questions ────────────────────────────────────────────────────────────────────────────────────
+
+IMAGE_HINT = "No image is fetched from outside, and a model that does not see takes none at all."
 DATA_URL = re.compile(r"data:(image/[a-z0-9.+-]+);base64,", re.IGNORECASE | re.ASCII)
 
 
@@ -57,20 +102,15 @@ def stop_of(value: str | list[str] | None) -> tuple[str, ...]:
     return tuple(text for text in ([value] if isinstance(value, str) else value or ()) if text)
 
 
-def entry_of(call: Call, name: str) -> Entry:
-    """The catalogue's entry, so that an unknown name is refused before anything else is done for it."""
-    return call.parts.catalogue.resolve(name)
-
-
 def image_of(url: str, where: str) -> Image:
     """Images come with the request: nothing is fetched from the network at serve time."""
-    found = DATA_URL.match(url)
-    if found is None:
-        raise FieldError(where, f"{where} must be a data URL of an image in base64.", NOT_FETCHED)
-    return Image(decoded(url[found.end() :], where), found[1].lower())
+    match = DATA_URL.match(url)
+    if match is None:
+        raise FieldError(where, f"{where} must be a data URL of an image in base64.", IMAGE_HINT)
+    return Image(base64_bytes(url[match.end() :], where), match[1].lower())
 
 
-def decoded(text: str, where: str) -> bytes:
+def base64_bytes(text: str, where: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -81,6 +121,23 @@ def tool_of(function: Mapping[str, Any], parameters: str = "parameters") -> Tool
     return Tool(function["name"], function.get("description", ""), function.get(parameters, {}))
 
 
+def tool_choice_of(value: str | Mapping[str, Any], name: str, tools: object) -> str:
+    """OpenAI's choice; `name` is that of the function where it is not a word."""
+    if isinstance(value, str):
+        return value
+    if not tools:
+        raise FieldError("tool_choice", "tool_choice names a function, and tools are missing.")
+    return name
+
+
+def thinking_of(effort: str | None) -> bool | None:
+    """OpenAI's degrees; None leaves it to the model."""
+    return None if effort is None else effort != "none"
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────
+
+
 def arguments_of(text: str) -> dict[str, Any]:
     """What a model wrote as a call's arguments, for APIs that want an object."""
     try:
@@ -88,10 +145,6 @@ def arguments_of(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {"_raw": text}
     return value if isinstance(value, dict) else {"_raw": text}
-
-
-def no_room_for(what: str, why: str) -> NotSupported:
-    return NotSupported(f"{what} is not supported here: {why}.", "Leave it out.")
 
 
 def milliseconds(timings: Timings) -> dict[str, float]:
@@ -104,11 +157,20 @@ def milliseconds(timings: Timings) -> dict[str, float]:
     }
 
 
-def total(usages: list[Usage]) -> Usage:
+def total(usages: Iterable[Usage]) -> Usage:
+    usages = list(usages)
     return Usage(
-        sum(one.prompt for one in usages),
-        sum(one.cached for one in usages),
-        sum(one.completion for one in usages),
-        guessed=any(one.guessed for one in usages),
-        counted=all(one.counted for one in usages),
+        sum(usage.prompt for usage in usages),
+        sum(usage.cached for usage in usages),
+        sum(usage.completion for usage in usages),
+        guessed=any(usage.guessed for usage in usages),
+        counted=all(usage.counted for usage in usages),
     )
+
+
+def modified_seconds(entry: Entry) -> float:
+    """When the model's folder last changed, in seconds since the epoch; 0 where it cannot be read."""
+    try:
+        return entry.folder.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,18 +1,27 @@
-"""What the faces need, and nothing else: the composition root builds it."""
+"""What an endpoint works with: the daemon's parts, the settings of the moment, the caller, and its row of the table.
+
+The composition root (daemon/web.py) builds `ApiContext`; the languages fill the route table with `Endpoint` rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from aiohttp import web
+
+from exo_rkllm.api.faults import Language
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.catalogue.progress import PullProgress
-from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.dispatch.dispatcher import Dispatcher
+from exo_rkllm.schema.specs import ObjectSpec
 
 Plain: TypeAlias = Mapping[str, JSON]
+# `open`: anybody who reaches the port; `use`: whoever may ask models; `control`: whoever may change the daemon.
+Right: TypeAlias = Literal["open", "use", "control"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +54,9 @@ class ApiServerSettings:
         return not self.loopback and not self.allow_anonymous
 
 
-def _unknown() -> Plain:
-    return {}
-
-
 @dataclass(frozen=True, slots=True)
 class ApiContext:
-    """`board` gives facts and readings as plain values (`gauges`); whoever asks again and again holds `watch`.
+    """`board` gives facts and readings as plain values; whoever reads them again and again holds `watch`.
 
     `metrics` takes the request's Accept header and gives the page and its type; `pull` takes ORG/REPO[:FILE].
     """
@@ -61,7 +66,55 @@ class ApiContext:
     settings: Callable[[], ApiServerSettings] = ApiServerSettings
     pull: Callable[[str], AsyncGenerator[PullProgress, None]] | None = None
     metrics: Callable[[str], tuple[bytes, str]] | None = None
-    board: Callable[[], Plain] = _unknown
+    board: Callable[[], Plain] = dict
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext
-    cluster: Callable[[], Plain] = _unknown
+    cluster: Callable[[], Plain] = dict
     node_id: Callable[[], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`client` is whom the queue is fair to: a key where one was sent, otherwise an address."""
+
+    client: str
+    control: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One admitted request. `values` holds the fields of its body that the endpoint's table lists, checked.
+
+    `headers` belong to every answer, streams included.
+    """
+
+    context: ApiContext
+    request: web.Request
+    caller: Caller
+    id: str
+    values: Mapping[str, Any]
+    headers: Mapping[str, str]
+
+    def entry(self, name: str = "") -> Entry:
+        """The catalogue's entry of that model, by default of the one in the path; raises ModelNotFound."""
+        return self.context.catalogue.resolve(name or self.request.match_info.get("model", ""))
+
+
+Handler: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A row of the route table. `body` is None where none is read.
+
+    `content_type` and `stream_type` (of an answer that streams) are for the OpenAPI document.
+    """
+
+    method: Literal["GET", "POST", "DELETE", "HEAD"]
+    path: str
+    handler: Handler
+    about: str
+    language: Language = "openai"
+    right: Right = "use"
+    body: ObjectSpec | None = None
+    content_type: str = "application/json"
+    stream_type: str = ""

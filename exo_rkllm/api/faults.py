@@ -1,8 +1,7 @@
-"""What goes wrong before a question reaches dispatch, and how each API says that something went wrong."""
+"""Errors that only HTTP has, and the body in which each API reports an error."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
@@ -71,7 +70,7 @@ def aborted() -> ExoRkllmError:
     return RunError("The run was ended from outside before its answer was complete.", "Ask again.")
 
 
-# ── the shapes ───────────────────────────────────────────────────────────────────────────────────
+# ── error bodies ─────────────────────────────────────────────────────────────────────────────────
 
 ANTHROPIC_TYPES: Mapping[int, str] = {
     401: "authentication_error",
@@ -83,25 +82,25 @@ ANTHROPIC_TYPES: Mapping[int, str] = {
 }
 
 
-def openai(error: ExoRkllmError, request_id: str) -> dict[str, Any]:
+def _openai(error: ExoRkllmError, request_id: str) -> dict[str, Any]:
     kind = "invalid_request_error" if error.status < 500 else "server_error"
     param = error.field if isinstance(error, FieldError) else None
     return {"error": {"message": str(error), "type": kind, "param": param, "code": error.code}}
 
 
-def anthropic(error: ExoRkllmError, request_id: str) -> dict[str, Any]:
+def _anthropic(error: ExoRkllmError, request_id: str) -> dict[str, Any]:
     kind = ANTHROPIC_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
     return {"type": "error", "error": {"type": kind, "message": str(error)}, "request_id": request_id}
 
 
-def ollama(error: ExoRkllmError, request_id: str) -> dict[str, Any]:
+def _ollama(error: ExoRkllmError, request_id: str) -> dict[str, Any]:
     return {"error": str(error)}
 
 
-SHAPES: Mapping[Language, Callable[[ExoRkllmError, str], dict[str, Any]]] = {
-    "openai": openai,
-    "anthropic": anthropic,
-    "ollama": ollama,
+ERROR_BODIES: Mapping[Language, Callable[[ExoRkllmError, str], dict[str, Any]]] = {
+    "openai": _openai,
+    "anthropic": _anthropic,
+    "ollama": _ollama,
 }
 
 
@@ -112,12 +111,11 @@ def language_of(path: str) -> Language:
     return "ollama" if path.startswith("/api/") else "openai"
 
 
-def body_of(error: ExoRkllmError, language: Language, request_id: str) -> str:
-    """One line of JSON, ASCII only: clients that split lines as Python does would cut it at U+2028."""
-    return json.dumps(SHAPES[language](error, request_id), separators=(",", ":"))
+def error_body(error: ExoRkllmError, language: Language, request_id: str) -> dict[str, Any]:
+    return ERROR_BODIES[language](error, request_id)
 
 
-def headers_of(error: ExoRkllmError) -> dict[str, str]:
+def error_headers(error: ExoRkllmError) -> dict[str, str]:
     if isinstance(error, Busy):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
     return {"WWW-Authenticate": "Bearer"} if isinstance(error, KeyNeeded) else {}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from exo_rkllm.api.application import endpoints
-from exo_rkllm.api.endpoint import Endpoint
+from exo_rkllm.api.context import Endpoint
 from exo_rkllm.api.openapi import plain_path
 from exo_rkllm.schema.specs import (
     Anything,

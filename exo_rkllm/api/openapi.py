@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from functools import partial
@@ -11,7 +10,8 @@ from typing import Any
 from aiohttp import web
 
 from exo_rkllm import __version__
-from exo_rkllm.api.endpoint import Call, Endpoint
+from exo_rkllm.api.context import Call, Endpoint
+from exo_rkllm.api.encoding import encode
 from exo_rkllm.api.faults import Language
 
 ERRORS: dict[Language, dict[str, Any]] = {
@@ -81,8 +81,8 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
 
 def _operation(endpoint: Endpoint) -> dict[str, Any]:
     answers = {endpoint.content_type: {"schema": _answer(endpoint.content_type)}}
-    if endpoint.streams:
-        answers[endpoint.streams] = {"schema": {}}
+    if endpoint.stream_type:
+        answers[endpoint.stream_type] = {"schema": {}}
     error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{endpoint.language}-error"}}}
     if endpoint.path == "/readyz":
         error = {"text/plain": {"schema": {"type": "string"}}}
@@ -113,10 +113,10 @@ def _answer(content_type: str) -> dict[str, Any]:
     return {} if content_type in ("application/json", "text/event-stream") else {"type": "string"}
 
 
-async def _tell(body: str, call: Call) -> web.StreamResponse:
+async def _send(body: str, call: Call) -> web.StreamResponse:
     return web.Response(text=body, content_type="application/json")
 
 
 def endpoint(endpoints: Iterable[Endpoint]) -> Endpoint:
-    body = json.dumps(document(endpoints), separators=(",", ":"))
-    return Endpoint("GET", "/openapi.json", partial(_tell, body), "This document.", right="open")
+    body = encode(document(endpoints))
+    return Endpoint("GET", "/openapi.json", partial(_send, body), "Returns this document.", right="open")

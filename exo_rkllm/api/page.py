@@ -10,7 +10,7 @@ from pathlib import Path
 from aiohttp import web
 
 from exo_rkllm import __version__
-from exo_rkllm.api.endpoint import Call, Endpoint
+from exo_rkllm.api.context import Call, Endpoint
 
 FOLDER = Path(__file__).parent / "page"
 FILES: Mapping[str, tuple[str, str]] = {
@@ -47,11 +47,14 @@ def endpoints() -> tuple[Endpoint, ...]:
     """Nothing in these files is secret; what they show is asked for with the visitor's own key."""
     bodies = {path: (FOLDER / name).read_bytes() for path, (name, _) in FILES.items()}
     page = partial(root, bodies["/"])
+    html, about = "text/html", "Returns a file of the status page."
     return (
-        Endpoint("GET", "/", page, "The status page.", right="open", content_type="text/html", streams="text/plain"),
-        Endpoint("HEAD", "/", page, "For Ollama's clients, which ask so.", right="open", content_type="text/html"),
+        Endpoint(
+            "GET", "/", page, "Returns the status page.", right="open", content_type=html, stream_type="text/plain"
+        ),
+        Endpoint("HEAD", "/", page, "Tells Ollama's clients that it runs.", right="open", content_type=html),
         *(
-            Endpoint("GET", path, partial(file, bodies[path], kind), "Of the page.", right="open", content_type=kind)
+            Endpoint("GET", path, partial(file, bodies[path], kind), about, right="open", content_type=kind)
             for path, (_, kind) in FILES.items()
             if path != "/"
         ),

@@ -16,28 +16,32 @@ from exo_rkllm.backends.base import Message, ToolCall
 from exo_rkllm.chat.prompt import with_system
 from exo_rkllm.schema.json_schema import Checker
 
+# The opening of a fence, and what may still become one.
 LEAD = re.compile(r"\s*(?:```[a-zA-Z]*[ \t]*\n\s*)?")
-UNDECIDED = re.compile(r"\s*(?:`{1,2}|```[a-zA-Z]*[ \t]*)?")
+MAY_LEAD = re.compile(r"\s*(?:`{1,2}|```[a-zA-Z]*[ \t]*)?")
 # Inside JSON text a line can't begin with a fence, so what follows one is not the answer any more.
 END = re.compile(r"\s*\n\s*```")
 MAY_END = re.compile(r"\s*(?:\n\s*`{0,2})?\Z")
 
 
 class ResponseFormat:
-    """What one answer has to be. `feed` and `end` are for streams, `checked` is for whole answers."""
+    """What one answer has to be, and the answer's text so far.
+
+    `feed` and `end` are for streams, `check` is for whole answers.
+    """
 
     def __init__(self, kind: Literal["text", "json", "schema"], schema: Mapping[str, Any] | None = None) -> None:
-        self.wanted = kind != "text"
+        self.enabled = kind != "text"
         self._kind = kind
         self._schema = schema or {}
         self._checker = Checker(self._schema) if kind == "schema" else None
-        self._held = ""
-        self._said: list[str] = []
-        self._led = False
-        self._over = False
+        self._pending = ""
+        self._parts: list[str] = []
+        self._after_lead = False
+        self._after_end = False
 
-    def told(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        if not self.wanted:
+    def with_instructions(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        if not self.enabled:
             return tuple(messages)
         if self._kind == "json":
             words = "Answer with one JSON object and nothing else: no explanation, no Markdown."
@@ -50,44 +54,44 @@ class ResponseFormat:
         return with_system(messages, words)
 
     def feed(self, text: str) -> str:
-        """What of the answer can be told by now."""
-        if self._over:
+        """What of the answer may leave by now."""
+        if not self.enabled:
+            return text
+        if self._after_end:
             return ""
-        self._held += text
-        if not self._led:
-            if UNDECIDED.fullmatch(self._held):
+        self._pending += text
+        if not self._after_lead:
+            if MAY_LEAD.fullmatch(self._pending):
                 return ""
-            found = LEAD.match(self._held)
-            self._held = self._held[found.end() if found else 0 :]
-            self._led = True
-        if (end := END.search(self._held)) is not None:
-            self._over = True
-            out, self._held = self._held[: end.start()], ""
+            lead = LEAD.match(self._pending)
+            self._pending = self._pending[lead.end() if lead else 0 :]
+            self._after_lead = True
+        if (end := END.search(self._pending)) is not None:
+            self._after_end = True
+            out, self._pending = self._pending[: end.start()], ""
         else:
-            keep = MAY_END.search(self._held)
-            cut = keep.start() if keep else len(self._held)
-            out, self._held = self._held[:cut], self._held[cut:]
-        self._said.append(out)
+            tail = MAY_END.search(self._pending)
+            cut = tail.start() if tail else len(self._pending)
+            out, self._pending = self._pending[:cut], self._pending[cut:]
+        self._parts.append(out)
         return out
 
-    def end(self, *, called: bool) -> str:
+    def end(self, *, has_calls: bool) -> str:
         """The rest, after the whole was checked; an answer that is a tool call is none to be checked."""
-        if not self.wanted:
+        if not self.enabled:
             return ""
-        rest = "" if self._over else self._held.rstrip()
-        self._said.append(rest)
-        said = "".join(self._said)
-        if not (called and not said.strip()):
-            self._check(said)
+        rest = "" if self._after_end else self._pending.rstrip()
+        self._parts.append(rest)
+        text = "".join(self._parts)
+        if not (has_calls and not text.strip()):
+            self._check_text(text)
         return rest
 
-    def checked(self, text: str, calls: Sequence[ToolCall]) -> str:
-        if not self.wanted:
-            return text
-        told = self.feed(text)
-        return told + self.end(called=bool(calls))
+    def check(self, text: str, calls: Sequence[ToolCall]) -> str:
+        """The answer without its fence; raises AnswerInvalid."""
+        return self.feed(text) + self.end(has_calls=bool(calls))
 
-    def _check(self, text: str) -> None:
+    def _check_text(self, text: str) -> None:
         hint = "Ask again, or use a larger model."
         try:
             value = json.loads(text)
@@ -95,14 +99,14 @@ class ResponseFormat:
             raise AnswerInvalid("The model's answer is not the JSON that was asked for.", hint) from None
         if self._kind == "json" and not isinstance(value, dict):
             raise AnswerInvalid("The model's answer is JSON, and not an object.", hint)
-        if self._checker is not None and (why := self._checker.violation(value)):
-            raise AnswerInvalid(f"The model's answer violates the schema: {why}.", hint)
+        if self._checker is not None and (violation := self._checker.violation(value)):
+            raise AnswerInvalid(f"The model's answer violates the schema: {violation}.", hint)
 
 
 def response_format_of(value: Mapping[str, Any] | None) -> ResponseFormat:
-    """OpenAI's `response_format`."""
+    """OpenAI's `response_format`, and its twin `text.format` of the Responses API."""
     if value is None or value["type"] == "text":
         return ResponseFormat("text")
     if value["type"] == "json_object":
         return ResponseFormat("json")
-    return ResponseFormat("schema", value["json_schema"].get("schema", {}))
+    return ResponseFormat("schema", value.get("json_schema", value).get("schema", {}))

@@ -1,39 +1,42 @@
-"""What the daemon tells of itself: health, metrics, and its status once or as it changes; and two buttons."""
+"""The daemon's own endpoints: health, metrics, its status once or as it changes, and load and unload."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
 
 from exo_rkllm import __version__
-from exo_rkllm.api import common_fields
-from exo_rkllm.api.answer import SSE
-from exo_rkllm.api.endpoint import Call, Endpoint
+from exo_rkllm.api.context import Call, Endpoint, Plain
+from exo_rkllm.api.encoding import SSE, json_response, sse_event
 from exo_rkllm.api.faults import NoSuchPlace
-from exo_rkllm.api.serve import always
+from exo_rkllm.api.streaming import open_stream
+from exo_rkllm.backends.base import JSON
+from exo_rkllm.board.counters import Clock, Reading
+from exo_rkllm.board.detect import Board
 from exo_rkllm.catalogue.store import Entry, Problem
 from exo_rkllm.dispatch.status import ModelStatus
 
-# Readings of the board are told once a second, as the driver makes them; only while somebody watches.
+# Readings of the board are sent once a second, as the driver makes them; only while somebody watches.
 PERIOD = 1.0
-# Changes that come faster than this are told together.
+# Changes that come faster than this are sent together.
 SHORTEST = 0.1
 IDLE = ModelStatus(name="", engine="", state="cold", since=0.0)
+
+# ── the status as a value ────────────────────────────────────────────────────────────────────────
 
 
 def snapshot(call: Call) -> dict[str, Any]:
     """Everything at once; moments are seconds since the epoch, sizes bytes, and null is what is not known."""
-    parts = call.parts
-    status = parts.dispatcher.status()
-    listing = parts.catalogue.scan()
-    known = {model.name: model for model in status.models}
-    entries = [model_value(entry, known.pop(entry.id, IDLE)) for entry in listing.entries]
+    context = call.context
+    status = context.dispatcher.status()
+    listing = context.catalogue.scan()
+    asked_for = {model.name: model for model in status.models}
+    entries = [_model_value(entry, asked_for.pop(entry.id, IDLE)) for entry in listing.entries]
     return {
         "version": __version__,
         "time": time.time(),
@@ -43,18 +46,18 @@ def snapshot(call: Call) -> dict[str, Any]:
         "hint": status.hint,
         "running": status.running,
         "waiting": status.waiting,
-        "models": [*entries, *(running_value(model) for model in known.values())],
-        "problems": [problem_value(problem) for problem in listing.problems],
-        "board": parts.board(),
-        "cluster": parts.cluster(),
+        "models": [*entries, *map(_status_value, asked_for.values())],
+        "problems": [_problem_value(problem) for problem in listing.problems],
+        "board": context.board(),
+        "cluster": context.cluster(),
         "may": {"control": call.caller.control},
     }
 
 
-def model_value(entry: Entry, status: ModelStatus) -> dict[str, Any]:
+def _model_value(entry: Entry, status: ModelStatus) -> dict[str, Any]:
     card = entry.card
     return {
-        **running_value(status),
+        **_status_value(status),
         "name": entry.id,
         "engine": entry.engine,
         "title": card.name or entry.id,
@@ -65,53 +68,77 @@ def model_value(entry: Entry, status: ModelStatus) -> dict[str, Any]:
     }
 
 
-def running_value(status: ModelStatus) -> dict[str, Any]:
+def _status_value(status: ModelStatus) -> dict[str, Any]:
     return {**asdict(status), "title": status.name, "quantization": "", "platform": "", "size": 0}
 
 
-def problem_value(problem: Problem) -> dict[str, Any]:
+def _problem_value(problem: Problem) -> dict[str, Any]:
     return {"folder": problem.folder.name, "sentence": problem.error.sentence, "hint": problem.error.hint}
 
 
+def board_value(board: Board, reading: Reading) -> Plain:
+    """Facts and readings of the board; what cannot be read is null, and `absent` has its reason."""
+    npu = board.npu
+    return {
+        "title": board.title,
+        "soc": board.soc.title if board.soc else board.soc_name.upper(),
+        "tops": board.soc.tops if board.soc else None,
+        "state": board.state,
+        "sentence": board.sentence,
+        "hint": board.hint,
+        "kernel": board.kernel,
+        "driver": None if npu is None else {"name": npu.driver, "version": npu.version, "cores": npu.cores},
+        "powered": reading.powered,
+        "load": None if reading.load is None else list(reading.load),
+        "clock": _clock_value(reading.clock),
+        "memory_clock": _clock_value(reading.ddr),
+        "celsius": reading.celsius,
+        "volts": reading.volts,
+        "memory_total": reading.memory_total,
+        "memory_available": reading.memory_available,
+        "absent": dict(reading.absent),
+    }
+
+
+def _clock_value(clock: Clock | None) -> dict[str, JSON] | None:
+    if clock is None:
+        return None
+    return {"hertz": clock.hertz, "top": clock.top, "governor": clock.governor, "throttled": clock.throttled}
+
+
+# ── endpoints ────────────────────────────────────────────────────────────────────────────────────
+
+
 async def status(call: Call) -> web.StreamResponse:
-    return web.json_response(snapshot(call))
+    return json_response(snapshot(call))
 
 
 async def events(call: Call) -> web.StreamResponse:
     """The status now, after every change, and once a second with fresh readings."""
-    settings = call.parts.settings()
-    headers = {"Content-Type": SSE, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    response = web.StreamResponse(headers={**headers, **always(call.request, settings, call.id)})
-    changed = asyncio.Event()
-    watcher = asyncio.create_task(_watch(call, changed))
+    change = asyncio.Event()
+    watcher = asyncio.create_task(_watch(call, change))
     try:
-        await response.prepare(call.request)
-        with call.parts.watch():
+        response = await open_stream(call, SSE)
+        with call.context.watch():
             while True:
-                changed.clear()
-                told = snapshot(call)
-                await response.write(f"event: status\ndata: {json.dumps(told)}\n\n".encode())
-                if told["draining"]:
+                change.clear()
+                value = snapshot(call)
+                await response.write(sse_event(value, "status").encode())
+                if value["draining"]:
                     return response  # whoever watches connects again, to the daemon that comes after this one
                 await asyncio.sleep(SHORTEST)
-                await _wait(changed, PERIOD - SHORTEST)
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(change.wait(), PERIOD - SHORTEST)
     except ConnectionError:
         raise asyncio.CancelledError from None
     finally:
         watcher.cancel()
 
 
-async def _watch(call: Call, changed: asyncio.Event) -> None:
-    async with aclosing(call.parts.dispatcher.subscribe()) as changes:
+async def _watch(call: Call, change: asyncio.Event) -> None:
+    async with aclosing(call.context.dispatcher.subscribe()) as changes:
         async for _ in changes:
-            changed.set()
-
-
-async def _wait(changed: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(changed.wait(), seconds)
-    except asyncio.TimeoutError:
-        return
+            change.set()
 
 
 async def healthz(call: Call) -> web.StreamResponse:
@@ -119,7 +146,7 @@ async def healthz(call: Call) -> web.StreamResponse:
 
 
 async def readyz(call: Call) -> web.StreamResponse:
-    status = call.parts.dispatcher.status()
+    status = call.context.dispatcher.status()
     if status.draining:
         return web.Response(status=503, text="The daemon is stopping.\n")
     if status.unavailable_reason:
@@ -128,37 +155,38 @@ async def readyz(call: Call) -> web.StreamResponse:
 
 
 async def metrics(call: Call) -> web.StreamResponse:
-    if call.parts.metrics is None:
+    if call.context.metrics is None:
         raise NoSuchPlace("Metrics are switched off.", "[metrics] enabled = true")
-    body, content_type = call.parts.metrics(call.request.headers.get("Accept", ""))
+    body, content_type = call.context.metrics(call.request.headers.get("Accept", ""))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 async def node_id(call: Call) -> web.StreamResponse:
     """exo's workers probe every interface for it, and expect a JSON string."""
-    identity = call.parts.node_id() if call.parts.node_id is not None else ""
+    identity = call.context.node_id() if call.context.node_id is not None else ""
     if not identity:
         raise NoSuchPlace("This daemon is in no cluster.", "[cluster] enabled = true")
-    return web.json_response(identity)
+    return json_response(identity)
 
 
 async def load(call: Call) -> web.StreamResponse:
-    await call.parts.dispatcher.load(common_fields.entry_of(call, call.name).id)
-    return web.json_response(snapshot(call))
+    await call.context.dispatcher.load(call.entry().id)
+    return json_response(snapshot(call))
 
 
 async def unload(call: Call) -> web.StreamResponse:
-    await call.parts.dispatcher.unload(common_fields.entry_of(call, call.name).id)
-    return web.json_response(snapshot(call))
+    await call.context.dispatcher.unload(call.entry().id)
+    return json_response(snapshot(call))
 
 
+TEXT = "text/plain"
 ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint("GET", "/v1/status", status, "Board, models, queue and cluster at this moment."),
-    Endpoint("GET", "/v1/events", events, "The status as it changes, as server-sent events.", content_type=SSE),
-    Endpoint("POST", "/v1/models/{model:.+}/load", load, "Load a model.", right="control", statuses=(404,)),
-    Endpoint("POST", "/v1/models/{model:.+}/unload", unload, "Unload a model.", right="control", statuses=(404,)),
-    Endpoint("GET", "/healthz", healthz, "Whether the daemon lives.", right="open", content_type="text/plain"),
-    Endpoint("GET", "/readyz", readyz, "Whether models can be asked.", right="open", content_type="text/plain"),
-    Endpoint("GET", "/metrics", metrics, "For Prometheus.", content_type="text/plain"),
-    Endpoint("GET", "/node_id", node_id, "The node's id in its exo cluster.", right="open", statuses=(404,)),
+    Endpoint("GET", "/v1/status", status, "Returns the state of board, models, queue and cluster."),
+    Endpoint("GET", "/v1/events", events, "Streams the status as it changes.", content_type=SSE),
+    Endpoint("POST", "/v1/models/{model:.+}/load", load, "Loads a model.", right="control"),
+    Endpoint("POST", "/v1/models/{model:.+}/unload", unload, "Unloads a model.", right="control"),
+    Endpoint("GET", "/healthz", healthz, "Answers while the daemon lives.", right="open", content_type=TEXT),
+    Endpoint("GET", "/readyz", readyz, "Tells whether models can be asked.", right="open", content_type=TEXT),
+    Endpoint("GET", "/metrics", metrics, "Returns the metrics for Prometheus.", content_type=TEXT),
+    Endpoint("GET", "/node_id", node_id, "Returns the node's id in its exo cluster, as a JSON string.", right="open"),
 )

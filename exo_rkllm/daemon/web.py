@@ -12,7 +12,7 @@ from exo_rkllm.api import application as api
 from exo_rkllm.api import control
 from exo_rkllm.api.context import ApiContext as Faces
 from exo_rkllm.api.context import ApiServerSettings
-from exo_rkllm.api.gauges import gauges
+from exo_rkllm.api.status import board_value
 from exo_rkllm.board.counters import read
 from exo_rkllm.daemon.parts import Daemon
 
@@ -29,7 +29,7 @@ def application(parts: Daemon, *, loopback: bool) -> web.Application:
             settings=_settings(parts, loopback=loopback),
             pull=lambda name: parts.pull(control.PullRequest(name)),
             metrics=scrape(parts) if parts.config.metrics.enabled else None,
-            board=lambda: gauges(parts.watch.board, read(parts.watch.sources)),
+            board=lambda: board_value(parts.watch.board, read(parts.watch.sources)),
             watch=parts.sampler.watch,
             cluster=lambda: {} if parts.node is None else parts.node.view().plain(),
             node_id=lambda: "" if parts.node is None else parts.node.node_id,

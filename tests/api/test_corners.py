@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.api.conversations import LARGEST, MOST, Conversations, Kept
 from exo_rkllm.api.faults import NoSuchPlace
+from exo_rkllm.api.responses import LARGEST, MOST_KEPT, ResponseStore, StoredResponse
 from exo_rkllm.backends.base import Message
 from tests.api.test_serving import ask, post
 from tests.api.world import World, world
@@ -104,13 +104,13 @@ async def test_nobody_continues_anothers_conversation(server: World) -> None:
 
 
 def test_conversations_are_bounded_by_number_and_by_size() -> None:
-    kept = Conversations()
-    for number in range(MOST + 10):
-        kept.keep(str(number), Kept("me", (Message("user", "x"),), {}))
+    kept = ResponseStore()
+    for number in range(MOST_KEPT + 10):
+        kept.keep(str(number), StoredResponse("me", (Message("user", "x"),), {}))
     with pytest.raises(NoSuchPlace):
         kept.get("9", "me")
     assert kept.get("10", "me")
-    kept.keep("big", Kept("me", (Message("user", "x" * LARGEST),), {}))
+    kept.keep("big", StoredResponse("me", (Message("user", "x" * LARGEST),), {}))
     with pytest.raises(NoSuchPlace):
         kept.get("10", "me")
     kept.forget("big", "me")
@@ -136,7 +136,7 @@ async def test_thinking_is_switched_under_every_name(server: World) -> None:
 async def test_a_stream_with_two_calls(server: World, parallel: bool) -> None:
     body = ask(f"«{CALL}\n{CALL}»", tools=[TOOL], parallel_tool_calls=parallel, stream=True)
     text = await lines(server, "/v1/chat/completions", body)
-    assert text.count('"name": "get_weather"') == (2 if parallel else 1)
+    assert text.count('"name":"get_weather"') == (2 if parallel else 1)
     assert '"finish_reason":"tool_calls"' in text
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from exo_rkllm.api.gauges import gauges
+from exo_rkllm.api.status import board_value
 from exo_rkllm.board import counters, sources
 from exo_rkllm.board.detect import detect
 
 
 def told(root: Path) -> dict[str, object]:
     board = detect(root)
-    value = gauges(board, counters.read(sources.find_sources(root, board)))
+    value = board_value(board, counters.read(sources.find_sources(root, board)))
     return json.loads(json.dumps(value))  # type: ignore[no-any-return]
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
-from exo_rkllm.api.direct_write import DirectWriter
+from exo_rkllm.api.streaming import StreamBuffer
 
 
-async def taken(outbox: DirectWriter, into: list[bytes]) -> None:
+async def taken(outbox: StreamBuffer, into: list[bytes]) -> None:
     while data := await outbox.take():
         into.append(data)
 
 
 async def test_without_a_connection_the_writer_takes_all() -> None:
-    outbox, written = DirectWriter(), list[bytes]()
+    outbox, written = StreamBuffer(), list[bytes]()
     writer = asyncio.create_task(taken(outbox, written))
     await asyncio.sleep(0)
     for text in ("a", "b"):
@@ -25,7 +25,7 @@ async def test_without_a_connection_the_writer_takes_all() -> None:
 
 
 async def test_a_connection_with_room_is_written_without_the_writer() -> None:
-    outbox, written, straight = DirectWriter(), list[bytes](), list[bytes]()
+    outbox, written, straight = StreamBuffer(), list[bytes](), list[bytes]()
     room = True
 
     def write(data: bytes) -> bool:
@@ -35,7 +35,7 @@ async def test_a_connection_with_room_is_written_without_the_writer() -> None:
 
     writer = asyncio.create_task(taken(outbox, written))
     await asyncio.sleep(0)
-    outbox.straight(write)
+    outbox.direct_write = write
     for text in ("a", "b"):
         outbox.put(text)
     await asyncio.sleep(0.01)

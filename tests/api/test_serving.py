@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from exo_rkllm.api.caller import host_of, is_loopback
+from exo_rkllm.api.access import host_of, is_loopback
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
 from exo_rkllm.dispatch.state import DispatchLimits
 from exo_rkllm.errors import NpuUnavailable

@@ -26,7 +26,7 @@ def test_the_json_comes_out_wherever_it_is_cut(written: str, sizes: list[int]) -
     for size in sizes:
         told, rest = told + shape.feed(rest[:size]), rest[size:]
     told += shape.feed(rest)
-    told += shape.end(called=False)
+    told += shape.end(has_calls=False)
     assert told.strip() == PLAIN
 
 
@@ -37,13 +37,13 @@ def test_what_is_no_object_is_an_error(said: str, says: str) -> None:
     shape = ResponseFormat("json")
     shape.feed(said)
     with pytest.raises(AnswerInvalid, match=says):
-        shape.end(called=False)
+        shape.end(has_calls=False)
 
 
 def test_a_tool_call_instead_of_an_answer_is_left_alone() -> None:
-    assert ResponseFormat("json").end(called=True) == ""
+    assert ResponseFormat("json").end(has_calls=True) == ""
 
 
 def test_text_is_not_touched() -> None:
     shape = response_format_of({"type": "text"})
-    assert not shape.wanted and shape.checked("``` anything", ()) == "``` anything" and shape.end(called=False) == ""
+    assert not shape.enabled and shape.check("``` anything", ()) == "``` anything" and shape.end(has_calls=False) == ""

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from exo_rkllm import __version__
-from exo_rkllm.api.peer import SocketPeer, peer_of
+from exo_rkllm.api.control.translate import SocketPeer, peer_of
 from exo_rkllm.cli import ps
 from exo_rkllm.cli.figures import seconds_of, size, span
 from exo_rkllm.client.control import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find, group_of

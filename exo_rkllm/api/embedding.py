@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from exo_rkllm.api.endpoint import Call
+from exo_rkllm.api.context import Call
 from exo_rkllm.backends.base import Array, Finish, GenerationRequest
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported
@@ -75,7 +75,7 @@ async def embed(
 async def _hidden(call: Call, request: GenerationRequest, keep_alive: float | None) -> tuple[list[Array], Finish]:
     arrays: list[Array] = []
     finish = Finish("stop")
-    events = call.parts.dispatcher.generate(request, client=call.caller.client, keep_alive=keep_alive)
+    events = call.context.dispatcher.generate(request, client=call.caller.client, keep_alive=keep_alive)
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Array) and event.rows and event.width:

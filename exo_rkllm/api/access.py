@@ -7,30 +7,28 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from exo_rkllm.api.context import ApiKey, ApiServerSettings
+from aiohttp import web
+
+from exo_rkllm.api.context import ApiKey, ApiServerSettings, Caller
 from exo_rkllm.api.faults import Forbidden, KeyNeeded
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """`client` is whom the queue is fair to: a key where one was sent, otherwise an address."""
+def check_api_key(
+    headers: Mapping[str, str], address: str, settings: ApiServerSettings, *, local: bool, required: bool
+) -> Caller:
+    """The caller, or KeyNeeded where `required` and the settings want a key that the request does not bring.
 
-    client: str
-    control: bool = False
-
-
-def caller(headers: Mapping[str, str], address: str, settings: ApiServerSettings, *, local: bool) -> Caller:
-    """`local`: over a Unix socket, whose file permissions have decided already. On loopback any key will do."""
-    secret = secret_in(headers)
-    found = known(secret, settings.keys)
+    `local`: over a Unix socket, whose file permissions have decided already. On loopback any key will do.
+    """
     if local:
         return Caller("local", control=True)
-    if found is not None:
-        return Caller(found.name, control=found.control)
-    if settings.needs_key:
+    secret = _bearer(headers)
+    key = _matching_key(secret, settings.keys)
+    if key is not None:
+        return Caller(key.name, control=key.control)
+    if required and settings.needs_key:
         if secret:
             raise KeyNeeded("This API key is not known here.", "exo-rkllm config show lists where keys are kept.")
         raise KeyNeeded("An API key is needed here.", "Send it as: Authorization: Bearer KEY")
@@ -38,23 +36,20 @@ def caller(headers: Mapping[str, str], address: str, settings: ApiServerSettings
     return Caller(f"{address} {hashlib.sha256(secret.encode()).hexdigest()[:8]}" if secret else address)
 
 
-def secret_in(headers: Mapping[str, str]) -> str:
+def _bearer(headers: Mapping[str, str]) -> str:
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.casefold() == "bearer" else headers.get("x-api-key", "").strip()
 
 
-def known(secret: str, keys: tuple[ApiKey, ...]) -> ApiKey | None:
+def _matching_key(secret: str, keys: tuple[ApiKey, ...]) -> ApiKey | None:
     """Every key is compared, so that the time tells nothing about which was nearly right."""
-    sent = secret.encode("utf-8", "surrogateescape")
-    found = None
-    for key in keys:
-        if hmac.compare_digest(sent, key.secret.encode()) and sent:
-            found = key
-    return found
+    candidate = secret.encode("utf-8", "surrogateescape")
+    matches = [key for key in keys if hmac.compare_digest(candidate, key.secret.encode()) and candidate]
+    return matches[-1] if matches else None
 
 
-def may_control(who: Caller) -> None:
-    if not who.control:
+def check_control(caller: Caller) -> None:
+    if not caller.control:
         raise Forbidden(
             "This changes the daemon for everybody, and needs a key with the right to control.",
             "Use the command line (exo-rkllm pull, load, unload, rm), or a key with control = true.",
@@ -85,17 +80,28 @@ def check_site(headers: Mapping[str, str], settings: ApiServerSettings) -> None:
             "Call it as localhost, or add the name to [api] hosts.",
         )
     origin = headers.get("Origin", "")
-    if origin and not allowed_origin(origin, host, settings):
+    if origin and not _is_allowed_origin(origin, host, settings):
         raise Forbidden(f"Web pages of {origin[:100]!a} may not call this daemon.", "Add the origin to [api] origins.")
 
 
-def allowed_origin(origin: str, host: str, settings: ApiServerSettings) -> bool:
+def _is_allowed_origin(origin: str, host: str, settings: ApiServerSettings) -> bool:
     if "*" in settings.origins or origin in settings.origins:
         return True
     try:
         return bool(host) and urlsplit(origin).netloc.casefold() == host.casefold()
     except ValueError:
         return False
+
+
+def common_headers(request: web.Request, settings: ApiServerSettings, request_id: str) -> dict[str, str]:
+    """Headers of every answer, refusals included; streams send them before they begin."""
+    headers = {"X-Request-Id": request_id, "X-Content-Type-Options": "nosniff"}
+    if request.path.startswith("/v1/messages"):
+        headers["request-id"] = request_id
+    origin = request.headers.get("Origin", "")
+    if origin and settings.origins and _is_allowed_origin(origin, request.headers.get("Host", ""), settings):
+        headers |= {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+    return headers
 
 
 def is_unix(sock: socket.socket | None) -> bool:

@@ -1,0 +1,55 @@
+"""Anthropic's language: messages, their stream of typed blocks, and token counts."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from exo_rkllm.api.anthropic.stream import MessageEncoder
+from exo_rkllm.api.anthropic.tables import COUNT, MESSAGES
+from exo_rkllm.api.anthropic.translate import blocks_of, generation_request, message_value
+from exo_rkllm.api.context import Call, Endpoint
+from exo_rkllm.api.encoding import SSE, json_response
+from exo_rkllm.api.streaming import complete_answer, stream_answers
+from exo_rkllm.backends.base import Capabilities
+from exo_rkllm.chat.prompt import render
+from exo_rkllm.errors import NotSupported
+
+
+async def messages(call: Call) -> web.StreamResponse:
+    values = call.values
+    entry = call.entry(values["model"])
+    request = generation_request(entry, values)
+    single_call = bool(values.get("tool_choice", {}).get("disable_parallel_tool_use"))
+    identity = f"msg_{request.id}"
+    if values.get("stream"):
+        encoder = MessageEncoder(identity, entry.id, call.id, single_call=single_call)
+        return await stream_answers(call, [request], encoder)
+    answer = await complete_answer(call, request)
+    blocks = blocks_of(answer, single_call=single_call)
+    return json_response(message_value(identity, entry.id, blocks, answer.finish))
+
+
+async def count_tokens(call: Call) -> web.StreamResponse:
+    entry = call.entry(call.values["model"])
+    tokenizer = entry.tokenizer()
+    if tokenizer is None:
+        raise NotSupported(
+            f"Tokens of {entry.id} can't be counted without running it: its entry has no tokenizer.json, or the "
+            "tokenizers package is not installed.",
+            "pip install tokenizers, or read usage in an answer.",
+        )
+    request = render(generation_request(entry, call.values), entry, Capabilities()).request
+    return json_response({"input_tokens": len(tokenizer.encode(request.prompt or ""))})
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    Endpoint("POST", "/v1/messages", messages, "Answers a conversation.", "anthropic", body=MESSAGES, stream_type=SSE),
+    Endpoint(
+        "POST",
+        "/v1/messages/count_tokens",
+        count_tokens,
+        "Counts the tokens of a conversation.",
+        "anthropic",
+        body=COUNT,
+    ),
+)

@@ -1,0 +1,41 @@
+"""What the control socket takes. Command and daemon are of one release, so unknown fields are refused."""
+
+from __future__ import annotations
+
+from exo_rkllm.schema.specs import FieldSpec, Free, List, Number, ObjectSpec, Switch, Text, Whole
+
+MODEL = FieldSpec("model", Text(least=1), "exo-rkllm models lists them.", required=True)
+KEEP_ALIVE = FieldSpec("keep_alive", Number(), "How many seconds the model stays loaded afterwards; negative: always.")
+# Of a question, as `GenerationRequest` has it; `client` is whom the asker speaks for.
+ASK = ObjectSpec(
+    "Ask",
+    (
+        MODEL,
+        FieldSpec("prompt", Text(), "A prompt as it stands."),
+        FieldSpec("tokens", List(Whole(0)), "A prompt as token ids."),
+        FieldSpec("messages", List(Free()), "A conversation."),
+        FieldSpec("sampling", Free(), "Sampling settings by their names."),
+        FieldSpec("max_tokens", Whole(), "Most tokens of the answer."),
+        FieldSpec("thinking", Switch(), "Whether the model thinks first."),
+        KEEP_ALIVE,
+        FieldSpec("client", Text(), "Name of the asker's own client."),
+    ),
+    strict=True,
+)
+LOAD = ObjectSpec(
+    "Load", (MODEL, KEEP_ALIVE, FieldSpec("pin", Switch(), "Whether to keep the model loaded.")), strict=True
+)
+MODEL_ONLY = ObjectSpec("ModelName", (MODEL,), strict=True)
+# The fields of `PullRequest`.
+PULL = ObjectSpec(
+    "Pull",
+    (
+        MODEL,
+        FieldSpec("name", Text(), "Name of the new entry."),
+        FieldSpec("soc", Text(), "SoC that the file is chosen for."),
+        FieldSpec("replace", Switch(), "Whether to replace an entry of that name."),
+        FieldSpec("endpoint", Text(), "Address of the Hub."),
+        FieldSpec("token", Text(), "Token for the Hub."),
+    ),
+    strict=True,
+)
