@@ -9,20 +9,19 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from exo_rkllm.backends.base import Image, Sampling, Timings, Tool, Usage
+from exo_rkllm.backends.base import Image, Timings, Tool, Usage
 from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.sampling import SAMPLING_NAMES, Sampling
 from exo_rkllm.schema.specs import (
     Either,
     FieldError,
     FieldSpec,
     Free,
     List,
-    Number,
     ObjectSpec,
     Switch,
     TaggedSpec,
     Text,
-    Whole,
 )
 
 # Beside a count that an API demands and nobody counted; an addition of ours, as `timings` is.
@@ -36,28 +35,11 @@ MOST_PARTS = 1000
 # ── fields ───────────────────────────────────────────────────────────────────────────────────────
 
 MODEL = FieldSpec("model", Text(least=1, most=512), "Name of the model, as GET /v1/models lists it.", required=True)
-TEMPERATURE = FieldSpec(
-    "temperature", Number(0, 2), "Randomness of the answer, from 0 to 2; 0 always picks the likeliest token."
-)
-TOP_P = FieldSpec(
-    "top_p", Number(0, 1), "Samples only from the likeliest tokens whose probabilities add up to this, from 0 to 1."
-)
-TOP_K = FieldSpec("top_k", Whole(0), "Samples only from this many of the likeliest tokens; 0 sets no limit.")
-FREQUENCY = FieldSpec(
-    "frequency_penalty", Number(-2, 2), "Penalty for each earlier occurrence of a token, from -2 to 2; 0 is none."
-)
-PRESENCE = FieldSpec("presence_penalty", Number(-2, 2), "Penalty for tokens that occurred, from -2 to 2; 0 is none.")
-REPEAT = FieldSpec(
-    "repeat_penalty", Number(0, 10), "Factor against repeated tokens, from 0 to 10; 1 is none. An extension of ours."
-)
-SEED = FieldSpec("seed", Whole(-(2**63), 2**63 - 1), "Seed of the random numbers. librkllmrt has none to set.")
 STOP = FieldSpec(
     "stop",
     Either((Text(most=1000), List(Text(least=1, most=1000), most=64)), "a string or a list of strings"),
     "Up to 64 strings of up to 1000 characters; the answer ends before the first of them.",
 )
-# Named as in `Sampling`.
-SAMPLING: tuple[FieldSpec, ...] = (TEMPERATURE, TOP_P, TOP_K, FREQUENCY, PRESENCE, REPEAT, SEED)
 FUNCTION = ObjectSpec(
     "Function",
     (
@@ -95,7 +77,7 @@ DATA_URL = re.compile(r"data:(image/[a-z0-9.+-]+);base64,", re.IGNORECASE | re.A
 
 def sampling_of(values: Mapping[str, Any]) -> Sampling:
     """Fields named as in `Sampling`; what is absent stays the model's own default."""
-    return Sampling(**{name: values[name] for name in Sampling.__dataclass_fields__ if name in values})
+    return Sampling(**{name: values[name] for name in SAMPLING_NAMES if name in values})
 
 
 def stop_of(value: str | list[str] | None) -> tuple[str, ...]:

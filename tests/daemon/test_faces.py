@@ -108,11 +108,11 @@ def test_the_metrics_port_of_another_program_is_named(house: House) -> None:
 
 NONSENSE = (
     ("POST", "/control/load", b"{", "The request's body is not JSON."),
-    ("POST", "/control/load", b"[]", "The request's body is not a JSON object."),
-    ("POST", "/control/load", b"{}", "No model was named."),
-    ("POST", "/control/load", b'{"model": "words", "keepalive": 1}', "There is no field 'keepalive'."),
-    ("POST", "/control/load", b'{"model": 1}', "The field 'model' must be str, not 1."),
-    ("POST", "/control/load", b'{"model": "words", "keep_alive": true}', "'keep_alive' must be float, not True."),
+    ("POST", "/control/load", b"[]", "The body must be an object, not a list of 0."),
+    ("POST", "/control/load", b"{}", "model is missing."),
+    ("POST", "/control/load", b'{"model": "words", "keepalive": 1}', "There is no key keepalive."),
+    ("POST", "/control/load", b'{"model": 1}', "model must be a string, not 1."),
+    ("POST", "/control/load", b'{"model": "words", "keep_alive": true}', "keep_alive must be a number, not true."),
     ("POST", "/control/ask", b'{"model": "words", "messages": [{"who": 1}]}', "The question cannot be read"),
     ("GET", "/control/logs?lines=-1", None, "lines must be a whole number, not '-1'."),
     ("GET", "/control/nothing", None, "nothing"),

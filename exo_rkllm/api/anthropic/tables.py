@@ -7,17 +7,15 @@ from exo_rkllm.api.common_fields import (
     MODEL,
     MOST_MESSAGES,
     MOST_PARTS,
-    TOP_K,
-    TOP_P,
     tools_field,
 )
+from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import (
     Anything,
     Either,
     FieldSpec,
     Free,
     List,
-    Number,
     ObjectSpec,
     Switch,
     TaggedSpec,
@@ -178,13 +176,7 @@ MESSAGES = ObjectSpec(
             "Up to 64 strings of up to 1000 characters; the answer ends before the first of them.",
         ),
         FieldSpec("stream", Switch(), "Whether to send the answer as server-sent events while it is computed."),
-        FieldSpec(
-            "temperature",
-            Number(0, 1),
-            "Randomness of the answer, from 0 to 1; 0 always picks the likeliest token.",
-        ),
-        TOP_P,
-        TOP_K,
+        *SETTINGS,
         FieldSpec("metadata", Free(), "Your own notes on the request; they have no effect."),
         FieldSpec("service_tier", Text(most=100), "Has no effect: there is one tier."),
     ),

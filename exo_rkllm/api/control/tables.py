@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import FieldSpec, Free, List, Number, ObjectSpec, Switch, Text, Whole
 
 MODEL = FieldSpec("model", Text(least=1), "exo-rkllm models lists them.", required=True)
@@ -14,7 +15,7 @@ ASK = ObjectSpec(
         FieldSpec("prompt", Text(), "A prompt as it stands."),
         FieldSpec("tokens", List(Whole(0)), "A prompt as token ids."),
         FieldSpec("messages", List(Free()), "A conversation."),
-        FieldSpec("sampling", Free(), "Sampling settings by their names."),
+        FieldSpec("sampling", ObjectSpec("Sampling", SETTINGS, strict=True), "Sampling settings by their names."),
         FieldSpec("max_tokens", Whole(), "Most tokens of the answer."),
         FieldSpec("thinking", Switch(), "Whether the model thinks first."),
         KEEP_ALIVE,

@@ -13,8 +13,9 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_rkllm.backends.base import GenerationRequest, Message, Sampling
+from exo_rkllm.backends.base import GenerationRequest, Message
 from exo_rkllm.errors import UsageError
+from exo_rkllm.sampling import Sampling
 from exo_rkllm.schema.specs import ObjectSpec
 
 log = logging.getLogger("exo_rkllm.api.control")

@@ -8,17 +8,17 @@ from exo_rkllm.api.common_fields import (
     MODEL,
     MOST_CALLS,
     MOST_MESSAGES,
-    SAMPLING,
     STOP,
     tools_field,
 )
+from exo_rkllm.sampling import SETTINGS
+from exo_rkllm.schema.quantities import Seconds
 from exo_rkllm.schema.specs import (
     Anything,
     Either,
     FieldSpec,
     Free,
     List,
-    Number,
     ObjectSpec,
     Switch,
     TaggedSpec,
@@ -31,10 +31,7 @@ NO_PROBABILITIES = "the runtime reports no probabilities"
 OPTIONS = ObjectSpec(
     "Options",
     (
-        *SAMPLING,
-        FieldSpec("mirostat", Whole(0, 2), "Version of Mirostat sampling, 1 or 2; 0 switches it off."),
-        FieldSpec("mirostat_tau", Number(0, 1000), "Surprise per token that Mirostat aims at, from 0 to 1000."),
-        FieldSpec("mirostat_eta", Number(0, 1000), "Learning rate of Mirostat, from 0 to 1000."),
+        *SETTINGS,
         FieldSpec("num_predict", Whole(-2, LONGEST_ANSWER), "Most tokens of the answer; negative values set no limit."),
         STOP,
         FieldSpec("num_ctx", Whole(0), AT_LOAD),
@@ -47,7 +44,7 @@ OPTIONS = ObjectSpec(
 )
 KEEP_ALIVE = FieldSpec(
     "keep_alive",
-    Either((Number(-(10**9), 10**9), Text(most=64)), "a number of seconds or a duration such as 5m"),
+    Either((Seconds(-1e9, 1e9), Text(("",))), Seconds().what),
     "How long the model stays loaded afterwards, in seconds or as a duration such as 5m; 0 unloads it at once, a "
     "negative value never.",
 )

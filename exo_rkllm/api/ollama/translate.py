@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.response_format import ResponseFormat
-from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, Sampling, ToolCall
+from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, ToolCall
 from exo_rkllm.catalogue.progress import PullProgress, PullStage
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.dispatch.status import ModelStatus
 from exo_rkllm.errors import UsageError
-from exo_rkllm.schema.quantities import Seconds
 from exo_rkllm.schema.specs import FieldError
 
 # When a model is unloaded that stays for good.
@@ -33,8 +32,8 @@ PULL_STATUS: Mapping[PullStage, str] = {
 
 def keep_alive_of(values: Mapping[str, Any]) -> float | None:
     """Seconds; None leaves it to the configuration."""
-    value = values.get("keep_alive", "")
-    return None if value == "" else Seconds().check(value, "keep_alive")
+    value: float | str = values.get("keep_alive", "")
+    return None if isinstance(value, str) else value
 
 
 def format_of(values: Mapping[str, Any]) -> ResponseFormat:
@@ -216,11 +215,10 @@ def loaded_model_value(model: ModelStatus, entry: Entry | None) -> dict[str, Any
 
 def show_value(entry: Entry) -> dict[str, Any]:
     card, chat, model = entry.card, entry.chat_format(), model_value(entry)
-    settings = ((name, getattr(card.sampling, name)) for name in Sampling.__dataclass_fields__)
     family = model["details"]["family"] or "rkllm"
     return {
         "modelfile": f"# {card.source or entry.id}\nFROM {card.weights.file if card.weights else entry.id}\n",
-        "parameters": "\n".join(f"{name} {value}" for name, value in settings if value is not None),
+        "parameters": "\n".join(f"{name} {value}" for name, value in card.sampling.explicit().items()),
         "template": "",
         "details": model["details"],
         "model_info": {

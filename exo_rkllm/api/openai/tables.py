@@ -10,11 +10,11 @@ from exo_rkllm.api.common_fields import (
     MOST_MESSAGES,
     MOST_PARTS,
     PARALLEL_CALLS,
-    SAMPLING,
     STOP,
     json_schema,
     tools_field,
 )
+from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import (
     Anything,
     Either,
@@ -176,7 +176,7 @@ CHAT = ObjectSpec(
         STREAM_OPTIONS,
         MAX_TOKENS,
         FieldSpec("max_completion_tokens", Whole(1, LONGEST_ANSWER), "The newer name of max_tokens; it has priority."),
-        *SAMPLING,
+        *SETTINGS,
         STOP,
         tools_field(TaggedSpec("type", {"function": FUNCTION_TOOL})),
         TOOL_CHOICE,
@@ -233,7 +233,7 @@ COMPLETION = ObjectSpec(
         STREAM,
         STREAM_OPTIONS,
         MAX_TOKENS,
-        *SAMPLING,
+        *SETTINGS,
         STOP,
         FieldSpec("echo", Switch(), "Whether the answer begins with the prompt; for prompts that are text."),
         *BOOKKEEPING,

@@ -9,10 +9,10 @@ from exo_rkllm.api.common_fields import (
     MOST_MESSAGES,
     MOST_PARTS,
     PARALLEL_CALLS,
-    SAMPLING,
     json_schema,
     tools_field,
 )
+from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import (
     Anything,
     Either,
@@ -130,7 +130,7 @@ RESPONSE = ObjectSpec(
         FieldSpec("store", Switch(), "Whether to keep the response for later calls, in memory; true by default."),
         FieldSpec("stream", Switch(), "Whether to send the answer as typed events while it is computed."),
         FieldSpec("max_output_tokens", Whole(1, LONGEST_ANSWER), "Most tokens of the answer, thoughts included."),
-        *SAMPLING,
+        *SETTINGS,
         tools_field(TaggedSpec("type", {"function": FUNCTION})),
         FieldSpec(
             "tool_choice",
