@@ -19,8 +19,6 @@ from exo_rkllm.schema.specs import FieldError, Free, wrong
 from exo_rkllm.schema.tables import build, object_of, row
 
 FILE = "model.toml"
-# Which engine loads a file where the card does not say it, by what the file's name ends in.
-SUFFIXES: Mapping[str, str] = {".rkllm": "rkllm", ".gguf": "llamacpp"}
 LARGEST = 256 * 1024
 
 
@@ -62,7 +60,7 @@ def telling_names(card: Card) -> tuple[str, ...]:
 CARD = object_of(Card)
 
 
-def parse(text: str, where: str = FILE, suffixes: Mapping[str, str] = SUFFIXES) -> Card:
+def parse(text: str, where: str = FILE, suffixes: Mapping[str, str] = names.SUFFIXES) -> Card:
     """Raises a CardError with file, line and repair for an unknown key, a wrong type or an impossible value."""
     values = toml.parse(text, where, CardError, "Correct it, or remove the model and import it again.")
     try:

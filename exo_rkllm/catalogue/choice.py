@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from exo_rkllm.catalogue.filenames import ParsedFilename, is_adapter, named
+from exo_rkllm import socs
+from exo_rkllm.catalogue.names import ParsedFilename, is_adapter, parse_filename
 from exo_rkllm.errors import ModelNotFound
 
-# What each SoC runs, best first (reference 3.4 and 5.1: eight bits are the rule on RK3588, which has no other; where
-# four bits exist they are about half as large and a third to a half faster, grouped ones keep more of the quality).
-PREFERRED: Mapping[str, tuple[str, ...]] = {
-    "rk3588": ("w8a8", "w8a8_g512", "w8a8_g256", "w8a8_g128"),
-    "rk3576": ("w4a16_g128", "w4a16_g64", "w4a16_g32", "w4a16", "w8a8"),
-    "rk3562": ("w8a8", "w4a16_g128", "w4a16_g64", "w4a16_g32", "w4a8_g32"),
-    "rv1126b": ("w4a16_g128", "w4a16_g64", "w4a16_g32", "w4a16", "w8a8"),
-}
 ENDINGS = (".rkllm",)
 
 
@@ -32,6 +25,7 @@ def candidates(files: Sequence[str]) -> tuple[str, ...]:
 def choose(files: Sequence[str], repo: str, soc: str, wanted: str = "") -> Choice:
     """`wanted` is a file, or a word that only one file's name has; `soc` is empty off a board."""
     offered = candidates(files)
+    soc = socs.family_of(soc)
     if wanted:
         return _wanted(offered, files, repo, wanted)
     if not offered:
@@ -40,7 +34,7 @@ def choose(files: Sequence[str], repo: str, soc: str, wanted: str = "") -> Choic
             f"{repo} has no .rkllm file, only: {', '.join(others) or 'nothing'}.",
             _elsewhere(files, repo),
         )
-    facts = {file: named(file, repo) for file in offered}
+    facts = {file: parse_filename(file, repo) for file in offered}
     fitting = [file for file in offered if not soc or facts[file].platform in (soc, "")]
     if not fitting:
         made_for = ", ".join(sorted({fact.platform.upper() for fact in facts.values()}))
@@ -73,7 +67,7 @@ def _wanted(offered: Sequence[str], files: Sequence[str], repo: str, wanted: str
         [file for file in files if file == wanted],
         [file for file in offered if file.lower() == lowered],
         [file for file in offered if file.lower().rpartition("/")[2] in (lowered, f"{lowered}.rkllm")],
-        [file for file in offered if named(file).quantization == lowered],
+        [file for file in offered if parse_filename(file).quantization == lowered],
         [file for file in offered if lowered in file.lower()],
     ):
         if len(match) == 1:
@@ -89,7 +83,8 @@ def _wanted(offered: Sequence[str], files: Sequence[str], repo: str, wanted: str
 
 def _rank(fact: ParsedFilename, soc: str) -> tuple[int, int, float, int]:
     """Lower is better: made for this SoC, its best quantization, least mixed, optimized for speed."""
-    order = PREFERRED.get(soc or fact.platform, ())
+    row = socs.BY_NAME.get(soc or fact.platform)
+    order = row.quantizations if row else ()
     return (
         0 if fact.platform == soc else 1,
         order.index(fact.quantization) if fact.quantization in order else len(order),

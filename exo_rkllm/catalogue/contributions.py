@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.catalogue.card import SUFFIXES, Card, telling_names
+from exo_rkllm.catalogue.card import Card, telling_names
+from exo_rkllm.catalogue.names import SUFFIXES
 from exo_rkllm.chat.chat_format import ChatFormat, model_type, read_chat_format
 from exo_rkllm.chat.families import FAMILIES, Family, family_of
 from exo_rkllm.chat.formats import Reasoning

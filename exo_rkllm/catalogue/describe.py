@@ -13,7 +13,6 @@ from exo_rkllm import sampling
 from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
-from exo_rkllm.catalogue.filenames import named
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.plugins.adapting import guarded
 from exo_rkllm.plugins.spec import ModelSpec
@@ -120,7 +119,7 @@ def describe(
     spec = brought.spec(said_family, held, *known)
     engine = (spec.engine if spec else "") or brought.suffixes.get(Path(weights.file).suffix.lower(), "rkllm")
     facts = modelfile.inspect(folder / weights.file) if engine == "rkllm" else None
-    by_name = named(path or weights.file, repo)
+    by_name = names.parse_filename(path or weights.file, repo)
 
     def said(name: str, otherwise: T) -> T:
         fact = getattr(facts, name, None)
@@ -130,8 +129,8 @@ def describe(
     tokens = context or said("max_context", by_name.context)
     cache = cache_bytes(shape, tokens or 4096) or (facts.kv_bytes_per_token or 0 if facts else 0) * (tokens or 4096)
     card = Card(
-        id=id or names.id_from(weights.file),
-        name=pretty(base_model) if base_model else pretty(names.bare_name(weights.file)),
+        id=id or names.id_from(weights.file, brought.suffixes),
+        name=pretty(base_model) if base_model else pretty(names.bare_name(weights.file, brought.suffixes)),
         engine=engine,
         base_model=base_model,
         source=source,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exo_rkllm.catalogue import card as cards
-from exo_rkllm.catalogue import describe, filenames, modelfile, names
+from exo_rkllm.catalogue import describe, modelfile, names
 from exo_rkllm.catalogue.contributions import PluginContributions
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
@@ -41,7 +41,7 @@ class ImportSource:
     said: Modelfile = field(default_factory=Modelfile)
 
 
-def find(path: Path, suffixes: Mapping[str, str] = cards.SUFFIXES) -> tuple[ImportSource, ...]:
+def find(path: Path, suffixes: Mapping[str, str] = names.SUFFIXES) -> tuple[ImportSource, ...]:
     """What there is to import at a path; raises the sentence for a path where there is nothing."""
     path = path.expanduser()
     if path.is_file():
@@ -66,7 +66,7 @@ def models_in(folder: Path, suffixes: Mapping[str, str]) -> tuple[Path, ...]:
     return tuple(
         file
         for file in inside
-        if file.suffix.lower() in suffixes and file.is_file() and not filenames.is_adapter(file.name)
+        if file.suffix.lower() in suffixes and file.is_file() and not names.is_adapter(file.name)
     )
 
 
@@ -127,7 +127,7 @@ async def _import(
         raise ModelFileError(f"{file} is no .rkllm file.", f"exo-rkllm inspect {file}")
     weights_name = file.name if names.plain_file_name(file.name) else f"model{file.suffix}"
     id_ = name or (names.plain_id(found.folder.name) if found.folder and found.said.weights else "")
-    id_ = id_ or names.id_from(file.name)
+    id_ = id_ or names.id_from(file.name, catalogue.brought.suffixes)
     if not replace and any(entry.id == id_ for entry in catalogue.list()):
         raise ModelExists(f"There is a model {id_!r} already.", f"exo-rkllm import {file} --name NAME")
     with catalogue.staging() as stage:

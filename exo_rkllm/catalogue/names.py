@@ -1,19 +1,27 @@
-"""What a model may be called, and which entry a spoken name means. Strings only: no name here ever becomes a path."""
+"""What a model may be called, what a file's name tells of it, and which entry a spoken name means.
+
+Strings only: no name here ever becomes a path.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from exo_rkllm import socs
+from exo_rkllm.runtime import filename
 
 LONGEST = 128
+# Which engine loads a file where the card does not say it, by what the file's name ends in.
+SUFFIXES: Mapping[str, str] = {".rkllm": "rkllm", ".gguf": "llamacpp"}
 # ASCII letters, digits and . _ - and never a dot in front: hidden folders are the store's own.
 ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", re.ASCII)
 REPO_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})", re.ASCII)
 # What a conversion adds to a model's name (reference 3.3), taken off again to get the name people say.
 CONVERSION = re.compile(
-    r"(?:^|[-_. ])(?:rk35(?:62|76|88s?)|rv1126b|"
-    r"w8a8(?:_g(?:128|256|512))?|w4a16(?:_g(?:32|64|128))?|w4a8_g32|"
+    rf"(?:^|[-_. ])(?:{socs.IN_NAMES}|{'|'.join(socs.QUANTIZATIONS)}|"
     r"opt-?[01]|level[01]|hybrid(?:-?(?:ratio|rate))?-?[01](?:\.\d+)?|ctx\d+k?|\d+k|"
     r"rkllm-?v?\d+\.\d+\.\d+(?:b\d+)?|rkllm|gguf|v?\d+\.\d+\.\d+(?:b\d+)?|npu|core\d)(?=$|[-_. ]|\d)",
     re.IGNORECASE,
@@ -39,13 +47,15 @@ def plain_file_name(name: str) -> bool:
     )
 
 
-def _stem(file_name: str) -> str:
-    return re.sub(r"\.(rkllm|gguf)$", "", file_name.strip(), flags=re.IGNORECASE)
+def _stem(file_name: str, suffixes: Collection[str]) -> str:
+    name = file_name.strip()
+    suffix = next((one for one in suffixes if name.lower().endswith(one)), "")
+    return name[: len(name) - len(suffix)]
 
 
-def bare_name(file_name: str) -> str:
+def bare_name(file_name: str, suffixes: Collection[str] = SUFFIXES) -> str:
     """A model file's name without what the conversion added to it."""
-    bare = _stem(file_name)
+    bare = _stem(file_name, suffixes)
     while (shorter := CONVERSION.sub("", bare, count=1)) != bare:
         bare = shorter
     return bare
@@ -58,9 +68,43 @@ def plain_id(text: str) -> str:
     return cleaned if valid_id(cleaned) else ""
 
 
-def id_from(file_name: str) -> str:
+def id_from(file_name: str, suffixes: Collection[str] = SUFFIXES) -> str:
     """The name that people will say for `Qwen2.5-1.5B-Instruct-rk3588-w8a8-opt-0.rkllm`: qwen2.5-1.5b-instruct."""
-    return plain_id(bare_name(file_name)) or plain_id(_stem(file_name)) or "model"
+    return plain_id(bare_name(file_name, suffixes)) or plain_id(_stem(file_name, suffixes)) or "model"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedFilename:
+    """Lower case; empty or zero where the name is silent; `optimization` is -1, since 0 is a level."""
+
+    platform: str = ""
+    quantization: str = ""
+    optimization: int = -1
+    hybrid: float = 0.0
+    context: int = 0
+    toolkit: str = ""
+
+
+def parse_filename(file: str, repo: str = "") -> ParsedFilename:
+    """The file's own name first; its folders' and its repository's for what that leaves out."""
+    found: dict[str, object] = {}
+    folders = PurePosixPath(file).parent.name
+    for text in (PurePosixPath(file).name, f"{folders}.rkllm", f"{repo.rpartition('/')[2]}.rkllm"):
+        # A folder of its own, so that the working folder's name does not count.
+        found = {**filename.facts(Path("/") / text), **found}
+    return ParsedFilename(
+        platform=str(found.get("platform", "")).lower(),
+        quantization=str(found.get("dtype", "")).lower(),
+        optimization=int(str(found.get("optimization", -1))),
+        hybrid=float(str(found.get("hybrid_ratio", 0.0))),
+        context=int(str(found.get("max_context", 0))),
+        toolkit=str(found.get("toolkit", "")),
+    )
+
+
+def is_adapter(file: str) -> bool:
+    """A LoRA for a model, not a model."""
+    return file.lower().endswith("_lora.rkllm")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, names
 from exo_rkllm.catalogue.choice import choose
-from exo_rkllm.catalogue.filenames import named
 from exo_rkllm.catalogue.hub import Access, Body, File, Hub, Interrupted, Repository, repos
 from exo_rkllm.catalogue.progress import PullProgress, PullStage
 from exo_rkllm.catalogue.store import LOCK, Catalogue, Entry
@@ -129,7 +128,7 @@ def _nothing_left_of_nothing(stage: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        parts = [path for path in stage.glob("*") if path.suffix == PART or path.suffix in cards.SUFFIXES]
+        parts = [path for path in stage.glob("*") if path.suffix == PART or path.suffix in names.SUFFIXES]
         if stage.exists() and not any(path.stat().st_size for path in parts):
             shutil.rmtree(stage, ignore_errors=True)
 
@@ -166,7 +165,7 @@ def _free_id(catalogue: Catalogue, file: File, repo: Repository, *, replace: boo
     base = PurePosixPath(file.path).name
     stem = PurePosixPath(base).stem
     org = repo.id.partition("/")[0]
-    plain, variant = names.id_from(base), named(file.path, repo.id)
+    plain, variant = names.id_from(base), names.parse_filename(file.path, repo.id)
     quantized = f"{plain}-{variant.quantization}" if variant.quantization else plain
     mixed = f"{quantized}-hybrid-{variant.hybrid:g}" if variant.hybrid else quantized
     full = names.plain_id(stem)

@@ -13,6 +13,7 @@ from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.pull import PullTarget, pull
 from exo_rkllm.cli import place, progress
 from exo_rkllm.client import control
+from exo_rkllm.socs import family_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def soc(args: argparse.Namespace) -> str:
     """This board's, or empty on a machine that has no NPU: then the repository has to leave no choice."""
     if args.soc is not None:
-        return str(args.soc).lower().removesuffix("s")
+        return family_of(args.soc)
     found = detect().soc
     return found.name if found is not None else ""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exo_rkllm import socs
 from exo_rkllm.errors import (
     ContextOverflow,
     ExoRkllmError,
@@ -22,7 +23,7 @@ from exo_rkllm.errors import (
 NEWER_RUNTIME = "exo-rkllm runtime --install FILE with librkllmrt {wanted} or newer"
 NEWEST_RUNTIME = "exo-rkllm runtime --install FILE with a newer librkllmrt"
 DOWNLOAD = "exo-rkllm inspect {path} says more; download the file again"
-RUNS_ON = "RKLLM needs an RK3588, RK3576, RK3562 or RV1126B"
+RUNS_ON = f"RKLLM runs on {socs.RKLLM_SOCS}"
 DOCTOR = "exo-rkllm doctor names what is missing"
 CPUS = "Leave cpus out of the model's card, or list other CPU numbers there"
 ALLOWED_CPUS = (
@@ -131,7 +132,7 @@ TABLE: tuple[FailureRule, ...] = (
     FailureRule(
         r"Your platform is lite",
         NpuUnavailable,
-        "This board's SoC (RK3566 or RK3568) cannot run RKLLM models.",
+        f"This board's SoC ({socs.OTHER_SOCS}) cannot run RKLLM models.",
         RUNS_ON,
     ),
     FailureRule(

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from exo_rkllm import socs
+
 
 def _soc(text: str) -> str:
-    return text.upper().removesuffix("S")
+    return socs.family_of(text).upper()
 
 
 def _kilo(text: str) -> int:
@@ -19,8 +21,8 @@ def _kilo(text: str) -> int:
 
 # Fact, pattern with the fact in its first group, and how that is read.
 TOKENS: tuple[tuple[str, str, Callable[[str], Any]], ...] = (
-    ("platform", r"(?<![a-z0-9])(rk35(?:62|76|88s?)|rv1126b)(?![a-z0-9])", _soc),
-    ("dtype", r"(?<![a-z0-9])(w8a8(?:_g(?:128|256|512))?|w4a16(?:_g(?:32|64|128))?|w4a8_g32)(?![a-z0-9])", str.upper),
+    ("platform", rf"(?<![a-z0-9])({socs.IN_NAMES})(?![a-z0-9])", _soc),
+    ("dtype", rf"(?<![a-z0-9])({'|'.join(socs.QUANTIZATIONS)})(?![a-z0-9])", str.upper),
     ("optimization", r"(?<![a-z0-9])opt-?([01])(?!\d)", int),
     ("hybrid_ratio", r"hybrid-?ratio-?([01](?:\.\d+)?)", float),
     ("max_context", r"(?<![a-z0-9])ctx-?(\d+k?)(?![a-z0-9])", _kilo),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
+from exo_rkllm import socs
 from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, NpuUnavailable
 from exo_rkllm.runtime import container, filename, version
 from exo_rkllm.runtime.failure_rules import RUNS_ON
@@ -43,15 +44,11 @@ IMPOSTORS: tuple[tuple[bytes, str, str], ...] = (
     (b"<htm", "is a web page, not a model: the download went wrong", AGAIN),
 )
 
-# rkllm.platform by number. Only this one was ever seen (reference 3.1).
-PLATFORMS: Mapping[int, str] = {0: "RK3588"}
-# What the converter offers a SoC (reference 3.4): NPU cores, and quantisations.
+# By what a model file says of its SoC: NPU cores, and quantizations.
 SOCS: Mapping[str, tuple[int, tuple[str, ...]]] = {
-    "RK3588": (3, ("W8A8", "W8A8_G128", "W8A8_G256", "W8A8_G512")),
-    "RK3576": (2, ("W4A16", "W4A16_G32", "W4A16_G64", "W4A16_G128", "W8A8")),
-    "RV1126B": (1, ("W4A16", "W4A16_G32", "W4A16_G64", "W4A16_G128", "W8A8")),
-    "RK3562": (1, ("W8A8", "W4A16_G32", "W4A16_G64", "W4A16_G128", "W4A8_G32")),
+    soc.title: (soc.cores, tuple(map(str.upper, soc.quantizations))) for soc in socs.SOCS if soc.rkllm
 }
+PLATFORMS: Mapping[int, str] = {soc.header: soc.title for soc in socs.SOCS if soc.header is not None}
 # The first release whose files later runtimes read (reference 3.4).
 OLDEST_TOOLKIT = "1.1.0"
 # Files of this toolkit lose their end of text on this runtime (rknn-llm issue 534).

@@ -60,6 +60,17 @@ def test_where_there_is_no_choice_the_sentence_says_why(
     assert refusal.value.hint.startswith(hint)
 
 
+@pytest.mark.parametrize("soc", ["rk3582", "RK3583", "rk3588s"])
+def test_file_fits_every_name_of_the_same_silicon(soc: str) -> None:
+    files = ("a-rk3576-w4a16.rkllm", "a-rk3588-w8a8.rkllm")
+    assert choose(files, "o/r", soc).file == "a-rk3588-w8a8.rkllm"
+
+
+def test_file_for_an_unknown_soc_is_never_chosen() -> None:
+    with pytest.raises(ModelNotFound, match="has files for RK3688 only"):
+        choose(("a-rk3688-w8a8.rkllm",), "o/r", "rk3588")
+
+
 def test_where_only_llama_cpp_could_run_it_the_hint_says_how() -> None:
     with pytest.raises(ModelNotFound) as refusal:
         choose(("README.md", "b.gguf", "a.GGUF"), "o/r", "rk3588")

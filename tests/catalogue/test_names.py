@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.catalogue import names
-from exo_rkllm.catalogue.filenames import ParsedFilename, is_adapter, named
-from exo_rkllm.catalogue.names import Known, matching
+from exo_rkllm.catalogue.names import Known, ParsedFilename, is_adapter, matching, parse_filename
 
 # Names of the field, from reference 3.3.
 IDS = {
@@ -25,6 +24,8 @@ IDS = {
     "llm-jp-3-1.8b-opt-1-w8a8-hybrid-ratio-0.0-rk3588.rkllm": "llm-jp-3-1.8b",
     "deepseek-r1-1.5B-rkllm1.1.4.rkllm": "deepseek-r1-1.5b",
     "Qwen3-8B-rk3588-1.2.1-unsloth-16k.rkllm": "qwen3-8b-unsloth",
+    "Qwen3-0.6B-w8a8-rk3688.rkllm": "qwen3-0.6b",
+    "Qwen3-0.6B_w4a16_g128_RK3582.rkllm": "qwen3-0.6b",
     "模型.rkllm": "model",
     "....rkllm": "model",
     "../../etc/passwd": "etc-passwd",
@@ -35,6 +36,10 @@ IDS = {
 @pytest.mark.parametrize(("file", "id_"), IDS.items())
 def test_files_get_the_names_that_people_say(file: str, id_: str) -> None:
     assert names.id_from(file) == id_
+
+
+def test_id_has_no_suffix_of_a_plugins_files() -> None:
+    assert names.id_from("Parrot-1B-w8a8.FEATHER", {".rkllm": "rkllm", ".feather": "parrot"}) == "parrot-1b"
 
 
 @given(st.text(max_size=300))
@@ -132,13 +137,15 @@ def test_a_name_means_something_known_or_nothing(said: str) -> None:
 
 
 def test_names_of_files_tell_what_they_are_made_for() -> None:
-    assert named("Qwen2.5-3B-Instruct-rk3588s-w8a8_g128-opt-1-hybrid-ratio-0.5.rkllm") == ParsedFilename(
+    assert parse_filename("Qwen2.5-3B-Instruct-rk3588s-w8a8_g128-opt-1-hybrid-ratio-0.5.rkllm") == ParsedFilename(
         "rk3588", "w8a8_g128", 1, 0.5, 0, ""
     )
-    assert named("model.rkllm", "dulimov/Qwen3-8B-rk3588-1.2.1-unsloth-16k") == ParsedFilename(
+    assert parse_filename("model.rkllm", "dulimov/Qwen3-8B-rk3588-1.2.1-unsloth-16k") == ParsedFilename(
         "rk3588", "", -1, 0.0, 16384, "1.2.1"
     )
-    assert named("rk3576/model_w4a16.rkllm", "org/rk3588").platform == "rk3576"
-    assert named("plain.rkllm") == ParsedFilename()
+    assert parse_filename("rk3576/model_w4a16.rkllm", "org/rk3588").platform == "rk3576"
+    assert parse_filename("plain.rkllm") == ParsedFilename()
+    assert parse_filename("m-rk3582.rkllm").platform == "rk3588", "the same silicon"
+    assert parse_filename("m-RK3688.rkllm").platform == "rk3688", "a SoC that nobody knows is not any SoC"
     assert is_adapter("x_LoRA.rkllm")
     assert not is_adapter("lora.rkllm")

@@ -100,6 +100,12 @@ def test_from_pull_to_rm(run: Run, served: LocalHub, models: Path) -> None:
     assert list(models.iterdir()) == []
 
 
+def test_pull_for_a_bin_of_the_soc_takes_its_familys_file(run: Run, served: LocalHub) -> None:
+    code, _, err = run("pull", "org/qwen3-0.6b-rk3588", "--soc", "rk3582")
+    assert code == 0
+    assert "qwen3-0.6b-rk3588-w8a8.rkllm: 1 of 2 files fit RK3588" in err
+
+
 def test_pull_as_json(run: Run, served: LocalHub) -> None:
     code, out, err = run("pull", "org/qwen3-0.6b-rk3588:w4a16", "--name", "small", "--json")
     steps = [json.loads(line) for line in out.splitlines()]
