@@ -112,12 +112,12 @@ class Connection:
 
 
 @contextmanager
-def served() -> Iterator[tuple[int, Connection]]:
+def served(module: str = "bench.http") -> Iterator[tuple[int, Connection]]:
     with TemporaryDirectory() as root, TemporaryDirectory() as folder:
         board(Path(root))
         models(Path(folder))
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.http", folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", module, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert process.stdout and process.stdin
         connection = Connection(int(process.stdout.readline()))

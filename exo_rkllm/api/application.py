@@ -25,9 +25,6 @@ Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger("exo_rkllm.api")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-FIELD_NAME = re.compile(r"[A-Za-z0-9._-]{1,40}", re.ASCII)
-# More ignored fields than these are not listed in the header.
-MOST_IGNORED = 20
 # aiohttp 3.14 warns of plain strings, and 3.8 has nothing else.
 ID: Any = web.RequestKey("id", str) if hasattr(web, "RequestKey") else "exo_rkllm.id"
 
@@ -94,16 +91,17 @@ def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
         if endpoint.right == "control":
             check_control(caller)
         values: dict[str, Any] = {}
-        headers = common_headers(request, settings, request[ID])
+        ignored: list[str] = []
         if endpoint.body is not None:
             body = await read_body(request, settings)
             values = endpoint.body.check(body, "")
-            if ignored := _unknown_fields(endpoint.body, body):
-                headers["X-Ignored-Fields"] = ", ".join(ignored[:MOST_IGNORED])
+            ignored = _unknown_fields(endpoint.body, body)
+        headers = common_headers(request, settings, request[ID])
+        call = Call(context, request, caller, request[ID], values, headers, ignored)
         with cancelled_when_gone(request):
-            response = await endpoint.handler(Call(context, request, caller, request[ID], values, headers))
+            response = await endpoint.handler(call)
         if not response.prepared:
-            response.headers.update(headers)
+            response.headers.update(call.headers)
         return response
 
     handler.endpoint = endpoint  # type: ignore[attr-defined]  # for `_refusal`, which has only the handler
@@ -112,7 +110,7 @@ def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
 
 def _unknown_fields(table: ObjectSpec, body: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Paths of fields that a body brings and its table does not list; lists are not looked into."""
-    unknown = [f"{prefix}{name}" for name in table.unknown(body) if FIELD_NAME.fullmatch(name)]
+    unknown = [f"{prefix}{name}" for name in table.unknown(body)]
     for field in table.fields:
         member = body.get(field.name)
         if isinstance(field.kind, ObjectSpec) and isinstance(member, dict):

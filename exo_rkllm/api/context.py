@@ -5,19 +5,28 @@ The composition root (daemon/web.py) builds `ApiContext`; the languages fill the
 
 from __future__ import annotations
 
+import logging
+import re
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from aiohttp import web
 
 from exo_rkllm.api.faults import Language
-from exo_rkllm.backends.base import JSON
+from exo_rkllm.backends.base import JSON, Model
+from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.schema.specs import ObjectSpec
+
+FIELD_PATH = re.compile(r"[A-Za-z0-9._-]{1,80}", re.ASCII)
+# More ignored fields than these are not listed in the header.
+MOST_IGNORED = 20
+IGNORED_LOG_SECONDS = 60.0
 
 Plain: TypeAlias = Mapping[str, JSON]
 # `open`: anybody who reaches the port; `use`: whoever may ask models; `control`: whoever may change the daemon.
@@ -48,10 +57,24 @@ class ApiServerSettings:
     body_bytes: int = 32 << 20
     body_seconds: float = 30.0
     idle_seconds: float = 60.0  # how long a client may take nothing of its answer
+    strict: bool = False  # refuse sampling settings that an engine does not take, instead of ignoring them
 
     @property
     def needs_key(self) -> bool:
         return not self.loopback and not self.allow_anonymous
+
+
+class IgnoredLog:
+    """Logs what requests set in vain, at most one line a minute: clients send the same with every request."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def info(self, line: str) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + IGNORED_LOG_SECONDS
+            logging.getLogger("exo_rkllm.api").info("%s", line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +82,7 @@ class ApiContext:
     """`board` gives facts and readings as plain values; whoever reads them again and again holds `watch`.
 
     `metrics` takes the request's Accept header and gives the page and its type; `pull` takes ORG/REPO[:FILE].
+    `engine_spec` tells what a model's engine takes; without one, engines refuse for themselves.
     """
 
     dispatcher: Dispatcher
@@ -70,6 +94,8 @@ class ApiContext:
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext
     cluster: Callable[[], Plain] = dict
     node_id: Callable[[], str] | None = None
+    engine_spec: Callable[[Model], EngineSpec] | None = None
+    ignored_log: IgnoredLog = field(default_factory=IgnoredLog)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +110,7 @@ class Caller:
 class Call:
     """One admitted request. `values` holds the fields of its body that the endpoint's table lists, checked.
 
-    `headers` belong to every answer, streams included.
+    `ignored` names the fields that have no effect on the answer.
     """
 
     context: ApiContext
@@ -92,7 +118,14 @@ class Call:
     caller: Caller
     id: str
     values: Mapping[str, Any]
-    headers: Mapping[str, str]
+    common_headers: Mapping[str, str]
+    ignored: list[str]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of every answer, streams included, as they are when it begins."""
+        names = [name for name in self.ignored if FIELD_PATH.fullmatch(name)][:MOST_IGNORED]
+        return {**self.common_headers, **({"X-Ignored-Fields": ", ".join(names)} if names else {})}
 
     def entry(self, name: str = "") -> Entry:
         """The catalogue's entry of that model, by default of the one in the path; raises ModelNotFound."""

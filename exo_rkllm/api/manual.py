@@ -41,8 +41,9 @@ line can always use them.
 * Every response has an `X-Request-Id`, which is the client's own if it sent one.
 * Errors have the format of the API that was called, and always contain a sentence and a hint. A full queue answers 503
   with `Retry-After`.
-* A parameter that cannot be honoured is refused by name. Unknown parameters are ignored and listed in the response's
-  `X-Ignored-Fields`.
+* Unknown parameters are ignored, and so are sampling settings that the model's engine does not take; both are listed
+  in the response's `X-Ignored-Fields`. `strict = true` under `[api]` refuses such settings. A parameter whose effect
+  would change the meaning of the answer is refused by name.
 * When a client disconnects, its own run ends at once, and no other.
 * The runtime reports how many prompt tokens it computed (in its statistics; before 1.2.1 in its log), but not how
   many its cache already held. The length of a prompt is therefore exact on an empty cache and for a prompt that was

@@ -30,6 +30,7 @@ from aiohttp import web
 from exo_rkllm.api import faults
 from exo_rkllm.api.context import Call
 from exo_rkllm.api.encoding import SSE
+from exo_rkllm.api.leniency import without_unsupported
 from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Piece, Progress, ToolCall
 from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError
@@ -111,6 +112,7 @@ class CompleteAnswer:
 
 async def complete_answer(call: Call, request: GenerationRequest, keep_alive: float | None = None) -> CompleteAnswer:
     answer = CompleteAnswer()
+    request = without_unsupported(call, request)
     events = call.context.dispatcher.generate(request, client=call.caller.client, keep_alive=keep_alive)
     async with aclosing(events):
         async for event in events:
@@ -155,6 +157,7 @@ async def stream_answers(
     keep_alive: float | None = None,
 ) -> web.StreamResponse:
     """The answers one after another in one stream; a refusal that comes before its first byte has its own status."""
+    requests = [without_unsupported(call, request) for request in requests]
     buffer = StreamBuffer()
     watchdog = StreamWatchdog(call, buffer, pulse=content_type == SSE)
     reader = asyncio.create_task(_read(call, requests, encoder, buffer, watchdog, keep_alive))

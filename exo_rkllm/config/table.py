@@ -52,6 +52,13 @@ class ApiSettings:
     idle_seconds: float = row(
         Seconds(1), "Time for which a client may take nothing of its answer before it is let go.", 60.0, example=30.0
     )
+    strict: bool = row(
+        Switch(),
+        "Refuse requests with sampling settings that the model's engine does not take. Otherwise such settings are "
+        "ignored and listed in the answer's `X-Ignored-Fields`.",
+        False,
+        example=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ def application(parts: Daemon, *, loopback: bool) -> web.Application:
             board=lambda: board_value(parts.watch.board, read(parts.watch.sources)),
             watch=parts.sampler.watch,
             cluster=lambda: {} if parts.node is None else parts.node.view().plain(),
+            engine_spec=lambda model: parts.kinds.of(model),  # noqa: PLW0108 - plugins bring another registry
             node_id=lambda: "" if parts.node is None else parts.node.node_id,
         )
     )
@@ -73,6 +74,7 @@ def _settings(parts: Daemon, *, loopback: bool) -> Callable[[], ApiServerSetting
                 body_bytes=config.body_bytes,
                 body_seconds=config.body_seconds,
                 idle_seconds=config.idle_seconds,
+                strict=config.strict,
             )
             made[:] = [(config, keys, new)]
         return made[0][2]

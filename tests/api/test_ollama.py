@@ -100,7 +100,6 @@ async def test_embed_under_both_names(client: Any) -> None:
         ({"suffix": "x"}, "fill no gaps"),
         ({"context": [1]}, "kept by the caller"),
         ({"template": "x"}, "belongs to the model"),
-        ({"options": {"seed": 1}}, "no seed"),
         ({"keep_alive": "soon"}, "keep_alive must be seconds or a duration"),
     ],
 )

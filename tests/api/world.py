@@ -36,10 +36,12 @@ from exo_rkllm.backends.base import (
     Usage,
 )
 from exo_rkllm.backends.dummy import DummyEngine
+from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunError, RunnerLost
+from exo_rkllm.sampling import SAMPLING_NAMES
 
 PIECE = 3
 WIDTH = 8
@@ -141,6 +143,14 @@ class Scripted(Engine):
             self._lost.set_result(RunnerLost("Closed.", "Load it again."))
 
 
+SCRIPTED = EngineSpec(
+    "scripted",
+    "answers with what the question holds",
+    make=lambda model, host: Scripted(model, Ledger()),
+    sampling=SAMPLING_NAMES - {"seed", "min_p"},
+)
+
+
 def _said(prompt: str, answers: Mapping[str, str]) -> str:
     """The script in the last question, or the question, or for a bare prompt that itself."""
     asked = QUESTION.findall(prompt)
@@ -186,7 +196,11 @@ async def world(
             limits=limits or DispatchLimits(),
         )
         made = parts(
-            dispatcher=dispatcher, catalogue=catalogue, settings=lambda: settings or ApiServerSettings(), **more
+            dispatcher=dispatcher,
+            catalogue=catalogue,
+            settings=lambda: settings or ApiServerSettings(),
+            engine_spec=lambda model: SCRIPTED,
+            **more,
         )
         runner = web.AppRunner(application(made), access_log=None, lingering_time=0.2)
         await runner.setup()

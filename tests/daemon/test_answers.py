@@ -36,6 +36,25 @@ def test_two_clients_are_answered_one_after_the_other(board_house: House, make_m
     assert len(lines) == 3
 
 
+async def test_daemon_ignores_sampling_that_the_vendor_library_lacks(board_house: House, make_model: Make) -> None:
+    """`min_p` was refused for every engine; librkllmrt has neither it nor a seed, and the answer says so."""
+    board_house.simulated("qwen", make_model, reply="You said {user}", template="none", decode_tps=200)
+    for strict in ("false", "true"):
+        daemon = board_house.start(EXO_RKLLM_API_STRICT=strict)
+        url = f"http://{daemon.status()['listening'][0]}/api/generate"
+        body = {"model": "qwen", "prompt": "red", "stream": False, "options": {"seed": 7, "min_p": 0.05, "top_k": 3}}
+        async with aiohttp.ClientSession() as http, http.post(url, json=body) as response:
+            answer = await response.json()
+        if strict == "false":
+            assert answer["response"] == "You said red"
+            assert sorted(response.headers["X-Ignored-Fields"].split(", ")) == ["min_p", "seed"]
+            assert "which engine rkllm does not take: ignored." in daemon.text
+        else:
+            assert response.status == 400
+            assert "qwen runs on engine rkllm, which does not take" in answer["error"]
+        daemon.stop()
+
+
 CLIENTS, TURNS = 32, 12
 
 
