@@ -122,6 +122,7 @@ class RkllmEngine(Engine):
         self._capabilities = Capabilities()
         self._numbers: dict[str, int] = {}
         self._ledger = Ledger()
+        self._end_tokens: set[int] = set()
         self._keeps_history = False
         self._clears = True  # before 1.2.0 nothing can be cleared, since nothing is kept between two runs
         # Whose work the cache holds, where there are adapters; None while that is not known.
@@ -137,7 +138,8 @@ class RkllmEngine(Engine):
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
         library = find(self._host.library)
         release = version.check(library).release
-        self._check_file(self.model.path, release)
+        facts = modelfile.inspect(self.model.path)
+        self._check_file(facts, release)
         adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"], self._options["lora"])
         runner, told = await Runner.start(
             self.model.id,
@@ -149,6 +151,7 @@ class RkllmEngine(Engine):
             environment=_outspoken(release),
         )
         self._runner, self._sampled = runner, sampling
+        self._end_tokens = {*told["eos"], *([] if facts.end_token is None else [facts.end_token.value])}
         # A saved prompt is in the cache at once, and stays behind every one that is cleared.
         self._ledger = Ledger(None if self._options["prompt_cache"] else EMPTY)
         self._adapter, self._history = self._options["lora"], ()
@@ -177,9 +180,9 @@ class RkllmEngine(Engine):
         if self._swap is not None and (error := await asyncio.shield(self._swap)) is not None:
             raise error
 
-    def _check_file(self, path: Path, release: str) -> None:
+    def _check_file(self, facts: modelfile.ModelFacts, release: str) -> None:
         """What the file itself says against this runtime and SoC, before minutes of loading say the same."""
-        for objection in modelfile.check(modelfile.inspect(path), self._host.platform, release, self.model.context):
+        for objection in modelfile.check(facts, self._host.platform, release, self.model.context):
             if objection.certain:
                 raise objection.error
 
@@ -371,10 +374,17 @@ class RkllmEngine(Engine):
 
     def _reason(self, job: RunnerJob, done: RunDone, total: int, completion: int) -> FinishReason:
         if job.max_tokens is not None and completion >= job.max_tokens:
-            return "length"
+            return "stop" if self._is_end(done.figures.get("last") or {}) else "length"
         if done.stopped:
             return "abort"
         return "length" if 0 < self._capabilities.context <= total else "stop"
+
+    def _is_end(self, token: Mapping[str, Any]) -> bool:
+        """Whether the last token allowed is the answer's own end: by its number, or a special one, which has no text.
+
+        Runtimes that send no event for an end token never come here with one: it is then no token of the answer.
+        """
+        return token.get("token") in self._end_tokens or token.get("silent", False)
 
     def _loaded(self) -> Runner:
         if self._runner is None:

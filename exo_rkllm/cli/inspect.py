@@ -35,6 +35,7 @@ LABELS = {
     "has_embedding": "own embedding",
     "vision": "vision",
     "lora": "LoRA adapter",
+    "end_token": "end token",
 }
 WORTH_MISSING = ("toolkit", "platform", "npu_cores", "max_context", "dtype", "architecture", "layers")
 

@@ -192,21 +192,24 @@ class Child:
             return
         self._send(wire.pack(FrameKind.STARTED, run))
         counts = not session.library.supports("max_new_tokens_per_run")
-        limit = job.max_tokens if counts and job.max_tokens else 0
+        last = job.max_tokens or 0
+        limit = last if counts else 0
         # The system call itself, since the socket's own methods touch more memory, which is cold at every token.
         pack, push, fd, token_kind, id_size = TOKEN_HEAD.pack, os.write, self._sock.fileno(), wire.TOKEN, TOKEN_ID.size
-        sent = 0
+        sent, end = 0, {}
 
         def on_token(text: bytes, token: int, waiting: bool) -> None:  # noqa: FBT001 - the session's signature
-            nonlocal sent
+            nonlocal sent, end
             sent += 1
             if not limit or sent <= limit:
                 frame = pack(len(text) + id_size, token_kind, run, token) + text
                 taken = push(fd, frame)
                 if taken < len(frame):
                     self._send(frame[taken:])
-            if sent == limit:
-                listener.stop(run)
+            if sent == last:
+                end = {"token": token, "silent": not text and not waiting}
+                if counts:
+                    listener.stop(run)
 
         on_rows = None if job.output == "text" else self._on_rows(run)
         try:
@@ -216,7 +219,8 @@ class Child:
         finally:
             stopped = listener.end(run)
         self._send_log()
-        self._send_json(FrameKind.DONE, run, {**stats.to_json(), "stopped": stopped, "sent": min(sent, limit or sent)})
+        sent = min(sent, limit or sent)
+        self._send_json(FrameKind.DONE, run, {**stats.to_json(), "stopped": stopped, "sent": sent, "last": end})
 
     def _on_rows(self, run: int) -> OnRows:
         def on_rows(kind: str, rows: int, width: int, view: memoryview[float]) -> None:

@@ -51,6 +51,7 @@ KEYS = (
     "rkllm.vision.spatial_patch_size",
     "rkllm.vision.spatial_merge_size",
     "tokenizer.huggingface.json",
+    "tokenizer.ggml.eos_token_id",
     "{}.vocab_size",
     "{}.context_length",
     "{}.embedding_length",

@@ -91,6 +91,7 @@ class ModelFacts:
     has_embedding: Fact[bool] | None = None
     vision: Fact[bool] | None = None
     lora: Fact[bool] | None = None
+    end_token: Fact[int] | None = None
 
     def known(self) -> Mapping[str, Fact[Any]]:
         """Only what is known, by name."""
@@ -133,6 +134,7 @@ HEADER_FACTS: tuple[tuple[str, str, type, float], ...] = (
     ("heads", "{}.attention.head_count", int, 1 << 12),
     ("kv_heads", "{}.attention.head_count_kv", int, 1 << 12),
     ("head_dim", "{}.attention.key_length", int, 1 << 12),
+    ("end_token", "tokenizer.ggml.eos_token_id", int, 1 << 24),
 )
 
 

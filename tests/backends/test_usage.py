@@ -18,7 +18,7 @@ from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.runner.jobs import RunnerJob
 from tests.backends.npu_fixtures import Card
-from tests.simulated import Library
+from tests.simulated import VERSIONS, Library
 
 T = TypeVar("T")
 USER, END, ASSISTANT = "<|im_start|>user\n", "<|im_end|>\n", "<|im_start|>assistant\n"
@@ -222,3 +222,33 @@ def test_length_of_a_prompt_is_known_from_its_last_exact_count() -> None:
     ledger.keep(EMPTY)
     ledger.begin(cleared=False)
     assert ledger.usage("other", 9, 1) == Usage(9, 0, 1)
+
+
+# ── why an answer ended ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("skip", [True, False])
+async def test_answer_whose_last_allowed_token_is_its_own_end_stopped(
+    opened: Callable[..., Any], make_model: Callable[..., Path], version: str, skip: bool
+) -> None:
+    """Runtime 1.3.1 was seen to send the end token, without text where special tokens are skipped."""
+    model = make_model(reply="one two three<|endoftext|>", template="none")
+    async with opened(model, {"skip_special_token": skip}, version) as engine:
+        whole = (await ask(engine, "count"))[1]
+        tokens = whole.usage.completion
+        assert whole.reason == "stop"
+        for limit, reason in ((tokens, "stop"), (tokens - 1, "length"), (tokens + 1, "stop")):
+            finish = (await ask(engine, "count", max_tokens=limit))[1]
+            assert (finish.reason, finish.usage.completion) == (reason, min(limit, tokens))
+
+
+@pytest.mark.parametrize("version", ["1.2.3", "1.3.1"])
+async def test_answer_cut_within_a_character_did_not_stop(
+    opened: Callable[..., Any], make_model: Callable[..., Path], version: str
+) -> None:
+    """The last token has no text here either: it is a part of one."""
+    async with opened(make_model(reply="é 日本語", template="none"), version=version) as engine:
+        pieces = (await ask(engine, "count"))[1].usage.completion
+        for limit in range(1, pieces):
+            assert (await ask(engine, "count", max_tokens=limit))[1].reason == "length"
