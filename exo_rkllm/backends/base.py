@@ -132,12 +132,16 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds; zero where the engine does not know."""
+    """Seconds; zero where the engine does not know. `prefill` includes the first token, `decode` follows it."""
 
     queued: float = 0.0
     load: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+
+    def tokens_per_second(self, completion: int) -> float:
+        """Pace of an answer of so many tokens, whose first one took no part of `decode`; 0 where it is unknown."""
+        return (completion - 1) / self.decode if self.decode > 0 and completion > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True)

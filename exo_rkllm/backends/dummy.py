@@ -123,7 +123,7 @@ class DummyEngine(Engine):
                 )
             limit = room if request.max_tokens is None else min(room, request.max_tokens)
             yield Progress("prefill", len(question), len(question))
-            sent = 0
+            sent, first = 0, started
             reason: FinishReason = "stop" if len(question) <= limit else "length"
             for token in question[:limit]:
                 if self._pace:
@@ -134,13 +134,14 @@ class DummyEngine(Engine):
                     reason = "abort"
                     break
                 self._alive()
+                first = first if sent else time.monotonic()
                 yield Piece(self._words.decode((token,)), token)
                 sent += 1
             self._aborted.discard(request.id)
             yield Finish(
                 reason,
                 Usage(len(question), 0, sent),
-                Timings(queued=started - queued, decode=time.monotonic() - started),
+                Timings(queued=started - queued, prefill=first - started, decode=time.monotonic() - first),
             )
 
     def _tokens(self, request: GenerationRequest) -> list[int]:

@@ -251,5 +251,6 @@ def timings(finish: Finish, load: float) -> Iterator[str]:
     yield f"{'eval count:':<22}{usage.completion} tokens"
     if spent.decode:
         yield f"{'eval duration:':<22}{spent.decode:.3f} s"
-        yield f"{'eval rate:':<22}{usage.completion / spent.decode:.2f} tokens/s"
+    if speed := spent.tokens_per_second(usage.completion):
+        yield f"{'eval rate:':<22}{speed:.2f} tokens/s"
     yield f"{'ended by:':<22}{finish.reason}"

@@ -20,7 +20,8 @@ def copy_of(error: ExoRkllmError) -> ExoRkllmError:
 def log_line(answered: AnswerReport) -> str:
     """One line for the log."""
     usage, timings = answered.usage, answered.timings
-    pace = f", {usage.completion / timings.decode:.1f} a second" if timings.decode > 0 else ""
+    speed = timings.tokens_per_second(usage.completion)
+    pace = f", {speed:.1f} a second" if speed else ""
     waited = (
         f", after {timings.queued + timings.load:.1f} s of waiting" if timings.queued + timings.load >= 0.05 else ""
     )

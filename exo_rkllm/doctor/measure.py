@@ -103,8 +103,8 @@ async def answers(bench: Bench) -> Finding:
     facts = [f"load {load:.1f} s", f"first token {answer.first or 0:.2f} s"]
     if spent.prefill and usage.prompt > usage.cached and usage.counted:
         facts.append(f"prompt {(usage.prompt - usage.cached) / spent.prefill:.0f} tokens/s")
-    if spent.decode and usage.completion:
-        facts.append(f"answer {usage.completion / spent.decode:.1f} tokens/s")
+    if speed := spent.tokens_per_second(usage.completion):
+        facts.append(f"answer {speed:.1f} tokens/s")
     if memory is not None:
         facts.append(f"memory {memory / MIB:.0f} MiB")
     vendor = bench.board.soc.benchmark if bench.board.soc is not None else ""

@@ -41,8 +41,8 @@ class RunCollector:
 
     __slots__ = (
         "_abort", "_features", "_pausable", "_stoppers", "_target",
-        "aborted", "began", "ended", "error", "failed", "first", "heard_end", "on_token", "paused", "perf", "rare",
-        "tokens",
+        "aborted", "began", "drained", "ended", "error", "failed", "first", "heard_end", "on_token", "paused", "perf",
+        "rare", "tokens",
     )  # fmt: skip
 
     def __init__(self, features: Features, abort: Callable[[], None], on_token: OnToken, *, keep_history: bool) -> None:
@@ -56,7 +56,7 @@ class RunCollector:
         self.rare: Rare | None = None
         self.tokens = 0
         self.began = time.monotonic()
-        self.first = self.ended = 0.0
+        self.first = self.ended = self.drained = 0.0
         self.perf: tuple[float, int, float, int, float] | None = None
         self.error: BaseException | None = None
         self.aborted = self.paused = self.failed = False
@@ -122,6 +122,7 @@ class RunCollector:
 
     def drain(self) -> None:
         """From now on tokens are dropped."""
+        self.drained = self.drained or time.monotonic()
         self._hear_with(self._drop_first)
 
     def _hear_with(self, drop: Callable[..., None]) -> None:
@@ -152,15 +153,18 @@ class RunCollector:
 
     def stats(self) -> RunStats:
         ended = self.ended or time.monotonic()
+        # What was computed after a stop belongs to no token that was heard.
+        late = ended - max(self.drained, self.first or ended) if self.drained else 0.0
         if self.perf is not None and (self.perf[3] or (self.perf[1] and not self.tokens)):
             prefill_ms, prefill_tokens, generate_ms, generate_tokens, memory_mb = self.perf
+            generate_ms = max(0.0, generate_ms - late * 1000)
             return RunStats(
                 prefill_tokens, prefill_ms, generate_tokens, generate_ms, memory_mb, self.aborted, self.paused
             )
         return RunStats(
             prefill_ms=((self.first or ended) - self.began) * 1000,
             generate_tokens=self.tokens,
-            generate_ms=(ended - self.first) * 1000 if self.first else None,
+            generate_ms=(ended - late - self.first) * 1000 if self.first else None,
             # Kilobytes on Linux; the same VmHWM that the library reports where it does.
             memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             aborted=self.aborted,

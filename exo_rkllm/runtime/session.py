@@ -68,6 +68,8 @@ def _printed(stats: RunStats, lines: Sequence[str]) -> RunStats:
     if not {"Prefill", "Generate"} <= rows.keys():
         return stats
     (prefill_ms, prefill), (generate_ms, _) = rows["Prefill"], rows["Generate"]
+    if stats.aborted and stats.generate_ms is not None:
+        generate_ms = stats.generate_ms  # theirs goes on until the abort took effect
     return replace(stats, prefill_tokens=prefill, prefill_ms=prefill_ms, generate_ms=generate_ms, source="runtime")
 
 

@@ -25,7 +25,8 @@ async def test_a_chat_has_real_counts_and_durations(client: Any) -> None:
     assert answer.message.content == "Hello"
     assert answer.done_reason == "stop"
     assert answer.eval_count == 2 and answer.prompt_eval_count and answer.prompt_eval_count > 0
-    assert answer.eval_duration == 4_000_000 and answer.prompt_eval_duration == 2_000_000
+    # The first of two tokens came with the prefill: at 4 ms a token, two take 8.
+    assert answer.eval_duration == 8_000_000 and answer.prompt_eval_duration == 2_000_000
     assert answer.total_duration and answer.load_duration is not None
 
 

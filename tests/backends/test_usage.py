@@ -252,3 +252,16 @@ async def test_answer_cut_within_a_character_did_not_stop(
         pieces = (await ask(engine, "count"))[1].usage.completion
         for limit in range(1, pieces):
             assert (await ask(engine, "count", max_tokens=limit))[1].reason == "length"
+
+
+@pytest.mark.parametrize("version", ["1.1.4", "1.2.3", "1.3.1"])
+async def test_tokens_a_second_are_the_pace_of_the_model(
+    opened: Callable[..., Any], make_model: Callable[..., Path], version: str
+) -> None:
+    """The first token comes with the prefill: eight of them take the time of seven."""
+    model = make_model(reply="on ", endless=True, template="none", decode_tps=50)
+    async with opened(model, version=version) as engine:
+        finish = (await ask(engine, "go", max_tokens=8))[1]
+    assert finish.usage.completion == 8
+    assert finish.timings.tokens_per_second(8) == pytest.approx(50, rel=0.08)
+    assert finish.timings.tokens_per_second(1) == 0

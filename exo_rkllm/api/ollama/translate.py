@@ -135,6 +135,7 @@ def end_value(finish: Finish, began: float) -> dict[str, Any]:
     Theirs leaves a count out that it does not know, and so does this.
     """
     usage, timings = finish.usage, finish.timings
+    speed = timings.tokens_per_second(usage.completion)  # clients divide the count by the duration
     return {
         "done": True,
         "done_reason": "stop" if finish.reason == "tool_calls" else finish.reason,
@@ -143,7 +144,7 @@ def end_value(finish: Finish, began: float) -> dict[str, Any]:
         **({"prompt_eval_count": usage.prompt} if usage.counted else {}),
         "prompt_eval_duration": nanoseconds(timings.prefill),
         "eval_count": usage.completion,
-        "eval_duration": nanoseconds(timings.decode),
+        "eval_duration": nanoseconds(usage.completion / speed if speed else timings.decode),
     }
 
 

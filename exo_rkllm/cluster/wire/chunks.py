@@ -39,7 +39,7 @@ def stats(finish: Finish, memory: int) -> GenerationStats:
     fresh = max(0, counted.prompt - counted.cached)
     return GenerationStats(
         prompt_tps=clean.rate(fresh, times.prefill),
-        generation_tps=clean.rate(counted.completion, times.decode),
+        generation_tps=clean.rate(max(0, counted.completion - 1), times.decode),  # the first one came with the prefill
         prompt_tokens=clean.whole(counted.prompt),
         generation_tokens=clean.whole(counted.completion),
         peak_memory_usage=Memory(clean.whole(memory)),
