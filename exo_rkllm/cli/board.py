@@ -1,4 +1,4 @@
-"""`exo-rkllm board`: what this machine is, what its NPU does, and what cannot be known and why."""
+"""`exo-rkllm board`: describe this machine and its NPU, with the reason for each value that cannot be read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from typing import Any
 from exo_rkllm.board.counters import Clock, Reading, read
 from exo_rkllm.board.detect import Board, Npu, detect
 from exo_rkllm.board.sources import find_sources
-from exo_rkllm.cli import wrap
-from exo_rkllm.cli.paint import Paint
+from exo_rkllm.cli.output import Paint, repair_lines, terminal_width, wrap
 from exo_rkllm.config import load
 from exo_rkllm.socs import default_cpus
 
@@ -23,8 +22,8 @@ GIB = 1 << 30
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", metavar="DIR", type=Path, help="a board's /sys, /proc and /dev below this folder")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--root", metavar="DIR", type=Path, help="read /sys, /proc and /dev below this folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -34,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(board, reading), indent=2))
     else:
-        print(*text(board, reading, Paint(sys.stdout), wrap.width(sys.stdout)), sep="\n")
+        print(*text(board, reading, Paint(sys.stdout), terminal_width(sys.stdout)), sep="\n")
     return 0
 
 
@@ -54,22 +53,22 @@ def text(board: Board, reading: Reading, paint: Paint, width: int) -> Iterator[s
     yield from _table(_rows(board, reading), width)
     if reading.absent and board.npu is not None:
         yield ""
-        yield "Not known here:"
+        yield "Not available here:"
         yield from _table(((name.replace("_", " "), why) for name, why in reading.absent.items()), width)
     reason = board.unavailable_reason()
     yield ""
     if reason is None:
-        yield paint("RKLLM models can run here.", "green") + " Check everything else: exo-rkllm doctor"
+        yield paint("RKLLM models can run here.", "green") + " To check everything else: exo-rkllm doctor"
     else:
-        yield from (paint(line, "red") for line in wrap.sentence(reason.sentence, width))
-        yield from wrap.tried(reason.hint, paint, width, "  ")
+        yield from (paint(line, "red") for line in wrap(reason.sentence, width))
+        yield from repair_lines(reason.hint, paint, width, "  ")
 
 
 def _table(rows: Iterator[tuple[str, str]], width: int) -> Iterator[str]:
     known = [(name, value) for name, value in rows if value]
     label = max((len(name) for name, _ in known), default=0)
     for name, value in known:
-        first, *more = wrap.sentence(value, width - label - 4)
+        first, *more = wrap(value, width - label - 4)
         yield f"  {name:<{label}}  {first}"
         yield from (" " * (label + 4) + line for line in more)
 

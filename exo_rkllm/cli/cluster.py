@@ -1,50 +1,40 @@
-"""`exo-rkllm cluster`: who is in the exo cluster of this board, and what the board does there."""
+"""`exo-rkllm cluster`: show the exo cluster and this board's part in it."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from exo_rkllm.cli.ps import table
+from exo_rkllm.cli.output import table
+from exo_rkllm.cli.ps import show_status
 from exo_rkllm.client.control import daemon
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "action", nargs="?", choices=["join"], help="go in again, with all models, whatever kept us out"
+        "action", nargs="?", choices=["join"], help="rejoin with all models, whatever kept the board out"
     )
-    parser.add_argument("--watch", action="store_true", help="once a second, until Ctrl-C")
-    parser.add_argument("--json", action="store_true", help="one JSON object, or one a line with --watch")
+    parser.add_argument("--watch", action="store_true", help="update once a second, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, or one per line with --watch")
 
 
 def main(args: argparse.Namespace) -> int:
-    client = daemon()
     if args.action == "join":
-        view = client.post("/control/cluster/join")
-    elif not args.watch:
-        view = client.get("/control/cluster")
+        view = daemon().post("/control/cluster/join")
+        print(json.dumps(view, indent=2) if args.json else text(view))
     else:
-        for view in client.stream("GET", "/control/cluster?follow=1"):
-            show(view, as_json=args.json)
-        return 0
-    print(json.dumps(view, indent=2) if args.json else "\n".join(report(view)))
+        show_status(args, "/control/cluster", text)
     return 0
 
 
-def show(view: Mapping[str, Any], *, as_json: bool) -> None:
-    """One of many: in its predecessor's place on a terminal."""
-    if as_json:
-        print(json.dumps(view), flush=True)
-    else:
-        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() else ""
-        print(clear + "\n".join(report(view)), flush=True)
+def text(view: Mapping[str, Any]) -> str:
+    return "\n".join(report(view))
 
 
 def report(view: Mapping[str, Any]) -> Iterator[str]:
-    """What stands first is what an operator asks first: is it in, and if not, why."""
+    """Starts with whether the board is in the cluster and, if not, why."""
     names = {node["id"]: node["name"] or node["id"][:8] for node in view["nodes"]}
     me = view["name"] or view["node_id"][:8] or "This board"
     yield f"{me} is {view['phase']} in the cluster {view['namespace'] or '(none yet)'}."
@@ -56,29 +46,25 @@ def report(view: Mapping[str, Any]) -> Iterator[str]:
         yield f"master: {names.get(view['master'], view['master'][:8])}, for {view['session_age']:.0f} s"
     if view["nodes"]:
         yield ""
-        head = ("NODE", "IS", "MODEL", "CHIP", "ADDRESSES")
+        head = ("NODE", "ROLE", "MODEL", "CHIP", "ADDRESSES")
         yield from table([head, *(_node(node) for node in view["nodes"])])
     if view["instances"]:
         yield ""
         head = ("INSTANCE", "MODEL", "NODE", "STATUS", "TASKS")
         yield from table([head, *(_instance(instance) for instance in view["instances"])])
     yield ""
-    counted = view["counters"]
+    counters = view["counters"]
     yield (
-        f"tasks in hand {view['tasks']}, behind {view['lag']} events, unconfirmed {view['unechoed']}, "
-        f"sent again {counted['resends']}, gaps repaired {counted['gap_repairs']}, "
-        f"refused by our schema {counted['refused']}"
+        f"tasks in progress {view['tasks']}, events behind {view['lag']}, unconfirmed {view['unechoed']}, "
+        f"resent {counters['resends']}, gaps repaired {counters['gap_repairs']}, "
+        f"rejected by our schema {counters['refused']}"
     )
-    for label, held in (
-        ("differs from what we speak", "drift"),
-        ("also heard", "other_clusters"),
-        ("note", "notes"),
-    ):
-        yield from (f"{label}: {one}" for one in view[held])
+    for label, key in (("protocol difference", "drift"), ("other cluster", "other_clusters"), ("note", "notes")):
+        yield from (f"{label}: {line}" for line in view[key])
 
 
 def _node(node: Mapping[str, Any]) -> tuple[str, ...]:
-    roles = [word for word, held in (("master", node["master"]), ("this board", node["me"])) if held]
+    roles = [role for role, applies in (("master", node["master"]), ("this board", node["me"])) if applies]
     return (
         node["name"] or node["id"][:8],
         ", ".join(roles) or "-",

@@ -1,4 +1,4 @@
-"""`exo-rkllm config`: what is configured, whether it is right, and taking it over."""
+"""`exo-rkllm config`: check, show or reload the configuration."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=("check", "show", "reload"),
-        help="check: is it right?  show: what is in force here.  reload: the running daemon takes it over",
+        help="check: find mistakes.  show: print the settings in force.  reload: apply changes to the daemon",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="this file, not the one in /etc")
-    parser.add_argument("--defaults", action="store_true", help="with show: a commented file with every setting")
-    parser.add_argument("--page", action="store_true", help="with show: the manual's page of all settings")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="use this file instead of the one in /etc")
+    parser.add_argument("--defaults", action="store_true", help="with show: print a commented file with every setting")
+    parser.add_argument("--page", action="store_true", help="with show: print docs/configuration.md")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -32,7 +32,10 @@ def main(args: argparse.Namespace) -> int:
     if args.action == "show":
         print(document.in_force(config), end="")
         return 0
-    print("\n".join([*config.files, "The configuration is right."] if config.files else ["All is default, and right."]))
+    if config.files:
+        print(*config.files, "The configuration is valid.", sep="\n")
+    else:
+        print("There is no configuration file; every setting has its default.")
     return 0
 
 
@@ -40,7 +43,7 @@ def reload() -> int:
     from exo_rkllm.client.control import daemon
 
     answer = daemon().post("/control/reload")
-    print(f"Taken over: {', '.join(answer['changed'])}." if answer["changed"] else "Nothing changed.")
+    print(f"Applied: {', '.join(answer['changed'])}." if answer["changed"] else "Nothing changed.")
     if answer["restart"]:
-        print(f"Waits for a restart: {', '.join(answer['restart'])}.\n  try: sudo systemctl restart exo-rkllm")
+        print(f"Needs a restart: {', '.join(answer['restart'])}.\n  try: sudo systemctl restart exo-rkllm")
     return 0

@@ -17,7 +17,7 @@ from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.cli import place
 from exo_rkllm.cli.extras import plugged
-from exo_rkllm.cli.ps import table
+from exo_rkllm.cli.output import table
 from exo_rkllm.config import load
 from exo_rkllm.errors import CardError, ExoRkllmError
 from exo_rkllm.plugins import Plugins

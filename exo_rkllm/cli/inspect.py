@@ -1,4 +1,4 @@
-"""`exo-rkllm inspect FILE`: what a .rkllm file is, without loading it."""
+"""`exo-rkllm inspect FILE`: describe a .rkllm file without loading it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.cli.here import Here, look
+from exo_rkllm.cli.output import size
 from exo_rkllm.runtime import modelfile
 from exo_rkllm.runtime.modelfile import Fact, ModelFacts, Objection
 
-SOURCES = {"header": "the file's head", "footer": "the file's end", "name": "its name, so it may be wrong"}
+SOURCES = {"header": "the file's header", "footer": "the file's footer", "name": "the name, so it may be wrong"}
 LABELS = {
     "toolkit": "converted with",
     "platform": "platform",
@@ -42,7 +43,7 @@ WORTH_MISSING = ("toolkit", "platform", "npu_cores", "max_context", "dtype", "ar
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=Path, help="a .rkllm file")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -74,11 +75,11 @@ def as_json(facts: ModelFacts, objections: tuple[Objection, ...], here: Here) ->
 
 
 def report(facts: ModelFacts, objections: tuple[Objection, ...], here: Here) -> Iterator[str]:
-    """For people: the file, its facts with their sources, what is unknown, and what it means here."""
+    """The file, its facts with their sources, unknown facts, and whether it can run on this machine."""
     known = facts.known()
     yield f"{facts.path}: {size(facts.size)}"
     if not facts.known_head:
-        yield "  Its head has no outline that is known; only its end and its name were read."
+        yield "  The header has an unknown layout; only the footer and the name were read."
     rows = [(LABELS[name], shown(fact), SOURCES[fact.source]) for name, fact in known.items()]
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     for label, value, source in rows:
@@ -87,7 +88,7 @@ def report(facts: ModelFacts, objections: tuple[Objection, ...], here: Here) -> 
         context = facts.max_context.value
         yield f"  memory: about {size(facts.memory(context) or 0)} at {context} tokens ({per_token:,} bytes a token)"
     if unknown := [LABELS[name] for name in WORTH_MISSING if name not in known]:
-        yield f"  not known: {', '.join(unknown)}"
+        yield f"  unknown: {', '.join(unknown)}"
     yield from verdict(objections, here)
 
 
@@ -98,12 +99,8 @@ def verdict(objections: tuple[Objection, ...], here: Here) -> Iterator[str]:
     if objections:
         return
     if where := " and ".join(text for text in (here.platform, here.release and f"runtime {here.release}") if text):
-        yield f"Nothing speaks against it on this machine: {where}."
+        yield f"No objections on this machine: {where}."
 
 
 def shown(fact: Fact[Any]) -> str:
     return {True: "yes", False: "no"}[fact.value] if isinstance(fact.value, bool) else str(fact.value)
-
-
-def size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""`exo-rkllm logs`: the daemon's latest lines, without the right to read the journal."""
+"""`exo-rkllm logs`: show the daemon's recent log lines to users who may not read the journal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from exo_rkllm.client.control import daemon
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="this many of the latest lines (100)")
-    parser.add_argument("-f", "--follow", action="store_true", help="then every new line, until Ctrl-C")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, with all fields")
+    parser.add_argument(
+        "-n", "--lines", type=int, default=100, metavar="N", help="number of lines to show (default: 100)"
+    )
+    parser.add_argument("-f", "--follow", action="store_true", help="keep showing new lines until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, with all fields")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -27,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def plain(line: Mapping[str, Any]) -> str:
-    """As the daemon writes it on a terminal, with the day."""
+    """The line as the daemon prints it on a terminal, plus the date."""
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["time"]))
     level = "" if line["level"] == "info" else f"{line['level']}: "
     request = line["fields"].get("request", "")

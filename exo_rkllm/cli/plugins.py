@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from exo_rkllm.cli.extras import quietly
-from exo_rkllm.cli.ps import table
+from exo_rkllm.cli.output import table
 from exo_rkllm.cli.service import ask
 from exo_rkllm.plugins.loading import Plugin
 from exo_rkllm.plugins.offers import GROUPS, offers

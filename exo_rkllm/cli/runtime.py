@@ -1,4 +1,4 @@
-"""`exo-rkllm runtime`: which librkllmrt.so is used and why, and putting one in place."""
+"""`exo-rkllm runtime`: show which librkllmrt.so is used and why, or install one."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from exo_rkllm.runtime.install import Progress, install
 from exo_rkllm.runtime.locate import Place, Search
 from exo_rkllm.runtime.version import supported_text
 
-# Why only one place was looked at, where somebody named it.
-DECIDED = {
-    "argument": " (the configuration's library, in section runtime)",
+# Why the search looked at one place only.
+SEARCH_REASONS = {
+    "argument": " (library in section [runtime] of the configuration)",
     "environment": f" (set by {locate.VARIABLE})",
     "system": "",
 }
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--install", metavar="FILE|URL", help="check this librkllmrt.so and put it in place")
-    parser.add_argument("--sha256", metavar="HEX", default="", help="what it must have; required for a URL")
-    parser.add_argument("--directory", metavar="DIR", type=Path, help=f"instead of {locate.OURS}")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--install", metavar="FILE|URL", help="check and install this librkllmrt.so")
+    parser.add_argument("--sha256", metavar="HEX", default="", help="the SHA-256 it must have; required for a URL")
+    parser.add_argument("--directory", metavar="DIR", type=Path, help=f"where to install it (default: {locate.OURS})")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -52,14 +52,14 @@ def put(source: str, directory: Path, sha256: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"path": str(target), "version": version.release, "evidence": version.evidence}))
         return
-    print(f"librkllmrt {version.release} is in place: {target}")
+    print(f"Installed librkllmrt {version.release}: {target}")
     used = look().search.found
     if used is None or not used.path.exists() or not used.path.samefile(target):
         print(f"  To use it: export {locate.VARIABLE}={target}")
 
 
 def bar() -> Progress:
-    """One line that grows on a terminal, nothing elsewhere: a journal is no place for percentages."""
+    """A line that is updated on a terminal, and nothing elsewhere: percentages do not belong in a journal."""
     if not sys.stderr.isatty():
         return lambda _done, _total: None
 
@@ -76,16 +76,16 @@ def report(search: Search) -> Iterator[str]:
         release = used.version.release
         layout = abi.load(release).name
         yield f"{used.path}"
-        yield f"  librkllmrt {release}, by its {used.version.evidence}; layout of {layout}"
+        yield f"  librkllmrt {release}, according to its {used.version.evidence}; struct layout {layout}"
     width = max(len(str(place.path)) for place in search.places)
-    yield "looked at" + DECIDED[search.places[0].origin]
+    yield "searched" + SEARCH_REASONS[search.places[0].origin]
     for place in search.places:
-        yield f"  {place.path!s:<{width}}  {held(place)}{'  <- used' if place is used else ''}"
+        yield f"  {place.path!s:<{width}}  {finding(place)}{'  <- used' if place is used else ''}"
     yield f"supported: {supported_text()}"
 
 
-def held(place: Place) -> str:
-    """What a report says of a place, without what stands in it anyway: the path, and what is supported."""
+def finding(place: Place) -> str:
+    """What was found at a place, without the path and the supported versions, which the report shows anyway."""
     return place.held.removeprefix(f"{place.path} ").partition("; supported are")[0].removesuffix(".")
 
 

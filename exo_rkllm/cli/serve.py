@@ -1,4 +1,4 @@
-"""`exo-rkllm serve`: the daemon, in the foreground, as systemd and containers want it."""
+"""`exo-rkllm serve`: run the daemon in the foreground, as systemd and containers expect."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from exo_rkllm.config import load
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, metavar="FILE", help="this configuration, not the one in /etc")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="use this file instead of the one in /etc")
 
 
 def main(args: argparse.Namespace) -> int:
-    config = load(os.environ, args.config)  # before anything heavy is imported: a mistake is told at once
+    config = load(os.environ, args.config)  # before the heavy imports, so that a mistake is reported at once
     from exo_rkllm.daemon.serve import run
 
     run(config, os.environ, lambda: load(os.environ, args.config))

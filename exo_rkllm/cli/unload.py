@@ -1,4 +1,4 @@
-"""`exo-rkllm unload`: free a model's memory once its running answers have ended."""
+"""`exo-rkllm unload`: free a model's memory after its running answers have ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from exo_rkllm.client.control import daemon
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a name that `exo-rkllm ps` lists")
+    parser.add_argument("model", metavar="MODEL", help="a name from `exo-rkllm ps`")
 
 
 def main(args: argparse.Namespace) -> int:

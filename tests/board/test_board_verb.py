@@ -14,7 +14,7 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli import board as verb
 from exo_rkllm.cli import main
-from exo_rkllm.cli.paint import Paint
+from exo_rkllm.cli.output import Paint
 from simulator import boards
 
 Build = Callable[[str], Path]
@@ -37,7 +37,7 @@ def test_a_good_board_says_what_it_is_and_that_models_can_run(board: Build, caps
 
 def test_what_is_not_known_has_its_reason(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(board("debugfs-bind-empty"), capsys)
-    assert "Not known here:\n  load  the service was started before the driver" in text
+    assert "Not available here:\n  load  the service was started before the driver" in text
     assert "NPU load" not in text
 
 
@@ -45,7 +45,7 @@ def test_unavailable_npu_comes_with_its_repair(board: Build, capsys: pytest.Capt
     text = printed(board("rk3588s-mainline"), capsys)
     assert "mainline's driver rocket" in text
     assert "  try: Boot a vendor kernel" in text
-    assert "Not known" in text
+    assert "Not available" in text
 
 
 def test_limits_and_missing_nodes_are_said(board: Build, capsys: pytest.CaptureFixture[str]) -> None:

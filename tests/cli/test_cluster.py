@@ -36,10 +36,10 @@ def test_what_an_operator_asks_is_there() -> None:
     for line in (
         "mac   master      Mac      M4      10.0.0.2",
         "cccccccc  rkllm/qwen  rock (ours)  ready   2",
-        "behind 3 events",
-        "sent again 4",
-        "differs from what we speak: GenerationStats.watts",
-        "also heard: 0.3.70 at fe80::1",
+        "events behind 3",
+        "resent 4",
+        "protocol difference: GenerationStats.watts",
+        "other cluster: 0.3.70 at fe80::1",
     ):
         assert line in text
 

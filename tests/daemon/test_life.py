@@ -162,9 +162,7 @@ def test_a_reload_with_a_mistake_leaves_the_old_one_in_force(house: House) -> No
     house.config.write_text("[board]\nperformance = true\n[dispatch]\nqueue = 7")
     said = house.command("config", "reload", EXO_RKLLM_CONFIG="")
     assert said.stdout == (
-        "Taken over: dispatch.queue.\n"
-        "Waits for a restart: board.performance.\n"
-        "  try: sudo systemctl restart exo-rkllm\n"
+        "Applied: dispatch.queue.\nNeeds a restart: board.performance.\n  try: sudo systemctl restart exo-rkllm\n"
     )
 
 

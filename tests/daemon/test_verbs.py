@@ -24,7 +24,8 @@ import pytest
 from exo_rkllm import __version__
 from exo_rkllm.api.control.translate import SocketPeer, peer_of
 from exo_rkllm.cli import ps
-from exo_rkllm.cli.figures import seconds_of, size, span
+from exo_rkllm.cli.load import seconds_of
+from exo_rkllm.cli.output import duration, size
 from exo_rkllm.client.control import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find, group_of
 from exo_rkllm.config import ControlSettings
 from exo_rkllm.daemon import listen
@@ -146,7 +147,7 @@ def test_from_load_to_unload(board_house: House) -> None:
     house.words("words", load_seconds=0.1)
     daemon = house.start()
     assert house.command("ps").stdout == (
-        "No model is loaded; the first request loads one, and so does exo-rkllm load MODEL.\n"
+        "No model is loaded. The first request loads one; so does: exo-rkllm load MODEL\n"
     )
     loaded = house.command("load", "words", "--keep-alive", "1h")
     assert (loaded.stdout, loaded.stderr) == ("words is ready.\n", "loading words ...\n")
@@ -225,7 +226,7 @@ def test_config_is_shown_checked_and_explained(house: House) -> None:
     assert "port = 99  # set" in shown
     assert house.command("config", "show", "--defaults").stdout.startswith("# Configuration of exo-rkllm.")
     checked = house.command("config", "check")
-    assert (checked.returncode, checked.stdout) == (0, f"{house.config}\nThe configuration is right.\n")
+    assert (checked.returncode, checked.stdout) == (0, f"{house.config}\nThe configuration is valid.\n")
     house.config.write_text("[api]\nprot = 1234")
     checked = house.command("config", "check")
     assert checked.returncode == 1
@@ -287,7 +288,7 @@ def test_what_is_in_the_way_is_shown_before_the_models() -> None:
     assert lines[:3] == [
         "The NPU is gone.",
         "  try: exo-rkllm doctor",
-        "The daemon is stopping: running answers may end.",
+        "The daemon is stopping and lets running answers finish.",
     ]
     assert re.fullmatch(r"qwen   cold +- +- +1 +\d+d \d+h +pinned", lines[4]) or "qwen" in lines[4]
     assert lines[5:] == ["qwen: It died.", "  try: exo-rkllm logs"]
@@ -301,8 +302,8 @@ def model(**facts: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("facts", "cells"),
     [
-        ({"unload_at": 10**10}, ["qwen", "ready", "2.0 GB", "-", "-"]),
-        ({"running": [{"tokens": 7}]}, ["qwen", "ready", "2.0 GB", "1 (7 tokens)", "-"]),
+        ({"unload_at": 10**10}, ["qwen", "ready", "2.00 GB", "-", "-"]),
+        ({"running": [{"tokens": 7}]}, ["qwen", "ready", "2.00 GB", "1 (7 tokens)", "-"]),
         ({"retry_at": 0.0, "state": "cold", "waiting": [{}]}, ["qwen", "cold", "-", "-", "1"]),
     ],
 )
@@ -311,18 +312,20 @@ def test_a_models_row(facts: dict[str, object], cells: list[str]) -> None:
 
 
 def test_until_when_a_model_stays() -> None:
-    assert ps.row(model())[6] == "unloaded by hand"
+    assert ps.row(model())[6] == "until unloaded"
     assert ps.row(model(pinned=True))[6] == "pinned"
     assert ps.row(model(running=[{"tokens": 1}]))[6] == ""
     assert ps.row(model(unload_at=time.time() + 90))[6] in ("idle, 1m 30s", "idle, 1m 29s")
-    assert ps.row(model(state="cold", retry_at=time.time() + 90))[6] in ("again in 1m 30s", "again in 1m 29s")
+    assert ps.row(model(state="cold", retry_at=time.time() + 90))[6] in ("retry in 1m 30s", "retry in 1m 29s")
 
 
-def test_times_and_sizes_as_people_say_them() -> None:
-    assert [span(seconds) for seconds in (0.2, 59, 61, 3600, 12_000, 200_000)] == [
+def test_durations_and_sizes_use_their_largest_units() -> None:
+    assert [duration(seconds) for seconds in (0.2, 59, 61, 3600, 12_000, 200_000)] == [
         "0s", "59s", "1m 1s", "1h", "3h 20m", "2d 7h",
     ]  # fmt: skip
-    assert [size(number) for number in (20e6, 99e6, 2.04e9)] == ["20 MB", "99 MB", "2.0 GB"]
+    assert [size(number) for number in (0, 999, 1000, 20e6, 1.69e9, 5e12)] == [
+        "0 B", "999 B", "1 kB", "20 MB", "1.69 GB", "5000.00 GB",
+    ]  # fmt: skip
 
 
 def test_a_time_that_is_none_is_wrong_usage() -> None:

@@ -41,14 +41,14 @@ def test_inspect_shows_each_fact_with_its_source(make_model: Make, capsys: pytes
     path = make_model(file="Qwen2.5-0.5B-rk3588-w8a8.rkllm", toolkit="1.2.3")
     assert main(["inspect", str(path)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"{path}: 2.1 MB\n")
+    assert out.startswith(f"{path}: 2 MB\n")
     for line in (
-        "converted with  1.2.3           from the file's end",
-        "platform        RK3588          from the file's head",
-        "context         4096            from the file's head",
-        "quantisation    W8A8            from its name, so it may be wrong",
-        "own tokenizer   yes             from the file's head",
-        "memory: about 262.1 MB at 4096 tokens (12,288 bytes a token)",
+        "converted with  1.2.3           from the file's footer",
+        "platform        RK3588          from the file's header",
+        "context         4096            from the file's header",
+        "quantisation    W8A8            from the name, so it may be wrong",
+        "own tokenizer   yes             from the file's header",
+        "memory: about 262 MB at 4096 tokens (12,288 bytes a token)",
     ):
         assert line in out
     assert "not known" not in out
@@ -59,8 +59,8 @@ def test_inspect_says_what_it_does_not_know(tmp_path: Path, capsys: pytest.Captu
     path.write_bytes(b"\x01" * (1 << 20))
     assert main(["inspect", str(path)]) == 0
     out = capsys.readouterr().out
-    assert "no outline that is known" in out
-    assert "not known: converted with, platform, NPU cores, context, quantisation, architecture, layers" in out
+    assert "unknown layout" in out
+    assert "unknown: converted with, platform, NPU cores, context, quantisation, architecture, layers" in out
 
 
 def test_inspect_compares_with_this_machine_s_runtime(
@@ -68,7 +68,7 @@ def test_inspect_compares_with_this_machine_s_runtime(
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(library("1.2.3")))
     assert main(["inspect", str(make_model(toolkit="1.2.3"))]) == 0
-    assert "Nothing speaks against it on this machine: runtime 1.2.3." in capsys.readouterr().out
+    assert "No objections on this machine: runtime 1.2.3." in capsys.readouterr().out
     assert main(["inspect", str(make_model(toolkit="1.3.0"))]) == 0
     out = capsys.readouterr().out
     assert "! model-1.rkllm was converted with toolkit 1.3.0, which runtime 1.2.3 is too old for." in out
@@ -83,7 +83,7 @@ def test_inspect_compares_with_this_machine_s_soc(
     out = capsys.readouterr().out
     assert "? a_w4a16_rk3576.rkllm is built for RK3576, and this board is RK3588." in out
     assert main(["inspect", str(make_model())]) == 0
-    assert "Nothing speaks against it on this machine: RK3588." in capsys.readouterr().out
+    assert "No objections on this machine: RK3588." in capsys.readouterr().out
 
 
 def test_inspect_works_where_the_configuration_does_not(
@@ -150,7 +150,7 @@ def test_runtime_shows_which_is_used_and_what_the_others_are(
     (tmp_path / "usr-local-lib" / NAME).symlink_to(library("1.2.3"))
     assert main(["runtime"]) == 0
     out = capsys.readouterr().out
-    assert "librkllmrt 1.2.3, by its version string; layout of 1.2.1" in out
+    assert "librkllmrt 1.2.3, according to its version string; struct layout 1.2.1" in out
     assert "librkllmrt 1.2.3  <- used" in out
     assert "is librkllmrt 1.0.1 (by its version string), which is not supported" in out
 
@@ -172,7 +172,7 @@ def test_runtime_takes_the_configured_library(
     assert main(["runtime"]) == 0
     out = capsys.readouterr().out
     assert "librkllmrt 1.3.1" in out
-    assert "looked at (the configuration's library" in out
+    assert "searched (library in section [runtime] of the configuration" in out
 
 
 def test_runtime_for_programs(
@@ -198,7 +198,7 @@ def test_runtime_installs_and_says_how_to_use_it(
 ) -> None:
     source = library("1.3.0")
     assert main(["runtime", "--install", str(source), "--directory", str(tmp_path / "usr-lib")]) == 0
-    assert capsys.readouterr().out == f"librkllmrt 1.3.0 is in place: {tmp_path}/usr-lib/librkllmrt.so\n"
+    assert capsys.readouterr().out == f"Installed librkllmrt 1.3.0: {tmp_path}/usr-lib/librkllmrt.so\n"
     checksum = hashlib.sha256(source.read_bytes()).hexdigest()
     command = ["runtime", "--install", str(source), "--sha256", checksum, "--directory", str(tmp_path / "mine")]
     assert main(command) == 0
