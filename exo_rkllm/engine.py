@@ -11,17 +11,19 @@ import atexit
 import logging
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exo_rkllm.assembly import LocalSource, open_node
 from exo_rkllm.backends.base import GenerationRequest
-from exo_rkllm.catalogue.store import Catalogue, Entry
-from exo_rkllm.classic import downloads, end_tokens, guard, source
-from exo_rkllm.classic.contract import host_class
-from exo_rkllm.classic.counters import ClassicCounters
-from exo_rkllm.classic.ring import part, whole
-from exo_rkllm.classic.runs import Runs
+from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.classic import hooks
+from exo_rkllm.classic.contract import host_class, part, whole
+from exo_rkllm.classic.runs import ClassicCounters, Runs
 from exo_rkllm.classic.token_ids import NO_ID, TokenIds, token_ids_of
+from exo_rkllm.client.answers import AnswerSource, DaemonSource
+from exo_rkllm.client.control import NotInTheGroup, listening
 from exo_rkllm.config import load, places
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, NotSupported
 from exo_rkllm.models import classic_id
@@ -47,19 +49,19 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         self.shard: Any = None
         self.tokenizer: TokenIds | None = None
         self.session: dict[str, Any] = {}
-        self._config, self._classic = config, config.classic
-        self._catalogue = Catalogue(Path(config.models.directory))
-        self._chosen: dict[str, Path] = {}
-        self._read: dict[str, TokenIds] = {}
+        self._classic = config.classic
+        self._node = open_node(config)
+        self._files: dict[str, Path] = {}  # by the host's name for the model: what load_checkpoint named
+        self._tokenizers: dict[str, TokenIds] = {}
         self._counters = ClassicCounters()
         self._runs: Runs | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         speak(os.environ.get("DEBUG", ""))
         if self._classic.keep_engine:
-            guard.keep_engine(RKLLMInferenceEngine)
-        end_tokens.hide(self._catalogue.list)
+            hooks.keep_engine(RKLLMInferenceEngine)
+        hooks.hide_end_tokens(self._node.catalogue.list)
         if self._classic.shard_downloads:
-            downloads.stand_in_front(shard_downloader, self._catalogue.list)
+            hooks.use_local_shards(shard_downloader, self._node.catalogue.list)
         atexit.register(self._at_exit)
 
     # ── answering ────────────────────────────────────────────────────────────────────────────────
@@ -73,8 +75,8 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         await self.ensure_shard(shard)
         entry = self._entry(shard)
         log.debug("%s asks %s: %d characters.", request_id, entry.id, len(prompt))
-        asked = GenerationRequest(model=self._named(entry), prompt=prompt, id=request_id)
-        return self._given(await self._answers().begin(request_id, asked), shard), inference_state
+        request = GenerationRequest(model=self._entry_id(entry), prompt=prompt, id=request_id)
+        return self._ids(await self._answers().begin(request_id, request), shard), inference_state
 
     async def infer_tensor(
         self, request_id: str, shard: Any, input_data: Ids, inference_state: dict[str, Any] | None = None
@@ -85,18 +87,18 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         ids = np.asarray(input_data)
         if not np.issubdtype(ids.dtype, np.integer):
             log.error("%s came with another engine's activations: every node of the ring needs this one.", request_id)
-            return self._given(None, shard), inference_state
+            return self._ids(None, shard), inference_state
         if request_id in self._answers():
-            return self._given(await self._answers().next(request_id), shard), inference_state
+            return self._ids(await self._answers().next(request_id), shard), inference_state
         if self._relays(shard):
             return ids, inference_state  # a token on its way from the node that answers to the one that asked
         if ids.size == 1:
-            return self._given(await self._answers().next(request_id), shard), inference_state
+            return self._ids(await self._answers().next(request_id), shard), inference_state
         await self.ensure_shard(shard)
-        asked = GenerationRequest(
-            model=self._named(self._entry(shard)), tokens=tuple(int(one) for one in ids.flat), id=request_id
+        request = GenerationRequest(
+            model=self._entry_id(self._entry(shard)), tokens=tuple(int(one) for one in ids.flat), id=request_id
         )
-        return self._given(await self._answers().begin(request_id, asked), shard), inference_state
+        return self._ids(await self._answers().begin(request_id, request), shard), inference_state
 
     async def sample(self, x: Ids, temp: float = 0.0, top_p: float = 1.0, **_others: Any) -> Ids:
         """The runtime has sampled already: ids go through. Of logits, which another engine made, the largest."""
@@ -107,13 +109,13 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
             return values.reshape(-1)[-1:].astype(np.int32)
         return np.array([int(values.reshape(-1, values.shape[-1])[-1].argmax())], dtype=np.int32)
 
-    def _given(self, token: int | None, shard: Any) -> Ids:
+    def _ids(self, token: int | None, shard: Any) -> Ids:
         """By the words of the model that is asked: the host may have come to another one meanwhile."""
         import numpy as np
 
         if token is not None:
-            self._counters.token()
-        words = self._read.get(shard.model_id)
+            self._counters.count_token()
+        words = self._tokenizers.get(shard.model_id)
         if words is None:
             return np.array([[NO_ID if token is None else token]], dtype=np.int32)
         return np.array([[words.eos_token_id if token is None or token in words.ends else token]], dtype=np.int32)
@@ -124,13 +126,13 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         import numpy as np
 
         await self.ensure_shard(shard)
-        return np.array(self._words().encode(prompt), dtype=np.int32)
+        return np.array(self._tokenizer_in_use().encode(prompt), dtype=np.int32)
 
     async def decode(self, shard: Any, tokens: Any) -> str:
         await self.ensure_shard(shard)
-        return self._words().decode(tokens)
+        return self._tokenizer_in_use().decode(tokens)
 
-    def _words(self) -> TokenIds:
+    def _tokenizer_in_use(self) -> TokenIds:
         if self.tokenizer is None:
             raise ModelNotFound("No model was named yet.", "exo-rkllm models lists them.")
         return self.tokenizer
@@ -143,10 +145,10 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         if shard == self.shard:
             return
         entry = self._entry(shard)
-        words = self._read.get(shard.model_id)
+        words = self._tokenizers.get(shard.model_id)
         if words is None:
             words = await asyncio.get_running_loop().run_in_executor(None, token_ids_of, entry)
-            self._read[shard.model_id] = words
+            self._tokenizers[shard.model_id] = words
             log.info("%s is %s in %s.", shard.model_id, entry.id, entry.folder)
         # In this order: the host's view reads the tokenizer once there is a shard.
         self.tokenizer, self.shard = words, shard
@@ -154,16 +156,16 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
     async def load_checkpoint(self, shard: Any, path: str | None = None) -> None:
         """Without a path the card says which file it is; with one it has to be that model's."""
         if path is not None:
-            self._chosen[shard.model_id] = chosen_file(Path(path))
+            self._files[shard.model_id] = chosen_file(Path(path))
         await self.ensure_shard(shard)
 
     async def save_checkpoint(self, shard: Any, path: str) -> None:
         raise NotImplementedError(TRAINING)
 
-    async def train(self, *_given: Any, **_named: Any) -> Any:
+    async def train(self, *_args: Any, **_keywords: Any) -> Any:
         raise NotImplementedError(TRAINING)
 
-    async def evaluate(self, *_given: Any, **_named: Any) -> Any:
+    async def evaluate(self, *_args: Any, **_keywords: Any) -> Any:
         raise NotImplementedError(TRAINING)
 
     async def save_session(self, key: str, value: Any) -> None:
@@ -173,7 +175,7 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         self.session.clear()
 
     def _entry(self, shard: Any) -> Entry:
-        for entry in self._catalogue.list():
+        for entry in self._node.catalogue.list():
             if shard.model_id in (entry.id, classic_id(entry)):
                 return entry
         raise ModelNotFound(
@@ -181,11 +183,11 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
             "exo-rkllm models lists those that are; exo's --default-model names what is asked without a name.",
         )
 
-    def _named(self, entry: Entry) -> str:
+    def _entry_id(self, entry: Entry) -> str:
         """A file of the user's own has to be the entry's: the daemon and the queue know models by their name."""
-        wanted = self._chosen.get(classic_id(entry)) or self._chosen.get(entry.id)
-        if wanted is not None and entry.path is not None and wanted.resolve() != entry.path.resolve():
-            raise NotSupported(f"{wanted} is not the file of {entry.id}.", f"exo-rkllm import {wanted}")
+        file = self._files.get(classic_id(entry)) or self._files.get(entry.id)
+        if file is not None and entry.path is not None and file.resolve() != entry.path.resolve():
+            raise NotSupported(f"{file} is not the file of {entry.id}.", f"exo-rkllm import {file}")
         return entry.id
 
     def _relays(self, shard: Any) -> bool:
@@ -197,13 +199,19 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         """Made with the first question: there is no loop before. A host that makes a new loop gets a new one."""
         loop = asyncio.get_running_loop()
         if self._runs is None or self._loop is not loop:
-            found = source.listening(places(os.environ).sockets) if self._classic.daemon else None
-            if found is not None:
-                log.info("The daemon at %s answers.", found)
-            origin = source.local_source(self._catalogue.resolve, self._config) if found is None else None
-            self._runs = Runs(origin or source.DaemonSource(found or Path()), self._classic.idle, self._counters.ended)
+            self._runs = Runs(self._source(), self._classic.idle, self._counters.count_end)
             self._loop = loop
         return self._runs
+
+    def _source(self) -> AnswerSource:
+        """The board's daemon where this user may use one, so that the NPU has one queue; else this process."""
+        if self._classic.daemon:
+            with suppress(NotInTheGroup):
+                path = listening(places(os.environ).sockets)
+                if path is not None:
+                    log.info("The daemon at %s answers.", path)
+                    return DaemonSource(path)
+        return LocalSource(self._node.dispatcher())
 
     async def close(self) -> None:
         """The host never calls it; a child of ours ends with this process in any case."""

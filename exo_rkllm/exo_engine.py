@@ -14,12 +14,10 @@ import queue
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
+from exo_rkllm.assembly import LocalSource, open_node
 from exo_rkllm.backends.base import Finish, GenerationRequest, Piece, Progress
-from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.classic import source
 from exo_rkllm.cluster.wire import chunks, clean, messages, requests
 from exo_rkllm.cluster.worker import offers
 from exo_rkllm.config import load
@@ -211,15 +209,14 @@ class _Work:
     """The thread with the loop, and the answers that run on it."""
 
     def __init__(self, asked_for: str) -> None:
-        self._config = load(os.environ)
-        self._catalogue = Catalogue(Path(self._config.models.directory))
+        self._node = open_node(load(os.environ))
         self.asked_for = asked_for
         self._arrived: queue.SimpleQueue[tuple[Any, object]] = queue.SimpleQueue()
         self._tasks: dict[Any, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exo-rkllm", daemon=True)
         self._thread.start()
-        self._source: source.LocalSource | None = None
+        self._source: LocalSource | None = None
         self.model = ""
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
@@ -229,12 +226,12 @@ class _Work:
         """exo's name of the model is the entry's own, or one that a card of ours was published under."""
         names = {
             name: entry.id
-            for entry in self._catalogue.list()
+            for entry in self._node.catalogue.list()
             for name in (entry.id, classic_id(entry), offers.model_id(entry.id))
         }
         short = self.asked_for.rpartition("/")[2]
-        self.model = self._catalogue.resolve(names.get(self.asked_for) or names.get(short) or short).id
-        self._source = source.local_source(self._catalogue.resolve, self._config)
+        self.model = self._node.catalogue.resolve(names.get(self.asked_for) or names.get(short) or short).id
+        self._source = LocalSource(self._node.dispatcher())
         await self._source.load(self.model)
 
     async def answer_all(self, request: GenerationRequest) -> list[object]:

@@ -8,10 +8,10 @@ mapping, since one that raises costs every other plugin its models (classic-plug
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
-from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.assembly import open_node
+from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError
 
@@ -22,7 +22,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
 
 def entries() -> tuple[Entry, ...]:
     try:
-        return Catalogue(Path(load(os.environ).models.directory)).list()
+        return open_node(load(os.environ)).catalogue.list()
     except ExoRkllmError:
         return ()
 

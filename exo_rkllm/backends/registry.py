@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from exo_rkllm.backends.base import JSON, SAMPLING_NAMES, Engine, Model
-from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.errors import NotSupported, UsageError
 from exo_rkllm.schema.specs import (
     Anything,
@@ -24,7 +23,10 @@ from exo_rkllm.schema.specs import (
     Whole,
 )
 
-EngineFactory: TypeAlias = Callable[[Model, EngineHost], Engine]
+if TYPE_CHECKING:  # it imports the runner, which a list of engines needs nothing of
+    from exo_rkllm.backends.host import EngineHost
+
+EngineFactory: TypeAlias = "Callable[[Model, EngineHost], Engine]"
 # Ours, by reference as an entry point has it: each is imported with the first model that wants it.
 BUILT_IN: Mapping[str, str] = {
     "rkllm": "exo_rkllm.backends.rkllm:SPEC",

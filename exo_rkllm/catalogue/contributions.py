@@ -15,7 +15,7 @@ from exo_rkllm.chat.families import FAMILIES, Family, family_of
 from exo_rkllm.chat.formats import Reasoning
 from exo_rkllm.errors import CardError
 from exo_rkllm.plugins.adapting import processor_of
-from exo_rkllm.plugins.loading import Plugins
+from exo_rkllm.plugins.loading import LoadedPlugins
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.schema.specs import nearest
 
@@ -66,10 +66,10 @@ class PluginContributions:
 EMPTY = PluginContributions()
 
 
-def from_plugins(plugins: Plugins) -> PluginContributions:
+def from_plugins(plugins: LoadedPlugins) -> PluginContributions:
     specs = plugins.specs
     own = {kind: row for kind, spec in specs.items() if (row := family(kind, spec)) is not None}
-    suffixes = {suffix.lower(): kind.name for kind in plugins.kinds.values() for suffix in kind.formats}
+    suffixes = {suffix.lower(): engine.name for engine in plugins.engines.values() for suffix in engine.formats}
     ours = {name: row for name, row in FAMILIES.items() if name not in own}
     return PluginContributions(specs, plugins.processors, {**own, **ours}, {**suffixes, **SUFFIXES})
 

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -227,11 +227,27 @@ class Catalogue:
         self.directory = directory
         self.brought = brought
         self._seen: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
+        self._listeners: set[Callable[[], None]] = set()
 
     def take(self, brought: PluginContributions) -> None:
         """What plugins bring later; entries are read again, those that are in use stay as they are."""
         self.brought = brought
         self._seen = {}
+        self.notify()
+
+    @contextlib.contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """`listener` is called, on the thread of `notify`, when entries may have come, gone or changed."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def notify(self) -> None:
+        """For whoever sees the folder change: another process may do that, and this class watches nothing itself."""
+        for listener in tuple(self._listeners):
+            listener()
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
 

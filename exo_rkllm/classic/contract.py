@@ -1,9 +1,11 @@
-"""The class that an engine of classic exo derives from: exo's own where there is one, else one of the same shape."""
+"""What classic exo expects of an engine: the class to derive from, and which part of a model a node answers for."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from exo_rkllm.errors import NotSupported
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,8 +13,8 @@ if TYPE_CHECKING:
     Ids = np.ndarray[Any, Any]
 
 
-class Stand(ABC):
-    """What the host calls without asking whether it is there, besides what it tests for (classic-plugin 2.2)."""
+class HostContract(ABC):
+    """Stands in where there is no exo: the methods that a host calls unconditionally (classic-plugin 2.2)."""
 
     @abstractmethod
     async def encode(self, shard: Any, prompt: str) -> Ids: ...
@@ -33,10 +35,45 @@ class Stand(ABC):
 
 
 def host_class() -> type[Any]:
-    """An `exo` that is another project has no such module."""
+    """exo's own base class where it is installed. An `exo` that is another project has no such module."""
     try:
         from exo.inference.inference_engine import InferenceEngine  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        return Stand
-    found: type[Any] = InferenceEngine
-    return found
+        return HostContract
+    own: type[Any] = InferenceEngine
+    return own
+
+
+# ── the ring ─────────────────────────────────────────────────────────────────────────────────────
+
+Part: TypeAlias = Literal["answer", "relay"]
+
+
+class Shard(Protocol):
+    """exo's, as far as it is read here."""
+
+    model_id: str
+    start_layer: int
+    end_layer: int
+    n_layers: int
+
+
+def whole(shard: Shard) -> bool:
+    return shard.start_layer == 0 and shard.end_layer == shard.n_layers - 1
+
+
+def part(shard: Shard, ring: str) -> Part:
+    """What this node does for `shard`; the model itself is never cut.
+
+    Raises NotSupported where the ring is not to be served: exo hands the sentence to the client (classic-plugin 2.6).
+    """
+    if whole(shard):
+        return "answer"
+    if ring == "first":
+        return "answer" if shard.start_layer == 0 else "relay"
+    raise NotSupported(
+        f"This node has been given layers {shard.start_layer} to {shard.end_layer} of {shard.n_layers} of "
+        f"{shard.model_id}, "
+        "and a .rkllm model cannot be cut.",
+        "Leave it alone in its ring (--discovery-module manual), or set EXO_RKLLM_CLASSIC_RING=first on every node.",
+    )

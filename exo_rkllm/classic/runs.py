@@ -1,4 +1,4 @@
-"""Answers by the host's request id: what has begun is asked on token by token, and what is forgotten is ended."""
+"""Running answers by the host's request id: the host asks for one token after another, and abandoned ones are ended."""
 
 from __future__ import annotations
 
@@ -9,27 +9,56 @@ from dataclasses import dataclass
 from typing import Any
 
 from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Piece
-from exo_rkllm.classic.source import AnswerSource
+from exo_rkllm.client.answers import AnswerSource
 from exo_rkllm.errors import ExoRkllmError
 
 log = logging.getLogger(__name__)
 
 
+METRICS = {
+    "exo_rkllm_classic_requests": ("Requests of classic exo by how they ended.", ("reason",)),
+    "exo_rkllm_classic_tokens": ("Tokens given to classic exo.", ()),
+}
+
+
+class ClassicCounters:
+    """For a host that serves /metrics; silent without prometheus_client. A second engine shares the first one's."""
+
+    def __init__(self) -> None:
+        self._counters: dict[str, Any] = {}
+        try:
+            from prometheus_client import REGISTRY, Counter
+        except ImportError:
+            return
+        registered: dict[str, Any] = getattr(REGISTRY, "_names_to_collectors", {})
+        for name, (text, labels) in METRICS.items():
+            self._counters[name] = registered.get(f"{name}_total") or Counter(name, text, labels)
+
+    def count_end(self, reason: str) -> None:
+        if self._counters:
+            self._counters["exo_rkllm_classic_requests"].labels(reason).inc()
+
+    def count_token(self) -> None:
+        if self._counters:
+            self._counters["exo_rkllm_classic_tokens"].inc()
+
+
 @dataclass(slots=True)
 class ClassicRun:
     events: AsyncGenerator[GenerationEvent, None]
-    turn: asyncio.Lock
-    asked: float  # when the host was last given a token, on the loop's clock
+    lock: asyncio.Lock
+    last_token: float  # on the loop's clock
     busy: bool = True
 
 
 class Runs:
-    """A host that leaves does not say so (classic-plugin 2.3): a timer ends what is not asked on for `idle` seconds."""
+    """A host that leaves does not say so (classic-plugin 2.3): a timer ends an answer that the host has not asked for
+    a token of for `idle` seconds. `on_end` hears how each one ended."""
 
-    def __init__(self, source: AnswerSource, idle: float, ended: Callable[[str], None] = lambda _reason: None) -> None:
+    def __init__(self, source: AnswerSource, idle: float, on_end: Callable[[str], None] = lambda _reason: None) -> None:
         self._source = source
         self._idle = idle
-        self._ended = ended
+        self._on_end = on_end
         self._runs: dict[str, ClassicRun] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: set[asyncio.Task[None]] = set()
@@ -41,7 +70,7 @@ class Runs:
         return len(self._runs)
 
     async def begin(self, request_id: str, request: GenerationRequest) -> int | None:
-        """The first token, or None for an answer without any; what is in the way is raised, and nothing stays."""
+        """The first token, or None for an answer without any. An error is raised and leaves no run behind."""
         if request_id in self._runs:
             await self._end(request_id, "again")  # a host that asks anew wants the new answer
         loop = asyncio.get_running_loop()
@@ -58,7 +87,9 @@ class Runs:
         its client wait for a quarter of an hour."""
         run = self._runs.get(request_id)
         if run is None:
-            log.warning("exo asks on for %s, which has ended or was given up after %g s.", request_id, self._idle)
+            log.warning(
+                "exo asks for a token of %s, which has ended or was given up after %g s.", request_id, self._idle
+            )
             return None
         try:
             return await self._token(request_id, run)
@@ -70,7 +101,7 @@ class Runs:
         return None
 
     async def _token(self, request_id: str, run: ClassicRun) -> int | None:
-        async with run.turn:
+        async with run.lock:
             run.busy = True
             try:
                 async for event in run.events:
@@ -79,33 +110,33 @@ class Runs:
                     if isinstance(event, Finish):
                         break
             finally:
-                run.busy, run.asked = False, asyncio.get_running_loop().time()
+                run.busy, run.last_token = False, asyncio.get_running_loop().time()
         await self._end(request_id, "done")
         return None
 
     async def _end(self, request_id: str, reason: str) -> None:
         run = self._runs.pop(request_id, None)
         if run is not None:
-            self._ended(reason)
+            self._on_end(reason)
             await run.events.aclose()
 
-    # ── the forgotten ────────────────────────────────────────────────────────────────────────────
+    # ── abandoned answers ────────────────────────────────────────────────────────────────────────
 
     def _watch(self) -> None:
-        """The timer stands for the run that is idle longest, and is moved only when it fires."""
+        """One timer, for the run that has been idle longest; moved only when it fires."""
         if self._timer is None and self._runs:
             self._timer = asyncio.get_running_loop().call_later(self._idle, self._look)
 
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        late = [one for one, run in self._runs.items() if not run.busy and loop.time() - run.asked >= self._idle]
-        for request_id in late:
-            log.info("exo asked no more of %s for %g s; its answer is ended.", request_id, self._idle)
+        idle = [one for one, run in self._runs.items() if not run.busy and loop.time() - run.last_token >= self._idle]
+        for request_id in idle:
+            log.info("exo has not asked for a token of %s for %g s; the answer is ended.", request_id, self._idle)
             self._leave(self._end(request_id, "forgotten"))
-        waits = [run.asked + self._idle for one, run in self._runs.items() if not run.busy and one not in late]
+        deadlines = [run.last_token + self._idle for one, run in self._runs.items() if not run.busy and one not in idle]
         if self._runs:
-            due = min(waits, default=loop.time() + self._idle)
+            due = min(deadlines, default=loop.time() + self._idle)
             self._timer = loop.call_at(max(due, loop.time() + 0.01), self._look)
 
     def _leave(self, ending: Coroutine[Any, Any, None]) -> None:

@@ -1,4 +1,4 @@
-"""What a host reads of a tokenizer: text to ids, ids to text, and the one id that ends an answer."""
+"""The tokenizer as a classic host uses it: text to ids, ids to text, and the one id that ends an answer."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class TokenIds:
         self.eos_token_id = ends[0] if ends else NO_ID
 
     def encode(self, text: str, **_ignored: Any) -> list[int]:
-        return self._own().encode(text)
+        return self._tokenizer().encode(text)
 
     def decode(self, tokens: Any, **_ignored: Any) -> str:
         """Of a list, an array or one id; ids that stand for the end are no text."""
         ids = tokens.tolist() if hasattr(tokens, "tolist") else tokens
         flat = [ids] if isinstance(ids, int) else [int(one) for one in _flat(ids)]
-        return self._own().decode([one for one in flat if one != NO_ID and one not in self.ends])
+        return self._tokenizer().decode([one for one in flat if one != NO_ID and one not in self.ends])
 
-    def _own(self) -> Tokenizer:
+    def _tokenizer(self) -> Tokenizer:
         if self._inner is None:
             raise NotSupported(
                 f"{self._model_id} has no tokenizer that can be read here.",
@@ -52,13 +52,13 @@ def token_ids_of(entry: Entry) -> TokenIds:
 
 
 def ends_of(folder: Path) -> list[int]:
-    """As the model's files number them, the most particular first."""
+    """The ids that end an answer, from the most specific of the model's files that names any."""
     for name in CONFIGS:
         try:
-            held = json.loads((folder / name).read_bytes()).get("eos_token_id")
+            value = json.loads((folder / name).read_bytes()).get("eos_token_id")
         except (OSError, ValueError, AttributeError):
             continue
-        found = [one for one in (held if isinstance(held, list) else [held]) if isinstance(one, int)]
-        if found:
-            return found
+        ids = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)]
+        if ids:
+            return ids
     return []

@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import place, wrap
-from exo_rkllm.cli.extras import quietly
 from exo_rkllm.cli.paint import Paint
-from exo_rkllm.cli.service import ask
+from exo_rkllm.client.control import daemon_status
 from exo_rkllm.doctor.checks import diagnose
 from exo_rkllm.doctor.identity import judged
 from exo_rkllm.doctor.report import DoctorReport, Level
@@ -39,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    scene = look(os.environ, judged(args.user), ask(os.environ), known(), args.root, args.model)
+    scene = look(os.environ, judged(args.user), daemon_status(os.environ), known(), args.root, args.model)
     report = diagnose(scene)
     if args.json:
         print(json.dumps(as_json(scene, report), indent=2))
@@ -51,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
 def known() -> Catalogue | None:
     """The models that every verb works on; none where the configuration, which is a check of its own, is broken."""
     try:
-        return Catalogue(place.configured(), from_plugins(quietly()))
+        return place.node().catalogue
     except ConfigError:
         return None
 

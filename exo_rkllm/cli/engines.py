@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from exo_rkllm.assembly import Node
 from exo_rkllm.backends.base import Model
 from exo_rkllm.backends.registry import BUILT_IN, EngineRegistry, EngineSpec
-from exo_rkllm.backends.rkllm import RkllmFile
 from exo_rkllm.catalogue import card as cards
-from exo_rkllm.catalogue.contributions import from_plugins
-from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cli import place
-from exo_rkllm.cli.extras import plugged
 from exo_rkllm.cli.output import table
-from exo_rkllm.config import load
 from exo_rkllm.errors import CardError, ExoRkllmError
-from exo_rkllm.plugins import Plugins
 from exo_rkllm.plugins.offers import ENGINES
 from exo_rkllm.schema import toml
 
@@ -38,12 +32,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    config = load(os.environ)
-    found = plugged()
-    kinds = EngineRegistry(found.kinds, config.models.engine)
+    node = place.node(args.models)
     if args.model:
-        return one(args, Catalogue(args.models or place.configured(), from_plugins(found)), kinds, found)
-    rows = [described(kind, found) for name in kinds.names() if (kind := kinds.get(name)) is not None]
+        return one(args, node)
+    rows = [described(spec, node) for name in node.engines.names() if (spec := node.engines.get(name)) is not None]
     if args.json:
         print(json.dumps({"engines": rows}, indent=2))
     else:
@@ -51,18 +43,18 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def described(kind: EngineSpec, found: Plugins) -> dict[str, Any]:
-    origin = next((row for row in found.rows if (row.group, row.name) == (ENGINES, kind.name)), None)
+def described(spec: EngineSpec, node: Node) -> dict[str, Any]:
+    origin = next((row for row in node.plugins.rows if (row.group, row.name) == (ENGINES, spec.name)), None)
     return {
-        "name": kind.name,
-        "says": kind.says,
-        "formats": list(kind.formats),
-        "parallelism": kind.parallelism,
-        "on_npu": kind.on_npu,
-        "from": "built in" if kind.name in BUILT_IN or origin is None else f"{origin.package} {origin.version}".strip(),
+        "name": spec.name,
+        "says": spec.says,
+        "formats": list(spec.formats),
+        "parallelism": spec.parallelism,
+        "on_npu": spec.on_npu,
+        "from": "built in" if spec.name in BUILT_IN or origin is None else f"{origin.package} {origin.version}".strip(),
         "options": {
             name: {"type": option.type.__name__, "default": option.default, "says": option.says}
-            for name, option in kind.options.items()
+            for name, option in spec.options.items()
         },
     }
 
@@ -88,32 +80,28 @@ def report(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             )
 
 
-def one(args: argparse.Namespace, catalogue: Catalogue, kinds: EngineRegistry, found: Plugins) -> int:
-    model = model_of(args.model, catalogue)
-    name, why = kinds.chosen(model), reason(model, kinds)
-    trouble: ExoRkllmError | None = None
+def one(args: argparse.Namespace, node: Node) -> int:
+    model = node.find(args.model)
+    name, why = node.engines.chosen(model), reason(model, node.engines)
+    problem: ExoRkllmError | None = None
     try:
-        kind = kinds.of(model)
-        kind.check_file(model)
-        kind.options_of(model)
+        spec = node.engines.of(model)
+        spec.check_file(model)
+        spec.options_of(model)
     except ExoRkllmError as error:
-        trouble = error
+        problem = error
     if args.json:
-        says = None if trouble is None else {"sentence": trouble.sentence, "hint": trouble.hint}
+        says = None if problem is None else {"sentence": problem.sentence, "hint": problem.hint}
         print(json.dumps({"model": model.id, "engine": name, "why": why, "error": says}, indent=2))
-        return 0 if trouble is None else 1
+        return 0 if problem is None else 1
     print(f"{model.id}: {name}, {why}")
-    if trouble is not None:
-        raise trouble
+    if problem is not None:
+        raise problem
     return 0
 
 
-def model_of(name: str, catalogue: Catalogue) -> Model:
-    return RkllmFile(Path(name)) if "/" in name or Path(name).is_file() else catalogue.resolve(name)
-
-
-def reason(model: Model, kinds: EngineRegistry) -> str:
-    if kinds.instead:
+def reason(model: Model, engines: EngineRegistry) -> str:
+    if engines.instead:
         return "because `engine` under [models], or EXO_RKLLM_MODELS_ENGINE, says so for every model"
     if isinstance(model, Entry):
         card = model.folder / cards.FILE

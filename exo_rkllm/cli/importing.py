@@ -25,6 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     access = None if args.offline else Access.of(os.environ)
-    steps = import_(place.catalogue(args), args.path, access, name=args.name, move=args.move, replace=args.replace)
+    steps = import_(
+        place.node(args.models).catalogue, args.path, access, name=args.name, move=args.move, replace=args.replace
+    )
     asyncio.run(progress.follow(steps, as_json=args.json))
     return 0

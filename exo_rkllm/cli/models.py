@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from exo_rkllm.catalogue.names import SUFFIXES
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cli import place
 from exo_rkllm.cli.progress import amount
@@ -18,14 +19,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    catalogue = place.catalogue(args)
-    listing = catalogue.scan()
+    node = place.node(args.models, plugged=False)
+    listing = node.catalogue.scan()
+    if any(entry.path is not None and entry.path.suffix.lower() not in SUFFIXES for entry in listing.entries):
+        node.use_plugins(place.load_plugins())  # one of them may know whose file that is
+        listing = node.catalogue.scan()
     if args.json:
         print(json.dumps([row(entry) for entry in listing.entries], indent=2))
     elif listing.entries:
         print(table(listing.entries))
     else:
-        print(f"No models in {catalogue.directory}. exo-rkllm pull ORG/REPO fetches one.")
+        print(f"No models in {node.catalogue.directory}. exo-rkllm pull ORG/REPO fetches one.")
     for problem in listing.problems:
         print(f"{problem.folder.name}: {problem.error.sentence}\n  try: {problem.error.hint}", file=sys.stderr)
     return 1 if listing.problems else 0

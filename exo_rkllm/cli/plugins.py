@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from exo_rkllm.cli.extras import quietly
+from exo_rkllm.cli import place
 from exo_rkllm.cli.output import table
-from exo_rkllm.cli.service import ask
-from exo_rkllm.plugins.loading import Plugin
+from exo_rkllm.client.control import daemon_status
+from exo_rkllm.plugins.loading import PluginStatus
 from exo_rkllm.plugins.offers import GROUPS, offers
 
 HEAD = ("GROUP", "NAME", "VALUE", "PACKAGE", "STATE")
@@ -29,9 +29,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    service = ask(os.environ)
+    service = daemon_status(os.environ)
     if args.here or service.status is None:
-        rows: Sequence[Plugin] = quietly().rows
+        rows: Sequence[PluginStatus] = place.load_quietly().rows
     else:
         rows = told(service.status.get("plugins", []))
     if args.json:
@@ -41,15 +41,15 @@ def main(args: argparse.Namespace) -> int:
     return 1 if any(row.state in ("failed", "conflict") for row in rows) else 0
 
 
-def told(said: Sequence[dict[str, Any]]) -> list[Plugin]:
+def told(said: Sequence[dict[str, Any]]) -> list[PluginStatus]:
     """What a daemon has, and what has come since."""
-    rows = [Plugin(**one) for one in said]
+    rows = [PluginStatus(**one) for one in said]
     known = {(row.group, row.name, row.value) for row in rows}
     fresh = [one for one in offers() if (one.group, one.name, one.value) not in known]
-    return rows + [Plugin(**asdict(one), state="waiting", error=NEW) for one in fresh]
+    return rows + [PluginStatus(**asdict(one), state="waiting", error=NEW) for one in fresh]
 
 
-def report(rows: Sequence[Plugin]) -> Iterator[str]:
+def report(rows: Sequence[PluginStatus]) -> Iterator[str]:
     if not rows:
         yield f"No package has an entry point in {', '.join(GROUPS)}."
         return

@@ -54,7 +54,7 @@ async def there(daemon: control.Client, args: argparse.Namespace) -> AsyncGenera
 
 def here(args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
     return pull(
-        place.catalogue(args),
+        place.node(args.models).catalogue,
         PullTarget.parse(args.model),
         Access.of(os.environ),
         soc=soc(args),

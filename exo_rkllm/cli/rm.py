@@ -20,7 +20,7 @@ def main(args: argparse.Namespace) -> int:
         for name in args.models_:
             print(f"removed {daemon.post('/control/rm', model=name)['removed']}")
         return 0
-    catalogue = place.catalogue(args)
+    catalogue = place.node(args.models, plugged=False).catalogue
     found = [catalogue.removable(name) for name in args.models_]  # all or none: a name that is wrong removes nothing
     sizes = {entry.id: entry.card.weights.size for entry in catalogue.list() if entry.card.weights}
     for name in found:

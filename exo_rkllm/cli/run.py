@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,17 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Message, Model, Piece, Sampling
-from exo_rkllm.backends.host import engine_host
-from exo_rkllm.backends.registry import EngineRegistry
+from exo_rkllm import dispatch
+from exo_rkllm.assembly import LocalSource, Node, is_file
+from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Model, Piece, Sampling
+from exo_rkllm.backends.registry import BUILT_IN
 from exo_rkllm.backends.rkllm import RkllmFile
-from exo_rkllm.catalogue.contributions import from_plugins
-from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.chat.parser import ResponseParser
-from exo_rkllm.chat.prompt import render
 from exo_rkllm.cli import place
-from exo_rkllm.cli.extras import plugged
-from exo_rkllm.cli.through import ThroughDaemon
+from exo_rkllm.client.answers import AnswerSource, DaemonSource
 from exo_rkllm.client.control import Client, NotInTheGroup, find
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
@@ -60,16 +57,11 @@ def main(args: argparse.Namespace) -> int:
     return chat.converse() if prompt is None else chat.once(prompt)
 
 
-def model_of(name: str, context: int, sampling: Sampling, catalogue: Catalogue) -> Model:
-    """A file where it looks like one, else an entry of the catalogue; loaded with what was asked for, since runtimes
-    before 1.3.0 take a sampling at no other time."""
+def model_of(name: str, context: int, sampling: Sampling, node: Node) -> Model:
+    """Loaded with what was asked for, since runtimes before 1.3.0 take a sampling at no other time."""
     if is_file(name):
         return RkllmFile(Path(name), context, sampling)
-    return catalogue.resolve(name).asked(context, sampling)
-
-
-def is_file(name: str) -> bool:
-    return name.endswith(".rkllm") or "/" in name or Path(name).exists()
+    return node.catalogue.resolve(name).asked(context, sampling)
 
 
 def beside(args: argparse.Namespace) -> Client | None:
@@ -88,18 +80,24 @@ class TerminalChat:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        config = load(os.environ)
-        library = args.library or (Path(config.runtime.library) if config.runtime.library else None)
-        sampling = Sampling(**{setting.name: getattr(args, setting.name) for setting in SETTINGS})
+        self._sampling = Sampling(**{setting.name: getattr(args, setting.name) for setting in SETTINGS})
         client = beside(args)
         if client is not None:
-            self._engine: Engine = ThroughDaemon(args.model, client)
+            self._model = args.model
+            self._source: AnswerSource = DaemonSource(client.path)
         else:
-            found = plugged()
-            model = model_of(args.model, args.context, sampling, Catalogue(place.configured(), from_plugins(found)))
-            kinds = EngineRegistry(found.kinds, args.engine or config.models.engine)
-            self._engine = kinds.make(model, engine_host(config, library, self._report))
-        self._sampling = sampling
+            engine = args.engine or load(os.environ).models.engine
+            node = place.node(
+                plugged=not is_file(args.model) or engine not in ("", *BUILT_IN),
+                engine=engine,
+                library=args.library,
+                report=self._report,
+            )
+            model = model_of(args.model, args.context, self._sampling, node)
+            self._model = model.id
+            self._source = LocalSource(node.dispatcher(find=lambda _name: model))
+        # What goes wrong is raised here as well, and said once.
+        logging.getLogger(dispatch.__name__).addHandler(logging.NullHandler())
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()
         self._load_seconds = 0.0
@@ -115,7 +113,7 @@ class TerminalChat:
 
     def converse(self) -> int:
         with self._opened():
-            print(f"{self._engine.model.id} listens. /bye or Ctrl-D ends, Ctrl-C stops an answer.", file=sys.stderr)
+            print(f"{self._model} listens. /bye or Ctrl-D ends, Ctrl-C stops an answer.", file=sys.stderr)
             while True:
                 try:
                     line = input(">>> ").strip()
@@ -139,17 +137,17 @@ class TerminalChat:
             self._await(self._load())
             yield
         finally:
-            self._loop.run_until_complete(self._engine.close())
+            self._loop.run_until_complete(self._source.close())
             self._loop.close()
 
     async def _load(self) -> None:
-        loading = asyncio.ensure_future(self._engine.initialize())
+        loading = asyncio.ensure_future(self._source.load(self._model))
         began = time.monotonic()
         try:
             # Somebody looks on, or nobody needs to be told: a log full of seconds says nothing.
             shown = sys.stderr.isatty()
             while not (await asyncio.wait({loading}, timeout=1.0 if shown else None))[0]:
-                waited = f"\rloading {self._engine.model.id}: {time.monotonic() - began:.0f} s"
+                waited = f"\rloading {self._model}: {time.monotonic() - began:.0f} s"
                 print(waited, end="", file=sys.stderr, flush=True)
         except asyncio.CancelledError:
             loading.cancel()
@@ -164,7 +162,7 @@ class TerminalChat:
     def _ask(self, prompt: str) -> int:
         """Exit code of one question: 0, or 130 where Ctrl-C ended the answer."""
         request = GenerationRequest(
-            model=self._engine.model.id,
+            model=self._model,
             messages=(*self._messages, Message("user", prompt)),
             sampling=self._sampling,
             max_tokens=self._args.max_tokens,
@@ -181,33 +179,25 @@ class TerminalChat:
     async def _answer(self, request: GenerationRequest) -> str:
         """Prints while it listens; leaving early closes the generator, which ends the run."""
         pieces: list[str] = []
-        prompt = render(request, self._engine.model, self._engine.capabilities)
-        parser = ResponseParser(prompt)
         try:
-            async with aclosing(self._engine.generate(prompt.request)) as events:
+            async with aclosing(self._source.answer(request)) as events:
                 async for event in events:
-                    if isinstance(event, Piece) and not parser.stopped:
-                        self._take(parser.feed(event), pieces)
-                        if parser.stopped:
-                            await self._engine.abort(request.id)
+                    if isinstance(event, Piece):
+                        self._take(event, pieces)
                     elif isinstance(event, Finish):
-                        self._take(parser.end(event), pieces)
+                        self._print_finish(event)
         except ExoRkllmError:
             if pieces and not self._args.json:
                 print(flush=True)  # the reason has a line of its own
             raise
         return "".join(pieces)
 
-    def _take(self, events: Sequence[GenerationEvent], answer: list[str]) -> None:
-        for event in events:
-            if isinstance(event, Piece):
-                if event.kind == "answer" and not answer and self._thought and not self._args.json:
-                    print("\n")  # between what it thought and what it says
-                self._thought = event.kind == "thinking"
-                answer += [event.text] if event.kind == "answer" else []
-                self._print(event)
-            elif isinstance(event, Finish):
-                self._print_finish(event)
+    def _take(self, piece: Piece, answer: list[str]) -> None:
+        if piece.kind == "answer" and not answer and self._thought and not self._args.json:
+            print("\n")  # between what it thought and what it says
+        self._thought = piece.kind == "thinking"
+        answer += [piece.text] if piece.kind == "answer" else []
+        self._print(piece)
 
     def _print(self, piece: Piece) -> None:
         if self._args.json:

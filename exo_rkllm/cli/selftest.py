@@ -8,14 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from exo_rkllm.backends.host import engine_host
-from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.assembly import is_file
+from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli import place, wrap
 from exo_rkllm.cli.doctor import known
 from exo_rkllm.cli.paint import Paint
-from exo_rkllm.cli.service import ask
+from exo_rkllm.client.control import DaemonStatus, daemon_status
 from exo_rkllm.config import load
 from exo_rkllm.doctor import hardware, selftest
 from exo_rkllm.doctor.checks import diagnose
@@ -23,7 +23,7 @@ from exo_rkllm.doctor.hardware import PROBES, HardwareProbe
 from exo_rkllm.doctor.identity import judged
 from exo_rkllm.doctor.measure import Bench
 from exo_rkllm.doctor.report import Level
-from exo_rkllm.doctor.scene import Service, look
+from exo_rkllm.doctor.scene import look
 from exo_rkllm.doctor.selftest import SelftestOutcome
 from exo_rkllm.errors import Busy, UsageError
 
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     config = load(os.environ)
     root = args.root or Path(config.board.root)
     board = detect(root)
-    service = ask(os.environ)
+    service = daemon_status(os.environ)
     lines: list[str] = []
     bench = None
     if args.model is not None:
@@ -92,7 +92,7 @@ def chosen(only: list[str] | None) -> list[HardwareProbe]:
     return [probe for probe in PROBES if not only or probe.key in only]
 
 
-def refuse_company(service: Service) -> None:
+def refuse_company(service: DaemonStatus) -> None:
     """A second copy of a model next to the daemon's would be measured for its neighbour's sake."""
     models = (service.status or {}).get("models", ())
     loaded = [str(model["name"]) for model in models if model.get("state") == "ready"]
@@ -101,8 +101,5 @@ def refuse_company(service: Service) -> None:
 
 
 def engine(name: str, root: Path, lines: list[str]) -> RkllmEngine:
-    config = load(os.environ)
-    library = Path(config.runtime.library) if config.runtime.library else None
-    is_file = name.endswith(".rkllm") or "/" in name
-    model = RkllmFile(Path(name), 0) if is_file else place.standing().resolve(name)
-    return RkllmEngine(model, engine_host(config, library, lines.extend, root))
+    node = place.node(plugged=not is_file(name), root=root, report=lines.extend)
+    return RkllmEngine(node.find(name), node.host())

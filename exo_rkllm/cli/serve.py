@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     config = load(os.environ, args.config)  # before the heavy imports, so that a mistake is reported at once
-    from exo_rkllm.daemon.serve import run
+    from exo_rkllm.daemon.server import run
 
     run(config, os.environ, lambda: load(os.environ, args.config))
     return 0

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    entry = place.catalogue(args).resolve(args.model)
+    entry = place.node(args.models).catalogue.resolve(args.model)
     if args.card:
         print(cards.dump(entry.card), end="")
     elif args.template:

@@ -1,4 +1,4 @@
-"""The command line's end of the control socket: one call a verb, and a sentence for everything that can be in the way.
+"""Calls to the running daemon over its control socket, and a sentence for everything that can be in the way.
 
 Standard library only, and http.client only when a call is made: `exo-rkllm --help` must not pay for it.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse
 
 VERSION_HEADER = "X-Exo-Rkllm-Version"
+WENT_AWAY, LOGS = "The daemon went away in the middle of its answer.", "exo-rkllm logs"
 
 
 class DaemonUnreachable(ExoRkllmError):
@@ -66,7 +68,7 @@ class Client:
                 if value == {"done": True}:
                     return
                 yield value
-        raise DaemonUnreachable("The daemon went away in the middle of its answer.", "exo-rkllm logs")
+        raise DaemonUnreachable(WENT_AWAY, LOGS)
 
     def _call(self, method: str, path: str, fields: Mapping[str, Any] | None) -> dict[str, Any]:
         with closing(self._connect()) as connection:
@@ -85,7 +87,7 @@ class Client:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
         except (ConnectionError, HTTPException):
-            raise DaemonUnreachable("The daemon went away in the middle of its answer.", "exo-rkllm logs") from None
+            raise DaemonUnreachable(WENT_AWAY, LOGS) from None
         theirs = response.getheader(VERSION_HEADER, "")
         if theirs != __version__:
             raise VersionMismatch(
@@ -138,20 +140,25 @@ def group_of(path: Path) -> str:
     return "exo-rkllm"
 
 
-def find(environment: Mapping[str, str] = os.environ) -> Client | None:
-    """The user's own daemon, else the service; None where neither has a socket."""
-    chosen = load(environment).control.socket
-    here = places(environment)
-    sockets = here.sockets if chosen == str(here.socket) else (Path(chosen),)
-    for path in sockets:
+def listening(paths: Iterable[Path]) -> Path | None:
+    """The first socket behind which a daemon answers; raises NotInTheGroup where one is closed to this user."""
+    for path in paths:
         try:
             connected(path, 2.0).close()
         except NotInTheGroup:
             raise
         except DaemonUnreachable:
             continue
-        return Client(path)
+        return path
     return None
+
+
+def find(environment: Mapping[str, str] = os.environ) -> Client | None:
+    """The user's own daemon, else the service; None where neither has a socket."""
+    chosen = load(environment).control.socket
+    here = places(environment)
+    path = listening(here.sockets if chosen == str(here.socket) else (Path(chosen),))
+    return None if path is None else Client(path)
 
 
 def daemon(environment: Mapping[str, str] = os.environ) -> Client:
@@ -160,3 +167,29 @@ def daemon(environment: Mapping[str, str] = os.environ) -> Client:
     if client is None:
         raise not_running(places(environment).sockets[-1])
     return client
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The daemon's own word: `status` where it answered, `error` where it did not; neither where none runs."""
+
+    status: Mapping[str, Any] | None = None
+    error: ExoRkllmError | None = None
+
+    @property
+    def load(self) -> tuple[float, ...] | None:
+        """The NPU's load, which the daemon may read where this user may not; it can be of another version."""
+        npu = (self.status or {}).get("npu")
+        load = npu.get("load") if isinstance(npu, Mapping) else None
+        if not isinstance(load, Sequence) or not load or not all(isinstance(part, int | float) for part in load):
+            return None
+        return tuple(min(max(float(part), 0.0), 1.0) for part in load)
+
+
+def daemon_status(environment: Mapping[str, str] = os.environ) -> DaemonStatus:
+    """For verbs that can do without a daemon."""
+    try:
+        client = find(environment)
+        return DaemonStatus() if client is None else DaemonStatus(client.get("/control/status"))
+    except ExoRkllmError as error:
+        return DaemonStatus(error=error)

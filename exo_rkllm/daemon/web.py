@@ -1,4 +1,4 @@
-"""The faces over HTTP, given what they need of the daemon's parts."""
+"""The faces over HTTP, given what they need of the daemon's daemon."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from exo_rkllm.api.context import ApiContext as Faces
 from exo_rkllm.api.context import ApiServerSettings
 from exo_rkllm.api.status import board_value
 from exo_rkllm.board.counters import read
-from exo_rkllm.daemon.parts import Daemon
+from exo_rkllm.daemon.daemon import Daemon
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 
-def application(parts: Daemon, *, loopback: bool) -> web.Application:
+def application(daemon: Daemon, *, loopback: bool) -> web.Application:
     """The API. `loopback` says that nobody but this machine can reach its sockets."""
     return api.application(
         Faces(
-            dispatcher=parts.dispatcher,
-            catalogue=parts.catalogue,
-            settings=_settings(parts, loopback=loopback),
-            pull=lambda name: parts.pull(control.PullRequest(name)),
-            metrics=scrape(parts) if parts.config.metrics.enabled else None,
-            board=lambda: board_value(parts.watch.board, read(parts.watch.sources)),
-            watch=parts.sampler.watch,
-            cluster=lambda: {} if parts.node is None else parts.node.view().plain(),
-            engine_spec=lambda model: parts.kinds.of(model),  # noqa: PLW0108 - plugins bring another registry
-            node_id=lambda: "" if parts.node is None else parts.node.node_id,
+            dispatcher=daemon.dispatcher,
+            catalogue=daemon.node.catalogue,
+            settings=_settings(daemon, loopback=loopback),
+            pull=lambda name: daemon.pull(control.PullRequest(name)),
+            metrics=scrape(daemon) if daemon.config.metrics.enabled else None,
+            board=lambda: board_value(daemon.hardware.watch.board, read(daemon.hardware.watch.sources)),
+            watch=daemon.sampler.watch,
+            cluster=lambda: {} if daemon.cluster is None else daemon.cluster.view().plain(),
+            engine_spec=lambda model: daemon.node.engines.of(model),  # noqa: PLW0108 - plugins bring another registry
+            node_id=lambda: "" if daemon.cluster is None else daemon.cluster.node_id,
         )
     )
 
 
-def control_application(parts: Daemon, controls: control.ControlContext) -> web.Application:
+def control_application(daemon: Daemon, controls: control.ControlContext) -> web.Application:
     """The control socket speaks the API, too: whoever may open it needs no key."""
-    app = application(parts, loopback=True)
+    app = application(daemon, loopback=True)
     app.add_subapp(control.PREFIX, control.application(controls))
     return app
 
 
-def metrics_application(parts: Daemon) -> web.Application:
+def metrics_application(daemon: Daemon) -> web.Application:
     """For a Prometheus on another machine: nothing else is to be had there."""
-    answer = scrape(parts)
+    answer = scrape(daemon)
 
     async def metrics(request: web.Request) -> web.Response:
         body, content_type = answer(request.headers.get("Accept", ""))
@@ -58,12 +58,12 @@ def metrics_application(parts: Daemon) -> web.Application:
     return app
 
 
-def _settings(parts: Daemon, *, loopback: bool) -> Callable[[], ApiServerSettings]:
+def _settings(daemon: Daemon, *, loopback: bool) -> Callable[[], ApiServerSettings]:
     """Asked for with every request, and made anew where a reload brought another configuration."""
     made: list[tuple[object, object, ApiServerSettings]] = []
 
     def settings() -> ApiServerSettings:
-        config, keys = parts.config.api, parts.keys
+        config, keys = daemon.config.api, daemon.keys
         if not made or made[0][0] is not config or made[0][1] is not keys:
             new = ApiServerSettings(
                 keys=keys,
@@ -82,7 +82,7 @@ def _settings(parts: Daemon, *, loopback: bool) -> Callable[[], ApiServerSetting
     return settings
 
 
-def scrape(parts: Daemon) -> Callable[[str], tuple[bytes, str]]:
+def scrape(daemon: Daemon) -> Callable[[str], tuple[bytes, str]]:
     """What it takes is imported by the first scrape: not everybody scrapes."""
 
     @functools.cache
@@ -92,12 +92,12 @@ def scrape(parts: Daemon) -> Callable[[str], tuple[bytes, str]]:
         from exo_rkllm.metrics.scrape import registry
         from exo_rkllm.metrics.serving import ServingCollector
 
-        watch, sampler = parts.watch, parts.sampler
+        watch, sampler = daemon.hardware.watch, daemon.sampler
         return registry(
             [
                 BoardCollector(lambda: watch.board, lambda: watch.sources, sampler.busy, sampler.touch),
-                ServingCollector(parts.serving, parts.dispatcher.status, parts.runtime),
-                ClusterCollector(lambda: None if parts.node is None else parts.node.view()),
+                ServingCollector(daemon.serving, daemon.dispatcher.status, daemon.runtime),
+                ClusterCollector(lambda: None if daemon.cluster is None else daemon.cluster.view()),
             ]
         )
 

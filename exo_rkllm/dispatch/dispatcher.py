@@ -196,9 +196,12 @@ class Dispatcher:
 
     # ── what is to be seen ───────────────────────────────────────────────────────────────────────
 
-    async def subscribe(self) -> AsyncGenerator[DispatchStatus, None]:
-        """The status now, and again after every change; changes that come faster than they are read are one."""
-        changed = asyncio.Event()
+    async def subscribe(self, changed: asyncio.Event | None = None) -> AsyncGenerator[DispatchStatus, None]:
+        """The status now, and again after every change; changes that come faster than they are read are one.
+
+        A caller that also follows something else brings the event, and sets it for that.
+        """
+        changed = asyncio.Event() if changed is None else changed
         self._watchers.add(changed)
         try:
             while True:

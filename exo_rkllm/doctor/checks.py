@@ -15,7 +15,7 @@ from exo_rkllm.board.detect import UPGRADE, DeviceNode, Npu
 from exo_rkllm.board.driver import MINIMUM, RECOMMENDED, is_older
 from exo_rkllm.board.performance import ENABLE, SOCKET
 from exo_rkllm.board.states import UNMASK
-from exo_rkllm.classic.host import NONE, UNRELATED
+from exo_rkllm.classic.launcher import NONE, UNRELATED
 from exo_rkllm.doctor.identity import SERVICE_USER, group_name
 from exo_rkllm.doctor.report import DoctorReport, Finding, ReportLine, bad, good, poor, unseen, worst
 from exo_rkllm.doctor.scene import ModelSeen, Scene

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from exo_rkllm import plugins
 from exo_rkllm.board import files, kernel_log
@@ -14,11 +13,12 @@ from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.catalogue.store import Catalogue, Entry
-from exo_rkllm.classic.host import HostKind, host_kind
+from exo_rkllm.classic.launcher import HostKind, host_kind
+from exo_rkllm.client.control import DaemonStatus
 from exo_rkllm.config import Config, load
 from exo_rkllm.doctor.identity import ModelIdentity
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound
-from exo_rkllm.plugins import Plugin
+from exo_rkllm.plugins import PluginStatus
 from exo_rkllm.runtime import locate, modelfile
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.modelfile import ModelFacts, Objection
@@ -57,23 +57,6 @@ class ModelSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """The daemon's own word: its status where it answered, the error where it did not."""
-
-    status: Mapping[str, Any] | None = None
-    error: ExoRkllmError | None = None
-
-    @property
-    def load(self) -> tuple[float, ...] | None:
-        """What the daemon reads, which may look where this user may not; it can be of another version."""
-        npu = (self.status or {}).get("npu")
-        told = npu.get("load") if isinstance(npu, Mapping) else None
-        if not isinstance(told, Sequence) or not told or not all(isinstance(part, int | float) for part in told):
-            return None
-        return tuple(min(max(float(part), 0.0), 1.0) for part in told)
-
-
-@dataclass(frozen=True, slots=True)
 class Scene:
     root: Path
     board: Board
@@ -88,8 +71,8 @@ class Scene:
     models: tuple[ModelSeen, ...]
     models_error: ExoRkllmError | None
     kernel_log: Mapping[str, int] | str  # errors by kind, or why it cannot be read
-    service: Service
-    plugins: tuple[Plugin, ...]
+    service: DaemonStatus
+    plugins: tuple[PluginStatus, ...]
     exo: HostKind
 
     @property
@@ -102,7 +85,7 @@ class Scene:
 def look(
     environment: Mapping[str, str],
     identity: ModelIdentity,
-    service: Service,
+    service: DaemonStatus,
     catalogue: Catalogue | None,
     root: Path | None = None,
     model: str = "",
@@ -135,10 +118,10 @@ def look(
     )
 
 
-def _plugins(environment: Mapping[str, str], service: Service) -> tuple[Plugin, ...]:
+def _plugins(environment: Mapping[str, str], service: DaemonStatus) -> tuple[PluginStatus, ...]:
     """The daemon's where one runs: those of this process say little of it."""
     if service.status is not None and "plugins" in service.status:
-        return tuple(Plugin(**row) for row in service.status["plugins"])
+        return tuple(PluginStatus(**row) for row in service.status["plugins"])
     return plugins.load(environment=environment).rows
 
 

@@ -1,15 +1,20 @@
-"""Where this process's lines go."""
+"""Where this process's lines go: systemd's journal with their fields, or standard error; and the ring."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+import select
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from exo_rkllm.log.fields import fields_of, text_of
-from exo_rkllm.log.journal import Journal, is_ours
 from exo_rkllm.log.ring import Ring
 
 ROOT = "exo_rkllm"
+PRIORITIES = {"CRITICAL": 2, "ERROR": 3, "WARNING": 4, "INFO": 6, "DEBUG": 7}
+JOURNAL = "/run/systemd/journal/socket"
 
 
 class Plain(logging.Formatter):
@@ -22,13 +27,68 @@ class Plain(logging.Formatter):
         return f"{moment} {level}{text_of(record)}" + (f"  [{request}]" if request else "")
 
 
-def begin(level: str, environment: Mapping[str, str]) -> Ring:
+class JournalHandler(logging.Handler):
+    """One journal entry a line; `send` is systemd.journal's. A journal that takes no line loses it."""
+
+    def __init__(self, send: Callable[..., None], address: str = JOURNAL) -> None:
+        super().__init__()
+        self._send = send
+        self._address = address
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not journal_reads(self._address):
+            return
+        with suppress(OSError):
+            self._send(
+                text_of(record),
+                PRIORITY=str(PRIORITIES.get(record.levelname, 6)),
+                SYSLOG_IDENTIFIER="exo-rkllm",
+                LOGGER=record.name,
+                # Without these `send` walks the stack, and finds this handler.
+                CODE_FILE=record.pathname,
+                CODE_LINE=record.lineno,
+                CODE_FUNC=record.funcName,
+                **{f"EXO_RKLLM_{name.upper()}": value for name, value in fields_of(record).items()},
+            )
+
+
+def journal_reads(address: str) -> bool:
+    """Whether the journal takes a line now. libsystemd waits for it, and systemd-python 235 holds the interpreter's
+    lock meanwhile, so that a journal which hangs would stop every thread of the daemon."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(address)
+        except OSError:
+            return False
+        poll = select.poll()
+        poll.register(probe, select.POLLOUT)
+        return bool(poll.poll(0))
+
+
+def journal() -> logging.Handler | None:
+    """None where systemd-python is not installed."""
+    try:
+        from systemd.journal import send
+    except ImportError:
+        return None
+    return JournalHandler(send)
+
+
+def stderr_is_journal(environment: Mapping[str, str]) -> bool:
+    """systemd.exec(5), JOURNAL_STREAM."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def set_up(level: str, environment: Mapping[str, str]) -> Ring:
     """Every line of ours and of the libraries under us, to the journal or standard error, and to the ring."""
     ring = Ring()
-    outward: logging.Handler
-    if is_ours(environment):
-        outward = Journal()
-    else:
+    outward = journal() if stderr_is_journal(environment) else None
+    if outward is None:
         outward = logging.StreamHandler()
         outward.setFormatter(Plain())
     logger = logging.getLogger()

@@ -11,7 +11,7 @@ from typing import Any
 
 from exo_rkllm.errors import ConfigError
 from exo_rkllm.plugins import adapting, loading
-from exo_rkllm.plugins.loading import PATIENCE, Plugin, Plugins
+from exo_rkllm.plugins.loading import PATIENCE, LoadedPlugins, PluginStatus
 from exo_rkllm.plugins.modules import load_plugin
 from exo_rkllm.plugins.native import (
     load_backend_plugin,
@@ -58,7 +58,7 @@ def load(
     environment: Mapping[str, str] | None = None,
     patience: float = PATIENCE,
     changed: Callable[[], None] = lambda: None,
-) -> Plugins:
+) -> LoadedPlugins:
     """Load what the installed packages offer, and `more` modules or files. Never raises for a plugin's sake, and
     twice is as good as once. Where `allow` is not given, the configuration says both."""
     if allow is None:
@@ -103,9 +103,9 @@ def select_processor(model_type: str | None) -> Callable[..., Any] | None:
 
 
 __all__ = [
+    "LoadedPlugins",
     "ModelSpec",
-    "Plugin",
-    "Plugins",
+    "PluginStatus",
     "adapt_config",
     "apply_weight_remapping",
     "chosen",

@@ -1,6 +1,6 @@
-"""Running what the packages offer: each plugin once a process, on a thread of its own, so that none can stop another.
+"""Runs what the packages offer: each plugin once a process, on a thread of its own, so that none can stop another.
 
-A plugin that takes longer than the caller's patience goes on loading; what it brings counts from then on.
+A plugin that takes longer than the caller's limit goes on loading; what it registers counts from then on.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 
 # `waiting` is one that a running daemon has not seen yet.
 State: TypeAlias = Literal["used", "refused", "failed", "conflict", "loading", "waiting"]
-# What a process that serves gives to all its plugins together; commands, where nobody waits, give more.
+# Seconds that a serving process waits for each plugin; commands wait longer.
 PATIENCE = 1.0
-# What each still gets when that is used up: the order of registration stays the same where plugins are quick.
-LEAST = 0.1
+# Plugins start in their order, each this long before the next, so that quick ones also register in that order.
+HEAD_START = 0.1
 
 NOT_LISTED = "Not among the names that EXO_RKLLM_PLUGINS, or allow under [plugins], lists."
 
 
 @dataclass(frozen=True, slots=True)
-class Plugin:
+class PluginStatus:
     """One line of the list."""
 
     group: str
@@ -52,12 +52,13 @@ class Plugin:
 class PluginRun:
     """One value being loaded, or loaded: `state` and `error` are final once `thread` has ended."""
 
-    def __init__(self, offer: Offer, done: Callable[[], None]) -> None:
+    def __init__(self, offer: Offer, ended: Callable[[], None]) -> None:
         self.offer = offer
         self.state: State = "loading"
         self.error = ""
-        self.kind: EngineSpec | None = None
-        self._done = done
+        self.engine: EngineSpec | None = None
+        self._ended = ended
+        self.started = time.monotonic()
         self.thread = threading.Thread(target=self._run, name=f"{THREAD}{offer.name}", daemon=True)
         self.thread.start()
 
@@ -67,9 +68,9 @@ class PluginRun:
             if offer.group == LISTED:
                 load_plugin(offer.value)
             elif offer.group == ENGINES:
-                self.kind = _kind(offer, _found(offer.value))
+                self.engine = _engine(offer, _object(offer.value))
             else:
-                _called(offer, _found(offer.value))
+                _call(offer, _object(offer.value))
             self.state = "used"
         except PluginConflict as error:
             self.state, self.error = "conflict", str(error)
@@ -77,8 +78,12 @@ class PluginRun:
             self.state, self.error = "failed", sentence(error)
             log.debug("%s did not load.", offer.value, exc_info=True)
         if self.error:
-            log.warning("The plugin %s (%s) is not used: %s", offer.name, offer.value, self.error)
-        self._done()
+            _warn(offer, self.error)
+        self._ended()
+
+
+def _warn(offer: Offer, error: object) -> None:
+    log.warning("The plugin %s (%s) is not used: %s", offer.name, offer.value, error)
 
 
 def sentence(error: BaseException) -> str:
@@ -88,59 +93,59 @@ def sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
 
 
-def _found(value: str) -> Any:
+def _object(value: str) -> Any:
     """What `module:name` means; None for a module alone, which is loaded for its effect."""
     module, _, path = value.partition(":")
-    found: Any = import_module(module.strip())
+    target: Any = import_module(module.strip())
     if not path:
         return None
     for name in path.partition("[")[0].strip().split("."):
-        found = getattr(found, name)
-    return found
+        target = getattr(target, name)
+    return target
 
 
-def _called(offer: Offer, found: Any) -> None:
-    if found is None:
+def _call(offer: Offer, target: Any) -> None:
+    if target is None:
         return
-    if not callable(found):
-        raise PluginInvalid(f"{offer.value} is {type(found).__name__}, not a function.", f"{offer.name} = module:name")
-    found()
+    if not callable(target):
+        raise PluginInvalid(f"{offer.value} is {type(target).__name__}, not a function.", f"{offer.name} = module:name")
+    target()
 
 
-def _kind(offer: Offer, found: Any) -> EngineSpec:
+def _engine(offer: Offer, target: Any) -> EngineSpec:
     from exo_rkllm.backends.registry import BUILT_IN, EngineSpec
 
-    if not isinstance(found, EngineSpec):
+    if not isinstance(target, EngineSpec):
         raise PluginInvalid(
             f"{offer.value} is no exo_rkllm.backends.registry.EngineSpec.", f"{offer.name} = module:SPEC"
         )
-    if found.name != offer.name:
+    if target.name != offer.name:
         raise PluginInvalid(
-            f"The entry point {offer.name!r} has an EngineSpec named {found.name!r}.", "Give both the same name."
+            f"The entry point {offer.name!r} has an EngineSpec named {target.name!r}.", "Give both the same name."
         )
-    if found.name in BUILT_IN:
-        raise PluginConflict(f"There is an engine {found.name!r} of ours.", "Give the plugin's another name.")
-    return found
+    if target.name in BUILT_IN:
+        raise PluginConflict(f"There is an engine {target.name!r} of ours.", "Give the plugin's another name.")
+    return target
 
 
-class Plugins:
+class LoadedPlugins:
     """What one process has of its plugins. The rows of slow ones change by themselves."""
 
-    def __init__(self, rows: Sequence[tuple[Offer, PluginRun | Plugin]], registry: Registry) -> None:
+    def __init__(self, rows: Sequence[PluginRun | PluginStatus] = (), registry: Registry = PROCESS) -> None:
         self._rows = tuple(rows)
         self._registry = registry
 
     @property
-    def rows(self) -> tuple[Plugin, ...]:
-        return tuple(one if isinstance(one, Plugin) else _row(offer, one.state, one.error) for offer, one in self._rows)
+    def rows(self) -> tuple[PluginStatus, ...]:
+        return tuple(
+            row if isinstance(row, PluginStatus) else _status(row.offer, row.state, row.error) for row in self._rows
+        )
 
     @property
-    def kinds(self) -> Mapping[str, EngineSpec]:
-        """The engines that are here by now."""
-        found = {
-            one.kind.name: one.kind for _, one in self._rows if isinstance(one, PluginRun) and one.kind is not None
-        }
-        return MappingProxyType(found)
+    def engines(self) -> Mapping[str, EngineSpec]:
+        """The engines that have been loaded by now."""
+        runs = (row for row in self._rows if isinstance(row, PluginRun))
+        return MappingProxyType({run.engine.name: run.engine for run in runs if run.engine is not None})
 
     @property
     def specs(self) -> Mapping[str, ModelSpec]:
@@ -155,8 +160,8 @@ class Plugins:
         return tuple(row.name for row in self.rows if row.state == "loading")
 
 
-def _row(offer: Offer, state: State, error: str = "") -> Plugin:
-    return Plugin(offer.group, offer.name, offer.value, offer.package, offer.version, state, error)
+def _status(offer: Offer, state: State, error: str = "") -> PluginStatus:
+    return PluginStatus(offer.group, offer.name, offer.value, offer.package, offer.version, state, error)
 
 
 def run(
@@ -166,34 +171,35 @@ def run(
     patience: float = PATIENCE,
     changed: Callable[[], None] = lambda: None,
     registry: Registry = PROCESS,
-) -> Plugins:
-    """Start what is allowed and was not started yet; `changed` is called, on its thread, by each that ends later."""
-    ends = time.monotonic() + patience
-    rows: list[tuple[Offer, PluginRun | Plugin]] = []
-    taken: Counter[tuple[str, str]] = Counter()
+) -> LoadedPlugins:
+    """Start what is allowed and was not started yet, and wait until each has ended or has run for `patience` seconds.
+
+    They run beside each other: one that hangs takes nothing of another's time. Each calls `changed`, on its own
+    thread, when it ends.
+    """
+    rows: list[PluginRun | PluginStatus] = []
+    packages: Counter[tuple[str, str]] = Counter()
     for offer in offered:
         if offer.group != LISTED and not allowed(offer.name, allow):
-            rows.append(
-                (
-                    offer,
-                    _row(offer, "refused", NOT_LISTED),
-                )
-            )
+            rows.append(_status(offer, "refused", NOT_LISTED))
             continue
-        taken[offer.group, offer.name] += offer.group != LISTED
-        if taken[offer.group, offer.name] > 1:
+        packages[offer.group, offer.name] += offer.group != LISTED
+        if packages[offer.group, offer.name] > 1:
             error = PluginConflict(
                 f"Another package has a plugin {offer.name!r} in this group.", f"pip uninstall {offer.package}"
             )
-            rows.append((offer, _row(offer, "conflict", str(error))))
-            log.warning("The plugin %s (%s) is not used: %s", offer.name, offer.value, error)
+            rows.append(_status(offer, "conflict", str(error)))
+            _warn(offer, error)
             continue
         # One value in two groups is one plugin; as an engine it is something else.
         key = (ENGINES if offer.group == ENGINES else "", offer.value)
         with registry.lock:
-            begun: PluginRun | None = registry.runs.get(key)
-            if begun is None:
-                begun = registry.runs[key] = PluginRun(offer, changed)
-        begun.thread.join(max(LEAST, ends - time.monotonic()))
-        rows.append((offer, begun))
-    return Plugins(rows, registry)
+            started = registry.runs.get(key)
+            if started is None:
+                started = registry.runs[key] = PluginRun(offer, changed)
+        started.thread.join(min(HEAD_START, patience))
+        rows.append(started)
+    for row in rows:
+        if isinstance(row, PluginRun):
+            row.thread.join(max(0.0, row.started + patience - time.monotonic()))
+    return LoadedPlugins(rows, registry)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.classic import end_tokens, guard, host, launcher
+from exo_rkllm.classic import hooks, launcher
 from exo_rkllm.engine import RKLLMInferenceEngine
 from exo_rkllm.errors import NotSupported
 from tests.classic.conftest import END, Downloader
@@ -101,19 +101,19 @@ def test_the_documents_own_test_passes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "name"),
     [
-        (["inference/inference_engine.py"], host.PLAIN),
-        (["inference/inference_engine.py", "inference/plugin_discovery.py"], host.SEED),
-        (["inference/plugin_discovery.py", "inference/rkllm/__init__.py"], host.FORK),
-        (["worker/main.py"], host.CURRENT),
-        (["plots.py"], host.UNRELATED),
+        (["inference/inference_engine.py"], launcher.PLAIN),
+        (["inference/inference_engine.py", "inference/plugin_discovery.py"], launcher.SEED),
+        (["inference/plugin_discovery.py", "inference/rkllm/__init__.py"], launcher.FORK),
+        (["worker/main.py"], launcher.CURRENT),
+        (["plots.py"], launcher.UNRELATED),
     ],
 )
 def test_an_exo_is_known_by_its_files(tmp_path: Path, files: list[str], name: str) -> None:
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    assert host.kind_at(tmp_path).name == name
-    assert host.kind_at(None).name == host.NONE
+    assert launcher.kind_at(tmp_path).name == name
+    assert launcher.kind_at(None).name == launcher.NONE
 
 
 def test_without_classic_exo_the_launcher_says_what_there_is() -> None:
@@ -158,8 +158,8 @@ async def test_exo_keeps_this_engine_and_replaces_others(
 
 
 def test_there_is_no_node_to_keep_it_in() -> None:
-    assert not guard.keep_engine(RKLLMInferenceEngine)
-    assert not end_tokens.hide(tuple)
+    assert not hooks.keep_engine(RKLLMInferenceEngine)
+    assert not hooks.hide_end_tokens(tuple)
 
 
 async def test_the_end_of_an_answer_is_no_text_of_it(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.client.control import Client
+from exo_rkllm.errors import ExoRkllmError
 
 REPOSITORY = Path(__file__).parent.parent.parent
 START = 20.0  # a machine that builds something else at the same time
@@ -114,6 +115,17 @@ class Daemon:
             except TimeoutError:
                 raise AssertionError(f"the daemon never said {word!r}:\n{self.text}") from None
         return time.monotonic() - self.began
+
+    def wait_until_it_answers(self, seconds: float = START) -> None:
+        """For a daemon that tells nobody when it is ready."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with suppress(ExoRkllmError):
+                self.status()
+                return
+            assert self.process.poll() is None, self.text
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.05)
 
     def hear(self) -> None:
         """Forgets what was said until now."""

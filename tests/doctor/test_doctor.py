@@ -26,11 +26,12 @@ from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import doctor as verb
 from exo_rkllm.cli import main
 from exo_rkllm.cli.paint import Paint
+from exo_rkllm.client.control import DaemonStatus
 from exo_rkllm.config import load
 from exo_rkllm.doctor.checks import CHECKS, diagnose
 from exo_rkllm.doctor.identity import ModelIdentity, current, judged, named
 from exo_rkllm.doctor.report import DoctorReport, Finding
-from exo_rkllm.doctor.scene import Scene, Service, look
+from exo_rkllm.doctor.scene import Scene, look
 from exo_rkllm.errors import ConfigError, ExoRkllmError, UsageError
 from simulator import boards
 from tests.board.udevadm import namespaces
@@ -38,7 +39,7 @@ from tests.boards import ordinary_user
 from tests.simulated import REPOSITORY, Library
 
 Build = Callable[[str], Path]
-RUNNING = Service(
+RUNNING = DaemonStatus(
     {"unavailable_reason": "", "models": [{"name": "qwen3", "state": "ready"}], "cluster": {"phase": "serving"}}
 )
 
@@ -73,7 +74,7 @@ def shelf(environment: Mapping[str, str]) -> Catalogue | None:
 def examine(board: Build, environment: dict[str, str], model: str) -> Examine:
     """The report on one profile, everything else being in order unless said otherwise."""
 
-    def look_at(profile: str, service: Service = RUNNING, model: str = model, **changes: str) -> DoctorReport:
+    def look_at(profile: str, service: DaemonStatus = RUNNING, model: str = model, **changes: str) -> DoctorReport:
         set_up = environment | changes
         return diagnose(look(set_up, current(), service, shelf(set_up), board(profile), model))
 
@@ -191,7 +192,7 @@ def test_a_slow_npu_clock_is_held_against_the_vendors_figure(examine: Examine, m
 
 
 def test_the_daemon_speaks_for_what_only_it_may_read(examine: Examine) -> None:
-    told = Service({**(RUNNING.status or {}), "npu": {"load": [0.5, 0, 7]}})
+    told = DaemonStatus({**(RUNNING.status or {}), "npu": {"load": [0.5, 0, 7]}})
     [line] = [line for line in examine("debugfs-bind-empty", told).lines if line.check == "NPU counters"]
     assert (line.finding.level, line.finding.fact) == ("pass", "the service reads them: 50%, 0%, 100% load")
 
@@ -364,27 +365,27 @@ def test_an_unreadable_models_folder_is_a_failure(examine: Examine, tmp_path: Pa
 @pytest.mark.parametrize(
     ("service", "check", "expected", "repair"),
     [
-        (Service(), "service", "warn", "systemctl start exo-rkllm"),
-        (Service(error=ExoRkllmError("You may not.", "sudo usermod")), "service", "warn", "usermod"),
+        (DaemonStatus(), "service", "warn", "systemctl start exo-rkllm"),
+        (DaemonStatus(error=ExoRkllmError("You may not.", "sudo usermod")), "service", "warn", "usermod"),
         (
-            Service({"unavailable_reason": "The NPU is gone.", "hint": "exo-rkllm board"}),
+            DaemonStatus({"unavailable_reason": "The NPU is gone.", "hint": "exo-rkllm board"}),
             "service",
             "fail",
             "exo-rkllm board",
         ),
-        (Service({"models": []}), "service", "pass", ""),
-        (Service({"cluster": {"phase": "passive", "drift": ["state.x"]}}), "cluster", "warn", "exo-rkllm cluster"),
-        (Service({"cluster": {"phase": "out", "sentence": "Told to stay out."}}), "cluster", "warn", "cluster"),
+        (DaemonStatus({"models": []}), "service", "pass", ""),
+        (DaemonStatus({"cluster": {"phase": "passive", "drift": ["state.x"]}}), "cluster", "warn", "exo-rkllm cluster"),
+        (DaemonStatus({"cluster": {"phase": "out", "sentence": "Told to stay out."}}), "cluster", "warn", "cluster"),
     ],
 )
-def test_the_daemons_own_word(service: Service, check: str, expected: str, repair: str, examine: Examine) -> None:
+def test_the_daemons_own_word(service: DaemonStatus, check: str, expected: str, repair: str, examine: Examine) -> None:
     report = examine("orangepi-5-plus", service)
     assert level(report, check) == expected
     assert repair in next(line.finding.repair for line in report.lines if line.check == check)
 
 
 def test_a_pc_is_told_that_it_is_none(environment: Mapping[str, str]) -> None:
-    report = diagnose(look(environment, current(), Service(), shelf(environment), Path("/"), ""))
+    report = diagnose(look(environment, current(), DaemonStatus(), shelf(environment), Path("/"), ""))
     assert level(report, "system") in ("warn", "pass", "fail")
 
 

@@ -6,19 +6,18 @@ import asyncio
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from exo_rkllm.log.journal import Journal, is_ours
 from exo_rkllm.log.ring import KEPT, Ring
-from exo_rkllm.log.setup import Plain
+from exo_rkllm.log.setup import JournalHandler, Plain, stderr_is_journal
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -69,67 +68,85 @@ async def test_followers_hear_of_new_lines_from_any_thread(logger: logging.Logge
 
 
 @pytest.fixture
-def journal(tmp_path: Path, logger: logging.Logger) -> Iterator[socket.socket]:
-    """A journal's socket, and the logger that writes to it."""
+def journal(logger: logging.Logger, tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
+    """The entries that the logger's lines become, as long as somebody listens."""
+    entries: list[dict[str, Any]] = []
     address = str(tmp_path / "journal")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(address)
-        listening.settimeout(2)
-        logger.addHandler(Journal(address))
-        yield listening
+        send = lambda message, **fields: entries.append({"MESSAGE": message, **fields})  # noqa: E731
+        logger.addHandler(JournalHandler(send, address))
+        yield entries
 
 
-def fields(datagram: bytes) -> dict[str, str]:
-    """The native protocol read back: systemd.io/JOURNAL_NATIVE_PROTOCOL."""
-    found: dict[str, str] = {}
-    while datagram:
-        line, _, datagram = datagram.partition(b"\n")
-        name, equals, value = line.partition(b"=")
-        if not equals:
-            (size,) = struct.unpack("<Q", datagram[:8])
-            value, datagram = datagram[8 : 8 + size], datagram[8 + size + 1 :]
-        found[name.decode()] = value.decode()
-    return found
-
-
-def test_a_line_in_the_journal_can_be_searched_by_its_request(logger: logging.Logger, journal: socket.socket) -> None:
+def test_line_in_the_journal_can_be_searched_by_its_request(
+    logger: logging.Logger, journal: list[dict[str, Any]]
+) -> None:
     logger.warning("two\nlines", extra={"request": "abc", "model": "qwen3"})
-    assert fields(journal.recv(65536)) == {
+    (entry,) = journal
+    assert entry.pop("CODE_FILE") == __file__
+    assert entry.pop("CODE_LINE") > 0
+    assert entry == {
         "MESSAGE": "two\nlines",
         "PRIORITY": "4",
         "SYSLOG_IDENTIFIER": "exo-rkllm",
         "LOGGER": "exo_rkllm.tests.log",
+        "CODE_FUNC": "test_line_in_the_journal_can_be_searched_by_its_request",
         "EXO_RKLLM_REQUEST": "abc",
         "EXO_RKLLM_MODEL": "qwen3",
     }
 
 
-def test_a_traceback_goes_into_the_log(logger: logging.Logger, journal: socket.socket) -> None:
+def test_traceback_goes_into_the_log(logger: logging.Logger, journal: list[dict[str, Any]]) -> None:
     try:
         1 / 0  # noqa: B018 - raises
     except ZeroDivisionError:
         logger.exception("It broke")
-    message = fields(journal.recv(65536))["MESSAGE"]
+    message = journal[0]["MESSAGE"]
     assert message.startswith("It broke\nTraceback")
     assert message.endswith("ZeroDivisionError: division by zero")
 
 
-def test_a_line_that_is_too_long_is_cut_and_a_journal_that_is_gone_is_not_waited_for(
-    logger: logging.Logger, journal: socket.socket
-) -> None:
-    logger.error("x" * 10_000_000)
-    message = fields(journal.recv(1 << 20))["MESSAGE"]
-    assert message.endswith("x [cut]")
-    assert len(message) < 20_000
-    journal.close()
-    logger.error("nobody hears this")
+# A journal of its own, at the fixed place where libsystemd looks for it.
+IN_A_NAMESPACE = """
+import os, socket, sys, time, logging
+os.makedirs("/run/systemd/journal")
+server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+server.bind("/run/systemd/journal/socket")
+os.environ["JOURNAL_STREAM"] = "{0.st_dev}:{0.st_ino}".format(os.fstat(2))
+from exo_rkllm.log.setup import set_up
+set_up("info", os.environ)
+log = logging.getLogger("exo_rkllm.x")
+log.info("first", extra={"request": "abc"})
+print(sorted(line for line in server.recv(65536).decode().splitlines() if line.startswith(("MESS", "PRIO", "EXO_"))))
+began = time.monotonic()
+for number in range(5000):  # nobody reads any more
+    log.info("line %d", number)
+print("waited" if time.monotonic() - began > 5 else "went on")
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount namespace is root's")
+def test_journal_that_does_not_read_is_not_waited_for() -> None:
+    script = 'mount -t tmpfs none /run && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "-", sys.executable, "-c", IN_A_NAMESPACE],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if "Operation not permitted" in done.stderr or "permission denied" in done.stderr:
+        pytest.skip("this container may not mount")
+    assert done.stdout.splitlines() == ["['EXO_RKLLM_REQUEST=abc', 'MESSAGE=first', 'PRIORITY=6']", "went on"], (
+        done.stderr
+    )
 
 
 def test_the_journal_is_recognised_by_its_stream() -> None:
     seen = os.fstat(2)
-    assert is_ours({"JOURNAL_STREAM": f"{seen.st_dev}:{seen.st_ino}"})
-    assert not is_ours({"JOURNAL_STREAM": "1:2"})
-    assert not is_ours({})
+    assert stderr_is_journal({"JOURNAL_STREAM": f"{seen.st_dev}:{seen.st_ino}"})
+    assert not stderr_is_journal({"JOURNAL_STREAM": "1:2"})
+    assert not stderr_is_journal({})
 
 
 # ── the terminal ─────────────────────────────────────────────────────────────────────────────────
@@ -145,8 +162,8 @@ def test_a_terminal_shows_the_level_only_where_it_matters(logger: logging.Logger
 def test_a_process_begins_with_our_lines_at_its_level_and_others_only_when_they_warn() -> None:
     code = """
 import logging
-from exo_rkllm.log.setup import begin, set_level
-ring = begin("info", {})
+from exo_rkllm.log.setup import set_level, set_up
+ring = set_up("info", {})
 logging.getLogger("exo_rkllm.x").debug("no")
 logging.getLogger("exo_rkllm.x").info("one")
 logging.getLogger("aiohttp").info("no")

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from exo_rkllm.client.control import DaemonStatus
 from exo_rkllm.doctor.checks import diagnose
 from exo_rkllm.doctor.identity import current
 from exo_rkllm.doctor.report import Finding
-from exo_rkllm.doctor.scene import Service, look
+from exo_rkllm.doctor.scene import look
 from tests.daemon.running import House
 from tests.plugins import packages
 from tests.plugins.asking import asked, chat
@@ -114,12 +115,12 @@ def test_without_plugins_the_list_says_where_they_would_be(house: House) -> None
 
 def test_a_command_says_which_plugin_it_goes_without(house: House, shelf: Shelf) -> None:
     shelf.add("raises", {"exo_rkllm.plugins": {"b": "raises:register"}}, raises=packages.RAISES)
-    done = house.command("models", "--json")
-    assert (done.returncode, done.stdout) == (0, "[]\n")
+    done = house.command("engines", "--json")
+    assert (done.returncode, json.loads(done.stdout)["engines"][0]["name"]) == (0, "dummy")
     assert done.stderr == "I talk\nexo-rkllm: the plugin b is not used: RuntimeError: no such luck\n"
 
 
-def finding(service: Service, house: House) -> Finding:
+def finding(service: DaemonStatus, house: House) -> Finding:
     environment = {**house.environment, "EXO_RKLLM_BOARD_ROOT": str(house.folder)}
     lines = diagnose(look(environment, current(), service, None)).lines
     return next(line.finding for line in lines if line.check == "plugins")
@@ -131,9 +132,9 @@ def row(name: str, state: str, error: str = "") -> dict[str, str]:
 
 def test_doctor_warns_of_a_plugin_that_is_not_used(house: House) -> None:
     said: dict[str, Any] = {"unavailable_reason": "", "models": [], "cluster": None}
-    good = finding(Service({**said, "plugins": [row("a", "used"), row("b", "refused")]}), house)
+    good = finding(DaemonStatus({**said, "plugins": [row("a", "used"), row("b", "refused")]}), house)
     assert (good.level, good.fact) == ("pass", "a is used, b is refused")
-    poor = finding(Service({**said, "plugins": [row("a", "failed", "It broke."), row("b", "loading")]}), house)
+    poor = finding(DaemonStatus({**said, "plugins": [row("a", "failed", "It broke."), row("b", "loading")]}), house)
     assert (poor.level, poor.repair) == ("warn", "exo-rkllm plugins")
     assert poor.fact == "a: It broke; b: it still loads"
-    assert finding(Service(), house).fact == "none is installed", "without a daemon it looks itself"
+    assert finding(DaemonStatus(), house).fact == "none is installed", "without a daemon it looks itself"

@@ -35,11 +35,11 @@ def here(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, registry: Registry) -> I
             del sys.modules[name]
 
 
-def states(found: plugins.Plugins) -> dict[str, str]:
+def states(found: plugins.LoadedPlugins) -> dict[str, str]:
     return {row.name: row.state for row in found.rows}
 
 
-def settled(found: plugins.Plugins) -> plugins.Plugins:
+def settled(found: plugins.LoadedPlugins) -> plugins.LoadedPlugins:
     ends = time.monotonic() + 20
     while found.loading and time.monotonic() < ends:
         time.sleep(0.02)
@@ -80,7 +80,7 @@ def test_the_variable_chooses_by_name(here: Shelf, variable: str | None, used: s
     found = plugins.load(environment=environment)
     assert {name for name, state in states(found).items() if state == "used"} == used
     assert {name for name, state in states(found).items() if state == "refused"} == {"a", "b"} - used
-    assert set(found.kinds) == used & {"b"}
+    assert set(found.engines) == used & {"b"}
 
 
 @pytest.mark.seed("4.5", "filter")
@@ -105,11 +105,11 @@ def test_a_plugin_that_fails_conflicts_or_hangs_stops_no_other(here: Shelf) -> N
     assert states(found) == {**STATES, "slow": "loading"}
     assert time.monotonic() - began < 1.9, "nobody waits for the slow one"
     assert found.loading == ("slow",)
-    assert set(found.kinds) == {"echo"}
+    assert set(found.engines) == {"echo"}
     before = len(heard)
     assert states(settled(found)) == STATES
     assert len(heard) == before + 1
-    assert set(found.kinds) == {"echo", "slow"}
+    assert set(found.engines) == {"echo", "slow"}
     assert set(found.specs) == {"zorg", "twin"}
 
 
@@ -153,7 +153,7 @@ def test_an_engine_may_not_take_the_name_of_one_of_ours_or_of_another_plugin(her
     ]
     assert "of ours" in found.rows[2].error
     assert "Another package" in found.rows[1].error
-    assert EngineRegistry(found.kinds).names().count("echo") == 1
+    assert EngineRegistry(found.engines).names().count("echo") == 1
 
 
 def test_a_package_with_unreadable_entry_points_hides_no_other(here: Shelf, caplog: pytest.LogCaptureFixture) -> None:
@@ -189,7 +189,7 @@ def test_loading_twice_is_as_good_as_once(here: Shelf) -> None:
     again = plugins.load(("*",))
     assert builtins.__dict__.pop("counted") == 101
     assert first.rows == again.rows
-    assert first.kinds["echo"] is again.kinds["echo"]
+    assert first.engines["echo"] is again.engines["echo"]
     assert from_plugins(first) == from_plugins(again)
     builtins.__dict__["counted"] = 0
     sys.modules["counts"].register()

@@ -16,7 +16,7 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli.top.draw import bar, cells, fit, lines, plain, spark
 from exo_rkllm.cli.top.view import SORTS, ModelOrder, RequestRow, Snapshot, View, load_of, view
-from exo_rkllm.doctor.scene import Service
+from exo_rkllm.client.control import DaemonStatus
 from exo_rkllm.errors import ExoRkllmError
 from simulator import boards
 
@@ -49,10 +49,10 @@ def status(**more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def seen(board: Callable[[str], Path]) -> Snapshot:
-    return snapshot(board("rk3588-busy"), Service(status()))
+    return snapshot(board("rk3588-busy"), DaemonStatus(status()))
 
 
-def snapshot(root: Path, service: Service, at: float = 100.0) -> Snapshot:
+def snapshot(root: Path, service: DaemonStatus, at: float = 100.0) -> Snapshot:
     found = detect(root)
     return Snapshot(at, NOW, found, read(find_sources(root, found)), service)
 
@@ -60,7 +60,7 @@ def snapshot(root: Path, service: Service, at: float = 100.0) -> Snapshot:
 def later(before: Snapshot, seconds: float, tokens: int) -> Snapshot:
     models = [dict(model) for model in (before.service.status or {})["models"]]
     models[0]["running"] = [request("a", 20 + seconds, tokens=tokens)]
-    return replace(before, at=before.at + seconds, service=Service({"models": models}))
+    return replace(before, at=before.at + seconds, service=DaemonStatus({"models": models}))
 
 
 # ── the view ─────────────────────────────────────────────────────────────────────────────────────
@@ -109,11 +109,11 @@ def test_the_sort_key_goes_round_and_turns() -> None:
 
 def test_the_daemon_lends_its_eyes_to_a_user_who_may_not_read_the_load(board: Callable[[str], Path]) -> None:
     root = board("debugfs-bind-empty")
-    told = snapshot(root, Service(status(npu={"load": [0.5, 0.25, 7]})))
+    told = snapshot(root, DaemonStatus(status(npu={"load": [0.5, 0.25, 7]})))
     assert load_of(told) == (0.5, 0.25, 1.0)
     nonsenses: tuple[object, ...] = ({}, {"load": []}, {"load": "x"}, {"load": [None]}, {"load": 3}, [])
     for nonsense in nonsenses:
-        assert load_of(snapshot(root, Service(status(npu=nonsense)))) is None
+        assert load_of(snapshot(root, DaemonStatus(status(npu=nonsense)))) is None
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_daemon_lends_its_eyes_to_a_user_who_may_not_read_the_load(board: Ca
     ],
 )
 def test_a_daemon_of_another_version_breaks_nothing(nonsense: dict[str, Any], board: Callable[[str], Path]) -> None:
-    shown = view(snapshot(board("orangepi-5-plus"), Service(nonsense)))
+    shown = view(snapshot(board("orangepi-5-plus"), DaemonStatus(nonsense)))
     assert all(cells(text(line)) <= 80 for line in lines(shown, 80, 24))
 
 
@@ -187,7 +187,7 @@ def test_nothing_is_wider_or_higher_than_the_terminal(
     if not root.exists():
         boards.write(profile, root)
     running = [request(name, client=name, tokens=7) for name in names]
-    service = Service(
+    service = DaemonStatus(
         {"models": [{"name": name, "state": "ready", "running": running, "error": name} for name in names[:4]]}
     )
     drawn = screen(view(snapshot(root, service), history=[(0.5, 0.2, 1.0)] * 99), width, height)
@@ -213,25 +213,30 @@ def test_a_narrow_terminal_loses_the_least_important_columns_first(seen: Snapsho
 
 
 def test_a_throttled_clock_says_its_limit(board: Callable[[str], Path]) -> None:
-    drawn = screen(view(snapshot(board("hot"), Service(status()))), 80, 24)
+    drawn = screen(view(snapshot(board("hot"), DaemonStatus(status()))), 80, 24)
     assert any("NPU 800 MHz (limit 800)   temp 87 °C" in line for line in drawn)
 
 
 def test_trouble_is_said_on_the_screen(board: Callable[[str], Path]) -> None:
-    gone = snapshot(board("no-driver"), Service(error=ExoRkllmError("You may not ask the daemon.", "sudo usermod x")))
+    gone = snapshot(
+        board("no-driver"), DaemonStatus(error=ExoRkllmError("You may not ask the daemon.", "sudo usermod x"))
+    )
     said = " ".join(" ".join(screen(view(gone), 80, 24)).split())
     assert "no driver is bound to it" in said
     assert said.count("no driver is bound") == 1
     assert "Try: sudo modprobe rknpu; where there is no such module:" in said
     assert "You may not ask the daemon. Try: sudo usermod x" in said
     assert "tok/s" not in said, "nobody knows it"
-    both = snapshot(board("no-driver"), Service(status(unavailable_reason=gone.board.sentence, hint="exo-rkllm board")))
+    both = snapshot(
+        board("no-driver"), DaemonStatus(status(unavailable_reason=gone.board.sentence, hint="exo-rkllm board"))
+    )
     assert " ".join(screen(view(both), 80, 24)).count("no driver is bound") == 1
     other = snapshot(
-        board("orangepi-5-plus"), Service(status(unavailable_reason="There is no library.", hint="exo-rkllm runtime"))
+        board("orangepi-5-plus"),
+        DaemonStatus(status(unavailable_reason="There is no library.", hint="exo-rkllm runtime")),
     )
     assert any("There is no library. Try: exo-rkllm runtime" in line for line in screen(view(other), 80, 24))
-    rocket = snapshot(board("debugfs-bind-empty"), Service())
+    rocket = snapshot(board("debugfs-bind-empty"), DaemonStatus())
     assert "NPU load is not known here: the service was started before the driver" in " ".join(
         screen(view(rocket), 200, 24)
     )

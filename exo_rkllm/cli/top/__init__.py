@@ -12,9 +12,9 @@ from pathlib import Path
 from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
-from exo_rkllm.cli.service import ask
 from exo_rkllm.cli.top import draw
 from exo_rkllm.cli.top.view import Snapshot, View, view
+from exo_rkllm.client.control import daemon_status
 from exo_rkllm.config import load
 
 
@@ -47,7 +47,7 @@ def looking(root: Path) -> Callable[[], Snapshot]:
             board = detect(root)
             sources = find_sources(root, board)
             reading = read(sources)
-        return Snapshot(time.monotonic(), time.time(), board, reading, ask(os.environ))
+        return Snapshot(time.monotonic(), time.time(), board, reading, daemon_status(os.environ))
 
     return look
 

@@ -9,7 +9,7 @@ from typing import Any
 from exo_rkllm.board.counters import Clock, Reading
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.files import clean
-from exo_rkllm.doctor.scene import Service
+from exo_rkllm.client.control import DaemonStatus
 
 # Columns of the requests that can be sorted by, in the order of the key.
 SORTS = ("since", "model", "client", "tokens", "speed")
@@ -25,7 +25,7 @@ class Snapshot:
     now: float
     board: Board
     reading: Reading
-    service: Service
+    service: DaemonStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def _unavailable_reason(status: Mapping[str, Any] | None, known: str) -> str:
     return _said(found, clean(str((status or {}).get("hint") or ""), 300)) if found and found != known else ""
 
 
-def _service(service: Service) -> str:
+def _service(service: DaemonStatus) -> str:
     if service.error is not None:
         return _said(service.error.sentence, service.error.hint)
     return "" if service.status is not None else "The daemon is not running: sudo systemctl start exo-rkllm"

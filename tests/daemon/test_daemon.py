@@ -1,4 +1,4 @@
-"""The daemon's parts held together: a board that changes, a library that comes, a configuration taken over."""
+"""The daemon without its sockets: a board that changes, a library that comes, a configuration taken over."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from exo_rkllm.api.control import PullRequest
 from exo_rkllm.config import Config, load
-from exo_rkllm.daemon.parts import Daemon
+from exo_rkllm.daemon.daemon import Daemon, differing, headline
 from exo_rkllm.errors import ConfigError, UsageError
 from exo_rkllm.log.ring import Ring
 from tests.simulated import Library
@@ -54,33 +54,33 @@ def written(config: Config) -> Written:
 
 
 @pytest_asyncio.fixture
-async def parts(config: Config, written: Written) -> AsyncIterator[Daemon]:
-    made = Daemon(config, {}, Ring(), written)
-    made.begin()
-    yield made
-    await made.dispatcher.drain(1.0)
-    await made.end()
+async def daemon(config: Config, written: Written) -> AsyncIterator[Daemon]:
+    one = Daemon(config, {}, Ring(), written)
+    one.start()
+    yield one
+    await one.dispatcher.drain(1.0)
+    await one.stop()
 
 
-async def test_a_driver_that_goes_is_in_the_way_until_it_is_back(parts: Daemon, tmp_path: Path) -> None:
-    assert parts.dispatcher.status().unavailable_reason == ""
-    root = Path(parts.config.board.root)
+async def test_a_driver_that_goes_is_in_the_way_until_it_is_back(daemon: Daemon, tmp_path: Path) -> None:
+    assert daemon.dispatcher.status().unavailable_reason == ""
+    root = Path(daemon.config.board.root)
     (root / "sys").rename(tmp_path / "sys")
-    parts.watch.look()
-    assert parts.dispatcher.status().unavailable_reason
-    assert parts.headline() == parts.dispatcher.status().unavailable_reason
+    daemon.hardware.watch.look()
+    assert daemon.dispatcher.status().unavailable_reason
+    assert headline(daemon.dispatcher.status()) == daemon.dispatcher.status().unavailable_reason
     (tmp_path / "sys").rename(root / "sys")
-    parts.watch.look()
-    assert parts.dispatcher.status().unavailable_reason == ""
-    assert parts.headline() == "No model is loaded; the first request loads one."
+    daemon.hardware.watch.look()
+    assert daemon.dispatcher.status().unavailable_reason == ""
+    assert headline(daemon.dispatcher.status()) == "No model is loaded; the first request loads one."
 
 
-async def test_the_library_is_named_with_its_generation(parts: Daemon) -> None:
-    assert parts.runtime() == ("1.3.0", "v1_3_0")
-    assert str(parts.facts()["library"]).endswith("librkllmrt.so")
+async def test_the_library_is_named_with_its_generation(daemon: Daemon) -> None:
+    assert daemon.runtime() == ("1.3.0", "v1_3_0")
+    assert str(daemon.facts()["library"]).endswith("librkllmrt.so")
 
 
-async def test_a_new_configuration_is_taken_over_as_far_as_it_can(parts: Daemon, written: Written) -> None:
+async def test_a_new_configuration_is_taken_over_as_far_as_it_can(daemon: Daemon, written: Written) -> None:
     old = written.config
     written.config = replace(
         old,
@@ -88,36 +88,36 @@ async def test_a_new_configuration_is_taken_over_as_far_as_it_can(parts: Daemon,
         api=replace(old.api, port=1),
         log=replace(old.log, level="debug"),
     )
-    assert parts.reload() == {
+    assert daemon.reload() == {
         "changed": ["models.preload", "models.keep_alive", "log.level"],
         "restart": ["api.port"],
     }
-    async with aclosing(parts.dispatcher.subscribe()) as changes:
+    async with aclosing(daemon.dispatcher.subscribe()) as changes:
         async for status in changes:
             if [model.state for model in status.models] == ["ready"]:
                 break
     assert (status.models[0].name, status.models[0].pinned) == ("two", True)
     written.mistake = ConfigError("There is no key api.prot.")
     with pytest.raises(ConfigError):
-        parts.reload()
-    assert parts.config is written.config
+        daemon.reload()
+    assert daemon.config is written.config
 
 
-async def test_a_stop_is_told_while_it_lasts(parts: Daemon) -> None:
-    await parts.dispatcher.drain(0.0)
-    assert parts.headline() == "Stopping: running answers may end."
+async def test_a_stop_is_told_while_it_lasts(daemon: Daemon) -> None:
+    await daemon.dispatcher.drain(0.0)
+    assert headline(daemon.dispatcher.status()) == "Stopping: running answers may end."
 
 
-async def test_a_model_is_removed_with_its_folder(parts: Daemon) -> None:
-    await parts.dispatcher.load("one")
-    assert await parts.remove("one") == "one"
-    assert [entry.id for entry in parts.catalogue.list()] == ["two"]
-    assert [model.state for model in parts.dispatcher.status().models] == ["cold"]
+async def test_a_model_is_removed_with_its_folder(daemon: Daemon) -> None:
+    await daemon.dispatcher.load("one")
+    assert await daemon.remove("one") == "one"
+    assert [entry.id for entry in daemon.node.catalogue.list()] == ["two"]
+    assert [model.state for model in daemon.dispatcher.status().models] == ["cold"]
 
 
-async def test_a_pull_that_makes_no_sense_is_refused_before_it_begins(parts: Daemon) -> None:
+async def test_a_pull_that_makes_no_sense_is_refused_before_it_begins(daemon: Daemon) -> None:
     with pytest.raises(UsageError, match="is no repository"):
-        parts.pull(PullRequest("no repository"))
+        daemon.pull(PullRequest("no repository"))
 
 
 async def test_whoever_pins_a_model_that_does_not_load_reads_why(
@@ -126,12 +126,19 @@ async def test_whoever_pins_a_model_that_does_not_load_reads_why(
     shutil.rmtree(Path(config.models.directory) / "two")
     card = Path(config.models.directory) / "one/model.toml"
     card.write_text('id = "one"\nengine = "quantum"\ncontext = 512\n')
-    made = Daemon(replace(config, models=replace(config.models, preload=("one",))), {}, Ring(), written)
-    made.begin()
+    one = Daemon(replace(config, models=replace(config.models, preload=("one",))), {}, Ring(), written)
+    one.start()
     for _ in range(50):
         await asyncio.sleep(0.01)
         if "one is not preloaded" in caplog.text:
             break
     assert "one is not preloaded: one wants the engine 'quantum', which is not installed." in caplog.text
-    await made.dispatcher.drain(1.0)
-    await made.end()
+    await one.dispatcher.drain(1.0)
+    await one.stop()
+
+
+def test_differing_settings_are_named() -> None:
+    old = Config()
+    new = replace(old, api=replace(old.api, port=1, listen="::1"), log=replace(old.log, level="debug"), files=("x",))
+    assert differing(old, new) == ["api.listen", "api.port", "log.level"]
+    assert differing(old, new, ("api.port", "log")) == ["api.port", "log.level"]

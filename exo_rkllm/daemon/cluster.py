@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from exo_rkllm.assembly import Node
 from exo_rkllm.backends.base import GenerationEvent, GenerationRequest
-from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cluster.serving import BoardFacts, ModelState, Servable
 from exo_rkllm.cluster.session.link import zenoh_available
 from exo_rkllm.config import Config, places
@@ -27,20 +29,23 @@ STATES: Mapping[Phase, ModelState] = {"cold": "cold", "loading": "loading", "rea
 
 
 class DispatchServing:
-    """`Serving`: the cluster's tasks join the queue that everybody else's requests stand in."""
+    """`ModelServing`: the cluster's tasks join the queue that everybody else's requests stand in."""
 
-    def __init__(self, dispatcher: Dispatcher, catalogue: Catalogue) -> None:
+    def __init__(self, dispatcher: Dispatcher, node: Node) -> None:
         self._dispatcher = dispatcher
-        self._catalogue = catalogue
+        self._node = node
 
     async def offers(self) -> AsyncGenerator[tuple[Servable, ...], None]:
-        told: tuple[Servable, ...] | None = None
-        async with aclosing(self._dispatcher.subscribe()) as changes:
-            async for status in changes:
-                offered = self._offered(status)
-                if offered != told:
-                    told = offered
-                    yield offered
+        """Follows the dispatcher and the models folder, whichever process changes that."""
+        offered: tuple[Servable, ...] | None = None
+        changed = asyncio.Event()
+        with self._node.catalogue.listening(changed.set):
+            async with aclosing(self._dispatcher.subscribe(changed)) as statuses:
+                async for status in statuses:
+                    models = self._offers(status)
+                    if models != offered:
+                        offered = models
+                        yield models
 
     def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:
         return self._dispatcher.generate(request, client=client)
@@ -48,12 +53,12 @@ class DispatchServing:
     async def load(self, model: str) -> None:
         await self._dispatcher.load(model)
 
-    def _offered(self, status: DispatchStatus) -> tuple[Servable, ...]:
+    def _offers(self, status: DispatchStatus) -> tuple[Servable, ...]:
         """Nothing, while nothing can be answered: the cluster must not send work to a board that cannot do it."""
         if status.unavailable_reason or status.draining:
             return ()
-        known = {model.name: model for model in status.models}
-        return tuple(servable(entry, known.get(entry.id)) for entry in self._catalogue.list())
+        models = {model.name: model for model in status.models}
+        return tuple(servable(entry, models.get(entry.id)) for entry in self._node.catalogue.list())
 
 
 def servable(entry: Entry, status: ModelStatus | None) -> Servable:
@@ -76,12 +81,8 @@ def servable(entry: Entry, status: ModelStatus | None) -> Servable:
     )
 
 
-def node(
-    config: Config,
-    environment: Mapping[str, str],
-    dispatcher: Dispatcher,
-    catalogue: Catalogue,
-    board: Callable[[], Board],
+def cluster_node(
+    config: Config, environment: Mapping[str, str], dispatcher: Dispatcher, node: Node, board: Board
 ) -> ClusterNode | None:
     """None where the cluster is switched off, or where its transport is not installed."""
     if not config.cluster.enabled:
@@ -91,18 +92,15 @@ def node(
         return None
     from exo_rkllm.cluster.node import ClusterNode
 
-    seen = board()
-    facts = BoardFacts(
-        name=config.cluster.name or socket.gethostname(),
-        model=seen.title,
-        chip=seen.soc.title if seen.soc else "Rockchip NPU",
-        os_version=seen.kernel,
-    )
-    folder = places(environment).state / "cluster"
     return ClusterNode(
         config.cluster,
-        facts,
-        DispatchServing(dispatcher, catalogue),
-        folder,
-        models_folder=catalogue.directory,
+        BoardFacts(
+            name=config.cluster.name or socket.gethostname(),
+            model=board.title,
+            chip=board.soc.title if board.soc else "Rockchip NPU",
+            os_version=board.kernel,
+        ),
+        DispatchServing(dispatcher, node),
+        places(environment).state / "cluster",
+        models_folder=node.catalogue.directory,
     )

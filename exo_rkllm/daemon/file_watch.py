@@ -1,4 +1,4 @@
-"""Tells when a file that is looked for in several places appears, changes or goes: inotify(7), nothing polls.
+"""Reports when files that are looked for in several places appear, change or go: inotify(7), nothing polls.
 
 A folder that does not exist yet cannot be watched, so its nearest ancestor is, for the next part of the path.
 """
@@ -9,20 +9,25 @@ import asyncio
 import ctypes
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 CLOSE_WRITE, MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
 MASK = CLOSE_WRITE | MOVED_FROM | MOVED_TO | CREATE | DELETE
 HEAD = struct.Struct("iIII")
+# As a path's last part: everything in the folder whose name does not begin with a dot.
+ANY = "*"
 # A library of 8 MB that is being copied is looked at when it is whole, and a package's many files together.
 SETTLE = 0.3
 
 
-class LibraryWatch:
-    """`changed` is called on the loop a moment after the last event that concerns one of the paths."""
+class FileWatch:
+    """`changed` is called on the loop SETTLE seconds after the last event that concerns one of `paths()`.
 
-    def __init__(self, paths: Sequence[Path], changed: Callable[[], None]) -> None:
+    `paths` is asked again after each such event. Raises OSError where the kernel gives no inotify.
+    """
+
+    def __init__(self, paths: Callable[[], Iterable[Path]], changed: Callable[[], None]) -> None:
         self._paths = paths
         self._changed = changed
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -43,9 +48,9 @@ class LibraryWatch:
         os.close(self._fd)
 
     def _watch(self) -> None:
-        """Adding a folder twice gives the same number, so this may be done after every event."""
+        """The kernel returns the same number for a folder that is watched already."""
         self._names = {}
-        for path in self._paths:
+        for path in self._paths():
             folder, name = path.parent, path.name
             while not folder.is_dir():
                 folder, name = folder.parent, folder.name
@@ -61,11 +66,17 @@ class LibraryWatch:
         concerned = False
         while data:
             number, _, _, length = HEAD.unpack_from(data)
-            name = data[HEAD.size : HEAD.size + length].rstrip(b"\0")
-            concerned = concerned or os.fsdecode(name) in self._names.get(number, ())
+            name = os.fsdecode(data[HEAD.size : HEAD.size + length].rstrip(b"\0"))
+            names = self._names.get(number, set())
+            concerned = concerned or name in names or (ANY in names and not name.startswith("."))
             data = data[HEAD.size + length :]
         if concerned:
             self._watch()
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_later(SETTLE, self._changed)
+            self._timer = self._loop.call_later(SETTLE, self._settle)
+
+    def _settle(self) -> None:
+        self._timer = None
+        self._watch()
+        self._changed()

@@ -9,40 +9,36 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from exo_rkllm.assembly import NO_PLUGINS, Node, open_node
 from exo_rkllm.backends.base import GenerationRequest, Message, Piece
-from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.board.detect import detect
-from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import load
-from exo_rkllm.daemon.node import DispatchServing, node
+from exo_rkllm.daemon.cluster import DispatchServing, cluster_node
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import ModelNeeds
 from exo_rkllm.errors import NpuUnavailable
 
 CARD = 'id = "echo"\nengine = "dummy"\ncontext = 512\nlayers = 4\nhidden_size = 64\n'
 
 
 @pytest.fixture
-def catalogue(tmp_path: Path) -> Catalogue:
+def node(tmp_path: Path) -> Node:
     folder = tmp_path / "models" / "echo"
     folder.mkdir(parents=True)
     (folder / "model.toml").write_text(CARD)
-    return Catalogue(tmp_path / "models")
+    return open_node(load({"HOME": str(tmp_path), "EXO_RKLLM_MODELS_DIRECTORY": str(tmp_path / "models")}), NO_PLUGINS)
 
 
 @pytest_asyncio.fixture
-async def dispatcher(catalogue: Catalogue) -> AsyncIterator[Dispatcher]:
-    dispatcher = Dispatcher(
-        find=catalogue.resolve, engine=DummyEngine, needs=lambda _: ModelNeeds(0), available=lambda: 1 << 40
-    )
+async def dispatcher(node: Node) -> AsyncIterator[Dispatcher]:
+    dispatcher = node.dispatcher()
     yield dispatcher
     await dispatcher.drain(1.0)
 
 
 async def test_models_are_offered_as_they_are_loaded_and_not_while_the_board_is_away(
-    dispatcher: Dispatcher, catalogue: Catalogue
+    dispatcher: Dispatcher, node: Node
 ) -> None:
-    offered = DispatchServing(dispatcher, catalogue)
+    offered = DispatchServing(dispatcher, node)
     async with aclosing(offered.offers()) as offers:
         (cold,) = await anext(offers)
         assert (cold.id, cold.state, cold.context, cold.layers, cold.hidden_size) == ("echo", "cold", 512, 4, 64)
@@ -56,22 +52,20 @@ async def test_models_are_offered_as_they_are_loaded_and_not_while_the_board_is_
         assert [one.id for one in await anext(offers)] == ["echo"]
 
 
-async def test_a_task_stands_in_the_common_queue(dispatcher: Dispatcher, catalogue: Catalogue) -> None:
+async def test_a_task_stands_in_the_common_queue(dispatcher: Dispatcher, node: Node) -> None:
     request = GenerationRequest(model="echo", messages=(Message("user", "hello cluster"),))
-    events = [event async for event in DispatchServing(dispatcher, catalogue).generate(request, client="exo")]
+    events = [event async for event in DispatchServing(dispatcher, node).generate(request, client="exo")]
     assert "".join(event.text for event in events if isinstance(event, Piece)) == "hello cluster"
     assert dispatcher.status().models[0].state == "ready"
 
 
-async def test_a_node_is_made_only_where_it_is_wanted(
-    dispatcher: Dispatcher, catalogue: Catalogue, tmp_path: Path
-) -> None:
+async def test_a_node_is_made_only_where_it_is_wanted(dispatcher: Dispatcher, node: Node, tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "EXO_RKLLM_CLUSTER_NAME": "kitchen"}
     board = detect(tmp_path)
     off = load({**environment, "EXO_RKLLM_CLUSTER_ENABLED": "false"})
-    assert node(off, environment, dispatcher, catalogue, lambda: board) is None
-    made = node(load(environment), environment, dispatcher, catalogue, lambda: board)
-    assert made is not None
-    again = node(load(environment), environment, dispatcher, catalogue, lambda: board)
+    assert cluster_node(off, environment, dispatcher, node, board) is None
+    first = cluster_node(load(environment), environment, dispatcher, node, board)
+    assert first is not None
+    again = cluster_node(load(environment), environment, dispatcher, node, board)
     assert again is not None
-    assert made.node_id == again.node_id, "the board is the same node after a restart"
+    assert first.node_id == again.node_id, "the board is the same node after a restart"

@@ -1,0 +1,180 @@
+"""Builds what serves models on this machine: catalogue, engines and dispatcher, with what plugins add to each.
+
+Nothing else in the package constructs them. The daemon, the command line, classic exo's engine and current exo's all
+call `open_node`, so that a plugin has the same effect wherever a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exo_rkllm import plugins
+from exo_rkllm.backends.base import Engine, GenerationEvent, GenerationRequest, Model
+from exo_rkllm.backends.registry import EngineRegistry
+from exo_rkllm.catalogue.contributions import from_plugins
+from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.chat.chat_format import ChatModel
+from exo_rkllm.config import Config
+from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.plugins import LoadedPlugins
+
+if TYPE_CHECKING:  # imported where they are used: a command that only looks at models loads and serves none
+    from exo_rkllm.backends.host import EngineHost
+    from exo_rkllm.backends.observer import Observer
+    from exo_rkllm.dispatch.dispatcher import Dispatcher
+    from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
+    from exo_rkllm.runner.parent import LineSink
+
+# What a load takes besides the file where no card says more (reference 3.2, an estimate).
+OVERHEAD = 300 << 20
+UNLIMITED = 1 << 62
+# Seconds that the running answers of a process without a daemon get when it ends.
+DRAIN = 0.5
+NO_PLUGINS = LoadedPlugins()
+
+
+def open_node(
+    config: Config,
+    loaded: LoadedPlugins | None = None,
+    *,
+    models: Path | None = None,
+    library: Path | None = None,
+    engine: str = "",
+    root: Path | None = None,
+    report: LineSink = lambda _lines: None,
+) -> Node:
+    """The node that `config` describes; `models`, `library`, `engine` and the board's `root` replace what it says.
+
+    `loaded` are this process's plugins. Without them the configured ones are loaded here, which waits for each as long
+    as `plugins.load` does by default. `report` receives the vendor library's own lines.
+    """
+    if loaded is None:
+        loaded = plugins.load(config.plugins.allow, more=config.plugins.load)
+    if library is None and config.runtime.library:
+        library = Path(config.runtime.library)
+    folder = models or Path(config.models.directory)
+    return Node(config, loaded, folder, library, engine or config.models.engine, root, report)
+
+
+class Node:
+    """One process's catalogue and engines, and the dispatcher over them where it serves.
+
+    `library` is the vendor library that the next load uses; a daemon changes it while it runs.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        loaded: LoadedPlugins,
+        models: Path,
+        library: Path | None,
+        engine: str,
+        root: Path | None,
+        report: LineSink,
+    ) -> None:
+        self.config = config
+        self.library = library
+        self._engine = engine
+        self._root = root or Path(config.board.root)
+        self._report = report
+        self.catalogue = Catalogue(models)
+        self.use_plugins(loaded)
+
+    def use_plugins(self, loaded: LoadedPlugins) -> None:
+        """Take over what `loaded` has registered by now. Models that are in memory stay as they are."""
+        self.plugins = loaded
+        self.engines = EngineRegistry(loaded.engines, self._engine, loaded.loading)
+        self.catalogue.take(from_plugins(loaded))
+
+    def find(self, name: str) -> Model:
+        """The model file of that path where `name` looks like one, else the catalogue's entry; raises ModelNotFound."""
+        if not is_file(name):
+            return self.catalogue.resolve(name)
+        from exo_rkllm.backends.rkllm import RkllmFile
+
+        return RkllmFile(Path(name))
+
+    def host(self) -> EngineHost:
+        """What a load is given besides the model: library, platform and CPUs as they are now."""
+        from exo_rkllm.backends.host import engine_host
+
+        return engine_host(self.config, self.library, self._report, self._root)
+
+    def engine(self, model: Model) -> Engine:
+        """The engine of one load. The model's template is compiled beside the loop while the file loads."""
+        import asyncio
+
+        if isinstance(model, ChatModel):
+            asyncio.get_running_loop().run_in_executor(None, _compile, model)
+        return self.engines.make(model, self.host())
+
+    def dispatcher(
+        self,
+        limits: DispatchLimits | None = None,
+        *,
+        observer: Observer | None = None,
+        available: Callable[[], int] | None = None,
+        find: Callable[[str], Model] | None = None,
+    ) -> Dispatcher:
+        """Requests for the models of this node; call it on the loop that will serve them.
+
+        `available` tells the bytes of free memory. Without it a load is admitted whatever it takes, one model at a
+        time: for a process whose only user asked for exactly this model.
+        """
+        from exo_rkllm.dispatch.dispatcher import Dispatcher
+        from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
+
+        if limits is None:
+            limits = DispatchLimits(keep_alive=-1, max_loaded=1, reserve=0, queue_per_client=DispatchLimits().queue)
+        return Dispatcher(
+            find=find or self.catalogue.resolve,
+            engine=self.engine,
+            needs=self.needs if available is not None else lambda _model: ModelNeeds(),
+            available=available or (lambda: UNLIMITED),
+            observer=observer,
+            limits=limits,
+        )
+
+    def needs(self, model: Model) -> ModelNeeds:
+        """Memory from the card where there is one, otherwise the file's size plus OVERHEAD."""
+        from exo_rkllm.dispatch.state import ModelNeeds
+
+        size = 0
+        if model.path is not None:
+            with suppress(OSError):  # loading it says what is wrong with the file
+                size = model.path.stat().st_size
+        memory = model.card.memory if isinstance(model, Entry) and model.card.memory else size and size + OVERHEAD
+        spec = self.engines.get(self.engines.chosen(model))
+        if spec is None or not spec.on_npu:
+            return ModelNeeds(memory)
+        domain = model.options.get("base_domain_id")
+        return ModelNeeds(memory, max(size, 1), domain if isinstance(domain, int) else None)
+
+
+def is_file(name: str) -> bool:
+    """Whether a user who gives `name` means a model's file rather than an entry of the catalogue."""
+    return name.endswith(".rkllm") or "/" in name or Path(name).is_file()
+
+
+def _compile(model: ChatModel) -> None:
+    with suppress(ExoRkllmError):  # the first request reports it
+        model.chat_format()
+
+
+class LocalSource:
+    """Answers from a dispatcher of this process, where no daemon serves the board."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def answer(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        return self._dispatcher.generate(request, client=request.id)
+
+    async def load(self, model: str) -> None:
+        await self._dispatcher.load(model)
+
+    async def close(self) -> None:
+        await self._dispatcher.drain(DRAIN)

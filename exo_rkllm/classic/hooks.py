@@ -1,0 +1,133 @@
+"""What the engine changes inside a running classic exo, so that its models are served from this board.
+
+Each change wraps a function of the host once, however often it is asked for, and passes on whatever is not ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.models import ENGINE, classic_id
+
+MARK = "_exo_rkllm_wraps"
+
+
+def wrap_once(owner: Any, name: str, wrapper: Callable[[Any], Callable[..., Any]]) -> bool:
+    """Replace `owner.name` by what `wrapper` makes of it; False where the host has no such function."""
+    original = getattr(owner, name, None)
+    if original is None:
+        return False
+    if not hasattr(original, MARK):
+        wrapping = functools.wraps(original)(wrapper(original))
+        setattr(wrapping, MARK, True)
+        setattr(owner, name, wrapping)
+    return True
+
+
+# ── the engine stays ─────────────────────────────────────────────────────────────────────────────
+
+
+def keep_engine(ours: type[Any]) -> bool:
+    """exo replaces every engine it does not know when a second node appears (classic-plugin 2.6); not `ours`."""
+
+    def wrapper(select: Any) -> Callable[..., Any]:
+        async def keep(self: Any, *args: Any, **keywords: Any) -> Any:
+            if isinstance(getattr(self, "inference_engine", None), ours):
+                return None
+            return await select(self, *args, **keywords)
+
+        return keep
+
+    node = getattr(sys.modules.get("exo.orchestration.node"), "Node", None)
+    return wrap_once(node, "select_best_inference_engine", wrapper)
+
+
+# ── the end token stays hidden ───────────────────────────────────────────────────────────────────
+
+
+def hide_end_tokens(entries: Callable[[], tuple[Entry, ...]]) -> bool:
+    """exo decodes the token that ends an answer with its own tokenizer, which shows it as text.
+
+    Tokenizers of other models' folders are left as they are.
+    """
+
+    def wrapper(resolve: Any) -> Callable[..., Any]:
+        async def read(place: Any) -> Any:
+            tokenizer = await resolve(place)
+            if Path(place) in {entry.folder.absolute() for entry in entries()}:
+                tokenizer.decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
+            return tokenizer
+
+        return read
+
+    return wrap_once(sys.modules.get("exo.inference.tokenizers"), "_resolve_tokenizer", wrapper)
+
+
+# ── models need no download ──────────────────────────────────────────────────────────────────────
+
+
+class LocalShards:
+    """In front of exo's downloader, which asks the internet for every model: ours are on the board already."""
+
+    def __init__(self, inner: Any, entries: Callable[[], tuple[Entry, ...]]) -> None:
+        self.inner = inner
+        self._entries = entries
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    async def ensure_shard(self, shard: Any, inference_engine_name: str = ENGINE) -> Path:
+        """Hosts pass two arguments; the guide for plugin authors has one."""
+        if inference_engine_name == ENGINE:
+            for entry in self._entries():
+                if shard.model_id in (entry.id, classic_id(entry)):
+                    return entry.folder
+        parameters = inspect.signature(self.inner.ensure_shard).parameters
+        arguments = (shard, inference_engine_name) if len(parameters) > 1 else (shard,)
+        folder: Path = await self.inner.ensure_shard(*arguments)
+        return folder
+
+    async def get_shard_download_status(self, inference_engine_name: str) -> AsyncIterator[tuple[Path, Any]]:
+        if inference_engine_name != ENGINE:
+            async for status in self.inner.get_shard_download_status(inference_engine_name):
+                yield status
+            return
+        for entry in self._entries():
+            yield entry.folder, complete(entry)
+
+
+def complete(entry: Entry) -> Any:
+    """The host's own value for a finished download; a size of 0 would count as unfinished (classic-plugin 2.5)."""
+    size = max(1, entry.card.weights.size if entry.card.weights else 1)
+    layers = max(entry.card.layers, 1)
+    event = importlib.import_module("exo.download.download_progress").RepoProgressEvent
+    shard = importlib.import_module("exo.inference.shard").Shard
+    return event(
+        shard=shard(classic_id(entry), 0, layers - 1, layers),  # its API names the model by this
+        repo_id=str(entry.folder),
+        repo_revision="local",
+        completed_files=1,
+        total_files=1,
+        downloaded_bytes=size,
+        downloaded_bytes_this_session=0,
+        total_bytes=size,
+        overall_speed=0,
+        overall_eta=timedelta(0),
+        file_progress={},
+        status="complete",
+    )
+
+
+def use_local_shards(downloader: Any, entries: Callable[[], tuple[Entry, ...]]) -> None:
+    """Put LocalShards inside the host's one downloader, so that the node's own reference sees it, too."""
+    inner = getattr(downloader, "shard_downloader", None)
+    if inner is not None and not isinstance(inner, LocalShards):
+        downloader.shard_downloader = LocalShards(inner, entries)

@@ -1,0 +1,94 @@
+"""Answers of the running daemon, over its control socket, as events of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Piece, Timings, Usage
+from exo_rkllm.client.control import LOGS, WENT_AWAY, Client
+from exo_rkllm.errors import RunnerLost, from_code
+
+# A line of an answer is one token; figures and errors are longer.
+LINE = 1 << 20
+
+
+class AnswerSource(Protocol):
+    """Who answers: the daemon, or a dispatcher of this process. Closing the iterator of `answer` ends that answer."""
+
+    def answer(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]: ...
+
+    async def load(self, model: str) -> None:
+        """Returns when the model is in memory; raises why it cannot be."""
+
+    async def close(self) -> None: ...
+
+
+class DaemonSource:
+    """POST /control/ask: one connection for each answer. The model stays in the daemon's memory after `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    async def load(self, model: str) -> None:
+        await asyncio.to_thread(Client(self._path).post, "/control/load", model=model)
+
+    async def answer(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        body = json.dumps({"model": request.model, "client": request.id} | fields_of(request)).encode()
+        head = (
+            "POST /control/ask HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        reader, writer = await asyncio.open_unix_connection(self._path, limit=LINE)
+        try:
+            writer.write(head.encode() + body)
+            status = int((await reader.readline()).split()[1])
+            while (await reader.readline()).strip():
+                pass  # a header
+            if status >= 400:
+                raise from_code(**json.loads(await reader.read())["error"])
+            async for line in reader:
+                event = event_of(json.loads(line))
+                if event is not None:
+                    yield event
+                if isinstance(event, Finish):
+                    return
+        except (ConnectionError, IndexError, ValueError) as error:
+            raise RunnerLost("The daemon's answer on its control socket cannot be read.", LOGS) from error
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+        raise RunnerLost(WENT_AWAY, LOGS)
+
+    async def close(self) -> None:
+        pass
+
+
+def fields_of(request: GenerationRequest) -> dict[str, Any]:
+    """The request as the control socket takes it; what is not set is left out."""
+    fields = {
+        "prompt": request.prompt,
+        "tokens": None if request.tokens is None else list(request.tokens),
+        "messages": [{"role": one.role, "content": one.content} for one in request.messages] or None,
+        "sampling": request.sampling.explicit() or None,
+        "max_tokens": request.max_tokens,
+        "thinking": request.thinking,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def event_of(line: dict[str, Any]) -> GenerationEvent | None:
+    """A piece or the end; None for progress. Raises the error that a line carries."""
+    if "error" in line:
+        raise from_code(**line["error"])
+    if "text" in line:
+        return Piece(line["text"], line["token"], line["kind"])
+    if "finish" not in line:
+        return None
+    end = line["finish"]
+    return Finish(end["reason"], Usage(**end["usage"]), Timings(**end["timings"]))

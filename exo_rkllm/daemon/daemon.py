@@ -1,0 +1,301 @@
+"""What the daemon serves: models, board, library, configuration and cluster, from `start` to `stop`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exo_rkllm import plugins
+from exo_rkllm.api.control import ControlContext, PullRequest
+from exo_rkllm.assembly import NO_PLUGINS, open_node
+from exo_rkllm.backends.base import JSON
+from exo_rkllm.board.counters import read_load
+from exo_rkllm.board.performance import SOCKET, Performance
+from exo_rkllm.board.sampler import Sampler
+from exo_rkllm.catalogue import card
+from exo_rkllm.catalogue.progress import PullProgress
+from exo_rkllm.config import Config
+from exo_rkllm.daemon.cluster import cluster_node
+from exo_rkllm.daemon.file_watch import ANY, FileWatch
+from exo_rkllm.daemon.hardware import Hardware, available_memory, limits, raise_clocks
+from exo_rkllm.daemon.keys import read_keys
+from exo_rkllm.dispatch.status import DispatchStatus
+from exo_rkllm.errors import ConfigError, ExoRkllmError
+from exo_rkllm.log.ring import Ring
+from exo_rkllm.log.setup import set_level
+from exo_rkllm.metrics.serving import ServingMetrics
+from exo_rkllm.runtime import abi
+
+if TYPE_CHECKING:
+    from exo_rkllm.cluster.node import ClusterNode
+
+log = logging.getLogger(__name__)
+vendor = logging.getLogger("exo_rkllm.librkllmrt")
+
+# The library marks its lines by a letter. It warns of what we do on purpose, and errors reach the client as sentences.
+VENDOR_LEVELS: Mapping[str, int] = {"E ": logging.WARNING}
+# Sections and keys that are read at start only; a reload says that they wait for a restart.
+AT_START = (
+    "board",
+    "cluster",
+    "control",
+    "plugins",
+    "models.engine",
+    "runtime",
+    "api.listen",
+    "api.port",
+    "models.directory",
+    "metrics",
+)
+
+
+class Daemon:
+    """Everything but sockets and signals. `read` returns the configuration as it is on disk now."""
+
+    def __init__(self, config: Config, environment: Mapping[str, str], ring: Ring, read: Callable[[], Config]) -> None:
+        self.config = config
+        self.keys = read_keys(config.api, environment)
+        self.ring = ring
+        self.cluster: ClusterNode | None = None
+        self._environment = environment
+        self._read = read
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = ExitStack()
+        self._plugins_late = False
+        self.node = open_node(config, NO_PLUGINS, report=self._report)
+        self.hardware = Hardware(config, self._hardware_changed)
+        self._closing.callback(self.hardware.close)
+        self.serving = ServingMetrics()
+        self.sampler = Sampler(lambda: self.hardware.watch.sources, asyncio.get_running_loop())
+        self._closing.callback(self.sampler.close)
+        self.dispatcher = self.node.dispatcher(
+            limits(config, self.hardware.board, frozenset()),
+            observer=self.serving,
+            available=lambda: available_memory(self.hardware.root),
+        )
+
+    # ── start, stop ──────────────────────────────────────────────────────────────────────────────
+
+    async def load_plugins(self) -> None:
+        """Before anything works, beside the loop; what a slow plugin registers later counts from then on."""
+        loop = asyncio.get_running_loop()
+
+        def changed() -> None:
+            with suppress(RuntimeError):  # the daemon ended before its slowest plugin
+                loop.call_soon_threadsafe(self._plugins_changed)
+
+        settings = self.config.plugins
+        load = functools.partial(plugins.load, settings.allow, more=settings.load, changed=changed)
+        loaded = await loop.run_in_executor(None, load)
+        self.node.use_plugins(loaded)
+        self._plugins_late = bool(loaded.loading)
+
+    def _plugins_changed(self) -> None:
+        """Quick plugins call this, too; what they registered has been taken over already."""
+        if self._plugins_late:
+            self._plugins_late = bool(self.node.plugins.loading)
+            self.node.use_plugins(self.node.plugins)
+            self._apply()
+
+    def start(self) -> None:
+        """Nothing here waits: models that are to be there from the start load while the API already answers."""
+        if self.config.runtime.log_level:
+            # Children inherit it; the library reads it when a model is loaded (reference 4.6).
+            os.environ["RKLLM_LOG_LEVEL"] = str(self.config.runtime.log_level)
+        self.hardware.start()
+        self._watch_models()
+        self._apply()
+        if self.config.board.performance:
+            unit = self.hardware.root / SOCKET.relative_to("/")
+            self._spawn(raise_clocks(self.dispatcher.subscribe(), Performance(unit)))
+
+    async def join_cluster(self) -> None:
+        """Once the API answers: a board that cannot join still serves."""
+        try:
+            joining = cluster_node(self.config, self._environment, self.dispatcher, self.node, self.hardware.board)
+            if joining is not None:
+                await joining.start()
+                self.cluster = joining
+        except (ExoRkllmError, OSError) as error:
+            log.error("No exo cluster is joined: %s", error)  # noqa: TRY400 - the sentence is all there is
+
+    async def leave_cluster(self) -> None:
+        """So that no node of the cluster waits for this board."""
+        leaving, self.cluster = self.cluster, None
+        if leaving is not None:
+            await leaving.stop()
+
+    async def stop(self) -> None:
+        """After the dispatcher has drained."""
+        self._closing.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    # ── what changes while it runs ───────────────────────────────────────────────────────────────
+
+    def _watch_models(self) -> None:
+        """The folder may be changed by another process: `exo-rkllm import`, an editor, a file manager."""
+        catalogue = self.node.catalogue
+
+        def paths() -> list[Path]:
+            with suppress(ExoRkllmError):
+                return [catalogue.directory / ANY, *(one.folder / card.FILE for one in catalogue.list())]
+            return [catalogue.directory / ANY]
+
+        with suppress(OSError):
+            self._closing.callback(FileWatch(paths, catalogue.notify).close)
+
+    def _hardware_changed(self) -> None:
+        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, self._pinned()))
+        self._update_availability()
+
+    def _update_availability(self) -> None:
+        library, reason = self.hardware.library, self.hardware.unavailable_reason
+        self.node.library = None if library is None else library.path
+        if reason is not None:
+            self.dispatcher.npu_unavailable(reason)
+        else:
+            self.dispatcher.npu_available()
+
+    def reload(self) -> Mapping[str, JSON]:
+        """Take over what can be taken over; a configuration with a mistake leaves the old one in force."""
+        try:
+            new = self._read()
+            keys = read_keys(new.api, self._environment)
+        except ConfigError as error:
+            log.error("The configuration was not taken over: %s", error)  # noqa: TRY400 - the sentence is all there is
+            raise
+        waits = list(differing(self.config, new, AT_START))
+        changed = [name for name in differing(self.config, new) if name not in waits]
+        changed += ["API keys"] if keys != self.keys else []
+        self.config, self.keys = new, keys
+        self._apply()
+        log.info("Configuration taken over: %s.", ", ".join(changed) or "nothing changed")
+        if waits:
+            log.warning("These changes wait for a restart: %s. systemctl restart exo-rkllm", ", ".join(waits))
+        return {"changed": changed, "restart": waits}
+
+    def _apply(self) -> None:
+        set_level(self.config.log.level)
+        pinned = self._pinned()
+        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, pinned))
+        self._update_availability()
+        for name in sorted(pinned):
+            self._spawn(self._preload(name))
+
+    def _pinned(self) -> frozenset[str]:
+        names: set[str] = set()
+        for name in self.config.models.preload:
+            try:
+                names.add(self.node.catalogue.resolve(name).id)
+            except ExoRkllmError as error:
+                log.error("models.preload: %s", error)  # noqa: TRY400 - the sentence is all there is
+        return frozenset(names)
+
+    async def _preload(self, name: str) -> None:
+        try:
+            await self.dispatcher.load(name)
+        except ExoRkllmError as error:
+            log.error("%s is not preloaded: %s", name, error, extra={"model": name})  # noqa: TRY400 - as above
+
+    def _report(self, lines: Sequence[str]) -> None:
+        level = logging.INFO if self.config.runtime.log_level else logging.DEBUG
+        for line in lines:
+            vendor.log(VENDOR_LEVELS.get(line[:2], level), "%s", line)
+
+    # ── for the faces ────────────────────────────────────────────────────────────────────────────
+
+    def controls(self, facts: Callable[[], Mapping[str, JSON]]) -> ControlContext:
+        return ControlContext(
+            dispatcher=self.dispatcher,
+            ring=self.ring,
+            reload=self.reload,
+            facts=lambda: {**self.facts(), **facts()},
+            pull=self.pull,
+            remove=self.remove,
+            cluster=lambda: self.cluster,
+        )
+
+    async def remove(self, name: str) -> str:
+        """By its full name only; gigabytes are deleted beside the loop."""
+        name = self.node.catalogue.removable(name)
+        await self.dispatcher.unload(name)
+        await asyncio.get_running_loop().run_in_executor(None, self.node.catalogue.remove, name)
+        return name
+
+    def pull(self, asked: PullRequest) -> AsyncGenerator[PullProgress, None]:
+        """With the caller's own token and mirror where there are any, else with the daemon's."""
+        from exo_rkllm.catalogue.hub import Access
+        from exo_rkllm.catalogue.pull import PullTarget, pull
+
+        own = {"HF_ENDPOINT": asked.endpoint, "HF_TOKEN": asked.token}
+        access = Access.of({**self._environment, **{name: value for name, value in own.items() if value}})
+        soc = self.hardware.board.soc
+        return pull(
+            self.node.catalogue,
+            PullTarget.parse(asked.model),
+            access,
+            soc=asked.soc or ("" if soc is None else soc.name),
+            name=asked.name,
+            replace=asked.replace,
+        )
+
+    def runtime(self) -> tuple[str, str] | None:
+        """Release and generation of the vendor's library, for the metrics."""
+        library = self.hardware.library
+        version = None if library is None else library.version
+        return None if version is None else (version.release, abi.RELEASES[version.release])
+
+    def facts(self) -> Mapping[str, JSON]:
+        """What a status says besides the dispatcher's own."""
+        board, library = self.hardware.board, self.hardware.library
+        return {
+            "board": board.title,
+            "board_says": board.sentence,
+            # For `top` of a user who may not read the driver's counters.
+            "npu": {"load": read_load(self.hardware.watch.sources)},
+            "cluster": None if self.cluster is None else self.cluster.view().plain(),
+            "library": "" if library is None else str(library.path),
+            "models_directory": str(self.node.catalogue.directory),
+            "config_files": list(self.config.files),
+            "plugins": [asdict(row) for row in self.node.plugins.rows],
+        }
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def headline(status: DispatchStatus) -> str:
+    """One line for `systemctl status`."""
+    if status.draining:
+        return "Stopping: running answers may end."
+    ready = [model.name for model in status.models if model.state == "ready"]
+    if status.unavailable_reason and not ready:
+        return status.unavailable_reason
+    return f"Ready: {', '.join(ready)}." if ready else "No model is loaded; the first request loads one."
+
+
+def differing(old: Config, new: Config, among: tuple[str, ...] = ()) -> list[str]:
+    """Names of the settings whose values differ, as section.key; `among` holds sections and such names."""
+    names: list[str] = []
+    for section in fields(old):
+        if section.name == "files":
+            continue
+        before, after = getattr(old, section.name), getattr(new, section.name)
+        names += [
+            f"{section.name}.{key.name}"
+            for key in fields(before)
+            if getattr(before, key.name) != getattr(after, key.name)
+        ]
+    return [name for name in names if not among or name.partition(".")[0] in among or name in among]

@@ -1,0 +1,173 @@
+"""What a load needs of the machine besides the model: the NPU, the vendor's library, memory, and how they change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, aclosing, suppress
+from pathlib import Path
+
+from exo_rkllm.board.detect import Board
+from exo_rkllm.board.performance import Performance
+from exo_rkllm.board.watch import BoardWatch, Monitor
+from exo_rkllm.config import Config
+from exo_rkllm.daemon.file_watch import FileWatch
+from exo_rkllm.dispatch.state import DispatchLimits
+from exo_rkllm.dispatch.status import DispatchStatus
+from exo_rkllm.errors import ClocksError, ExoRkllmError
+from exo_rkllm.runtime import locate
+from exo_rkllm.runtime.locate import Place
+
+log = logging.getLogger(__name__)
+
+# The first driver whose NPU addresses have more than one window (reference npu-platform, drivers).
+SEVERAL_WINDOWS = (0, 9, 6)
+WINDOWS = 16
+KILOBYTE = 1024
+
+
+class Hardware:
+    """The board and the vendor's library as they are now; `changed` is called when one of them comes or goes."""
+
+    def __init__(self, config: Config, changed: Callable[[], None]) -> None:
+        self.root = Path(config.board.root)
+        self.library: Place | None = None
+        self._chosen = Path(config.runtime.library) if config.runtime.library else None
+        self._library_error: ExoRkllmError | None = None
+        self._changed = changed
+        self._watch = BoardWatch(self.root, lambda _before, _after: changed())
+        self._closing = ExitStack()
+
+    @property
+    def board(self) -> Board:
+        return self._watch.board
+
+    @property
+    def watch(self) -> BoardWatch:
+        return self._watch
+
+    @property
+    def unavailable_reason(self) -> ExoRkllmError | None:
+        """The first thing that keeps every model from the NPU; the board comes before the library."""
+        return self.board.unavailable_reason() or self._library_error
+
+    def start(self) -> None:
+        """Look for the library and follow both. Must run on the loop."""
+        log.info("%s", self.board.sentence)
+        self._follow_board()
+        places = [place.path.absolute() for place in locate.search(self._chosen).places]
+        with suppress(OSError):
+            self._closing.callback(FileWatch(lambda: places, self._library_changed).close)
+        self._find_library()
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def _follow_board(self) -> None:
+        """A board below another root is a picture of one, of which the kernel tells nothing."""
+        if self.root != Path("/"):
+            return
+        with suppress(OSError, ImportError):
+            self._watch.start(asyncio.get_running_loop(), Monitor())
+            self._closing.callback(self._watch.close)
+
+    def _library_changed(self) -> None:
+        self._find_library()
+        self._changed()
+
+    def _find_library(self) -> None:
+        try:
+            self.library = place = locate.search(self._chosen).require()
+        except ExoRkllmError as error:
+            self.library, self._library_error = None, error
+            log.warning("%s", error)
+        else:
+            self._library_error = None
+            log.info("%s is %s.", place.path, place.held)
+
+
+def limits(config: Config, board: Board, pinned: frozenset[str]) -> DispatchLimits:
+    return DispatchLimits(
+        queue=config.dispatch.queue,
+        queue_per_client=config.dispatch.queue_per_client,
+        queue_seconds=config.dispatch.queue_timeout,
+        keep_alive=config.models.keep_alive,
+        max_loaded=config.models.max_loaded,
+        pinned=pinned,
+        reserve=config.models.reserve_memory,
+        domains=windows(board),
+        npu_parallel=config.dispatch.npu_parallel,
+    )
+
+
+def windows(board: Board) -> int:
+    """How many IOMMU domains the board's driver has for models."""
+    if board.npu is None:
+        return WINDOWS
+    numbers = tuple(int(part) for part in board.npu.version.split(".") if part.isdecimal())
+    return WINDOWS if not numbers or numbers >= SEVERAL_WINDOWS else 1
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def available_memory(root: Path) -> int:
+    """MemAvailable of the machine, or what is left of a container's or a unit's limit where that is less."""
+    machine = _meminfo(root / "proc/meminfo").get("MemAvailable", 0) * KILOBYTE
+    left = _left_of_limit(root)
+    return machine if left is None else min(machine, left)
+
+
+def _meminfo(path: Path) -> dict[str, int]:
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) >= 2 and words[1].isdecimal()}
+
+
+def _left_of_limit(root: Path) -> int | None:
+    """cgroup v2 of this process. File pages count as used there although they are given back under pressure."""
+    try:
+        line = (root / "proc/self/cgroup").read_text().splitlines()[-1]
+        group = root / "sys/fs/cgroup" / line.split("::", 1)[1].lstrip("/")
+        limit = (group / "memory.max").read_text().strip()
+        if not limit.isdecimal():
+            return None
+        current = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, int(limit) - current + int(stat.get("inactive_file", 0)))
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+# ── clocks ───────────────────────────────────────────────────────────────────────────────────────
+
+
+async def raise_clocks(changes: AsyncGenerator[DispatchStatus, None], performance: Performance) -> None:
+    """`[board] performance`: hold the privileged unit's connection while a model is loaded, and close it otherwise.
+
+    It never delays a load: what cannot be raised is logged once, and tried again with the next model.
+    """
+    complained = False
+    try:
+        async with aclosing(changes):
+            async for status in changes:
+                if not any(model.state in ("loading", "ready") for model in status.models):
+                    await performance.down()
+                    complained = False
+                elif not performance.connected and not complained:
+                    complained = not await _raise(performance)
+    finally:
+        await performance.down()
+
+
+async def _raise(performance: Performance) -> bool:
+    try:
+        outcome = await performance.up()
+    except ClocksError as error:
+        log.warning("%s", error)
+        return False
+    if outcome.done:
+        log.info("Clocks are up: %s.", ", ".join(outcome.done))
+    for sentence in outcome.failed:
+        log.warning("%s", sentence)
+    return True

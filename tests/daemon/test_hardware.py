@@ -1,0 +1,70 @@
+"""What the machine has for a load: address windows, memory, and what keeps models from the NPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from exo_rkllm.board.detect import detect
+from exo_rkllm.config import load
+from exo_rkllm.daemon.hardware import WINDOWS, Hardware, available_memory, windows
+
+GIB = 1 << 30
+
+
+def test_old_driver_has_one_address_window(board: Callable[[str], Path]) -> None:
+    assert windows(detect(board("orangepi-5-plus"))) == WINDOWS
+    assert windows(detect(board("old-driver"))) == 1
+    assert windows(detect(Path("/nonexistent"))) == WINDOWS
+
+
+async def test_board_is_the_reason_before_the_library(board: Callable[[str], Path], tmp_path: Path) -> None:
+    def reason(root: Path) -> str:
+        environment = {"EXO_RKLLM_BOARD_ROOT": str(root), "EXO_RKLLM_RUNTIME_LIBRARY": str(tmp_path / "gone.so")}
+        hardware = Hardware(load({"HOME": str(tmp_path), **environment}), lambda: None)
+        hardware.start()
+        hardware.close()
+        assert hardware.unavailable_reason is not None
+        return hardware.unavailable_reason.code
+
+    assert reason(board("orangepi-5-plus")) == "runtime_missing"
+    assert reason(tmp_path) == "board"
+
+
+# ── memory ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal:  8000000 kB\nMemAvailable:    4194304 kB\nHugePages_Total:   0\n")
+    return tmp_path
+
+
+def limit(root: Path, **files: str) -> None:
+    (root / "proc/self/cgroup").write_text("0::/system.slice/exo-rkllm.service\n")
+    group = root / "sys/fs/cgroup/system.slice/exo-rkllm.service"
+    group.mkdir(parents=True)
+    for name, text in files.items():
+        (group / f"memory.{name}").write_text(text)
+
+
+def test_memory_without_a_limit_is_the_machines(root: Path) -> None:
+    assert available_memory(root) == 4 * GIB
+
+
+def test_nearer_limit_of_a_unit_counts(root: Path) -> None:
+    limit(root, max=f"{3 * GIB}\n", current=f"{2 * GIB}\n", stat=f"anon 5\ninactive_file {GIB // 2}\n")
+    assert available_memory(root) == GIB + GIB // 2
+
+
+@pytest.mark.parametrize("files", [{"max": "max\n"}, {}, {"max": "123", "current": "what"}])
+def test_unreadable_limit_does_not_count(root: Path, files: dict[str, str]) -> None:
+    limit(root, **files)
+    assert available_memory(root) == 4 * GIB
+
+
+def test_memory_of_this_machine_is_read() -> None:
+    assert available_memory(Path("/")) > 0
