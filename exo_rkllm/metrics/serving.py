@@ -9,7 +9,7 @@ from itertools import accumulate
 from prometheus_client.core import Metric
 
 from exo_rkllm import __version__
-from exo_rkllm.backends.observer import GAP_BOUNDS, AnswerReport, LoadReport, RestartReport
+from exo_rkllm.backends.observer import GAP_BOUNDS, RESTART_REASONS, AnswerReport, LoadReport, RestartReport
 from exo_rkllm.dispatch.status import DispatchStatus
 from exo_rkllm.metrics.scrape import Scrape
 
@@ -102,11 +102,14 @@ class ServingMetrics:
         if event.error:
             return
         self._observe("rkllm_model_load_seconds", event.seconds, model)
-        # A counter that first appears with its first event has no rate for that event.
+        # A series that first appears with its first event has no rate for that event.
         for name in TOKENS:
             self._count(name, 0, model)
         self._count("rkllm_requests_total", 0, model, self._reason("stop"))
-        self._count("rkllm_worker_restarts_total", 0, model, self._reason("crash"))
+        for reason in RESTART_REASONS:
+            self._count("rkllm_worker_restarts_total", 0, model, self._reason(reason))
+        for name in BOUNDS:
+            self._histogram(name, model)
 
     def restarted(self, event: RestartReport) -> None:
         self._count("rkllm_worker_restarts_total", 1, self._model(event.model), self._reason(event.reason))

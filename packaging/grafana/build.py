@@ -15,6 +15,8 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 BOARD = 'instance=~"$board"'
 MODEL = f'{BOARD}, model=~"$model"'
 W = "$__rate_interval"
+# A series that appears with its first failure, of which increase() sees nothing.
+FAILED_LOADS = f'rkllm_model_loads_total{{{MODEL}, result!="ok"}}'
 
 
 class Query(NamedTuple):
@@ -394,7 +396,7 @@ ROWS = (
                         "{{model}} {{reason}} {{instance}}",
                     ),
                     Query(
-                        f'increase(rkllm_model_loads_total{{{MODEL}, result!="ok"}}[{W}])',
+                        f"increase({FAILED_LOADS}[{W}]) or ({FAILED_LOADS} unless {FAILED_LOADS} offset {W})",
                         "{{model}} {{result}} {{instance}}",
                     ),
                 ),

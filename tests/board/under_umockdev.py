@@ -22,6 +22,7 @@ from exo_rkllm.board.watch import BoardWatch, Change, Monitor
 from exo_rkllm.errors import ExoRkllmError
 from tests.board.umock import TestBed
 from tests.daemon.running import Daemon, House, house_of
+from tests.grafana.recording import Recording, firing
 from tests.simulated import Library
 
 ROOT = Path("/")
@@ -172,6 +173,10 @@ def test_a_driver_that_goes_ends_the_models_with_its_reason_and_its_return_serve
     lost = daemon.wait_for(lambda status: status["unavailable_reason"])
     assert "fdab0000.npu is on and no driver is bound" in lost["unavailable_reason"]
     daemon.wait_for(lambda status: not any(model["state"] == "ready" for model in status["models"]))
+    recording = Recording()
+    recording.scrape("unbound", daemon.status()["listening"][0])
+    recording.hold("unbound", 10)
+    assert firing(recording, {"unbound": {"RkllmNpuUnusable", "RkllmNotServing"}}, house.folder) == ""
     driver(bed, bound=True)
     daemon.wait_for(lambda status: not status["unavailable_reason"])
     assert "A lamp." in daemon.answer("lamp", "What is a lamp?", max_tokens=8)
