@@ -75,7 +75,7 @@ def test_no_relative_imports(path: Path) -> None:
     assert not any(levels), "absolute imports only: a reader sees the room in the line"
 
 
-def test_an_upward_import_would_be_seen() -> None:
+def test_import_scan_finds_every_import() -> None:
     assert rooms_imported("def f():\n    from exo_rkllm.api import openai") == {"api"}
     assert rooms_imported("from exo_rkllm import daemon, __version__") == {"daemon"}
 
@@ -87,12 +87,12 @@ def imported_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_command_line_starts_light() -> None:
+def test_command_line_imports_nothing_heavy() -> None:
     assert not imported_by("import exo_rkllm.cli") & {"asyncio", "numpy", "aiohttp", "ctypes", "jinja2"}
 
 
 @pytest.mark.parametrize("address", ["fdab0000", "fde40000", "27700000", "22000000", "/dev/dri/card1", "renderD129"])
-def test_addresses_are_rows_of_a_table(address: str) -> None:
+def test_hardware_addresses_stand_only_in_tables(address: str) -> None:
     """Others looked for fdab0000.npu by name, and found nothing on any other SoC."""
     tables = {PACKAGE / "socs.py", PACKAGE / "doctor" / "hardware.py"}  # the SoCs; what to look for on a board
     assert not [path for path in MODULES if path not in tables and address in path.read_text()]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.seed("4.4", "sub-packages in the wheel")
-def test_the_wheel_has_every_file_of_the_package(tmp_path: Path) -> None:
+def test_wheel_contains_every_file_of_the_package(tmp_path: Path) -> None:
     source = tmp_path / "source"
     listed = subprocess.run(
         ["git", "ls-files", "exo_rkllm", "pyproject.toml", "README.md", "LICENSE"],

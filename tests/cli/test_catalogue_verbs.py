@@ -61,12 +61,12 @@ def served(make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> 
     loop.close()
 
 
-def test_an_empty_folder_says_how_to_fill_it(run: Run, models: Path) -> None:
+def test_models_in_an_empty_folder_names_the_pull_command(run: Run, models: Path) -> None:
     assert run("models") == (0, f"No models in {models}. exo-rkllm pull ORG/REPO fetches one.\n", "")
     assert run("models", "--json") == (0, "[]\n", "")
 
 
-def test_from_pull_to_rm(run: Run, served: LocalHub, models: Path) -> None:
+def test_pulled_model_is_listed_shown_and_removed(run: Run, served: LocalHub, models: Path) -> None:
     code, out, err = run("pull", "org/qwen3-0.6b-rk3588", "--soc", "rk3588")
     assert (code, out) == (0, "")
     assert "qwen3-0.6b-rk3588-w8a8.rkllm: 1 of 2 files fit RK3588, w8a8 is what runs best there" in err
@@ -100,20 +100,20 @@ def test_from_pull_to_rm(run: Run, served: LocalHub, models: Path) -> None:
     assert list(models.iterdir()) == []
 
 
-def test_pull_for_a_bin_of_the_soc_takes_its_familys_file(run: Run, served: LocalHub) -> None:
+def test_pull_for_a_binned_soc_picks_its_family_file(run: Run, served: LocalHub) -> None:
     code, _, err = run("pull", "org/qwen3-0.6b-rk3588", "--soc", "rk3582")
     assert code == 0
     assert "qwen3-0.6b-rk3588-w8a8.rkllm: 1 of 2 files fit RK3588" in err
 
 
-def test_pull_as_json(run: Run, served: LocalHub) -> None:
+def test_pull_with_json_prints_one_object_per_step(run: Run, served: LocalHub) -> None:
     code, out, err = run("pull", "org/qwen3-0.6b-rk3588:w4a16", "--name", "small", "--json")
     steps = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (0, "")
     assert (steps[-1]["stage"], steps[-1]["id"]) == ("done", "small")
 
 
-def test_off_a_board_the_choice_is_the_users(run: Run, served: LocalHub) -> None:
+def test_pull_without_a_board_asks_for_the_soc(run: Run, served: LocalHub) -> None:
     code, _, err = run("pull", "org/qwen3-0.6b-rk3588")
     assert code == 1
     assert "several files that would do" in err
@@ -129,14 +129,16 @@ def test_off_a_board_the_choice_is_the_users(run: Run, served: LocalHub) -> None
         (("rm", ".."), 1, "No model '..' in"),
     ],
 )
-def test_failures_are_two_lines(run: Run, arguments: tuple[str, ...], code: int, says: str) -> None:
+def test_failed_verb_prints_a_sentence_and_a_hint(run: Run, arguments: tuple[str, ...], code: int, says: str) -> None:
     ended, out, err = run(*arguments)
     assert (ended, out) == (code, "")
     assert err.startswith(f"exo-rkllm: {says}")
     assert err.count("\n") == 2
 
 
-def test_import_and_what_is_wrong_in_the_folder(run: Run, models: Path, make_model: Callable[..., Path]) -> None:
+def test_models_lists_imports_and_reports_broken_folders(
+    run: Run, models: Path, make_model: Callable[..., Path]
+) -> None:
     code, _, err = run("import", make_model(), "--name", "mine", "--offline")
     assert (code, err.splitlines()[-1]) == (0, "mine is ready")
     (models / "bad").mkdir()
@@ -147,7 +149,7 @@ def test_import_and_what_is_wrong_in_the_folder(run: Run, models: Path, make_mod
     assert run("models", "--models", models / "none")[0] == 0
 
 
-def test_other_engines_are_listed_too(run: Run, models: Path) -> None:
+def test_models_lists_models_of_other_engines(run: Run, models: Path) -> None:
     (models / "far").mkdir(parents=True)
     (models / "far" / "model.toml").write_text(
         'id = "far"\nengine = "openai"\nreuse = false\n[options]\nurl = "http://b"\n'
@@ -159,7 +161,7 @@ def test_other_engines_are_listed_too(run: Run, models: Path) -> None:
     assert run("rm", "far")[1] == "removed far\n"
 
 
-def test_light_verbs_load_nothing_heavy() -> None:
+def test_light_verbs_import_nothing_heavy() -> None:
     code = "import sys, exo_rkllm.cli.models, exo_rkllm.cli.rm, exo_rkllm.models; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"aiohttp", "jinja2", "numpy", "asyncio", "pyudev", "ctypes"}
@@ -169,7 +171,7 @@ def test_light_verbs_load_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 79, 100, 200])
-def test_a_progress_line_fits_its_terminal(width: int) -> None:
+def test_progress_line_fits_its_terminal(width: int) -> None:
     step = PullProgress(
         "downloading", "a-very-long-model-name-rk3588-w8a8-opt-0.rkllm", done=760_000_000, total=1_690_000_000
     )
@@ -186,7 +188,7 @@ def test_amounts_and_durations() -> None:
     assert [progress.duration(seconds) for seconds in (0, 59.6, 61, 3600)] == ["0:00", "1:00", "1:01", "1:00:00"]
 
 
-def test_without_a_terminal_each_tenth_is_a_line() -> None:
+def test_progress_without_a_terminal_prints_a_line_per_tenth() -> None:
     out = io.StringIO()
     display = progress.Display(out)
     display.show(PullProgress("resolving", "asking"))
@@ -199,7 +201,7 @@ def test_without_a_terminal_each_tenth_is_a_line() -> None:
     assert len(lines) == 13
 
 
-def test_on_a_terminal_one_line_moves(served: LocalHub, models: Path) -> None:
+def test_progress_on_a_terminal_rewrites_one_line(served: LocalHub, models: Path) -> None:
     """A real terminal of 60 columns: the bar is rewritten in place and never wraps."""
     served.faults.pause = 0.001
     own, other = pty.openpty()

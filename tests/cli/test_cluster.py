@@ -30,7 +30,7 @@ VIEW = ClusterView(
 )
 
 
-def test_what_an_operator_asks_is_there() -> None:
+def test_cluster_shows_master_nodes_instances_and_counters() -> None:
     text = "\n".join(report(json.loads(json.dumps(VIEW.plain()))))
     assert text.startswith("rock is serving in the cluster 0.3.71.\nmaster: mac, for 61 s")
     for line in (
@@ -44,13 +44,13 @@ def test_what_an_operator_asks_is_there() -> None:
         assert line in text
 
 
-def test_alone_it_says_why() -> None:
+def test_cluster_without_a_session_says_why() -> None:
     view = ClusterView(Phase.SEARCHING, name="rock", sentence="Nobody is heard.", hint="ip -6 a")
     lines = list(report(json.loads(json.dumps(view.plain()))))
     assert lines[:3] == ["rock is searching in the cluster (none yet).", "Nobody is heard.", "  try: ip -6 a"]
 
 
-def test_a_daemon_without_a_cluster_says_how_it_gets_one(house: House) -> None:  # noqa: F811
+def test_cluster_that_is_switched_off_names_the_setting(house: House) -> None:  # noqa: F811
     assert "The daemon is not running" in house.command("cluster").stderr
     house.start()
     for words in ((), ("--watch",), ("join",)):
@@ -60,7 +60,7 @@ def test_a_daemon_without_a_cluster_says_how_it_gets_one(house: House) -> None: 
         assert "enabled = true" in told.stderr
 
 
-def test_a_daemon_in_search_of_one_says_so(house: House) -> None:  # noqa: F811
+def test_cluster_says_that_the_daemon_is_searching(house: House) -> None:  # noqa: F811
     daemon = house.start(EXO_RKLLM_CLUSTER_ENABLED="true", EXO_RKLLM_CLUSTER_INTERFACES="lo")
     view = json.loads(house.command("cluster", "--json").stdout)
     assert view["phase"] in ("searching", "off")
@@ -69,7 +69,7 @@ def test_a_daemon_in_search_of_one_says_so(house: House) -> None:  # noqa: F811
     daemon.stop()
 
 
-def test_who_watches_sees_it_again_and_again_until_the_daemon_ends(house: House) -> None:  # noqa: F811
+def test_cluster_watch_prints_updates_until_the_daemon_stops(house: House) -> None:  # noqa: F811
     daemon = house.start(EXO_RKLLM_CLUSTER_ENABLED="true", EXO_RKLLM_CLUSTER_INTERFACES="lo")
     with subprocess.Popen(
         [*house.program, "cluster", "--watch", "--json"],

@@ -20,14 +20,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_whoever_may_look_there_works_on_the_services(home: Path) -> None:
+def test_readable_service_folder_is_used(home: Path) -> None:
     service = home / "service"
     service.mkdir()
     assert configured(service) == service / "models"
     assert configured(home / "none") == home / ".local/share/exo-rkllm/models"
 
 
-def test_a_daemon_of_ones_own_has_ones_own_models(home: Path) -> None:
+def test_own_daemon_uses_own_models(home: Path) -> None:
     service, socket = home / "service", home / "run/exo-rkllm/control.sock"
     service.mkdir()
     socket.parent.mkdir(parents=True)
@@ -35,7 +35,7 @@ def test_a_daemon_of_ones_own_has_ones_own_models(home: Path) -> None:
     assert configured(service) == home / ".local/share/exo-rkllm/models"
 
 
-def test_a_configured_folder_is_everybodys(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configured_folder_is_used_by_everyone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = home / "service"
     service.mkdir()
     monkeypatch.setenv("EXO_RKLLM_MODELS_DIRECTORY", "/mnt/nvme/models")

@@ -30,7 +30,9 @@ def use(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.setenv("EXO_RKLLM_RUNTIME_LIBRARY", str(path))
 
 
-def test_one_question(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_prints_the_answer_to_one_question(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["run", str(make_model(reply=ANSWER)), "hello"]) == 0
     out, err = capsys.readouterr()
     assert out == ANSWER + "\n"
@@ -47,7 +49,7 @@ def test_one_question(make_model: Callable[..., Path], capsys: pytest.CaptureFix
         ["MODEL", "--max-tokens", "2", "--", "hello", "there"],
     ],
 )
-def test_flags_stand_where_people_put_them(
+def test_flags_may_stand_between_positional_words(
     make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     model = str(make_model(reply="{user}", template="none"))
@@ -55,7 +57,7 @@ def test_flags_stand_where_people_put_them(
     assert capsys.readouterr().out == "hello there\n"
 
 
-def test_verbose_gives_the_runtimes_lines_and_ollamas_figures(
+def test_verbose_prints_runtime_lines_and_figures(
     make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = make_model(reply=ANSWER, decode_tps=1000, prefill_tps=1000)
@@ -66,7 +68,7 @@ def test_verbose_gives_the_runtimes_lines_and_ollamas_figures(
     assert "prompt eval count:" in err
 
 
-def test_json_is_one_object_a_line(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_prints_one_object_per_event(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(make_model(reply=ANSWER)), "hello", "--json"]) == 0
     *pieces, last = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert "".join(piece["text"] for piece in pieces) == ANSWER
@@ -83,7 +85,7 @@ def test_sampling_flags_reach_the_runtime(make_model: Callable[..., Path], capsy
     assert len(answers) == 1
 
 
-def test_older_runtimes_take_the_flags_when_the_model_is_loaded(
+def test_older_runtime_takes_sampling_flags_at_load(
     make_model: Callable[..., Path],
     library: Library,
     monkeypatch: pytest.MonkeyPatch,
@@ -94,7 +96,7 @@ def test_older_runtimes_take_the_flags_when_the_model_is_loaded(
     assert ANSWER.startswith(capsys.readouterr().out.rstrip("\n"))
 
 
-def test_so_they_do_for_a_model_of_the_catalogue(
+def test_older_runtime_takes_sampling_flags_for_a_catalogue_model(
     make_model: Callable[..., Path],
     library: Library,
     tmp_path: Path,
@@ -137,36 +139,40 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str, code: int = 1) -> st
         (b"\x7fELF" + bytes(2 << 20), "not a .rkllm"),
     ],
 )
-def test_what_is_no_model(content: bytes | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_refuses_a_file_that_is_not_a_model(
+    content: bytes | None, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "some.rkllm"
     if content is not None:
         path.write_bytes(content)
     assert says in refused(capsys, str(path), "x")
 
 
-def test_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_refuses_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is a directory" in refused(capsys, str(tmp_path), "x")
 
 
-def test_a_truncated_file(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_refuses_a_truncated_file(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     model = make_model()
     os.truncate(model, 1_200_000)
     refused(capsys, str(model), "x")
 
 
-def test_a_name_nobody_knows(
+def test_run_refuses_an_unknown_name(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXO_RKLLM_MODELS_DIRECTORY", str(tmp_path))
     assert "nosuchmodel" in refused(capsys, "nosuchmodel", "x")
 
 
-def test_a_model_for_another_soc(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_refuses_a_model_for_another_soc(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     text = refused(capsys, str(make_model(platform="RK3576", npu_cores=2)), "x")
     assert "RK3588" in text
 
 
-def test_a_board_that_no_model_runs_on_is_told_so_and_not_to_look_for_another_file(
+def test_run_on_an_unsupported_soc_says_that_no_file_fits(
     make_model: Callable[..., Path],
     make_board: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -185,7 +191,7 @@ def inspected(capsys: pytest.CaptureFixture[str], path: str) -> str:
     return capsys.readouterr().out
 
 
-def test_a_model_newer_than_the_runtime(
+def test_run_refuses_a_model_newer_than_the_runtime(
     make_model: Callable[..., Path],
     library: Library,
     monkeypatch: pytest.MonkeyPatch,
@@ -197,30 +203,34 @@ def test_a_model_newer_than_the_runtime(
     assert "exo-rkllm runtime --install" in text
 
 
-def test_a_context_over_the_limit(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_refuses_a_context_over_the_limit(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     text = refused(capsys, str(make_model(max_context=2048)), "x", "--context", "4096")
     assert "2048" in text
 
 
-def test_a_prompt_over_the_context(make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_refuses_a_prompt_longer_than_the_context(
+    make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "token" in refused(capsys, str(make_model()), "word " * 5000)
 
 
-def test_not_enough_memory(
+def test_run_explains_missing_memory(
     make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RKLLM_SIM_NPU_BYTES", "1000000")
     assert "memory" in refused(capsys, str(make_model(npu_bytes=8 << 30)), "x")
 
 
-def test_a_library_that_dies_for_want_of_memory(
+def test_run_explains_a_library_that_dies_of_missing_memory(
     make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "There is not enough RAM for" in refused(capsys, str(make_model(malloc_bytes=1 << 50)), "x")
 
 
 @pytest.mark.parametrize("version", ["1.0.1", "9.9.0"])
-def test_an_unknown_runtime(
+def test_run_refuses_an_unknown_runtime(
     version: str,
     make_model: Callable[..., Path],
     library: Library,
@@ -233,7 +243,7 @@ def test_an_unknown_runtime(
     assert "1.3.1" in text
 
 
-def test_a_runtime_for_another_machine(
+def test_run_refuses_a_runtime_for_another_machine(
     make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = tmp_path / "librkllmrt.so"
@@ -244,14 +254,14 @@ def test_a_runtime_for_another_machine(
     refused(capsys, str(make_model()), "x")
 
 
-def test_a_runtime_that_is_none(
+def test_run_refuses_a_file_that_is_not_a_runtime(
     make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     use(monkeypatch, tmp_path / "nothing.so")
     refused(capsys, str(make_model()), "x")
 
 
-def test_an_unreadable_library(
+def test_run_explains_an_unreadable_library(
     make_model: Callable[..., Path],
     library: Library,
     tmp_path: Path,
@@ -274,7 +284,7 @@ def test_an_unreadable_library(
         os.seteuid(user)
 
 
-def test_a_board_without_driver(
+def test_run_explains_a_board_without_driver(
     make_board: Callable[..., Path],
     make_model: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -284,7 +294,7 @@ def test_a_board_without_driver(
     assert "driver" in refused(capsys, str(make_model()), "x")
 
 
-def test_a_limit_that_makes_no_sense_is_wrong_usage(
+def test_nonsensical_limit_is_a_usage_error(
     make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(capsys, str(make_model()), "x", "--max-tokens", "0", code=2)
@@ -341,7 +351,7 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
         one.close()
 
 
-def test_a_conversation_remembers_and_ends_with_bye(
+def test_conversation_remembers_and_ends_with_bye(
     make_model: Callable[..., Path], terminal: Callable[..., Terminal]
 ) -> None:
     chat = terminal(str(make_model(reply="you said {user}")))
@@ -356,7 +366,7 @@ def test_a_conversation_remembers_and_ends_with_bye(
     assert chat.process.wait(10) == 0
 
 
-def test_control_c_stops_the_answer_and_not_the_program(
+def test_ctrl_c_stops_the_answer_but_not_the_program(
     make_model: Callable[..., Path], terminal: Callable[..., Terminal]
 ) -> None:
     chat = terminal(str(make_model(reply="go on " * 300, rules=(("short", "done"),), decode_tps=50)))
@@ -375,7 +385,7 @@ def test_control_c_stops_the_answer_and_not_the_program(
     assert chat.process.wait(10) == 0
 
 
-def test_control_c_while_loading_ends_the_program(
+def test_ctrl_c_during_loading_ends_the_program(
     make_model: Callable[..., Path], terminal: Callable[..., Terminal]
 ) -> None:
     chat = terminal(str(make_model(load_seconds=30)), "hello")
@@ -384,7 +394,7 @@ def test_control_c_while_loading_ends_the_program(
     assert chat.process.wait(10) == 130
 
 
-def test_a_crash_in_a_conversation_is_told_and_ends_it(
+def test_crash_in_a_conversation_is_reported_and_ends_it(
     make_model: Callable[..., Path], terminal: Callable[..., Terminal]
 ) -> None:
     chat = terminal(str(make_model(reply="one two three four", faults=("segv@token:2",))))

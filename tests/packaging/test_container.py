@@ -26,27 +26,27 @@ def service() -> dict[str, Any]:
     return found
 
 
-def test_the_image_runs_as_the_services_user() -> None:
+def test_image_runs_as_the_service_user() -> None:
     said = dict(instructions())
     assert said["USER"] == "exo-rkllm"
     assert said["ENTRYPOINT"] == '["exo-rkllm"]' and said["CMD"] == '["serve"]'
     assert re.fullmatch(r"debian:(trixie|bookworm)-slim", said["FROM"])
 
 
-def test_the_image_copies_what_make_deb_makes() -> None:
+def test_image_copies_the_output_of_make_deb() -> None:
     (copied,) = [value.split()[0] for name, value in instructions() if name == "COPY"]
     assert copied == "dist/exo-rkllm_*_${TARGETARCH}.deb"
     assert 'mv "$work"/*.deb "$out/"' in (ROOT / "packaging/build").read_text()
 
 
-def test_the_variables_are_settings_that_exist() -> None:
+def test_image_variables_are_existing_settings() -> None:
     environment = dict(part.split("=", 1) for name, value in instructions() if name == "ENV" for part in value.split())
     environment.update(service()["environment"])
     values = read_variables({name: value for name, value in environment.items() if name.startswith("EXO_RKLLM_")})
     assert values["api"] == {"listen": "0.0.0.0", "keys": "/run/secrets/api-keys"}  # noqa: S104
 
 
-def test_nothing_is_privileged() -> None:
+def test_compose_file_asks_for_no_privilege() -> None:
     made = service()
     assert "privileged" not in made and made["cap_drop"] == ["ALL"] and made["read_only"] is True
     assert "no-new-privileges:true" in made["security_opt"]
@@ -54,7 +54,7 @@ def test_nothing_is_privileged() -> None:
     assert not any("/dev/mem" in device or device == "/dev" for device in made["devices"])
 
 
-def test_what_is_mounted_is_looked_for_there() -> None:
+def test_mounts_are_where_the_daemon_looks() -> None:
     binds = {one["source"]: one for one in service()["volumes"] if isinstance(one, dict)}
     assert binds["/usr/lib/exo-rkllm/librkllmrt.so"]["target"] == f"{OURS}/librkllmrt.so"
     assert binds["/sys/kernel/debug/rknpu"]["target"].lstrip("/") in DRIVER_FOLDERS

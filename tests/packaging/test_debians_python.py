@@ -107,12 +107,12 @@ def serving(installed: Installed) -> Iterator[str]:
         process.communicate(timeout=PATIENCE)
 
 
-def test_the_command_says_its_version(installed: Installed) -> None:
+def test_command_prints_its_version(installed: Installed) -> None:
     assert installed.run("--version") == f"exo-rkllm {__version__}\n"
     assert "demo" in installed.run("models")
 
 
-def test_a_streamed_answer(installed: Installed, serving: str) -> None:
+def test_daemon_streams_an_answer(installed: Installed, serving: str) -> None:
     body = {"model": "demo", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
     asked = urllib.request.Request(
         f"{serving}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -22,13 +22,13 @@ def flags() -> list[tuple[str, str]]:
     ]
 
 
-def test_every_verb_and_flag_is_a_word() -> None:
+def test_command_table_contains_every_verb_and_flag() -> None:
     assert [command.name for command in commands()] == [verb.name for verb in VERBS]
     assert [(command.name, flag) for command in commands() for word in command.flags for flag in word.flags] == flags()
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_mandoc_has_nothing_to_say(name: str, tmp_path: Path) -> None:
+def test_mandoc_accepts_the_manual(name: str, tmp_path: Path) -> None:
     page = tmp_path / name
     page.write_text(PAGES[name](1_700_000_000))
     done = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", page], capture_output=True, text=True)
@@ -44,7 +44,7 @@ def rendered(name: str, tmp_path: Path) -> str:
     return subprocess.run(["col", "-b"], input=shown.stdout, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_manual_has_them_all(tmp_path: Path) -> None:
+def test_manual_contains_every_verb_and_flag(tmp_path: Path) -> None:
     page = rendered("exo-rkllm.1", tmp_path)
     sections = {part.split("\n", 1)[0].strip(): part for part in page.split("\n   exo-rkllm ")}
     for name, flag in flags():
@@ -53,7 +53,7 @@ def test_the_manual_has_them_all(tmp_path: Path) -> None:
         assert manual.sentence(verb.summary) in sections[verb.name]
 
 
-def test_the_page_of_settings_has_them_all(tmp_path: Path) -> None:
+def test_settings_page_contains_every_setting(tmp_path: Path) -> None:
     page = rendered("exo-rkllm.toml.5", tmp_path)
     for section, table in TABLE.items():
         assert f"[{section}]" in page
@@ -73,7 +73,7 @@ def complete(words: list[str], tmp_path: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_bash_offers_verbs_flags_values_and_models(tmp_path: Path) -> None:
+def test_bash_completes_verbs_flags_values_and_models(tmp_path: Path) -> None:
     assert {verb.name for verb in VERBS} <= set(complete(["exo-rkllm", ""], tmp_path))
     assert complete(["exo-rkllm", "sel"], tmp_path) == ["selftest"]
     assert complete(["exo-rkllm", "config", "re"], tmp_path) == ["reload"]
@@ -88,13 +88,13 @@ SHELLS = {"bash": "bash/exo-rkllm", "zsh": "zsh/_exo-rkllm", "fish": "fish/exo-r
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_shell_can_read_it(shell: str, tmp_path: Path) -> None:
+def test_shell_parses_its_completion(shell: str, tmp_path: Path) -> None:
     path = tmp_path / "completion"
     path.write_text(files(0)[SHELLS[shell]])
     subprocess.run([shell, "-n", path], check=True)
 
 
-def test_zsh_and_fish_have_them_all() -> None:
+def test_zsh_and_fish_complete_every_verb_and_flag() -> None:
     zsh, fish = completion.zsh(), completion.fish()
     for verb, flag in flags():
         assert f"{flag}[" in zsh.split(f"\n        {verb})\n", 1)[1].split(";;", 1)[0], f"{verb} {flag}"

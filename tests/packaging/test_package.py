@@ -37,19 +37,19 @@ def satisfied(clause: str, release: str) -> bool:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_release_has_what_the_packages_ask_for(built: Built, release: str) -> None:
+def test_every_release_satisfies_the_dependencies(built: Built, release: str) -> None:
     for package in (built.exo_rkllm, built.simulator):
         fields = package.fields()
         for clause in (fields["Depends"] + ", " + fields.get("Recommends", "python3")).split(", "):
             assert satisfied(clause, release), f"{release} has nothing for {clause!r}"
 
 
-def test_a_release_without_something_would_be_seen() -> None:
+def test_missing_dependency_is_detected() -> None:
     assert not satisfied("python3 (>= 3.11) | python3-zenoh", "jammy")
     assert satisfied("python3 (>= 3.11) | python3-tomli (>= 1.2)", "jammy")
 
 
-def test_the_floors_are_those_of_pyproject(built: Built) -> None:
+def test_minimum_versions_match_pyproject(built: Built) -> None:
     """One place decides which versions will do; Debian's epoch stands before them."""
     wanted = dict(re.findall(r'^  "([a-z0-9-]+)>=([0-9.]+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
     depends = built.exo_rkllm.fields()["Depends"]
@@ -57,12 +57,12 @@ def test_the_floors_are_those_of_pyproject(built: Built) -> None:
         assert re.search(rf"python3-{name} \(>= (\d+:)?{re.escape(wanted[name])}\)", depends), name
 
 
-def test_both_bear_the_one_version(built: Built) -> None:
+def test_both_packages_have_the_one_version(built: Built) -> None:
     for package in (built.exo_rkllm, built.simulator):
         assert package.fields()["Version"] == __version__
 
 
-def test_the_whole_python_package_is_in_it(built: Built) -> None:
+def test_deb_contains_the_whole_python_package(built: Built) -> None:
     listed = subprocess.run(["git", "ls-files", "exo_rkllm"], cwd=ROOT, capture_output=True, text=True, check=True)
     there = built.exo_rkllm.files / "usr/lib/python3/dist-packages"
     for name in listed.stdout.split():
@@ -72,7 +72,7 @@ def test_the_whole_python_package_is_in_it(built: Built) -> None:
     assert not (there / "zenoh").exists()
 
 
-def test_the_wheel_is_carried_as_it_was_published(built: Built) -> None:
+def test_bundled_wheel_is_unchanged(built: Built) -> None:
     """Every file that is there has the hash that its maker signed for in RECORD."""
     vendor = built.exo_rkllm.files / "usr/lib/exo-rkllm/vendor"
     check = (
@@ -90,14 +90,14 @@ def test_the_wheel_is_carried_as_it_was_published(built: Built) -> None:
     assert (vendor / "zenoh/zenoh.abi3.so").stat().st_size > 20_000_000
 
 
-def test_jammy_can_unpack_them(built: Built) -> None:
+def test_jammy_can_unpack_the_packages(built: Built) -> None:
     """Its dpkg knows gzip, xz and zstd of control.tar and data.tar; we say xz, whatever the build machine's default."""
     for package in (built.exo_rkllm, built.simulator):
         members = subprocess.run(["ar", "t", package.path], capture_output=True, text=True, check=True).stdout.split()
         assert members == ["debian-binary", "control.tar.xz", "data.tar.xz"]
 
 
-def test_the_configuration_is_the_table_and_may_be_edited(built: Built) -> None:
+def test_packaged_configuration_is_the_table_and_a_conffile(built: Built) -> None:
     shipped = built.exo_rkllm.files / "etc/exo-rkllm/config.toml"
     assert shipped.read_text() == document.default_file()
     assert not any(read_file(shipped).values()), "everything is commented out"
@@ -105,13 +105,13 @@ def test_the_configuration_is_the_table_and_may_be_edited(built: Built) -> None:
     assert conffiles == ["/etc/exo-rkllm/api-keys", "/etc/exo-rkllm/config.toml"]
 
 
-def test_keys_are_roots_alone(built: Built) -> None:
+def test_api_keys_belong_to_root_alone(built: Built) -> None:
     shipped = built.exo_rkllm.files / "etc/exo-rkllm/api-keys"
     assert shipped.stat().st_mode & 0o777 == 0o600
     assert not [line for line in shipped.read_text().splitlines() if not line.startswith("#")]
 
 
-def test_nobody_takes_the_simulator_for_the_vendors_library(built: Built) -> None:
+def test_simulator_is_not_found_as_the_vendor_library(built: Built) -> None:
     """No folder that is searched for a library holds one, in either package."""
     from exo_rkllm.runtime.locate import DIRECTORIES, NAME
 
@@ -122,7 +122,7 @@ def test_nobody_takes_the_simulator_for_the_vendors_library(built: Built) -> Non
     assert found == ["1.0.1", "1.1.4", "1.2.0", "1.2.1b1", "1.2.3", "1.3.0", "1.3.1", "9.9.0"]
 
 
-def test_the_scripts_are_right_as_far_as_a_shell_can_say(built: Built) -> None:
+def test_maintainer_scripts_parse(built: Built) -> None:
     for package in (built.exo_rkllm, built.simulator):
         for script in ("postinst", "prerm", "postrm"):
             path = package.scripts / script
@@ -130,12 +130,12 @@ def test_the_scripts_are_right_as_far_as_a_shell_can_say(built: Built) -> None:
                 subprocess.run(["sh", "-n", path], check=True)
 
 
-def test_every_scripts_of_the_tree_parses() -> None:
+def test_every_script_of_the_tree_parses() -> None:
     for script in ("build", "wheels", "apt-repo", "reproducible", "release-check", "debian/back-off"):
         subprocess.run(["sh", "-n", ROOT / "packaging" / script], check=True)
 
 
-def test_lintian_has_nothing_to_say(built: Built) -> None:
+def test_lintian_finds_nothing(built: Built) -> None:
     packages = [str(built.exo_rkllm.path), str(built.simulator.path)]
     command = ["lintian", "--fail-on", "error,warning", *packages]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -144,13 +144,13 @@ def test_lintian_has_nothing_to_say(built: Built) -> None:
 
 
 @pytest.mark.parametrize("package", ["exo-rkllm", "exo-rkllm-simulator"])
-def test_every_override_has_its_reason(package: str) -> None:
+def test_every_lintian_override_has_a_reason(package: str) -> None:
     lines = (ROOT / f"packaging/debian/{package}.lintian-overrides").read_text().splitlines()
     assert lines[0].startswith("#")
     assert any(not line.startswith("#") for line in lines)
 
 
-def test_two_builds_give_the_same_bytes(built: Built, tmp_path: Path) -> None:
+def test_two_builds_are_identical(built: Built, tmp_path: Path) -> None:
     again = build(tmp_path / "longer", TZ="Asia/Tokyo", LC_ALL="C", HOME=str(tmp_path))
     for path in again:
         assert path.read_bytes() == (built.folder / "out" / path.name).read_bytes(), path.name

@@ -30,7 +30,7 @@ TEXT = """\
 """
 
 
-def test_debians_changelog_is_ours() -> None:
+def test_debian_changelog_is_generated_from_ours() -> None:
     made = changelog.debian(TEXT, "1.1.0", "1.1.0", 1_700_000_000)
     assert made.startswith("exo-rkllm (1.1.0) stable; urgency=medium\n\n  * Something new on two lines.\n\n -- ")
     assert "Tue, 14 Nov 2023 22:13:20 +0000" in made and "Sat, 31 Jan 2026 12:00:00 +0000" in made
@@ -38,18 +38,18 @@ def test_debians_changelog_is_ours() -> None:
     assert shown.stdout == "1.1.0\n" and not shown.stderr
 
 
-def test_a_version_without_its_entry_is_refused() -> None:
+def test_version_without_a_changelog_entry_is_refused() -> None:
     with pytest.raises(changelog.WrongChangelog, match=r"begins with 1\.1\.0, and exo_rkllm.__version__ is 1\.2\.0"):
         changelog.debian(TEXT, "1.2.0", "1.2.0", 0)
 
 
-def test_the_trees_own_changelog_is_of_this_version() -> None:
+def test_changelog_has_the_current_version() -> None:
     assert changelog.version() == __version__
     made = changelog.debian((ROOT / "CHANGELOG.md").read_text(), __version__, __version__, 0)
     assert made.startswith(f"exo-rkllm ({__version__}) ")
 
 
-def test_the_bill_of_materials_names_what_is_carried_and_what_is_needed(built: Built) -> None:
+def test_sbom_lists_bundled_and_required_software(built: Built) -> None:
     parts = {part["name"]: part for part in sbom.document(0)["components"]}
     carried = next((built.exo_rkllm.files / "usr/lib/exo-rkllm/vendor").glob("*.dist-info/METADATA")).read_text()
     name, version = re.findall(r"^(?:Name|Version): (.*)$", carried, re.MULTILINE)[:2]
@@ -80,7 +80,7 @@ def repository(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie", "jammy", "noble"])
-def test_apt_would_trust_every_index(repository: Path, suite: str) -> None:
+def test_apt_trusts_every_index(repository: Path, suite: str) -> None:
     release = repository / "dists" / suite
     signed = ["gpgv", "--keyring", str(repository / "exo-rkllm.gpg")]
     done = subprocess.run([*signed, str(release / "InRelease")], capture_output=True, text=True)

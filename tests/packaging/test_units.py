@@ -54,14 +54,14 @@ def installed(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_systemd_understands_every_line(installed: Path, name: str) -> None:
+def test_systemd_accepts_every_line(installed: Path, name: str) -> None:
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", f"--root={installed}", name]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Unknown" not in done.stderr and "nvalid" not in done.stderr, done.stderr
 
 
-def test_a_line_that_systemd_does_not_know_would_be_seen(installed: Path) -> None:
+def test_unknown_unit_line_is_detected(installed: Path) -> None:
     unit = installed / "usr/lib/systemd/system/exo-rkllm.service"
     unit.write_text(unit.read_text().replace("PrivateTmp=yes", "PrivateTemp=yes"))
     command = ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", f"--root={installed}", unit.name]
@@ -69,7 +69,7 @@ def test_a_line_that_systemd_does_not_know_would_be_seen(installed: Path) -> Non
 
 
 @pytest.mark.parametrize("name", UNITS)
-def test_no_key_is_newer_than_the_oldest_systemd(name: str) -> None:
+def test_no_unit_key_is_newer_than_the_oldest_systemd(name: str) -> None:
     assert not {key for key in settings(name) if NEWER.get(key, 0) > OLDEST}
 
 
@@ -81,14 +81,14 @@ def exposure(path: Path) -> float:
     return float(found[1])
 
 
-def test_the_daemon_is_hardly_exposed(installed: Path) -> None:
+def test_daemon_exposure_stays_low(installed: Path) -> None:
     unit = installed / "usr/lib/systemd/system/exo-rkllm.service"
     assert exposure(unit) <= 1.5
     unit.write_text(unit.read_text().replace("ProtectSystem=strict", "").replace("NoNewPrivileges=yes", ""))
     assert exposure(unit) > 1.5, "what is left out is seen"
 
 
-def test_the_daemon_gets_the_npu_and_nothing_else() -> None:
+def test_daemon_gets_no_device_but_the_npu() -> None:
     service = settings("exo-rkllm.service")
     assert service["User"] == ["exo-rkllm"] and service["CapabilityBoundingSet"] == [""]
     assert service["PrivateDevices"] == ["yes"] and service["DevicePolicy"] == ["closed"]
@@ -101,7 +101,7 @@ def test_the_daemon_gets_the_npu_and_nothing_else() -> None:
     assert "m exo-rkllm video" in sysusers and "m exo-rkllm render" in sysusers
 
 
-def test_what_the_daemon_needs_is_not_filtered() -> None:
+def test_system_calls_of_the_daemon_are_allowed() -> None:
     """Affinity for the vendor's threads, and no W^X, which its library was never seen under."""
     service = settings("exo-rkllm.service")
     assert service["SystemCallFilter"] == ["@system-service", "~@privileged @resources", "sched_setaffinity"]
@@ -109,7 +109,7 @@ def test_what_the_daemon_needs_is_not_filtered() -> None:
     assert "AF_NETLINK" in service["RestrictAddressFamilies"][0], "udev's events"
 
 
-def test_the_counters_are_where_the_daemon_looks() -> None:
+def test_counters_are_bound_where_the_daemon_looks() -> None:
     from exo_rkllm.board.detect import DRIVER_FOLDERS
 
     (bound,) = settings("exo-rkllm.service")["BindReadOnlyPaths"]
@@ -119,7 +119,7 @@ def test_the_counters_are_where_the_daemon_looks() -> None:
     assert {target[1:], mount["Where"][0][1:]} <= set(DRIVER_FOLDERS)
 
 
-def test_the_back_off_is_for_those_who_know_it(tmp_path: Path) -> None:
+def test_restart_backoff_needs_a_recent_systemd(tmp_path: Path) -> None:
     fake = tmp_path / "bin/systemctl"
     fake.parent.mkdir()
     for version, there in (("252 (252.39-1)", False), ("257 (257.13-1)", True)):

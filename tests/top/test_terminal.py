@@ -48,7 +48,7 @@ def settled(screen: list[str]) -> bool:
 
 @needs_tmux
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50)])
-def test_every_bar_is_whole_and_no_line_is_wrapped(
+def test_screen_has_whole_bars_and_no_wrapped_line(
     width: int, height: int, board: Callable[[str], Path], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with terminal(tmp_path, width, height, top(board("rk3588-busy")), environment) as screen:
@@ -86,7 +86,7 @@ def test_keys_sort_pause_and_quit(board: Callable[[str], Path], tmp_path: Path, 
 
 
 @needs_tmux
-def test_a_resized_terminal_is_drawn_anew_at_once(
+def test_resized_terminal_is_redrawn_at_once(
     board: Callable[[str], Path], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with terminal(tmp_path, 80, 24, top(board("rk3588-busy")), environment) as screen:
@@ -100,9 +100,7 @@ def test_a_resized_terminal_is_drawn_anew_at_once(
 
 
 @needs_tmux
-def test_interrupt_ends_it_as_quit_does(
-    board: Callable[[str], Path], tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_ctrl_c_ends_top_like_quit(board: Callable[[str], Path], tmp_path: Path, environment: dict[str, str]) -> None:
     with terminal(tmp_path, 80, 24, top(board("rk3588-busy")), environment) as screen:
         screen.until(settled)
         screen.type("C-c")
@@ -110,7 +108,7 @@ def test_interrupt_ends_it_as_quit_does(
 
 
 @needs_tmux
-def test_a_driver_that_goes_away_is_shown_and_its_return_too(
+def test_screen_shows_a_driver_that_leaves_and_returns(
     board: Callable[[str], Path], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     root = board("rk3588-busy")
@@ -130,7 +128,7 @@ def test_a_driver_that_goes_away_is_shown_and_its_return_too(
         screen.until(lambda seen: seen[1].startswith(" core 0 ▕"), 5)
 
 
-def test_without_a_terminal_it_prints_once(board: Callable[[str], Path], environment: dict[str, str]) -> None:
+def test_top_without_a_terminal_prints_once(board: Callable[[str], Path], environment: dict[str, str]) -> None:
     done = subprocess.run(
         top(board("rk3588-busy")), env=environment, capture_output=True, text=True, timeout=20, check=True
     )

@@ -66,7 +66,7 @@ def later(before: Snapshot, seconds: float, tokens: int) -> Snapshot:
 # ── the view ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_speed_is_the_last_second_and_at_first_the_mean(seen: Snapshot) -> None:
+def test_speed_covers_the_last_second_and_starts_as_the_mean(seen: Snapshot) -> None:
     first = view(seen)
     assert [row.speed for row in first.requests if row.id == "a"] == [5.0]
     after = view(later(seen, 2.0, 130), seen)
@@ -75,7 +75,7 @@ def test_speed_is_the_last_second_and_at_first_the_mean(seen: Snapshot) -> None:
     assert [row.speed for row in after.models] == [15.0, None]
 
 
-def test_models_that_answer_stand_first(seen: Snapshot) -> None:
+def test_ready_models_come_first(seen: Snapshot) -> None:
     rows = view(seen).models
     assert [(row.name, row.running, row.waiting) for row in rows] == [("qwen3", 2, 1), ("gemma", 0, 0)]
     assert rows[0].unload_in == 90
@@ -93,11 +93,11 @@ def test_models_that_answer_stand_first(seen: Snapshot) -> None:
         ("speed", True, ["b", "a", "c"]),
     ],
 )
-def test_whoever_runs_stands_above_whoever_waits(column: str, down: bool, expected: list[str], seen: Snapshot) -> None:
+def test_running_requests_come_before_waiting_ones(column: str, down: bool, expected: list[str], seen: Snapshot) -> None:
     assert [row.id for row in view(seen, order=ModelOrder(column, down)).requests] == expected
 
 
-def test_the_sort_key_goes_round_and_turns() -> None:
+def test_sort_key_cycles_and_reverses() -> None:
     order = ModelOrder()
     seen = [order.column]
     for _ in SORTS:
@@ -107,7 +107,7 @@ def test_the_sort_key_goes_round_and_turns() -> None:
     assert ModelOrder().turned() == ModelOrder(down=False)
 
 
-def test_the_daemon_lends_its_eyes_to_a_user_who_may_not_read_the_load(board: Callable[[str], Path]) -> None:
+def test_load_comes_from_the_daemon_if_the_user_cannot_read_it(board: Callable[[str], Path]) -> None:
     root = board("debugfs-bind-empty")
     told = snapshot(root, DaemonStatus(status(npu={"load": [0.5, 0.25, 7]})))
     assert load_of(told) == (0.5, 0.25, 1.0)
@@ -127,7 +127,7 @@ def test_the_daemon_lends_its_eyes_to_a_user_who_may_not_read_the_load(board: Ca
         {"unavailable_reason": None},
     ],
 )
-def test_a_daemon_of_another_version_breaks_nothing(nonsense: dict[str, Any], board: Callable[[str], Path]) -> None:
+def test_view_accepts_a_status_of_another_version(nonsense: dict[str, Any], board: Callable[[str], Path]) -> None:
     shown = view(snapshot(board("orangepi-5-plus"), DaemonStatus(nonsense)))
     assert all(cells(text(line)) <= 80 for line in lines(shown, 80, 24))
 
@@ -144,13 +144,13 @@ def screen(shown: View, width: int, height: int) -> list[str]:
 
 
 @given(part=st.floats(0, 1), width=st.integers(3, 300))
-def test_a_bar_is_whole_at_any_width(part: float, width: int) -> None:
+def test_bar_is_whole_at_any_width(part: float, width: int) -> None:
     drawn = text(bar(part, width))
     assert cells(drawn) == width
     assert (drawn[0], drawn[-1]) == ("▕", "▏")
 
 
-def test_a_bar_says_what_it_measures() -> None:
+def test_bar_shows_its_fraction() -> None:
     assert text(bar(0.5, 12)) == "▕█████     ▏"
     assert text(bar(1.7, 12)) == "▕██████████▏"
     assert text(bar(0.01, 12)) == "▕▏         ▏"
@@ -158,13 +158,13 @@ def test_a_bar_says_what_it_measures() -> None:
 
 
 @given(st.text(max_size=40), st.integers(1, 30))
-def test_a_text_is_cut_or_filled_to_its_columns(content: str, width: int) -> None:
+def test_text_is_cut_or_padded_to_its_columns(content: str, width: int) -> None:
     content = "".join(character for character in content if character.isprintable())
     assert cells(fit(content, width)) in (width, width - 1)  # a wide character may not fit the last column
     assert cells(fit("你好世界", 5)) <= 5
 
 
-def test_history_has_its_newest_second_at_the_right() -> None:
+def test_history_ends_with_the_newest_second() -> None:
     assert spark([0.0, 0.5, 1.0], 5) == "  ▁▅█"
     assert spark([0.1] * 50, 4) == "▁▁▁▁"
     assert spark([1.0], 0) == ""
@@ -180,7 +180,7 @@ NAMES = st.text(max_size=50)
     names=st.lists(NAMES, max_size=9),
     profile=st.sampled_from(["rk3588-busy", "hot", "no-driver", "rk3576-busy", "model-hostile", "acpi"]),
 )
-def test_nothing_is_wider_or_higher_than_the_terminal(
+def test_screen_never_exceeds_the_terminal(
     width: int, height: int, names: list[str], profile: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.getbasetemp() / "boards" / profile
@@ -197,7 +197,7 @@ def test_nothing_is_wider_or_higher_than_the_terminal(
         assert line.isprintable()
 
 
-def test_what_does_not_fit_is_counted(seen: Snapshot) -> None:
+def test_hidden_rows_are_counted(seen: Snapshot) -> None:
     models = (seen.service.status or {})["models"]
     models[0]["waiting"] = [request(f"w{number}", ahead=number) for number in range(40)]
     drawn = screen(view(seen), 80, 24)
@@ -205,19 +205,19 @@ def test_what_does_not_fit_is_counted(seen: Snapshot) -> None:
     assert drawn[-1].startswith(" q quit")
 
 
-def test_a_narrow_terminal_loses_the_least_important_columns_first(seen: Snapshot) -> None:
+def test_narrow_terminal_drops_the_least_important_columns(seen: Snapshot) -> None:
     wide, narrow = "\n".join(screen(view(seen), 100, 24)), "\n".join(screen(view(seen), 50, 24))
     assert "UNLOADS" in wide
     assert "UNLOADS" not in narrow
     assert "qwen3" in narrow
 
 
-def test_a_throttled_clock_says_its_limit(board: Callable[[str], Path]) -> None:
+def test_throttled_clock_shows_its_limit(board: Callable[[str], Path]) -> None:
     drawn = screen(view(snapshot(board("hot"), DaemonStatus(status()))), 80, 24)
     assert any("NPU 800 MHz (limit 800)   temp 87 °C" in line for line in drawn)
 
 
-def test_trouble_is_said_on_the_screen(board: Callable[[str], Path]) -> None:
+def test_screen_shows_reasons_and_repairs(board: Callable[[str], Path]) -> None:
     gone = snapshot(
         board("no-driver"), DaemonStatus(error=ExoRkllmError("You may not ask the daemon.", "sudo usermod x"))
     )
@@ -242,7 +242,7 @@ def test_trouble_is_said_on_the_screen(board: Callable[[str], Path]) -> None:
     )
 
 
-def test_plain_text_leaves_nothing_out(seen: Snapshot) -> None:
+def test_plain_output_shows_every_row(seen: Snapshot) -> None:
     models = (seen.service.status or {})["models"]
     models[0]["waiting"] = [request(f"w{number:02d}", ahead=number) for number in range(40)]
     printed = list(plain(view(seen)))
@@ -250,7 +250,7 @@ def test_plain_text_leaves_nothing_out(seen: Snapshot) -> None:
     assert not any(line.endswith(" ") for line in printed)
 
 
-def test_long_times_are_said_in_minutes_and_hours(seen: Snapshot) -> None:
+def test_long_times_use_minutes_and_hours(seen: Snapshot) -> None:
     models = (seen.service.status or {})["models"]
     models[0]["running"] = [request("a", 400, tokens=1), request("b", 9000, tokens=1)]
     printed = "\n".join(plain(view(seen)))
@@ -258,7 +258,7 @@ def test_long_times_are_said_in_minutes_and_hours(seen: Snapshot) -> None:
     assert "2 h" in printed
 
 
-def test_a_row_without_tokens_has_no_speed(seen: Snapshot) -> None:
+def test_request_without_tokens_has_no_speed(seen: Snapshot) -> None:
     waiting = [row for row in view(seen).requests if row.state != "running"]
     assert [row.speed for row in waiting] == [None]
     assert isinstance(waiting[0], RequestRow)
