@@ -93,7 +93,9 @@ def test_ready_models_come_first(seen: Snapshot) -> None:
         ("speed", True, ["b", "a", "c"]),
     ],
 )
-def test_running_requests_come_before_waiting_ones(column: str, down: bool, expected: list[str], seen: Snapshot) -> None:
+def test_running_requests_come_before_waiting_ones(
+    column: str, down: bool, expected: list[str], seen: Snapshot
+) -> None:
     assert [row.id for row in view(seen, order=ModelOrder(column, down)).requests] == expected
 
 
