@@ -42,16 +42,16 @@ def main(number: int = 1_000_000) -> None:
         for event in events
     ]
     member = Membership("c0ffee", supported()[0], FACTS)
-    member.linked(0.0)
+    member.link_up(0.0)
     started = time.monotonic()
     print(f"{'events':>10}  {'resident KB':>11}  {'events/s':>9}")
     for index in range(number):
         turn, place = divmod(index, len(payloads))
         # every turn brings events, tasks, instances and runners that were never seen before
         payload = UUID_START.sub(b'"%08x' % turn, payloads[place].replace('"@"', str(index)).encode())
-        member.message("global_events", payload, index / 100)
+        member.receive("global_events", payload, index / 100)
         if index == 0:
-            member.peeked(None, 0.0)
+            member.node_answered(None, 0.0)
         if (index + 1) % max(1, number // 10) == 0:
             rate = (index + 1) / (time.monotonic() - started)
             print(f"{index + 1:>10}  {resident():>11}  {rate:>9.0f}", flush=True)

@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from exo_rkllm.assembly import LocalSource, open_node
 from exo_rkllm.backends.base import Finish, GenerationRequest, Piece, Progress
-from exo_rkllm.cluster.wire import chunks, clean, messages, requests
+from exo_rkllm.cluster.wire import chunks, requests
+from exo_rkllm.cluster.wire.events import Tagged, tag_of
 from exo_rkllm.cluster.worker import offers
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
@@ -167,15 +168,13 @@ class NpuEngine:
         told, model = self._told[task_id], self._work.asked_for
         match event:
             case Progress(stage="prefill", done=done, total=total):
-                yield self._chunk(messages.PrefillProgressChunk(model, done, total))
+                yield self._chunk(chunks.prefill_progress(model, done, total))
             case Piece(kind="tool_call", text=text):
                 told.calls += text
             case Piece(text=text, token=token, kind=kind):
                 told.thinking += kind == "thinking"
                 if text:
-                    yield self._chunk(
-                        messages.TokenChunk(model, clean.text(text), token, is_thinking=kind == "thinking")
-                    )
+                    yield self._chunk(chunks.token(model, text, token, thinking=kind == "thinking"))
             case Cancelled():
                 yield self._ended(task_id, self._exo.responses.CancelledResponse())
             case Finish():
@@ -184,8 +183,8 @@ class NpuEngine:
                 yield self._ended(task_id, self._exo.responses.FinishedResponse())
             case ExoRkllmError():
                 # any other kind of chunk for an image request ends the exo node that asked
-                last_word = messages.ImageChunk if isinstance(event, NoPicture) else messages.ErrorChunk
-                yield self._chunk(last_word(model, clean.text(str(event))))
+                last_word = chunks.image_error if isinstance(event, NoPicture) else chunks.error
+                yield self._chunk(last_word(model, str(event)))
                 yield self._ended(task_id, self._exo.responses.FinishedResponse())
             case BaseException():
                 raise event
@@ -196,9 +195,9 @@ class NpuEngine:
         self._cancelled_tasks.discard(task_id)
         return response
 
-    def _chunk(self, chunk: messages.Chunk) -> Any:
+    def _chunk(self, chunk: Tagged) -> Any:
         """exo's own value of the message that a node of its cluster sends."""
-        return getattr(self._exo.chunks, type(chunk).__name__).model_validate_json(json.dumps(messages.wire(chunk)))
+        return getattr(self._exo.chunks, tag_of(chunk)).model_validate_json(json.dumps(chunk))
 
 
 class Cancelled:

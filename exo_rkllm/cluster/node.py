@@ -19,22 +19,23 @@ from exo_rkllm.cluster.discovery.state import DISCOVERY_WINDOW, AmbiguousCluster
 from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
+    ClusterEffect,
     DeclareTokenEffect,
     LoadModelEffect,
     LogEffect,
     QueryNodesEffect,
     SendEffect,
-    SessionEffect,
     StayOutEffect,
 )
 from exo_rkllm.cluster.identity import NodeIdentity
 from exo_rkllm.cluster.serving import BoardFacts, ModelServing, Servable
-from exo_rkllm.cluster.session.membership import Membership, MembershipSources
+from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import query_nodes
+from exo_rkllm.cluster.session.presence import MembershipSources
 from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage, Transport
 from exo_rkllm.cluster.session.view import ClusterView, Phase
 from exo_rkllm.cluster.wire import requests
-from exo_rkllm.cluster.wire.reading import Task
+from exo_rkllm.cluster.wire.events import Task
 from exo_rkllm.cluster.wire.revisions import Revision, supported
 from exo_rkllm.config.table import AUTO, ClusterSettings
 from exo_rkllm.errors import ExoRkllmError, RunError
@@ -86,10 +87,10 @@ class ClusterNode:
             sources=MembershipSources(disk=self._disk),
             stay_out=self._identity.stay_out(),
         )
-        self.membership.permitted = settings.namespace != AUTO or bool(settings.endpoints)
-        self._hearing = DiscoveryState(self.node_id, settings.namespace, new_nonce, self._revision.versions)
-        self._table = Interfaces(settings.interfaces)
-        self._reachable = NodeIdServer(self.node_id, settings.api_port)
+        self.membership.may_publish = settings.namespace != AUTO or bool(settings.endpoints)
+        self._discovered = DiscoveryState(self.node_id, settings.namespace, new_nonce, self._revision.versions)
+        self._interfaces = Interfaces(settings.interfaces)
+        self._node_id_server = NodeIdServer(self.node_id, settings.api_port)
         self._torn: tuple[str, ...] = ()
         self._endpoints: tuple[str, ...] = ()
         self._linked = False
@@ -109,8 +110,8 @@ class ClusterNode:
         self._loop = asyncio.get_running_loop()
         self._transport = self._make_transport()
         self._discovery = Discovery(
-            self._hearing,
-            self._table,
+            self._discovered,
+            self._interfaces,
             self.settings.discovery_port,
             found=self._found,
             torn=self._several,
@@ -122,7 +123,7 @@ class ClusterNode:
         self._discovery.search(on=True)
         if self.settings.endpoints:
             self._known.set()
-        if not self.membership.permitted:
+        if not self.membership.may_publish:
             self._loop.call_later(DISCOVERY_WINDOW, self._choose)
         for work in (self._keep_linked(), self._receive(), self._watch_offers()):
             self._spawn(work)
@@ -143,7 +144,7 @@ class ClusterNode:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await self._reachable.close()
+        await self._node_id_server.close()
         await self._transport.close()
 
     def join(self) -> None:
@@ -153,11 +154,11 @@ class ClusterNode:
     def view(self) -> ClusterView:
         now = self._now()
         view = self.membership.view(now)
-        others = tuple(f"{one.namespace} at {one.source}" for one in self._hearing.other_clusters(now))
+        others = tuple(f"{one.namespace} at {one.source}" for one in self._discovered.other_clusters(now))
         sentence, hint = self._why_alone(others) if view.phase is Phase.SEARCHING else (view.sentence, view.hint)
         return replace(
             view,
-            namespace=self._hearing.namespace,
+            namespace=self._discovered.namespace,
             other_clusters=others,
             endpoints=self._endpoints,
             sentence=sentence,
@@ -173,11 +174,11 @@ class ClusterNode:
             )
         if problem is not None and not self.settings.endpoints:
             return problem.sentence, problem.hint
-        if self._hearing.endpoints() or self.settings.endpoints:
+        if self._discovered.endpoints() or self.settings.endpoints:
             return "No exo node answers at the addresses known.", ""
         if other_clusters:
             return (
-                f"exo {other_clusters[0]} is heard, which is not the cluster {self._hearing.namespace}.",
+                f"exo {other_clusters[0]} is heard, which is not the cluster {self._discovered.namespace}.",
                 'Set namespace in [cluster] to it, or to "auto".',
             )
         return "No exo node is heard on the local network.", ""
@@ -188,7 +189,7 @@ class ClusterNode:
         failures = 0
         while True:
             await self._known.wait()
-            endpoints = (*self.settings.endpoints, *self._hearing.endpoints())
+            endpoints = (*self.settings.endpoints, *self._discovered.endpoints())
             if not endpoints:
                 self._known.clear()
                 continue
@@ -211,9 +212,9 @@ class ClusterNode:
             for incoming in await self._transport.receive():
                 match incoming:
                     case TopicMessage(topic, payload):
-                        self._do(self.membership.message(topic, payload, self._now()))
+                        self._do(self.membership.receive(topic, payload, self._now()))
                     case Alive(node, there):
-                        self._do(self.membership.alive(node, self._now(), there=there))
+                        self._do(self.membership.liveliness(node, self._now(), alive=there))
                     case Linked(up):
                         self._link_moved(up=up)
 
@@ -225,16 +226,16 @@ class ClusterNode:
             self._relink.cancel()
             self._relink = None
         if up:
-            self._do(self.membership.linked(self._now()))
+            self._do(self.membership.link_up(self._now()))
             self._rest()
         else:
-            self._do(self.membership.unlinked(self._now()))
+            self._do(self.membership.link_down(self._now()))
             self._discovery.search(on=True)
             self._relink = self._loop.call_later(MOVE_ON, self._still_down, self._now())
 
     def _still_down(self, since: float) -> None:
         """zenoh tries its endpoints for ever; what was discovered meanwhile has to be told to it."""
-        fresh = set(self._hearing.endpoints()) - set(self._endpoints)
+        fresh = set(self._discovered.endpoints()) - set(self._endpoints)
         if fresh or self._now() - since >= START_OVER:
             self._again.set()
             since = self._now()
@@ -242,7 +243,7 @@ class ClusterNode:
 
     def _rest(self) -> None:
         """A good link needs no Hello any more; nodes that start later say theirs."""
-        if self._linked and self.membership.permitted:
+        if self._linked and self.membership.may_publish:
             self._discovery.search(on=False)
 
     def _found(self, found: DiscoveredCluster) -> None:
@@ -263,32 +264,36 @@ class ClusterNode:
 
     def _choose(self) -> None:
         now = self._now()
-        if self._hearing.settled(now):
+        if self._discovered.settled(now):
             self._torn = ()
-            self._log.info("Joining the exo cluster %s, the only one heard.", self._hearing.namespace)
+            self._log.info("Joining the exo cluster %s, the only one heard.", self._discovered.namespace)
             self._do(self.membership.permit(now))
             self._rest()
         else:
-            self._loop.call_later(self._hearing.patience(now), self._choose)
+            self._loop.call_later(self._discovered.patience(now), self._choose)
 
     def _interfaces_changed(self) -> None:
-        told = self._table.told()
-        self._do(self.membership.interfaces(told, self._now()))
-        self._spawn(self._reachable.listen([entry.ip_address for entry in told]))
+        interfaces = self._interfaces.published()
+        self._do(self.membership.interfaces_changed(interfaces, self._now()))
+        self._spawn(self._node_id_server.listen([entry["ip_address"] for entry in interfaces]))
 
     async def _peek(self, wanted: QueryNodesEffect) -> None:
         addresses = {**self.membership.addresses(), **await self._transport.addresses()}
         answer = await query_nodes(wanted, addresses, self.settings.api_port)
-        self._do(self.membership.peeked(answer, self._now()))
+        self._do(self.membership.node_answered(answer, self._now()))
 
     # ── the board ────────────────────────────────────────────────────────────────────────────────
 
     async def _watch_offers(self) -> None:
         async with contextlib.aclosing(self._serving.offers()) as offers:
             async for models in offers:
-                self._do(self.membership.offered([model for model in models if self._advertised(model)], self._now()))
+                self._do(
+                    self.membership.models_changed(
+                        [model for model in models if self._is_advertised(model)], self._now()
+                    )
+                )
 
-    def _advertised(self, model: Servable) -> bool:
+    def _is_advertised(self, model: Servable) -> bool:
         return "*" in self.settings.models or model.id in self.settings.models
 
     async def _job(self, task: Task, model: str) -> None:
@@ -315,7 +320,7 @@ class ClusterNode:
 
     def _pass_on(self) -> None:
         answers, self._answers = self._answers, []
-        self._do(self.membership.answered(answers, self._now()))
+        self._do(self.membership.engine_answered(answers, self._now()))
 
     async def _load(self, model: str) -> None:
         with contextlib.suppress(ExoRkllmError):  # it shows in the offers
@@ -330,14 +335,14 @@ class ClusterNode:
 
     # ── effects ──────────────────────────────────────────────────────────────────────────────────
 
-    def _do(self, effects: list[SessionEffect]) -> None:
+    def _do(self, effects: list[ClusterEffect]) -> None:
         for effect in effects:
             match effect:
                 case SendEffect(topic, payload):
                     self._transport.send(topic, payload)
                 case BeginTaskEffect(task, model):
                     self._jobs[task.id] = self._loop.create_task(self._job(task, model))
-                case CancelTaskEffect(task_id):
+                case CancelTaskEffect(task_id, _):
                     job = self._jobs.pop(task_id, None)
                     if job is not None:
                         job.cancel()

@@ -18,39 +18,29 @@ from exo_rkllm.backends.base import Finish, GenerationEvent, Piece, Progress, Sa
 from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
+    ClusterEffect,
     LoadModelEffect,
-    NodeAnswer,
     QueryNodesEffect,
     SendEffect,
-    SessionEffect,
 )
 from exo_rkllm.cluster.serving import BoardFacts
-from exo_rkllm.cluster.session.membership import Membership, MembershipSources
-from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
+from exo_rkllm.cluster.session.crash_watch import kind_of
+from exo_rkllm.cluster.session.membership import Membership
+from exo_rkllm.cluster.session.node_query import NodeAnswer
+from exo_rkllm.cluster.session.presence import MembershipSources
 from exo_rkllm.cluster.wire.revisions import supported
 from exo_rkllm.config.table import Placement
 from exo_rkllm.errors import ExoRkllmError, RunError
 from tests.exo_cluster.captured import Record
 from tests.exo_cluster.desk import MODEL
 
+ETH = {"name": "eth0", "ip_address": "10.77.0.3", "interface_type": "ethernet"}
 FACTS = BoardFacts("opi5", "Orange Pi 5 Plus", "RK3588", "Linux", "6.1")
 CAPTURED_MODEL = replace(MODEL, sampling=Sampling(temperature=0.8), folder="/models/x")
 BOOKKEEPING = {"CreateRunner", "LoadModel", "StartWarmup", "Shutdown", "DownloadModel", "CancelTask"}
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # Numbers of an envelope, times, the words in which each life reports its own troubles, and what only we count.
 NOT_COMPARED = {"origin_idx", "when", "error_message", "model_directory", "reasoning_tokens"}
-
-
-def kind_of(message: Any) -> str:
-    """The names of a message's tagged parts: RunnerStatusUpdated/RunnerReady."""
-    what = message.get("event") or message.get("command")
-    if what is None:
-        return "ElectionMessage"
-    ((kind, body),) = what.items()
-    names = ("info", "chunk", "runner_status", "download_progress", "task")
-    inner = [body[name] for name in names if isinstance(body.get(name), dict)]
-    parts = [kind, *(next(iter(one)) if len(one) == 1 else "MemoryUsage" for one in inner)]
-    return "/".join([*parts, body.get("task_status", "")] if kind == "TaskStatusUpdated" else parts)
 
 
 class Replay:
@@ -97,15 +87,15 @@ class Replay:
 
     def start(self, now: float) -> None:
         self.now = now
-        self._take(self.membership.offered(tuple(self.models.values()), now))
-        self._take(self.membership.interfaces((NetworkInterfaceInfo("eth0", "10.77.0.3", "ethernet"),), now))
-        self._take(self.membership.linked(now))
+        self._take(self.membership.models_changed(tuple(self.models.values()), now))
+        self._take(self.membership.interfaces_changed((ETH,), now))
+        self._take(self.membership.link_up(now))
 
     def snapshot(self, state: Any) -> None:
         """What `GET /state` will answer."""
         self._snapshot = NodeAnswer("", state)
 
-    def _take(self, effects: list[SessionEffect]) -> None:
+    def _take(self, effects: list[ClusterEffect]) -> None:
         for effect in effects:
             match effect:
                 case SendEffect(topic, payload):
@@ -114,12 +104,12 @@ class Replay:
                         self._ours.append((topic, message))
                 case BeginTaskEffect(task):
                     self._tasks[task.command_id] = task.id
-                case CancelTaskEffect(task_id):
+                case CancelTaskEffect(task_id, _):
                     self.halted.append(task_id)
                 case LoadModelEffect(model):
                     self.loads.append(model)
                 case QueryNodesEffect():
-                    self._take(self.membership.peeked(self._snapshot, self.now))
+                    self._take(self.membership.node_answered(self._snapshot, self.now))
 
     def _first_time(self, whose: str, message: Any) -> bool:
         """Not an event that is sent again because its echo was lost."""
@@ -138,7 +128,7 @@ class Replay:
 
     def model(self, **changes: Any) -> None:
         self.models = {key: replace(model, **changes) for key, model in self.models.items()}
-        self._take(self.membership.offered(tuple(self.models.values()), self.now))
+        self._take(self.membership.models_changed(tuple(self.models.values()), self.now))
 
     # ── the capture ──
 
@@ -155,10 +145,10 @@ class Replay:
             match record.direction:
                 case "in":
                     payload = json.dumps(self._translated(record.message)).encode()
-                    self._take(self.membership.message(record.topic, payload, self.now))
+                    self._take(self.membership.receive(record.topic, payload, self.now))
                 case "live":
                     node = record.topic.removeprefix("live/")
-                    self._take(self.membership.alive(node, self.now, there=record.message["up"]))
+                    self._take(self.membership.liveliness(node, self.now, alive=record.message["up"]))
                 case "note":
                     self.model(state="cold")  # the prototype loaded anew in each session
                 case "out":
@@ -313,7 +303,7 @@ class Replay:
     def _answer(self, generated: Any) -> None:
         task = self._tasks[generated["command_id"]]
         said = [(task, event) for event in events_of(generated["chunk"])]
-        self._take(self.membership.answered(said, self.now))
+        self._take(self.membership.engine_answered(said, self.now))
 
 
 def events_of(wrapped: Any) -> Iterator[GenerationEvent | ExoRkllmError]:
@@ -341,6 +331,6 @@ def finish_of(chunk: Any) -> Finish:
         Usage(prompt, usage["prompt_tokens_details"]["cached_tokens"], completion),
         Timings(
             prefill=prompt / stats["prompt_tps"] if stats["prompt_tps"] else 0.0,
-            decode=completion / stats["generation_tps"] if stats["generation_tps"] else 0.0,
+            decode=(completion - 1) / stats["generation_tps"] if stats["generation_tps"] else 0.0,
         ),
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
-from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exo_rkllm.cluster.effects import chunk_generated, runner_status
 from exo_rkllm.cluster.session.election import (
     ECHO_IN,
     NUDGE_AGAIN,
@@ -30,22 +32,14 @@ from exo_rkllm.cluster.session.election import (
 )
 from exo_rkllm.cluster.session.log import FIRST_WAIT, KEPT, PAGE, EventLog
 from exo_rkllm.cluster.session.publishing import RESEND, WINDOW, PublishQueue, merged
-from exo_rkllm.cluster.wire.messages import (
-    Chunk,
-    ChunkGenerated,
-    PrefillProgressChunk,
-    RunnerReady,
-    RunnerStatusUpdated,
-    Session,
-    TokenChunk,
-)
-from exo_rkllm.cluster.wire.reading import Ballot, Logged
+from exo_rkllm.cluster.wire import chunks
+from exo_rkllm.cluster.wire.events import ElectionMessage, LogEntry, SessionId, Tagged
 
-A, B = Session("aa", 0), Session("bb", 3)
+A, B = SessionId("aa", 0), SessionId("bb", 3)
 
 
-def logged(index: int) -> Logged:
-    return Logged(index, "aa", A, "TestEvent", f"e{index}", {})
+def logged(index: int) -> LogEntry:
+    return LogEntry(index, "aa", A, "TestEvent", f"e{index}", {})
 
 
 # ── the log ──
@@ -118,13 +112,13 @@ def test_what_waits_behind_a_gap_is_bounded() -> None:
 # ── whom to follow ──
 
 
-def ballot(clock: int, session: Session, seniority: int = 1, seen: int = 0) -> Ballot:
-    return Ballot(clock, seniority, seen, session)
+def candidate(clock: int, session: SessionId, seniority: int = 1, seen: int = 0) -> ElectionMessage:
+    return ElectionMessage(clock, seniority, seen, session)
 
 
-def following(session: Session = A, now: float = 0.0) -> Follower:
+def following(session: SessionId = A, now: float = 0.0) -> Follower:
     follower = Follower("me")
-    follower.linked(now)
+    follower.link_up(now)
     assert follower.event(session, now) == Adopt(session, "first event heard")
     return follower
 
@@ -137,9 +131,9 @@ def test_the_first_event_shows_the_master() -> None:
 
 def test_an_election_is_watched_until_it_is_over() -> None:
     follower = following()
-    follower.ballot(ballot(4, B), 10.0)
-    follower.ballot(ballot(4, Session("cc", 4), seniority=0), 10.1)
-    follower.ballot(ballot(3, Session("dd", 3), seniority=9), 10.2)
+    follower.candidate(candidate(4, B), 10.0)
+    follower.candidate(candidate(4, SessionId("cc", 4), seniority=0), 10.1)
+    follower.candidate(candidate(3, SessionId("dd", 3), seniority=9), 10.2)
     assert follower.tick(10.0 + SETTLE - 0.1) is None
     assert follower.deadline == 10.0 + SETTLE
     assert follower.tick(10.0 + SETTLE) == Adopt(B, "elected")
@@ -147,7 +141,7 @@ def test_an_election_is_watched_until_it_is_over() -> None:
 
 def test_the_winners_first_event_ends_the_wait() -> None:
     follower = following()
-    follower.ballot(ballot(4, B), 10.0)
+    follower.candidate(candidate(4, B), 10.0)
     assert follower.event(A, 11.0) is None
     assert follower.event(B, 13.05) == Adopt(B, "elected")
     assert follower.tick(13.05 + PROBE_AFTER - 0.1) is None
@@ -155,7 +149,7 @@ def test_the_winners_first_event_ends_the_wait() -> None:
 
 def test_an_election_that_changes_nothing() -> None:
     follower = following()
-    follower.ballot(ballot(4, A), 10.0)
+    follower.candidate(candidate(4, A), 10.0)
     follower.event(A, 13.0)
     assert follower.tick(14.0) is None
     assert follower.session == A
@@ -163,22 +157,22 @@ def test_an_election_that_changes_nothing() -> None:
 
 def test_a_newer_clock_begins_a_new_campaign() -> None:
     follower = following()
-    follower.ballot(ballot(4, B, seniority=9), 10.0)
-    follower.ballot(ballot(5, Session("cc", 5)), 12.0)
+    follower.candidate(candidate(4, B, seniority=9), 10.0)
+    follower.candidate(candidate(5, SessionId("cc", 5)), 12.0)
     assert follower.tick(10.0 + SETTLE) is None
-    assert follower.tick(12.0 + SETTLE) == Adopt(Session("cc", 5), "elected")
+    assert follower.tick(12.0 + SETTLE) == Adopt(SessionId("cc", 5), "elected")
 
 
 def test_ties_go_to_commands_seen_and_then_to_the_id() -> None:
     follower = following()
-    for session, seen in ((Session("bb", 4), 5), (Session("cc", 4), 5), (Session("dd", 4), 4)):
-        follower.ballot(ballot(4, session, seen=seen), 10.0)
-    assert follower.tick(20.0) == Adopt(Session("cc", 4), "elected")
+    for session, seen in ((SessionId("bb", 4), 5), (SessionId("cc", 4), 5), (SessionId("dd", 4), 4)):
+        follower.candidate(candidate(4, session, seen=seen), 10.0)
+    assert follower.tick(20.0) == Adopt(SessionId("cc", 4), "elected")
 
 
 def test_our_own_nudges_are_no_ballots() -> None:
     follower = following()
-    follower.ballot(ballot(9, Session("me", 9)), 1.0)
+    follower.candidate(candidate(9, SessionId("me", 9)), 1.0)
     assert follower.tick(1.0 + SETTLE + 0.1) == Probe()
     assert follower.session == A
 
@@ -192,8 +186,8 @@ def test_another_master_is_followed_when_ours_is_silent() -> None:
 def test_after_a_lost_link_it_takes_less() -> None:
     follower = following()
     follower.event(A, 5.0)
-    follower.unlinked()
-    follower.linked(100.0)
+    follower.link_down()
+    follower.link_up(100.0)
     assert follower.event(B, 101.0) is None
     assert follower.event(B, 100.0 + SILENT_SINCE_LINK + 0.1) == Adopt(B, "the master followed so far is silent")
 
@@ -201,18 +195,18 @@ def test_after_a_lost_link_it_takes_less() -> None:
 def test_a_silent_cluster_is_made_to_speak_once() -> None:
     follower = Follower("me")
     assert follower.tick(100.0) is None
-    follower.linked(100.0)
+    follower.link_up(100.0)
     assert follower.deadline == 100.0 + SILENT_CLUSTER
     assert follower.tick(100.0 + SILENT_CLUSTER) == DeclareToken()
     assert follower.tick(200.0) is None
-    follower.ballot(ballot(1, A), 106.0)
+    follower.candidate(candidate(1, A), 106.0)
     assert follower.tick(106.0 + SETTLE) == Adopt(A, "elected")
 
 
 def test_a_cluster_in_an_election_is_not_disturbed() -> None:
     follower = Follower("me")
-    follower.linked(0.0)
-    follower.ballot(ballot(1, A), 4.0)
+    follower.link_up(0.0)
+    follower.candidate(candidate(1, A), 4.0)
     assert follower.tick(SILENT_CLUSTER + 1) is None
 
 
@@ -231,9 +225,9 @@ def nudged(follower: Follower, number: int) -> list[tuple[float, int]]:
 
 def test_after_a_lost_link_the_master_is_asked_for_a_sign_of_life() -> None:
     follower = following()
-    follower.unlinked()
+    follower.link_down()
     assert follower.deadline is None
-    follower.linked(50.0)
+    follower.link_up(50.0)
     assert follower.tick(50.0 + SETTLE_LINK) == Probe()
     assert follower.deadline == 50.0 + SETTLE_LINK + ECHO_IN
     follower.event(A, 50.0 + SETTLE_LINK + 0.1)
@@ -241,13 +235,13 @@ def test_after_a_lost_link_the_master_is_asked_for_a_sign_of_life() -> None:
 
 
 def test_a_master_that_died_unnoticed_is_nudged_with_growing_clocks() -> None:
-    follower = following(Session("aa", 3))
+    follower = following(SessionId("aa", 3))
     assert follower.tick(PROBE_AFTER) == Probe()
     times, clocks = zip(*nudged(follower, 4), strict=True)
     assert clocks == (4, 5, 7, 11)
     assert times[0] == PROBE_AFTER + ECHO_IN
     assert times[-1] < times[0] + 2
-    follower.ballot(ballot(11, B), times[-1])
+    follower.candidate(candidate(11, B), times[-1])
     assert follower.tick(times[-1] + 2.5) is None
 
 
@@ -257,7 +251,7 @@ def test_nobody_is_nudged_for_ever_nor_soon_after_an_election_that_changed_nothi
     times = [time for time, _ in nudged(follower, NUDGES + 2)]
     assert times[-1] - times[-2] == NUDGE_RARELY
     held = times[-1]
-    follower.ballot(ballot(1 << 20, A), held)
+    follower.candidate(candidate(1 << 20, A), held)
     assert follower.tick(held + SETTLE) is None
     assert follower.tick(held + SETTLE + PROBE_AFTER) == Probe()
     assert follower.deadline == held + NUDGE_AGAIN
@@ -276,7 +270,7 @@ def test_two_masters_that_both_speak_are_made_to_elect() -> None:
             clocks.append(decision.message.clock)
     assert now > TWO_MASTERS
     assert clocks == [4, 5, 7]  # B was elected at clock 3
-    follower.ballot(ballot(7, B), now)
+    follower.candidate(candidate(7, B), now)
     for _ in range(30):
         now += 0.5
         follower.event(A, now)
@@ -306,34 +300,50 @@ def test_a_cluster_that_is_always_quiet_is_not_probed_all_the_time() -> None:
 # ── events on their way ──
 
 
-def token(text: str, command: str = "c", **more: object) -> ChunkGenerated:
-    chunk = TokenChunk("m", text, 1)
-    return ChunkGenerated(f"e-{command}-{text}", command, replace(chunk, **more))  # type: ignore[arg-type]  # by name
+def token(text: str, **more: Any) -> Tagged:
+    return chunks.token("m", text, **{"token_id": 1, **more})
 
 
-def outbox() -> PublishQueue:
+def put(box: PublishQueue, chunk: Tagged, command: str = "c") -> None:
+    box.put(f"e-{command}-{chunk}", chunk_generated(command, chunk))
+
+
+def queue() -> PublishQueue:
     return PublishQueue("o", A)
 
 
-def texts(outbox: PublishQueue, now: float = 0.0) -> list[str]:
-    return [
-        envelope.event.chunk.text
-        for envelope in outbox.take(now)
-        if isinstance(envelope.event, ChunkGenerated) and isinstance(envelope.event.chunk, TokenChunk)
-    ]
+def encode(message: Any) -> bytes:
+    return json.dumps(message).encode()
+
+
+def taken(box: PublishQueue, now: float = 0.0) -> list[Any]:
+    return [json.loads(payload) for payload in box.take(now, encode)]
+
+
+def chunks_of(messages: list[Any]) -> list[Any]:
+    events = [message["event"] for message in messages]
+    return [event["ChunkGenerated"]["chunk"] for event in events if "ChunkGenerated" in event]
+
+
+def texts(box: PublishQueue) -> list[str]:
+    return [chunk["TokenChunk"]["text"] for chunk in chunks_of(taken(box))]
+
+
+def put_statuses(box: PublishQueue, number: int) -> None:
+    for index in range(number):
+        box.put(f"r{index}", runner_status("r", {"RunnerReady": {}}))
 
 
 def test_events_are_numbered_without_holes_and_kept_until_they_are_echoed() -> None:
-    box = outbox()
-    for number in range(3):
-        box.put(RunnerStatusUpdated(f"r{number}", "r", RunnerReady()))
-    taken = box.take(0.0)
-    assert [envelope.origin_idx for envelope in taken] == [0, 1, 2]
+    box = queue()
+    put_statuses(box, 3)
+    payloads = box.take(0.0, encode)
+    assert [json.loads(payload)["origin_idx"] for payload in payloads] == [0, 1, 2]
     assert not box.idle
     assert box.overdue(RESEND - 0.1) == []
     assert box.echoed("r1", 0.5) == 0.0
     assert box.echoed("r1", 0.5) is None
-    assert box.overdue(RESEND) == [taken[0], taken[2]]
+    assert box.overdue(RESEND) == [payloads[0], payloads[2]]
     assert box.overdue(RESEND) == []
     assert box.resends == 2
     assert box.deadline == 2 * RESEND
@@ -345,14 +355,13 @@ def test_events_are_numbered_without_holes_and_kept_until_they_are_echoed() -> N
 
 
 def test_no_more_than_the_window_is_under_way() -> None:
-    box = outbox()
-    for number in range(WINDOW + 50):
-        box.put(RunnerStatusUpdated(f"r{number}", "r", RunnerReady()))
-    assert len(box.take(0.0)) == WINDOW
-    assert box.take(0.0) == []
+    box = queue()
+    put_statuses(box, WINDOW + 50)
+    assert len(taken(box)) == WINDOW
+    assert taken(box) == []
     for number in range(10):
         box.echoed(f"r{number}", 0.1)
-    assert len(box.take(0.2)) == 10
+    assert len(taken(box, 0.2)) == 10
 
 
 @given(
@@ -363,18 +372,18 @@ def test_no_more_than_the_window_is_under_way() -> None:
 )
 def test_coalescing_changes_no_answer(steps: list[tuple[str, str]]) -> None:
     """Each command's text, in order and with its kind, is what was put in, however the window and echoes fall."""
-    box = outbox()
-    put: dict[str, list[tuple[bool, str]]] = {}
+    box = queue()
+    said: dict[str, list[tuple[bool, str]]] = {}
     got: dict[str, list[tuple[bool, str]]] = {}
     sent: list[str] = []
 
     def collect() -> None:
-        for envelope in box.take(0.0):
-            event = envelope.event
-            assert isinstance(event, ChunkGenerated)
-            sent.append(event.event_id)
-            if isinstance(event.chunk, TokenChunk):
-                got.setdefault(event.command_id, []).append((event.chunk.is_thinking, event.chunk.text))
+        for message in taken(box):
+            event = message["event"]["ChunkGenerated"]
+            sent.append(event["event_id"])
+            chunk = event["chunk"].get("TokenChunk")
+            if chunk is not None:
+                got.setdefault(event["command_id"], []).append((chunk["is_thinking"], chunk["text"]))
 
     for number, (command, what) in enumerate(steps):
         if what == "take":
@@ -382,11 +391,11 @@ def test_coalescing_changes_no_answer(steps: list[tuple[str, str]]) -> None:
         elif what == "echo" and sent:
             box.echoed(sent.pop(0), 0.0)
         elif what == "prefill":
-            box.put(ChunkGenerated(f"p{number}", command, PrefillProgressChunk("m", number, 999)))
+            box.put(f"p{number}", chunk_generated(command, chunks.prefill_progress("m", number, 999)))
         elif what in ("token", "thought"):
             thinking = what == "thought"
-            put.setdefault(command, []).append((thinking, f"{number} "))
-            box.put(ChunkGenerated(f"t{number}", command, TokenChunk("m", f"{number} ", number, is_thinking=thinking)))
+            said.setdefault(command, []).append((thinking, f"{number} "))
+            box.put(f"t{number}", chunk_generated(command, token(f"{number} ", token_id=number, thinking=thinking)))
     while not box.idle:
         collect()
         while sent:
@@ -401,42 +410,38 @@ def test_coalescing_changes_no_answer(steps: list[tuple[str, str]]) -> None:
                 runs.append((thinking, text))
         return runs
 
-    assert {key: joined(value) for key, value in got.items()} == {key: joined(value) for key, value in put.items()}
+    assert {key: joined(value) for key, value in got.items()} == {key: joined(value) for key, value in said.items()}
 
 
 def test_waiting_chunks_of_an_answer_become_one_though_others_stand_between() -> None:
-    box = outbox()
+    box = queue()
     for text in ("a", "b", "c"):
-        box.put(token(text, "one"))
-        box.put(token(text.upper(), "two"))
+        put(box, token(text), "one")
+        put(box, token(text.upper()), "two")
     assert texts(box) == ["abc", "ABC"]
 
 
 def test_the_end_joins_the_last_words() -> None:
-    box = outbox()
-    box.put(token("bye"))
-    box.put(token("", finish_reason="stop", token_id=-1))
-    (envelope,) = box.take(0.0)
-    event = envelope.event
-    assert isinstance(event, ChunkGenerated)
-    assert event.chunk == TokenChunk("m", "bye", 1, finish_reason="stop")
+    box = queue()
+    put(box, token("bye"))
+    put(box, token("", finish_reason="stop", token_id=-1))
+    assert chunks_of(taken(box)) == [token("bye", finish_reason="stop")]
 
 
 def test_what_must_not_be_one() -> None:
-    thought: Chunk = TokenChunk("m", "hm", 1, is_thinking=True)
-    word: Chunk = TokenChunk("m", "yes", 2)
-    end: Chunk = TokenChunk("m", "", -1, finish_reason="stop")
+    thought, word = token("hm", thinking=True), token("yes", token_id=2)
+    end = token("", finish_reason="stop", token_id=-1)
     assert merged(thought, word) is None
     assert merged(end, word) is None
-    assert merged(PrefillProgressChunk("m", 1, 2), word) is None
-    assert merged(thought, end) == TokenChunk("m", "hm", 1, finish_reason="stop", is_thinking=True)
+    assert merged(chunks.prefill_progress("m", 1, 2), word) is None
+    assert merged(thought, end) == token("hm", finish_reason="stop", thinking=True)
 
 
 def test_chunks_for_somebody_who_has_gone_are_dropped() -> None:
-    box = outbox()
-    box.put(token("a", "gone"))
-    box.put(token("b", "here"))
-    box.put(RunnerStatusUpdated("r", "r", RunnerReady()))
+    box = queue()
+    put(box, token("a"), "gone")
+    put(box, token("b"), "here")
+    put_statuses(box, 1)
     box.drop_chunks("gone")
-    box.put(token("c", "gone"))
+    put(box, token("c"), "gone")
     assert texts(box) == ["b", "c"]

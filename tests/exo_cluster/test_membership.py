@@ -14,20 +14,20 @@ from exo_rkllm.backends.base import Finish, Piece
 from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
+    ClusterEffect,
     DeclareTokenEffect,
     LogEffect,
-    NodeAnswer,
     QueryNodesEffect,
     SendEffect,
-    SessionEffect,
     StayOutEffect,
 )
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.session import membership as m
 from exo_rkllm.cluster.session.crash_watch import RECOVERY
-from exo_rkllm.cluster.session.membership import Membership, MembershipSources
+from exo_rkllm.cluster.session.membership import Membership
+from exo_rkllm.cluster.session.node_query import NodeAnswer
+from exo_rkllm.cluster.session.presence import TWIN, MembershipSources
 from exo_rkllm.cluster.session.view import Phase
-from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
 from exo_rkllm.cluster.wire.revisions import supported
 from tests.exo_cluster.captured import openapi
 from tests.exo_cluster.desk import MODEL
@@ -35,7 +35,7 @@ from tests.exo_cluster.standin.state import State as Document
 
 ME, MASTER = "c0ffee", "aa11"
 SESSION = {"master_node_id": MASTER, "election_clock": 0}
-ETH = (NetworkInterfaceInfo("eth0", "10.0.0.2", "ethernet"),)
+ETH = ({"name": "eth0", "ip_address": "10.0.0.2", "interface_type": "ethernet"},)
 
 
 class Wire:
@@ -48,25 +48,25 @@ class Wire:
         self.now = 100.0
         self.log: list[Any] = []
         self.document = Document()
-        self.effects: list[SessionEffect] = []
+        self.effects: list[ClusterEffect] = []
         self.connected = False
-        self.do(lambda: self.member.offered([MODEL], self.now))
-        self.do(lambda: self.member.interfaces(ETH, self.now))
+        self.do(lambda: self.member.models_changed([MODEL], self.now))
+        self.do(lambda: self.member.interfaces_changed(ETH, self.now))
 
-    def do(self, call: Callable[[], list[SessionEffect]]) -> list[SessionEffect]:
+    def do(self, call: Callable[[], list[ClusterEffect]]) -> list[ClusterEffect]:
         self.effects = call()
         return self.effects
 
-    def link(self) -> list[SessionEffect]:
+    def link(self) -> list[ClusterEffect]:
         self.connected = True
-        self.do(lambda: self.member.alive(MASTER, self.now, there=True))
-        return self.do(lambda: self.member.linked(self.now))
+        self.do(lambda: self.member.liveliness(MASTER, self.now, alive=True))
+        return self.do(lambda: self.member.link_up(self.now))
 
-    def hear(self, topic: str, message: Any) -> list[SessionEffect]:
+    def hear(self, topic: str, message: Any) -> list[ClusterEffect]:
         payload = message if isinstance(message, bytes) else json.dumps(message).encode()
-        return self.do(lambda: self.member.message(topic, payload, self.now))
+        return self.do(lambda: self.member.receive(topic, payload, self.now))
 
-    def event(self, event: Any, index: int | None = None, session: Any = SESSION) -> list[SessionEffect]:
+    def event(self, event: Any, index: int | None = None, session: Any = SESSION) -> list[ClusterEffect]:
         if index is None:
             index = len(self.log)
             self.log.append(event)
@@ -74,17 +74,17 @@ class Wire:
         message = {"origin_idx": index, "origin": session["master_node_id"], "session": session, "event": event}
         return self.hear("global_events", message) if self.connected else []
 
-    def says(self, kind: str, **body: Any) -> list[SessionEffect]:
+    def says(self, kind: str, **body: Any) -> list[ClusterEffect]:
         return self.event({kind: {"event_id": f"x{len(self.log)}", **body}})
 
-    def sign(self, node: str = MASTER) -> list[SessionEffect]:
+    def sign(self, node: str = MASTER) -> list[ClusterEffect]:
         info = {"MiscData": {"friendly_name": "mac"}}
         return self.says("NodeGatheredInfo", node_id=node, when="2026-01-01 00:00:00+00:00", info=info)
 
-    def tick(self, seconds: float) -> list[SessionEffect]:
+    def tick(self, seconds: float) -> list[ClusterEffect]:
         """Time passes, and the shell looks again whenever it was told to."""
         until = self.now + seconds
-        found: list[SessionEffect] = []
+        found: list[ClusterEffect] = []
         while (deadline := self.member.deadline) is not None and deadline <= until:
             self.now = max(self.now, deadline)
             found += self.member.tick(self.now)
@@ -92,7 +92,7 @@ class Wire:
         self.effects = found
         return found
 
-    def echo(self, effects: list[SessionEffect] | None = None) -> None:
+    def echo(self, effects: list[ClusterEffect] | None = None) -> None:
         """The master takes in what was sent, until nothing more follows from it."""
         waiting = list(self.effects if effects is None else effects)
         while waiting:
@@ -115,11 +115,11 @@ class Wire:
         self.link()
         self.sign()
         told = NodeAnswer(MASTER, self.document.document(), openapi()) if answer is ... else answer
-        self.do(lambda: self.member.peeked(told, self.now))
+        self.do(lambda: self.member.node_answered(told, self.now))
         self.echo()
         assert self.member.phase is Phase.SERVING
 
-    def ask(self, task: str = "t") -> list[SessionEffect]:
+    def ask(self, task: str = "t") -> list[ClusterEffect]:
         (instance,) = self.document.instances
         body = {
             "task_id": task,
@@ -132,7 +132,7 @@ class Wire:
         }
         return self.says("TaskCreated", task_id=task, task={"TextGeneration": body})
 
-    def kinds(self, effects: list[SessionEffect]) -> list[str]:
+    def kinds(self, effects: list[ClusterEffect]) -> list[str]:
         found = []
         for effect in effects:
             if isinstance(effect, SendEffect):
@@ -142,7 +142,7 @@ class Wire:
         return found
 
 
-def sentences(effects: list[SessionEffect]) -> list[str]:
+def sentences(effects: list[ClusterEffect]) -> list[str]:
     return [effect.sentence for effect in effects if isinstance(effect, LogEffect)]
 
 
@@ -159,7 +159,8 @@ def test_nothing_is_published_before_the_cluster_was_looked_at() -> None:
     ]
     assert wire.kinds(effects) == []
     assert wire.kinds(wire.tick(1.0)) == []
-    joined = wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, wire.document.document(), openapi()), wire.now))
+    answer = NodeAnswer(MASTER, wire.document.document(), openapi())
+    joined = wire.do(lambda: wire.member.node_answered(answer, wire.now))
     assert wire.kinds(joined) == ["NodeGatheredInfo"] * 5
     wire.echo()
     assert wire.member.phase is Phase.SERVING  # type: ignore[comparison-overlap]  # a call in between changes it
@@ -172,7 +173,7 @@ def test_a_cluster_without_an_api_is_read_from_its_first_event() -> None:
         wire.sign()
     wire.link()
     wire.sign()
-    assert wire.kinds(wire.tick(m.PEEK)) == ["NodeGatheredInfo"] * 5 + ["RequestEventLog"]
+    assert wire.kinds(wire.tick(m.QUERY_TIMEOUT)) == ["NodeGatheredInfo"] * 5 + ["RequestEventLog"]
     joining = list(wire.effects)
     for index, event in enumerate(wire.log):
         wire.event(event, index)
@@ -186,17 +187,17 @@ def test_a_snapshot_of_something_else_is_not_believed() -> None:
     wire.link()
     wire.sign()
     strange = {**wire.document.document(), "lastEventAppliedIdx": 90_000}
-    effects = wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, strange, openapi()), wire.now))
+    effects = wire.do(lambda: wire.member.node_answered(NodeAnswer(MASTER, strange, openapi()), wire.now))
     assert "RequestEventLog" in wire.kinds(effects + wire.tick(0.0))
 
 
 def test_the_choice_of_cluster_is_waited_for() -> None:
     wire = Wire()
-    wire.member.permitted = False
+    wire.member.may_publish = False
     wire.link()
     wire.sign()
     answer = NodeAnswer(MASTER, wire.document.document(), openapi())
-    assert wire.kinds(wire.do(lambda: wire.member.peeked(answer, wire.now))) == []
+    assert wire.kinds(wire.do(lambda: wire.member.node_answered(answer, wire.now))) == []
     assert wire.kinds(wire.do(lambda: wire.member.permit(wire.now))) == ["NodeGatheredInfo"] * 5
 
 
@@ -221,10 +222,10 @@ def test_answers_pass_through_in_turns_of_the_loop() -> None:
     wire.join()
     (begin,) = [effect for effect in wire.ask() if isinstance(effect, BeginTaskEffect)]
     assert begin.model == MODEL.id
-    together = wire.do(lambda: wire.member.answered([("t", Piece("a", 1)), ("t", Piece("b", 2))], wire.now))
+    together = wire.do(lambda: wire.member.engine_answered([("t", Piece("a", 1)), ("t", Piece("b", 2))], wire.now))
     assert wire.kinds(together) == ["TaskStatusUpdated", "RunnerStatusUpdated", "ChunkGenerated"]
     wire.echo()
-    ending = wire.do(lambda: wire.member.answered([("t", Piece("c", 3)), ("t", Finish("stop"))], wire.now))
+    ending = wire.do(lambda: wire.member.engine_answered([("t", Piece("c", 3)), ("t", Finish("stop"))], wire.now))
     assert wire.kinds(ending) == ["ChunkGenerated", "TaskStatusUpdated", "RunnerStatusUpdated"]
     chunk = json.loads(next(e.payload for e in ending if isinstance(e, SendEffect)))["event"]["ChunkGenerated"]["chunk"]
     assert (chunk["TokenChunk"]["text"], chunk["TokenChunk"]["finish_reason"]) == ("c", "stop")
@@ -239,9 +240,9 @@ def test_a_cancelled_answer_says_nothing_that_still_waits() -> None:
     wire.ask()
     for number in range(300):  # more than may be under way
         answered = [("t", Piece(f"{number} ", number))]
-        wire.do(functools.partial(wire.member.answered, answered, wire.now))
+        wire.do(functools.partial(wire.member.engine_answered, answered, wire.now))
     effects = wire.says("TaskStatusUpdated", task_id="t", task_status="Cancelled")
-    assert CancelTaskEffect("t") in effects
+    assert CancelTaskEffect("t", "c-t") in effects
     before = wire.member.view(wire.now).counters.events_out
     wire.tick(0.0)
     assert wire.member.view(wire.now).counters.events_out == before
@@ -264,24 +265,24 @@ def test_a_sign_of_life_every_five_seconds_and_nothing_else() -> None:
 def test_new_addresses_are_told_at_once() -> None:
     wire = Wire()
     wire.join()
-    more = (*ETH, NetworkInterfaceInfo("eth1", "10.1.0.2", "ethernet"))
-    assert wire.kinds(wire.do(lambda: wire.member.interfaces(more, wire.now))) == ["NodeGatheredInfo"]
-    assert wire.do(lambda: wire.member.interfaces(more, wire.now)) == []
+    more = (*ETH, {"name": "eth1", "ip_address": "10.1.0.2", "interface_type": "ethernet"})
+    assert wire.kinds(wire.do(lambda: wire.member.interfaces_changed(more, wire.now))) == ["NodeGatheredInfo"]
+    assert wire.do(lambda: wire.member.interfaces_changed(more, wire.now)) == []
 
 
 def test_what_was_not_echoed_is_sent_again_unchanged_and_soon_after_a_lost_link() -> None:
     wire = Wire()
     wire.join()
     wire.ask()
-    wire.do(lambda: wire.member.answered([("t", Piece("a", 1))], wire.now))
+    wire.do(lambda: wire.member.engine_answered([("t", Piece("a", 1))], wire.now))
     wire.echo()
-    first = wire.do(lambda: wire.member.answered([("t", Piece("b", 2))], wire.now))
+    first = wire.do(lambda: wire.member.engine_answered([("t", Piece("b", 2))], wire.now))
     sent = [effect.payload for effect in first if isinstance(effect, SendEffect)]
-    wire.do(lambda: wire.member.unlinked(wire.now))
+    wire.do(lambda: wire.member.link_down(wire.now))
     wire.tick(2.0)
     assert wire.kinds(wire.effects) == []
-    wire.do(lambda: wire.member.alive(MASTER, wire.now, there=True))
-    wire.do(lambda: wire.member.linked(wire.now))
+    wire.do(lambda: wire.member.liveliness(MASTER, wire.now, alive=True))
+    wire.do(lambda: wire.member.link_up(wire.now))
     again = [effect.payload for effect in wire.tick(0.5) if isinstance(effect, SendEffect)]
     assert [one for one in again if b"MiscData" not in one] == sent
     assert len(again) == len(sent) + 1  # and something that tells whether the master lives
@@ -292,15 +293,15 @@ def test_a_new_session_begins_anew() -> None:
     wire = Wire()
     wire.join()
     wire.ask()
-    wire.do(lambda: wire.member.answered([("t", Piece("a", 1))], wire.now))
+    wire.do(lambda: wire.member.engine_answered([("t", Piece("a", 1))], wire.now))
     session = {"master_node_id": "bb", "election_clock": 4}
     wire.hear("election_messages", {"clock": 4, "seniority": 1, "proposed_session": session, "commands_seen": 0})
     info = {"MiscData": {"friendly_name": "b"}}
     body = {"event_id": "y", "node_id": "bb", "when": "2026-01-01 00:00:00+00:00", "info": info}
     effects = wire.event({"NodeGatheredInfo": body}, 0, session)
-    assert CancelTaskEffect("t") in effects
+    assert CancelTaskEffect("t", "c-t") in effects
     assert any(isinstance(effect, QueryNodesEffect) for effect in effects)
-    joined = wire.do(lambda: wire.member.peeked(None, wire.now))
+    joined = wire.do(lambda: wire.member.node_answered(None, wire.now))
     envelopes = [json.loads(effect.payload) for effect in joined if isinstance(effect, SendEffect)]
     assert [envelope["origin_idx"] for envelope in envelopes] == list(range(5))
     assert {envelope["session"]["election_clock"] for envelope in envelopes} == {4}
@@ -367,7 +368,7 @@ def test_a_difference_that_turns_up_later_silences_us_too() -> None:
     wire.ask()
     body = {"event_id": "z", "task_id": "t", "task_status": "Running", "priority": 3}
     effects = wire.event({"TaskStatusUpdated": body}, len(wire.log))
-    assert CancelTaskEffect("t") in effects
+    assert CancelTaskEffect("t", "c-t") in effects
     view = wire.member.view(wire.now)
     assert view.phase is Phase.PASSIVE
     assert "unknown field 'priority'" in view.sentence
@@ -393,7 +394,7 @@ def test_several_differences_are_all_named() -> None:
     document = openapi()
     document["components"]["schemas"]["ModelCard"]["required"].append("family")
     state = {**wire.document.document(), "quorum": {}}
-    effects = wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, state, document), wire.now))
+    effects = wire.do(lambda: wire.member.node_answered(NodeAnswer(MASTER, state, document), wire.now))
     assert wire.member.view(wire.now).drift == ("State: quorum is new", "ModelCard: family is required")
     assert "and 1 more" in sentences(effects)[0]
 
@@ -403,7 +404,7 @@ def test_a_state_that_cannot_be_read_is_a_difference() -> None:
     wire.link()
     wire.sign()
     state = {**wire.document.document(), "instances": []}
-    wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, state, None), wire.now))
+    wire.do(lambda: wire.member.node_answered(NodeAnswer(MASTER, state, None), wire.now))
     assert wire.member.view(wire.now).drift == ("State: no instances",)
 
 
@@ -415,10 +416,10 @@ def poisoned() -> Wire:
     wire = Wire()
     wire.link()
     wire.sign()
-    wire.do(lambda: wire.member.peeked(None, wire.now))
+    wire.do(lambda: wire.member.node_answered(None, wire.now))
     wire.now += 0.3
-    wire.do(lambda: wire.member.alive(MASTER, wire.now, there=False))
-    wire.do(lambda: wire.member.unlinked(wire.now))
+    wire.do(lambda: wire.member.liveliness(MASTER, wire.now, alive=False))
+    wire.do(lambda: wire.member.link_down(wire.now))
     wire.tick(RECOVERY)
     return wire
 
@@ -439,7 +440,7 @@ def test_it_is_joined_again_when_somebody_says_so() -> None:
     effects = wire.do(lambda: wire.member.invite(wire.now))
     assert StayOutEffect("") in effects
     assert any(isinstance(effect, QueryNodesEffect) for effect in effects)
-    wire.do(lambda: wire.member.peeked(NodeAnswer(MASTER, wire.document.document(), openapi()), wire.now))
+    wire.do(lambda: wire.member.node_answered(NodeAnswer(MASTER, wire.document.document(), openapi()), wire.now))
     wire.echo()
     assert wire.member.view(wire.now).phase is Phase.SERVING
 
@@ -447,14 +448,14 @@ def test_it_is_joined_again_when_somebody_says_so() -> None:
 def test_a_node_that_moves_to_another_link_is_no_victim() -> None:
     wire = Wire()
     wire.link()
-    wire.do(lambda: wire.member.alive("bb", wire.now, there=True))
+    wire.do(lambda: wire.member.liveliness("bb", wire.now, alive=True))
     wire.sign()
-    wire.do(lambda: wire.member.peeked(None, wire.now))
+    wire.do(lambda: wire.member.node_answered(None, wire.now))
     for node in (MASTER, "bb"):
-        wire.do(lambda node=node: wire.member.alive(node, wire.now, there=False))  # type: ignore[misc]  # bound now
-    wire.do(lambda: wire.member.unlinked(wire.now))
-    wire.do(lambda: wire.member.alive("bb", wire.now, there=True))
-    wire.do(lambda: wire.member.linked(wire.now))
+        wire.do(lambda node=node: wire.member.liveliness(node, wire.now, alive=False))  # type: ignore[misc]  # bound now
+    wire.do(lambda: wire.member.link_down(wire.now))
+    wire.do(lambda: wire.member.liveliness("bb", wire.now, alive=True))
+    wire.do(lambda: wire.member.link_up(wire.now))
     wire.tick(RECOVERY)
     assert wire.member.phase is Phase.JOINING
 
@@ -465,9 +466,9 @@ def test_a_cut_cable_is_no_poison() -> None:
     wire.join()
     wire.ask()
     wire.tick(7.0)
-    wire.do(lambda: wire.member.answered([("t", Piece("a", 1))], wire.now))
+    wire.do(lambda: wire.member.engine_answered([("t", Piece("a", 1))], wire.now))
     wire.tick(3.0)
-    wire.do(lambda: wire.member.unlinked(wire.now))
+    wire.do(lambda: wire.member.link_down(wire.now))
     wire.tick(5.0)
     assert wire.member.phase is Phase.SERVING
 
@@ -484,7 +485,7 @@ def test_a_twin_is_noticed_and_named() -> None:
     wire.join()
     wire.sign(ME)
     assert wire.member.phase is Phase.SERVING
-    wire.tick(m.TWIN + 0.1)
+    wire.tick(TWIN + 0.1)
     assert "uses our node id" in sentences(wire.sign(ME))[0]
     assert wire.member.phase is Phase.OUT  # type: ignore[comparison-overlap]  # a call in between changes it
     assert not [effect for effect in wire.effects if isinstance(effect, StayOutEffect)]
@@ -508,7 +509,7 @@ def test_the_view_names_everybody() -> None:
     assert view.tasks == 1
     assert json.dumps(view.plain())
     assert wire.member.addresses() == {ME: ("10.0.0.2",)}
-    wire.do(lambda: wire.member.unlinked(wire.now))
+    wire.do(lambda: wire.member.link_down(wire.now))
     assert wire.member.view(wire.now).sentence == "No link to any exo node."
 
 
@@ -518,11 +519,11 @@ def test_a_message_that_would_not_fit_is_replaced_by_a_harmless_one(monkeypatch:
     wire.join()
     wire.ask()
     monkeypatch.setattr("exo_rkllm.cluster.wire.clean.text", lambda text: text)
-    effects = wire.do(lambda: wire.member.answered([("t", Piece("\ud800", 1))], wire.now))
+    effects = wire.do(lambda: wire.member.engine_answered([("t", Piece("\ud800", 1))], wire.now))
     assert wire.kinds(effects)[-1] == "NodeGatheredInfo"
     indices = [json.loads(effect.payload)["origin_idx"] for effect in effects if isinstance(effect, SendEffect)]
     assert indices == list(range(indices[0], indices[0] + len(indices)))
     assert wire.member.view(wire.now).counters.refused == 1
     card = replace(MODEL, id="\ud800")
-    wire.do(lambda: wire.member.offered([MODEL, card], wire.now))
+    wire.do(lambda: wire.member.models_changed([MODEL, card], wire.now))
     assert wire.member.view(wire.now).counters.refused > 1

@@ -254,10 +254,10 @@ async def test_an_interface_that_appears_is_asked_on(tmp_path: Path) -> None:
     async with board(tmp_path, ClusterSettings(discovery_port=port)) as made:
 
         async def listed() -> bool:
-            return made._discovery._listing == 18 and bool(made._table._all)
+            return made._discovery._listing == 18 and bool(made._interfaces._all)
 
         await until(listed, 5)
-        assert any(entry.loopback for entry in made._table._all.values())
+        assert any(entry.loopback for entry in made._interfaces._all.values())
         assert isinstance(made._discovery, Discovery)
 
 

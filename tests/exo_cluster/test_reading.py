@@ -9,10 +9,19 @@ from typing import Any
 import pytest
 
 from exo_rkllm.backends.base import Image, Message, Sampling, Tool, ToolCall
-from exo_rkllm.cluster.session.replica import Replica, read
-from exo_rkllm.cluster.wire import reading
-from exo_rkllm.cluster.wire.reading import Download, ImagePart, NodeFacts, Unreadable
+from exo_rkllm.cluster.session.replica import Replica
+from exo_rkllm.cluster.wire import decoding
+from exo_rkllm.cluster.wire.decoding import Unreadable
+from exo_rkllm.cluster.wire.events import (
+    ImagePart,
+    NodeDownloadProgress,
+    NodeFacts,
+    NodeGatheredInfo,
+    NodeTimedOut,
+    OtherEvent,
+)
 from exo_rkllm.cluster.wire.requests import ImageStore, request
+from exo_rkllm.cluster.wire.revisions import supported
 from exo_rkllm.errors import UsageError
 from tests.exo_cluster.captured import samples, scenarios
 from tests.exo_cluster.standin.state import State as Document
@@ -23,12 +32,12 @@ ME = "c0ffee00c0ffee00c0ffee00c0ffee01"
 def test_every_sample_is_read() -> None:
     for sample in samples():
         if sample.topic in ("global_events", "local_events"):
-            event = reading.logged(sample.message)
-            reading.event(event.kind, event.body)
+            event = decoding.log_entry(sample.message)
+            decoding.event(event.kind, event.body)
         elif sample.topic == "download_commands":
-            assert reading.download_command(sample.message).kind == sample.type
+            assert decoding.download_command(sample.message).kind == sample.type
         elif sample.topic == "election_messages":
-            assert reading.ballot(sample.message).clock == sample.message["clock"]
+            assert decoding.election_message(sample.message).clock == sample.message["clock"]
 
 
 def log_of(*names: str) -> dict[int, Any]:
@@ -45,7 +54,7 @@ def replayed(log: dict[int, Any], me: str = ME) -> Replica:
     replica = Replica(me)
     for index in sorted(log):
         ((kind, body),) = log[index].items()
-        replica.apply(read(kind, body))
+        replica.apply(decoding.event(kind, body))
     return replica
 
 
@@ -72,7 +81,7 @@ def test_a_snapshot_and_the_log_give_the_same_picture(upto: int) -> None:
     for index in sorted(log):
         document.apply(index, log[index])
     replica = Replica(ME)
-    state = reading.state(document.document())
+    state = decoding.state(supported()[0].table.shaped("State", document.document()))
     replica.load(state)
     assert state.applied == upto
     assert same_picture(replica, replayed(log))
@@ -100,32 +109,32 @@ def test_parameters_are_kept_for_our_own_tasks_only() -> None:
 def test_facts_of_a_node_add_up() -> None:
     replica = Replica(ME)
     for facts in (NodeFacts(name="mac"), NodeFacts(chip="M4", model="mini"), NodeFacts(), NodeFacts(name="mac2")):
-        replica.apply(reading.NodeHeard("aa", facts))
+        replica.apply(NodeGatheredInfo("aa", facts))
     assert replica.nodes["aa"] == NodeFacts(name="mac2", chip="M4", model="mini")
-    replica.apply(reading.NodeTimedOut("aa"))
+    replica.apply(NodeTimedOut("aa"))
     assert replica.nodes == {}
 
 
 def test_downloads_of_others_are_not_ours() -> None:
     replica = Replica(ME)
-    replica.apply(Download("aa", "m", "DownloadCompleted"))
+    replica.apply(NodeDownloadProgress("aa", "m", "DownloadCompleted"))
     assert replica.downloads == {}
-    replica.apply(Download(ME, "m", "DownloadCompleted"))
+    replica.apply(NodeDownloadProgress(ME, "m", "DownloadCompleted"))
     assert replica.downloads == {"m": "DownloadCompleted"}
 
 
 @pytest.mark.parametrize(
     ("read_as", "message"),
     [
-        (reading.logged, {}),
-        (reading.logged, {"event": {"A": {}, "B": {}}}),
-        (reading.logged, {"event": {"A": {"event_id": "e"}}, "origin_idx": True}),
-        (reading.logged, {"event": {"A": {"event_id": "e"}}, "origin_idx": 1, "origin": 5}),
-        (reading.logged, {"event": {"A": {"event_id": "e"}}, "origin_idx": 1, "origin": "o", "session": []}),
-        (reading.ballot, {"clock": "one"}),
-        (reading.download_command, {"command": {"StartDownload": {"target_node_id": "x"}}}),
-        (reading.state, {"lastEventAppliedIdx": 3}),
-        (reading.state, {}),
+        (decoding.log_entry, {}),
+        (decoding.log_entry, {"event": {"A": {}, "B": {}}}),
+        (decoding.log_entry, {"event": {"A": {"event_id": "e"}}, "origin_idx": True}),
+        (decoding.log_entry, {"event": {"A": {"event_id": "e"}}, "origin_idx": 1, "origin": 5}),
+        (decoding.log_entry, {"event": {"A": {"event_id": "e"}}, "origin_idx": 1, "origin": "o", "session": []}),
+        (decoding.election_message, {"clock": "one"}),
+        (decoding.download_command, {"command": {"StartDownload": {"target_node_id": "x"}}}),
+        (decoding.state, {"lastEventAppliedIdx": 3}),
+        (decoding.state, {}),
     ],
 )
 def test_what_lacks_something_needed_is_unreadable(read_as: Any, message: Any) -> None:
@@ -134,23 +143,23 @@ def test_what_lacks_something_needed_is_unreadable(read_as: Any, message: Any) -
 
 
 def test_an_unreadable_event_changes_nothing() -> None:
-    assert read("TaskCreated", {"event_id": "e"}) == reading.Other("TaskCreated")
-    assert read("SomethingNew", {}) == reading.Other("SomethingNew")
+    assert decoding.event("TaskCreated", {"event_id": "e"}) == OtherEvent("TaskCreated")
+    assert decoding.event("SomethingNew", {}) == OtherEvent("SomethingNew")
     with pytest.raises(Unreadable):
-        reading.parsed(b"[]")
+        decoding.parsed(b"[]")
     with pytest.raises(ValueError, match="Expecting"):
-        reading.parsed(b"{")
+        decoding.parsed(b"{")
 
 
 def test_sameness_whatever_the_spelling() -> None:
-    ours = {"model_id": "m", "tasks": ["a"], "storage_size": {"in_bytes": 5}, "uses_cfg": False, "vision": None}
-    theirs = {"modelId": "m", "tasks": ["a"], "storageSize": {"inBytes": 5}, "usesCfg": False, "vision": None}
-    assert reading.same(ours, theirs)
-    assert reading.same(ours, {**ours, "more": 1})
-    assert not reading.same(ours, {**theirs, "tasks": ["a", "b"]})
-    assert not reading.same(ours, {**theirs, "tasks": "a"})
-    assert not reading.same(ours, {**theirs, "storageSize": 5})
-    assert not reading.same(ours, None)
+    shaped = supported()[0].table.shaped
+    ours = {"model_id": "m", "tasks": ["a"], "storage_size": {"in_bytes": 5}, "uses_cfg": False}
+    theirs = shaped("ModelCard", {"modelId": "m", "tasks": ["a"], "storageSize": {"inBytes": 5}, "new": 1})
+    assert decoding.covers(theirs, ours)
+    assert not decoding.covers({**theirs, "tasks": ["a", "b"]}, ours)
+    assert not decoding.covers({**theirs, "tasks": "a"}, ours)
+    assert not decoding.covers({**theirs, "storage_size": 5}, ours)
+    assert not decoding.covers(None, ours)
 
 
 # ── a task as a question ──

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from exo_rkllm.cluster.wire import drift
-from exo_rkllm.cluster.wire.revisions import Revision, encoded, supported
-from exo_rkllm.cluster.wire.table import Checks, Mismatch, parse
+from exo_rkllm.cluster.wire.checks import Checks, Mismatch
+from exo_rkllm.cluster.wire.revisions import Revision, supported
+from exo_rkllm.cluster.wire.table import parse
 from tests.exo_cluster.captured import openapi, samples, scenarios
 from tests.exo_cluster.standin import api
 
@@ -104,7 +105,7 @@ def test_what_does_not_fit_is_named(
         revision.exact.topics[topic](message)
     assert named in str(found.value)
     with pytest.raises(Mismatch):
-        encoded(revision, topic, message)
+        revision.encode(topic, message)
 
 
 def test_a_receiver_fills_in_defaults_and_we_do_not_rely_on_it(revision: Revision) -> None:
@@ -117,21 +118,21 @@ def test_a_receiver_fills_in_defaults_and_we_do_not_rely_on_it(revision: Revisio
 def test_text_that_has_no_utf8_is_not_sent(revision: Revision) -> None:
     message = broken(sample("ChunkGenerated/TokenChunk", "local_events"), f"{CHUNK}.text", "\ud83d")
     with pytest.raises(Mismatch):
-        encoded(revision, "local_events", message)
+        revision.encode("local_events", message)
 
 
 def test_what_is_sent_is_what_was_meant(revision: Revision) -> None:
     message = broken(sample("ChunkGenerated/TokenChunk", "local_events"), f"{CHUNK}.text", "größer 🦀\u2028\x00")
-    assert json.loads(encoded(revision, "local_events", message)) == message
+    assert json.loads(revision.encode("local_events", message)) == message
 
 
 def test_an_unknown_topic_is_not_sent_to(revision: Revision) -> None:
     with pytest.raises(Mismatch, match="no topic 'gossip'"):
-        encoded(revision, "gossip", {})
+        revision.encode("gossip", {})
 
 
 def test_a_type_may_contain_itself() -> None:
-    checks = Checks(parse("record Node\n  children Node[]\n  name str? = default"), complete=True)
+    checks = Checks(parse("record Node\n  children Node[]\n  name str? = null"), complete=True)
     check = checks.of("Node")
     check({"children": [{"children": [], "name": None}], "name": "root"})
     with pytest.raises(Mismatch, match=r"children.0.children.0: missing field 'name'"):
@@ -188,7 +189,7 @@ def test_something_else_than_exo_answers(revision: Revision, document: Any) -> N
 
 
 def test_differences_of_the_state_are_named(revision: Revision) -> None:
-    state: dict[str, object] = {key: {} for key in revision.table.lists["state_keys"]}
+    state: dict[str, object] = {field.camel: {} for field in revision.table.records["State"].fields}
     assert list(drift.state_keys(revision, state)) == []
     del state["runners"]
     assert list(drift.state_keys(revision, {**state, "quorum": {}})) == [

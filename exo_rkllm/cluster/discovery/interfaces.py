@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from exo_rkllm.cluster.wire.messages import NetworkInterfaceInfo
+from exo_rkllm.cluster.wire.events import Raw
 
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
@@ -66,10 +66,10 @@ class Interfaces:
     def usable(self) -> tuple[Interface, ...]:
         return tuple(entry for entry in self._chosen() if entry.usable)
 
-    def told(self) -> tuple[NetworkInterfaceInfo, ...]:
+    def published(self) -> tuple[Raw, ...]:
         """As the cluster is told of them; exo tries our `/node_id` on each of these addresses."""
         return tuple(
-            NetworkInterfaceInfo(entry.name, address, entry.kind)
+            {"name": entry.name, "ip_address": address, "interface_type": entry.kind}
             for entry in self._chosen()
             for address in entry.addresses
             if not ipaddress.ip_address(address).is_link_local

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from exo_rkllm.cluster.wire.messages import (
-    ChunkGenerated,
-    Envelope,
-    ForwardedCommand,
-    ForwardedEvent,
-    NodeDownloadProgress,
-    NodeGatheredInfo,
-    RunnerStatusUpdated,
-    TaskStatusUpdated,
-)
+from exo_rkllm.cluster.wire.events import Raw
 
 # Nodes that end within this time of a new kind of message from us died of it (reference 2.9: within 4 s).
 POISON = 5.0
@@ -37,23 +28,23 @@ class CrashWatch:
     """Kinds of message that nobody has shown to survive, and the loss of nodes that is being looked into."""
 
     def __init__(self) -> None:
-        self._sent: set[str] = set()
+        self._kinds: set[str] = set()
         self._unproven: dict[str, float] = {}
         self._loss: Loss | None = None
-        self._heard_at = 0.0
+        self._received_at = 0.0
 
     @property
     def deadline(self) -> float | None:
         return self._loss.judge_at if self._loss else None
 
-    def heard(self, now: float) -> None:
-        self._heard_at = now
+    def received(self, now: float) -> None:
+        self._received_at = now
 
-    def sent(self, envelope: Envelope, now: float) -> None:
-        kind = kind_of(envelope)
-        if kind not in self._sent:
-            self._sent.add(kind)
-            if now - self._heard_at < ALIVE:
+    def sent(self, message: Raw, now: float) -> None:
+        kind = kind_of(message)
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            if now - self._received_at < ALIVE:
                 self._unproven[kind] = now
 
     def proven(self, sent_at: float) -> None:
@@ -61,14 +52,14 @@ class CrashWatch:
         if self._unproven:
             self._unproven = {kind: at for kind, at in self._unproven.items() if at > sent_at}
 
-    def lost(self, alive: AbstractSet[str], now: float) -> None:
-        """Some of these nodes are going: was it something we said?"""
+    def record_loss(self, nodes: AbstractSet[str], now: float) -> None:
+        """Record a possible crash of these nodes that a message of ours may have caused."""
         kinds = tuple(kind for kind, at in self._unproven.items() if now - at < POISON)
-        if kinds and self._loss is None and alive:
-            self._loss = Loss(frozenset(alive), kinds, now + RECOVERY)
+        if kinds and self._loss is None and nodes:
+            self._loss = Loss(frozenset(nodes), kinds, now + RECOVERY)
 
-    def judged(self, alive: AbstractSet[str], now: float) -> tuple[str, ...]:
-        """A while after, the kinds that ended them all: those who are back, or were never gone, prove another cause."""
+    def verdict(self, alive: AbstractSet[str], now: float) -> tuple[str, ...]:
+        """A while after a loss, the kinds that ended all nodes; one that is back, or never went, clears them."""
         loss = self._loss
         if loss is None or now < loss.judge_at:
             return ()
@@ -76,17 +67,15 @@ class CrashWatch:
         return () if loss.nodes & alive else loss.kinds
 
 
-def kind_of(envelope: Envelope) -> str:
-    """What kind of message it is to the one who parses it: the names of its tagged parts."""
-    if isinstance(envelope, ForwardedCommand):
-        return type(envelope.command).__name__
-    if not isinstance(envelope, ForwardedEvent):
-        return type(envelope).__name__
-    event = envelope.event
-    match event:
-        case NodeGatheredInfo(info=part) | RunnerStatusUpdated(runner_status=part) | ChunkGenerated(chunk=part):
-            return f"{type(event).__name__}/{type(part).__name__}"
-        case NodeDownloadProgress(download_progress=part):
-            return f"{type(event).__name__}/{type(part).__name__}"
-        case TaskStatusUpdated(task_status=status):
-            return f"TaskStatusUpdated/{status}"
+def kind_of(message: Raw) -> str:
+    """What kind of message it is to the one who parses it, by its tagged parts: RunnerStatusUpdated/RunnerReady."""
+    tagged = message.get("event") or message.get("command")
+    if tagged is None:
+        return "ElectionMessage"
+    ((tag, fields),) = tagged.items()
+    for name in ("chunk", "info", "runner_status", "task_status", "download_progress", "task"):
+        if name in fields:
+            part = fields[name]
+            inner = part if isinstance(part, str) else next(iter(part)) if len(part) == 1 else "MemoryUsage"
+            return f"{tag}/{inner}"
+    return str(tag)

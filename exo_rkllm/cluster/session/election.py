@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exo_rkllm.cluster.wire.messages import ElectionMessage, Session
-from exo_rkllm.cluster.wire.reading import Ballot
+from exo_rkllm.cluster.wire.events import ElectionMessage, SessionId
 
 # A campaign takes 3.0 s; its result is what was heard a little later than that.
 SETTLE = 3.3
@@ -19,8 +18,8 @@ SETTLE_LINK = 0.3
 # Exo nodes may not notice that their master died (reference 1). We say something when it has been silent for longer
 # than is usual, or when our link came back; a living master echoes it at once.
 PROBE_AFTER, PROBE_PACES, ECHO_IN = 2.5, 3.0, 1.0
-# Ballots with growing clocks until one of them is new to somebody; then rarely, and not again soon after an election
-# that changed nothing: each one makes exo's API wait for three seconds.
+# Candidates with growing clocks until one of them is new to somebody; then rarely, and not again soon after an
+# election that changed nothing: each one makes exo's API wait for three seconds.
 NUDGE_EVERY, NUDGES, NUDGE_RARELY, NUDGE_AGAIN = 0.4, 10, 5.0, 20.0
 # A network that was parted and is whole again may keep two masters, for the same reason. An election leaves one.
 TWO_MASTERS = 6.0
@@ -28,7 +27,7 @@ TWO_MASTERS = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Adopt:
-    session: Session
+    session: SessionId
     why: str
 
 
@@ -54,14 +53,14 @@ Decision = Adopt | DeclareToken | Nudge | Probe
 
 @dataclass(slots=True)
 class Follower:
-    """Hears events and ballots and says whom to follow; `now` is any clock that only goes forward."""
+    """Takes events and election messages and decides whom to follow; `now` is any clock that only goes forward."""
 
     me: str
-    session: Session | None = None
+    session: SessionId | None = None
     _linked_at: float | None = None
     _last_event: float = 0.0
     _heard_ours: bool = False  # an event of the master that is followed, since the link came up
-    _ballots: tuple[Ballot, ...] = ()
+    _candidates: tuple[ElectionMessage, ...] = ()
     _settle_at: float | None = None
     _clock: int = 0
     _spoke: bool = False  # a token was declared on this link
@@ -73,16 +72,16 @@ class Follower:
     _rival_since: float | None = None  # another master speaks beside the one that is followed
     _rival_at: float = 0.0
 
-    def linked(self, now: float) -> None:
+    def link_up(self, now: float) -> None:
         self._linked_at, self._last_event = now, now
         self._heard_ours = self._spoke = False
         if self.session is not None:
             self._probe_at = now + SETTLE_LINK
 
-    def unlinked(self) -> None:
+    def link_down(self) -> None:
         self._linked_at = self._probe_at = self._nudge_at = self._settle_at = None
 
-    def event(self, session: Session, now: float) -> Decision | None:
+    def event(self, session: SessionId, now: float) -> Decision | None:
         """A global event of this session was seen."""
         if session == self.session:
             self._pace += (now - self._last_event - self._pace) / 4
@@ -97,7 +96,7 @@ class Follower:
             return self._adopt(session, now, "the master followed so far is silent")
         return self._two_masters(session, now)
 
-    def _two_masters(self, rival: Session, now: float) -> Decision | None:
+    def _two_masters(self, rival: SessionId, now: float) -> Decision | None:
         if self._rival_since is None or now - self._rival_at > TWO_MASTERS:
             self._rival_since = now
         self._rival_at = now
@@ -109,12 +108,12 @@ class Follower:
         self._nudge_not_before, self._nudge_at = self._nudge_at or now, None
         return nudge
 
-    def ballot(self, ballot: Ballot, now: float) -> None:
-        if ballot.session.master_node_id == self.me or ballot.clock < self._clock:
+    def candidate(self, candidate: ElectionMessage, now: float) -> None:
+        if candidate.proposed_session.master_node_id == self.me or candidate.clock < self._clock:
             return
-        if ballot.clock > self._clock:
-            self._clock, self._ballots, self._settle_at = ballot.clock, (), now + SETTLE
-        self._ballots = (*self._ballots[-255:], ballot)
+        if candidate.clock > self._clock:
+            self._clock, self._candidates, self._settle_at = candidate.clock, (), now + SETTLE
+        self._candidates = (*self._candidates[-255:], candidate)
         if self._nudges:
             self._nudge_not_before = now + NUDGE_AGAIN
         self._nudges, self._nudge_at, self._rival_since = 0, None, None
@@ -151,15 +150,15 @@ class Follower:
             return None
         return self._linked_at + SILENT_CLUSTER
 
-    def _winner(self) -> Session | None:
+    def _winner(self) -> SessionId | None:
         best = max(
-            self._ballots,
-            key=lambda one: (one.seniority, one.commands_seen, one.session.master_node_id),
+            self._candidates,
+            key=lambda one: (one.seniority, one.commands_seen, one.proposed_session.master_node_id),
             default=None,
         )
-        return None if best is None else best.session
+        return None if best is None else best.proposed_session
 
-    def _adopt(self, session: Session, now: float, why: str) -> Adopt:
+    def _adopt(self, session: SessionId, now: float, why: str) -> Adopt:
         self.session, self._pace, self._nudges, self._rival_since = session, 0.0, 0, None
         self._clock = max(self._clock, session.election_clock)
         self._alive(now)
@@ -174,8 +173,8 @@ class Follower:
             self._probe_at = now + max(PROBE_AFTER, PROBE_PACES * self._pace)
 
     def _nudge(self, now: float, why: str) -> Nudge:
-        """A ballot that cannot win, with a clock that grows until somebody finds it new."""
+        """A candidate that cannot win, with a clock that grows until somebody finds it new."""
         clock, again = self._clock + 2 ** min(self._nudges, 20), self._nudges > 0
         self._nudges += 1
         self._nudge_at = now + (NUDGE_EVERY if self._nudges < NUDGES else NUDGE_RARELY)
-        return Nudge(ElectionMessage(clock, -1, Session(self.me, clock), 0), why, again)
+        return Nudge(ElectionMessage(clock, -1, 0, SessionId(self.me, clock)), why, again)

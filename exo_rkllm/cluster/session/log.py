@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exo_rkllm.cluster.wire.reading import Logged
+from exo_rkllm.cluster.wire.events import LogEntry
 
 # exo waits this long before it asks for a gap again, doubling from the first to the second (reference 2.3).
 FIRST_WAIT, LAST_WAIT = 0.5, 10.0
@@ -19,7 +19,7 @@ class EventLog:
         self.base = 0
         self.repairs = 0
         self.highest = -1
-        self._waiting: dict[int, Logged] = {}
+        self._waiting: dict[int, LogEntry] = {}
         self._attempts = 0
         self._ask_at: float | None = None
         self._page_end: int | None = None
@@ -33,7 +33,7 @@ class EventLog:
     def deadline(self) -> float | None:
         return self._ask_at
 
-    def receive(self, event: Logged, now: float) -> list[Logged]:
+    def receive(self, event: LogEntry, now: float) -> list[LogEntry]:
         """Take one in; what can be released now comes out."""
         self.highest = max(self.highest, event.index)
         if event.index < self.base:
@@ -50,7 +50,7 @@ class EventLog:
             self._ask_at = now + self._wait()
         return released
 
-    def start_at(self, base: int, now: float) -> list[Logged]:
+    def start_at(self, base: int, now: float) -> list[LogEntry]:
         """A snapshot holds everything below `base`; what waits behind it comes out, a hole is asked for at once."""
         for index in [index for index in self._waiting if index < base]:
             del self._waiting[index]
@@ -71,7 +71,7 @@ class EventLog:
         self._page_end = self.base + PAGE
         return self.base
 
-    def _release(self) -> list[Logged]:
+    def _release(self) -> list[LogEntry]:
         released = []
         while self.base in self._waiting:
             released.append(self._waiting.pop(self.base))

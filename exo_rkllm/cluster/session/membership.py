@@ -1,88 +1,61 @@
 """Membership in one exo cluster, without a network or a clock: what comes in, what goes out, and when to look again.
 
-Events arrive with the time they arrived; every call returns effects for the shell (`node.py`) to carry out.
+Events come with the time of their arrival; every call returns effects for the shell (`node.py`) to carry out.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
 
 from exo_rkllm.backends import base
 from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
+    ClusterEffect,
     DeclareTokenEffect,
-    LoadModelEffect,
-    LogEffect,
-    NodeAnswer,
+    PublishCommandEffect,
+    PublishEventEffect,
+    PublishNodeInfoEffect,
     QueryNodesEffect,
     SendEffect,
-    SessionEffect,
     StayOutEffect,
+    node_info,
 )
 from exo_rkllm.cluster.serving import BoardFacts, Servable
-from exo_rkllm.cluster.session.crash_watch import CrashWatch
 from exo_rkllm.cluster.session.election import SETTLE_LINK, Adopt, Decision, DeclareToken, Follower, Nudge, Probe
 from exo_rkllm.cluster.session.log import EventLog
-from exo_rkllm.cluster.session.publishing import PublishQueue
-from exo_rkllm.cluster.session.replica import Replica, read
-from exo_rkllm.cluster.session.view import ClusterCounters, ClusterView, Echoes, Phase, instance_views, node_views
-from exo_rkllm.cluster.wire import clean, drift, messages, reading
-from exo_rkllm.cluster.wire.messages import (
-    ChunkGenerated,
-    DiskUsage,
-    Envelope,
-    ForwardedCommand,
-    ForwardedEvent,
-    GatheredInfo,
-    Memory,
-    NetworkInterfaceInfo,
-    NodeDownloadProgress,
-    NodeGatheredInfo,
-    RequestEventLog,
-    RunnerStatusUpdated,
-    TaskStatusUpdated,
-)
-from exo_rkllm.cluster.wire.reading import Logged, Unreadable
+from exo_rkllm.cluster.session.node_query import NodeAnswer
+from exo_rkllm.cluster.session.presence import MembershipSources, Presence
+from exo_rkllm.cluster.session.publishing import ELECTION, RESEND, Publisher
+from exo_rkllm.cluster.session.replica import Replica
+from exo_rkllm.cluster.session.view import ClusterView, Phase, instance_views, node_views
+from exo_rkllm.cluster.wire import decoding, drift
+from exo_rkllm.cluster.wire.decoding import Unreadable
+from exo_rkllm.cluster.wire.events import InputChunkReceived, LogEntry, NodeGatheredInfo, Raw
 from exo_rkllm.cluster.wire.requests import ImageStore
-from exo_rkllm.cluster.wire.revisions import Revision, encoded
-from exo_rkllm.cluster.wire.table import Mismatch
-from exo_rkllm.cluster.worker import effects as wishes
+from exo_rkllm.cluster.wire.revisions import Revision
 from exo_rkllm.cluster.worker import events, offers
 from exo_rkllm.cluster.worker.decide import decide
-from exo_rkllm.cluster.worker.rules import backends
 from exo_rkllm.cluster.worker.state import Worker
 from exo_rkllm.config.table import Placement
 from exo_rkllm.errors import ExoRkllmError
 
-# exo forgets a node that is silent for 30 s; one message in 5 s is plenty (reference 2.5).
-SIGN_OF_LIFE = 5.0
-# What an exo node tells over HTTP is waited for so long; after that the log is read from its beginning.
-PEEK = 2.0
-# Two signs of life of our id that are not ours, this far apart, are another board and no echo of an old life.
-TWIN = 3.0
+# An exo node's answer over HTTP is waited for so long; after that the log is read from its beginning.
+QUERY_TIMEOUT = 2.0
 # Snapshot and log that are further apart than this are not of one session.
 SAME_LOG = 5000
+# Differences and notes that are kept.
+KEPT = 16
 
-GLOBAL, ELECTION, DOWNLOADS = "global_events", "election_messages", "download_commands"
+GLOBAL, DOWNLOADS = "global_events", "download_commands"
 TOPICS = (GLOBAL, ELECTION, DOWNLOADS)
 
-
-@dataclass(frozen=True, slots=True)
-class MembershipSources:
-    """Where ids and the time of day come from; tests and replays bring their own."""
-
-    new_id: Callable[[], str] = lambda: str(uuid.uuid4())
-    time_of_day: Callable[[], str] = lambda: str(datetime.now(timezone.utc))
-    disk: Callable[[], tuple[int, int] | None] = lambda: None
+ACTIVE = (Phase.JOINING, Phase.SERVING)
 
 
 class Membership:
+    """`may_publish` is false while it is not decided that this cluster is the one to join."""
+
     def __init__(
         self,
         me: str,
@@ -95,122 +68,114 @@ class Membership:
     ) -> None:
         self.me = me
         self.revision = revision
-        self.facts = replace(facts, **{name: clean.text(getattr(facts, name)) for name in BoardFacts.__slots__})
         self.images = ImageStore()
         self.phase = Phase.OUT if stay_out else Phase.SEARCHING
         self.sentence = stay_out
         self.drift: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
-        self.permitted = True  # the choice of cluster stands
-        self._placement: Placement = placement
+        self.may_publish = True
         self._sources = sources or MembershipSources()
+        self._publisher = Publisher(me, revision, self._sources)
+        self._presence = Presence(facts, placement, self._sources)
         self._follower = Follower(me)
         self._log = EventLog()
         self._replica = Replica(me)
-        self._worker = Worker(me, self.facts.name, placement)
-        self._outbox: PublishQueue | None = None
-        self._interfaces: tuple[NetworkInterfaceInfo, ...] = ()
-        self._tally: Counter[str] = Counter()
-        self._echoes = Echoes()
-        self._effects: list[SessionEffect] = []
-        self._linked = False
-        self._resend_at: float | None = None
-        self._peek_until: float | None = None
-        self._checked: set[str] = set()  # nodes whose openapi.json was found to be what we speak
-        self._origin = self._sources.new_id()  # of commands, which no session binds
-        self._session_since = 0.0
-        self._spoke_at = 0.0
-        self._said = 0
-        self._infos: dict[str, None] = {}  # ids of our own signs of life, oldest first
-        self._last_info = ""
-        self._twin_since: float | None = None
-        self._alive: set[str] = set()
-        self._suspicion = CrashWatch()
         self._models: Mapping[str, Servable] = {}
+        self._worker = self._new_worker()
+        self._has_link = False
+        self._resend_at: float | None = None
+        self._query_until: float | None = None
+        self._compatible: set[str] = set()  # nodes whose openapi.json is what we speak
+        self._session_since = 0.0
+        self._alive: set[str] = set()  # exo nodes that show a liveliness token
+
+    def _new_worker(self) -> Worker:
+        return Worker(self.me, self._presence.facts.name, self._presence.placement, self._models)
 
     # ── what comes in ────────────────────────────────────────────────────────────────────────────
 
-    def linked(self, now: float) -> list[SessionEffect]:
-        self._linked = True
-        self._tally["links"] += 1
-        self._follower.linked(now)
+    def link_up(self, now: float) -> list[ClusterEffect]:
+        self._has_link = True
+        self._publisher.tally["links"] += 1
+        self._follower.link_up(now)
         if self.phase is Phase.SEARCHING:
             self.phase = Phase.LISTENING
         self._resend_at = now + SETTLE_LINK
         return self._done(now)
 
-    def unlinked(self, now: float) -> list[SessionEffect]:
-        self._suspect(now)
-        self._linked = False
-        self._follower.unlinked()
+    def link_down(self, now: float) -> list[ClusterEffect]:
+        self._record_loss(now)
+        self._has_link = False
+        self._follower.link_down()
         self._resend_at = None
         self._alive.clear()
         return self._done(now)
 
-    def alive(self, node: str, now: float, *, there: bool) -> list[SessionEffect]:
+    def liveliness(self, node: str, now: float, *, alive: bool) -> list[ClusterEffect]:
         """An exo node's liveliness token appeared or went."""
         if node != self.me:
-            if there:
+            if alive:
                 self._alive.add(node)
             elif node in self._alive:
-                self._suspect(now)
+                self._record_loss(now)
                 self._alive.discard(node)
         return self._done(now)
 
-    def message(self, topic: str, payload: bytes, now: float) -> list[SessionEffect]:
+    def receive(self, topic: str, payload: bytes, now: float) -> list[ClusterEffect]:
+        """Take in a message from one of TOPICS."""
         try:
-            self._message(topic, reading.parsed(payload), now)
+            self._receive(topic, decoding.parsed(payload), now)
         except (ValueError, RecursionError, Unreadable):
-            self._tally["garbage"] += 1
+            self._publisher.tally["garbage"] += 1
         return self._done(now)
 
-    def peeked(self, answer: NodeAnswer | None, now: float) -> list[SessionEffect]:
-        if self.phase is Phase.CHECKING and self._peek_until is not None:
-            self._peek_until = None
+    def node_answered(self, answer: NodeAnswer | None, now: float) -> list[ClusterEffect]:
+        """Take the answer to a `QueryNodesEffect`, None if no node gave one."""
+        if self.phase is Phase.CHECKING and self._query_until is not None:
+            self._query_until = None
             self._compare(answer, now)
         return self._done(now)
 
-    def offered(self, models: Sequence[Servable], now: float) -> list[SessionEffect]:
+    def models_changed(self, models: Sequence[Servable], now: float) -> list[ClusterEffect]:
         self._models = {offers.model_id(model.id): model for model in models}
         self._decide(events.ModelsChangedEvent(self._models), now)
         return self._done(now)
 
-    def answered(
+    def engine_answered(
         self, answers: Iterable[tuple[str, base.GenerationEvent | ExoRkllmError]], now: float
-    ) -> list[SessionEffect]:
-        """What the engines said, by task; pieces that come together travel together."""
+    ) -> list[ClusterEffect]:
+        """Take events of engines, by task; pieces that come together travel together."""
         for task_id, event in answers:
             self._decide(events.AnswerEvent(task_id, event), now)
         return self._done(now)
 
-    def interfaces(self, found: tuple[NetworkInterfaceInfo, ...], now: float) -> list[SessionEffect]:
-        if found != self._interfaces:
-            self._interfaces = found
-            if self.phase in (Phase.JOINING, Phase.SERVING):
-                self._info(messages.NodeNetworkInterfaces(found), now)
+    def interfaces_changed(self, interfaces: tuple[Raw, ...], now: float) -> list[ClusterEffect]:
+        if interfaces != self._presence.interfaces:
+            self._presence.interfaces = interfaces
+            if self.phase in ACTIVE:
+                self._publish_info(self._presence.addresses, now)
         return self._done(now)
 
-    def permit(self, now: float) -> list[SessionEffect]:
-        """The choice of cluster stands: from now on we may speak."""
-        self.permitted = True
-        if self.phase is Phase.CHECKING and self._peek_until is None:
+    def permit(self, now: float) -> list[ClusterEffect]:
+        """This cluster is the one to join: from now on we may publish."""
+        self.may_publish = True
+        if self.phase is Phase.CHECKING and self._query_until is None:
             self._join(now)
         return self._done(now)
 
-    def invite(self, now: float) -> list[SessionEffect]:
-        """An operator wants us in again, with all models."""
+    def invite(self, now: float) -> list[ClusterEffect]:
+        """The operator wants us in again, with all models."""
         if self.phase is Phase.OUT:
-            self.phase = Phase.LISTENING if self._linked else Phase.SEARCHING
+            self.phase = Phase.LISTENING if self._has_link else Phase.SEARCHING
             self.sentence = ""
-            self._twin_since = None
-            self._effects.append(StayOutEffect(""))
-            if self._follower.session is not None and self._linked:
+            self._publisher.effects.append(StayOutEffect(""))
+            if self._follower.session is not None and self._has_link:
                 self._adopt(Adopt(self._follower.session, "told to join again"), now)
         else:
             self._decide(events.JoinedEvent(), now)
         return self._done(now)
 
-    def leave(self, now: float) -> list[SessionEffect]:
+    def leave(self, now: float) -> list[ClusterEffect]:
         """Say goodbye; `gone` tells when it has been heard."""
         if self.phase is Phase.SERVING:
             self._decide(events.LeavingEvent(), now)
@@ -219,109 +184,100 @@ class Membership:
         return self._done(now)
 
     @property
-    def master(self) -> str:
-        """The node id of the master that is followed, empty while there is none."""
-        return self._follower.session.master_node_id if self._follower.session else ""
-
-    @property
     def gone(self) -> bool:
-        silent = self._outbox is None or self._outbox.idle
+        silent = self._publisher.queue is None or self._publisher.queue.idle
         ours = any(instance in self._replica.instances for instance in self._worker.deleting)
-        return not self._linked or self.phase is not Phase.LEAVING or (silent and not ours)
+        return not self._has_link or self.phase is not Phase.LEAVING or (silent and not ours)
 
-    def tick(self, now: float) -> list[SessionEffect]:
+    def tick(self, now: float) -> list[ClusterEffect]:
+        """Do what is due; to be called at `deadline`."""
         self._follow(self._follower.tick(now), now)
-        if self._peek_until is not None and now >= self._peek_until:
-            self._peek_until = None
+        if self._query_until is not None and now >= self._query_until:
+            self._query_until = None
             if self.phase is Phase.CHECKING:
                 self._compare(None, now)
-        self._judge(now)
-        if self._speaking:
+        self._check_losses(now)
+        if self._publishes:
             self._keep_going(now)
         return self._done(now)
 
     @property
     def deadline(self) -> float | None:
         """When `tick` has something to do."""
-        times = [self._follower.deadline, self._peek_until, self._suspicion.deadline]
-        if self._speaking:
+        times = [self._follower.deadline, self._query_until, self._publisher.crash_watch.deadline]
+        if self._publishes:
             times += [self._log.deadline, self._resend_at]
-            if self._outbox is not None:
-                times.append(self._outbox.deadline)
+            if self._publisher.queue is not None:
+                times.append(self._publisher.queue.deadline)
             if self.phase is not Phase.LEAVING:
-                times.append(self._spoke_at + SIGN_OF_LIFE)
-                times += [given.due for given in self._worker.given if self._worker.serving]
+                times.append(self._presence.deadline)
+                times += [command.due for command in self._worker.pending if self._worker.serving]
         return min((time for time in times if time is not None), default=None)
 
     # ── messages ─────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def _speaking(self) -> bool:
-        return self._linked and self.phase in (Phase.JOINING, Phase.SERVING, Phase.LEAVING)
-
-    def _message(self, topic: str, message: Mapping[str, Any], now: float) -> None:
-        self._suspicion.heard(now)
+    def _receive(self, topic: str, message: Raw, now: float) -> None:
+        self._publisher.crash_watch.received(now)
+        difference = drift.of_message(topic, message, self.revision)
+        if difference is not None:
+            message = self.revision.shaped(topic, message)
         if topic == GLOBAL:
-            self._event(reading.logged(message), message, now)
+            self._receive_event(decoding.log_entry(message), difference, now)
         elif topic == ELECTION:
-            ballot = reading.ballot(message)
-            self._differs(topic, message)
-            self._follower.ballot(ballot, now)
+            candidate = decoding.election_message(message)
+            self._note(difference)
+            self._follower.candidate(candidate, now)
         elif topic == DOWNLOADS:
-            command = reading.download_command(message)
-            self._differs(topic, message)
+            command = decoding.download_command(message)
+            self._note(difference)
             self._decide(events.CommandEvent(command), now)
 
-    def _event(self, event: Logged, message: Mapping[str, Any], now: float) -> None:
-        self._tally["events_in"] += 1
-        if event.origin != event.session.master_node_id:
+    def _receive_event(self, entry: LogEntry, difference: tuple[str, bool] | None, now: float) -> None:
+        self._publisher.tally["events_in"] += 1
+        if entry.origin != entry.session.master_node_id:
             return
-        self._follow(self._follower.event(event.session, now), now)
-        if event.session != self._follower.session:
+        self._follow(self._follower.event(entry.session, now), now)
+        if entry.session != self._follower.session:
             return
-        self._differs(GLOBAL, message)
-        if self._outbox is not None:
-            sent_at = self._outbox.echoed(event.event_id, now)
-            if sent_at is not None:
-                self._suspicion.proven(sent_at)
-        for released in self._log.receive(event, now):
+        self._note(difference)
+        self._publisher.echoed(entry.event_id, now)
+        for released in self._log.receive(entry, now):
             self._apply(released, now)
 
-    def _apply(self, released: Logged, now: float) -> None:
-        event = read(released.kind, released.body)
+    def _apply(self, entry: LogEntry, now: float) -> None:
+        event = decoding.event(entry.kind, entry.body)
         self._replica.apply(event)
-        if isinstance(event, reading.ImageArrived):
-            self.images.take(event.part)
-        if isinstance(event, reading.NodeHeard) and event.node_id == self.me:
-            self._own_sign(released, now)
+        match event:
+            case InputChunkReceived(part):
+                self.images.take(part)
+            case NodeGatheredInfo(node) if node == self.me:
+                self._own_sign(entry.event_id, now)
         if self.phase in (Phase.SERVING, Phase.LEAVING):
             self._decide(events.AppliedEvent(event, self._log.behind == 0), now)
 
-    def _own_sign(self, released: Logged, now: float) -> None:
-        if released.event_id in self._infos:
-            if self.phase is Phase.JOINING and released.event_id == self._last_info:
-                self._caught_up(now)
-            return
-        if self.phase is not Phase.SERVING:
-            return
-        if self._twin_since is None:
-            self._twin_since = now
-        elif now - self._twin_since >= TWIN:
-            self._out(
+    def _own_sign(self, event_id: str, now: float) -> None:
+        """A sign of life under our id came back in the log."""
+        if self._presence.is_ours(event_id):
+            if self.phase is Phase.JOINING and self._presence.is_latest(event_id):
+                self.phase = Phase.SERVING
+                self._publisher.log("info", f"In the exo cluster as {self._presence.facts.name} ({self.me[:8]}).")
+                self._decide(events.CaughtUpEvent(), now)
+        elif self.phase is Phase.SERVING and self._presence.has_twin(now):
+            self._step_out(
                 f"Another board in the exo cluster uses our node id {self.me}, perhaps from a copied SD card.",
                 remember=False,
             )
 
-    def _differs(self, topic: str, message: Mapping[str, Any]) -> None:
-        found = drift.of_message(topic, message, self.revision)
-        if found is None:
+    def _note(self, difference: tuple[str, bool] | None) -> None:
+        """Only a difference in a type that we send keeps us from speaking."""
+        if difference is None:
             return
-        difference, ours = found
+        problem, ours = difference
         if ours:
-            self._passive((difference,))
-        elif difference not in self.notes and len(self.notes) < 16:
-            self.notes = (*self.notes, difference)
-            self._say("info", f"The exo cluster says something that this version does not know: {difference}")
+            self._become_passive((problem,))
+        elif problem not in self.notes and len(self.notes) < KEPT:
+            self.notes = (*self.notes, problem)
+            self._publisher.log("info", f"The exo cluster says something that this version does not know: {problem}")
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────
 
@@ -329,297 +285,214 @@ class Membership:
         match decision:
             case Adopt():
                 self._adopt(decision, now)
-            case DeclareToken() if self.phase in (Phase.LISTENING, Phase.JOINING, Phase.SERVING) and self.permitted:
-                self._say("info", "The exo cluster is silent; asking it to elect a master.")
-                self._effects.append(DeclareTokenEffect())
-            case Probe() if self._speaking and self.phase is not Phase.LEAVING:
-                self._info(messages.MiscData(self.facts.name), now)
-            case Nudge(message, why, again) if self.phase in (Phase.JOINING, Phase.SERVING) and self._linked:
+            case DeclareToken() if self.phase in (Phase.LISTENING, *ACTIVE) and self.may_publish:
+                self._publisher.log("info", "The exo cluster is silent; asking it to elect a master.")
+                self._publisher.effects.append(DeclareTokenEffect())
+            case Probe() if self._publishes and self.phase is not Phase.LEAVING:
+                self._publish_info(self._presence.name, now)
+            case Nudge(candidate, why, again) if self.phase in ACTIVE and self._has_link:
                 if not again:
-                    self._say("warning", f"{why}; asking for an election.")
-                self._publish(message, now)
+                    self._publisher.log("warning", f"{why}; asking for an election.")
+                self._publisher.candidate(candidate, now)
 
     def _adopt(self, decision: Adopt, now: float) -> None:
-        session = decision.session
-        self._tally["sessions"] += 1
-        self._keep_counts()
-        self._halt_all()
+        """Follow another session: everything of the one before is dropped."""
+        self._publisher.tally["sessions"] += 1
+        self._drop_work()
         self._log, self._replica = EventLog(), Replica(self.me)
-        self._outbox = PublishQueue(self._sources.new_id(), session)
-        self._worker = Worker(self.me, self.facts.name, self._placement, self._models)
+        self._publisher.start_session(decision.session)
         self._session_since = now
-        self._infos.clear()
-        self._twin_since = None
+        self._presence.restart()
         self.drift, self.notes = (), ()
         if self.phase in (Phase.OUT, Phase.LEAVING):
             return
         self.phase, self.sentence = Phase.CHECKING, ""
-        self._say("info", f"Following the exo master {session.master_node_id[:8]} ({decision.why}).")
-        self._peek_until = now + PEEK
-        master = session.master_node_id
+        master = decision.session.master_node_id
+        self._publisher.log("info", f"Following the exo master {master[:8]} ({decision.why}).")
+        self._query_until = now + QUERY_TIMEOUT
         others = sorted(self._alive - {master})
-        self._effects.append(QueryNodesEffect((master, *others), master not in self._checked))
+        self._publisher.effects.append(QueryNodesEffect((master, *others), master not in self._compatible))
 
     def _compare(self, answer: NodeAnswer | None, now: float) -> None:
-        """Nothing has been published to this session yet."""
+        """Compare the cluster with what we speak; nothing has been published to this session yet."""
         if answer is not None:
             differences = list(drift.state_keys(self.revision, answer.state))
             if answer.openapi is not None:
                 differences += drift.openapi(self.revision, answer.openapi)
             if differences:
-                self._passive(tuple(differences))
+                self._become_passive(tuple(differences))
             elif answer.openapi is not None:
-                self._checked.add(answer.node_id)
-        for released in self._snapshot(answer, now):
-            self._apply(released, now)
-        if self.permitted:
+                self._compatible.add(answer.node_id)
+        for entry in self._start_log(answer, now):
+            self._apply(entry, now)
+        if self.may_publish:
             self._join(now)
 
-    def _snapshot(self, answer: NodeAnswer | None, now: float) -> list[Logged]:
+    def _start_log(self, answer: NodeAnswer | None, now: float) -> list[LogEntry]:
         """Start from `GET /state` where it is of this session, else from the first event."""
-        base = 0
+        start = 0
         if answer is not None:
             try:
-                state = reading.state(answer.state)
-                heard = self._log.highest
-                if heard < 0 or abs(state.applied - heard) <= SAME_LOG:
+                state = decoding.state(self.revision.table.shaped("State", answer.state))
+                if self._log.highest < 0 or abs(state.applied - self._log.highest) <= SAME_LOG:
                     self._replica.load(state)
-                    base = state.applied + 1
+                    start = state.applied + 1
             except Unreadable as problem:
-                self._passive((f"State: {problem}",))
-        return self._log.start_at(base, now)
+                self._become_passive((f"State: {problem}",))
+        return self._log.start_at(start, now)
 
     def _join(self, now: float) -> None:
         if self.phase is Phase.CHECKING:
             self.phase = Phase.JOINING
             self._introduce(now)
 
-    def _introduce(self, now: float) -> None:
-        for info in self._infos_now():
-            self._info(info, now)
-
-    def _infos_now(self) -> list[GatheredInfo]:
-        facts = self.facts
-        infos: list[GatheredInfo] = [
-            messages.MiscData(facts.name),
-            messages.StaticNodeInformation(facts.model, facts.chip, facts.os_version, facts.os_build),
-            messages.NodeBackends(backends(self._worker, self._replica)),
-        ]
-        infos += self._disk()
-        infos.append(messages.NodeNetworkInterfaces(self._interfaces))
-        if self._placement == "dashboard":
-            # exo places nothing on a node without memory, and anything on a node with much of it (reference 4)
-            size, none = Memory(offers.TOKEN_SIZE), Memory(0)
-            infos.append(messages.MemoryUsage(size, size, none, none))
-        return infos
-
-    def _disk(self) -> list[GatheredInfo]:
-        disk = self._sources.disk()
-        return [] if disk is None else [messages.NodeDiskUsage(DiskUsage(Memory(disk[0]), Memory(disk[1])))]
-
-    def _info(self, info: GatheredInfo, now: float) -> None:
-        event_id = self._sources.new_id()
-        self._infos[event_id] = None
-        while len(self._infos) > 256:
-            del self._infos[next(iter(self._infos))]
-        self._last_info = event_id
-        self._spoke_at = now
-        self._tell(NodeGatheredInfo(event_id, self.me, self._sources.time_of_day(), info))
-
-    def _caught_up(self, now: float) -> None:
-        self.phase = Phase.SERVING
-        self._say("info", f"In the exo cluster as {self.facts.name} ({self.me[:8]}).")
-        self._decide(events.CaughtUpEvent(), now)
-
     def _keep_going(self, now: float) -> None:
         """Repairs, repeats and signs of life."""
-        outbox = self._outbox
         since = self._log.gap(now)
         if since is not None:
-            self._tally["gap_repairs"] += 1
-            self._command(RequestEventLog(self._sources.new_id(), since), now)
-        patience = None
+            self._publisher.tally["gap_repairs"] += 1
+            self._command("RequestEventLog", {"since_idx": since}, now)
+        patience = RESEND
         if self._resend_at is not None and now >= self._resend_at:
             self._resend_at, patience = None, SETTLE_LINK
-        if outbox is not None:
-            again = outbox.overdue(now) if patience is None else outbox.overdue(now, patience)
-            for envelope in again:
-                self._publish(envelope, now)
-        if now >= self._spoke_at + SIGN_OF_LIFE and self.phase is not Phase.LEAVING:
-            self._said += 1
-            disk = self._disk() if self._said % 12 == 0 else []
-            self._info(disk[0] if disk else messages.MiscData(self.facts.name), now)
+        self._publisher.resend(now, patience)
+        if now >= self._presence.deadline and self.phase is not Phase.LEAVING:
+            self._publish_info(self._presence.sign_of_life(), now)
         self._decide(events.TickedEvent(), now)
 
     # ── being kept out ───────────────────────────────────────────────────────────────────────────
 
-    def _passive(self, differences: tuple[str, ...]) -> None:
+    def _become_passive(self, differences: tuple[str, ...]) -> None:
+        """Go on following without a word."""
         if self.phase in (Phase.OUT, Phase.LEAVING):
             return
-        fresh = tuple(one for one in differences if one not in self.drift)
-        self.drift = (*self.drift, *fresh)[:16]
+        self.drift = (*self.drift, *(one for one in differences if one not in self.drift))[:KEPT]
         if self.phase is not Phase.PASSIVE:
             self.phase = Phase.PASSIVE
             self.sentence = (
                 f"The exo cluster speaks another revision than {self.revision.name}: {differences[0]}"
                 f"{f' and {len(differences) - 1} more' if len(differences) > 1 else ''}. Nothing is published to it."
             )
-            self._say("error", self.sentence)
-            self._silence()
+            self._fall_silent()
 
-    def _out(self, sentence: str, *, remember: bool) -> None:
+    def _step_out(self, sentence: str, *, remember: bool) -> None:
+        """Stay out until the operator says otherwise; `remember` keeps that across restarts."""
         self.phase, self.sentence = Phase.OUT, sentence
-        self._say("error", sentence)
-        self._silence()
+        self._fall_silent()
         if remember:
-            self._effects.append(StayOutEffect(sentence))
+            self._publisher.effects.append(StayOutEffect(sentence))
 
-    def _silence(self) -> None:
-        self._halt_all()
-        self._worker = Worker(self.me, self.facts.name, self._placement, self._models)
-        self._keep_counts()
-        self._effects = [effect for effect in self._effects if not isinstance(effect, SendEffect)]
+    def _fall_silent(self) -> None:
+        self._publisher.log("error", self.sentence)
+        self._drop_work()
+        kept = [effect for effect in self._publisher.take() if not isinstance(effect, SendEffect)]
+        self._publisher.effects += kept
 
-    def _suspect(self, now: float) -> None:
-        if self.phase in (Phase.JOINING, Phase.SERVING):
-            self._suspicion.lost(self._alive, now)
+    def _drop_work(self) -> None:
+        """Cancel the board's tasks, and forget the session's worker and queue; what they counted is kept."""
+        tasks = [one.task for one in self._worker.active_tasks()]
+        self._publisher.effects += [CancelTaskEffect(task.id, task.command_id) for task in tasks]
+        self._worker = self._new_worker()
+        self._publisher.end_session()
 
-    def _judge(self, now: float) -> None:
-        if (kinds := self._suspicion.judged(self._alive, now)) and self.phase in (Phase.JOINING, Phase.SERVING):
-            self._out(
+    def _record_loss(self, now: float) -> None:
+        if self.phase in ACTIVE:
+            self._publisher.crash_watch.record_loss(self._alive, now)
+
+    def _check_losses(self, now: float) -> None:
+        if (kinds := self._publisher.crash_watch.verdict(self._alive, now)) and self.phase in ACTIVE:
+            self._step_out(
                 f"All exo nodes ended within seconds of our first {' and '.join(kinds)}: this exo may not bear"
                 " them, so nothing more is sent.",
                 remember=True,
             )
 
-    def _halt_all(self) -> None:
-        self._effects += [CancelTaskEffect(job.task.id) for job in self._worker.busy_jobs()]
+    # ── what goes out ────────────────────────────────────────────────────────────────────────────
 
-    # ── the worker's wishes ──────────────────────────────────────────────────────────────────────
+    @property
+    def _publishes(self) -> bool:
+        return self._has_link and self.phase in (*ACTIVE, Phase.LEAVING)
 
-    def _decide(self, happening: events.WorkerEvent, now: float) -> None:
-        self._worker, effects = decide(self._worker, happening, self._replica, now, self._sources.new_id)
+    def _decide(self, event: events.WorkerEvent, now: float) -> None:
+        self._worker, effects = decide(self._worker, event, self._replica, now, self._sources.new_id)
         for effect in effects:
             self._carry_out(effect, now)
 
-    def _carry_out(self, effect: wishes.WorkerEffect, now: float) -> None:
-        new_id = self._sources.new_id
+    def _carry_out(self, effect: ClusterEffect, now: float) -> None:
         match effect:
-            case wishes.SendChunk(command_id, chunk):
-                self._tell(ChunkGenerated(new_id(), command_id, chunk))
-            case wishes.SetRunnerStatus(runner_id, status):
-                self._tell(RunnerStatusUpdated(new_id(), runner_id, status))
-            case wishes.SetTaskStatus(task_id, status):
-                self._tell(TaskStatusUpdated(new_id(), task_id, status))
-            case wishes.SetDownloadProgress(progress):
-                self._tell(NodeDownloadProgress(new_id(), progress))
-            case wishes.SendCommand(command):
-                self._command(command, now)
-            case wishes.BeginTask(task, model):
-                self._tally["tasks"] += 1
-                self._effects.append(BeginTaskEffect(task, model))
-            case wishes.CancelTask(task_id, command_id):
-                if self._outbox is not None:
-                    self._outbox.drop_chunks(command_id)
-                self._effects.append(CancelTaskEffect(task_id))
-            case wishes.LoadModel(model):
-                self._effects.append(LoadModelEffect(model))
-            case wishes.PublishNodeInfo():
+            case PublishEventEffect():
+                self._publish(effect)
+            case PublishCommandEffect(tag, fields):
+                self._command(tag, fields, now)
+            case PublishNodeInfoEffect():
                 self._introduce(now)
-            case wishes.LogLineEffect(level, sentence):
-                self._say(level, sentence)
+            case _:
+                if isinstance(effect, CancelTaskEffect) and self._publisher.queue is not None:
+                    self._publisher.queue.drop_chunks(effect.command_id)
+                elif isinstance(effect, BeginTaskEffect):
+                    self._publisher.tally["tasks"] += 1
+                self._publisher.effects.append(effect)
 
-    # ── what goes out ────────────────────────────────────────────────────────────────────────────
+    def _introduce(self, now: float) -> None:
+        others = (facts for node, facts in self._replica.nodes.items() if node != self.me)
+        for info in self._presence.everything(offers.backends(self._presence.placement, others)):
+            self._publish_info(info, now)
 
-    def _tell(self, event: messages.Event) -> None:
-        if self._outbox is not None and self.phase in (Phase.JOINING, Phase.SERVING, Phase.LEAVING):
-            self._outbox.put(event)
+    def _publish_info(self, info: Raw, now: float) -> None:
+        event_id = self._sources.new_id()
+        self._presence.published(event_id, now)
+        self._publish(node_info(self.me, self._sources.time_of_day(), info), event_id)
 
-    def _command(self, command: messages.Command, now: float) -> None:
+    def _publish(self, event: PublishEventEffect, event_id: str = "") -> None:
+        if self.phase in (*ACTIVE, Phase.LEAVING):
+            self._publisher.event(event, event_id)
+
+    def _command(self, tag: str, fields: Raw, now: float) -> None:
         # events come first, as they were meant: what a command relies on is said by then
         self._flush(now)
-        self._publish(ForwardedCommand(self._origin, command), now)
+        self._publisher.command(tag, fields, now)
 
     def _flush(self, now: float) -> None:
-        if self._outbox is not None and self._speaking:
-            for envelope in self._outbox.take(now):
-                self._publish(envelope, now)
+        if self._publishes:
+            self._publisher.flush(now)
 
-    def _publish(self, envelope: Envelope, now: float) -> None:
-        """The only way out; see `encoded`."""
-        try:
-            payload = encoded(self.revision, envelope.topic, messages.wire(envelope))
-        except Mismatch as wrong:
-            self._tally["refused"] += 1
-            self._say("error", f"A message to the exo cluster was wrong and was not sent: {wrong}.")
-            if not isinstance(envelope, ForwardedEvent):
-                return
-            # the master waits for every index, so something harmless takes this one's place
-            filler = NodeGatheredInfo(
-                envelope.event.event_id, self.me, self._sources.time_of_day(), messages.MiscData(self.me)
-            )
-            envelope = replace(envelope, event=filler)
-            payload = encoded(self.revision, envelope.topic, messages.wire(envelope))
-        self._suspicion.sent(envelope, now)
-        if isinstance(envelope, ForwardedEvent):
-            self._tally["events_out"] += 1
-        else:
-            self._tally["commands_out"] += 1
-        self._effects.append(SendEffect(envelope.topic, payload))
-
-    def _say(self, level: Literal["info", "warning", "error"], sentence: str) -> None:
-        self._effects.append(LogEffect(level, sentence))
-
-    def _done(self, now: float) -> list[SessionEffect]:
+    def _done(self, now: float) -> list[ClusterEffect]:
         self._flush(now)
-        effects, self._effects = self._effects, []
-        return effects
+        return self._publisher.take()
 
-    # ── what is told of it ───────────────────────────────────────────────────────────────────────
+    # ── the view for people ──────────────────────────────────────────────────────────────────────
 
-    def _counted(self) -> ClusterCounters:
-        tally: dict[str, Any] = dict(self._tally)
-        counted = ClusterCounters(**tally)
-        if self._outbox is None:
-            return replace(counted, echoes=self._echoes)
-        return replace(
-            counted, resends=counted.resends + self._outbox.resends, echoes=self._echoes + self._outbox.echoes
-        )
-
-    def _keep_counts(self) -> None:
-        """An outbox ends with its session, what it counted does not."""
-        if self._outbox is not None:
-            self._tally["resends"] += self._outbox.resends
-            self._echoes += self._outbox.echoes
-            self._outbox = None
-
-    def view(self, now: float) -> ClusterView:
-        session = self._follower.session
-        phase, sentence = self.phase, self.sentence
-        if not self._linked and phase not in (Phase.OUT, Phase.LEAVING):
-            phase, sentence = Phase.SEARCHING, sentence or "No link to any exo node."
-        master = session.master_node_id if session else ""
-        return ClusterView(
-            phase=phase,
-            node_id=self.me,
-            name=self.facts.name,
-            sentence=sentence,
-            hint="exo-rkllm cluster join" if phase is Phase.OUT else "",
-            revision=self.revision.name,
-            master=self._replica.name(master),
-            election_clock=session.election_clock if session else 0,
-            session_age=now - self._session_since if session else 0.0,
-            nodes=node_views(self._replica, self.me, master),
-            instances=instance_views(self._replica, self.me),
-            tasks=sum(1 for _ in self._worker.busy_jobs()),
-            log_index=self._log.base - 1,
-            lag=self._log.behind,
-            unechoed=self._outbox.unechoed if self._outbox else 0,
-            drift=self.drift,
-            notes=self.notes,
-            counters=self._counted(),
-        )
+    @property
+    def master(self) -> str:
+        """The node id of the master that is followed, empty while there is none."""
+        return self._follower.session.master_node_id if self._follower.session else ""
 
     def addresses(self) -> dict[str, tuple[str, ...]]:
         """IP addresses of nodes as they tell of themselves in the log."""
         return {node: facts.addresses for node, facts in self._replica.nodes.items() if facts.addresses}
+
+    def view(self, now: float) -> ClusterView:
+        session, queue = self._follower.session, self._publisher.queue
+        phase, sentence = self.phase, self.sentence
+        if not self._has_link and phase not in (Phase.OUT, Phase.LEAVING):
+            phase, sentence = Phase.SEARCHING, sentence or "No link to any exo node."
+        return ClusterView(
+            phase=phase,
+            node_id=self.me,
+            name=self._presence.facts.name,
+            sentence=sentence,
+            hint="exo-rkllm cluster join" if phase is Phase.OUT else "",
+            revision=self.revision.name,
+            master=self._replica.name(self.master),
+            election_clock=session.election_clock if session else 0,
+            session_age=now - self._session_since if session else 0.0,
+            nodes=node_views(self._replica, self.me, self.master),
+            instances=instance_views(self._replica, self.me),
+            tasks=sum(1 for _ in self._worker.active_tasks()),
+            log_index=self._log.base - 1,
+            lag=self._log.behind,
+            unechoed=queue.unechoed if queue else 0,
+            drift=self.drift,
+            notes=self.notes,
+            counters=self._publisher.counters(),
+        )

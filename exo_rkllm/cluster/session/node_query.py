@@ -6,9 +6,11 @@ import asyncio
 import ipaddress
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from exo_rkllm.cluster.effects import NodeAnswer, QueryNodesEffect
+from exo_rkllm.cluster.effects import QueryNodesEffect
+from exo_rkllm.cluster.wire.events import Raw
 
 if TYPE_CHECKING:
     import aiohttp
@@ -17,6 +19,15 @@ if TYPE_CHECKING:
 TIMEOUT = 1.5
 # A state of a cluster that has run for months is a few megabytes.
 LARGEST = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAnswer:
+    """What one exo node told over HTTP."""
+
+    node_id: str
+    state: Raw
+    openapi: Raw | None = None
 
 
 def urls(addresses: Sequence[str], port: int) -> list[str]:

@@ -2,66 +2,77 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
 
-from exo_rkllm.cluster.session.view import Echoes
-from exo_rkllm.cluster.wire.messages import (
-    Chunk,
-    ChunkGenerated,
-    Event,
-    ForwardedEvent,
-    PrefillProgressChunk,
-    Session,
-    TokenChunk,
-)
+from exo_rkllm.cluster.effects import ClusterEffect, LogEffect, PublishEventEffect, SendEffect, node_info
+from exo_rkllm.cluster.session.crash_watch import CrashWatch
+from exo_rkllm.cluster.session.presence import MembershipSources
+from exo_rkllm.cluster.session.view import ClusterCounters, Echoes
+from exo_rkllm.cluster.wire.checks import Mismatch
+from exo_rkllm.cluster.wire.events import ElectionMessage, Raw, SessionId, Tagged
+from exo_rkllm.cluster.wire.revisions import Revision
 
 # More unanswered events than this overflow exo's 1024-slot channels and cost seconds (reference 6).
 WINDOW = 200
 # exo's own wait before it sends an event again (reference 2.3).
 RESEND = 5.0
+EVENTS, COMMANDS, ELECTION = "local_events", "commands", "election_messages"
+
+# Turns an event's message into what is sent.
+Encode: TypeAlias = Callable[[Raw], bytes]
 
 
 @dataclass(slots=True)
 class _Sent:
-    envelope: ForwardedEvent
+    payload: bytes
     first: float
     last: float
 
 
-def merged(earlier: Chunk, later: Chunk) -> Chunk | None:
-    """Two chunks of one answer as one, where nothing is lost by it."""
-    if isinstance(earlier, PrefillProgressChunk) and isinstance(later, PrefillProgressChunk):
-        return later
-    if not (isinstance(earlier, TokenChunk) and isinstance(later, TokenChunk)) or earlier.finish_reason is not None:
-        return None
-    if earlier.is_thinking != later.is_thinking and (later.text or later.finish_reason is None):
-        return None
-    return replace(
-        later,
-        text=earlier.text + later.text,
-        token_id=later.token_id if later.text else earlier.token_id,
-        is_thinking=earlier.is_thinking,
-    )
-
-
 @dataclass(slots=True)
 class _Waiting:
-    event: Event
+    event_id: str
+    tag: str
+    fields: Raw
+
+    @property
+    def command_id(self) -> str:
+        """Of a chunk; empty for any other event."""
+        return str(self.fields["command_id"]) if self.tag == "ChunkGenerated" else ""
+
+
+def merged(earlier: Tagged, later: Tagged) -> Tagged | None:
+    """Two chunks of one answer as one, where nothing is lost by it."""
+    if "PrefillProgressChunk" in earlier and "PrefillProgressChunk" in later:
+        return later
+    first, second = earlier.get("TokenChunk"), later.get("TokenChunk")
+    if first is None or second is None or first["finish_reason"] is not None:
+        return None
+    if first["is_thinking"] != second["is_thinking"] and (second["text"] or second["finish_reason"] is None):
+        return None
+    both: dict[str, Any] = {
+        "text": first["text"] + second["text"],
+        "token_id": (second if second["text"] else first)["token_id"],
+        "is_thinking": first["is_thinking"],
+    }
+    return {"TokenChunk": {**second, **both}}
 
 
 class PublishQueue:
     """One a session: the master ignores an origin that starts again, and dies of one that contradicts itself."""
 
-    def __init__(self, origin: str, session: Session) -> None:
-        self.origin = origin
+    def __init__(self, origin: str, session: SessionId) -> None:
         self.session = session
         self.resends = 0
         self.echoes = Echoes()
+        self._envelope = {"origin": origin, "session": asdict(session)}
         self._next = 0
         self._queue: deque[_Waiting] = deque()
         self._tails: dict[str, _Waiting] = {}  # a command's latest waiting chunk
-        self._sent: dict[str, _Sent] = {}
+        self._sent: dict[str, _Sent] = {}  # by the event's id, oldest first
 
     @property
     def unechoed(self) -> int:
@@ -71,64 +82,160 @@ class PublishQueue:
     def idle(self) -> bool:
         return not self._queue and not self._sent
 
-    def put(self, event: Event) -> None:
-        """A chunk joins the one of its answer that still waits."""
-        if isinstance(event, ChunkGenerated):
-            tail = self._tails.get(event.command_id)
-            if tail is not None and isinstance(tail.event, ChunkGenerated):
-                together = merged(tail.event.chunk, event.chunk)
-                if together is not None:
-                    tail.event = replace(tail.event, chunk=together)
-                    return
-            waiting = self._tails[event.command_id] = _Waiting(event)
-        else:
-            waiting = _Waiting(event)
+    def put(self, event_id: str, event: PublishEventEffect) -> None:
+        """Queue an event; a chunk joins the one of its answer that still waits."""
+        waiting = _Waiting(event_id, event.tag, event.fields)
+        if waiting.command_id:
+            tail = self._tails.get(waiting.command_id)
+            together = None if tail is None else merged(tail.fields["chunk"], event.fields["chunk"])
+            if tail is not None and together is not None:
+                tail.fields = {**tail.fields, "chunk": together}
+                return
+            self._tails[waiting.command_id] = waiting
         self._queue.append(waiting)
 
     def drop_chunks(self, command_id: str) -> None:
         """Forget what has not been sent yet to somebody who has gone."""
-        self._tails.pop(command_id, None)
-        self._queue = deque(
-            waiting
-            for waiting in self._queue
-            if not (isinstance(waiting.event, ChunkGenerated) and waiting.event.command_id == command_id)
-        )
+        if self._tails.pop(command_id, None) is not None:
+            self._queue = deque(waiting for waiting in self._queue if waiting.command_id != command_id)
 
-    def take(self, now: float) -> list[ForwardedEvent]:
+    def take(self, now: float, encode: Encode) -> list[bytes]:
         """What may be sent now for the first time."""
-        taken = []
+        payloads = []
         while self._queue and len(self._sent) < WINDOW:
             waiting = self._queue.popleft()
-            event = waiting.event
-            if isinstance(event, ChunkGenerated) and self._tails.get(event.command_id) is waiting:
-                del self._tails[event.command_id]
-            envelope = ForwardedEvent(self._next, self.origin, self.session, event)
+            if self._tails.get(waiting.command_id) is waiting:
+                del self._tails[waiting.command_id]
+            event = {waiting.tag: {"event_id": waiting.event_id, **waiting.fields}}
+            payload = encode({"origin_idx": self._next, **self._envelope, "event": event})
             self._next += 1
-            self._sent[event.event_id] = _Sent(envelope, now, now)
-            taken.append(envelope)
-        return taken
+            self._sent[waiting.event_id] = _Sent(payload, now, now)
+            payloads.append(payload)
+        return payloads
 
     def echoed(self, event_id: str, now: float) -> float | None:
         """The log has it; returns when it was sent first, if it is one of ours."""
         sent = self._sent.pop(event_id, None)
         if sent is None:
             return None
-        took = now - sent.first
-        self.echoes += Echoes(1, took, took)
+        latency = now - sent.first
+        self.echoes += Echoes(1, latency, latency)
         return sent.first
 
-    def overdue(self, now: float, patience: float = RESEND) -> list[ForwardedEvent]:
+    def overdue(self, now: float, patience: float = RESEND) -> list[bytes]:
         """What has to be sent again, unchanged and in order."""
-        again = []
+        payloads = []
         for sent in self._sent.values():
             if now >= sent.last + patience:
                 sent.last = now
                 self.resends += 1
-                again.append(sent.envelope)
-        return again
+                payloads.append(sent.payload)
+        return payloads
 
     @property
     def deadline(self) -> float | None:
         """By the oldest one; those behind it were sent later."""
         oldest = next(iter(self._sent.values()), None)
         return None if oldest is None else oldest.last + RESEND
+
+
+class Publisher:
+    """The only way out: events through the queue of the session, the rest at once, everything checked by the table.
+
+    `effects` is what the shell is to do, in order; `Membership` adds to it.
+    """
+
+    def __init__(self, me: str, revision: Revision, sources: MembershipSources) -> None:
+        self.effects: list[ClusterEffect] = []
+        self.crash_watch = CrashWatch()
+        self.tally: Counter[str] = Counter()
+        self.queue: PublishQueue | None = None
+        self._me = me
+        self._revision = revision
+        self._sources = sources
+        self._command_origin = sources.new_id()  # no session binds commands
+        self._echoes = Echoes()
+
+    def start_session(self, session: SessionId) -> None:
+        self.end_session()
+        self.queue = PublishQueue(self._sources.new_id(), session)
+
+    def end_session(self) -> None:
+        """Drop what has not been sent or echoed; what was counted is kept."""
+        if self.queue is not None:
+            self.tally["resends"] += self.queue.resends
+            self._echoes += self.queue.echoes
+            self.queue = None
+
+    def counters(self) -> ClusterCounters:
+        tally: dict[str, Any] = dict(self.tally)
+        echoes = self._echoes
+        if self.queue is not None:
+            tally["resends"] = self.tally["resends"] + self.queue.resends
+            echoes += self.queue.echoes
+        return ClusterCounters(**tally, echoes=echoes)
+
+    def event(self, event: PublishEventEffect, event_id: str = "") -> None:
+        if self.queue is not None:
+            self.queue.put(event_id or self._sources.new_id(), event)
+
+    def echoed(self, event_id: str, now: float) -> None:
+        """The log has this event, which may be ours."""
+        sent_at = None if self.queue is None else self.queue.echoed(event_id, now)
+        if sent_at is not None:
+            self.crash_watch.proven(sent_at)
+
+    def flush(self, now: float) -> None:
+        """Send what waits, as far as the window allows."""
+        if self.queue is not None:
+            for payload in self.queue.take(now, lambda message: self._encode_event(message, now)):
+                self._send(EVENTS, payload)
+
+    def resend(self, now: float, patience: float) -> None:
+        if self.queue is not None:
+            for payload in self.queue.overdue(now, patience):
+                self._send(EVENTS, payload)
+
+    def command(self, tag: str, fields: Raw, now: float) -> None:
+        command = {tag: {"command_id": self._sources.new_id(), **fields}}
+        self._publish(COMMANDS, {"origin": self._command_origin, "command": command}, now)
+
+    def candidate(self, candidate: ElectionMessage, now: float) -> None:
+        self._publish(ELECTION, asdict(candidate), now)
+
+    def log(self, level: Literal["info", "warning", "error"], sentence: str) -> None:
+        self.effects.append(LogEffect(level, sentence))
+
+    def take(self) -> list[ClusterEffect]:
+        effects, self.effects = self.effects, []
+        return effects
+
+    def _encode_event(self, message: Raw, now: float) -> bytes:
+        """The master waits for every index, so something harmless takes the place of an event that does not fit."""
+        try:
+            payload = self._revision.encode(EVENTS, message)
+        except Mismatch as wrong:
+            self._refuse(wrong)
+            (fields,) = message["event"].values()
+            harmless = node_info(self._me, self._sources.time_of_day(), {"MiscData": {"friendly_name": self._me}})
+            message = {**message, "event": {harmless.tag: {"event_id": fields["event_id"], **harmless.fields}}}
+            payload = self._revision.encode(EVENTS, message)
+        self.crash_watch.sent(message, now)
+        return payload
+
+    def _publish(self, topic: str, message: Raw, now: float) -> None:
+        try:
+            payload = self._revision.encode(topic, message)
+        except Mismatch as wrong:
+            self._refuse(wrong)
+            return
+        self.crash_watch.sent(message, now)
+        self._send(topic, payload)
+
+    def _send(self, topic: str, payload: bytes) -> None:
+        self.tally["events_out" if topic == EVENTS else "commands_out"] += 1
+        self.effects.append(SendEffect(topic, payload))
+
+    def _refuse(self, wrong: Mismatch) -> None:
+        self.tally["refused"] += 1
+        self.log("error", f"A message to the exo cluster was wrong and was not sent: {wrong}.")

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from exo_rkllm.cluster.wire import reading
-from exo_rkllm.cluster.wire.reading import (
-    CardAdded,
-    CardDeleted,
+from exo_rkllm.cluster.wire.events import (
     ClusterState,
-    Download,
+    CustomModelCardAdded,
+    CustomModelCardDeleted,
     Event,
     Instance,
     InstanceCreated,
     InstanceDeleted,
+    NodeDownloadProgress,
     NodeFacts,
-    NodeHeard,
+    NodeGatheredInfo,
     NodeTimedOut,
     Raw,
-    RunnerMoved,
+    RunnerStatusUpdated,
     Task,
     TaskCreated,
     TaskDeleted,
-    TaskMoved,
+    TaskStatusUpdated,
 )
 
 IN_FLIGHT = ("Pending", "Running")
@@ -35,7 +34,7 @@ class Replica:
     def __init__(self, me: str) -> None:
         self.me = me
         self.instances: dict[str, Instance] = {}
-        self.runners: dict[str, RunnerMoved] = {}
+        self.runners: dict[str, str] = {}  # status by runner
         self.tasks: dict[str, Task] = {}  # requests in flight only; those of other nodes without their parameters
         self.nodes: dict[str, NodeFacts] = {}
         self.cards: dict[str, Raw] = {}
@@ -45,7 +44,7 @@ class Replica:
         """Start from a snapshot."""
         self.instances = {instance.id: instance for instance in state.instances}
         ours = {runner for instance in state.instances for runner in instance.runners}
-        self.runners = {runner.runner_id: runner for runner in state.runners if runner.runner_id in ours}
+        self.runners = {one.runner_id: one.status for one in state.runners if one.runner_id in ours}
         self.tasks = {}
         for task in state.tasks:
             self._task(task)
@@ -55,29 +54,29 @@ class Replica:
 
     def apply(self, event: Event) -> None:
         match event:
-            case NodeHeard(node, facts):
-                self._heard(node, facts)
+            case NodeGatheredInfo(node, facts):
+                self._gathered(node, facts)
             case TaskCreated(task):
                 self._task(task)
-            case TaskMoved(task_id, status):
-                self._moved(task_id, status)
+            case TaskStatusUpdated(task_id, status):
+                self._task_status(task_id, status)
             case TaskDeleted(task_id):
                 self.tasks.pop(task_id, None)
-            case RunnerMoved(runner_id, status):
-                self._runner(runner_id, status, event)
+            case RunnerStatusUpdated(runner_id, status):
+                self._runner(runner_id, status)
             case InstanceCreated(instance):
                 self.instances[instance.id] = instance
             case InstanceDeleted(instance_id):
-                self._deleted(instance_id)
+                self._delete(instance_id)
             case NodeTimedOut(node):
                 self.nodes.pop(node, None)
                 if node == self.me:
                     self.downloads.clear()
-            case CardAdded(model, card):
+            case CustomModelCardAdded(model, card):
                 self.cards[model] = card
-            case CardDeleted(model):
+            case CustomModelCardDeleted(model):
                 self.cards.pop(model, None)
-            case Download(node, model, state) if node == self.me:
+            case NodeDownloadProgress(node, model, state) if node == self.me:
                 self.downloads[model] = state
 
     def mine(self) -> Iterator[Instance]:
@@ -99,13 +98,13 @@ class Replica:
             for instance in self.instances.values()
         )
 
-    def _heard(self, node: str, facts: NodeFacts) -> None:
+    def _gathered(self, node: str, facts: NodeFacts) -> None:
         known = self.nodes.get(node)
         if known is None:
             self.nodes[node] = facts
         elif facts != NodeFacts():
-            said = {name: value for name in NodeFacts.__slots__ if (value := getattr(facts, name)) is not None}
-            self.nodes[node] = replace(known, **said)
+            news = {name: value for name in NodeFacts.__slots__ if (value := getattr(facts, name)) is not None}
+            self.nodes[node] = replace(known, **news)
 
     def _task(self, task: Task) -> None:
         if task.status not in IN_FLIGHT or not task.command_id:
@@ -116,7 +115,7 @@ class Replica:
             return  # an instance that is gone: exo keeps such tasks for the rest of the session
         self.tasks[task.id] = task if self.me in instance.node_to_runner else replace(task, params={})
 
-    def _moved(self, task_id: str, status: str) -> None:
+    def _task_status(self, task_id: str, status: str) -> None:
         task = self.tasks.get(task_id)
         if task is None:
             return
@@ -125,13 +124,13 @@ class Replica:
         else:
             del self.tasks[task_id]
 
-    def _runner(self, runner_id: str, status: str, moved: RunnerMoved) -> None:
+    def _runner(self, runner_id: str, status: str) -> None:
         if status == "RunnerShutdown":
             self.runners.pop(runner_id, None)
         elif any(runner_id in instance.runners for instance in self.instances.values()):
-            self.runners[runner_id] = moved
+            self.runners[runner_id] = status
 
-    def _deleted(self, instance_id: str) -> None:
+    def _delete(self, instance_id: str) -> None:
         instance = self.instances.pop(instance_id, None)
         if instance is None:
             return
@@ -139,11 +138,3 @@ class Replica:
             self.runners.pop(runner, None)
         for task in [task.id for task in self.waiting(instance_id)]:
             del self.tasks[task]
-
-
-def read(kind: str, body: Raw) -> Event:
-    """An event of the log; one that cannot be read changes nothing, since exo itself would have refused it."""
-    try:
-        return reading.event(kind, body)
-    except reading.Unreadable:
-        return reading.Other(kind)

@@ -121,14 +121,13 @@ def node_views(replica: Replica, me: str, master: str) -> tuple[NodeView, ...]:
 def instance_views(replica: Replica, me: str) -> tuple[InstanceView, ...]:
     views = []
     for instance in replica.instances.values():
-        moved = [replica.runners.get(runner) for runner in instance.runners]
-        statuses = sorted({status.status.removeprefix("Runner") for status in moved if status is not None})
+        runners = [replica.runners.get(runner, "").removeprefix("Runner") for runner in instance.runners]
         views.append(
             InstanceView(
                 id=instance.id,
                 model=instance.model_id,
                 node=", ".join(replica.name(node) for node in instance.node_to_runner),
-                status=", ".join(statuses),
+                status=", ".join(sorted({status for status in runners if status})),
                 tasks=sum(1 for _ in replica.waiting(instance.id)),
                 mine=me in instance.node_to_runner,
             )

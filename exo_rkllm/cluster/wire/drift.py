@@ -1,38 +1,30 @@
-"""How the cluster found differs from the revision that we speak; any difference keeps us from speaking."""
+"""How the cluster at hand differs from the revision that we speak; any difference keeps us from speaking."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
-from exo_rkllm.cluster.wire import messages
+from exo_rkllm.cluster.wire.checks import Mismatch
 from exo_rkllm.cluster.wire.revisions import Revision
-from exo_rkllm.cluster.wire.table import Mismatch, RecordSpec
+from exo_rkllm.cluster.wire.table import RecordSpec
 
 # Types of the log that we send as well, or whose contents we send by command.
-SENT: frozenset[str] = (
-    frozenset(
-        cls.__name__
-        for kinds in (messages.Event, messages.GatheredInfo, messages.RunnerStatus, messages.Chunk)
-        for cls in get_args(kinds)
-    )
-    | {"InstanceCreated", "CustomModelCardAdded", "DownloadCompleted", "DownloadPending", "DownloadFailed"}
-    | {
-        "PipelineShardMetadata",
-        "MlxRingInstance",
-    }
-)
-
-
-def _camel(name: str) -> str:
-    return re.sub(r"_(\w)", lambda found: found[1].upper(), name)
+EVENTS = "NodeGatheredInfo NodeDownloadProgress RunnerStatusUpdated TaskStatusUpdated ChunkGenerated"
+RESULTS = "InstanceCreated CustomModelCardAdded MlxRingInstance PipelineShardMetadata"
+INFOS = "MiscData StaticNodeInformation NodeBackends NodeDiskUsage NodeNetworkInterfaces"
+STATUSES = "Idle Loading Loaded WarmingUp Ready Running ShuttingDown Shutdown Failed"
+CHUNKS = "TokenChunk ToolCallChunk ErrorChunk ImageChunk PrefillProgressChunk"
+DOWNLOADS = "DownloadCompleted DownloadPending DownloadFailed"
+SENT = {
+    *f"{EVENTS} {RESULTS} {INFOS} {CHUNKS} {DOWNLOADS}".split(),
+    *(f"Runner{status}" for status in STATUSES.split()),
+}
 
 
 def state_keys(revision: Revision, state: Mapping[str, Any]) -> Iterator[str]:
     """Differences of `GET /state`."""
-    expected = set(revision.table.lists["state_keys"])
-    yield from _names("State", expected, set(state))
+    yield from _names("State", {field.camel for field in revision.table.records["State"].fields}, set(state))
 
 
 def openapi(revision: Revision, document: Mapping[str, Any]) -> Iterator[str]:
@@ -43,28 +35,28 @@ def openapi(revision: Revision, document: Mapping[str, Any]) -> Iterator[str]:
         yield "openapi.json names no types"
         return
     for name in revision.table.lists["published"]:
-        found = schemas.get(name, schemas.get(f"{name}-Input"))
-        if not isinstance(found, dict):
+        schema = schemas.get(name, schemas.get(f"{name}-Input"))
+        if not isinstance(schema, dict):
             yield f"{name}: not there any more"
         elif name in revision.table.enums:
-            yield from _names(name, set(revision.table.enums[name]), set(found.get("enum", ())))
+            yield from _names(name, set(revision.table.enums[name]), set(schema.get("enum", ())))
         else:
-            yield from _record(revision.table.records[name], found)
+            yield from _record(revision.table.records[name], schema)
 
 
-def _record(record: RecordSpec, found: Mapping[str, Any]) -> Iterator[str]:
-    fields = {_camel(field.name) for field in record.fields}
-    needed = {_camel(field.name) for field in record.fields if not field.optional}
-    there = set(found.get("properties", ()))
-    yield from _names(record.name, fields, there)
-    for name in sorted((set(found.get("required", ())) ^ needed) & fields & there):
-        yield f"{record.name}: {name} is {'not required any more' if name in needed else 'required'}"
+def _record(record: RecordSpec, schema: Mapping[str, Any]) -> Iterator[str]:
+    fields = {field.camel for field in record.fields}
+    required = {field.camel for field in record.fields if not field.optional}
+    properties = set(schema.get("properties", ()))
+    yield from _names(record.name, fields, properties)
+    for name in sorted((set(schema.get("required", ())) ^ required) & fields & properties):
+        yield f"{record.name}: {name} is {'not required any more' if name in required else 'required'}"
 
 
-def _names(where: str, expected: set[str], found: set[str]) -> Iterator[str]:
-    for name in sorted(found - expected):
+def _names(where: str, expected: set[str], actual: set[str]) -> Iterator[str]:
+    for name in sorted(actual - expected):
         yield f"{where}: {name} is new"
-    for name in sorted(expected - found):
+    for name in sorted(expected - actual):
         yield f"{where}: {name} is missing"
 
 

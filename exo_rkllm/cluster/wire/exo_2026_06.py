@@ -40,65 +40,49 @@ union Command: CreateInstance DeleteInstance TaskCancelled TaskFinished SendInpu
 union Command: DeleteCustomModelCard SetInstanceLink DeleteInstanceLink
 union DownloadCommand: StartDownload DeleteDownload CancelDownload
 
-tagged TestCommand
+record BaseCommand
   command_id str = default
-tagged RequestEventLog
-  command_id str = default
+tagged TestCommand(BaseCommand)
+tagged RequestEventLog(BaseCommand)
   since_idx int
-tagged CommandTextGeneration as TextGeneration
-  command_id str = default
+tagged CommandTextGeneration(BaseCommand) as TextGeneration
   task_params TextGenerationTaskParams
-tagged CommandImageGeneration as ImageGeneration
-  command_id str = default
+tagged CommandImageGeneration(BaseCommand) as ImageGeneration
   task_params json
-tagged CommandImageEdits as ImageEdits
-  command_id str = default
+tagged CommandImageEdits(BaseCommand) as ImageEdits
   task_params json
-tagged PlaceInstance
-  command_id str = default
+tagged PlaceInstance(BaseCommand)
   model_card ModelCard
   sharding Sharding
   instance_meta InstanceMeta
   min_nodes int
-tagged CreateInstance
-  command_id str = default
+tagged CreateInstance(BaseCommand)
   instance Instance
-tagged DeleteInstance
-  command_id str = default
+tagged DeleteInstance(BaseCommand)
   instance_id str
-tagged TaskCancelled
-  command_id str = default
+tagged TaskCancelled(BaseCommand)
   cancelled_command_id str
-tagged TaskFinished
-  command_id str = default
+tagged TaskFinished(BaseCommand)
   finished_command_id str
-tagged SendInputChunk
-  command_id str = default
+tagged SendInputChunk(BaseCommand)
   chunk InputImageChunkChoice
-tagged AddCustomModelCard
-  command_id str = default
+tagged AddCustomModelCard(BaseCommand)
   model_card ModelCard
-tagged DeleteCustomModelCard
-  command_id str = default
+tagged DeleteCustomModelCard(BaseCommand)
   model_id str
-tagged SetInstanceLink
-  command_id str = default
+tagged SetInstanceLink(BaseCommand)
   link_id str
   prefill_instances str[]
   decode_instances str[]
-tagged DeleteInstanceLink
-  command_id str = default
+tagged DeleteInstanceLink(BaseCommand)
   link_id str
-tagged StartDownload
-  command_id str = default
+tagged StartDownload(BaseCommand)
   target_node_id str
   shard_metadata ShardMetadata
-tagged DeleteDownload
-  command_id str = default
+tagged DeleteDownload(BaseCommand)
   target_node_id str
   model_id str
-tagged CancelDownload
-  command_id str = default
+tagged CancelDownload(BaseCommand)
   target_node_id str
   model_id str
 
@@ -109,82 +93,62 @@ union Event: InstanceDeleted RunnerStatusUpdated NodeTimedOut NodeGatheredInfo N
 union Event: InputChunkReceived TopologyEdgeCreated TopologyEdgeDeleted TracesCollected TracesMerged
 union Event: CustomModelCardAdded CustomModelCardDeleted InstanceLinkCreated InstanceLinkDeleted
 
-tagged TestEvent
+record BaseEvent
   event_id str = default
-tagged TaskCreated
-  event_id str = default
+tagged TestEvent(BaseEvent)
+tagged TaskCreated(BaseEvent)
   task_id str
   task Task
-tagged TaskAcknowledged
-  event_id str = default
+tagged TaskAcknowledged(BaseEvent)
   task_id str
-tagged TaskDeleted
-  event_id str = default
+tagged TaskDeleted(BaseEvent)
   task_id str
-tagged TaskStatusUpdated
-  event_id str = default
+tagged TaskStatusUpdated(BaseEvent)
   task_id str
   task_status TaskStatus
-tagged TaskFailed
-  event_id str = default
+tagged TaskFailed(BaseEvent)
   task_id str
   error_type str
   error_message str
-tagged InstanceCreated
-  event_id str = default
+tagged InstanceCreated(BaseEvent)
   instance Instance
-tagged InstanceDeleted
-  event_id str = default
+tagged InstanceDeleted(BaseEvent)
   instance_id str
-tagged RunnerStatusUpdated
-  event_id str = default
+tagged RunnerStatusUpdated(BaseEvent)
   runner_id str
   runner_status RunnerStatus
-tagged NodeTimedOut
-  event_id str = default
+tagged NodeTimedOut(BaseEvent)
   node_id str
-tagged NodeGatheredInfo
-  event_id str = default
+tagged NodeGatheredInfo(BaseEvent)
   node_id str
   when time
   info GatheredInfo
-tagged NodeDownloadProgress
-  event_id str = default
+tagged NodeDownloadProgress(BaseEvent)
   download_progress DownloadProgress
-tagged ChunkGenerated
-  event_id str = default
+tagged ChunkGenerated(BaseEvent)
   command_id str
   chunk Chunk
-tagged InputChunkReceived
-  event_id str = default
+tagged InputChunkReceived(BaseEvent)
   command_id str
   chunk InputImageChunkChoice
-tagged TopologyEdgeCreated
-  event_id str = default
+tagged TopologyEdgeCreated(BaseEvent)
   conn Connection
-tagged TopologyEdgeDeleted
-  event_id str = default
+tagged TopologyEdgeDeleted(BaseEvent)
   conn Connection
-tagged CustomModelCardAdded
-  event_id str = default
+tagged CustomModelCardAdded(BaseEvent)
   model_card ModelCard
-tagged CustomModelCardDeleted
-  event_id str = default
+tagged CustomModelCardDeleted(BaseEvent)
   model_id str
-tagged TracesCollected
-  event_id str = default
+tagged TracesCollected(BaseEvent)
   task_id str
   rank int
   traces TraceEventData[]
-tagged TracesMerged
-  event_id str = default
+tagged TracesMerged(BaseEvent)
   task_id str
   traces TraceEventData[]
-tagged InstanceLinkCreated
-  event_id str = default
+tagged InstanceLinkCreated(BaseEvent)
   link InstanceLink
-tagged InstanceLinkDeleted
-  event_id str = default
+tagged InstanceLinkDeleted(BaseEvent)
   link_id str
 record TraceEventData
   name str
@@ -206,25 +170,25 @@ union GatheredInfo: RdmaCtlStatus ThunderboltBridgeInfo NodeConfig MiscData Stat
 union GatheredInfo: NodeBackends
 
 record Memory
-  in_bytes int = default
+  in_bytes int = 0
 record MemoryUsage
   ram_total Memory
   ram_available Memory
   swap_total Memory
   swap_available Memory
 record SystemPerformanceProfile
-  gpu_usage float = default
-  temp float = default
-  sys_power float = default
-  pcpu_usage float = default
-  ecpu_usage float = default
+  gpu_usage float = 0.0
+  temp float = 0.0
+  sys_power float = 0.0
+  pcpu_usage float = 0.0
+  ecpu_usage float = 0.0
 tagged MacmonMetrics
   system_profile SystemPerformanceProfile
   memory MemoryUsage
 record NetworkInterfaceInfo
   name str
   ip_address str
-  interface_type InterfaceType = default
+  interface_type InterfaceType = "unknown"
 tagged NodeNetworkInterfaces
   ifaces NetworkInterfaceInfo[]
 record ThunderboltIdentifier
@@ -243,7 +207,7 @@ tagged RdmaCtlStatus
 record ThunderboltBridgeStatus
   enabled bool
   exists bool
-  service_name str? = default
+  service_name str? = null
 tagged ThunderboltBridgeInfo
   status ThunderboltBridgeStatus
 tagged NodeConfig
@@ -263,9 +227,9 @@ tagged NodeBackends
   backends Backend[]
 record Multiaddr
   address multiaddr
-  address_type str = computed
-  ip_address str = computed
-  port int = computed
+  address_type str = default
+  ip_address str = default
+  port int = default
 record SocketConnection
   sink_multiaddr Multiaddr
 record RDMAConnection
@@ -288,83 +252,61 @@ record ComponentInfo
   component_name str
   component_path str
   storage_size Memory
-  n_layers positive? = default
+  n_layers positive? = null
   can_shard bool
-  safetensors_index_filename str? = default
+  safetensors_index_filename str? = null
 record VisionCardConfig
   image_token_id int
   model_type str
   weights_repo str = default
-  image_token str? = default
-  processor_repo str? = default
+  image_token str? = null
+  processor_repo str? = null
 record SamplingValues
-  temperature float? = default
-  top_p float? = default
-  top_k int? = default
-  min_p float? = default
-  repetition_penalty float? = default
-  presence_penalty float? = default
-  frequency_penalty float? = default
-record SamplingDefaults
-  temperature float? = default
-  top_p float? = default
-  top_k int? = default
-  min_p float? = default
-  repetition_penalty float? = default
-  presence_penalty float? = default
-  frequency_penalty float? = default
-  thinking SamplingValues? = default
-  non_thinking SamplingValues? = default
+  temperature float? = null
+  top_p float? = null
+  top_k int? = null
+  min_p float? = null
+  repetition_penalty float? = null
+  presence_penalty float? = null
+  frequency_penalty float? = null
+record SamplingDefaults(SamplingValues)
+  thinking SamplingValues? = null
+  non_thinking SamplingValues? = null
 record ModelCard
   model_id str
   storage_size Memory
   n_layers positive
   hidden_size positive
   supports_tensor bool
-  num_key_value_heads positive? = default
+  num_key_value_heads positive? = null
   tasks ModelTask[]
-  components ComponentInfo[]? = default
-  family str = default
-  quantization str = default
-  base_model str = default
-  capabilities str[] = default
+  components ComponentInfo[]? = null
+  family str = ""
+  quantization str = ""
+  base_model str = ""
+  capabilities str[] = []
   backends Backend[]
-  reasoning_dialect ReasoningDialect = default
-  context_length int = default
-  uses_cfg bool = default
-  trust_remote_code bool = default
-  is_custom bool = default
-  vision VisionCardConfig? = default
-  sampling_defaults SamplingDefaults = default
+  reasoning_dialect ReasoningDialect = "none"
+  context_length int = 0
+  uses_cfg bool = false
+  trust_remote_code bool = false
+  is_custom bool = false
+  vision VisionCardConfig? = null
+  sampling_defaults SamplingDefaults = {}
 
 union ShardMetadata: PipelineShardMetadata CfgShardMetadata TensorShardMetadata
-tagged PipelineShardMetadata
+record BaseShardMetadata
   model_card ModelCard
   device_rank int
   world_size int
-  immediate_exception bool = default
-  should_timeout float? = default
+  immediate_exception bool = false
+  should_timeout float? = null
   start_layer uint
   end_layer uint
   n_layers uint
-tagged TensorShardMetadata
-  model_card ModelCard
-  device_rank int
-  world_size int
-  immediate_exception bool = default
-  should_timeout float? = default
-  start_layer uint
-  end_layer uint
-  n_layers uint
-tagged CfgShardMetadata
-  model_card ModelCard
-  device_rank int
-  world_size int
-  immediate_exception bool = default
-  should_timeout float? = default
-  start_layer uint
-  end_layer uint
-  n_layers uint
+tagged PipelineShardMetadata(BaseShardMetadata)
+tagged TensorShardMetadata(BaseShardMetadata)
+tagged CfgShardMetadata(BaseShardMetadata)
   cfg_rank int
   cfg_world_size int = default
   pipeline_rank int
@@ -399,54 +341,43 @@ tagged RunnerIdle
 tagged RunnerConnecting
 tagged RunnerConnected
 tagged RunnerLoading
-  layers_loaded int = default
-  total_layers int = default
+  layers_loaded int = 0
+  total_layers int = 0
 tagged RunnerLoaded
 tagged RunnerWarmingUp
 tagged RunnerReady
-  prefill_server_port int? = default
+  prefill_server_port int? = null
 tagged RunnerRunning
 tagged RunnerShuttingDown
 tagged RunnerShutdown
 tagged RunnerFailed
-  error_message str? = default
+  error_message str? = null
   diagnostics RunnerDiagnostic[]
 union RunnerDiagnostic: RunnerMetalGpuTimeout RunnerRingTransportError RunnerRingSocketReceivingError
-tagged RunnerMetalGpuTimeout
+record BaseRunnerDiagnostic
   message str
   evidence str[] = default
-tagged RunnerRingTransportError
-  message str
-  evidence str[] = default
-tagged RunnerRingSocketReceivingError
-  message str
-  evidence str[] = default
+tagged RunnerMetalGpuTimeout(BaseRunnerDiagnostic)
+tagged RunnerRingTransportError(BaseRunnerDiagnostic)
+tagged RunnerRingSocketReceivingError(BaseRunnerDiagnostic)
   error_number int
   error_name str
   error_description str
 
 union DownloadProgress: DownloadPending DownloadCompleted DownloadFailed DownloadOngoing
-tagged DownloadPending
+record BaseDownloadProgress
   node_id str
   shard_metadata ShardMetadata
-  model_directory str = default
-  downloaded Memory = default
-  total Memory = default
-tagged DownloadCompleted
-  node_id str
-  shard_metadata ShardMetadata
-  model_directory str = default
+  model_directory str = ""
+tagged DownloadPending(BaseDownloadProgress)
+  downloaded Memory = {}
+  total Memory = {}
+tagged DownloadCompleted(BaseDownloadProgress)
   total Memory
-  read_only bool = default
-tagged DownloadFailed
-  node_id str
-  shard_metadata ShardMetadata
-  model_directory str = default
+  read_only bool = false
+tagged DownloadFailed(BaseDownloadProgress)
   error_message str
-tagged DownloadOngoing
-  node_id str
-  shard_metadata ShardMetadata
-  model_directory str = default
+tagged DownloadOngoing(BaseDownloadProgress)
   download_progress DownloadProgressData
 record DownloadProgressData
   total Memory
@@ -465,62 +396,36 @@ enum MessageRole: user assistant system developer tool
 enum ReasoningEffort: none minimal low medium high xhigh
 union Task: CreateRunner DownloadModel ConnectToGroup LoadModel StartWarmup TaskTextGeneration CancelTask
 union Task: TaskImageGeneration TaskImageEdits Shutdown
-tagged CreateRunner
+record BaseTask
   task_id str = default
   task_status TaskStatus = default
   instance_id str
+tagged CreateRunner(BaseTask)
   bound_instance BoundInstance
-tagged DownloadModel
-  task_id str = default
-  task_status TaskStatus = default
-  instance_id str
+tagged DownloadModel(BaseTask)
   shard_metadata ShardMetadata
-tagged LoadModel
-  task_id str = default
-  task_status TaskStatus = default
-  instance_id str
-tagged ConnectToGroup
-  task_id str = default
-  task_status TaskStatus = default
-  instance_id str
-tagged StartWarmup
-  task_id str = default
-  task_status TaskStatus = default
-  instance_id str
-tagged TaskTextGeneration as TextGeneration
-  task_id str = default
-  task_status TaskStatus = default
-  instance_id str
+tagged LoadModel(BaseTask)
+tagged ConnectToGroup(BaseTask)
+tagged StartWarmup(BaseTask)
+tagged TaskTextGeneration(BaseTask) as TextGeneration
   command_id str
   task_params TextGenerationTaskParams
-  error_type str? = default
-  error_message str? = default
-tagged CancelTask
-  task_id str = default
-  task_status TaskStatus = default
-  instance_id str
+  error_type str? = null
+  error_message str? = null
+tagged CancelTask(BaseTask)
   cancelled_task_id str
   runner_id str
-tagged TaskImageGeneration as ImageGeneration
-  task_id str = default
-  task_status TaskStatus = default
-  instance_id str
+tagged TaskImageGeneration(BaseTask) as ImageGeneration
   command_id str
   task_params json
-  error_type str? = default
-  error_message str? = default
-tagged TaskImageEdits as ImageEdits
-  task_id str = default
-  task_status TaskStatus = default
-  instance_id str
+  error_type str? = null
+  error_message str? = null
+tagged TaskImageEdits(BaseTask) as ImageEdits
   command_id str
   task_params json
-  error_type str? = default
-  error_message str? = default
-tagged Shutdown
-  task_id str = default
-  task_status TaskStatus = default
-  instance_id str
+  error_type str? = null
+  error_message str? = null
+tagged Shutdown(BaseTask)
   runner_id str
 record InputMessage
   role MessageRole
@@ -528,30 +433,30 @@ record InputMessage
 record TextGenerationTaskParams
   model str
   input InputMessage[]
-  instructions str? = default
-  max_output_tokens int? = default
-  temperature float? = default
-  top_p float? = default
+  instructions str? = null
+  max_output_tokens int? = null
+  temperature float? = null
+  top_p float? = null
   stream bool = default
-  tools json? = default
+  tools json? = null
   bench bool = default
   use_prefix_cache bool = default
-  top_k int? = default
-  stop json? = default
-  seed int? = default
-  chat_template_messages json? = default
-  reasoning_effort ReasoningEffort? = default
-  enable_thinking bool? = default
+  top_k int? = null
+  stop json? = null
+  seed int? = null
+  chat_template_messages json? = null
+  reasoning_effort ReasoningEffort? = null
+  enable_thinking bool? = null
   logprobs bool = default
-  top_logprobs int? = default
-  min_p float? = default
-  repetition_penalty float? = default
-  repetition_context_size int? = default
-  presence_penalty float? = default
-  frequency_penalty float? = default
+  top_logprobs int? = null
+  min_p float? = null
+  repetition_penalty float? = null
+  repetition_context_size int? = null
+  presence_penalty float? = null
+  frequency_penalty float? = null
   images str[] = default
   image_hashes str{} = default
-  prefill_endpoint str? = default
+  prefill_endpoint str? = null
 
 # ── chunks ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -564,13 +469,13 @@ enum ImageFormat: png jpeg webp
 union Chunk: PrefillProgressChunk TokenChunk ImageChunk ToolCallChunk ErrorChunk
 union InputImageChunkChoice: InputImageChunk
 record PromptTokensDetails
-  cached_tokens int = default
-  audio_tokens int = default
+  cached_tokens int = 0
+  audio_tokens int = 0
 record CompletionTokensDetails
-  reasoning_tokens int = default
-  audio_tokens int = default
-  accepted_prediction_tokens int = default
-  rejected_prediction_tokens int = default
+  reasoning_tokens int = 0
+  audio_tokens int = 0
+  accepted_prediction_tokens int = 0
+  rejected_prediction_tokens int = 0
 record Usage
   prompt_tokens int
   completion_tokens int
@@ -583,7 +488,7 @@ record GenerationStats
   prompt_tokens int
   generation_tokens int
   peak_memory_usage Memory
-  prefix_cache_hit PrefixCacheHit = default
+  prefix_cache_hit PrefixCacheHit = "none"
 record ImageGenerationStats
   seconds_per_step float
   total_generation_time float
@@ -595,7 +500,7 @@ record ImageGenerationStats
 record TopLogprobItem
   token str
   logprob float
-  bytes int[]? = default
+  bytes int[]? = null
 record ToolCallItem
   id str = default
   name str
@@ -605,22 +510,22 @@ tagged TokenChunk
   text str
   token_id int
   usage Usage?
-  finish_reason TextEnd? = default
-  stats GenerationStats? = default
-  logprob float? = default
-  top_logprobs TopLogprobItem[]? = default
-  is_thinking bool = default
+  finish_reason TextEnd? = null
+  stats GenerationStats? = null
+  logprob float? = null
+  top_logprobs TopLogprobItem[]? = null
+  is_thinking bool = false
 tagged ErrorChunk
   model str
   error_message str
-  finish_reason ErrorEnd = default
-  diagnostics RunnerDiagnostic[] = default
+  finish_reason ErrorEnd = "error"
+  diagnostics RunnerDiagnostic[] = []
 tagged ToolCallChunk
   model str
   tool_calls ToolCallItem[]
   usage Usage?
-  finish_reason ToolEnd = default
-  stats GenerationStats? = default
+  finish_reason ToolEnd = "tool_calls"
+  stats GenerationStats? = null
 tagged PrefillProgressChunk
   model str
   processed_tokens int
@@ -631,13 +536,13 @@ tagged ImageChunk
   chunk_index int
   total_chunks int
   image_index int
-  is_partial bool = default
-  partial_index int? = default
-  total_partials int? = default
-  stats ImageGenerationStats? = default
-  format ImageFormat? = default
-  finish_reason AnyEnd? = default
-  error_message str? = default
+  is_partial bool = false
+  partial_index int? = null
+  total_partials int? = null
+  stats ImageGenerationStats? = null
+  format ImageFormat? = null
+  finish_reason AnyEnd? = null
+  error_message str? = null
 tagged InputImageChunk
   model str
   command_id str
@@ -648,10 +553,36 @@ tagged InputImageChunk
 
 # ── what an exo node tells over HTTP ─────────────────────────────────────────────────────────────
 
-# Other keys of `GET /state` mean that a session holds other things than we think.
-list state_keys: instances runners downloads tasks lastSeen topology lastEventAppliedIdx nodeIdentities nodeMemory
-list state_keys: nodeDisk nodeSystem nodeNetwork nodeThunderbolt nodeThunderboltBridge nodeRdmaCtl nodeBackends
-list state_keys: thunderboltBridgeCycles instanceLinks prefillServerPorts customModelCards
+# `GET /state`, in camelCase. Other keys mean that a session holds other things than we think.
+record NodeIdentityState
+  model_id str
+  chip_id str
+  friendly_name str
+  os_version str
+  os_build_version str
+record NodeNetworkState
+  interfaces NetworkInterfaceInfo[]
+record State
+  instances Instance{}
+  runners RunnerStatus{}
+  downloads DownloadProgress[]{}
+  tasks Task{}
+  last_seen time{}
+  topology json
+  last_event_applied_idx int
+  node_identities NodeIdentityState{}
+  node_memory json
+  node_disk json
+  node_system json
+  node_network NodeNetworkState{}
+  node_thunderbolt json
+  node_thunderbolt_bridge json
+  node_rdma_ctl json
+  node_backends Backend[]{}
+  thunderbolt_bridge_cycles json
+  instance_links json
+  prefill_server_ports json
+  custom_model_cards ModelCard{}
 
 # Types that both `/openapi.json` and our messages have.
 list published: Backend InstanceMeta Sharding ModelTask ModelCard SamplingDefaults SamplingValues ComponentInfo

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from exo_rkllm import sampling
 from exo_rkllm.backends.base import GenerationRequest, Image, Message, Tool, ToolCall
-from exo_rkllm.cluster.wire.reading import ImagePart, Raw
+from exo_rkllm.cluster.wire.events import ImagePart, Raw
 from exo_rkllm.errors import UsageError
 
 # Base64 text of images that is kept for tasks which name them by hash only (reference 2.7).

@@ -1,15 +1,18 @@
-"""The revisions of exo that are supported, as values; a new one is a module with its table and a line below."""
+"""The revisions of exo that are supported: each module `exo_*` here is one, and the table in it all there is to it."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from exo_rkllm.cluster.wire import exo_2026_06
-from exo_rkllm.cluster.wire.table import Checks, Mismatch, WireTable, parse
+from exo_rkllm.cluster import wire
+from exo_rkllm.cluster.wire.checks import Checks, Mismatch
+from exo_rkllm.cluster.wire.table import WireTable, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,34 +26,34 @@ class Revision:
     exact: Checks = field(compare=False)
     accepted: Checks = field(compare=False)
 
+    def encode(self, topic: str, message: Mapping[str, Any]) -> bytes:
+        """A message for this topic, completed with the defaults of the table.
+
+        Everything that leaves this node comes from here: one bad message ends every exo process of a cluster
+        (reference 2.9). Raises Mismatch if any exo node would refuse the message.
+        """
+        check = self.exact.topics.get(topic)
+        if check is None:
+            raise Mismatch(f"no topic {topic!r}")
+        complete = self.table.shaped(self.table.topics[topic], message)
+        check(complete)
+        try:
+            return json.dumps(complete, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        except (UnicodeEncodeError, ValueError, TypeError) as error:
+            raise Mismatch(str(error)) from error
+
+    def shaped(self, topic: str, message: Mapping[str, Any]) -> Any:
+        """A message from this topic, spelled and completed as the table has it; unknown parts are kept."""
+        return self.table.shaped(self.table.topics[topic], message)
+
 
 def load(module: ModuleType) -> Revision:
     table = parse(module.TABLE)
-    return Revision(
-        module.NAME,
-        module.COMMITS,
-        module.VERSIONS,
-        table,
-        Checks(table, complete=True),
-        Checks(table, complete=False),
-    )
+    exact, accepted = Checks(table, complete=True), Checks(table, complete=False)
+    return Revision(module.NAME, module.COMMITS, module.VERSIONS, table, exact, accepted)
 
 
 def supported() -> tuple[Revision, ...]:
     """Newest first."""
-    return (load(exo_2026_06),)
-
-
-def encoded(revision: Revision, topic: str, message: Mapping[str, Any]) -> bytes:
-    """The one way to the wire: a message that any exo node could choke on raises `Mismatch` instead.
-
-    One bad message ends every exo process of a cluster (reference 2.9).
-    """
-    check = revision.exact.topics.get(topic)
-    if check is None:
-        raise Mismatch(f"no topic {topic!r}")
-    check(message)
-    try:
-        return json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (UnicodeEncodeError, ValueError, TypeError) as error:
-        raise Mismatch(str(error)) from error
+    names = sorted((entry.name for entry in pkgutil.iter_modules(wire.__path__)), reverse=True)
+    return tuple(load(importlib.import_module(f"{wire.__name__}.{name}")) for name in names if name.startswith("exo_"))

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from exo_rkllm.cluster.effects import ClusterEffect, LogEffect, PublishNodeInfoEffect
 from exo_rkllm.cluster.session.replica import Replica
-from exo_rkllm.cluster.wire import reading
-from exo_rkllm.cluster.worker.effects import LogLineEffect, PublishNodeInfo, WorkerEffect
+from exo_rkllm.cluster.wire.events import (
+    CustomModelCardAdded,
+    Event,
+    InputChunkReceived,
+    InstanceDeleted,
+    NodeGatheredInfo,
+    NodeTimedOut,
+    OtherEvent,
+    RunnerStatusUpdated,
+)
 from exo_rkllm.cluster.worker.events import (
     AnswerEvent,
     AppliedEvent,
@@ -16,59 +25,56 @@ from exo_rkllm.cluster.worker.events import (
     TickedEvent,
     WorkerEvent,
 )
-from exo_rkllm.cluster.worker.rules import is_card
 from exo_rkllm.cluster.worker.state import Worker
 from exo_rkllm.cluster.worker.transition import NewId, Transition
 
 
 def decide(
-    worker: Worker, happening: WorkerEvent, replica: Replica, now: float, new_id: NewId
-) -> tuple[Worker, list[WorkerEffect]]:
-    turn = Transition(worker, replica, now, new_id)
-    match happening:
+    worker: Worker, event: WorkerEvent, replica: Replica, now: float, new_id: NewId
+) -> tuple[Worker, list[ClusterEffect]]:
+    transition = Transition(worker, replica, now, new_id)
+    match event:
         case CaughtUpEvent():
-            turn.change(serving=True)
-            turn.announce(first=True)
-            turn.settle()
-        case AppliedEvent(event, fresh):
-            _applied(turn, event, fresh=fresh)
+            transition.change(serving=True)
+            transition.announce(first=True)
+            transition.settle()
+        case AppliedEvent(applied, fresh) if worker.serving:
+            _applied(transition, applied, fresh=fresh)
         case ModelsChangedEvent(models):
-            turn.offered(models)
-        case AnswerEvent(task_id, event):
-            turn.engine(task_id, event)
+            transition.change_models(models)
+        case AnswerEvent(task_id, answer):
+            transition.take_answer(task_id, answer)
         case CommandEvent(command) if worker.serving:
-            turn.asked(command)
+            transition.answer_download(command)
         case JoinedEvent() if worker.serving:
-            turn.change(withdrawn=frozenset())
-            turn.announce()
+            transition.change(withdrawn=frozenset())
+            transition.announce()
         case TickedEvent() if worker.serving:
-            turn.repeat()
+            transition.repeat_commands()
         case LeavingEvent() if worker.serving:
-            turn.leave()
-    return turn.worker, turn.effects
+            transition.leave()
+    return transition.worker, transition.effects
 
 
-def _applied(turn: Transition, event: reading.Event, *, fresh: bool) -> None:
-    if not turn.worker.serving:
-        return
-    idle = isinstance(event, reading.Other | reading.NodeHeard | reading.RunnerMoved | reading.ImageArrived)
-    if idle and not (fresh and turn.worker.unsettled):
+def _applied(transition: Transition, event: Event, *, fresh: bool) -> None:
+    """Nothing is decided on a replica that is known to be old; the first fresh event settles what was put off."""
+    idle = isinstance(event, OtherEvent | NodeGatheredInfo | RunnerStatusUpdated | InputChunkReceived)
+    if idle and not (fresh and transition.worker.unsettled):
         return
     match event:
-        case reading.NodeTimedOut(node) if node == turn.worker.me:
-            turn.effects.append(
-                LogLineEffect("warning", "The exo cluster took this board for dead; it introduces itself again.")
-            )
-            turn.effects.append(PublishNodeInfo())
-            turn.change(reported=frozenset())
-        case reading.InstanceDeleted(instance_id):
-            turn.withdraw(instance_id)
-        case reading.CardAdded(model_id):
-            turn.change(given=tuple(given for given in turn.worker.given if not is_card(given, model_id)))
+        case NodeTimedOut(node) if node == transition.worker.me:
+            sentence = "The exo cluster took this board for dead; it introduces itself again."
+            transition.effects += [LogEffect("warning", sentence), PublishNodeInfoEffect()]
+            transition.change(announced=frozenset())
+        case InstanceDeleted(instance_id):
+            transition.withdraw(instance_id)
+        case CustomModelCardAdded(model_id):
+            pending = transition.worker.pending
+            transition.change(pending=tuple(one for one in pending if not one.concerns("AddCustomModelCard", model_id)))
     if not fresh:
-        turn.change(unsettled=True)
+        transition.change(unsettled=True)
         return
-    turn.settle()
-    if turn.worker.unsettled or isinstance(event, reading.InstanceDeleted | reading.NodeTimedOut):
-        turn.change(unsettled=False)
-        turn.announce()
+    transition.settle()
+    if transition.worker.unsettled or isinstance(event, InstanceDeleted | NodeTimedOut):
+        transition.change(unsettled=False)
+        transition.announce()

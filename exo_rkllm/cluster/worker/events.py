@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from exo_rkllm.backends import base
 from exo_rkllm.cluster.serving import Servable
-from exo_rkllm.cluster.wire import reading
+from exo_rkllm.cluster.wire.events import DownloadCommand, Event
 from exo_rkllm.errors import ExoRkllmError
 
 
@@ -21,7 +21,7 @@ class CaughtUpEvent:
 class AppliedEvent:
     """The replica has just taken in this event; `fresh` unless more are known to be missing."""
 
-    event: reading.Event
+    event: Event
     fresh: bool = True
 
 
@@ -32,18 +32,20 @@ class ModelsChangedEvent:
 
 @dataclass(frozen=True, slots=True)
 class AnswerEvent:
+    """The board's engine on a task: a piece, progress, its finish or its failure."""
+
     task_id: str
     event: base.GenerationEvent | ExoRkllmError
 
 
 @dataclass(frozen=True, slots=True)
 class CommandEvent:
-    command: reading.DownloadCommand
+    command: DownloadCommand
 
 
 @dataclass(frozen=True, slots=True)
 class JoinedEvent:
-    """Somebody on this board wants withdrawn models offered again."""
+    """The operator wants withdrawn models offered again."""
 
 
 @dataclass(frozen=True, slots=True)

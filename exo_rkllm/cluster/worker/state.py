@@ -1,4 +1,4 @@
-"""What the worker knows."""
+"""What the worker knows: frozen values, one `Worker` after the other."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from exo_rkllm.cluster.effects import PublishCommandEffect
 from exo_rkllm.cluster.serving import Servable
-from exo_rkllm.cluster.wire.messages import ModelCard, RunnerStatus
-from exo_rkllm.cluster.wire.reading import Task
-from exo_rkllm.cluster.worker.effects import Command
+from exo_rkllm.cluster.wire.events import Raw, Tagged, Task
 from exo_rkllm.config.table import Placement
 
 # Commands have no echo of their own: one whose result does not show is given again.
@@ -18,12 +17,12 @@ REPEAT = 5.0
 
 @dataclass(frozen=True, slots=True)
 class LocalInstance:
-    """Our side of one instance: its runner, and what was last said of it."""
+    """Our side of one instance: its runner, and the status last published of it."""
 
     instance_id: str
     runner_id: str
     model_id: str
-    said: RunnerStatus | None = None
+    status: Tagged | None = None
     refused: bool = False
 
 
@@ -34,21 +33,25 @@ class WorkerTask:
     task: Task
     model_id: str
     phase: Literal["queued", "running", "over"] = "queued"
-    thinking: int = 0
-    calls: str = ""
+    thinking_tokens: int = 0
+    tool_calls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingCommand:
-    """A command whose result has not been seen yet."""
+    """A command whose result has not been seen yet; `subject` is the instance to delete, otherwise the model."""
 
-    command: Command
+    effect: PublishCommandEffect
+    subject: str
     at: float
 
     @property
     def due(self) -> float:
         """When it is given again."""
         return self.at + REPEAT
+
+    def concerns(self, tag: str, subject: str) -> bool:
+        return (self.effect.tag, self.subject) == (tag, subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +61,20 @@ class Worker:
     placement: Placement = "own"
     models: Mapping[str, Servable] = field(default_factory=dict)  # by the cluster's id of the model
     serving: bool = False
-    seats: Mapping[str, LocalInstance] = field(default_factory=dict)  # by instance
-    jobs: Mapping[str, WorkerTask] = field(default_factory=dict)  # by task
-    given: tuple[PendingCommand, ...] = ()
-    reported: frozenset[str] = frozenset()  # models whose files the cluster was told of
-    carded: Mapping[str, ModelCard] = field(default_factory=dict)  # as this session was told
+    instances: Mapping[str, LocalInstance] = field(default_factory=dict)  # by id
+    tasks: Mapping[str, WorkerTask] = field(default_factory=dict)  # by id
+    pending: tuple[PendingCommand, ...] = ()
+    announced: frozenset[str] = frozenset()  # models whose files the cluster knows of
+    cards: Mapping[str, Raw] = field(default_factory=dict)  # as published in this session
     withdrawn: frozenset[str] = frozenset()  # models whose instance somebody deleted: not offered again unasked
     deleting: frozenset[str] = frozenset()  # instances that we delete ourselves
     unsettled: bool = False  # something changed while the replica was known to be behind
 
     def busy(self, instance_id: str) -> bool:
-        return any(job.task.instance_id == instance_id and job.phase == "running" for job in self.jobs.values())
+        return any(task.task.instance_id == instance_id and task.phase == "running" for task in self.tasks.values())
 
-    def busy_jobs(self) -> Iterator[WorkerTask]:
-        """Tasks that the board has in hand."""
-        return (job for job in self.jobs.values() if job.phase != "over")
+    def active_tasks(self, instance_id: str = "") -> Iterator[WorkerTask]:
+        """Tasks that the board has in hand, of this instance or of all."""
+        for task in self.tasks.values():
+            if task.phase != "over" and instance_id in ("", task.task.instance_id):
+                yield task

@@ -1,4 +1,4 @@
-"""One decision in the making: the worker as it changes, and the effects as they gather."""
+"""One decision of the worker in the making: the worker as it changes, and the effects as they gather."""
 
 from __future__ import annotations
 
@@ -7,46 +7,24 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from exo_rkllm.backends import base
+from exo_rkllm.cluster.effects import (
+    BeginTaskEffect,
+    CancelTaskEffect,
+    ClusterEffect,
+    LoadModelEffect,
+    LogEffect,
+    PublishCommandEffect,
+    chunk_generated,
+    download_progress,
+    runner_status,
+    task_status,
+)
 from exo_rkllm.cluster.serving import Servable
 from exo_rkllm.cluster.session.replica import Replica
-from exo_rkllm.cluster.wire import chunks, clean, messages, reading
-from exo_rkllm.cluster.wire.messages import (
-    AddCustomModelCard,
-    Chunk,
-    CreateInstance,
-    DeleteInstance,
-    ErrorChunk,
-    ImageChunk,
-    ModelCard,
-    PrefillProgressChunk,
-    RunnerFailed,
-    RunnerIdle,
-    RunnerLoaded,
-    RunnerLoading,
-    RunnerReady,
-    RunnerRunning,
-    RunnerShutdown,
-    RunnerShuttingDown,
-    RunnerStatus,
-    RunnerWarmingUp,
-    TokenChunk,
-)
-from exo_rkllm.cluster.wire.reading import Instance, Task
+from exo_rkllm.cluster.wire import chunks, clean
+from exo_rkllm.cluster.wire.decoding import covers
+from exo_rkllm.cluster.wire.events import DownloadCommand, Instance, Raw, Tagged, Task, tag_of
 from exo_rkllm.cluster.worker import offers
-from exo_rkllm.cluster.worker.effects import (
-    BeginTask,
-    CancelTask,
-    Command,
-    LoadModel,
-    LogLineEffect,
-    SendChunk,
-    SendCommand,
-    SetDownloadProgress,
-    SetRunnerStatus,
-    SetTaskStatus,
-    WorkerEffect,
-)
-from exo_rkllm.cluster.worker.rules import backends, completed, creates, done, is_card, objection, pending, status_of
 from exo_rkllm.cluster.worker.state import LocalInstance, PendingCommand, Worker, WorkerTask
 from exo_rkllm.errors import ExoRkllmError
 
@@ -57,328 +35,339 @@ NewId: TypeAlias = Callable[[], str]
 
 @dataclass(slots=True)
 class Transition:
-    """One decision in the making."""
-
     worker: Worker
     replica: Replica
     now: float
     new_id: NewId
-    effects: list[WorkerEffect] = field(default_factory=list)
+    effects: list[ClusterEffect] = field(default_factory=list)
 
     # ── changes to the worker ──
 
     def change(self, **changes: object) -> None:
         self.worker = replace(self.worker, **changes)  # type: ignore[arg-type]  # the names are checked at run time
 
-    def seat(self, seat: LocalInstance) -> None:
-        self.change(seats={**self.worker.seats, seat.instance_id: seat})
+    def put_instance(self, local: LocalInstance) -> None:
+        self.change(instances={**self.worker.instances, local.instance_id: local})
 
-    def unseat(self, instance_id: str) -> None:
-        self.change(seats={key: seat for key, seat in self.worker.seats.items() if key != instance_id})
-
-    def job(self, job: WorkerTask) -> None:
-        self.change(jobs={**self.worker.jobs, job.task.id: job})
-
-    def forget(self, task_id: str) -> None:
-        self.change(jobs={key: job for key, job in self.worker.jobs.items() if key != task_id})
+    def put_task(self, task: WorkerTask) -> None:
+        self.change(tasks={**self.worker.tasks, task.task.id: task})
 
     # ── what goes out ──
 
-    def order(self, command: Command) -> None:
-        self.change(given=(*self.worker.given, PendingCommand(command, self.now)))
-        if isinstance(command, DeleteInstance):
-            self.change(deleting=self.worker.deleting | {command.instance_id})
-        self.effects.append(SendCommand(command))
+    def command(self, tag: str, subject: str, **fields: object) -> None:
+        """Give a command, and again until its result shows; see `settle_commands`."""
+        effect = PublishCommandEffect(tag, fields)
+        self.change(pending=(*self.worker.pending, PendingCommand(effect, subject, self.now)))
+        self.effects.append(effect)
 
-    def delete(self, instance_id: str) -> None:
+    def delete_instance(self, instance_id: str) -> None:
         if instance_id not in self.worker.deleting:
-            self.order(DeleteInstance(self.new_id(), instance_id))
+            self.change(deleting=self.worker.deleting | {instance_id})
+            self.command("DeleteInstance", instance_id, instance_id=instance_id)
 
-    def status(self, seat: LocalInstance, status: RunnerStatus) -> LocalInstance:
-        """Say it once; a new runner begins idle, and a load that is through passes exo's own steps."""
-        if seat.said is None:
-            self.effects.append(SetRunnerStatus(seat.runner_id, RunnerIdle()))
-            seat = replace(seat, said=RunnerIdle())
-            self.seat(seat)
-        if status != seat.said:
-            if isinstance(seat.said, RunnerLoading) and isinstance(status, RunnerReady | RunnerRunning):
-                self.effects.append(SetRunnerStatus(seat.runner_id, RunnerLoaded()))
-            if isinstance(status, RunnerWarmingUp):
-                self.effects.append(SetRunnerStatus(seat.runner_id, RunnerLoaded()))
-            self.effects.append(SetRunnerStatus(seat.runner_id, status))
-            seat = replace(seat, said=status)
-            self.seat(seat)
-        return seat
+    def publish_status(self, local: LocalInstance, status: Tagged) -> None:
+        """Publish a runner's status unless it stands; a new runner begins idle, and a load passes exo's own steps."""
+        steps: list[Tagged] = []
+        before = local.status
+        if before is None:
+            before = {"RunnerIdle": {}}
+            steps.append(before)
+        if status != before:
+            loaded = "RunnerLoading" in before and tag_of(status) in ("RunnerReady", "RunnerRunning")
+            if loaded or "RunnerWarmingUp" in status:
+                steps.append({"RunnerLoaded": {}})
+            steps.append(status)
+        if steps:
+            self.effects += [runner_status(local.runner_id, step) for step in steps]
+            self.put_instance(replace(local, status=status))
 
-    # ── cards, downloads, instances of our own ──
+    def end_runner(self, local: LocalInstance) -> None:
+        self.effects += [runner_status(local.runner_id, {tag: {}}) for tag in ("RunnerShuttingDown", "RunnerShutdown")]
 
-    def card_of(self, model: Servable) -> ModelCard:
-        return offers.card(model, self.worker.placement, backends(self.worker, self.replica))
+    def fail_runner(self, local: LocalInstance, problem: str) -> None:
+        """exo's API looks only whether an instance exists, so a failed one is deleted as well."""
+        status = offers.runner_failed(problem)
+        self.effects.append(runner_status(local.runner_id, status))
+        self.put_instance(replace(local, status=status, refused=True))
+
+    # ── cards, files, instances of our own ──
+
+    def backends(self) -> tuple[str, ...]:
+        others = (facts for node, facts in self.replica.nodes.items() if node != self.worker.me)
+        return offers.backends(self.worker.placement, others)
+
+    def card_of(self, model: Servable) -> Raw:
+        return offers.card(model, self.worker.placement, self.backends())
 
     def announce(self, *, first: bool = False) -> None:
         """Make the cluster know our models, and have one instance of each."""
         for model_id, model in self.worker.models.items():
             card = self.card_of(model)
-            if self.card_wanted(model_id, card):
-                self.change(carded={**self.worker.carded, model_id: card})
-                self.order(AddCustomModelCard(self.new_id(), card))
-            self.report(model_id, model, again=first)
-            self.want_instance(model_id, model, card)
+            if self.needs_card(model_id, card):
+                self.change(cards={**self.worker.cards, model_id: card})
+                self.command("AddCustomModelCard", model_id, model_card=card)
+            self.announce_files(model_id, model, again=first)
+            if self.needs_instance(model_id, model):
+                instance = offers.instance(card, self.worker.me, self.new_id(), self.new_id())
+                self.command("CreateInstance", model_id, instance=instance)
 
-    def report(self, model_id: str, model: Servable, *, again: bool = False) -> None:
-        """The model's file is here; said once, and again where the cluster forgot it."""
-        if again or model_id not in self.worker.reported:
-            self.change(reported=self.worker.reported | {model_id})
-            self.effects.append(SetDownloadProgress(completed(self.worker.me, model, self.card_of(model))))
+    def announce_files(self, model_id: str, model: Servable, *, again: bool = False) -> None:
+        """The model's file is here: published once, and again where the cluster forgot it."""
+        if again or model_id not in self.worker.announced:
+            self.change(announced=self.worker.announced | {model_id})
+            self.effects.append(download_progress(self.completed(model)))
 
-    def card_wanted(self, model_id: str, card: ModelCard) -> bool:
+    def completed(self, model: Servable) -> Tagged:
+        return offers.download_completed(self.worker.me, model, self.card_of(model))
+
+    def needs_card(self, model_id: str, card: Raw) -> bool:
         """Boards with the same model and slightly other cards must not take turns in correcting each other."""
         known = self.replica.cards.get(model_id)
         if known is not None and (
-            self.worker.carded.get(model_id) == card
-            or reading.same(messages.wire(card), known)
-            or self.replica.offered_elsewhere(model_id)
+            self.worker.cards.get(model_id) == card or covers(known, card) or self.replica.offered_elsewhere(model_id)
         ):
             return False
-        return not any(is_card(given, model_id) for given in self.worker.given)
+        return not self.is_pending("AddCustomModelCard", model_id)
 
-    def want_instance(self, model_id: str, model: Servable, card: ModelCard) -> None:
+    def needs_instance(self, model_id: str, model: Servable) -> bool:
         if self.worker.placement != "own" or model_id in self.worker.withdrawn or model.state == "failed":
-            return
-        if any(instance.model_id == model_id and not self._refused(instance) for instance in self.replica.mine()):
-            return
-        if any(creates(given, model_id) for given in self.worker.given):
-            return
-        self.order(CreateInstance(self.new_id(), offers.instance(card, self.worker.me, self.new_id(), self.new_id())))
+            return False
+        if any(one.model_id == model_id and not self.is_unwanted(one.id) for one in self.replica.mine()):
+            return False
+        return not self.is_pending("CreateInstance", model_id)
 
-    def _refused(self, instance: Instance) -> bool:
-        seat = self.worker.seats.get(instance.id)
-        return instance.id in self.worker.deleting or (seat is not None and seat.refused)
+    def is_pending(self, tag: str, subject: str) -> bool:
+        return any(pending.concerns(tag, subject) for pending in self.worker.pending)
+
+    def is_unwanted(self, instance_id: str) -> bool:
+        local = self.worker.instances.get(instance_id)
+        return instance_id in self.worker.deleting or (local is not None and local.refused)
 
     # ── bringing the worker to what the cluster says ──
 
     def settle(self) -> None:
+        """Bring what this board does in line with the replica."""
         if not self.worker.serving:
             return
-        self.drop_results_seen()
-        for gone in [seat for key, seat in self.worker.seats.items() if key not in self.replica.instances]:
-            self.leave_instance(gone)
+        self.settle_commands()
+        for local in [one for key, one in self.worker.instances.items() if key not in self.replica.instances]:
+            self.drop_instance(local)
         for instance in list(self.replica.mine()):
-            if instance.id not in self.worker.seats and instance.id not in self.worker.deleting:
-                self.meet(instance)
-        self.drop_doubles()
-        self.drop_jobs()
-        for task in list(self.replica.tasks.values()):
-            seat = self.worker.seats.get(task.instance_id)
-            if seat is not None and task.id not in self.worker.jobs:
-                self.take(task, seat)
-        self.show()
+            if instance.id not in self.worker.instances and instance.id not in self.worker.deleting:
+                self.take_instance(instance)
+        self.delete_doubles()
+        for task in [task for key, task in self.worker.tasks.items() if key not in self.replica.tasks]:
+            self.drop_task(task)
+        for new in list(self.replica.tasks.values()):
+            instance_of_task = self.worker.instances.get(new.instance_id)
+            if instance_of_task is not None and not instance_of_task.refused and new.id not in self.worker.tasks:
+                self.take_task(new, instance_of_task)
+        self.publish_statuses()
 
-    def drop_results_seen(self) -> None:
-        kept = tuple(given for given in self.worker.given if not done(given, self.replica))
-        if kept != self.worker.given:
-            self.change(given=kept)
-        gone = self.worker.deleting - self.replica.instances.keys()
-        if gone:
-            pending = {given.command.instance_id for given in kept if isinstance(given.command, DeleteInstance)}
-            self.change(deleting=self.worker.deleting - (gone - pending))
+    def settle_commands(self) -> None:
+        """Forget commands whose result shows; cards show by their event only, since others may change them at once."""
+        models = {instance.model_id for instance in self.replica.mine()}
+        pending = tuple(
+            command
+            for command in self.worker.pending
+            if not (command.effect.tag == "CreateInstance" and command.subject in models)
+            and not (command.effect.tag == "DeleteInstance" and command.subject not in self.replica.instances)
+        )
+        self.change(pending=pending, deleting=self.worker.deleting & self.replica.instances.keys())
 
-    def leave_instance(self, seat: LocalInstance) -> None:
-        """It was deleted, by whomever."""
-        for job in [job for job in self.worker.jobs.values() if job.task.instance_id == seat.instance_id]:
-            self.halt(job)
-        self.effects.append(SetRunnerStatus(seat.runner_id, RunnerShuttingDown()))
-        self.effects.append(SetRunnerStatus(seat.runner_id, RunnerShutdown()))
-        self.unseat(seat.instance_id)
+    def take_instance(self, instance: Instance) -> None:
+        """An instance was placed on us: serve it, or refuse it and have it deleted."""
+        local = LocalInstance(instance.id, instance.node_to_runner[self.worker.me], instance.model_id)
+        problem = self.objection(instance)
+        if problem:
+            self.fail_runner(local, problem)
+            self.effects.append(LogEffect("warning", f"Refused an instance of {instance.model_id}: {problem}"))
+            self.delete_instance(instance.id)
+            return
+        self.put_instance(local)
+        self.change(withdrawn=self.worker.withdrawn - {instance.model_id})
+        model = self.worker.models[instance.model_id]
+        self.announce_files(instance.model_id, model)
+        if self.worker.placement == "dashboard" and model.state == "cold":
+            self.effects.append(LoadModelEffect(model.id))
+
+    def objection(self, instance: Instance) -> str:
+        """Why this instance is not for us; empty if it is."""
+        if len(instance.runners) > 1 or len(instance.node_to_runner) > 1:
+            return f"{self.worker.name} takes whole models only, no share of one."
+        model = self.worker.models.get(instance.model_id)
+        if model is None:
+            return f"{self.worker.name} runs its own .rkllm models only, and {instance.model_id} is none of them."
+        return clean.text(model.problem) or f"{instance.model_id} cannot be loaded." if model.state == "failed" else ""
+
+    def drop_instance(self, local: LocalInstance) -> None:
+        """An instance of ours was deleted, by whomever."""
+        for task in [one for one in self.worker.tasks.values() if one.task.instance_id == local.instance_id]:
+            self.drop_task(task)
+        self.end_runner(local)
+        instances = {key: one for key, one in self.worker.instances.items() if key != local.instance_id}
+        self.change(instances=instances)
 
     def withdraw(self, instance_id: str) -> None:
         """Somebody deleted an instance of ours while we were there: that is a wish, not an accident."""
-        seat = self.worker.seats.get(instance_id)
-        if seat is None or seat.refused or instance_id in self.worker.deleting or self.worker.placement != "own":
+        local = self.worker.instances.get(instance_id)
+        if local is None or self.is_unwanted(instance_id) or self.worker.placement != "own":
             return
         if self.replica.nodes.get(self.worker.me) is None:
             return  # the master took us for dead
-        self.change(withdrawn=self.worker.withdrawn | {seat.model_id})
-        self.effects.append(
-            LogLineEffect(
-                "info", f"{seat.model_id} was taken out of the exo cluster by a user; it stays out of this session."
-            )
-        )
+        self.change(withdrawn=self.worker.withdrawn | {local.model_id})
+        sentence = f"{local.model_id} was taken out of the exo cluster by a user; it stays out of this session."
+        self.effects.append(LogEffect("info", sentence))
 
-    def meet(self, instance: Instance) -> None:
-        runner_id = instance.node_to_runner[self.worker.me]
-        problem = objection(self.worker, instance)
-        if problem:
-            self.effects.append(SetRunnerStatus(runner_id, RunnerFailed(problem)))
-            self.effects.append(LogLineEffect("warning", f"Refused an instance of {instance.model_id}: {problem}"))
-            self.seat(LocalInstance(instance.id, runner_id, instance.model_id, RunnerFailed(problem), refused=True))
-            self.delete(instance.id)
-            return
-        self.seat(LocalInstance(instance.id, runner_id, instance.model_id))
-        self.change(withdrawn=self.worker.withdrawn - {instance.model_id})
-        model = self.worker.models[instance.model_id]
-        self.report(instance.model_id, model)
-        if self.worker.placement == "dashboard" and model.state == "cold":
-            self.effects.append(LoadModel(model.id))
-
-    def drop_doubles(self) -> None:
+    def delete_doubles(self) -> None:
         """After two sessions became one there may be two instances of one model; the older one stays."""
-        kept: set[str] = set()
+        models: set[str] = set()
         for instance in list(self.replica.mine()):
-            seat = self.worker.seats.get(instance.id)
-            if seat is None or seat.refused or instance.id in self.worker.deleting:
+            if instance.id not in self.worker.instances or self.is_unwanted(instance.id):
                 continue
-            if instance.model_id in kept:
-                self.delete(instance.id)
-            kept.add(instance.model_id)
+            if instance.model_id in models:
+                self.delete_instance(instance.id)
+            models.add(instance.model_id)
 
     # ── tasks ──
 
-    def take(self, task: Task, seat: LocalInstance) -> None:
-        if seat.refused:
-            return
-        model = self.worker.models[seat.model_id]
+    def take_task(self, task: Task, local: LocalInstance) -> None:
+        model = self.worker.models[local.model_id]
         if task.kind in IMAGE:
-            # any other kind of chunk for an image request ends the exo node that asked
-            self._answer(task, ImageChunk(seat.model_id, f"{seat.model_id} answers with text, not with images."))
+            problem = f"{local.model_id} answers with text, not with images."
+            self.refuse_task(task, local, chunks.image_error(local.model_id, problem))
         elif task.kind != TEXT:
-            self._answer(task, ErrorChunk(seat.model_id, f"{self.worker.name} knows no task {task.kind}."))
+            problem = f"{self.worker.name} knows no task {task.kind}."
+            self.refuse_task(task, local, chunks.error(local.model_id, problem))
         elif task.status == "Running":
             problem = f"{self.worker.name} was restarted or cut off while it answered. Ask again."
-            self._answer(task, ErrorChunk(seat.model_id, problem))
+            self.refuse_task(task, local, chunks.error(local.model_id, problem))
         else:
-            self.job(WorkerTask(task, seat.model_id))
-            self.effects.append(BeginTask(task, model.id))
+            self.put_task(WorkerTask(task, local.model_id))
+            self.effects.append(BeginTaskEffect(task, model.id))
 
-    def _answer(self, task: Task, chunk: Chunk) -> None:
-        self.effects += [SendChunk(task.command_id, chunk), SetTaskStatus(task.id, "Failed")]
-        self.job(WorkerTask(task, chunk.model, "over"))
+    def refuse_task(self, task: Task, local: LocalInstance, chunk: Tagged) -> None:
+        self.effects += [chunk_generated(task.command_id, chunk), task_status(task.id, "Failed")]
+        self.put_task(WorkerTask(task, local.model_id, "over"))
 
-    def drop_jobs(self) -> None:
-        for job in [job for key, job in self.worker.jobs.items() if key not in self.replica.tasks]:
-            self.halt(job)
+    def drop_task(self, task: WorkerTask) -> None:
+        """Nobody waits for it any more."""
+        if task.phase != "over":
+            self.effects.append(CancelTaskEffect(task.task.id, task.task.command_id))
+        self.change(tasks={key: one for key, one in self.worker.tasks.items() if key != task.task.id})
 
-    def halt(self, job: WorkerTask) -> None:
-        if job.phase != "over":
-            self.effects.append(CancelTask(job.task.id, job.task.command_id))
-        self.forget(job.task.id)
-
-    def show(self) -> None:
+    def publish_statuses(self) -> None:
         """Runner statuses follow what the board does."""
-        for seat in list(self.worker.seats.values()):
-            model = self.worker.models.get(seat.model_id)
-            if seat.refused or model is None:
-                continue
-            self.status(seat, status_of(model, busy=self.worker.busy(seat.instance_id)))
+        for local in list(self.worker.instances.values()):
+            model = self.worker.models.get(local.model_id)
+            if model is not None and not local.refused:
+                self.publish_status(local, offers.runner_status(model, busy=self.worker.busy(local.instance_id)))
 
     # ── the engine's side ──
 
-    def started(self, job: WorkerTask) -> WorkerTask:
-        if job.phase != "queued":
-            return job
-        job = replace(job, phase="running")
-        self.job(job)
-        self.effects.append(SetTaskStatus(job.task.id, "Running"))
-        self.show()
-        return job
+    def start_task(self, task: WorkerTask) -> WorkerTask:
+        if task.phase != "queued":
+            return task
+        task = replace(task, phase="running")
+        self.put_task(task)
+        self.effects.append(task_status(task.task.id, "Running"))
+        self.publish_statuses()
+        return task
 
-    def ended(self, job: WorkerTask, chunk: Chunk) -> None:
-        job = self.started(job)
-        self.effects += [SendChunk(job.task.command_id, chunk), SetTaskStatus(job.task.id, "Complete")]
-        self.job(replace(job, phase="over"))
-        self.show()
+    def end_task(self, task: WorkerTask, chunk: Tagged) -> None:
+        task = self.start_task(task)
+        self.effects += [chunk_generated(task.task.command_id, chunk), task_status(task.task.id, "Complete")]
+        self.put_task(replace(task, phase="over"))
+        self.publish_statuses()
 
-    def engine(self, task_id: str, event: base.GenerationEvent | ExoRkllmError) -> None:
-        job = self.worker.jobs.get(task_id)
-        if job is None or job.phase == "over":
+    def take_answer(self, task_id: str, event: base.GenerationEvent | ExoRkllmError) -> None:
+        """What the board's engine says on a task."""
+        task = self.worker.tasks.get(task_id)
+        if task is None or task.phase == "over":
             return
+        command_id, model_id = task.task.command_id, task.model_id
         match event:
             case base.Piece(text=text, token=token, kind=kind):
-                job = self.started(job)
+                task = self.start_task(task)
                 if kind == "tool_call":
-                    self.job(replace(job, calls=job.calls + text))
+                    self.put_task(replace(task, tool_calls=task.tool_calls + text))
                     return
                 if kind == "thinking":
-                    self.job(replace(job, thinking=job.thinking + 1))
+                    self.put_task(replace(task, thinking_tokens=task.thinking_tokens + 1))
                 if text:
-                    chunk = TokenChunk(job.model_id, clean.text(text), token, is_thinking=kind == "thinking")
-                    self.effects.append(SendChunk(job.task.command_id, chunk))
+                    chunk = chunks.token(model_id, text, token, thinking=kind == "thinking")
+                    self.effects.append(chunk_generated(command_id, chunk))
             case base.Progress(stage="prefill", done=done, total=total):
-                job = self.started(job)
-                self.effects.append(SendChunk(job.task.command_id, PrefillProgressChunk(job.model_id, done, total)))
+                self.start_task(task)
+                self.effects.append(chunk_generated(command_id, chunks.prefill_progress(model_id, done, total)))
             case base.Finish():
-                model = self.worker.models.get(job.model_id)
-                self.ended(
-                    job,
-                    chunks.last(
-                        job.model_id,
-                        event,
-                        calls=job.calls,
-                        thinking=job.thinking,
-                        memory=model.memory if model else 0,
-                    ),
+                model = self.worker.models.get(model_id)
+                last = chunks.last(
+                    model_id,
+                    event,
+                    calls=task.tool_calls,
+                    thinking=task.thinking_tokens,
+                    memory=model.memory if model else 0,
                 )
+                self.end_task(task, last)
             case ExoRkllmError():
-                self.ended(job, ErrorChunk(job.model_id, clean.text(str(event))))
+                self.end_task(task, chunks.error(model_id, str(event)))
 
-    # ── other wishes ──
+    # ── the board's models, downloads, the end ──
 
-    def offered(self, models: Mapping[str, Servable]) -> None:
-        """The board's models changed: other ones, or another state of one."""
+    def change_models(self, models: Mapping[str, Servable]) -> None:
+        """The board has other models, or one of them is in another state."""
         before = self.worker.models
         if not self.worker.serving:
             self.change(models=models)
             return
         for model_id in before.keys() - models.keys():
             self.retire(model_id, f"{self.worker.name} does not offer {model_id} any more.")
+            if model_id in self.worker.announced:
+                model = before[model_id]
+                self.change(announced=self.worker.announced - {model_id})
+                pending = offers.download_pending(self.worker.me, model, self.card_of(model))
+                self.effects.append(download_progress(pending))
         self.change(models=models)
         for model_id, model in models.items():
-            was = before.get(model_id)
-            if model.state == "failed" and (was is None or was.state != "failed"):
-                self.retire(model_id, model.problem or f"{model_id} cannot be loaded.", show=model)
+            previous = before.get(model_id)
+            if model.state == "failed" and (previous is None or previous.state != "failed"):
+                self.retire(model_id, model.problem or f"{model_id} cannot be loaded.")
         self.announce()
         self.settle()
 
-    def retire(self, model_id: str, problem: str, show: Servable | None = None) -> None:
-        for seat in [seat for seat in self.worker.seats.values() if seat.model_id == model_id and not seat.refused]:
-            for job in [job for job in self.worker.busy_jobs() if job.task.instance_id == seat.instance_id]:
-                self.effects.append(CancelTask(job.task.id, job.task.command_id))
-                self.ended(job, ErrorChunk(model_id, clean.text(problem)))
-            self.effects.append(SetRunnerStatus(seat.runner_id, RunnerFailed(clean.text(problem))))
-            self.seat(replace(seat, said=RunnerFailed(clean.text(problem)), refused=True))
-            self.delete(seat.instance_id)
-        if show is None and model_id in self.worker.reported:
-            model = self.worker.models[model_id]
-            self.change(reported=self.worker.reported - {model_id})
-            self.effects.append(SetDownloadProgress(pending(self.worker.me, model, self.card_of(model))))
+    def retire(self, model_id: str, problem: str) -> None:
+        """Fail the model's tasks and runners, and have its instances deleted."""
+        for local in [one for one in self.worker.instances.values() if one.model_id == model_id and not one.refused]:
+            for task in list(self.worker.active_tasks(local.instance_id)):
+                self.effects.append(CancelTaskEffect(task.task.id, task.task.command_id))
+                self.end_task(task, chunks.error(model_id, problem))
+            self.fail_runner(local, problem)
+            self.delete_instance(local.instance_id)
 
-    def asked(self, command: reading.DownloadCommand) -> None:
+    def answer_download(self, command: DownloadCommand) -> None:
         """Nobody in the cluster loads files onto this board or deletes them from it."""
         if command.target != self.worker.me:
             return
         model = self.worker.models.get(command.model_id)
         if model is not None:
-            self.effects.append(SetDownloadProgress(completed(self.worker.me, model, self.card_of(model))))
+            self.effects.append(download_progress(self.completed(model)))
         elif command.kind == "StartDownload":
             problem = f"{self.worker.name} runs .rkllm models only; add models on the board with: exo-rkllm pull"
-            self.effects.append(
-                SetDownloadProgress(messages.DownloadFailed(self.worker.me, command.shard, "", problem))
-            )
+            self.effects.append(download_progress(offers.download_failed(self.worker.me, command.shard, problem)))
 
     def leave(self) -> None:
         problem = f"{self.worker.name} is shutting down."
-        for job in self.worker.busy_jobs():
-            self.effects.append(CancelTask(job.task.id, job.task.command_id))
-            self.effects.append(SendChunk(job.task.command_id, ErrorChunk(job.model_id, problem)))
-        for seat in self.worker.seats.values():
-            self.effects.append(SetRunnerStatus(seat.runner_id, RunnerShuttingDown()))
-            self.effects.append(SetRunnerStatus(seat.runner_id, RunnerShutdown()))
-            self.delete(seat.instance_id)
-        self.change(serving=False, jobs={}, seats={})
+        for task in self.worker.active_tasks():
+            self.effects.append(CancelTaskEffect(task.task.id, task.task.command_id))
+            self.effects.append(chunk_generated(task.task.command_id, chunks.error(task.model_id, problem)))
+        for local in self.worker.instances.values():
+            self.end_runner(local)
+            self.delete_instance(local.instance_id)
+        self.change(serving=False, tasks={}, instances={})
 
-    def repeat(self) -> None:
-        again = tuple(replace(given, at=self.now) if self.now >= given.due else given for given in self.worker.given)
-        self.effects += [
-            SendCommand(new.command) for old, new in zip(self.worker.given, again, strict=True) if old != new
-        ]
-        self.change(given=again)
+    def repeat_commands(self) -> None:
+        due = [pending for pending in self.worker.pending if self.now >= pending.due]
+        self.effects += [pending.effect for pending in due]
+        again = (replace(pending, at=self.now) if pending in due else pending for pending in self.worker.pending)
+        self.change(pending=tuple(again))

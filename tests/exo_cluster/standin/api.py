@@ -11,7 +11,6 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_rkllm.cluster.wire.drift import _camel
 from exo_rkllm.cluster.wire.revisions import Revision
 from tests.exo_cluster.standin.master import new_id
 from tests.exo_cluster.standin.state import Json, State, unwrap
@@ -55,8 +54,8 @@ def openapi(revision: Revision) -> Json:
             record = revision.table.records[name]
             schemas[name] = {
                 "type": "object",
-                "properties": {_camel(field.name): {} for field in record.fields},
-                "required": [_camel(field.name) for field in record.fields if not field.optional],
+                "properties": {field.camel: {} for field in record.fields},
+                "required": [field.camel for field in record.fields if not field.optional],
             }
     return {"openapi": "3.1.0", "components": {"schemas": schemas}}
 

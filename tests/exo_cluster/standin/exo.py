@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import socket
 import struct
 import sys
@@ -25,8 +26,9 @@ from exo_rkllm.cluster.discovery.interfaces import ADDRESSES, LINKS, Interfaces,
 from exo_rkllm.cluster.discovery.namespace import digest
 from exo_rkllm.cluster.discovery.packets import GROUP, Hello, WhatsUp, decode, encode
 from exo_rkllm.cluster.wire import exo_2026_06
+from exo_rkllm.cluster.wire.checks import Checks, Mismatch
 from exo_rkllm.cluster.wire.revisions import Revision
-from exo_rkllm.cluster.wire.table import Checks, Mismatch, parse
+from exo_rkllm.cluster.wire.table import parse
 from tests.exo_cluster.standin.api import Api
 from tests.exo_cluster.standin.election import Election
 from tests.exo_cluster.standin.master import Master, Poisoned, event, new_id
@@ -42,7 +44,7 @@ def revision(added: list[str], dropped: list[str]) -> Revision:
     lines = exo_2026_06.TABLE.splitlines()
 
     def heading(name: str) -> int:
-        return next(n for n, line in enumerate(lines) if line.split()[:2] in (["record", name], ["tagged", name]))
+        return next(n for n, line in enumerate(lines) if re.match(rf"(record|tagged) {name}\b", line))
 
     for change in added:
         name, _, rest = change.partition(".")
@@ -237,11 +239,7 @@ class Exo:
         self._interfaces()
 
     def _interfaces(self) -> None:
-        interfaces = [
-            {"name": entry.name, "ip_address": entry.ip_address, "interface_type": entry.interface_type}
-            for entry in self._table.told()
-        ]
-        self._tell({"NodeNetworkInterfaces": {"ifaces": interfaces}})
+        self._tell({"NodeNetworkInterfaces": {"ifaces": list(self._table.published())}})
 
     async def _work(self) -> None:
         free = {"in_bytes": 6 << 30}
