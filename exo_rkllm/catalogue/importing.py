@@ -19,11 +19,11 @@ from pathlib import Path
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, modelfile, names
-from exo_rkllm.catalogue.contributions import PluginContributions
+from exo_rkllm.catalogue.companions import copy_companions, fetch_companions
+from exo_rkllm.catalogue.fetch import RESERVE
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
 from exo_rkllm.catalogue.progress import PullProgress
-from exo_rkllm.catalogue.pull import RESERVE, companions
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.errors import ExoRkllmError, ModelExists, ModelFileError, ModelNotFound, UsageError
@@ -130,7 +130,7 @@ async def _import(
     id_ = id_ or names.id_from(file.name, catalogue.brought.suffixes)
     if not replace and any(entry.id == id_ for entry in catalogue.list()):
         raise ModelExists(f"There is a model {id_!r} already.", f"exo-rkllm import {file} --name NAME")
-    with catalogue.staging() as stage:
+    with catalogue.stage() as stage:
         target = stage / weights_name
         linked = await asyncio.to_thread(_linked, file, target)
         if not linked:
@@ -147,10 +147,12 @@ async def _import(
                 done += len(block)
                 yield PullProgress("verifying" if linked else "writing", file.name, str(file), "", done, size)
         if found.folder is not None:
-            await asyncio.to_thread(_beside, found, stage, catalogue.brought)
+            await asyncio.to_thread(
+                copy_companions, found.folder, stage, catalogue.brought, found.said.base_model, file.name
+            )
         base = repos([found.said.base_model])
         if access is not None and base:
-            async with Hub(access) as hub, aclosing(companions(hub, stage, None, base)) as steps:
+            async with Hub(access) as hub, aclosing(fetch_companions(hub, stage, None, base)) as steps:
                 async for step in steps:
                     yield step
         if found.said.unused:
@@ -190,15 +192,3 @@ def _room(file: Path, stage: Path) -> None:
             f"{file} has {need / 1e9:.2f} GB and {stage.parent} has {free / 1e9:.2f} GB free.",
             "Free some with: exo-rkllm rm MODEL, or set models.directory to the file's own disk.",
         )
-
-
-def _beside(found: ImportSource, stage: Path, brought: PluginContributions) -> None:
-    """The tokenizer's files, by name and size only: nothing else of the folder is taken."""
-    folder = found.folder or found.weights.parent
-    held = describe.read_json(folder / "config.json").get("model_type")
-    spec = brought.spec("", held, found.said.base_model, found.weights.name)
-    usual = describe.usual_names(sorted(path.name for path in folder.iterdir() if path.is_file()), spec)
-    for name, limit in describe.COMPANIONS.items():
-        path = folder / usual.get(name, name)
-        if name in usual and path.stat().st_size <= limit:
-            shutil.copyfile(path, stage / name)

@@ -10,29 +10,21 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import json
 import shutil
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, names
 from exo_rkllm.catalogue.choice import choose
-from exo_rkllm.catalogue.hub import Access, Body, File, Hub, Interrupted, Repository, repos
-from exo_rkllm.catalogue.progress import PullProgress, PullStage
-from exo_rkllm.catalogue.store import LOCK, Catalogue, Entry
-from exo_rkllm.errors import ExoRkllmError, ModelExists, PullError, UsageError
-
-RESERVE = 64 * 1024 * 1024
-TRIES = 5
-PAUSE = 0.25
-STATE = ".state.json"
-PART = ".part"
-REPORT_EVERY = 1 << 20
-# Written by us or by the file system; a repository cannot bring them.
-OURS = frozenset({cards.FILE})
+from exo_rkllm.catalogue.companions import base_models, fetch_companions
+from exo_rkllm.catalogue.fetch import PART, fetch
+from exo_rkllm.catalogue.hub import Access, File, Hub, Repository
+from exo_rkllm.catalogue.progress import PullProgress
+from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.errors import ExoRkllmError, ModelExists, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +42,6 @@ class PullTarget:
         if not names.valid_repo(repo) or (revision and not names.REPO_PART.fullmatch(revision)):
             raise UsageError(f"{text!r} is no repository.", "exo-rkllm pull ORG/REPO or ORG/REPO:FILE")
         return cls(repo, revision, file)
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What is known of a part on disk; another commit, size or digest makes it worthless."""
-
-    revision: str
-    size: int | None
-    sha256: str
-    etag: str = ""
 
 
 async def pull(
@@ -88,13 +70,13 @@ async def pull(
             yield PullProgress("done", f"{taken.id} is here already", file.path, file.sha256, id=taken.id)
             return
         key = hashlib.sha256(f"{repo.id}\n{file.path}".encode()).hexdigest()[:24]
-        with catalogue.staging(key) as stage, _nothing_left_of_nothing(stage):
-            async with aclosing(_into(hub, stage, repo, file)) as steps:
+        with catalogue.stage(key) as stage, _nothing_left_of_nothing(stage):
+            async with aclosing(fetch(hub, stage, repo, file)) as steps:
                 async for step in steps:
                     yield step
             yield PullProgress("writing", "fetching what belongs to it", file.path)
-            bases = await _bases(hub, repo)
-            async with aclosing(companions(hub, stage, repo, bases)) as steps:
+            bases = await base_models(hub, repo)
+            async with aclosing(fetch_companions(hub, stage, repo, bases)) as steps:
                 async for note in steps:
                     yield note
             make = functools.partial(
@@ -173,268 +155,3 @@ def _free_id(catalogue: Catalogue, file: File, repo: Repository, *, replace: boo
         if candidate and candidate not in taken:
             return candidate
     raise ModelExists(f"There is a model {names.id_from(base)!r} already.", "Choose another: --name NAME")
-
-
-# ── the weights ──────────────────────────────────────────────────────────────────────────────────
-
-
-async def _into(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGenerator[PullProgress, None]:
-    """The checked file in the stage, resumed where there is a part of it; the last step has its digest."""
-    target = stage / PurePosixPath(file.path).name
-    part = stage / (target.name + PART)
-    if target.name in OURS:
-        raise PullError(f"{repo.id} has a model file named {target.name}.", "Look for another conversion.")
-    kept = await asyncio.to_thread(_prepared, stage, target, part, repo, file)
-    resumed = part.exists()
-    fetch = _Fetch(hub, stage, part, repo, file, kept)
-    async with aclosing(fetch.run()) as steps:
-        async for step in steps:
-            yield step
-    if not fetch.good and resumed:
-        yield PullProgress("note", "what was kept of an earlier pull does not fit; starting over")
-        part.unlink()
-        fetch = _Fetch(hub, stage, part, repo, file, kept)
-        async with aclosing(fetch.run()) as steps:
-            async for step in steps:
-                yield step
-    if not fetch.good:
-        await asyncio.to_thread(shutil.rmtree, stage, ignore_errors=True)
-        raise PullError(
-            f"{file.path} of {repo.id} {fetch.fault}; it was thrown away.", "Pull it again, or ask its maker."
-        )
-    part.rename(target)
-    yield PullProgress("verifying", file.path, file.path, fetch.sha256, fetch.have, fetch.have)
-
-
-def _prepared(stage: Path, target: Path, part: Path, repo: Repository, file: File) -> _Kept:
-    """The stage with what is still worth something, and room on the disk for the rest."""
-    if target.exists():
-        target.rename(part)  # a crash between the check and the card: it is checked again
-    fresh = _Kept(repo.revision, file.size, file.sha256)
-    kept = _kept(stage) or fresh
-    if _other(kept, repo, file):
-        for left in stage.iterdir():
-            if left.name != LOCK:
-                left.unlink()
-        kept = fresh
-    have = part.stat().st_size if part.exists() else 0
-    need, free = (file.size or 0) - have, shutil.disk_usage(stage).free
-    if need + RESERVE > free:
-        raise PullError(
-            f"The file needs {_gb(need)} and {stage.parent} has {_gb(free)} free.",
-            "Free some with: exo-rkllm rm MODEL, or set models.directory to another disk.",
-        )
-    return kept
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
-
-
-def _kept(stage: Path) -> _Kept | None:
-    try:
-        return _Kept(**json.loads((stage / STATE).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _other(kept: _Kept, repo: Repository, file: File) -> bool:
-    if file.sha256:
-        return kept.sha256 != file.sha256
-    return (kept.revision, kept.size) != (repo.revision, file.size)
-
-
-class _Fetch:
-    """One file on its way into its part: how much there is, its digest so far, and what the server says of it."""
-
-    def __init__(self, hub: Hub, stage: Path, part: Path, repo: Repository, file: File, kept: _Kept) -> None:
-        self._hub, self._stage, self._part, self._repo, self._file = hub, stage, part, repo, file
-        self._kept = kept
-        self._digest = hashlib.sha256()
-        self.have = 0
-        self.total = file.size
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
-
-    @property
-    def good(self) -> bool:
-        expected = self._file.sha256 or self._kept.sha256
-        return self.have == self.total and expected in ("", self.sha256)
-
-    @property
-    def fault(self) -> str:
-        if self.have != self.total:
-            return f"has {self.have} bytes, not {self.total}"
-        expected = self._file.sha256 or self._kept.sha256
-        return f"has the SHA-256 {self.sha256[:16]}..., not {expected[:16]}..."
-
-    async def run(self) -> AsyncGenerator[PullProgress, None]:
-        if self._part.exists():
-            while await asyncio.to_thread(self._read):
-                yield self._step("verifying", self._file.path)
-        failures = 0
-        while self.total is None or self.have < self.total:
-            before = self.have
-            try:
-                async with self._hub.open(
-                    self._repo.id, self._repo.revision, self._file.path, self.have, self._kept.etag
-                ) as body:
-                    await asyncio.to_thread(self._begin, body)
-                    async for chunk in body.chunks:
-                        if await asyncio.to_thread(self._write, chunk):
-                            yield self._step("downloading", self._file.path)
-                self._ended()
-            except Interrupted as error:
-                failures = 1 if self.have > before else failures + 1
-                if failures >= TRIES:
-                    raise PullError(
-                        f"Fetching {self._file.path} failed {failures} times: {error}.",
-                        "What has come is kept; the same command goes on from there.",
-                    ) from None
-                yield self._step("note", f"{error}; trying again")
-                await asyncio.sleep(PAUSE * 4 ** (failures - 1))
-        yield self._step("downloading", self._file.path)
-
-    def _step(self, stage: PullStage, text: str) -> PullProgress:
-        return PullProgress(stage, text, self._file.path, self._file.sha256, self.have, self.total or 0)
-
-    def _read(self) -> bool:
-        """Hash a part of what is here already."""
-        with self._part.open("rb") as file:
-            file.seek(self.have)
-            chunk = file.read(1 << 24)
-        self._digest.update(chunk)
-        self.have += len(chunk)
-        return bool(chunk)
-
-    def _begin(self, body: Body) -> None:
-        if body.sha256 and self._file.sha256 and body.sha256 != self._file.sha256:
-            raise PullError(f"{self._file.path} changed while it was being fetched.", "Pull it again.")
-        if body.size is not None and self._file.size is not None and body.size != self._file.size:
-            raise PullError(
-                f"The server sends {body.size} bytes of {self._file.path}, its listing says {self._file.size}.",
-                "Check HF_ENDPOINT.",
-            )
-        self.total = body.size if body.size is not None else self._file.size
-        self._kept = _Kept(self._kept.revision, self._kept.size, self._file.sha256 or body.sha256, body.etag)
-        new = self._stage / (STATE + ".new")
-        new.write_text(json.dumps(asdict(self._kept)))
-        new.rename(self._stage / STATE)
-        if body.start == 0:
-            self._part.write_bytes(b"")
-            self._digest, self.have = hashlib.sha256(), 0
-        self._reported = self.have
-
-    def _write(self, chunk: bytes) -> bool:
-        """Whether it is time for a step."""
-        if self.total is not None and self.have + len(chunk) > self.total:
-            raise PullError(f"The server sends more of {self._file.path} than it announced.", "Check HF_ENDPOINT.")
-        try:
-            with self._part.open("ab", buffering=0) as out:
-                view = memoryview(chunk)
-                while view:
-                    view = view[out.write(view) :]
-        except OSError as error:
-            folder = self._part.parent.parent
-            raise PullError(f"{folder} cannot be written: {error.strerror}.", f"df -h {folder}") from None
-        self._digest.update(chunk)
-        self.have += len(chunk)
-        due = self.have - self._reported >= REPORT_EVERY
-        self._reported = self.have if due else self._reported
-        return due
-
-    def _ended(self) -> None:
-        if self.total is None:
-            self.total = self.have
-        if self.have < self.total:
-            raise Interrupted(f"it ended after {self.have} of {self.total} bytes")
-
-
-# ── what makes its voice ─────────────────────────────────────────────────────────────────────────
-
-
-async def _bases(hub: Hub, repo: Repository) -> tuple[str, ...]:
-    """The models that this one was made from, as far as anything says so."""
-    found = list(repo.base_models)
-    if "README.md" in repo.files and not found:
-        with contextlib.suppress(ExoRkllmError):
-            text = await hub.read(repo.id, repo.revision, "README.md", 1 << 20)
-            found += front_matter(text.decode("utf-8", "replace"))
-    if "config.json" in repo.files and not found:
-        with contextlib.suppress(ExoRkllmError, ValueError, RecursionError):
-            config = json.loads(await hub.read(repo.id, repo.revision, "config.json", 1 << 20))
-            found.append(str(config.get("_name_or_path")) if isinstance(config, dict) else "")
-    return tuple(one for one in repos(found) if one.lower() != repo.id.lower())
-
-
-def front_matter(text: str) -> list[str]:
-    """`base_model` out of a README's front matter: one name, or a list of them. No YAML beyond that."""
-    lines = text.lstrip("\ufeff").splitlines()
-    if not lines or lines[0].strip() != "---":
-        return []
-    found: list[str] = []
-    inside = False
-    for line in lines[1:500]:
-        if line.strip() == "---":
-            break
-        if line.startswith("base_model:"):
-            value = line.partition(":")[2].strip()
-            inside = not value
-            found += [one for one in value.strip("[]").split(",") if one.strip()]
-        elif inside and line.lstrip().startswith("- "):
-            found.append(line.lstrip()[2:])
-        else:
-            inside = False
-    return [one.strip().strip("'\"") for one in found]
-
-
-async def companions(
-    hub: Hub, stage: Path, repo: Repository | None, bases: tuple[str, ...]
-) -> AsyncGenerator[PullProgress, None]:
-    """The tokenizer's files: the repository's own, and the base model's for those that it lacks. None is a must."""
-    found = _present(stage) if repo is None else await _fetch_companions(hub, stage, repo)
-    if {"tokenizer_config.json", "tokenizer.json", "config.json"} <= found:
-        return
-    asked: set[str] = set() if repo is None else {repo.id.lower()}
-    queue = list(bases)
-    while queue and len(asked) < 4:
-        base = queue.pop(0)
-        if base.lower() in asked:
-            continue
-        asked.add(base.lower())
-        yield PullProgress("note", f"fetching what is missing of the tokenizer from {base}")
-        try:
-            parent = await hub.repository(base)
-            found |= await _fetch_companions(hub, stage, parent)
-        except ExoRkllmError as error:
-            yield PullProgress("note", f"{error.sentence} The model is spoken to as its family is.")
-            continue
-        if "tokenizer_config.json" in found:
-            return
-        queue += parent.base_models
-    if "tokenizer_config.json" not in found:
-        yield PullProgress("note", "no tokenizer files were found; the model is spoken to as its family is")
-
-
-async def _fetch_companions(hub: Hub, stage: Path, repo: Repository) -> set[str]:
-    for name, limit in describe.COMPANIONS.items():
-        listed = repo.files.get(name)
-        if listed is None or name in _present(stage) or (listed.size or 0) > limit:
-            continue
-        body = await hub.read(repo.id, repo.revision, name, limit)
-        if listed.sha256 and hashlib.sha256(body).hexdigest() != listed.sha256:
-            raise PullError(f"{name} of {repo.id} is not what its listing says.", "Pull it again.")
-        await asyncio.to_thread(_put, stage / name, body)
-    return _present(stage)
-
-
-def _present(stage: Path) -> set[str]:
-    return {name for name in describe.COMPANIONS if (stage / name).exists()}
-
-
-def _put(target: Path, body: bytes) -> None:
-    new = target.with_name(f".{target.name}.new")
-    new.write_bytes(body)
-    new.rename(target)

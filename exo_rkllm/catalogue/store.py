@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import fcntl
 import os
 import secrets
 import shutil
@@ -16,22 +15,15 @@ from pathlib import Path
 
 from exo_rkllm.backends.base import JSON, Sampling, Tokenizer
 from exo_rkllm.catalogue import card as cards
-from exo_rkllm.catalogue import names
+from exo_rkllm.catalogue import names, staging
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.tokenizer import processed, read_tokenizer
 from exo_rkllm.chat.chat_format import ChatFormat, ChatModel, model_type
-from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
+from exo_rkllm.errors import CardError, ExoRkllmError, ModelExists, ModelNotFound
 from exo_rkllm.plugins.adapting import preload_of, processor_of
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.runner.preload import Preload
-
-INCOMING = ".incoming-"
-REPLACED = ".replaced-"
-TRASH = ".trash-"
-PULL = ".pull-"
-LOCK = ".lock"
-PULLS_KEPT = 7 * 24 * 3600.0
 
 
 class Entry(ChatModel):
@@ -145,79 +137,6 @@ def _seen(path: Path) -> tuple[int, ...]:
     except OSError:
         return (0,)
     return seen.st_ino, seen.st_mtime_ns, seen.st_size
-
-
-def sync(path: Path) -> None:
-    """On disk before it is renamed into place: a power cut must not leave an entry with an empty file."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _writing(directory: Path) -> Iterator[None]:
-    """A folder that cannot be written is the operator's matter: say which, and how it is owned."""
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"The models folder {directory} cannot be changed: {error.strerror}.",
-            f"ls -ld {directory}; the service's models are imported with sudo, and pulled by members of its group",
-        ) from None
-
-
-def _hand_over(path: Path, folder: Path) -> None:
-    """What root makes for a service belongs to whoever owns the folder, or the service could not read it.
-
-    An import's link is the original, too: it keeps its owner where everybody may read it.
-    """
-    if os.geteuid() != 0:
-        return
-    owner, seen = folder.stat(), path.lstat()
-    if owner.st_uid in (0, seen.st_uid) or (stat.S_ISREG(seen.st_mode) and seen.st_nlink > 1 and seen.st_mode & 0o004):
-        return
-    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-
-
-class Stage:
-    """A hidden folder where an entry is put together; its lock tells a living maker from a dead one's leavings."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with _writing(folder.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-            _hand_over(folder.parent, folder.parent.parent)
-            self._handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._handle)
-            raise ModelExists(
-                "This model is just being fetched or imported.", "Wait for it: exo-rkllm models"
-            ) from None
-
-    def close(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-
-def _abandoned(folder: Path) -> bool:
-    try:
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(handle)
-    return True
 
 
 class Catalogue:
@@ -364,10 +283,10 @@ class Catalogue:
     # ── making and removing ──────────────────────────────────────────────────────────────────────
 
     @contextlib.contextmanager
-    def staging(self, key: str = "") -> Iterator[Path]:
+    def stage(self, key: str = "") -> Iterator[Path]:
         """A hidden folder to build an entry in; with a key it stays and is found again, so that a pull resumes."""
-        folder = self.directory / (PULL + key if key else INCOMING + secrets.token_hex(8))
-        stage = Stage(folder)
+        folder = self.directory / (staging.PULL + key if key else staging.INCOMING + secrets.token_hex(8))
+        stage = staging.Stage(folder)
         try:
             yield folder
         finally:
@@ -383,18 +302,18 @@ class Catalogue:
         (stage / cards.FILE).write_text(text, encoding="utf-8")
         for path in stage.iterdir():
             if path.is_file():
-                sync(path)
-        sync(stage)
+                staging.sync(path)
+        staging.sync(stage)
         for own in stage.glob(".*"):
             own.unlink()  # the lock, and what a pull kept for resuming
         for path in (*stage.iterdir(), stage):
-            _hand_over(path, self.directory)
+            staging.hand_over(path, self.directory)
         if replace and target.exists():
-            old = self.directory / (REPLACED + checked.id)
+            old = self.directory / (staging.REPLACED + checked.id)
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
             stage.rename(target)
-            sync(self.directory)
+            staging.sync(self.directory)
             shutil.rmtree(old, ignore_errors=True)
         else:
             try:
@@ -403,7 +322,7 @@ class Catalogue:
                 raise ModelExists(
                     f"There is a model {checked.id!r} already.", f"exo-rkllm rm {checked.id}, or choose --name"
                 ) from None
-            sync(self.directory)
+            staging.sync(self.directory)
         return self.get(checked.id)
 
     def removable(self, name: str) -> str:
@@ -419,32 +338,15 @@ class Catalogue:
         self._discard(self.directory / self.removable(name))
 
     def _discard(self, folder: Path) -> None:
-        trash = self.directory / (TRASH + secrets.token_hex(8))
-        with _writing(self.directory):
+        trash = self.directory / (staging.TRASH + secrets.token_hex(8))
+        with staging.writing(self.directory):
             folder.rename(trash)
-            sync(self.directory)
+            staging.sync(self.directory)
         shutil.rmtree(trash, ignore_errors=True)
 
     def clean(self, now: float | None = None) -> None:
         """Take away what a crash or a power cut left: half-made entries, removed ones, pulls nobody resumed."""
-        now = time.time() if now is None else now
-        if not self.directory.is_dir():
-            return
-        for folder in list(self.directory.iterdir()):
-            if folder.is_symlink() or not folder.is_dir():
-                continue
-            name = folder.name
-            if name.startswith(REPLACED):
-                target = self.directory / name.removeprefix(REPLACED)
-                if names.valid_id(target.name) and not target.exists():
-                    folder.rename(target)
-                    continue
-            elif name.startswith(PULL):
-                if now - folder.stat().st_mtime < PULLS_KEPT or not _abandoned(folder):
-                    continue
-            elif not name.startswith((INCOMING, TRASH)) or (name.startswith(INCOMING) and not _abandoned(folder)):
-                continue
-            shutil.rmtree(folder, ignore_errors=True)
+        staging.clean(self.directory, time.time() if now is None else now)
 
 
 def _quoted(name: str) -> str:

@@ -21,7 +21,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalogue:
 
 
 def put(catalogue: Catalogue, card: Card, files: tuple[str, ...] = ()) -> None:
-    with catalogue.staging() as stage:
+    with catalogue.stage() as stage:
         for name in ("w.rkllm", *files):
             (stage / name).write_text("{}")
         catalogue.publish(stage, card)

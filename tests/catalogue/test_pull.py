@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from exo_rkllm.backends.base import Sampling
+from exo_rkllm.catalogue import fetch as fetching
 from exo_rkllm.catalogue import hub as hubs
-from exo_rkllm.catalogue import pull as pulling
+from exo_rkllm.catalogue.companions import front_matter
 from exo_rkllm.catalogue.hub import DEFAULT, Access
 from exo_rkllm.catalogue.progress import PullProgress
-from exo_rkllm.catalogue.pull import PullTarget, front_matter, pull
+from exo_rkllm.catalogue.pull import PullTarget, pull
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.chat.template import compiled
 from exo_rkllm.errors import ModelExists, ModelFileError, ModelNotFound, PullError, UsageError
@@ -74,7 +75,7 @@ async def hub() -> AsyncIterator[LocalHub]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries that a test can wait for."""
-    monkeypatch.setattr(pulling, "PAUSE", 0.001)
+    monkeypatch.setattr(fetching, "PAUSE", 0.001)
     monkeypatch.setattr(hubs, "PAUSES", (0.001, 0.001, 0.0))
 
 
@@ -684,7 +685,7 @@ async def test_a_pull_killed_while_the_entry_is_made_is_never_half_there(hub: Lo
 
 def test_steps_of_a_second_are_few() -> None:
     """Progress is for people: a step a megabyte, not a step a packet."""
-    assert pulling.REPORT_EVERY >= 1 << 20
+    assert fetching.REPORT_EVERY >= 1 << 20
 
 
 async def test_a_gguf_that_is_asked_for_by_name_is_llama_cpps(hub: LocalHub, catalogue: Catalogue) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Sampling
-from exo_rkllm.catalogue import store
+from exo_rkllm.catalogue import staging, store
 from exo_rkllm.catalogue.card import Card, Weights, dump
 from exo_rkllm.catalogue.contributions import PluginContributions
 from exo_rkllm.catalogue.store import Catalogue, Entry
@@ -33,7 +33,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
 
 
 def put(catalogue: Catalogue, name: str, text: bytes = b"weights", **more: object) -> Entry:
-    with catalogue.staging() as stage:
+    with catalogue.stage() as stage:
         (stage / "w.rkllm").write_bytes(text)
         card = Card(name, weights=Weights("w.rkllm", len(text)), **more)  # type: ignore[arg-type]  # fields by name
         return catalogue.publish(stage, card)
@@ -113,7 +113,7 @@ def test_no_name_leaves_the_folder(guarded: tuple[Catalogue, Path], name: str) -
             continue
         with pytest.raises(ModelNotFound):
             look(name)
-    with pytest.raises((CardError, OSError)), catalogue.staging() as stage:
+    with pytest.raises((CardError, OSError)), catalogue.stage() as stage:
         (stage / "w").write_text("x")
         catalogue.publish(stage, Card(name if name != "a" else "../a", weights=Weights("w")))
         shutil.rmtree(catalogue.directory / name)  # a valid name: take it away again
@@ -190,7 +190,7 @@ def test_a_models_folder_that_is_none_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CardError, match="cannot be read: Not a directory"):
         Catalogue(tmp_path / "file").list()
-    with pytest.raises(ConfigError, match="cannot be changed"), Catalogue(tmp_path / "file").staging():
+    with pytest.raises(ConfigError, match="cannot be changed"), Catalogue(tmp_path / "file").stage():
         pass
 
 
@@ -202,7 +202,7 @@ def test_an_entry_that_exists_is_not_overwritten_unasked(catalogue: Catalogue) -
     with pytest.raises(ModelExists, match="There is a model 'a' already"):
         put(catalogue, "a", b"second")
     assert (catalogue.directory / "a" / "w.rkllm").read_bytes() == b"first"
-    with catalogue.staging() as stage:
+    with catalogue.stage() as stage:
         (stage / "w.rkllm").write_bytes(b"third")
         catalogue.publish(stage, Card("a", weights=Weights("w.rkllm")), replace=True)
     assert (catalogue.directory / "a" / "w.rkllm").read_bytes() == b"third"
@@ -210,7 +210,7 @@ def test_an_entry_that_exists_is_not_overwritten_unasked(catalogue: Catalogue) -
 
 
 def test_a_stage_that_fails_goes_away(catalogue: Catalogue) -> None:
-    with pytest.raises(RuntimeError), catalogue.staging() as stage:
+    with pytest.raises(RuntimeError), catalogue.stage() as stage:
         (stage / "w.rkllm").write_bytes(b"x")
         assert catalogue.list() == ()
         raise RuntimeError
@@ -218,7 +218,7 @@ def test_a_stage_that_fails_goes_away(catalogue: Catalogue) -> None:
 
 
 def test_a_card_that_could_not_be_read_again_is_not_written(catalogue: Catalogue) -> None:
-    with pytest.raises(CardError), catalogue.staging() as stage:
+    with pytest.raises(CardError), catalogue.stage() as stage:
         catalogue.publish(stage, Card("../x", weights=Weights("w")))
     assert list(catalogue.directory.iterdir()) == []
 
@@ -270,7 +270,7 @@ def test_a_sentence_about_a_card_names_it_once(catalogue: Catalogue, text: str) 
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from exo_rkllm.catalogue import store
+from exo_rkllm.catalogue import staging, store
 from exo_rkllm.catalogue.card import Card, Weights
 catalogue = store.Catalogue(Path(sys.argv[1]))
 moment = int(sys.argv[2])
@@ -284,9 +284,9 @@ def step(name, real):
     return counted
 Path.rename = step("rename", Path.rename)
 Path.unlink = step("unlink", Path.unlink)
-store.sync = step("sync", store.sync)
+staging.sync = step("sync", staging.sync)
 store.shutil.rmtree = step("rmtree", store.shutil.rmtree)
-with catalogue.staging() as stage:
+with catalogue.stage() as stage:
     (stage / "w.rkllm").write_bytes(b"new")
     catalogue.publish(stage, Card("a", weights=Weights("w.rkllm", 3)), replace=True)
 catalogue.remove("a")
@@ -316,7 +316,7 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new(catalogue: Catalogue) -> 
 
 
 def test_leavings_are_cleaned_and_the_living_are_not(catalogue: Catalogue) -> None:
-    with catalogue.staging() as stage, catalogue.staging("key") as pull:
+    with catalogue.stage() as stage, catalogue.stage("key") as pull:
         Catalogue(catalogue.directory).clean()
         assert stage.exists()
         Catalogue(catalogue.directory).clean(time.time() + 8 * 24 * 3600)
@@ -324,7 +324,7 @@ def test_leavings_are_cleaned_and_the_living_are_not(catalogue: Catalogue) -> No
     assert pull.exists()
     assert not stage.exists()
     (catalogue.directory / ".incoming-dead").mkdir()
-    (catalogue.directory / ".incoming-dead" / store.LOCK).touch()
+    (catalogue.directory / ".incoming-dead" / staging.LOCK).touch()
     (catalogue.directory / ".trash-x").mkdir()
     (catalogue.directory / ".replaced-../x").mkdir(parents=True)
     catalogue.clean()
@@ -334,9 +334,9 @@ def test_leavings_are_cleaned_and_the_living_are_not(catalogue: Catalogue) -> No
 
 
 def test_one_key_has_one_stage_at_a_time(catalogue: Catalogue) -> None:
-    with catalogue.staging("key"), pytest.raises(ModelExists, match="just being fetched"), catalogue.staging("key"):
+    with catalogue.stage("key"), pytest.raises(ModelExists, match="just being fetched"), catalogue.stage("key"):
         pass
-    with catalogue.staging("key"):
+    with catalogue.stage("key"):
         pass
 
 
@@ -437,7 +437,7 @@ def test_an_originals_link_keeps_its_owner_where_it_can(tmp_path: Path, mode: in
     original.write_bytes(b"weights")
     original.chmod(mode)
     catalogue = Catalogue(state / "models")
-    with catalogue.staging() as stage:
+    with catalogue.stage() as stage:
         os.link(original, stage / "w.rkllm")
         catalogue.publish(stage, Card("demo", weights=Weights("w.rkllm", 7)))
     assert original.stat().st_uid == owner

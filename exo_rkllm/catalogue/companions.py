@@ -1,0 +1,113 @@
+"""The files beside a model that say how to talk to it: fetched from its repository or its base model, or copied."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from exo_rkllm.catalogue import describe
+from exo_rkllm.catalogue.contributions import PluginContributions
+from exo_rkllm.catalogue.hub import Hub, Repository, repos
+from exo_rkllm.catalogue.progress import PullProgress
+from exo_rkllm.errors import ExoRkllmError, PullError
+
+
+async def base_models(hub: Hub, repo: Repository) -> tuple[str, ...]:
+    """The models that this one was made from, as far as anything says so."""
+    found = list(repo.base_models)
+    if "README.md" in repo.files and not found:
+        with contextlib.suppress(ExoRkllmError):
+            text = await hub.read(repo.id, repo.revision, "README.md", 1 << 20)
+            found += front_matter(text.decode("utf-8", "replace"))
+    if "config.json" in repo.files and not found:
+        with contextlib.suppress(ExoRkllmError, ValueError, RecursionError):
+            config = json.loads(await hub.read(repo.id, repo.revision, "config.json", 1 << 20))
+            found.append(str(config.get("_name_or_path")) if isinstance(config, dict) else "")
+    return tuple(one for one in repos(found) if one.lower() != repo.id.lower())
+
+
+def front_matter(text: str) -> list[str]:
+    """`base_model` out of a README's front matter: one name, or a list of them. No YAML beyond that."""
+    lines = text.lstrip("\ufeff").splitlines()
+    if not lines or lines[0].strip() != "---":
+        return []
+    found: list[str] = []
+    inside = False
+    for line in lines[1:500]:
+        if line.strip() == "---":
+            break
+        if line.startswith("base_model:"):
+            value = line.partition(":")[2].strip()
+            inside = not value
+            found += [one for one in value.strip("[]").split(",") if one.strip()]
+        elif inside and line.lstrip().startswith("- "):
+            found.append(line.lstrip()[2:])
+        else:
+            inside = False
+    return [one.strip().strip("'\"") for one in found]
+
+
+async def fetch_companions(
+    hub: Hub, stage: Path, repo: Repository | None, bases: tuple[str, ...]
+) -> AsyncGenerator[PullProgress, None]:
+    """The tokenizer's files: the repository's own, and the base model's for those that it lacks. None is a must."""
+    found = _present(stage) if repo is None else await _fetch_missing(hub, stage, repo)
+    if {"tokenizer_config.json", "tokenizer.json", "config.json"} <= found:
+        return
+    asked: set[str] = set() if repo is None else {repo.id.lower()}
+    queue = list(bases)
+    while queue and len(asked) < 4:
+        base = queue.pop(0)
+        if base.lower() in asked:
+            continue
+        asked.add(base.lower())
+        yield PullProgress("note", f"fetching what is missing of the tokenizer from {base}")
+        try:
+            parent = await hub.repository(base)
+            found |= await _fetch_missing(hub, stage, parent)
+        except ExoRkllmError as error:
+            yield PullProgress("note", f"{error.sentence} The model is spoken to as its family is.")
+            continue
+        if "tokenizer_config.json" in found:
+            return
+        queue += parent.base_models
+    if "tokenizer_config.json" not in found:
+        yield PullProgress("note", "no tokenizer files were found; the model is spoken to as its family is")
+
+
+async def _fetch_missing(hub: Hub, stage: Path, repo: Repository) -> set[str]:
+    for name, limit in describe.COMPANIONS.items():
+        listed = repo.files.get(name)
+        if listed is None or name in _present(stage) or (listed.size or 0) > limit:
+            continue
+        body = await hub.read(repo.id, repo.revision, name, limit)
+        if listed.sha256 and hashlib.sha256(body).hexdigest() != listed.sha256:
+            raise PullError(f"{name} of {repo.id} is not what its listing says.", "Pull it again.")
+        await asyncio.to_thread(_put, stage / name, body)
+    return _present(stage)
+
+
+def _present(stage: Path) -> set[str]:
+    return {name for name in describe.COMPANIONS if (stage / name).exists()}
+
+
+def _put(target: Path, body: bytes) -> None:
+    new = target.with_name(f".{target.name}.new")
+    new.write_bytes(body)
+    new.rename(target)
+
+
+def copy_companions(folder: Path, stage: Path, brought: PluginContributions, *model_names: str) -> None:
+    """The tokenizer's files, by name and size only: nothing else of the folder is taken."""
+    model_type = describe.read_json(folder / "config.json").get("model_type")
+    spec = brought.spec("", model_type, *model_names)
+    usual = describe.usual_names(sorted(path.name for path in folder.iterdir() if path.is_file()), spec)
+    for name, limit in describe.COMPANIONS.items():
+        path = folder / usual.get(name, name)
+        if name in usual and path.stat().st_size <= limit:
+            shutil.copyfile(path, stage / name)

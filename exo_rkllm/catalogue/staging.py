@@ -1,0 +1,115 @@
+"""Hidden folders of a models folder, in which entries are put together and taken away, so that none is half there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from exo_rkllm.catalogue import names
+from exo_rkllm.errors import ConfigError, ModelExists
+
+INCOMING = ".incoming-"
+REPLACED = ".replaced-"
+TRASH = ".trash-"
+PULL = ".pull-"
+LOCK = ".lock"
+PULLS_KEPT = 7 * 24 * 3600.0
+
+
+def sync(path: Path) -> None:
+    """On disk before it is renamed into place: a power cut must not leave an entry with an empty file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """A folder that cannot be written is the operator's matter: say which, and how it is owned."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"The models folder {directory} cannot be changed: {error.strerror}.",
+            f"ls -ld {directory}; the service's models are imported with sudo, and pulled by members of its group",
+        ) from None
+
+
+def hand_over(path: Path, folder: Path) -> None:
+    """What root makes for a service belongs to whoever owns the folder, or the service could not read it.
+
+    An import's link is the original, too: it keeps its owner where everybody may read it.
+    """
+    if os.geteuid() != 0:
+        return
+    owner, seen = folder.stat(), path.lstat()
+    if owner.st_uid in (0, seen.st_uid) or (stat.S_ISREG(seen.st_mode) and seen.st_nlink > 1 and seen.st_mode & 0o004):
+        return
+    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+class Stage:
+    """A hidden folder where an entry is put together; its lock tells a living maker from a dead one's leavings."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with writing(folder.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            hand_over(folder.parent, folder.parent.parent)
+            self._handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._handle)
+            raise ModelExists(
+                "This model is just being fetched or imported.", "Wait for it: exo-rkllm models"
+            ) from None
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def abandoned(folder: Path) -> bool:
+    try:
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def clean(directory: Path, now: float) -> None:
+    """Take away what a crash or a power cut left: half-made entries, removed ones, pulls nobody resumed."""
+    if not directory.is_dir():
+        return
+    for folder in list(directory.iterdir()):
+        if folder.is_symlink() or not folder.is_dir():
+            continue
+        name = folder.name
+        if name.startswith(REPLACED):
+            target = directory / name.removeprefix(REPLACED)
+            if names.valid_id(target.name) and not target.exists():
+                folder.rename(target)
+                continue
+        elif name.startswith(PULL):
+            if now - folder.stat().st_mtime < PULLS_KEPT or not abandoned(folder):
+                continue
+        elif not name.startswith((INCOMING, TRASH)) or (name.startswith(INCOMING) and not abandoned(folder)):
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
