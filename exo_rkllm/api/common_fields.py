@@ -13,6 +13,7 @@ from exo_rkllm.backends.base import Image, Timings, Tool, Usage
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.sampling import SAMPLING_NAMES, Sampling
 from exo_rkllm.schema.specs import (
+    Anything,
     Either,
     FieldError,
     FieldSpec,
@@ -22,51 +23,83 @@ from exo_rkllm.schema.specs import (
     Switch,
     TaggedSpec,
     Text,
+    ValueSpec,
+    Whole,
 )
 
 # Beside a count that an API demands and nobody counted; an addition of ours, as `timings` is.
 ESTIMATED: Mapping[str, bool] = {"prompt_tokens_estimated": True}
-LONGEST_ANSWER = 1 << 24
-MOST_MESSAGES = 4096
-MOST_TOOLS = 256
-MOST_CALLS = 256
-MOST_PARTS = 1000
 
-# ── fields ───────────────────────────────────────────────────────────────────────────────────────
+# ── rows ─────────────────────────────────────────────────────────────────────────────────────────
 
-MODEL = FieldSpec("model", Text(least=1, most=512), "Name of the model, as GET /v1/models lists it.", required=True)
+
+def required(name: str, kind: ValueSpec, about: str) -> FieldSpec:
+    return FieldSpec(name, kind, about, required=True)
+
+
+def refused(name: str, about: str, why: str, *neutral: Any) -> FieldSpec:
+    """A known field that cannot be honoured: its neutral values are taken, anything else is refused."""
+    return FieldSpec(name, Anything(), about, neutral=neutral, why=why)
+
+
+def body(name: str, *fields: FieldSpec) -> ObjectSpec:
+    return ObjectSpec(name, fields)
+
+
+def text_or_parts(parts: Mapping[str, ObjectSpec], default: str = "") -> Either:
+    """A message's content: a string, or a list of parts that are told apart by their type."""
+    kind = TaggedSpec("type", parts, default)
+    return Either((Text(), List(kind, most=1000)), "a string or a list of parts")
+
+
+def tools(tool: ValueSpec) -> FieldSpec:
+    return FieldSpec("tools", List(tool, most=256), "Up to 256 functions that the model may call.")
+
+
+def tool_choice(named: ObjectSpec) -> FieldSpec:
+    words = "none, auto, required, or a named function"
+    kind = Either((Text(("none", "auto", "required")), TaggedSpec("type", {"function": named})), words)
+    return FieldSpec("tool_choice", kind, f"Whether the model calls functions: {words}.")
+
+
+def schema_format(name: str, *schema: FieldSpec) -> ObjectSpec:
+    return body(
+        name,
+        FieldSpec("name", Text(most=256), "Name of the schema."),
+        FieldSpec("description", Text(), "What the schema is for."),
+        FieldSpec("strict", Switch(), "Has no effect: answers are checked against the schema in any case."),
+        *schema,
+    )
+
+
+NAME = Text(least=1, most=256)
+MOST_TOKENS = Whole(1, 1 << 24)
+DATA_URL_ABOUT = "The image as a data URL: data:image/png;base64,..."
+NO_PROBABILITIES = "the runtime reports no probabilities"
+
+MODEL = required("model", Text(least=1, most=512), "Name of the model, as GET /v1/models lists it.")
+USER = FieldSpec("user", Text(most=1000), "Your own id of the user; it has no effect.")
 STOP = FieldSpec(
     "stop",
     Either((Text(most=1000), List(Text(least=1, most=1000), most=64)), "a string or a list of strings"),
     "Up to 64 strings of up to 1000 characters; the answer ends before the first of them.",
 )
-FUNCTION = ObjectSpec(
-    "Function",
-    (
-        FieldSpec("name", Text(least=1, most=256), "Name by which the model calls the function.", required=True),
-        FieldSpec("description", Text(), "What the function does, written for the model."),
-        FieldSpec("parameters", Free(), "JSON Schema of the function's arguments."),
-    ),
-)
-FUNCTION_TOOL = ObjectSpec("Tool", (FieldSpec("function", FUNCTION, "The function of this tool.", required=True),))
-
-
+EFFORT = Text(("none", "minimal", "low", "medium", "high", "xhigh"))
+EFFORT_ABOUT = "none switches thinking off, every other value on: models know no degrees."
 PARALLEL_CALLS = FieldSpec(
     "parallel_tool_calls", Switch(), "Whether an answer may hold several tool calls; true by default."
 )
+FUNCTION = body(
+    "Function",
+    required("name", NAME, "Name by which the model calls the function."),
+    FieldSpec("description", Text(), "What the function does, written for the model."),
+    FieldSpec("parameters", Free(), "JSON Schema of the function's arguments."),
+)
+FUNCTION_TOOL = body("Tool", required("function", FUNCTION, "The function of this tool."))
 
 
-def tools_field(tool: TaggedSpec | ObjectSpec) -> FieldSpec:
-    return FieldSpec("tools", List(tool, most=MOST_TOOLS), f"Up to {MOST_TOOLS} functions that the model may call.")
-
-
-def json_schema(*fields: FieldSpec) -> tuple[FieldSpec, ...]:
-    return (
-        FieldSpec("name", Text(most=256), "Name of the schema."),
-        FieldSpec("description", Text(), "What the schema is for."),
-        FieldSpec("strict", Switch(), "Has no effect: answers are checked against the schema in any case."),
-        *fields,
-    )
+def conversation(message: ValueSpec, least: int = 1) -> List:
+    return List(message, least=least, most=4096)
 
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────

@@ -12,7 +12,6 @@ from exo_rkllm.api.openapi import plain_path
 from exo_rkllm.schema.specs import (
     Anything,
     Either,
-    FieldSpec,
     List,
     ObjectSpec,
     Switch,
@@ -74,14 +73,11 @@ def manual(rows: Iterable[Endpoint]) -> str:
 def _fields(table: ObjectSpec) -> Iterator[str]:
     for field in table.fields:
         name = f"**{field.name}**" if field.required else field.name
-        yield f"| {name} | {_kind(field.kind)} | {_about(field)} |\n"
-
-
-def _about(field: FieldSpec) -> str:
-    if field.neutral is None:
-        return field.about
-    allowed = ", ".join(f"`{json.dumps(one)}`" for one in field.neutral) or "no value"
-    return f"{field.about} Takes {allowed} only: {field.why}."
+        if field.neutral is None:
+            yield f"| {name} | {_kind(field.kind)} | {field.about} |\n"
+        else:
+            only = ", ".join(f"`{json.dumps(value)}`" for value in field.neutral) or "none"
+            yield f"| {name} | {only} | {field.about} Other values are refused: {field.why}. |\n"
 
 
 def _kind(kind: ValueSpec) -> str:

@@ -14,37 +14,16 @@ from exo_rkllm.api.context import Call, Endpoint
 from exo_rkllm.api.encoding import encode
 from exo_rkllm.api.faults import Language
 
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+TEXT = {"type": "string"}
 ERRORS: dict[Language, dict[str, Any]] = {
-    "openai": {
-        "type": "object",
-        "required": ["error"],
-        "properties": {
-            "error": {
-                "type": "object",
-                "required": ["message", "type", "param", "code"],
-                "properties": {
-                    "message": {"type": "string"},
-                    "type": {"type": "string"},
-                    "param": {"type": ["string", "null"]},
-                    "code": {"type": "string"},
-                },
-            }
-        },
-    },
-    "anthropic": {
-        "type": "object",
-        "required": ["type", "error", "request_id"],
-        "properties": {
-            "type": {"const": "error"},
-            "error": {
-                "type": "object",
-                "required": ["type", "message"],
-                "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
-            },
-            "request_id": {"type": "string"},
-        },
-    },
-    "ollama": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+    "openai": _object(error=_object(message=TEXT, type=TEXT, param={"type": ["string", "null"]}, code=TEXT)),
+    "anthropic": _object(type={"const": "error"}, error=_object(type=TEXT, message=TEXT), request_id=TEXT),
+    "ollama": _object(error=TEXT),
 }
 PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 
@@ -85,7 +64,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
         answers[endpoint.stream_type] = {"schema": {}}
     error = {"application/json": {"schema": {"$ref": f"#/components/schemas/{endpoint.language}-error"}}}
     if endpoint.path == "/readyz":
-        error = {"text/plain": {"schema": {"type": "string"}}}
+        error = {"text/plain": {"schema": TEXT}}
     operation: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "-", f"{endpoint.method.lower()}{plain_path(endpoint)}").strip("-"),
         "tags": [endpoint.language],
@@ -110,7 +89,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
 
 def _answer(content_type: str) -> dict[str, Any]:
     """Of JSON and of events anything; the clients' own tests say what is in them."""
-    return {} if content_type in ("application/json", "text/event-stream") else {"type": "string"}
+    return {} if content_type in ("application/json", "text/event-stream") else TEXT
 
 
 async def _send(body: str, call: Call) -> web.StreamResponse:

@@ -2,183 +2,96 @@
 
 from __future__ import annotations
 
-from exo_rkllm.api.common_fields import (
-    LONGEST_ANSWER,
-    MODEL,
-    MOST_MESSAGES,
-    MOST_PARTS,
-    tools_field,
-)
+from exo_rkllm.api import common_fields as common
+from exo_rkllm.api.common_fields import body, refused, required, text_or_parts
 from exo_rkllm.sampling import SETTINGS
-from exo_rkllm.schema.specs import (
-    Anything,
-    Either,
-    FieldSpec,
-    Free,
-    List,
-    ObjectSpec,
-    Switch,
-    TaggedSpec,
-    Text,
-    Whole,
-)
+from exo_rkllm.schema.specs import Anything, FieldSpec, Free, List, Switch, TaggedSpec, Text, Whole
 
 CACHE = FieldSpec("cache_control", Anything(), "Has no effect: a prefix that the NPU still holds is always reused.")
-TEXT = ObjectSpec("TextBlock", (FieldSpec("text", Text(), "Text of the block.", required=True), CACHE))
-IMAGE = ObjectSpec(
-    "ImageBlock",
-    (
-        FieldSpec(
-            "source",
-            TaggedSpec(
-                "type",
-                {
-                    "base64": ObjectSpec(
-                        "Base64Image",
-                        (
-                            FieldSpec("media_type", Text(most=100), "Type of the image, such as image/png.", True),
-                            FieldSpec("data", Text(), "The image in base64.", required=True),
-                        ),
-                    ),
-                    "url": ObjectSpec(
-                        "ImageAddress",
-                        (FieldSpec("url", Text(), "Refused: no image is fetched from outside.", required=True),),
-                    ),
-                },
-            ),
-            "The image itself, in base64.",
-            required=True,
-        ),
-        CACHE,
-    ),
+IMAGE_DATA = body(
+    "Base64Image",
+    required("media_type", Text(most=100), "Type of the image, such as image/png."),
+    required("data", Text(), "The image in base64."),
 )
-TOOL_USE = ObjectSpec(
-    "ToolUseBlock",
-    (
-        FieldSpec("id", Text(least=1, most=256), "Id of the call; the tool's result repeats it.", required=True),
-        FieldSpec("name", Text(least=1, most=256), "Name of the called tool.", required=True),
-        FieldSpec("input", Free(), "Arguments of the call.", required=True),
-        CACHE,
-    ),
-)
-TOOL_RESULT = ObjectSpec(
-    "ToolResultBlock",
-    (
-        FieldSpec("tool_use_id", Text(least=1, most=256), "Id of the call that this answers.", required=True),
-        FieldSpec(
-            "content",
-            Either(
-                (Text(), List(TaggedSpec("type", {"text": TEXT, "image": IMAGE}), most=MOST_PARTS)),
-                "a string or blocks",
-            ),
-            "Result of the tool.",
-        ),
-        FieldSpec("is_error", Switch(), "Whether the tool failed."),
-        CACHE,
-    ),
-)
-THOUGHT = ObjectSpec(
-    "ThinkingBlock",
-    (
-        FieldSpec("thinking", Text(), "Thoughts of an earlier answer.", required=True),
-        FieldSpec("signature", Text(), "Has no effect: thoughts are not signed here."),
-    ),
-)
+IMAGE_ADDRESS = body("ImageAddress", required("url", Text(), "Refused: no image is fetched from outside."))
+IMAGE_SOURCE = TaggedSpec("type", {"base64": IMAGE_DATA, "url": IMAGE_ADDRESS})
+TEXT = body("TextBlock", required("text", Text(), "Text of the block."), CACHE)
+IMAGE = body("ImageBlock", required("source", IMAGE_SOURCE, "The image itself, in base64."), CACHE)
 BLOCKS = {
     "text": TEXT,
     "image": IMAGE,
-    "tool_use": TOOL_USE,
-    "tool_result": TOOL_RESULT,
-    "thinking": THOUGHT,
-    "redacted_thinking": ObjectSpec(
-        "RedactedThinkingBlock", (FieldSpec("data", Text(), "Has no effect: it cannot be decrypted here."),)
-    ),
-}
-MESSAGE = ObjectSpec(
-    "AnthropicMessage",
-    (
-        FieldSpec("role", Text(("user", "assistant")), "Who wrote the message.", required=True),
-        FieldSpec(
-            "content",
-            Either((Text(), List(TaggedSpec("type", BLOCKS), most=MOST_PARTS)), "a string or a list of blocks"),
-            "What the message says.",
-            required=True,
-        ),
-    ),
-)
-TOOL = ObjectSpec(
-    "AnthropicTool",
-    (
-        FieldSpec("name", Text(least=1, most=256), "Name by which the model calls the tool.", required=True),
-        FieldSpec("description", Text(), "What the tool does, written for the model."),
-        FieldSpec("input_schema", Free(), "JSON Schema of the tool's arguments.", required=True),
-        FieldSpec("type", Text(), "Kind of the tool.", neutral=("custom",), why="only your own tools exist here"),
+    "tool_use": body(
+        "ToolUseBlock",
+        required("id", common.NAME, "Id of the call; the tool's result repeats it."),
+        required("name", common.NAME, "Name of the called tool."),
+        required("input", Free(), "Arguments of the call."),
         CACHE,
     ),
+    "tool_result": body(
+        "ToolResultBlock",
+        required("tool_use_id", common.NAME, "Id of the call that this answers."),
+        FieldSpec("content", text_or_parts({"text": TEXT, "image": IMAGE}), "Result of the tool."),
+        FieldSpec("is_error", Switch(), "Whether the tool failed."),
+        CACHE,
+    ),
+    "thinking": body(
+        "ThinkingBlock",
+        required("thinking", Text(), "Thoughts of an earlier answer."),
+        FieldSpec("signature", Text(), "Has no effect: thoughts are not signed here."),
+    ),
+    "redacted_thinking": body(
+        "RedactedThinkingBlock", FieldSpec("data", Text(), "Has no effect: it cannot be decrypted here.")
+    ),
+}
+MESSAGE = body(
+    "AnthropicMessage",
+    required("role", Text(("user", "assistant")), "Who wrote the message."),
+    required("content", text_or_parts(BLOCKS), "What the message says."),
+)
+TOOL = body(
+    "AnthropicTool",
+    required("name", common.NAME, "Name by which the model calls the tool."),
+    FieldSpec("description", Text(), "What the tool does, written for the model."),
+    required("input_schema", Free(), "JSON Schema of the tool's arguments."),
+    refused("type", "Kind of the tool.", "only your own tools exist here", "custom"),
+    CACHE,
 )
 SINGLE_CALL = FieldSpec("disable_parallel_tool_use", Switch(), "Whether an answer may hold at most one tool call.")
+TOOL_CHOICE = TaggedSpec(
+    "type",
+    {
+        "auto": body("AutoChoice", SINGLE_CALL),
+        "any": body("AnyChoice", SINGLE_CALL),
+        "none": body("NoChoice"),
+        "tool": body("ToolChoice", required("name", common.NAME, "Name of the tool."), SINGLE_CALL),
+    },
+)
+BUDGET = FieldSpec("budget_tokens", Whole(0), "Has no effect: models know no budget of thoughts.")
+THINKING = TaggedSpec(
+    "type",
+    {
+        "enabled": body("ThinkingOn", BUDGET),
+        "adaptive": body("ThinkingAdaptive"),
+        "disabled": body("ThinkingOff"),
+    },
+)
+STOP_SEQUENCES = List(Text(least=1, most=1000), most=64)
 CONVERSATION = (
-    MODEL,
-    FieldSpec(
-        "messages",
-        List(MESSAGE, least=1, most=MOST_MESSAGES),
-        "The conversation, oldest message first; the last one is the user's.",
-        required=True,
-    ),
-    FieldSpec(
-        "system",
-        Either((Text(), List(TaggedSpec("type", {"text": TEXT}), most=MOST_PARTS)), "a string or text blocks"),
-        "Instructions for the model.",
-    ),
-    tools_field(TOOL),
-    FieldSpec(
-        "tool_choice",
-        TaggedSpec(
-            "type",
-            {
-                "auto": ObjectSpec("AutoChoice", (SINGLE_CALL,)),
-                "any": ObjectSpec("AnyChoice", (SINGLE_CALL,)),
-                "none": ObjectSpec("NoChoice", ()),
-                "tool": ObjectSpec(
-                    "ToolChoice",
-                    (FieldSpec("name", Text(least=1, most=256), "Name of the tool.", required=True), SINGLE_CALL),
-                ),
-            },
-        ),
-        "Whether the model calls tools: auto, any, none, or one named tool.",
-    ),
-    FieldSpec(
-        "thinking",
-        TaggedSpec(
-            "type",
-            {
-                "enabled": ObjectSpec(
-                    "ThinkingOn",
-                    (FieldSpec("budget_tokens", Whole(0), "Has no effect: models know no budget of thoughts."),),
-                ),
-                "adaptive": ObjectSpec("ThinkingAdaptive", ()),
-                "disabled": ObjectSpec("ThinkingOff", ()),
-            },
-        ),
-        "Whether the model thinks before it answers; disabled by default.",
-    ),
+    common.MODEL,
+    required("messages", common.conversation(MESSAGE), "The conversation, oldest message first; the user's is last."),
+    FieldSpec("system", text_or_parts({"text": TEXT}), "Instructions for the model."),
+    common.tools(TOOL),
+    FieldSpec("tool_choice", TOOL_CHOICE, "Whether the model calls tools: auto, any, none, or one named tool."),
+    FieldSpec("thinking", THINKING, "Whether the model thinks before it answers; disabled by default."),
 )
-MESSAGES = ObjectSpec(
+MESSAGES = body(
     "MessagesRequest",
-    (
-        *CONVERSATION,
-        FieldSpec(
-            "max_tokens", Whole(1, LONGEST_ANSWER), "Most tokens of the answer, thoughts included.", required=True
-        ),
-        FieldSpec(
-            "stop_sequences",
-            List(Text(least=1, most=1000), most=64),
-            "Up to 64 strings of up to 1000 characters; the answer ends before the first of them.",
-        ),
-        FieldSpec("stream", Switch(), "Whether to send the answer as server-sent events while it is computed."),
-        *SETTINGS,
-        FieldSpec("metadata", Free(), "Your own notes on the request; they have no effect."),
-        FieldSpec("service_tier", Text(most=100), "Has no effect: there is one tier."),
-    ),
+    *CONVERSATION,
+    required("max_tokens", common.MOST_TOKENS, "Most tokens of the answer, thoughts included."),
+    FieldSpec("stop_sequences", STOP_SEQUENCES, common.STOP.about),
+    FieldSpec("stream", Switch(), "Whether to send the answer as server-sent events while it is computed."),
+    *SETTINGS,
+    FieldSpec("metadata", Free(), "Your own notes on the request; they have no effect."),
+    FieldSpec("service_tier", Text(most=100), "Has no effect: there is one tier."),
 )
-COUNT = ObjectSpec("CountTokensRequest", CONVERSATION)
+COUNT = body("CountTokensRequest", *CONVERSATION)

@@ -7,36 +7,29 @@ from exo_rkllm.schema.specs import FieldSpec, Free, List, Number, ObjectSpec, Sw
 
 MODEL = FieldSpec("model", Text(least=1), "exo-rkllm models lists them.", required=True)
 KEEP_ALIVE = FieldSpec("keep_alive", Number(), "How many seconds the model stays loaded afterwards; negative: always.")
+SAMPLING = ObjectSpec("Sampling", SETTINGS, strict=True)
 # Of a question, as `GenerationRequest` has it; `client` is whom the asker speaks for.
-ASK = ObjectSpec(
-    "Ask",
-    (
-        MODEL,
-        FieldSpec("prompt", Text(), "A prompt as it stands."),
-        FieldSpec("tokens", List(Whole(0)), "A prompt as token ids."),
-        FieldSpec("messages", List(Free()), "A conversation."),
-        FieldSpec("sampling", ObjectSpec("Sampling", SETTINGS, strict=True), "Sampling settings by their names."),
-        FieldSpec("max_tokens", Whole(), "Most tokens of the answer."),
-        FieldSpec("thinking", Switch(), "Whether the model thinks first."),
-        KEEP_ALIVE,
-        FieldSpec("client", Text(), "Name of the asker's own client."),
-    ),
-    strict=True,
+ASK_ROWS = (
+    MODEL,
+    FieldSpec("prompt", Text(), "A prompt as it stands."),
+    FieldSpec("tokens", List(Whole(0)), "A prompt as token ids."),
+    FieldSpec("messages", List(Free()), "A conversation."),
+    FieldSpec("sampling", SAMPLING, "Sampling settings by their names."),
+    FieldSpec("max_tokens", Whole(), "Most tokens of the answer."),
+    FieldSpec("thinking", Switch(), "Whether the model thinks before it answers."),
+    KEEP_ALIVE,
+    FieldSpec("client", Text(), "Name of the asker's own client."),
 )
-LOAD = ObjectSpec(
-    "Load", (MODEL, KEEP_ALIVE, FieldSpec("pin", Switch(), "Whether to keep the model loaded.")), strict=True
+# Of a pull, as `PullRequest` has it.
+PULL_ROWS = (
+    MODEL,
+    FieldSpec("name", Text(), "Name of the new entry."),
+    FieldSpec("soc", Text(), "SoC that the file is chosen for."),
+    FieldSpec("replace", Switch(), "Whether to replace an entry of that name."),
+    FieldSpec("endpoint", Text(), "Address of the Hub."),
+    FieldSpec("token", Text(), "Token for the Hub."),
 )
+ASK = ObjectSpec("Ask", ASK_ROWS, strict=True)
+LOAD = ObjectSpec("Load", (MODEL, KEEP_ALIVE, FieldSpec("pin", Switch(), "Whether it stays loaded.")), strict=True)
 MODEL_ONLY = ObjectSpec("ModelName", (MODEL,), strict=True)
-# The fields of `PullRequest`.
-PULL = ObjectSpec(
-    "Pull",
-    (
-        MODEL,
-        FieldSpec("name", Text(), "Name of the new entry."),
-        FieldSpec("soc", Text(), "SoC that the file is chosen for."),
-        FieldSpec("replace", Switch(), "Whether to replace an entry of that name."),
-        FieldSpec("endpoint", Text(), "Address of the Hub."),
-        FieldSpec("token", Text(), "Token for the Hub."),
-    ),
-    strict=True,
-)
+PULL = ObjectSpec("Pull", PULL_ROWS, strict=True)

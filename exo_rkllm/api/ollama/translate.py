@@ -229,10 +229,6 @@ def show_value(entry: Entry) -> dict[str, Any]:
             f"{family}.embedding_length": card.hidden_size,
             f"{family}.block_count": card.layers,
         },
-        "capabilities": [
-            "completion",
-            *(["tools"] if chat.tools else []),
-            *(["thinking"] if chat.reasoning else []),
-        ],
+        "capabilities": ["completion", *(["tools"] if chat.tools else []), *(["thinking"] if chat.reasoning else [])],
         "modified_at": model["modified_at"],
     }
