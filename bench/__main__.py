@@ -9,7 +9,19 @@ from __future__ import annotations
 import importlib
 import sys
 
-TABLES = ("tokens", "dispatch", "http", "direct_write", "start", "callback", "dialogue", "daemon", "board", "fair")
+TABLES = (
+    "tokens",
+    "dispatch",
+    "http",
+    "direct_write",
+    "waiter",
+    "start",
+    "callback",
+    "dialogue",
+    "daemon",
+    "board",
+    "fair",
+)
 
 
 def main(names: list[str]) -> None:

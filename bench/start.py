@@ -7,7 +7,7 @@ import sys
 import time
 
 from bench.table import Row, show
-from exo_rkllm.runner.parent import FLAGS
+from exo_rkllm.runner.launch import FLAGS
 
 ROUNDS = 10
 CHILD = "import exo_rkllm.runner.child; print(open('/proc/self/statm').read().split()[1])"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from exo_rkllm.runner import parent
+from exo_rkllm.runner import launch
 
 pytest_plugins = ["tests.simulated", "tests.boards"]
 
@@ -45,7 +45,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
             patch.delenv(MEASURE, raising=False)
         elif MEASURE in os.environ:
             # It begins in site-packages, which a child does without otherwise.
-            patch.setattr(parent, "FLAGS", ("-I",))
+            patch.setattr(launch, "FLAGS", ("-I",))
         return (yield)
 
 

@@ -33,7 +33,8 @@ from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError, unloaded
 from exo_rkllm.runner.jobs import RunnerJob
-from exo_rkllm.runner.parent import ArrayRows, RunDone, Runner, RunStarted
+from exo_rkllm.runner.parent import Runner
+from exo_rkllm.runner.stream import ArrayRows, RunDone, RunStarted
 from exo_rkllm.runtime import modelfile, values, version
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.locate import find

@@ -6,14 +6,9 @@ Nothing here waits for the vendor library: a crash, a hang or garbage ends in on
 from __future__ import annotations
 
 import asyncio
-import codecs
 import mmap
 import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -23,31 +18,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-import exo_rkllm
-from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost, from_code, unloaded
+from exo_rkllm.errors import ExoRkllmError, RunnerLost, from_code, unloaded
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import RunnerJob
+from exo_rkllm.runner.launch import LOG_HINT, death_of, resident_bytes, start_child
 from exo_rkllm.runner.preload import Preload
-from exo_rkllm.runner.waiter import InlineWaiter
+from exo_rkllm.runner.stream import ArrayRows, MakeToken, RunDone, RunStarted, RunStream
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, FrameKind
-from exo_rkllm.runtime import failures
 from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.values import LoadParams
 
-# How a child that is gone is explained, by the signal that ended it.
-HINTS: Mapping[int, str] = {
-    signal.SIGSEGV: "Check that runtime and model belong together: exo-rkllm doctor",
-    signal.SIGBUS: "Check that runtime and model belong together: exo-rkllm doctor",
-    # Reference 4.2: runtime 1.3.0 carries instructions that an RK3588 lacks.
-    signal.SIGILL: "Install a runtime build that fits this CPU: exo-rkllm runtime --install FILE",
-    signal.SIGKILL: "Look for the out-of-memory killer: journalctl -k --grep 'Out of memory'",
-}
-LAST_WORDS = "Its last words are in the log: exo-rkllm logs"
-# A child's interpreter: no environment, and no site-packages, which a model's process needs nothing of.
-FLAGS: tuple[str, ...] = ("-I", "-S")
-BOOT = "import sys; sys.path.insert(0, sys.argv[5]); from exo_rkllm.runner.child import main; "
-BOOT += "main(*map(int, sys.argv[1:5]))"
-HOME = str(Path(exo_rkllm.__file__).absolute().parent.parent)
+LineSink: TypeAlias = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,66 +45,6 @@ class RunnerLimits:
     close: float = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class RunStarted:
-    """The run's turn has come: prefill begins."""
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayRows:
-    output: str
-    rows: int
-    width: int
-    data: memoryview
-
-
-@dataclass(frozen=True, slots=True)
-class RunDone:
-    """The end of a run, with the session's figures as they came."""
-
-    figures: Mapping[str, Any]
-    stopped: bool
-
-
-Token: TypeAlias = Any
-MakeToken: TypeAlias = Callable[[str, int], Token]
-LineSink: TypeAlias = Callable[[Sequence[str]], None]
-
-
-class _Run:
-    """Events of one run between the reader and whoever iterates it; bounded by the model's context."""
-
-    __slots__ = ("_decoder", "_half", "error", "events", "make", "patience", "started", "turn")
-
-    def __init__(self, make: MakeToken, patience: float, turn: InlineWaiter) -> None:
-        self.make = make
-        self.patience = patience
-        self.turn = turn
-        self.events: list[Any] = []
-        self.error: ExoRkllmError | None = None
-        self.started = False
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._half = False
-
-    def hear(self, token: int, data: bytes) -> None:
-        """The decoder is for what is no text by itself: a part of a character, or what follows one."""
-        if not self._half:
-            try:
-                self.events.append(self.make(data.decode(), token))
-            except UnicodeDecodeError:
-                pass
-            else:
-                return
-        text = self._decoder.decode(data)
-        self._half = bool(self._decoder.getstate()[0])
-        self.events.append(self.make(text, token))
-
-    def end(self) -> None:
-        """What is left of a character that never became whole."""
-        if rest := self._decoder.decode(b"", final=True):
-            self.events.append(self.make(rest, -1))
-
-
 class Runner:
     """One child. `start` gives a loaded one or raises; after `lost` it answers nobody."""
 
@@ -136,9 +57,7 @@ class Runner:
         self._exited = asyncio.Event()
         self._frames = wire.Reader(wire.TO_PARENT)
         self._fds: deque[int] = deque()
-        self._runs: dict[int, _Run] = {}
-        # Whose tokens the last read brought: one run at a time, so all are its own but those of one that left.
-        self._spoken: _Run | None = None
+        self._runs: dict[int, RunStream] = {}
         # Runs that may send arrays: only then a read looks for descriptors.
         self._with_rows: set[int] = set()
         # Runs that nobody listens to any more and that the child has not ended yet.
@@ -185,10 +104,13 @@ class Runner:
     async def run(
         self, number: int, job: RunnerJob, make: MakeToken, arrays: Sequence[memoryview] = ()
     ) -> AsyncGenerator[Sequence[Any], None]:
-        """Batches of what is ready together: `make(text, token)`, Started, Rows, and Done as the very last."""
+        """Batches of what is ready together: `make(text, token)`, RunStarted, ArrayRows, and RunDone as the very last.
+
+        Raises the child's error, or the reason why the child is lost. Leaving early aborts the run.
+        """
         self._check()
         length = len(job.tokens) if job.tokens is not None else len(job.prompt or "")
-        run = _Run(make, self._limits.prefill + length * self._limits.prefill_token, InlineWaiter(self._loop))
+        run = RunStream(make, self._limits.prefill + length * self._limits.prefill_token)
         self._runs[number] = run
         if job.output != "text":
             self._with_rows.add(number)
@@ -203,7 +125,7 @@ class Runner:
                         return
                 if run.error is not None:
                     raise run.error
-                await run.turn
+                await run.wait()
         finally:
             if self._runs.pop(number, None) is not None and not self._lost.done():
                 self._leaving[number] = asyncio.Event()
@@ -251,11 +173,7 @@ class Runner:
     @property
     def memory(self) -> int | None:
         """Resident bytes of the child: what unloading gives back of RAM."""
-        try:
-            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        except (OSError, IndexError):
-            return None
-        return int(pages) * mmap.PAGESIZE
+        return resident_bytes(self.pid)
 
     # ── the process ──────────────────────────────────────────────────────────────────────────────
 
@@ -263,23 +181,12 @@ class Runner:
         self._sock, theirs = socket.socketpair()
         self._sock.setblocking(False)
         self._box = BlackBox.create()
-        box = self._box.fd
-        # Bound to the thread that starts the child (prctl(2)), so only the thread that lives longest may ask for it.
-        die_with_us = threading.current_thread() is threading.main_thread()
-        numbers = [theirs.fileno(), box, os.getpid(), int(die_with_us)]
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, *FLAGS, "-c", BOOT, *map(str, numbers), HOME],
-                stdin=subprocess.DEVNULL,
-                stdout=box,
-                stderr=box,
-                pass_fds=(theirs.fileno(), box),
-                env={**os.environ, **environment},
-            )
-        except OSError as error:
+            self._process = start_child(self._name, theirs.fileno(), self._box.fd, environment)
+        except BaseException:
             self._sock.close()
             self._box.close()
-            raise LoadError(f"The process of {self._name} cannot be started: {error.strerror}.", "ulimit -a") from error
+            raise
         finally:
             theirs.close()
         self._pidfd = os.pidfd_open(self._process.pid)
@@ -308,21 +215,9 @@ class Runner:
         if lines := self._box.new_lines():
             self._report(lines)
         self._box.close()
-        self._fail(self._obituary(status, lines))
+        activity = "answering" if self._runs else "loading" if self._calls else "idle"
+        self._fail(death_of(self._name, status, activity, lines))
         self._exited.set()
-
-    def _obituary(self, status: int, lines: Sequence[str]) -> ExoRkllmError:
-        """A library that cannot load a model may say why and die of it; the reason is worth more than the signal."""
-        loading = bool(self._calls) and not self._runs
-        if loading and (known := failures.explain(lines, failures.Context(self._name, "this runtime"))) is not None:
-            return known
-        doing = "answering" if self._runs else "loading" if self._calls else "idle"
-        if status < 0:
-            name = signal.Signals(-status).name
-            return RunnerLost(
-                f"The process of {self._name} was killed by {name} while {doing}.", HINTS.get(-status, LAST_WORDS)
-            )
-        return RunnerLost(f"The process of {self._name} ended with exit code {status} while {doing}.", LAST_WORDS)
 
     def _fail(self, error: ExoRkllmError) -> None:
         """Only the first reason counts; every waiting caller hears it at once."""
@@ -332,8 +227,7 @@ class Runner:
             self._watchdog.cancel()
             self._watchdog = None
         for run in self._runs.values():
-            run.error = self._lost.result()
-            run.turn.soon()
+            run.end(self._lost.result())
         for number in list(self._leaving):
             self._let_go(number)
         for call in self._calls.values():
@@ -375,7 +269,7 @@ class Runner:
         if due > self._loop.time():
             self._watch(due)
             return
-        self._fail(RunnerLost(f"The process of {self._name} {what} for {limit:g} s and was ended.", LAST_WORDS, "hang"))
+        self._fail(RunnerLost(f"The process of {self._name} {what} for {limit:g} s and was ended.", LOG_HINT, "hang"))
         self._kill()
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────
@@ -428,11 +322,8 @@ class Runner:
             pass
         except wire.ProtocolError as error:
             self._loop.remove_reader(self._sock)
-            self._fail(RunnerLost(f"The process of {self._name} sent {error}.", LAST_WORDS, "protocol"))
+            self._fail(RunnerLost(f"The process of {self._name} sent {error}.", LOG_HINT, "protocol"))
             self._kill()
-        if (run := self._spoken) is not None:
-            self._spoken = None
-            run.turn.now()
 
     def _receive(self) -> bool:
         """One read and what it means; False at the end of the stream."""
@@ -458,8 +349,7 @@ class Runner:
 
     def _on_token(self, number: int, token: int, data: bytes) -> None:
         if (run := self._runs.get(number)) is not None:
-            run.hear(token, data)
-            self._spoken = run
+            run.token(token, data)
             if self._patience != self._limits.token:
                 self._expect(self._limits.token)
 
@@ -480,11 +370,12 @@ class Runner:
         else:
             call.set_result(frame.json())
 
-    def _on_run_frame(self, run: _Run | None, frame: Frame) -> None:
+    def _on_run_frame(self, run: RunStream | None, frame: Frame) -> None:
         """`run` is None where whoever asked has left; the child's state must be followed all the same."""
+        event: Any
         if frame.kind is FrameKind.STARTED:
-            self._expect(self._limits.prefill if run is None else run.patience)
-            event: Any = RunStarted()
+            self._expect(self._limits.prefill if run is None else run.prefill)
+            event = RunStarted()
         elif frame.kind is FrameKind.ROWS:
             event = self._rows(frame)
         else:
@@ -493,17 +384,16 @@ class Runner:
             self._with_rows.discard(frame.run)
             self._let_go(frame.run)
             self._expect(self._limits.token if self._runs or self._leaving else None)
-            event = None if frame.kind is FrameKind.FAILED else RunDone(frame.json(), bool(frame.json().get("stopped")))
+            value = frame.json()
+            event = from_code(**value) if frame.kind is FrameKind.FAILED else RunDone(value, bool(value.get("stopped")))
         if run is None:
             return
         run.started = True
-        if isinstance(event, RunDone):
-            run.end()
-        if event is None:
-            run.error = from_code(**frame.json())
-        else:
+        if isinstance(event, RunStarted | ArrayRows):
             run.events.append(event)
-        run.turn.soon()
+            run.wake()
+        else:
+            run.end(event)
 
     def _rows(self, frame: Frame) -> ArrayRows:
         head = frame.json()

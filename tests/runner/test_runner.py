@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from exo_rkllm.errors import ExoRkllmError, NotSupported, RunnerLost, UsageError
-from exo_rkllm.runner import parent
+from exo_rkllm.runner import launch
 from exo_rkllm.runner.jobs import RunnerJob
-from exo_rkllm.runner.parent import RunDone, Runner, RunnerLimits
+from exo_rkllm.runner.parent import Runner, RunnerLimits
+from exo_rkllm.runner.stream import RunDone
 from exo_rkllm.runtime.values import LoadParams
 from tests.runner.test_faults import nothing_stays_behind  # noqa: F401 - every test here leaves nothing, too
 from tests.simulated import Library
@@ -130,7 +131,7 @@ async def test_the_childs_own_command_line_needs_nothing_but_its_arguments(start
     """Without an inherited environment variable or working directory of ours."""
     runner = await start()
     command = Path(f"/proc/{runner.pid}/cmdline").read_bytes().split(b"\0")  # noqa: ASYNC240 - procfs does not block
-    flags = [flag.encode() for flag in parent.FLAGS]
+    flags = [flag.encode() for flag in launch.FLAGS]
     assert command[1 : len(flags) + 2] == [*flags, b"-c"] and flags[0] == b"-I"
     await runner.close()
 

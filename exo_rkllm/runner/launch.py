@@ -1,0 +1,74 @@
+"""The child's process: how it is started, and what its end means."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import exo_rkllm
+from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost
+from exo_rkllm.runtime import failures
+
+# By the signal that ended a child.
+HINTS: Mapping[int, str] = {
+    signal.SIGSEGV: "Check that runtime and model belong together: exo-rkllm doctor",
+    signal.SIGBUS: "Check that runtime and model belong together: exo-rkllm doctor",
+    # Reference 4.2: runtime 1.3.0 carries instructions that an RK3588 lacks.
+    signal.SIGILL: "Install a runtime build that fits this CPU: exo-rkllm runtime --install FILE",
+    signal.SIGKILL: "Look for the out-of-memory killer: journalctl -k --grep 'Out of memory'",
+}
+LOG_HINT = "Its last output is in the log: exo-rkllm logs"
+# No environment and no site-packages: a model's process needs nothing of them.
+FLAGS: tuple[str, ...] = ("-I", "-S")
+BOOT = "import sys; sys.path.insert(0, sys.argv[5]); from exo_rkllm.runner.child import main; "
+BOOT += "main(*map(int, sys.argv[1:5]))"
+HOME = str(Path(exo_rkllm.__file__).absolute().parent.parent)
+
+
+def start_child(name: str, sock: int, box: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process that inherits two descriptors: its end of the socketpair, and the black box for its output.
+
+    `environment` goes over ours. Raises LoadError where no process can be had.
+    """
+    # Bound to the thread that starts the child (prctl(2)), so only the thread that lives longest may ask for it.
+    die_with_us = threading.current_thread() is threading.main_thread()
+    numbers = [sock, box, os.getpid(), int(die_with_us)]
+    try:
+        return subprocess.Popen(
+            [sys.executable, *FLAGS, "-c", BOOT, *map(str, numbers), HOME],
+            stdin=subprocess.DEVNULL,
+            stdout=box,
+            stderr=box,
+            pass_fds=(sock, box),
+            env={**os.environ, **environment},
+        )
+    except OSError as error:
+        raise LoadError(f"The process of {name} cannot be started: {error.strerror}.", "ulimit -a") from error
+
+
+def death_of(name: str, status: int, activity: str, lines: Sequence[str]) -> ExoRkllmError:
+    """Why a child is gone, by its exit status and its last output.
+
+    A library that cannot load a model may say why and die of it; that reason is worth more than the signal.
+    """
+    if activity == "loading" and (error := failures.explain(lines, failures.Context(name, "this runtime"))) is not None:
+        return error
+    if status < 0:
+        how = f"was killed by {signal.Signals(-status).name}"
+        return RunnerLost(f"The process of {name} {how} while {activity}.", HINTS.get(-status, LOG_HINT))
+    return RunnerLost(f"The process of {name} ended with exit code {status} while {activity}.", LOG_HINT)
+
+
+def resident_bytes(pid: int | None) -> int | None:
+    """What unloading a process gives back of RAM; None where it cannot be read."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return None
+    return int(pages) * mmap.PAGESIZE
