@@ -1,15 +1,17 @@
 """JSON Schema, as far as answers of models are checked by it: the keywords that structured output uses.
 
-A keyword that is not known here is refused with the question, since a check that skips it would lie. `pattern` is
+A keyword that is not known here is refused with the request, since a check that skips it would lie. `pattern` is
 among those: a caller's regular expression could hold the daemon for hours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sized
-from typing import Any
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-from exo_rkllm.schema.specs import FieldError
+from exo_rkllm.schema.specs import Anything, Either, FieldError, List, Number, Text, ValueSpec, shown, wrong
 
 WHERE = "response_format"
 DEEPEST = 40
@@ -31,244 +33,224 @@ TYPES: Mapping[str, Callable[[Any], bool]] = {
 }  # fmt: skip
 COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+TYPE = Text(tuple(TYPES))
+# What a keyword holds where it holds no schemas.
+OPERANDS: Mapping[str, ValueSpec] = {
+    "$ref": Text(),
+    "type": Either((TYPE, List(TYPE, least=1)), f"{TYPE.what}, or a list of them"),
+    "enum": List(Anything()),
+    "required": List(Text()),
+    **dict.fromkeys(("const", "uniqueItems"), Anything()),
+    **dict.fromkeys((*COUNTS, *BOUNDS), Number()),
+    **dict.fromkeys(ANNOTATIONS, Anything()),
+}
 
 
 class Checker:
-    """The schema is gone through once, when it is made: whatever is wrong with it is said before a model runs."""
+    """Checks values by one schema. What is wrong with the schema itself raises a FieldError when it is made, before a
+    model runs."""
 
     def __init__(self, schema: Any) -> None:
         self._root = schema
-        self._seen: set[int] = set()
+        self._walked: set[int] = set()
         self._steps = 0
         self._walk(schema, WHERE, 0)
 
     def violation(self, value: Any) -> str:
         """Why the value is not valid, in half a sentence; empty where it is."""
         self._steps = 0
-        return _violation(self, self._root, value, "the answer", 0)
+        return self.check(self._root, value, "the answer", 0)
 
-    def step(self) -> bool:
-        """Alternatives that refer to themselves would take exponential time."""
+    def check(self, schema: Any, value: Any, where: str, depth: int) -> str:
+        """The same for a part of both. Steps are counted: alternatives that refer to themselves grow exponentially."""
         self._steps += 1
-        return self._steps < MOST_STEPS
+        if depth > 2 * DEEPEST or self._steps >= MOST_STEPS:
+            return f"{where} is nested too deeply to be checked"
+        if isinstance(schema, bool):
+            return "" if schema else f"{where} is not allowed"
+        place = Place(self, schema, where, depth)
+        for keyword, operand in schema.items():
+            kind, rule = RULES.get(keyword, ("", None))
+            if rule and (not kind or TYPES[kind](value)) and (why := rule(operand, value, place)):
+                return why
+        return ""
 
     def resolve(self, ref: str) -> Any:
-        """Local references only."""
+        """The part of the schema that a local reference means."""
         if ref != "#" and not ref.startswith("#/"):
             raise FieldError(WHERE, f"The schema refers to {ref[:80]!a}, and only references inside it are followed.")
-        found = self._root
-        for part in ref.split("/")[1:]:
-            key = part.replace("~1", "/").replace("~0", "~")
-            if not isinstance(found, dict) or key not in found:
+        part = self._root
+        for step in ref.split("/")[1:]:
+            key = step.replace("~1", "/").replace("~0", "~")
+            if not isinstance(part, dict) or key not in part:
                 raise FieldError(WHERE, f"The schema refers to {ref[:80]!a}, which is not in it.")
-            found = found[key]
-        return found
+            part = part[key]
+        return part
 
     def _walk(self, schema: Any, where: str, depth: int) -> None:
         if depth > DEEPEST:
             raise FieldError(WHERE, f"The schema is nested more than {DEEPEST} levels deep.")
-        if isinstance(schema, bool) or id(schema) in self._seen:
+        if isinstance(schema, bool) or id(schema) in self._walked:
             return
         if not isinstance(schema, dict):
-            raise FieldError(WHERE, f"{where} must be a schema, which is an object or a boolean.")
-        self._seen.add(id(schema))
-        for key, held in schema.items():
-            if key in ("properties", "$defs", "definitions"):
-                self._walk_all(held, f"{where}.{key}", depth)
-            elif key in ("items", "additionalProperties", "not"):
-                self._walk(held, f"{where}.{key}", depth + 1)
-            elif key in LISTS:
-                if not isinstance(held, list) or not held:
-                    raise FieldError(WHERE, f"{where}.{key} must be a list of schemas.")
-                for one in held:
-                    self._walk(one, f"{where}.{key}", depth + 1)
-            else:
-                self._walk_plain(key, held, where, depth)
+            raise wrong(where, "a schema, which is an object or a boolean", schema)
+        self._walked.add(id(schema))
+        for keyword, operand in schema.items():
+            place = f"{where}.{keyword}"
+            if keyword in OPERANDS:
+                OPERANDS[keyword].check(operand, place)
+            for name, inner in self._inner(keyword, operand, place):
+                self._walk(inner, f"{place}{name}", depth + 1)
+            if keyword == "multipleOf" and operand <= 0:
+                raise wrong(place, "a number above 0", operand)
 
-    def _walk_all(self, schemas: Any, where: str, depth: int) -> None:
-        if not isinstance(schemas, dict):
-            raise FieldError(WHERE, f"{where} must be an object of schemas.")
-        for name, one in schemas.items():
-            self._walk(one, f"{where}.{ascii(name)[1:-1][:60]}", depth + 1)
-
-    def _walk_plain(self, key: str, held: Any, where: str, depth: int) -> None:
-        if key == "$ref":
-            if not isinstance(held, str):
-                raise FieldError(WHERE, f"{where}.$ref must be a string.")
-            self._walk(self.resolve(held), f"{where}.$ref", depth + 1)  # it may lead to a place that is no schema
-        elif key == "type":
-            names = held if isinstance(held, list) else [held]
-            if not names or not all(isinstance(name, str) and name in TYPES for name in names):
-                raise FieldError(WHERE, f"{where}.type must be one of {', '.join(TYPES)}, or a list of them.")
-        elif key == "enum":
-            if not isinstance(held, list):
-                raise FieldError(WHERE, f"{where}.enum must be a list.")
-        elif key == "required":
-            if not isinstance(held, list) or not all(isinstance(name, str) for name in held):
-                raise FieldError(WHERE, f"{where}.required must be a list of names.")
-        elif key in COUNTS or key in BOUNDS:
-            if not TYPES["number"](held) or (key == "multipleOf" and held <= 0):
-                raise FieldError(WHERE, f"{where}.{key} must be a number.")
-        elif key not in ANNOTATIONS and key not in ("const", "uniqueItems"):
+    def _inner(self, keyword: str, operand: Any, where: str) -> Iterable[tuple[str, Any]]:
+        """The schemas in a keyword's operand."""
+        if keyword in ("properties", "$defs", "definitions"):
+            if not isinstance(operand, dict):
+                raise wrong(where, "an object of schemas", operand)
+            return [(f".{shown(name)[1:-1]}", inner) for name, inner in operand.items()]
+        if keyword in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            if not isinstance(operand, list) or not operand:
+                raise wrong(where, "a list of schemas", operand)
+            return [("", inner) for inner in operand]
+        if keyword in ("items", "additionalProperties", "not"):
+            return [("", operand)]
+        if keyword == "$ref":
+            return [("", self.resolve(operand))]  # it may lead to a place that is no schema
+        if keyword not in OPERANDS:
             raise FieldError(
-                WHERE, f"The schema uses {ascii(key)[:60]}, which answers can't be checked by here.", "Leave it out."
+                WHERE,
+                f"The schema uses {ascii(keyword)[:60]}, which answers can't be checked by here.",
+                "Leave it out.",
             )
+        return []
 
 
-def _same(left: Any, right: Any) -> bool:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the answer a rule is applied, and the schema that it stands in."""
+
+    checker: Checker
+    schema: Mapping[str, Any]
+    where: str
+    depth: int
+
+    def check(self, schema: Any, value: Any, name: str = "") -> str:
+        return self.checker.check(schema, value, self.where + name, self.depth + 1)
+
+    def first(self, parts: Iterable[tuple[Any, Any, str]]) -> str:
+        """The first violation among schemas, values and their names."""
+        return next(filter(None, (self.check(*part) for part in parts)), "")
+
+
+def same(left: Any, right: Any) -> bool:
     """JSON's equality: true is not 1."""
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right
     if isinstance(left, list) and isinstance(right, list):
-        return len(left) == len(right) and all(map(_same, left, right))
+        return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_same(held, right[key]) for key, held in left.items())
+        return left.keys() == right.keys() and all(same(member, right[key]) for key, member in left.items())
     return bool(left == right)
 
 
-def _violation(checker: Checker, schema: Any, value: Any, where: str, depth: int) -> str:
-    if depth > 2 * DEEPEST or not checker.step():
-        return f"{where} is nested too deeply to be checked"
-    if isinstance(schema, bool):
-        return "" if schema else f"{where} is not allowed"
-    for key, held in schema.items():
-        rule = RULES.get(key)
-        if rule is not None and (why := rule(checker, held, value, where, depth, schema)):
-            return why
-    return ""
+def _type(names: Any, value: Any, place: Place) -> str:
+    names = names if isinstance(names, list) else [names]
+    fits = any(TYPES[name](value) for name in names)
+    return "" if fits else f"{place.where} is not of type {' or '.join(names)}"
 
 
-def _type(_: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    names = held if isinstance(held, list) else [held]
-    return "" if any(TYPES[name](value) for name in names) else f"{where} is not of type {' or '.join(names)}"
+def _enum(values: Any, value: Any, place: Place) -> str:
+    return "" if any(same(value, one) for one in values) else f"{place.where} is none of the values allowed"
 
 
-def _enum(_: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    return "" if any(_same(value, one) for one in held) else f"{where} is none of the values allowed"
+def _const(only: Any, value: Any, place: Place) -> str:
+    return "" if same(value, only) else f"{place.where} is not the value required"
 
 
-def _const(_: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    return "" if _same(value, held) else f"{where} is not the value required"
+def _required(names: Any, value: Any, place: Place) -> str:
+    missing = [name for name in names if name not in value]
+    return f"{place.where} has no {missing[0]!a}" if missing else ""
 
 
-def _required(_: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    missing = [name for name in held if isinstance(value, dict) and name not in value]
-    return f"{where} has no {missing[0]!a}" if missing else ""
+def _properties(schemas: Any, value: Any, place: Place) -> str:
+    return place.first((schema, value[name], f".{name}") for name, schema in schemas.items() if name in value)
 
 
-def _properties(checker: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    if not isinstance(value, dict):
-        return ""
-    found = (
-        _violation(checker, one, value[name], f"{where}.{name}", depth + 1)
-        for name, one in held.items()
-        if name in value
-    )
-    return next(filter(None, found), "")
+def _additional(schema: Any, value: Any, place: Place) -> str:
+    named = place.schema.get("properties", {})
+    return place.first((schema, member, f".{name}") for name, member in value.items() if name not in named)
 
 
-def _additional(checker: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    known = schema.get("properties", {})
-    if not isinstance(value, dict):
-        return ""
-    found = (
-        _violation(checker, held, one, f"{where}.{name}", depth + 1) for name, one in value.items() if name not in known
-    )
-    return next(filter(None, found), "")
+def _prefix(schemas: Any, value: Any, place: Place) -> str:
+    pairs = enumerate(zip(schemas, value))  # noqa: B905 - either may be the longer one
+    return place.first((schema, item, f"[{index}]") for index, (schema, item) in pairs)
 
 
-def _prefix(checker: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    if not isinstance(value, list):
-        return ""
-    pairs = enumerate(zip(held, value))  # noqa: B905 - either may be the longer one
-    found = (_violation(checker, one, item, f"{where}[{index}]", depth + 1) for index, (one, item) in pairs)
-    return next(filter(None, found), "")
+def _items(schema: Any, value: Any, place: Place) -> str:
+    first = len(place.schema.get("prefixItems", ()))
+    return place.first((schema, item, f"[{index}]") for index, item in enumerate(value[first:], first))
 
 
-def _items(checker: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    if not isinstance(value, list):
-        return ""
-    first = len(schema.get("prefixItems", ()))
-    rest = enumerate(value[first:], first)
-    found = (_violation(checker, held, item, f"{where}[{index}]", depth + 1) for index, item in rest)
-    return next(filter(None, found), "")
+def _any(schemas: Any, value: Any, place: Place) -> str:
+    reasons = [place.check(schema, value) for schema in schemas]
+    return "" if "" in reasons else f"{place.where} fits none of the alternatives ({reasons[0]})"
 
 
-def _all(checker: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    return next(filter(None, (_violation(checker, one, value, where, depth + 1) for one in held)), "")
+def _one(schemas: Any, value: Any, place: Place) -> str:
+    fitting = [place.check(schema, value) for schema in schemas].count("")
+    return "" if fitting == 1 else f"{place.where} fits {fitting} of the alternatives, not one"
 
 
-def _any(checker: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    reasons = [_violation(checker, one, value, where, depth + 1) for one in held]
-    return "" if "" in reasons else f"{where} fits none of the alternatives ({reasons[0]})"
+def _not(schema: Any, value: Any, place: Place) -> str:
+    return "" if place.check(schema, value) else f"{place.where} is what it must not be"
 
 
-def _one(checker: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    reasons = [_violation(checker, one, value, where, depth + 1) for one in held]
-    fitting = reasons.count("")
-    return "" if fitting == 1 else f"{where} fits {fitting} of the alternatives, not one"
+def _unique(wanted: Any, value: Any, place: Place) -> str:
+    twice = wanted and any(same(one, other) for index, one in enumerate(value) for other in value[:index])
+    return f"{place.where} holds the same thing twice" if twice else ""
 
 
-def _not(checker: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    return f"{where} is what it must not be" if not _violation(checker, held, value, where, depth + 1) else ""
-
-
-def _ref(checker: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    return _violation(checker, checker.resolve(held), value, where, depth + 1)
-
-
-def _unique(_: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-    if not held or not isinstance(value, list):
-        return ""
-    twice = any(_same(one, other) for index, one in enumerate(value) for other in value[:index])
-    return f"{where} holds the same thing twice" if twice else ""
-
-
-def _count(kind: type[Sized], holds: Callable[[int, float], bool], what: str) -> Rule:
-    def rule(_: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-        return f"{where} {what} {held}" if isinstance(value, kind) and not holds(len(value), held) else ""
-
-    return rule
+def _count(holds: Callable[[int, float], bool], what: str) -> Rule:
+    return lambda limit, value, place: "" if holds(len(value), limit) else f"{place.where} {what} {limit}"
 
 
 def _bound(holds: Callable[[float, float], bool], what: str) -> Rule:
-    def rule(_: Checker, held: Any, value: Any, where: str, depth: int, schema: Any) -> str:
-        return f"{where} is not {what} {held}" if TYPES["number"](value) and not holds(value, held) else ""
-
-    return rule
+    return lambda limit, value, place: "" if holds(value, limit) else f"{place.where} is not {what} {limit}"
 
 
-def _multiple(value: float, held: float) -> bool:
-    quotient = value / held
+def _multiple(value: float, step: float) -> bool:
+    quotient = value / step
     return abs(quotient - round(quotient)) < 1e-9
 
 
-Rule = Callable[[Checker, Any, Any, str, int, Any], str]
-RULES: Mapping[str, Rule] = {
-    "type": _type,
-    "enum": _enum,
-    "const": _const,
-    "required": _required,
-    "properties": _properties,
-    "additionalProperties": _additional,
-    "prefixItems": _prefix,
-    "items": _items,
-    "allOf": _all,
-    "anyOf": _any,
-    "oneOf": _one,
-    "not": _not,
-    "$ref": _ref,
-    "uniqueItems": _unique,
-    "minLength": _count(str, lambda size, held: size >= held, "is shorter than"),
-    "maxLength": _count(str, lambda size, held: size <= held, "is longer than"),
-    "minItems": _count(list, lambda size, held: size >= held, "has fewer elements than"),
-    "maxItems": _count(list, lambda size, held: size <= held, "has more elements than"),
-    "minProperties": _count(dict, lambda size, held: size >= held, "has fewer keys than"),
-    "maxProperties": _count(dict, lambda size, held: size <= held, "has more keys than"),
-    "minimum": _bound(lambda value, held: value >= held, "at least"),
-    "maximum": _bound(lambda value, held: value <= held, "at most"),
-    "exclusiveMinimum": _bound(lambda value, held: value > held, "above"),
-    "exclusiveMaximum": _bound(lambda value, held: value < held, "below"),
-    "multipleOf": _bound(_multiple, "a multiple of"),
+Rule: TypeAlias = Callable[[Any, Any, Place], str]
+# Keyword, the type of the values that it is about (empty: all), and the reason why a value breaks it.
+RULES: Mapping[str, tuple[str, Rule | None]] = {
+    "type": ("", _type),
+    "enum": ("", _enum),
+    "const": ("", _const),
+    "required": ("object", _required),
+    "properties": ("object", _properties),
+    "additionalProperties": ("object", _additional),
+    "prefixItems": ("array", _prefix),
+    "items": ("array", _items),
+    "allOf": ("", lambda schemas, value, place: place.first((schema, value, "") for schema in schemas)),
+    "anyOf": ("", _any),
+    "oneOf": ("", _one),
+    "not": ("", _not),
+    "$ref": ("", lambda ref, value, place: place.check(place.checker.resolve(ref), value)),
+    "uniqueItems": ("array", _unique),
+    "minLength": ("string", _count(operator.ge, "is shorter than")),
+    "maxLength": ("string", _count(operator.le, "is longer than")),
+    "minItems": ("array", _count(operator.ge, "has fewer elements than")),
+    "maxItems": ("array", _count(operator.le, "has more elements than")),
+    "minProperties": ("object", _count(operator.ge, "has fewer keys than")),
+    "maxProperties": ("object", _count(operator.le, "has more keys than")),
+    "minimum": ("number", _bound(operator.ge, "at least")),
+    "maximum": ("number", _bound(operator.le, "at most")),
+    "exclusiveMinimum": ("number", _bound(operator.gt, "above")),
+    "exclusiveMaximum": ("number", _bound(operator.lt, "below")),
+    "multipleOf": ("number", _bound(_multiple, "a multiple of")),
 }

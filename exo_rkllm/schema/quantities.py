@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from exo_rkllm.schema.specs import INT64, FieldError, Number, Schema, ValueSpec, Whole, in_range, wrong
 
@@ -53,9 +53,7 @@ class Seconds:
     low: float = -math.inf
     high: float = math.inf
 
-    @property
-    def what(self) -> str:
-        return "seconds or a duration such as 90s, 1h30m or 1d"
+    what: ClassVar[str] = "seconds or a duration such as 90s, 1h30m or 1d"
 
     def check(self, value: Any, where: str) -> float:
         return in_range(float(_number(value, DURATIONS, self, where)), self.low, self.high, where)
@@ -74,9 +72,7 @@ class Bytes:
     low: int = 0
     high: int = INT64
 
-    @property
-    def what(self) -> str:
-        return "bytes or a size such as 256MB or 1GiB"
+    what: ClassVar[str] = "bytes or a size such as 256MB or 1GiB"
 
     def check(self, value: Any, where: str) -> int:
         number = value if isinstance(value, int) and not isinstance(value, bool) else _number(value, SIZES, self, where)

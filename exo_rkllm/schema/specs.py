@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from exo_rkllm.errors import UsageError
 
@@ -123,10 +123,7 @@ class Whole:
 
     low: int = -INT32 - 1
     high: int = INT32
-
-    @property
-    def what(self) -> str:
-        return "a whole number"
+    what: ClassVar[str] = "a whole number"
 
     def check(self, value: Any, where: str) -> int:
         if isinstance(value, float) and value.is_integer():
@@ -145,10 +142,7 @@ class Number:
 
     low: float = -math.inf
     high: float = math.inf
-
-    @property
-    def what(self) -> str:
-        return "a number"
+    what: ClassVar[str] = "a number"
 
     def check(self, value: Any, where: str) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
@@ -180,9 +174,7 @@ def in_range(value: N, low: float, high: float, where: str) -> N:
 class Switch:
     """True or false."""
 
-    @property
-    def what(self) -> str:
-        return "true or false"
+    what: ClassVar[str] = "true or false"
 
     def check(self, value: Any, where: str) -> bool:
         if not isinstance(value, bool):
@@ -210,9 +202,7 @@ def from_text(kind: ValueSpec, text: str) -> Any:
 class Anything:
     """Any JSON."""
 
-    @property
-    def what(self) -> str:
-        return "any value"
+    what: ClassVar[str] = "any value"
 
     def check(self, value: Any, where: str) -> Any:
         return value
@@ -227,17 +217,14 @@ class Free:
 
     values: ValueSpec = Anything()
     most: int = 0
-
-    @property
-    def what(self) -> str:
-        return "an object"
+    what: ClassVar[str] = "an object"
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise wrong(where, self.what, value)
         if self.most and len(value) > self.most:
             raise FieldError(where, f"{where} has {len(value)} keys, {self.most} are allowed.")
-        return {key: self.values.check(held, f"{where}.{shown(key)[1:-1]}") for key, held in value.items()}
+        return {key: self.values.check(member, f"{where}.{shown(key)[1:-1]}") for key, member in value.items()}
 
     def schema(self) -> Schema:
         schema: Schema = {"type": "object", "additionalProperties": self.values.schema()}
@@ -393,9 +380,7 @@ class TaggedSpec:
     tables: Mapping[str, ObjectSpec]
     default: str = ""
 
-    @property
-    def what(self) -> str:
-        return "an object"
+    what: ClassVar[str] = "an object"
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, dict):

@@ -75,7 +75,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"type": "text"}, "must be one of object"),
     ({"type": []}, "must be one of object"),
     ({"enum": 1}, "must be a list"),
-    ({"required": [1]}, "list of names"),
+    ({"required": [1]}, "must be a string"),
     ({"minimum": "1"}, "must be a number"),
     ({"multipleOf": 0}, "must be a number"),
     ({"anyOf": []}, "list of schemas"),
