@@ -1,4 +1,4 @@
-"""`exo-rkllm doctor`: everything that has to be right before a model answers, checked in order."""
+"""`exo-rkllm doctor`: check everything a model needs, in order, and name each repair."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.cli import place, wrap
-from exo_rkllm.cli.paint import Paint
+from exo_rkllm.cli import place
+from exo_rkllm.cli.output import Paint, repair_lines, terminal_width, wrap
 from exo_rkllm.client.control import daemon_status
 from exo_rkllm.doctor.checks import diagnose
 from exo_rkllm.doctor.identity import judged
-from exo_rkllm.doctor.report import DoctorReport, Level
+from exo_rkllm.doctor.report import DoctorReport, Finding, Level
 from exo_rkllm.doctor.scene import Scene, look
 from exo_rkllm.errors import ConfigError
 
@@ -29,25 +29,31 @@ MARKS: dict[Level, tuple[str, tuple[str, ...]]] = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="NAME|FILE", default="", help="look at this model only")
-    parser.add_argument("--user", metavar="NAME", help="judge device access for this user (root: the service's, else)")
-    parser.add_argument("--root", metavar="DIR", type=Path, help="a board's /sys, /proc and /dev below this folder")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.epilog = "Exit code: 0 when nothing failed (warnings included), 1 when something did."
+    parser.add_argument("--model", metavar="NAME|FILE", default="", help="check this model only")
+    parser.add_argument(
+        "--user",
+        metavar="NAME",
+        help="check device access for this user (default: you; as root, the service's)",
+    )
+    parser.add_argument("--root", metavar="DIR", type=Path, help="read /sys, /proc and /dev below this folder")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.epilog = "Exit code: 0 if no check failed (warnings do not count), 1 otherwise."
 
 
 def main(args: argparse.Namespace) -> int:
-    scene = look(os.environ, judged(args.user), daemon_status(os.environ), known(), args.root, args.model)
+    scene = look(
+        os.environ, judged(args.user), daemon_status(os.environ), configured_catalogue(), args.root, args.model
+    )
     report = diagnose(scene)
     if args.json:
         print(json.dumps(as_json(scene, report), indent=2))
     else:
-        print(*text(scene, report, Paint(sys.stdout), wrap.width(sys.stdout)), sep="\n")
+        print(*text(scene, report, Paint(sys.stdout), terminal_width(sys.stdout)), sep="\n")
     return 0 if report.ok else 1
 
 
-def known() -> Catalogue | None:
-    """The models that every verb works on; none where the configuration, which is a check of its own, is broken."""
+def configured_catalogue() -> Catalogue | None:
+    """The catalogue that every verb uses; None if the configuration, which is a check of its own, is broken."""
     try:
         return place.node().catalogue
     except ConfigError:
@@ -69,14 +75,8 @@ def text(scene: Scene, report: DoctorReport, paint: Paint, width: int) -> Iterat
     yield paint(f"{scene.board.title}", "bold") + f", as {report.user}{inside}"
     yield ""
     label = max(len(line.check) for line in report.lines)
-    indent = " " * (label + 8)
     for line in report.lines:
-        mark, styles = MARKS[line.finding.level]
-        first, *more = wrap.sentence(line.finding.fact, width - len(indent))
-        yield f"{paint(f'{mark:>4}', *styles)}  {line.check:<{label}}  {first}"
-        yield from (indent + one for one in more)
-        if line.finding.repair:
-            yield from wrap.tried(line.finding.repair, paint, width, indent)
+        yield from check_lines(line.check, line.finding, label, paint, width)
     yield ""
     failed, warned = report.count("fail"), report.count("warn")
     if failed:
@@ -84,4 +84,15 @@ def text(scene: Scene, report: DoctorReport, paint: Paint, width: int) -> Iterat
     elif warned:
         yield f"Nothing failed, {warned} warning{'' if warned == 1 else 's'}."
     else:
-        yield paint("Everything is right.", "green")
+        yield paint("No problems found.", "green")
+
+
+def check_lines(name: str, finding: Finding, label: int, paint: Paint, width: int) -> Iterator[str]:
+    """One check with its mark, its fact and its repair; `label` is the width of the longest name."""
+    indent = " " * (label + 8)
+    mark, styles = MARKS[finding.level]
+    first, *more = wrap(finding.fact, width - len(indent))
+    yield f"{paint(f'{mark:>4}', *styles)}  {name:<{label}}  {first}"
+    yield from (indent + line for line in more)
+    if finding.repair:
+        yield from repair_lines(finding.repair, paint, width, indent)

@@ -1,4 +1,4 @@
-"""`exo-rkllm engines`: what answers here, and which of them a model gets."""
+"""`exo-rkllm engines`: list the engines, and explain which one a model gets."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ HEAD = ("ENGINE", "FILES", "PARALLELISM", "FROM", "")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--for", dest="model", metavar="MODEL", help="which one this model gets, and why")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--for", dest="model", metavar="MODEL", help="explain which engine this model gets")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     place.argument(parser)
     parser.epilog = (
-        "A model gets the engine that `engine` under [models] (EXO_RKLLM_MODELS_ENGINE) or `run --engine` says, else "
-        "the one its card names, else the one that its file's name tells."
+        "A model gets the engine set by `run --engine` or by `engine` under [models] (EXO_RKLLM_MODELS_ENGINE), else "
+        "its card's, else the one for its file's suffix."
     )
 
 

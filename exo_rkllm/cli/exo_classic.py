@@ -1,4 +1,4 @@
-"""`exo-rkllm exo-classic`: classic exo as it was released, with the NPU's engine in it."""
+"""`exo-rkllm exo-classic`: start classic exo, as released, with the NPU engine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("exo", metavar="ARGUMENT", nargs="*", help="exo's own arguments, as exo itself takes them")
+    parser.add_argument("exo", metavar="ARGUMENT", nargs="*", help="exo's own arguments")
 
 
 def main(args: argparse.Namespace) -> int:
     from exo_rkllm.classic.launcher import launch
 
     def make(shard_downloader: object) -> object:
-        from exo_rkllm.engine import RKLLMInferenceEngine  # its base class is exo's, which is there by then
+        from exo_rkllm.engine import RKLLMInferenceEngine  # its base class is exo's, which is importable by now
 
         return RKLLMInferenceEngine(shard_downloader)
 

@@ -1,4 +1,4 @@
-"""`exo-rkllm import`: make catalogue entries of what is on this machine."""
+"""`exo-rkllm import`: add model files from this machine to the catalogue."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from exo_rkllm.cli import place, progress
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", type=Path, help="a .rkllm file, a folder with one, or rkllama's models")
-    parser.add_argument("--name", default="", metavar="NAME", help="what to call it; by default as its file is called")
-    parser.add_argument("--move", action="store_true", help="take the original away once the entry is there")
-    parser.add_argument("--replace", action="store_true", help="put it in the place of an entry of the same name")
-    parser.add_argument("--offline", action="store_true", help="do not fetch tokenizer files that are missing")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line for each step")
+    parser.add_argument("path", metavar="PATH", type=Path, help="a model file, a folder with one, or rkllama's models")
+    parser.add_argument("--name", default="", metavar="NAME", help="the model's name (default: from the file's name)")
+    parser.add_argument("--move", action="store_true", help="remove the original afterwards")
+    parser.add_argument("--replace", action="store_true", help="replace a model of the same name")
+    parser.add_argument("--offline", action="store_true", help="do not download missing tokenizer files")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per step")
     place.argument(parser)
-    parser.epilog = "On one file system the entry shares the original's bytes; elsewhere the file is copied."
+    parser.epilog = "On the same file system the import shares the original's bytes; otherwise it copies the file."
 
 
 def main(args: argparse.Namespace) -> int:

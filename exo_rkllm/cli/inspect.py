@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.cli.here import Here, look
 from exo_rkllm.cli.output import size
+from exo_rkllm.cli.runtime import LocalRuntime, local_runtime
 from exo_rkllm.runtime import modelfile
 from exo_rkllm.runtime.modelfile import Fact, ModelFacts, Objection
 
@@ -48,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     facts = modelfile.inspect(args.file)
-    here = look()
+    here = local_runtime()
     objections = modelfile.check(facts, here.platform, here.release)
     if args.json:
         print(json.dumps(as_json(facts, objections, here), indent=2))
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def as_json(facts: ModelFacts, objections: tuple[Objection, ...], here: Here) -> dict[str, Any]:
+def as_json(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRuntime) -> dict[str, Any]:
     return {
         "path": str(facts.path),
         "size": facts.size,
@@ -74,7 +74,7 @@ def as_json(facts: ModelFacts, objections: tuple[Objection, ...], here: Here) ->
     }  # fmt: skip
 
 
-def report(facts: ModelFacts, objections: tuple[Objection, ...], here: Here) -> Iterator[str]:
+def report(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRuntime) -> Iterator[str]:
     """The file, its facts with their sources, unknown facts, and whether it can run on this machine."""
     known = facts.known()
     yield f"{facts.path}: {size(facts.size)}"
@@ -92,7 +92,7 @@ def report(facts: ModelFacts, objections: tuple[Objection, ...], here: Here) -> 
     yield from verdict(objections, here)
 
 
-def verdict(objections: tuple[Objection, ...], here: Here) -> Iterator[str]:
+def verdict(objections: tuple[Objection, ...], here: LocalRuntime) -> Iterator[str]:
     for objection in objections:
         yield f"{'!' if objection.certain else '?'} {objection.error.sentence}"
         yield f"  try: {objection.error.hint}"

@@ -23,7 +23,7 @@ PATIENCE = 10.0
 
 
 def argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", type=Path, metavar="DIR", help="this models folder, not the configured one")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="the models folder (default: the configured one)")
 
 
 def configured(system: Path = SYSTEM_STATE) -> Path:

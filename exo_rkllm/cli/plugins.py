@@ -1,4 +1,4 @@
-"""`exo-rkllm plugins`: what the installed packages bring, and whether it is used."""
+"""`exo-rkllm plugins`: list the plugins, and explain why one is not used."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NEW = "It was installed after the daemon started: sudo systemctl restart exo-rkl
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--here", action="store_true", help="load them in this process, whatever a daemon says")
-    parser.add_argument("--json", action="store_true", help="one JSON list")
+    parser.add_argument("--here", action="store_true", help="load them in this process; do not ask the daemon")
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
     parser.epilog = (
-        "The running daemon's word, or else this command's own. EXO_RKLLM_PLUGINS, or allow under [plugins], chooses "
-        "by name. Exit code: 1 when one failed or conflicts."
+        "Shows the running daemon's plugins, or without a daemon those of this command. EXO_RKLLM_PLUGINS, or allow "
+        "under [plugins], selects them by name. Exit code: 1 if one failed or conflicts."
     )
 
 
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> int:
     if args.here or service.status is None:
         rows: Sequence[PluginStatus] = place.load_quietly().rows
     else:
-        rows = told(service.status.get("plugins", []))
+        rows = daemon_plugins(service.status.get("plugins", []))
     if args.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
     else:
@@ -41,12 +41,12 @@ def main(args: argparse.Namespace) -> int:
     return 1 if any(row.state in ("failed", "conflict") for row in rows) else 0
 
 
-def told(said: Sequence[dict[str, Any]]) -> list[PluginStatus]:
-    """What a daemon has, and what has come since."""
-    rows = [PluginStatus(**one) for one in said]
+def daemon_plugins(statuses: Sequence[dict[str, Any]]) -> list[PluginStatus]:
+    """The daemon's plugins, followed by those installed since it started."""
+    rows = [PluginStatus(**status) for status in statuses]
     known = {(row.group, row.name, row.value) for row in rows}
-    fresh = [one for one in offers() if (one.group, one.name, one.value) not in known]
-    return rows + [PluginStatus(**asdict(one), state="waiting", error=NEW) for one in fresh]
+    fresh = [offer for offer in offers() if (offer.group, offer.name, offer.value) not in known]
+    return rows + [PluginStatus(**asdict(offer), state="waiting", error=NEW) for offer in fresh]
 
 
 def report(rows: Sequence[PluginStatus]) -> Iterator[str]:

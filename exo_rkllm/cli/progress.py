@@ -1,4 +1,4 @@
-"""What a pull or an import is at, on a terminal as one line that moves, elsewhere as lines worth keeping."""
+"""The progress of a pull or an import: one line that is updated on a terminal, a line per tenth elsewhere."""
 
 from __future__ import annotations
 
@@ -12,34 +12,27 @@ from dataclasses import asdict
 from typing import TextIO
 
 from exo_rkllm.catalogue.progress import PullProgress
+from exo_rkllm.cli.output import size
 
-WORDS = {"downloading": "fetching", "verifying": "checking", "writing": "writing"}
+VERBS = {"downloading": "pulling", "verifying": "checking", "writing": "writing"}
 FULL, EMPTY = "█", "·"
 EVERY_SECONDS = 0.1
-QUIET_SHARE = 10  # a line for each tenth, where nobody watches
+LINES_WITHOUT_TERMINAL = 10
 
 
-def amount(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"
-
-
-def duration(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def line(step: PullProgress, rate: float, width: int) -> str:
-    """`fetching model.rkllm  ████····  45 %  0.76/1.69 GB  11 MB/s  1:23`, as much of it as fits."""
+    """`pulling model.rkllm  ████····  45 %  0.76/1.69 GB  11 MB/s  1:23`, as much as fits."""
     share = min(step.done / step.total, 1.0) if step.total else 0.0
-    left = duration((step.total - step.done) / rate) if rate and step.total > step.done else ""
-    figures = f"{share:4.0%}  {amount(step.done)} of {amount(step.total)}" if step.total else amount(step.done)
-    tail = "  ".join(part for part in (figures, f"{amount(rate)}/s" if rate else "", left) if part)
-    verb = WORDS.get(step.stage, step.stage)
+    left = clock((step.total - step.done) / rate) if rate and step.total > step.done else ""
+    figures = f"{share:4.0%}  {size(step.done)} of {size(step.total)}" if step.total else size(step.done)
+    tail = "  ".join(part for part in (figures, f"{size(rate)}/s" if rate else "", left) if part)
+    verb = VERBS.get(step.stage, step.stage)
     bar = 20 if width >= 100 else 10 if width >= 70 else 0
     room = width - len(verb) - len(tail) - (bar + 2 if bar else 0) - 4
     name = step.text if len(step.text) <= room else "…" + step.text[-max(room - 1, 0) :] if room > 8 else ""
@@ -48,7 +41,7 @@ def line(step: PullProgress, rate: float, width: int) -> str:
 
 
 class Display:
-    """Shows steps to people; the rate is over what this run fetched."""
+    """Shows each step. The rate covers what this run has downloaded, not what an earlier one left."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -72,7 +65,7 @@ class Display:
                 width = shutil.get_terminal_size().columns - 1
                 print(f"\r{line(step, rate, width)[:width]:<{width}}", end="", file=self._out, flush=True)
             return
-        tenth = (step.done * QUIET_SHARE // step.total, step.stage)
+        tenth = (step.done * LINES_WITHOUT_TERMINAL // step.total, step.stage)
         if tenth != self._tenth:
             self._tenth = tenth
             print(line(step, rate, 100), file=self._out, flush=True)
@@ -84,7 +77,7 @@ class Display:
 
 
 async def follow(steps: AsyncGenerator[PullProgress, None], *, as_json: bool) -> None:
-    """Wherever the steps come from: the catalogue in this process, or the daemon's."""
+    """Show every step, whether it comes from this process or from the daemon."""
     display = Display(sys.stderr)
     try:
         async with aclosing(steps):

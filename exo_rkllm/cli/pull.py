@@ -1,4 +1,4 @@
-"""`exo-rkllm pull`: fetch a model from Hugging Face or a mirror of it."""
+"""`exo-rkllm pull`: download a model from Hugging Face or a mirror."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from exo_rkllm.socs import family_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="ORG/REPO[:FILE]", help="a repository, and a file of it or a word of its name")
-    parser.add_argument("--name", default="", metavar="NAME", help="what to call it; by default as its file is called")
-    parser.add_argument("--soc", metavar="SOC", help="choose the file for this SoC (rk3588), not for this board's")
-    parser.add_argument("--replace", action="store_true", help="fetch it again where it is here already")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line for each step")
+    parser.add_argument("model", metavar="ORG/REPO[:FILE]", help="a repository, and a file or part of its name")
+    parser.add_argument("--name", default="", metavar="NAME", help="the model's name (default: from the file's name)")
+    parser.add_argument("--soc", metavar="SOC", help="the SoC the file is for, such as rk3588 (default: this board's)")
+    parser.add_argument("--replace", action="store_true", help="download it again if it is already installed")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per step")
     place.argument(parser)
     parser.epilog = (
-        "A pull that was interrupted goes on where it ended. HF_ENDPOINT names a mirror, HF_TOKEN opens repositories "
-        "that ask who you are."
+        "An interrupted pull resumes where it stopped. HF_ENDPOINT selects a mirror; HF_TOKEN gives access to gated "
+        "repositories."
     )
 
 
 def soc(args: argparse.Namespace) -> str:
-    """This board's, or empty on a machine that has no NPU: then the repository has to leave no choice."""
+    """The SoC of --soc or of this board; empty without an NPU, where the repository must contain a single file."""
     if args.soc is not None:
         return family_of(args.soc)
     found = detect().soc
@@ -39,20 +39,20 @@ def soc(args: argparse.Namespace) -> str:
 
 def main(args: argparse.Namespace) -> int:
     daemon = control.find() if args.models is None else None
-    steps = here(args) if daemon is None else there(daemon, args)
+    steps = pull_here(args) if daemon is None else pull_by_daemon(daemon, args)
     asyncio.run(progress.follow(steps, as_json=args.json))
     return 0
 
 
-async def there(daemon: control.Client, args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
-    """By the daemon, whose models folder this user need not be able to write; its answer blocks only ourselves."""
+async def pull_by_daemon(daemon: control.Client, args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
+    """Let the daemon pull: this user may not be able to write to its models folder."""
     asked = {"soc": soc(args) if args.soc else "", "name": args.name, "replace": args.replace}
     who = {"endpoint": os.environ.get("HF_ENDPOINT", ""), "token": os.environ.get("HF_TOKEN", "")}
     for step in daemon.stream("POST", "/control/pull", model=args.model, **asked, **who):
         yield PullProgress(**step)
 
 
-def here(args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
+def pull_here(args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
     return pull(
         place.node(args.models).catalogue,
         PullTarget.parse(args.model),

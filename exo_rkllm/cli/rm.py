@@ -1,29 +1,29 @@
-"""`exo-rkllm rm`: remove models and free their space."""
+"""`exo-rkllm rm`: remove models and free their disk space."""
 
 from __future__ import annotations
 
 import argparse
 
 from exo_rkllm.cli import place
-from exo_rkllm.cli.progress import amount
+from exo_rkllm.cli.output import size
 from exo_rkllm.client import control
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models_", metavar="NAME", nargs="+", help="names that `exo-rkllm models` lists, in full")
+    parser.add_argument("models_", metavar="NAME", nargs="+", help="full names from `exo-rkllm models`")
     place.argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     daemon = control.find() if args.models is None else None
-    if daemon is not None:  # it unloads what is loaded, and owns the folder
+    if daemon is not None:  # which unloads the model first, and owns the folder
         for name in args.models_:
             print(f"removed {daemon.post('/control/rm', model=name)['removed']}")
         return 0
     catalogue = place.node(args.models, plugged=False).catalogue
-    found = [catalogue.removable(name) for name in args.models_]  # all or none: a name that is wrong removes nothing
+    names = [catalogue.removable(name) for name in args.models_]  # all or none: one wrong name removes nothing
     sizes = {entry.id: entry.card.weights.size for entry in catalogue.list() if entry.card.weights}
-    for name in found:
+    for name in names:
         catalogue.remove(name)
-        print(f"removed {name}" + (f", {amount(sizes[name])}" if name in sizes else ""))
+        print(f"removed {name}" + (f", {size(sizes[name])}" if name in sizes else ""))
     return 0

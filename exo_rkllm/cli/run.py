@@ -1,4 +1,4 @@
-"""`exo-rkllm run`: ask a model once, or chat with it, without a daemon."""
+"""`exo-rkllm run`: ask a model one question, or chat with it; through the daemon if one is running."""
 
 from __future__ import annotations
 
@@ -35,22 +35,24 @@ T = TypeVar("T")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a .rkllm file, or a name that `exo-rkllm models` lists")
-    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the question; without it stdin, or a conversation")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="end the answer after N tokens")
-    parser.add_argument("--context", type=int, default=0, metavar="N", help="tokens of prompt and answer together")
+    parser.add_argument("model", metavar="MODEL", help="a .rkllm file, or a name from `exo-rkllm models`")
+    parser.add_argument("prompt", metavar="PROMPT", nargs="*", help="the question (default: stdin, or a conversation)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="stop the answer after N tokens")
+    parser.add_argument(
+        "--context", type=int, default=0, metavar="N", help="context length, prompt and answer together"
+    )
     for setting in SETTINGS:
         flag, kind = "--" + setting.name.replace("_", "-"), int if isinstance(setting.kind, Whole) else float
         parser.add_argument(flag, type=kind, metavar="X", help=f"sampling: {setting.about}")
-    parser.add_argument("--engine", default="", metavar="NAME", help="this engine, whatever the model's card says")
-    parser.add_argument("--library", type=Path, metavar="FILE", help="this librkllmrt.so, not the one that is found")
-    parser.add_argument("--verbose", action="store_true", help="the library's own lines, and timings after each answer")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line: the pieces, then the figures")
+    parser.add_argument("--engine", default="", metavar="NAME", help="use this engine instead of the card's")
+    parser.add_argument("--library", type=Path, metavar="FILE", help="use this librkllmrt.so")
+    parser.add_argument("--verbose", action="store_true", help="print the library's log lines, and timings")
+    parser.add_argument("--json", action="store_true", help="print JSON lines: the pieces, then the figures")
 
 
 def main(args: argparse.Namespace) -> int:
     if args.max_tokens is not None and args.max_tokens < 1:
-        raise UsageError(f"--max-tokens {args.max_tokens} leaves no room for an answer.", "Give 1 or more.")
+        raise UsageError(f"--max-tokens {args.max_tokens} leaves no room for an answer.", "Use 1 or more.")
     chat = TerminalChat(args)
     said = " ".join(args.prompt) if args.prompt else None
     prompt = said if said is not None or sys.stdin.isatty() else sys.stdin.read()
@@ -113,7 +115,10 @@ class TerminalChat:
 
     def converse(self) -> int:
         with self._opened():
-            print(f"{self._model} listens. /bye or Ctrl-D ends, Ctrl-C stops an answer.", file=sys.stderr)
+            print(
+                f"Chatting with {self._model}. /bye or Ctrl-D ends it, Ctrl-C stops an answer.",
+                file=sys.stderr,
+            )
             while True:
                 try:
                     line = input(">>> ").strip()
@@ -121,7 +126,7 @@ class TerminalChat:
                     print()
                     return 0
                 except KeyboardInterrupt:
-                    print("\n/bye or Ctrl-D ends.")
+                    print("\n/bye or Ctrl-D ends the conversation.")
                     continue
                 if line in BYE:
                     return 0

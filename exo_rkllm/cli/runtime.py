@@ -7,11 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.cli.here import look
-from exo_rkllm.errors import UsageError
+from exo_rkllm.board.detect import detect
+from exo_rkllm.config import load
+from exo_rkllm.errors import ConfigError, UsageError
 from exo_rkllm.runtime import abi, locate
 from exo_rkllm.runtime.install import Progress, install
 from exo_rkllm.runtime.locate import Place, Search
@@ -23,6 +25,33 @@ SEARCH_REASONS = {
     "environment": f" (set by {locate.VARIABLE})",
     "system": "",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRuntime:
+    """The search for a library, and the SoC's name, which is empty on a machine without one of ours."""
+
+    search: Search
+    platform: str
+
+    @property
+    def release(self) -> str:
+        place = self.search.found
+        return "" if place is None or place.version is None else place.version.release
+
+
+def local_runtime() -> LocalRuntime:
+    """Works even if the configuration is broken, which `exo-rkllm config check` reports."""
+    library, root = None, "/"
+    try:
+        config = load(os.environ)
+        root = config.board.root
+        # The search reads the variable itself, and reports where the setting came from.
+        library = None if os.environ.get(locate.VARIABLE) else config.runtime.library
+    except ConfigError:
+        pass
+    soc = detect(Path(root)).soc
+    return LocalRuntime(locate.search(Path(library) if library else None), "" if soc is None else soc.title)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +67,7 @@ def main(args: argparse.Namespace) -> int:
     if args.install is not None:
         put(args.install, args.directory or locate.OURS, args.sha256, as_json=args.json)
         return 0
-    found = look().search
+    found = local_runtime().search
     if args.json:
         print(json.dumps(search_json(found), indent=2))
     else:
@@ -53,7 +82,7 @@ def put(source: str, directory: Path, sha256: str, *, as_json: bool) -> None:
         print(json.dumps({"path": str(target), "version": version.release, "evidence": version.evidence}))
         return
     print(f"Installed librkllmrt {version.release}: {target}")
-    used = look().search.found
+    used = local_runtime().search.found
     if used is None or not used.path.exists() or not used.path.samefile(target):
         print(f"  To use it: export {locate.VARIABLE}={target}")
 

@@ -1,4 +1,4 @@
-"""`exo-rkllm selftest`: the list of what only a board can show, run on a board, and a report of it."""
+"""`exo-rkllm selftest`: measure what only a real board can show, and write a report."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from exo_rkllm.assembly import is_file
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
-from exo_rkllm.cli import place, wrap
-from exo_rkllm.cli.doctor import known
-from exo_rkllm.cli.paint import Paint
+from exo_rkllm.cli import place
+from exo_rkllm.cli.doctor import check_lines, configured_catalogue
+from exo_rkllm.cli.output import Paint, terminal_width
 from exo_rkllm.client.control import DaemonStatus, daemon_status
 from exo_rkllm.config import load
 from exo_rkllm.doctor import hardware, selftest
@@ -22,28 +22,20 @@ from exo_rkllm.doctor.checks import diagnose
 from exo_rkllm.doctor.hardware import PROBES, HardwareProbe
 from exo_rkllm.doctor.identity import judged
 from exo_rkllm.doctor.measure import Bench
-from exo_rkllm.doctor.report import Level
 from exo_rkllm.doctor.scene import look
 from exo_rkllm.doctor.selftest import SelftestOutcome
 from exo_rkllm.errors import Busy, UsageError
 
-MARKS: dict[Level, tuple[str, str]] = {
-    "pass": ("ok", "green"),
-    "warn": ("warn", "yellow"),
-    "fail": ("FAIL", "red"),
-    "skip": ("-", "grey"),
-}
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="NAME|FILE", help="a small model to measure with; without it files are read only"
+        "--model", metavar="NAME|FILE", help="a small model to measure with; without one, only files are read"
     )
-    parser.add_argument("--only", metavar="CHECK", action="append", help="this check only; may be given again")
-    parser.add_argument("--output", metavar="FILE", type=Path, help="where the report goes (default: a new file here)")
-    parser.add_argument("--root", metavar="DIR", type=Path, help="a board's /sys, /proc and /dev below this folder")
-    parser.add_argument("--list", action="store_true", help="say what is checked, and do nothing")
-    parser.epilog = "Nothing is changed on the machine. Exit code: 0 when nothing failed, 1 when something did."
+    parser.add_argument("--only", metavar="CHECK", action="append", help="run only this check; repeatable")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="the report (default: a new file in this folder)")
+    parser.add_argument("--root", metavar="DIR", type=Path, help="read /sys, /proc and /dev below this folder")
+    parser.add_argument("--list", action="store_true", help="list the checks and exit")
+    parser.epilog = "Nothing is changed on the machine. Exit code: 0 if no check failed, 1 otherwise."
 
 
 def main(args: argparse.Namespace) -> int:
@@ -61,24 +53,16 @@ def main(args: argparse.Namespace) -> int:
     if args.model is not None:
         refuse_company(service)
         bench = Bench(board, find_sources(root, board), lambda: engine(args.model, root, lines))
-    paint = Paint(sys.stdout)
+    paint, columns = Paint(sys.stdout), terminal_width(sys.stdout)
     width = max(len(probe.key) for probe in probes)
 
-    columns = wrap.width(sys.stdout)
+    def show(outcome: SelftestOutcome) -> None:
+        print(*check_lines(outcome.probe.key, outcome.finding, width, paint, columns), sep="\n", flush=True)
 
-    def told(outcome: SelftestOutcome) -> None:
-        mark, colour = MARKS[outcome.finding.level]
-        first, *more = wrap.sentence(outcome.finding.fact, columns - width - 8)
-        print(f"{paint(f'{mark:>4}', colour)}  {outcome.probe.key:<{width}}  {first}", flush=True)
-        for line in more:
-            print(" " * (width + 8) + line, flush=True)
-        if outcome.finding.repair:
-            print(*wrap.tried(outcome.finding.repair, paint, columns, " " * (width + 8)), sep="\n", flush=True)
-
-    outcomes = selftest.run(probes, board, root, bench, told)
+    outcomes = selftest.run(probes, board, root, bench, show)
     now = time.time()
     report = args.output or Path(time.strftime("exo-rkllm-selftest-%Y%m%d-%H%M%S.md", time.localtime(now)))
-    doctor = diagnose(look(os.environ, judged(None), service, known(), args.root, args.model or ""))
+    doctor = diagnose(look(os.environ, judged(None), service, configured_catalogue(), args.root, args.model or ""))
     report.write_text(selftest.page(board, doctor, outcomes, lines, now), encoding="utf-8")
     print(f"\nThe report is {report}: attach it to an issue.")
     return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0

@@ -1,4 +1,4 @@
-"""`exo-rkllm show`: what is known of one model."""
+"""`exo-rkllm show`: show what is known about a model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.chat_format import ChatFormat
 from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.cli import models, place
-from exo_rkllm.cli.progress import amount
+from exo_rkllm.cli.output import size
 
-OWN = "a plugin's own"
+FROM_PLUGIN = "defined by a plugin"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="NAME", help="a name that `exo-rkllm models` lists, or what it begins with")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--json", action="store_true", help="one JSON object")
-    what.add_argument("--card", action="store_true", help="its model.toml")
-    what.add_argument("--template", action="store_true", help="its chat template")
+    parser.add_argument("model", metavar="NAME", help="a name from `exo-rkllm models`, or its beginning")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--card", action="store_true", help="print its model.toml")
+    form.add_argument("--template", action="store_true", help="print its chat template")
     place.argument(parser)
 
 
@@ -31,39 +31,42 @@ def main(args: argparse.Namespace) -> int:
     elif args.template:
         print(entry.chat_format().template.text)
     elif args.json:
-        print(json.dumps({**models.row(entry), **_habits(entry.chat_format())}, indent=2))
+        print(json.dumps({**models.as_json(entry), **_conventions(entry.chat_format())}, indent=2))
     else:
         print("\n".join(f"{label:<13} {value}" for label, value in lines(entry) if value))
     return 0
 
 
-def _habits(chat_format: ChatFormat) -> dict[str, object]:
-    tools = next((name for name, way in TOOLS.items() if way is chat_format.tools), OWN if chat_format.tools else "")
-    thoughts = next((name for name, tags in REASONING.items() if tags is chat_format.reasoning), "")
-    reasoning = thoughts or (OWN if chat_format.reasoning else "")
-    return {"tools": tools, "reasoning": reasoning, "stop": list(chat_format.stop)}
+def _conventions(chat_format: ChatFormat) -> dict[str, object]:
+    tools = next((name for name, row in TOOLS.items() if row is chat_format.tools), "")
+    reasoning = next((name for name, row in REASONING.items() if row is chat_format.reasoning), "")
+    return {
+        "tools": tools or (FROM_PLUGIN if chat_format.tools else ""),
+        "reasoning": reasoning or (FROM_PLUGIN if chat_format.reasoning else ""),
+        "stop": list(chat_format.stop),
+    }
 
 
 def lines(entry: Entry) -> list[tuple[str, str]]:
     card = entry.card
-    voice = _habits(entry.chat_format())
+    chat = _conventions(entry.chat_format())
     sampling = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in card.sampling.explicit().items())
     return [
         ("name", f"{card.id}" + (f" ({card.name})" if card.name not in ("", card.id) else "")),
         ("file", str(entry.path or "")),
-        ("size", amount(card.weights.size) if card.weights else ""),
+        ("size", size(card.weights.size) if card.weights else ""),
         ("sha256", card.weights.sha256 if card.weights else ""),
         ("from", card.source),
         ("base model", card.base_model),
         ("engine", card.engine),
         ("made for", " ".join(word for word in (card.platform, card.quantization) if word)),
         ("needs runtime", f"{card.runtime_floor} or newer" if card.runtime_floor else ""),
-        ("memory", f"about {amount(card.memory)}" if card.memory else ""),
+        ("memory", f"about {size(card.memory)}" if card.memory else ""),
         ("context", str(card.context or "")),
         ("shape", f"{card.layers} layers, {card.hidden_size} wide" if card.layers and card.hidden_size else ""),
         ("sampling", sampling),
-        ("tools", str(voice["tools"]) or "told in a system message"),
-        ("reasoning", str(voice["reasoning"])),
+        ("tools", str(chat["tools"]) or "described in a system message"),
+        ("reasoning", str(chat["reasoning"])),
         ("stops at", " ".join(entry.chat_format().stop)),
         ("system", card.chat.system),
         ("prefix reuse", "" if card.reuse else "off: it corrupts this model's answers"),

@@ -182,7 +182,7 @@ def test_run_on_an_unsupported_soc_says_that_no_file_fits(
         monkeypatch.setenv(variable, str(make_board("rk3566")))
     text = refused(capsys, str(make_model()), "x")
     assert "RK3566) cannot run RKLLM models." in text
-    assert "RKLLM needs an RK3588" in text
+    assert "RKLLM runs on RK3588" in text
     assert "RK3566) cannot run" in inspected(capsys, str(make_model()))
 
 

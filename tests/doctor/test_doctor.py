@@ -25,7 +25,7 @@ from exo_rkllm.board.states import LOAD_DRIVER
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import doctor as verb
 from exo_rkllm.cli import main
-from exo_rkllm.cli.paint import Paint
+from exo_rkllm.cli.output import Paint
 from exo_rkllm.client.control import DaemonStatus
 from exo_rkllm.config import load
 from exo_rkllm.doctor.checks import CHECKS, diagnose

@@ -93,7 +93,7 @@ def test_a_model_of_its_type_is_imported_described_and_answers(house: House, tmp
     imported = house.command("import", str(parrot(tmp_path / "polly-1b")), "--name", "polly", "--offline")
     assert imported.returncode == 0, imported.stderr
     shown = json.loads(house.command("show", "polly", "--json").stdout)
-    assert (shown["engine"], shown["stop"], shown["reasoning"]) == ("parrot", ["<|squawk|>"], "a plugin's own")
+    assert (shown["engine"], shown["stop"], shown["reasoning"]) == ("parrot", ["<|squawk|>"], "defined by a plugin")
     card = house.command("show", "polly", "--card").stdout
     assert "layers = 14" in card, "its config_adapter was asked"
     assert "hidden_size = 512" in card
