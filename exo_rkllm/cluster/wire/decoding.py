@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from exo_rkllm.cluster.wire.events import (
     ClusterState,
@@ -37,6 +37,8 @@ from exo_rkllm.cluster.wire.events import (
     TaskStatusUpdated,
 )
 
+T = TypeVar("T")
+
 
 class Unreadable(Exception):
     """A message lacks something that is needed of it."""
@@ -51,92 +53,83 @@ def parsed(payload: bytes) -> Raw:
 
 
 def session_id(value: Any) -> SessionId:
-    match value:
-        case {"master_node_id": str(master), "election_clock": int(clock)}:
-            return SessionId(master, clock)
-    raise Unreadable("no session")
+    return SessionId(_text(value, "master_node_id"), _field(value, "election_clock", int))
 
 
 def log_entry(message: Raw) -> LogEntry:
     kind, body = _tagged(message.get("event"))
-    match message, body:
-        case {"origin_idx": int(index), "origin": str(origin), "session": session}, {"event_id": str(event_id)}:
-            return LogEntry(index, origin, session_id(session), kind, event_id, body)
-    raise Unreadable("no event of a log")
+    return LogEntry(
+        _field(message, "origin_idx", int),
+        _text(message, "origin"),
+        session_id(message.get("session")),
+        kind,
+        _text(body, "event_id"),
+        body,
+    )
 
 
 def election_message(message: Raw) -> ElectionMessage:
-    match message:
-        case {
-            "clock": int(clock),
-            "seniority": int(seniority),
-            "commands_seen": int(seen),
-            "proposed_session": session,
-        }:
-            return ElectionMessage(clock, seniority, seen, session_id(session))
-    raise Unreadable("no election message")
+    clock, seniority, seen = (_field(message, name, int) for name in ("clock", "seniority", "commands_seen"))
+    return ElectionMessage(clock, seniority, seen, session_id(message.get("proposed_session")))
 
 
 def download_command(message: Raw) -> DownloadCommand:
-    match _tagged(message.get("command")):
-        case "StartDownload", {"target_node_id": str(target), "shard_metadata": dict(shard)}:
-            return DownloadCommand("StartDownload", target, _model_of_shard(shard), shard)
-        case kind, {"target_node_id": str(target), "model_id": str(model)}:
-            return DownloadCommand(kind, target, model, {})
-    raise Unreadable("no download command")
+    kind, body = _tagged(message.get("command"))
+    target = _text(body, "target_node_id")
+    if kind != "StartDownload":
+        return DownloadCommand(kind, target, _text(body, "model_id"), {})
+    shard = _object(body, "shard_metadata")
+    return DownloadCommand(kind, target, _model_of_shard(shard), shard)
 
 
 def event(kind: str, body: Raw) -> Event:
     """An event of the log. One that cannot be read changes nothing, since exo itself would have refused it."""
     try:
-        return _event(kind, body) or OtherEvent(kind)
+        return _event(kind, body)
     except Unreadable:
         return OtherEvent(kind)
 
 
-def _event(kind: str, body: Raw) -> Event | None:
-    match kind, body:
-        case "NodeGatheredInfo", {"node_id": str(node), "info": dict(info)}:
-            return NodeGatheredInfo(node, _facts(info))
-        case "NodeTimedOut", {"node_id": str(node)}:
-            return NodeTimedOut(node)
-        case "TaskCreated", {"task": task}:
-            return TaskCreated(_task(task))
-        case "TaskStatusUpdated", {"task_id": str(task_id), "task_status": str(status)}:
-            return TaskStatusUpdated(task_id, status)
-        case "TaskDeleted", {"task_id": str(task_id)}:
-            return TaskDeleted(task_id)
-        case "InstanceCreated", {"instance": instance}:
-            return InstanceCreated(_instance(instance))
-        case "InstanceDeleted", {"instance_id": str(instance_id)}:
-            return InstanceDeleted(instance_id)
-        case "RunnerStatusUpdated", {"runner_id": str(runner_id), "runner_status": status}:
-            return RunnerStatusUpdated(runner_id, _tagged(status)[0])
-        case "CustomModelCardAdded", {"model_card": {"model_id": str(model)} as card}:
-            return CustomModelCardAdded(model, card)
-        case "CustomModelCardDeleted", {"model_id": str(model)}:
-            return CustomModelCardDeleted(model)
-        case "NodeDownloadProgress", {"download_progress": progress}:
-            return _download(progress)
-        case "InputChunkReceived", {"command_id": str(command_id), "chunk": chunk}:
-            return InputChunkReceived(_image_part(command_id, chunk))
-    return None
+def _event(kind: str, body: Raw) -> Event:
+    match kind:
+        case "NodeGatheredInfo":
+            return NodeGatheredInfo(_text(body, "node_id"), _facts(_object(body, "info")))
+        case "NodeTimedOut":
+            return NodeTimedOut(_text(body, "node_id"))
+        case "TaskCreated":
+            return TaskCreated(_task(body.get("task")))
+        case "TaskStatusUpdated":
+            return TaskStatusUpdated(_text(body, "task_id"), _text(body, "task_status"))
+        case "TaskDeleted":
+            return TaskDeleted(_text(body, "task_id"))
+        case "InstanceCreated":
+            return InstanceCreated(_instance(body.get("instance")))
+        case "InstanceDeleted":
+            return InstanceDeleted(_text(body, "instance_id"))
+        case "RunnerStatusUpdated":
+            return RunnerStatusUpdated(_text(body, "runner_id"), _tagged(body.get("runner_status"))[0])
+        case "CustomModelCardAdded":
+            card = _object(body, "model_card")
+            return CustomModelCardAdded(_text(card, "model_id"), card)
+        case "CustomModelCardDeleted":
+            return CustomModelCardDeleted(_text(body, "model_id"))
+        case "NodeDownloadProgress":
+            return _download(body.get("download_progress"))
+        case "InputChunkReceived":
+            return InputChunkReceived(_image_part(_text(body, "command_id"), body.get("chunk")))
+    return OtherEvent(kind)
 
 
 def state(value: Raw) -> ClusterState:
     """`GET /state` in the table's spelling (record `State`)."""
-    applied = value.get("last_event_applied_idx")
-    if not isinstance(applied, int):
-        raise Unreadable("no last_event_applied_idx")
-    cards = _objects(value, "custom_model_cards")
     return ClusterState(
-        applied,
-        tuple(_instance(entry) for entry in _objects(value, "instances").values()),
-        tuple(RunnerStatusUpdated(runner, _tagged(it)[0]) for runner, it in _objects(value, "runners").items()),
-        tuple(_task(entry) for entry in _objects(value, "tasks").values()),
+        _field(value, "last_event_applied_idx", int),
+        tuple(_instance(entry) for entry in _object(value, "instances").values()),
+        tuple(RunnerStatusUpdated(runner, _tagged(it)[0]) for runner, it in _object(value, "runners").items()),
+        tuple(_task(entry) for entry in _object(value, "tasks").values()),
         _nodes(value),
-        cards,
-        tuple(_download(entry) for entries in _objects(value, "downloads").values() for entry in entries),
+        _object(value, "custom_model_cards"),
+        tuple(_download(entry) for entries in _object(value, "downloads").values() for entry in entries),
     )
 
 
@@ -158,11 +151,19 @@ def _tagged(value: Any) -> tuple[str, Raw]:
     raise Unreadable("no tagged object")
 
 
-def _objects(value: Raw, name: str) -> Raw:
-    objects = value.get(name)
-    if not isinstance(objects, dict):
+def _field(value: Any, name: str, kind: type[T]) -> T:
+    found = value.get(name) if type(value) is dict else None
+    if type(found) is not kind:
         raise Unreadable(f"no {name}")
-    return objects
+    return found
+
+
+def _text(value: Any, name: str) -> str:
+    return _field(value, name, str)
+
+
+def _object(value: Any, name: str) -> Raw:
+    return _field(value, name, dict)
 
 
 def _words(values: Any) -> tuple[str, ...]:
@@ -170,48 +171,35 @@ def _words(values: Any) -> tuple[str, ...]:
 
 
 def _model_of_shard(shard: Any) -> str:
-    match _tagged(shard):
-        case _, {"model_card": {"model_id": str(model)}}:
-            return model
-    raise Unreadable("no model of a shard")
+    _, body = _tagged(shard)
+    return _text(_object(body, "model_card"), "model_id")
 
 
 def _instance(value: Any) -> Instance:
-    match _tagged(value):
-        case _, {
-            "instance_id": str(instance_id),
-            "shard_assignments": {
-                "model_id": str(model),
-                "runner_to_shard": dict(runners),
-                "node_to_runner": dict(nodes),
-            },
-        }:
-            assigned = {node: runner for node, runner in nodes.items() if isinstance(runner, str)}
-            return Instance(instance_id, model, tuple(runners), assigned)
-    raise Unreadable("no instance")
+    _, body = _tagged(value)
+    shards = _object(body, "shard_assignments")
+    nodes = {node: runner for node, runner in _object(shards, "node_to_runner").items() if isinstance(runner, str)}
+    return Instance(
+        _text(body, "instance_id"), _text(shards, "model_id"), tuple(_object(shards, "runner_to_shard")), nodes
+    )
 
 
 def _task(value: Any) -> Task:
     kind, body = _tagged(value)
-    match body:
-        case {"task_id": str(task_id), "instance_id": str(instance_id), "task_status": str(status)}:
-            command, params = body.get("command_id"), body.get("task_params")
-            return Task(
-                task_id,
-                kind,
-                instance_id,
-                status,
-                command if isinstance(command, str) else "",
-                params if isinstance(params, dict) else {},
-            )
-    raise Unreadable("no task")
+    command, params = body.get("command_id"), body.get("task_params")
+    return Task(
+        _text(body, "task_id"),
+        kind,
+        _text(body, "instance_id"),
+        _text(body, "task_status"),
+        command if isinstance(command, str) else "",
+        params if isinstance(params, dict) else {},
+    )
 
 
 def _download(value: Any) -> NodeDownloadProgress:
-    match _tagged(value):
-        case progress, {"node_id": str(node), "shard_metadata": shard}:
-            return NodeDownloadProgress(node, _model_of_shard(shard), progress)
-    raise Unreadable("no download")
+    state, body = _tagged(value)
+    return NodeDownloadProgress(_text(body, "node_id"), _model_of_shard(body.get("shard_metadata")), state)
 
 
 def _addresses(interfaces: Any) -> tuple[str, ...]:
@@ -232,10 +220,10 @@ def _facts(info: Raw) -> NodeFacts:
 
 
 def _nodes(value: Raw) -> dict[str, NodeFacts]:
-    identities, networks = _objects(value, "node_identities"), _objects(value, "node_network")
-    backends = _objects(value, "node_backends")
+    identities, networks = _object(value, "node_identities"), _object(value, "node_network")
+    backends = _object(value, "node_backends")
     nodes = {}
-    for node in _objects(value, "last_seen"):
+    for node in _object(value, "last_seen"):
         identity, network = identities.get(node) or {}, networks.get(node) or {}
         nodes[node] = NodeFacts(
             name=identity.get("friendly_name"),
@@ -248,7 +236,6 @@ def _nodes(value: Raw) -> dict[str, NodeFacts]:
 
 
 def _image_part(command_id: str, value: Any) -> ImagePart:
-    match _tagged(value):
-        case _, {"image_index": int(image), "chunk_index": int(part), "total_chunks": int(parts), "data": str(data)}:
-            return ImagePart(command_id, image, part, parts, data)
-    raise Unreadable("no part of an image")
+    _, chunk = _tagged(value)
+    image, part, parts = (_field(chunk, name, int) for name in ("image_index", "chunk_index", "total_chunks"))
+    return ImagePart(command_id, image, part, parts, _text(chunk, "data"))

@@ -1,12 +1,14 @@
 """The notation of the tables of exo's types, and the form that a table gives to a value.
 
     enum NAME: VALUE ...            one of these strings
-    record NAME[(BASE)]             an object with the fields of BASE and these, no others
-    tagged NAME[(BASE)] [as TAG]    the same, wrapped as {"TAG": {...}}
+    record NAME[(BASE)]: FIELD, ... an object with the fields of BASE and these, no others
+    tagged NAME[(BASE)] [as TAG]: FIELD, ...    the same, wrapped as {"TAG": {...}}
     union NAME: TYPE ...            one of these
     topic NAME: TYPE                what a topic carries
     list NAME: WORD ...             words that something else compares with
-      field TYPE [= DEFAULT]        what an exo node puts there if it is missing: JSON, or `default` if only it can
+
+A FIELD is `name TYPE [= DEFAULT]`; the default is what an exo node puts there if the field is missing: JSON, or
+`default` if only the node can make it. Fields may go on in indented lines; so may `rule NAME`, a check of the whole.
 
 A TYPE is a name from the table or from `checks.PLAIN`, then any of `?` (or null), `[]` (list of), `{}` (object of).
 """
@@ -102,22 +104,23 @@ def parse(text: str) -> WireTable:
     table, inside = WireTable(), ""
     for line in text.splitlines():
         if line.startswith(" "):
-            table.records[inside] = _with_member(table.records[inside], line.strip())
+            table.records[inside] = _with_members(table.records[inside], line.strip())
         elif line.strip() and not line.startswith("#"):
             inside = _declare(table, line)
     return table
 
 
-_RECORD = re.compile(r"(record|tagged) (\w+)(?:\((\w+)\))?(?: as (\w+))?")
+_RECORD = re.compile(r"(record|tagged) (\w+)(?:\((\w+)\))?(?: as (\w+))?(?:: (.+))?")
 _NAMES = re.compile(r"(enum|union|list|topic) (\w+): (.+)")
 
 
 def _declare(table: WireTable, line: str) -> str:
     """Take in a line that begins something; returns the name that the indented lines after it belong to."""
     if match := _RECORD.fullmatch(line):
-        kind, name, base, tag = match.groups()
+        kind, name, base, tag, members = match.groups()
         spec = table.records[base] if base else RecordSpec("", None)
-        table.records[name] = RecordSpec(name, (tag or name) if kind == "tagged" else None, spec.fields, spec.rules)
+        record = RecordSpec(name, (tag or name) if kind == "tagged" else None, spec.fields, spec.rules)
+        table.records[name] = _with_members(record, members or "")
         return str(name)
     if match := _NAMES.fullmatch(line):
         kind, name, words = match.groups()
@@ -130,11 +133,15 @@ def _declare(table: WireTable, line: str) -> str:
     raise ValueError(f"not a line of a schema table: {line!r}")
 
 
-def _with_member(record: RecordSpec, line: str) -> RecordSpec:
-    word, _, rest = line.partition(" ")
-    if word == "rule":
-        return replace(record, rules=(*record.rules, rest))
-    kind, optional, default = (part.strip() for part in rest.partition(" = "))
+def _with_members(record: RecordSpec, text: str) -> RecordSpec:
+    if text.startswith("rule "):
+        return replace(record, rules=(*record.rules, text.removeprefix("rule ")))
+    return replace(record, fields=(*record.fields, *(_field(part) for part in text.split(", ") if part)))
+
+
+def _field(text: str) -> WireField:
+    name, _, rest = text.partition(" ")
+    kind, _, default = rest.partition(" = ")
     value = NO_VALUE if default in ("", "default") else json.loads(default)
-    camel = re.sub(r"_(\w)", lambda match: match[1].upper(), word)
-    return replace(record, fields=(*record.fields, WireField(word, kind, bool(optional), value, camel)))
+    camel = re.sub(r"_(\w)", lambda match: match[1].upper(), name)
+    return WireField(name, kind, bool(default), value, camel)

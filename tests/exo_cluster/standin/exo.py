@@ -41,19 +41,16 @@ TOPICS = ("local_events", "global_events", "commands", "download_commands", "ele
 
 def revision(added: list[str], dropped: list[str]) -> Revision:
     """HEAD, or what another commit would have made of it: `TYPE.field type` more, `TYPE.field` less."""
-    lines = exo_2026_06.TABLE.splitlines()
-
-    def heading(name: str) -> int:
-        return next(n for n, line in enumerate(lines) if re.match(rf"(record|tagged) {name}\b", line))
-
+    table = exo_2026_06.TABLE
     for change in added:
-        name, _, rest = change.partition(".")
-        lines.insert(heading(name) + 1, f"  {rest}")
+        name, _, field = change.partition(".")
+        table = re.sub(rf"(?m)^((record|tagged) {name}\b.*)$", rf"\1\n  {field}", table, count=1)
     for change in dropped:
         name, _, field = change.partition(".")
-        del lines[next(n for n in range(heading(name) + 1, len(lines)) if lines[n].split()[:1] == [field])]
-    table = parse("\n".join(lines))
-    return Revision("stand-in", (), ("0.3.70",), table, Checks(table, complete=True), Checks(table, complete=False))
+        heading, rest = re.split(rf"(?m)(?=^(?:record|tagged) {name}\b)", table, maxsplit=1)
+        table = heading + re.sub(rf"(?<=[ ,]){field} [^,\n]+(, )?", "", rest, count=1)
+    types = parse(table)
+    return Revision("stand-in", (), ("0.3.70",), types, Checks(types, complete=True), Checks(types, complete=False))
 
 
 def say(sentence: str) -> None:
