@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,8 +19,6 @@ from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.schema.specs import ObjectSpec
 
 Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-log = logging.getLogger("exo_rkllm.api")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 # aiohttp 3.14 warns of plain strings, and 3.8 has nothing else.
@@ -60,17 +56,14 @@ def _middleware(context: ApiContext) -> Any:
         try:
             check_site(request.headers, settings)
             response = _preflight(request) if _is_preflight(request) else await handler(request)
-        except ExoRkllmError as error:
-            response = _refusal(request, error)
         except web.HTTPException as error:
             response = _refusal(request, _of_http(error, request))
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
-        except (ConnectionError, asyncio.CancelledError):
+        except ConnectionError:
             raise
-        except Exception:
-            log.exception("%s %s failed", request.method, ascii(request.path))
-            response = _refusal(request, faults.broken())
+        except Exception as error:  # noqa: BLE001 - it is logged and told
+            response = _refusal(request, faults.known_error(error, f"{request.method} {request.path!a}"))
         if not response.prepared:
             response.headers.update(common_headers(request, settings, request_id))
         return response

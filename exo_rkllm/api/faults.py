@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
-from exo_rkllm.errors import Busy, ExoRkllmError, RunError
+from exo_rkllm.errors import Busy, ExoRkllmError
 from exo_rkllm.schema.specs import FieldError
+
+log = logging.getLogger("exo_rkllm.api")
 
 Language: TypeAlias = Literal["openai", "anthropic", "ollama"]
 
@@ -61,13 +64,12 @@ class AnswerInvalid(ExoRkllmError):
     status = 422
 
 
-def broken() -> ExoRkllmError:
-    """For defects of ours: the traceback is in the journal and nowhere else."""
+def known_error(error: Exception, place: str) -> ExoRkllmError:
+    """The error where it is one of ours; of a defect the traceback is in the journal and nowhere else."""
+    if isinstance(error, ExoRkllmError):
+        return error
+    log.error("%s failed", place, exc_info=error)
     return ExoRkllmError("Something broke inside exo-rkllm.", "exo-rkllm logs shows what.")
-
-
-def aborted() -> ExoRkllmError:
-    return RunError("The run was ended from outside before its answer was complete.", "Ask again.")
 
 
 # ── error bodies ─────────────────────────────────────────────────────────────────────────────────

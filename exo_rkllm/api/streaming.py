@@ -19,7 +19,6 @@ What a slow client has not taken yet lies in `StreamBuffer`, bounded by the leng
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,9 +30,9 @@ from exo_rkllm.api import faults
 from exo_rkllm.api.context import Call
 from exo_rkllm.api.encoding import SSE
 from exo_rkllm.api.leniency import without_unsupported
-from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Piece, Progress, ToolCall
+from exo_rkllm.backends.base import Array, Finish, GenerationEvent, GenerationRequest, Piece, Progress, ToolCall
 from exo_rkllm.chat.toolcall import read_tool_call
-from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.errors import ExoRkllmError, RunError
 
 # After so many silent seconds a stream begins all the same, so that no proxy gives up on a model that loads.
 PULSE = 10.0
@@ -86,6 +85,7 @@ class CompleteAnswer:
     texts: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
+    arrays: list[Array] = field(default_factory=list)
     thinking_tokens: int = 0
     finish: Finish = field(default_factory=lambda: Finish("stop"))
 
@@ -98,6 +98,8 @@ class CompleteAnswer:
                 self.thinking_tokens += 1
             else:
                 self.tool_calls.append(read_tool_call(event))
+        elif isinstance(event, Array) and event.rows and event.width:
+            self.arrays.append(event)
         elif isinstance(event, Finish):
             self.finish = event
 
@@ -124,7 +126,7 @@ async def complete_answer(call: Call, request: GenerationRequest, keep_alive: fl
 def _check_finish(finish: Finish | None) -> Finish:
     """No API has a word for an answer that somebody else ended: it is an error."""
     if finish is None or finish.reason == "abort":
-        raise faults.aborted()
+        raise RunError("The run was ended from outside before its answer was complete.", "Ask again.")
     return finish
 
 
@@ -203,19 +205,13 @@ async def _read(
                         watchdog.progress = event
             buffer.put(encoder.finish(_check_finish(finish)))
         buffer.close()
-    except ExoRkllmError as error:
-        _fail(buffer, encoder, error)
-    except Exception:
-        logging.getLogger("exo_rkllm.api").exception("a stream failed")
-        _fail(buffer, encoder, faults.broken())
-
-
-def _fail(buffer: StreamBuffer, encoder: StreamEncoder, error: ExoRkllmError) -> None:
-    if buffer.started:
-        buffer.put(encoder.failure(error))
-        buffer.close()
-    else:
-        buffer.close(error)
+    except Exception as error:  # noqa: BLE001 - it is logged and told
+        failure = faults.known_error(error, "A stream")
+        if buffer.has_begun:
+            buffer.put(encoder.failure(failure))
+            buffer.close()
+        else:
+            buffer.close(failure)
 
 
 class StreamBuffer:
@@ -224,7 +220,7 @@ class StreamBuffer:
     Once `direct_write` is set, it is tried first, and the writer wakes only where the connection has no room.
     """
 
-    __slots__ = ("_due", "_error", "_loop", "_open", "_parts", "_waiter", "direct_write", "started")
+    __slots__ = ("_due", "_error", "_loop", "_open", "_parts", "_waiter", "direct_write", "has_begun")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -233,12 +229,12 @@ class StreamBuffer:
         self._open = True
         self._error: BaseException | None = None
         self._due = False
-        self.started = False
+        self.has_begun = False
         self.direct_write: Callable[[bytes], bool] | None = None
 
     def put(self, text: str) -> None:
         """Delivered when the reader itself waits for something: hence the bundling."""
-        self.started = True
+        self.has_begun = True
         self._parts.append(text)
         if not self._due and self._waiter is not None:
             self._due = True
@@ -248,7 +244,7 @@ class StreamBuffer:
         self._due = False
         if self._waiter is None or not self._parts:
             return  # the writer was faster
-        if self.direct_write is not None and self.direct_write(self._joined()):
+        if self.direct_write is not None and self.direct_write(self._encoded_parts()):
             self._parts.clear()
         else:
             self._wake()
@@ -270,11 +266,11 @@ class StreamBuffer:
     async def take(self) -> bytes:
         """Everything that is ready; empty at the end."""
         await self.ready()
-        data = self._joined()
+        data = self._encoded_parts()
         self._parts.clear()
         return data
 
-    def _joined(self) -> bytes:
+    def _encoded_parts(self) -> bytes:
         return "".join(self._parts).encode("ascii", "backslashreplace")
 
     def _wake(self) -> None:
@@ -309,13 +305,13 @@ class StreamWatchdog:
 
         aiohttp has sent the head by now, and frames each later write like this. See bench/direct_write.py.
         """
-        transport, chunked = self._transport, "Transfer-Encoding" in response.headers
+        transport, in_chunks = self._transport, "Transfer-Encoding" in response.headers
 
         def write(data: bytes) -> bool:
             if transport is None or transport.is_closing() or transport.get_write_buffer_size():
                 return False
             self._had_traffic = True
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if in_chunks else data)
             return True
 
         return write

@@ -7,7 +7,6 @@ lines: one object a step, and at the end `{"done": ...}` or `{"error": ...}`, so
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -20,14 +19,12 @@ from exo_rkllm import __version__
 from exo_rkllm.api.control.tables import ASK, LOAD, MODEL_ONLY, PULL
 from exo_rkllm.api.control.translate import line_count, log_change, question_of, read_body
 from exo_rkllm.api.encoding import JSON_LINES, json_line, json_response
-from exo_rkllm.api.faults import broken
+from exo_rkllm.api.faults import known_error
 from exo_rkllm.api.streaming import cancelled_when_gone
 from exo_rkllm.backends.base import JSON, Array, GenerationRequest, Piece
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.log.ring import Ring
-
-log = logging.getLogger(__name__)
 
 PREFIX = "/control"
 VERSION_HEADER = "X-Exo-Rkllm-Version"
@@ -49,32 +46,29 @@ class PullRequest:
     token: str = field(default="", repr=False)
 
 
-class Pull(Protocol):
-    """The catalogue's: steps as frozen dataclasses, or an error."""
-
-    def __call__(self, request: PullRequest, /) -> AsyncGenerator[Any, None]: ...
-
-
-class ClusterView(Protocol):
+class PlainView(Protocol):
     def plain(self) -> Mapping[str, Any]: ...
 
 
 class ClusterControl(Protocol):
     """The daemon's node in its exo cluster."""
 
-    def view(self) -> ClusterView: ...
+    def view(self) -> PlainView: ...
     def join(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ControlContext:
-    """What the control socket works on. `facts` is what a status says besides the dispatcher's own."""
+    """What the control socket works on.
+
+    `facts` is what a status says besides the dispatcher's own; `pull` gives its steps as frozen dataclasses.
+    """
 
     dispatcher: Dispatcher
     ring: Ring
     reload: Callable[[], Mapping[str, JSON]]
     facts: Callable[[], Mapping[str, JSON]]
-    pull: Pull | None = None
+    pull: Callable[[PullRequest], AsyncGenerator[Any, None]] | None = None
     remove: Callable[[str], Awaitable[str]] | None = None
     cluster: Callable[[], ClusterControl | None] = lambda: None
 
@@ -212,17 +206,15 @@ async def _report_errors(request: web.Request, handler: Handler) -> web.StreamRe
     """Every failure leaves as the three parts of our errors, for the command line to print."""
     try:
         return await handler(request)
-    except ExoRkllmError as error:
-        return _json({"error": _parts(error)}, error.status)
     except web.HTTPException as error:
         sentence = f"The daemon has nothing under {request.method} {request.path}."
         hint = "Command and daemon differ in their versions: systemctl restart exo-rkllm"
         return _json({"error": {"code": "usage", "sentence": sentence, "hint": hint}}, error.status)
-    except (ConnectionError, asyncio.CancelledError):
+    except ConnectionError:
         raise
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-        return _json({"error": _parts(broken())}, 500)
+    except Exception as error:  # noqa: BLE001 - it is logged and told
+        failure = known_error(error, f"{request.method} {request.path}")
+        return _json({"error": _parts(failure)}, failure.status)
 
 
 def _parts(error: ExoRkllmError) -> dict[str, str]:
@@ -251,12 +243,9 @@ async def _stream(request: web.Request, values: AsyncGenerator[Mapping[str, Any]
                 while value is not None:
                     await response.write(json_line(value).encode())
                     value = await anext(values, None)
-            except ExoRkllmError as error:
-                end = {"error": _parts(error)}
-            except (ConnectionError, asyncio.CancelledError):
+            except ConnectionError:
                 raise
-            except Exception:
-                log.exception("%s %s failed", request.method, request.path)
-                end = {"error": _parts(broken())}
+            except Exception as error:  # noqa: BLE001 - it is logged and told
+                end = {"error": _parts(known_error(error, f"{request.method} {request.path}"))}
         await response.write(json_line(end).encode())
     return response
