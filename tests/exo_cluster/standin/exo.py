@@ -48,7 +48,7 @@ def revision(added: list[str], dropped: list[str]) -> Revision:
     for change in dropped:
         name, _, field = change.partition(".")
         heading, rest = re.split(rf"(?m)(?=^(?:record|tagged) {name}\b)", table, maxsplit=1)
-        table = heading + re.sub(rf"(?<=[ ,]){field} [^,\n]+(, )?", "", rest, count=1)
+        table = heading + re.sub(rf", {field} [^,\n]+|(?<= ){field} [^,\n]+(?:, )?", "", rest, count=1)
     types = parse(table)
     return Revision("stand-in", (), ("0.3.70",), types, Checks(types, complete=True), Checks(types, complete=False))
 
