@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -118,6 +119,20 @@ def test_a_command_says_which_plugin_it_goes_without(house: House, shelf: Shelf)
     done = house.command("engines", "--json")
     assert (done.returncode, json.loads(done.stdout)["engines"][0]["name"]) == (0, "dummy")
     assert done.stderr == "I talk\nexo-rkllm: the plugin b is not used: RuntimeError: no such luck\n"
+
+
+def test_command_that_needs_no_plugin_waits_for_none(house: House, shelf: Shelf) -> None:
+    shelf.add("hangs", {"exo_rkllm.plugins": {"z": "hangs"}}, hangs="import time; time.sleep(60)")
+    house.words()
+    house.add("own", 'engine = "dummy"\n')
+    began = time.monotonic()
+    assert house.command("models").stdout.count("dummy") == 2
+    assert house.command("rm", "own").stdout == "removed own\n"
+    daemon = house.start()
+    assert house.command("run", "words", "hello").stdout == "hello\n"
+    assert house.command("plugins").stdout.count("loading") == 1, "the daemon's word"
+    daemon.stop()
+    assert time.monotonic() - began < 20, "a command that waits for it takes ten seconds"
 
 
 def finding(service: DaemonStatus, house: House) -> Finding:

@@ -113,6 +113,24 @@ def test_a_plugin_that_fails_conflicts_or_hangs_stops_no_other(here: Shelf) -> N
     assert set(found.specs) == {"zorg", "twin"}
 
 
+def test_plugins_that_hang_take_no_time_from_the_others(here: Shelf) -> None:
+    """The first one used up the time of all, and the one behind it looked as if it hung, too."""
+    for name in ("a", "b", "c"):
+        here.add(
+            f"hangs{name}",
+            {"exo_rkllm.plugins": {name: f"hangs{name}"}},
+            **{f"hangs{name}": "import time; time.sleep(8)"},
+        )
+    here.add("slow", {"exo_rkllm.plugins": {"d": "slow"}}, slow="import time; time.sleep(1)")
+    began = time.monotonic()
+    loaded = plugins.load(("*",), patience=2.5)
+    assert states(loaded) == {"a": "loading", "b": "loading", "c": "loading", "d": "used"}
+    assert time.monotonic() - began < 4, "they are waited for beside each other"
+    began = time.monotonic()
+    plugins.load(("*",), patience=2.5)
+    assert time.monotonic() - began < 1, "one that has had its time gets no more"
+
+
 @pytest.mark.seed("4.5", "a failing plugin is logged, the rest load")
 @pytest.mark.parametrize(
     ("group", "value", "module", "state", "says"),
