@@ -44,6 +44,7 @@ class Card:
     context: int = 0
     layers: int = 0
     hidden_size: int = 0
+    kv_heads: int = 0
     memory: int = 0  # bytes that a load is expected to take
     reuse: bool = True
     weights: Weights | None = row(object_of(Weights))

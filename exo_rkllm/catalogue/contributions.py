@@ -10,7 +10,7 @@ from typing import Any
 
 from exo_rkllm.catalogue.card import Card, telling_names
 from exo_rkllm.catalogue.names import SUFFIXES
-from exo_rkllm.chat.chat_format import ChatFormat, model_type, read_chat_format
+from exo_rkllm.chat.chat_format import ChatFormat, model_type, read_chat_format, reasoning_of
 from exo_rkllm.chat.families import FAMILIES, Family, family_of
 from exo_rkllm.chat.formats import Reasoning
 from exo_rkllm.errors import CardError
@@ -49,6 +49,13 @@ class PluginContributions:
 
     def chat_format(self, folder: Path, card: Card) -> ChatFormat:
         """How the model of a card is talked to; raises CardError where its table [chat] names what is not there."""
+        return read_chat_format(folder, card.id, card.chat, *self._family_and_template(folder, card))
+
+    def reasoning(self, folder: Path, card: Card) -> Reasoning | None:
+        """How the model of a card marks its thoughts; None where it does not think aloud. Raises CardError as above."""
+        return reasoning_of(folder, card.id, card.chat, *self._family_and_template(folder, card))
+
+    def _family_and_template(self, folder: Path, card: Card) -> tuple[Family, str]:
         said, held = card.chat.family, model_type(folder)
         if said in self.specs and said not in self.families:
             said = ""  # a plugin's type that brings no row: its tokenizer, its engine, but no markup
@@ -59,8 +66,7 @@ class PluginContributions:
         template = None
         if spec is not None and not spec.template:
             template = getattr(processor_of(spec, self.processors), "chat_template", None)
-        own = template if isinstance(template, str) else ""
-        return read_chat_format(folder, card.id, card.chat, self.families[name], own)
+        return self.families[name], template if isinstance(template, str) else ""
 
 
 EMPTY = PluginContributions()

@@ -76,10 +76,14 @@ def _shape(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
+def _kv_heads(shape: Mapping[str, Any]) -> int:
+    return _number(shape, "num_key_value_heads") or _number(shape, "num_attention_heads")
+
+
 def cache_bytes(shape: Mapping[str, Any], context: int) -> int:
     """The key-value cache: fp16 (reference 2.10)."""
     heads = _number(shape, "num_attention_heads")
-    kv_heads = _number(shape, "num_key_value_heads") or heads
+    kv_heads = _kv_heads(shape)
     head = _number(shape, "head_dim") or (_number(shape, "hidden_size") // heads if heads else 0)
     return 2 * _number(shape, "num_hidden_layers", "num_layers") * kv_heads * head * 2 * context
 
@@ -140,6 +144,7 @@ def describe(
         context=tokens,
         layers=_number(shape, "num_hidden_layers", "num_layers") or said("layers", 0),
         hidden_size=_number(shape, "hidden_size") or said("embedding_length", 0),
+        kv_heads=_kv_heads(shape),
         memory=weights.size + OVERHEAD + cache,
         reuse=brought.families[brought.family(held, *known)].reuse,
         weights=weights,

@@ -29,7 +29,16 @@ from exo_rkllm.runner.preload import Preload
 class Entry(ChatModel):
     """A model that can be asked for by name; what is expensive to read (template, tokenizer) is read once and kept."""
 
-    __slots__ = ("_brought", "_card", "_chat_format", "_chat_format_stamp", "_folder", "_spec", "_tokenizer")
+    __slots__ = (
+        "_brought",
+        "_card",
+        "_chat_format",
+        "_chat_format_stamp",
+        "_folder",
+        "_reasons",
+        "_spec",
+        "_tokenizer",
+    )
 
     def __init__(self, folder: Path, card: Card, brought: PluginContributions = EMPTY) -> None:
         self._folder = folder
@@ -39,6 +48,7 @@ class Entry(ChatModel):
         self._chat_format_stamp: tuple[int, ...] = ()
         self._tokenizer: tuple[Tokenizer | None] | None = None
         self._spec: tuple[ModelSpec | None] | None = None
+        self._reasons: bool | None = None
 
     def __repr__(self) -> str:
         return f"Entry({self._card.id!r})"
@@ -102,6 +112,15 @@ class Entry(ChatModel):
             make = processor_of(self.spec, self._brought.processors)
             self._tokenizer = (read_tokenizer(self._folder) if make is None else processed(make, self._folder),)
         return self._tokenizer[0]
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the model thinks aloud before it answers; a card that cannot be read counts as no."""
+        if self._reasons is None:
+            self._reasons = False
+            with contextlib.suppress(ExoRkllmError):
+                self._reasons = self._brought.reasoning(self._folder, self._card) is not None
+        return self._reasons
 
     def chat_format(self) -> ChatFormat:
         """Compiled once, and again when the template's file changed: owners edit templates in place."""

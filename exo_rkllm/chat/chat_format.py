@@ -189,8 +189,7 @@ def read_chat_format(
         with_tools = TemplateSource(family.template, tuple({"bos_token": family.bos, **special}.items()))
     marked = _marked(source, TOOL_MARKS) if with_tools is chosen else ""
     tools = _row("tools", settings.tools or marked or family.tools, TOOLS, model)
-    marked = _marked(source, REASONING_MARKS) if source else ""
-    reasoning = _row("reasoning", settings.reasoning or marked or family.reasoning, REASONING, model)
+    reasoning = _reasoning(source, model, settings, family)
     stop = [*settings.stop, special.get("eos_token", ""), *_eos_texts(folder, config), *family.stop]
     return ChatFormat(
         chosen,
@@ -201,6 +200,20 @@ def read_chat_format(
         settings.system,
         _are_special(_tags(tools, reasoning), config),
     )
+
+
+def reasoning_of(
+    folder: Path, model: str, settings: ChatSettings, family: Family, template: str = ""
+) -> Reasoning | None:
+    """How the model marks its thoughts, as in `read_chat_format`, but without compiling its template."""
+    config = _mapping(folder / "tokenizer_config.json")
+    return _reasoning(_template_source(folder, model, settings, config) or template, model, settings, family)
+
+
+def _reasoning(source: str, model: str, settings: ChatSettings, family: Family) -> Reasoning | None:
+    marked = _marked(source, REASONING_MARKS) if source else ""
+    reasoning: Reasoning | None = _row("reasoning", settings.reasoning or marked or family.reasoning, REASONING, model)
+    return reasoning
 
 
 def chat_format_of(model: Model, families: Mapping[str, Family] = FAMILIES) -> ChatFormat:

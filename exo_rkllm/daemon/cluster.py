@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from exo_rkllm.assembly import Node
 from exo_rkllm.backends.base import GenerationEvent, GenerationRequest
+from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cluster.serving import BoardFacts, ModelState, Servable
 from exo_rkllm.cluster.session.link import zenoh_available
@@ -58,23 +59,33 @@ class DispatchServing:
         if status.unavailable_reason or status.draining:
             return ()
         models = {model.name: model for model in status.models}
-        return tuple(servable(entry, models.get(entry.id)) for entry in self._node.catalogue.list())
+        engines = self._node.engines
+        return tuple(
+            servable(entry, models.get(entry.id), engines.get(engines.chosen(entry)))
+            for entry in self._node.catalogue.list()
+        )
 
 
-def servable(entry: Entry, status: ModelStatus | None) -> Servable:
+def servable(entry: Entry, status: ModelStatus | None, engine: EngineSpec | None) -> Servable:
+    """The model as the cluster is told of it: from its card, and from its engine once that has loaded it."""
     card = entry.card
     state: ModelState = "cold" if status is None else "failed" if status.error else STATES[status.state]
+    # Before the load an engine of files cannot tell whether this one sees; one without files says what it takes.
+    images = engine is not None and engine.images and not engine.formats
     return Servable(
         id=entry.id,
         state=state,
         size=card.weights.size if card.weights else 0,
         layers=card.layers,
         hidden_size=card.hidden_size,
+        kv_heads=card.kv_heads,
         context=entry.context if status is None else status.context,
         memory=card.memory if status is None else status.memory,
         family=card.chat.family,
         quantization=card.quantization,
         base_model=card.base_model,
+        thinking=entry.reasons,
+        images=images if status is None or status.images is None else status.images,
         sampling=entry.sampling,
         folder=str(entry.folder),
         problem="" if status is None else status.error,

@@ -242,6 +242,7 @@ class Dispatcher:
             ),
             slots=model.slots,
             context=self._models[model.name].context if engine is None else engine.capabilities.context,
+            images=None if engine is None or model.phase != "ready" else engine.capabilities.images,
             pinned=self._state.pinned(model),
             memory=model.takes if measured is None else measured,
             domain=model.domain,

@@ -30,6 +30,7 @@ class ModelStatus:
     waiting: tuple[RequestStatus, ...] = ()
     slots: int = 1
     context: int = 0
+    images: bool | None = None  # whether it sees; not known before it is loaded
     pinned: bool = False
     memory: int = 0
     domain: int | None = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -14,10 +17,11 @@ import pytest_asyncio
 
 from exo_rkllm.api.control import PullRequest
 from exo_rkllm.config import Config, load
+from exo_rkllm.daemon.cluster import DispatchServing
 from exo_rkllm.daemon.daemon import Daemon, differing, headline
 from exo_rkllm.errors import ConfigError, UsageError
 from exo_rkllm.log.ring import Ring
-from tests.simulated import Library
+from tests.simulated import REPOSITORY, Library
 
 
 @pytest.fixture
@@ -142,3 +146,61 @@ def test_differing_settings_are_named() -> None:
     new = replace(old, api=replace(old.api, port=1, listen="::1"), log=replace(old.log, level="debug"), files=("x",))
     assert differing(old, new) == ["api.listen", "api.port", "log.level"]
     assert differing(old, new, ("api.port", "log")) == ["api.port", "log.level"]
+
+
+# ── what the cluster is offered ──────────────────────────────────────────────────────────────────
+
+
+async def run_command(config: Config, *words: str) -> None:
+    """In a process of its own, as from another terminal."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "exo_rkllm", *words, "--models", config.models.directory),
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await process.wait() == 0
+
+
+@pytest.fixture
+def thinker(make_model: Callable[..., Path], tmp_path: Path) -> Path:
+    """A reasoning model's folder, as it is published."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    make_model().rename(folder / "Qwen3-0.6B-w8a8-rk3588.rkllm")
+    shape = {"num_hidden_layers": 28, "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 8}
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3", **shape}))
+    template = "{% for one in messages %}{{ one.content }}{% endfor %}<think></think>"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    return folder
+
+
+async def test_import_and_removal_by_another_process_change_the_offers_within_two_seconds(
+    daemon: Daemon, thinker: Path
+) -> None:
+    async with aclosing(DispatchServing(daemon.dispatcher, daemon.node).offers()) as offers:
+        assert {model.id for model in await anext(offers)} == {"one", "two"}
+        await run_command(daemon.config, "import", str(thinker), "--name", "three", "--offline")
+        assert {model.id for model in await asyncio.wait_for(anext(offers), 2)} == {"one", "two", "three"}
+        await run_command(daemon.config, "rm", "two")
+        assert {model.id for model in await asyncio.wait_for(anext(offers), 2)} == {"one", "three"}
+        card = daemon.node.catalogue.get("one").folder / "model.toml"
+        card.write_text(card.read_text().replace("512", "1024"))
+        assert {model.context for model in await asyncio.wait_for(anext(offers), 2) if model.id == "one"} == {1024}
+
+
+async def test_cluster_is_told_of_a_models_thoughts_and_shape(daemon: Daemon, thinker: Path) -> None:
+    await run_command(daemon.config, "import", str(thinker), "--name", "three", "--offline")
+    async with aclosing(DispatchServing(daemon.dispatcher, daemon.node).offers()) as offers:
+        models = {model.id: model for model in await anext(offers)}
+    assert (models["three"].thinking, models["one"].thinking) == (True, False)
+    assert (models["three"].layers, models["three"].hidden_size, models["three"].kv_heads) == (28, 1024, 8)
+    assert not models["three"].images
+
+
+async def test_cluster_is_told_that_a_remote_model_sees_images(daemon: Daemon) -> None:
+    folder = daemon.node.catalogue.directory / "seer"
+    folder.mkdir()
+    (folder / "model.toml").write_text(
+        'id = "seer"\nengine = "openai"\n[options]\nbase_url = "http://127.0.0.1:1/v1"\n'
+    )
+    async with aclosing(DispatchServing(daemon.dispatcher, daemon.node).offers()) as offers:
+        assert {model.id for model in await anext(offers) if model.images} == {"seer"}
