@@ -94,5 +94,5 @@ def test_command_line_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize("address", ["fdab0000", "fde40000", "27700000", "22000000", "/dev/dri/card1", "renderD129"])
 def test_hardware_addresses_stand_only_in_tables(address: str) -> None:
     """Others looked for fdab0000.npu by name, and found nothing on any other SoC."""
-    tables = {PACKAGE / "socs.py", PACKAGE / "doctor" / "hardware.py"}  # the SoCs; what to look for on a board
+    tables = {PACKAGE / "socs.py", PACKAGE / "doctor" / "probes.py"}  # the SoCs; what to look for on a board
     assert not [path for path in MODULES if path not in tables and address in path.read_text()]

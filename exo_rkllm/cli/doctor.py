@@ -15,7 +15,7 @@ from exo_rkllm.cli import place
 from exo_rkllm.cli.output import Paint, repair_lines, terminal_width, wrap
 from exo_rkllm.client.control import daemon_status
 from exo_rkllm.doctor.checks import diagnose
-from exo_rkllm.doctor.identity import judged
+from exo_rkllm.doctor.identity import identity_for
 from exo_rkllm.doctor.report import DoctorReport, Finding, Level
 from exo_rkllm.doctor.scene import Scene, look
 from exo_rkllm.errors import ConfigError
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     scene = look(
-        os.environ, judged(args.user), daemon_status(os.environ), configured_catalogue(), args.root, args.model
+        os.environ, identity_for(args.user), daemon_status(os.environ), configured_catalogue(), args.root, args.model
     )
     report = diagnose(scene)
     if args.json:

@@ -17,11 +17,11 @@ from exo_rkllm.cli.doctor import check_lines, configured_catalogue
 from exo_rkllm.cli.output import Paint, terminal_width
 from exo_rkllm.client.control import DaemonStatus, daemon_status
 from exo_rkllm.config import load
-from exo_rkllm.doctor import hardware, selftest
+from exo_rkllm.doctor import selftest
 from exo_rkllm.doctor.checks import diagnose
-from exo_rkllm.doctor.hardware import PROBES, HardwareProbe
-from exo_rkllm.doctor.identity import judged
+from exo_rkllm.doctor.identity import identity_for
 from exo_rkllm.doctor.measure import Bench
+from exo_rkllm.doctor.probes import PROBES, HardwareProbe
 from exo_rkllm.doctor.scene import look
 from exo_rkllm.doctor.selftest import SelftestOutcome
 from exo_rkllm.errors import Busy, UsageError
@@ -62,14 +62,16 @@ def main(args: argparse.Namespace) -> int:
     outcomes = selftest.run(probes, board, root, bench, show)
     now = time.time()
     report = args.output or Path(time.strftime("exo-rkllm-selftest-%Y%m%d-%H%M%S.md", time.localtime(now)))
-    doctor = diagnose(look(os.environ, judged(None), service, configured_catalogue(), args.root, args.model or ""))
+    doctor = diagnose(
+        look(os.environ, identity_for(None), service, configured_catalogue(), args.root, args.model or "")
+    )
     report.write_text(selftest.page(board, doctor, outcomes, lines, now), encoding="utf-8")
     print(f"\nThe report is {report}: attach it to an issue.")
     return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0
 
 
 def chosen(only: list[str] | None) -> list[HardwareProbe]:
-    known = set(hardware.keys())
+    known = {probe.key for probe in PROBES}
     for key in only or ():
         if key not in known:
             raise UsageError(f"There is no check {key!r}.", "exo-rkllm selftest --list")

@@ -113,9 +113,13 @@ def connected(path: Path, timeout: float | None) -> socket.socket:
         sock.connect(str(path))
     except PermissionError:
         sock.close()
+        group = group_of(path)
         raise NotInTheGroup(
-            f"You may not use the daemon's control socket {path}: it is for the group {group_of(path)}.",
-            f"sudo usermod -aG {group_of(path)} $USER, then log in again",
+            f"You may not use the daemon's control socket {path}: it is for the group {group}.",
+            # A daemon that root started by hand; root's group is nobody's to join.
+            "sudo exo-rkllm ..., or run the daemon as its service: sudo systemctl start exo-rkllm"
+            if group == "root"
+            else f"sudo usermod -aG {group} $USER, then log in again",
         ) from None
     except OSError:
         sock.close()

@@ -1,4 +1,4 @@
-"""The measurements of `selftest` that need a model: one engine is loaded, asked, watched and closed again."""
+"""The measurements of `selftest` that need a model: each loads an engine, asks it, watches the board and closes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIB = 1 << 20
 
 @dataclass(slots=True)
 class Bench:
-    """`lines` collects the library's own words; `engine` makes one that is not loaded yet."""
+    """What a measurement needs. `engine` makes one that is not loaded yet; `lines` collects the library's log."""
 
     board: Board
     sources: Sources
@@ -61,7 +61,7 @@ async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS) -> Measu
 
 
 @asynccontextmanager
-async def loaded(bench: Bench) -> AsyncIterator[Engine]:
+async def loaded_engine(bench: Bench) -> AsyncIterator[Engine]:
     engine = bench.engine()
     try:
         await engine.initialize()
@@ -71,18 +71,18 @@ async def loaded(bench: Bench) -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def watched(bench: Bench) -> AsyncIterator[list[Reading]]:
-    """Readings at an even pace while the body runs."""
-    seen: list[Reading] = []
+async def watch_readings(bench: Bench) -> AsyncIterator[list[Reading]]:
+    """Readings at an even pace, which go on while the body runs."""
+    readings: list[Reading] = []
 
     async def look() -> None:
         while True:
-            seen.append(bench.reading())
+            readings.append(bench.reading())
             await asyncio.sleep(bench.interval)
 
     watcher = asyncio.ensure_future(look())
     try:
-        yield seen
+        yield readings
     finally:
         watcher.cancel()
         await asyncio.wait({watcher})
@@ -93,17 +93,17 @@ async def watched(bench: Bench) -> AsyncIterator[list[Reading]]:
 
 async def answers(bench: Bench) -> Finding:
     began = time.monotonic()
-    async with loaded(bench) as engine:
+    async with loaded_engine(bench) as engine:
         load = time.monotonic() - began
         answer = await ask(engine, Message("user", QUESTION))
         memory = engine.memory
     if answer.finish is None or not answer.text:
         return bad("The model loaded and answered nothing.", "exo-rkllm run NAME hello --verbose")
-    usage, spent = answer.finish.usage, answer.finish.timings
+    usage, timings = answer.finish.usage, answer.finish.timings
     facts = [f"load {load:.1f} s", f"first token {answer.first or 0:.2f} s"]
-    if spent.prefill and usage.prompt > usage.cached and usage.counted:
-        facts.append(f"prompt {(usage.prompt - usage.cached) / spent.prefill:.0f} tokens/s")
-    if speed := spent.tokens_per_second(usage.completion):
+    if timings.prefill and usage.prompt > usage.cached and usage.counted:
+        facts.append(f"prompt {(usage.prompt - usage.cached) / timings.prefill:.0f} tokens/s")
+    if speed := timings.tokens_per_second(usage.completion):
         facts.append(f"answer {speed:.1f} tokens/s")
     if memory is not None:
         facts.append(f"memory {memory / MIB:.0f} MiB")
@@ -116,7 +116,7 @@ async def load_follows(bench: Bench) -> Finding:
     before = bench.reading()
     if before.load is None:
         return unseen(f"the load cannot be read: {before.absent.get('load', '')}")
-    async with loaded(bench) as engine, watched(bench) as seen:
+    async with loaded_engine(bench) as engine, watch_readings(bench) as seen:
         await ask(engine, Message("user", QUESTION), tokens=4 * TOKENS)
     loads = [reading.load for reading in seen if reading.load is not None]
     peak = [max(values) for values in zip(*loads, strict=False)]
@@ -131,7 +131,7 @@ async def load_follows(bench: Bench) -> Finding:
 
 
 async def power_tail(bench: Bench) -> Finding:
-    async with loaded(bench) as engine:
+    async with loaded_engine(bench) as engine:
         await ask(engine, Message("user", QUESTION), tokens=8)
         began = time.monotonic()
         while time.monotonic() - began < bench.tail:
@@ -158,7 +158,7 @@ async def reading_wakes_nothing(bench: Bench) -> Finding:
 
 
 async def prefix_reuse(bench: Bench) -> Finding:
-    async with loaded(bench) as engine:
+    async with loaded_engine(bench) as engine:
         first = await ask(engine, Message("user", QUESTION), tokens=32)
         turns = (Message("user", QUESTION), Message("assistant", first.text), Message("user", FOLLOW_UP))
         second = await ask(engine, *turns, tokens=8)
@@ -175,24 +175,24 @@ async def prefix_reuse(bench: Bench) -> Finding:
 
 
 async def abort(bench: Bench) -> Finding:
-    async with loaded(bench) as engine:
+    async with loaded_engine(bench) as engine:
         request = GenerationRequest(model=engine.model.id, messages=(Message("user", LONG),), max_tokens=512)
         began = time.monotonic()
         async with aclosing(engine.generate(request)) as events:
             async for event in events:
                 if isinstance(event, Piece):
                     break
-            asked = time.monotonic()
+            stop = time.monotonic()
         await engine.settled(request.id)
-        took = time.monotonic() - asked
+        took = time.monotonic() - stop
         after = await ask(engine, Message("user", QUESTION), tokens=4)
     if not after.text:
         return bad("After an abort the model answered nothing.", "exo-rkllm run NAME hello --verbose")
-    return good(f"prompt read in {asked - began:.2f} s, ended {took * 1000:.0f} ms after the abort, next answer fine")
+    return good(f"prompt read in {stop - began:.2f} s, ended {took * 1000:.0f} ms after the abort, next answer fine")
 
 
-async def opened(bench: Bench) -> Finding:
-    async with loaded(bench) as engine:
+async def open_nodes(bench: Bench) -> Finding:
+    async with loaded_engine(bench) as engine:
         await ask(engine, Message("user", QUESTION), tokens=4)
         nodes = sorted({node for child in children() for node in device_nodes(child)})
     if not nodes:
@@ -202,7 +202,7 @@ async def opened(bench: Bench) -> Finding:
 
 async def memory_freed(bench: Bench) -> Finding:
     before = bench.reading().memory_available
-    async with loaded(bench) as engine:
+    async with loaded_engine(bench) as engine:
         await ask(engine, Message("user", QUESTION), tokens=4)
         during = bench.reading().memory_available
     await asyncio.sleep(bench.interval)
@@ -214,14 +214,14 @@ async def memory_freed(bench: Bench) -> Finding:
 
 
 def children() -> list[int]:
-    """Processes of our own: a loaded model is one of them."""
-    found = []
+    """Child processes of this one: a loaded model is one of them."""
+    numbers = []
     for task in Path("/proc/self/task").iterdir():
         try:
-            found += [int(word) for word in (task / "children").read_text().split()]
+            numbers += [int(word) for word in (task / "children").read_text().split()]
         except (OSError, ValueError):
             continue
-    return found
+    return numbers
 
 
 def device_nodes(process: int) -> set[str]:
@@ -247,6 +247,6 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], object]] = {
     "reading-wakes-nothing": reading_wakes_nothing,
     "prefix-reuse": prefix_reuse,
     "abort": abort,
-    "opened": opened,
+    "opened": open_nodes,
     "memory-freed": memory_freed,
 }

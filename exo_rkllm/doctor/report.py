@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from exo_rkllm.errors import ExoRkllmError
+
 Level: TypeAlias = Literal["pass", "warn", "fail", "skip"]
 
 
@@ -47,6 +49,10 @@ def poor(fact: str, repair: str) -> Finding:
 
 def bad(fact: str, repair: str) -> Finding:
     return Finding("fail", fact, repair)
+
+
+def from_error(error: ExoRkllmError) -> Finding:
+    return bad(error.sentence, error.hint)
 
 
 def unseen(fact: str) -> Finding:

@@ -1,4 +1,4 @@
-"""One look at the machine, as values: the checks only judge what is in here."""
+"""Everything that the checks judge, read once and as values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.classic.launcher import HostKind, host_kind
 from exo_rkllm.client.control import DaemonStatus
 from exo_rkllm.config import Config, load
-from exo_rkllm.doctor.identity import ModelIdentity
+from exo_rkllm.doctor.identity import UserIdentity
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound
 from exo_rkllm.plugins import PluginStatus
 from exo_rkllm.runtime import locate, modelfile
@@ -31,9 +31,7 @@ LIBRARIES = (
     "usr/lib",
     "usr/local/lib",
 )
-
-
-# What a file without a card is taken to be loaded with, when its memory is estimated.
+# Context for which a file without a card is assumed to be loaded, when its memory is estimated.
 SHORTEST = 512
 
 
@@ -46,29 +44,31 @@ class CpuPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSeen:
-    """A model file and what speaks against it, or why there is none."""
+class ModelInspection:
+    """A model file and what speaks against loading it here, or the error of reading it."""
 
     name: str
     facts: ModelFacts | None = None
     objections: tuple[Objection, ...] = ()
-    memory: int | None = None  # bytes that loading it takes, as a guess
+    memory: int | None = None  # estimated bytes that loading it takes
     error: ExoRkllmError | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
+    """One look at the machine, its files and its daemon; `root` is where the board's files were read."""
+
     root: Path
     board: Board
     reading: Reading
-    identity: ModelIdentity
+    identity: UserIdentity
     config: Config | None
     config_error: ExoRkllmError | None
     machine: str
     gomp: bool
     cpus: tuple[CpuPolicy, ...]
     search: Search
-    models: tuple[ModelSeen, ...]
+    models: tuple[ModelInspection, ...]
     models_error: ExoRkllmError | None
     kernel_log: Mapping[str, int] | str  # errors by kind, or why it cannot be read
     service: DaemonStatus
@@ -77,27 +77,28 @@ class Scene:
 
     @property
     def runtime(self) -> str:
-        """The release that would be loaded, empty where there is none."""
-        place = self.search.found
-        return place.version.release if place is not None and place.version is not None else ""
+        """The vendor library's release that would be loaded; empty if there is none."""
+        return _release(self.search)
 
 
 def look(
     environment: Mapping[str, str],
-    identity: ModelIdentity,
+    identity: UserIdentity,
     service: DaemonStatus,
     catalogue: Catalogue | None,
     root: Path | None = None,
     model: str = "",
 ) -> Scene:
-    """Never raises for what it finds; `model` is a name or a file, every model of the catalogue where it is empty."""
+    """Look at everything once; nothing that is found raises.
+
+    `model` is a name or a file; empty means every model of the catalogue.
+    """
     config, config_error = _config(environment)
     base = root or Path(config.board.root if config is not None else "/")
     board = detect(base)
     library = Path(config.runtime.library) if config is not None and config.runtime.library else None
     search = locate.search(library, environment)
-    release = search.found.version.release if search.found is not None and search.found.version is not None else ""
-    seen, models_error = _models(catalogue, model, board, release)
+    models, models_error = _models(catalogue, model, board, _release(search))
     return Scene(
         root=base,
         board=board,
@@ -109,7 +110,7 @@ def look(
         gomp=any((base / folder / "libgomp.so.1").exists() for folder in LIBRARIES),
         cpus=tuple(_cpus(base)),
         search=search,
-        models=seen,
+        models=models,
         models_error=models_error,
         kernel_log=_kernel_log(base),
         service=service,
@@ -118,8 +119,13 @@ def look(
     )
 
 
+def _release(search: Search) -> str:
+    place = search.found
+    return place.version.release if place is not None and place.version is not None else ""
+
+
 def _plugins(environment: Mapping[str, str], service: DaemonStatus) -> tuple[PluginStatus, ...]:
-    """The daemon's where one runs: those of this process say little of it."""
+    """The daemon's plugins if one runs, since this process may load others."""
     if service.status is not None and "plugins" in service.status:
         return tuple(PluginStatus(**row) for row in service.status["plugins"])
     return plugins.load(environment=environment).rows
@@ -133,38 +139,38 @@ def _config(environment: Mapping[str, str]) -> tuple[Config | None, ExoRkllmErro
 
 
 def _models(
-    catalogue: Catalogue | None, wanted: str, board: Board, release: str
-) -> tuple[tuple[ModelSeen, ...], ExoRkllmError | None]:
+    catalogue: Catalogue | None, name: str, board: Board, release: str
+) -> tuple[tuple[ModelInspection, ...], ExoRkllmError | None]:
     platform_name = board.soc.title if board.soc is not None and board.soc.rkllm else ""
-    if wanted and (wanted.endswith(".rkllm") or "/" in wanted):
-        return (_inspected(wanted, Path(wanted), platform_name, release, 0),), None
+    if name and (name.endswith(".rkllm") or "/" in name):
+        return (_inspect(name, Path(name), platform_name, release, 0),), None
     if catalogue is None:
         return (), None
     try:
         listing = catalogue.scan()
-        entries = (catalogue.resolve(wanted),) if wanted else listing.entries
+        entries = (catalogue.resolve(name),) if name else listing.entries
     except ModelNotFound as error:
-        return (ModelSeen(wanted, error=error),), None
+        return (ModelInspection(name, error=error),), None
     except ExoRkllmError as error:
         return (), error
-    seen = [_entry(entry, platform_name, release) for entry in entries]
-    broken = [] if wanted else [ModelSeen(one.folder.name, error=one.error) for one in listing.problems]
-    return (*seen, *broken), None
+    inspections = [_inspect_entry(entry, platform_name, release) for entry in entries]
+    problems = () if name else listing.problems
+    return (*inspections, *(ModelInspection(one.folder.name, error=one.error) for one in problems)), None
 
 
-def _entry(entry: Entry, platform_name: str, release: str) -> ModelSeen:
+def _inspect_entry(entry: Entry, platform_name: str, release: str) -> ModelInspection:
     if entry.engine != "rkllm" or entry.path is None:
-        return ModelSeen(entry.id)
-    return _inspected(entry.id, entry.path, platform_name, release, entry.context)
+        return ModelInspection(entry.id)
+    return _inspect(entry.id, entry.path, platform_name, release, entry.context)
 
 
-def _inspected(name: str, path: Path, platform_name: str, release: str, context: int) -> ModelSeen:
+def _inspect(name: str, path: Path, platform_name: str, release: str, context: int) -> ModelInspection:
     try:
         facts = modelfile.inspect(path)
     except ExoRkllmError as error:
-        return ModelSeen(name, error=error)
+        return ModelInspection(name, error=error)
     objections = modelfile.check(facts, platform_name, release, context)
-    return ModelSeen(name, facts, objections, facts.memory(context or SHORTEST))
+    return ModelInspection(name, facts, objections, facts.memory(context or SHORTEST))
 
 
 def _cpus(root: Path) -> list[CpuPolicy]:

@@ -1,4 +1,4 @@
-"""Runs the table of hardware checks and writes what came out as a page to attach to an issue."""
+"""Runs the table of hardware probes and writes the outcome as a page to attach to an issue."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from typing import cast
 
 from exo_rkllm import __version__
 from exo_rkllm.board.detect import Board
-from exo_rkllm.doctor.hardware import HardwareProbe
 from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
+from exo_rkllm.doctor.probes import HardwareProbe
 from exo_rkllm.doctor.report import DoctorReport, Finding, bad, good, poor, unseen
 from exo_rkllm.errors import ExoRkllmError
 
-# A command of the table reads a few files; one that takes longer hangs on a device.
+# A command of the table reads a few files; if it takes longer, it hangs on a device.
 COMMAND_SECONDS = 20.0
 MEASURE_SECONDS = 600.0
 MOST_LINES = 120
-# What an owner need not publish: addresses of network cards and of the machine.
+# Not to be published: addresses of network cards and of the machine.
 PRIVATE = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b|\b(?:\d{1,3}\.){3}\d{1,3}\b", re.IGNORECASE)
-# Absolute paths in the table's commands, but not the one that swallows what is not wanted.
+# Absolute paths in the table's commands, except /dev/null.
 FILES = re.compile(r"(?<![\w./])/(?:sys|proc|dev(?!/null)|etc)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class SelftestOutcome:
-    """`output` is a command's, `finding` a measurement's or the reason why there is none."""
+    """`output` is a command's; `finding` a measurement's, or why the probe was not made."""
 
     probe: HardwareProbe
     finding: Finding
@@ -47,9 +47,9 @@ def run(
     board: Board,
     root: Path,
     bench: Bench | None,
-    told: Callable[[SelftestOutcome], None],
+    on_outcome: Callable[[SelftestOutcome], None],
 ) -> list[SelftestOutcome]:
-    """`bench` is None without a model; `told` hears each outcome as it comes."""
+    """Run every probe in order. `bench` is None without a model; `on_outcome` gets each outcome as it comes."""
     here = root == Path("/")
     outcomes = []
     for probe in probes:
@@ -57,66 +57,66 @@ def run(
         if probe.kind == "by hand":
             outcome = SelftestOutcome(probe, unseen("by hand: see firmware_notes/hardware-checks.md"))
         elif probe.kind == "measured":
-            outcome = SelftestOutcome(probe, _measured(probe, bench), seconds=time.monotonic() - began)
+            outcome = SelftestOutcome(probe, _measure(probe, bench), seconds=time.monotonic() - began)
         elif probe.live and not here:
             outcome = SelftestOutcome(probe, unseen("a board below another root has no running system"))
         elif probe.root and here and os.geteuid() != 0:
             outcome = SelftestOutcome(probe, unseen("needs root"))
         else:
-            output = command(below(root, filled(probe.command, board)))
-            outcome = SelftestOutcome(probe, judged(probe, output, board), output, time.monotonic() - began)
-        told(outcome)
+            output = command(paths_below(root, fill_in(probe.command, board)))
+            outcome = SelftestOutcome(probe, judge(probe, output, board), output, time.monotonic() - began)
+        on_outcome(outcome)
         outcomes.append(outcome)
     return outcomes
 
 
-def _measured(probe: HardwareProbe, bench: Bench | None) -> Finding:
+def _measure(probe: HardwareProbe, bench: Bench | None) -> Finding:
     if bench is None:
         return unseen("needs --model NAME")
     measure = cast("Callable[[Bench], Awaitable[Finding]]", MEASUREMENTS[probe.key])
     try:
-        return asyncio.run(_within(measure(bench)))
+        return asyncio.run(_limited(measure(bench)))
     except ExoRkllmError as error:
         return bad(error.sentence, error.hint)
     except asyncio.TimeoutError:
         return bad(f"No end after {MEASURE_SECONDS:.0f} s.", "exo-rkllm run NAME hello --verbose")
 
 
-async def _within(work: Awaitable[Finding]) -> Finding:
+async def _limited(work: Awaitable[Finding]) -> Finding:
     return await asyncio.wait_for(work, MEASURE_SECONDS)
 
 
-def judged(probe: HardwareProbe, output: str, board: Board) -> Finding:
-    if re.search(filled(probe.shows, board, re.escape), output, re.MULTILINE):
+def judge(probe: HardwareProbe, output: str, board: Board) -> Finding:
+    if re.search(fill_in(probe.shows, board, re.escape), output, re.MULTILINE):
         return good("as expected")
     return poor(f"Not as expected: {probe.expect}", "attach the report to an issue, its output is in there")
 
 
-def below(root: Path, command: str) -> str:
-    """The kernel's files below another root."""
+def paths_below(root: Path, command: str) -> str:
+    """The command with the kernel's files below another root."""
     if root == Path("/"):
         return command
-    return FILES.sub(lambda found: shlex.quote(str(root.absolute())) + found[0], command)
+    return FILES.sub(lambda path: shlex.quote(str(root.absolute())) + path[0], command)
 
 
-def filled(text: str, board: Board, quote: Callable[[str], str] = str) -> str:
+def fill_in(text: str, board: Board, quote: Callable[[str], str] = str) -> str:
     nodes = {node.kind: node.path for node in board.npu.nodes} if board.npu is not None else {}
     device = board.npu.device if board.npu is not None else "none.npu"
-    known = {
+    values = {
         "{npu}": device,
         "{address}": device.split(".")[0],
         "{card}": nodes.get("card", "/dev/dri/card0"),
         "{render}": nodes.get("render", nodes.get("misc", "/dev/dri/renderD128")),
     }
-    for name, value in known.items():
+    for name, value in values.items():
         text = text.replace(name, quote(value))
     return text
 
 
 def command(line: str) -> str:
-    """Standard output and error together; a command that is missing or hangs says so in its place."""
+    """Its standard output and error together; a command that is missing or hangs says so there."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["sh", "-c", line],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -126,13 +126,13 @@ def command(line: str) -> str:
         )
     except subprocess.TimeoutExpired as late:
         return (late.output or b"").decode("utf-8", "replace") + f"\n(no end after {COMMAND_SECONDS:.0f} s)"
-    return done.stdout.decode("utf-8", "replace")
+    return process.stdout.decode("utf-8", "replace")
 
 
 def page(
     board: Board, doctor: DoctorReport, outcomes: Sequence[SelftestOutcome], lines: Sequence[str], now: float
 ) -> str:
-    """Markdown, with fences that nothing inside can close."""
+    """The report in Markdown, in which no output can end a block."""
     return "\n".join(_page(board, doctor, outcomes, lines, now)) + "\n"
 
 
@@ -169,11 +169,11 @@ def _section(key: str, question: str, output: str) -> Iterator[str]:
     yield ""
     yield f"{question}:"
     yield ""
-    shown = PRIVATE.sub("(left out)", output).rstrip("\n").split("\n")
-    for line in shown[:MOST_LINES]:
+    content = PRIVATE.sub("(left out)", output).rstrip("\n").split("\n")
+    for line in content[:MOST_LINES]:
         yield "    " + "".join(character if character.isprintable() else "�" for character in line)
-    if len(shown) > MOST_LINES:
-        yield f"    ({len(shown) - MOST_LINES} more lines)"
+    if len(content) > MOST_LINES:
+        yield f"    ({len(content) - MOST_LINES} more lines)"
 
 
 def _cell(text: str) -> str:

@@ -29,7 +29,7 @@ from exo_rkllm.cli.output import Paint
 from exo_rkllm.client.control import DaemonStatus
 from exo_rkllm.config import load
 from exo_rkllm.doctor.checks import CHECKS, diagnose
-from exo_rkllm.doctor.identity import ModelIdentity, current, judged, named
+from exo_rkllm.doctor.identity import UserIdentity, current_identity, identity_for, identity_of
 from exo_rkllm.doctor.report import DoctorReport, Finding
 from exo_rkllm.doctor.scene import Scene, look
 from exo_rkllm.errors import ConfigError, ExoRkllmError, UsageError
@@ -76,7 +76,7 @@ def examine(board: Build, environment: dict[str, str], model: str) -> Examine:
 
     def look_at(profile: str, service: DaemonStatus = RUNNING, model: str = model, **changes: str) -> DoctorReport:
         set_up = environment | changes
-        return diagnose(look(set_up, current(), service, shelf(set_up), board(profile), model))
+        return diagnose(look(set_up, current_identity(), service, shelf(set_up), board(profile), model))
 
     return look_at
 
@@ -226,14 +226,14 @@ def test_a_container_is_told_of_the_mount_that_it_lacks(scene: Scene) -> None:
 # ── permissions ──────────────────────────────────────────────────────────────────────────────────
 
 
-def access(scene: Scene, who: ModelIdentity) -> tuple[str, str]:
+def access(scene: Scene, who: UserIdentity) -> tuple[str, str]:
     [line] = [line for line in diagnose(replace(scene, identity=who)).lines if line.check == "device access"]
     return line.finding.level, line.finding.repair
 
 
 @pytest.fixture
 def scene(board: Build, environment: dict[str, str], model: str) -> Scene:
-    return look(environment, current(), RUNNING, shelf(environment), board("orangepi-5-plus"), model)
+    return look(environment, current_identity(), RUNNING, shelf(environment), board("orangepi-5-plus"), model)
 
 
 def own(scene: Scene, gid: int, mode: int = 0o660) -> None:
@@ -249,44 +249,44 @@ def own(scene: Scene, gid: int, mode: int = 0o660) -> None:
 def test_who_is_not_in_the_group_is_told_to_join_it(scene: Scene) -> None:
     video = grp.getgrnam("video").gr_gid
     own(scene, video)
-    level, repair = access(scene, ModelIdentity("pi", 1000, frozenset({1000}), own=False))
+    level, repair = access(scene, UserIdentity("pi", 1000, frozenset({1000}), own=False))
     assert level == "fail"
     assert "sudo usermod -aG video pi, then log in again" in repair
-    assert access(scene, ModelIdentity("pi", 1000, frozenset({video}), own=False))[0] == "pass"
-    assert "systemctl restart exo-rkllm" in access(scene, ModelIdentity("exo-rkllm", 999, frozenset(), own=False))[1]
+    assert access(scene, UserIdentity("pi", 1000, frozenset({video}), own=False))[0] == "pass"
+    assert "systemctl restart exo-rkllm" in access(scene, UserIdentity("exo-rkllm", 999, frozenset(), own=False))[1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
 def test_in_a_container_groups_are_given_by_number(scene: Scene) -> None:
     own(scene, 44)
     inside = replace(scene, board=replace(scene.board, container="docker"))
-    assert "--group-add 44" in access(inside, ModelIdentity("1000", 1000, frozenset(), own=False))[1]
+    assert "--group-add 44" in access(inside, UserIdentity("1000", 1000, frozenset(), own=False))[1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
 def test_nodes_of_roots_group_want_the_udev_rules(scene: Scene) -> None:
     own(scene, 0, 0o600)
-    assert "udevadm trigger" in access(scene, ModelIdentity("pi", 1000, frozenset({1000}), own=False))[1]
+    assert "udevadm trigger" in access(scene, UserIdentity("pi", 1000, frozenset({1000}), own=False))[1]
 
 
 def test_modes_decide_for_another_user(tmp_path: Path) -> None:
     path = tmp_path / "node"
     path.touch()
     path.chmod(0o606)
-    stranger = ModelIdentity("x", os.geteuid() + 1, frozenset(), own=False)
+    stranger = UserIdentity("x", os.geteuid() + 1, frozenset(), own=False)
     assert stranger.may_use(path)
-    assert not ModelIdentity("g", os.geteuid() + 1, frozenset({path.stat().st_gid}), own=False).may_use(path)
-    assert ModelIdentity("o", os.geteuid(), frozenset(), own=False).may_use(path)
+    assert not UserIdentity("g", os.geteuid() + 1, frozenset({path.stat().st_gid}), own=False).may_use(path)
+    assert UserIdentity("o", os.geteuid(), frozenset(), own=False).may_use(path)
     assert not stranger.may_use(tmp_path / "none")
-    assert current().may_use(path)
+    assert current_identity().may_use(path)
 
 
 def test_users_are_looked_up() -> None:
-    assert named("nobody").own is (os.geteuid() == named("nobody").uid)
+    assert identity_of("nobody").own is (os.geteuid() == identity_of("nobody").uid)
     with pytest.raises(UsageError, match="no user"):
-        named("no-such-user-here")
-    assert judged("nobody").name == "nobody"
-    assert judged(None).name
+        identity_of("no-such-user-here")
+    assert identity_for("nobody").name == "nobody"
+    assert identity_for(None).name
 
 
 # ── the software ─────────────────────────────────────────────────────────────────────────────────
@@ -320,7 +320,7 @@ def test_a_model_that_is_larger_than_the_board_is_a_warning(
     path = board("orangepi-5-plus") / "proc/meminfo"
     path.chmod(0o644)
     path.write_bytes(b"MemTotal:        200000 kB\nMemAvailable:     150000 kB\n")
-    report = diagnose(look(environment, current(), RUNNING, shelf(environment), path.parents[1], model))
+    report = diagnose(look(environment, current_identity(), RUNNING, shelf(environment), path.parents[1], model))
     [line] = [line for line in report.lines if line.check == "models"]
     assert line.finding.level == "warn"
     assert "needs about 0.2 GiB, and this board has 0.2 GiB" in line.finding.fact
@@ -385,7 +385,7 @@ def test_the_daemons_own_word(service: DaemonStatus, check: str, expected: str, 
 
 
 def test_a_pc_is_told_that_it_is_none(environment: Mapping[str, str]) -> None:
-    report = diagnose(look(environment, current(), DaemonStatus(), shelf(environment), Path("/"), ""))
+    report = diagnose(look(environment, current_identity(), DaemonStatus(), shelf(environment), Path("/"), ""))
     assert level(report, "system") in ("warn", "pass", "fail")
 
 
@@ -401,7 +401,7 @@ def test_little_memory_is_a_warning(board: Build, environment: dict[str, str], m
     path = board("orangepi-5-plus") / "proc/meminfo"
     path.chmod(0o644)
     path.write_bytes(b"MemTotal:        4000000 kB\nMemAvailable:     300000 kB\n")
-    report = diagnose(look(environment, current(), RUNNING, shelf(environment), path.parents[1], model))
+    report = diagnose(look(environment, current_identity(), RUNNING, shelf(environment), path.parents[1], model))
     assert "exo-rkllm unload" in findings(report, "warn")["memory"]
 
 

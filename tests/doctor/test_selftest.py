@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,9 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import Sources, find_sources
 from exo_rkllm.cli import main
 from exo_rkllm.config import load
-from exo_rkllm.doctor import hardware, measure, selftest
-from exo_rkllm.doctor.hardware import PROBES, HardwareProbe
+from exo_rkllm.doctor import measure, probes, selftest
 from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
+from exo_rkllm.doctor.probes import PROBES, HardwareProbe
 from exo_rkllm.doctor.report import DoctorReport, Finding
 from tests.simulated import Library
 
@@ -74,7 +75,8 @@ async def test_every_measurement_on_a_board_that_works(
         "opened": "skip",
         "memory-freed": "pass",
     }, found
-    assert "answer 4" in found["answers"].fact or "answer 3" in found["answers"].fact
+    pace = re.search(r"answer (\d+\.\d) tokens/s", found["answers"].fact)
+    assert pace and 40 < float(pace[1]) < 440, "the model's is 400, and other tests take the processors, too"
     assert "the vendor: 32.9 tokens/s for Qwen3 0.6B w8a8" in found["answers"].fact
     assert "peak 65%, 70%, 100%, 44 to 44 degrees, 1000 MHz" in found["load-follows"].fact
 
@@ -135,11 +137,11 @@ def test_devices_that_a_process_has_open_are_named() -> None:
 
 def test_the_page_of_the_notes_is_the_table() -> None:
     page = (REPOSITORY / "firmware_notes/hardware-checks.md").read_text()
-    assert page == hardware.page(), "write exo_rkllm.doctor.hardware.page() to firmware_notes/hardware-checks.md"
+    assert page == probes.page(), "write exo_rkllm.doctor.probes.page() to firmware_notes/hardware-checks.md"
 
 
 def test_the_table_is_sound() -> None:
-    keys = list(hardware.keys())
+    keys = [probe.key for probe in PROBES]
     assert len(set(keys)) == len(keys)
     assert {probe.key for probe in PROBES if probe.kind == "measured"} == set(MEASUREMENTS)
     assert all(probe.expect and probe.command for probe in PROBES)
@@ -148,10 +150,10 @@ def test_the_table_is_sound() -> None:
 
 def test_commands_get_the_boards_own_names(board: Build) -> None:
     found = detect(board("rk3576-vendor"))
-    assert selftest.filled("{npu} {address} {card} {render}", found) == (
+    assert selftest.fill_in("{npu} {address} {card} {render}", found) == (
         "27700000.npu 27700000 /dev/dri/card1 /dev/dri/renderD129"
     )
-    assert selftest.filled("{npu}", detect(board("acpi"))) == "none.npu"
+    assert selftest.fill_in("{npu}", detect(board("acpi"))) == "none.npu"
 
 
 def outcomes(root: Path, *keys: str) -> dict[str, Finding]:
@@ -193,16 +195,16 @@ def test_the_kernels_log_is_judged_by_its_errors() -> None:
     benign = "[1.2] RKNPU fdab0000.npu: RKNPU: rknpu iommu is enabled, using iommu mode\n"
     hung = benign + "[9.9] RKNPU: job timeout, flags: 0x5, irq status: 0x0\n" + benign
     machine = detect()
-    assert selftest.judged(probe, benign, machine).level == "pass"
-    assert selftest.judged(probe, hung, machine).level == "warn"
+    assert selftest.judge(probe, benign, machine).level == "pass"
+    assert selftest.judge(probe, hung, machine).level == "warn"
 
 
 def test_a_root_with_blanks_is_one_word_to_the_shell(board: Build, tmp_path: Path) -> None:
     odd = board("orangepi-5-plus").rename(tmp_path / "it's a board")
     assert outcomes(odd, "identity", "nodes", "devfreq").keys() == {"identity", "nodes", "devfreq"}
     assert {finding.level for finding in outcomes(odd, "identity", "nodes", "devfreq").values()} == {"pass"}
-    assert selftest.below(odd, "cat /sys/x 2>/dev/null") == f"cat {shlex.quote(str(odd))}/sys/x 2>/dev/null"
-    assert selftest.below(Path("/"), "cat /sys/x") == "cat /sys/x"
+    assert selftest.paths_below(odd, "cat /sys/x 2>/dev/null") == f"cat {shlex.quote(str(odd))}/sys/x 2>/dev/null"
+    assert selftest.paths_below(Path("/"), "cat /sys/x") == "cat /sys/x"
 
 
 def test_a_command_that_hangs_or_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from exo_rkllm.client.control import DaemonStatus
 from exo_rkllm.doctor.checks import diagnose
-from exo_rkllm.doctor.identity import current
+from exo_rkllm.doctor.identity import current_identity
 from exo_rkllm.doctor.report import Finding
 from exo_rkllm.doctor.scene import look
 from tests.daemon.running import House
@@ -137,7 +137,7 @@ def test_command_that_needs_no_plugin_waits_for_none(house: House, shelf: Shelf)
 
 def finding(service: DaemonStatus, house: House) -> Finding:
     environment = {**house.environment, "EXO_RKLLM_BOARD_ROOT": str(house.folder)}
-    lines = diagnose(look(environment, current(), service, None)).lines
+    lines = diagnose(look(environment, current_identity(), service, None)).lines
     return next(line.finding for line in lines if line.check == "plugins")
 
 

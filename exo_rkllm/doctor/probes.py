@@ -6,7 +6,6 @@ has to do. What the reference marks as reported or unverified ends up here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
 from exo_rkllm.board import kernel_log
@@ -242,10 +241,6 @@ PROBES: tuple[HardwareProbe, ...] = (
 )
 
 
-def keys() -> Iterator[str]:
-    return (probe.key for probe in PROBES)
-
-
 HEAD = """\
 # Hardware checks
 
@@ -258,7 +253,7 @@ which writes a report to attach to an issue; as root, it includes what only root
 compared with what is expected, and is part of the report. selftest opens no device itself, changes no setting, and
 leaves out serial numbers and addresses. Checks marked *by hand* are disruptive or require judgement.
 
-This page is generated from `exo_rkllm/doctor/hardware.py`. Section numbers refer to the project's reference.
+This page is generated from `exo_rkllm/doctor/probes.py`. Section numbers refer to the project's reference.
 
 """
 

@@ -1,0 +1,119 @@
+"""Checks of the software: configuration, vendor library, models, plugins, exo, the daemon and its cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from exo_rkllm.classic.launcher import NONE, UNRELATED
+from exo_rkllm.doctor.report import Finding, bad, from_error, good, poor, unseen, worst
+from exo_rkllm.doctor.scene import ModelInspection, Scene
+from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.runtime import abi
+
+GIB = 1 << 30
+# States of a plugin that is not used though nobody refused it.
+UNUSED = ("failed", "conflict", "loading")
+
+
+def configuration(scene: Scene) -> Finding:
+    if scene.config_error is not None:
+        return from_error(scene.config_error)
+    read = [str(path) for path in scene.config.files] if scene.config is not None else []
+    return good(f"read from {', '.join(read)}" if read else "no file, so everything has its default")
+
+
+def system(scene: Scene) -> Finding:
+    if scene.root != Path("/"):
+        return unseen("a simulated board has no system of its own")
+    if scene.machine != "aarch64":
+        return poor(
+            f"This system is {scene.machine}; the vendor's library is for aarch64.", "make run simulates a board"
+        )
+    if not scene.gomp:
+        return bad("libgomp.so.1 is missing, which the RKLLM library needs.", "sudo apt install libgomp1")
+    return good("aarch64, libgomp is there")
+
+
+def runtime(scene: Scene) -> Finding:
+    try:
+        place = scene.search.require()
+    except ExoRkllmError as error:
+        return from_error(error)
+    return good(f"librkllmrt {scene.runtime}, layout of {abi.load(scene.runtime).name} ({place.path})")
+
+
+def models(scene: Scene) -> Finding:
+    if scene.models_error is not None:
+        return from_error(scene.models_error)
+    if not scene.models:
+        return poor("There is no model yet.", "exo-rkllm pull ORG/REPO")
+    findings = [model(one, scene.reading.memory_total) for one in scene.models]
+    first = worst(findings)
+    if first.level == "pass":
+        return good("; ".join(one.fact for one in findings))
+    more = sum(one.level == first.level for one in findings) - 1
+    return replace(first, fact=f"{first.fact} ({more} more like it.)") if more else first
+
+
+def model(inspection: ModelInspection, memory_total: int | None = None) -> Finding:
+    if inspection.error is not None:
+        return from_error(inspection.error)
+    for objection in inspection.objections:
+        level = bad if objection.certain else poor
+        return level(objection.error.sentence, objection.error.hint)
+    if memory_total is not None and inspection.memory is not None and inspection.memory > memory_total:
+        need, room = inspection.memory / GIB, memory_total / GIB
+        return poor(
+            f"{inspection.name} needs about {need:.1f} GiB, and this board has {room:.1f} GiB.",
+            f"exo-rkllm show {inspection.name}; a shorter context or a smaller model fits",
+        )
+    facts = inspection.facts
+    target = f"for {facts.platform.value}" if facts is not None and facts.platform else ""
+    toolkit = f"toolkit {facts.toolkit.value}" if facts is not None and facts.toolkit else ""
+    return good(", ".join(part for part in (inspection.name, target, toolkit) if part))
+
+
+def plugins(scene: Scene) -> Finding:
+    """A warning at most, since everything of ours works without them."""
+    if not scene.plugins:
+        return good("none is installed")
+    unused = [row for row in scene.plugins if row.state in UNUSED]
+    if unused:
+        reasons = [f"{row.name}: {row.error.removesuffix('.') or 'it still loads'}" for row in unused]
+        return poor("; ".join(reasons), "exo-rkllm plugins")
+    return good(", ".join(f"{row.name} is {row.state}" for row in scene.plugins))
+
+
+def exo(scene: Scene) -> Finding:
+    """Which program of that name this Python has; the daemon needs none."""
+    kind = scene.exo
+    if kind.name == NONE:
+        return unseen(kind.says)
+    if kind.name == UNRELATED:
+        return poor(f"This Python has {kind.says}.", kind.start)
+    return good(f"{kind.says}: {kind.start}")
+
+
+def service(scene: Scene) -> Finding:
+    if scene.service.error is not None:
+        return poor(scene.service.error.sentence, scene.service.error.hint)
+    status = scene.service.status
+    if status is None:
+        return poor("The daemon is not running.", "sudo systemctl start exo-rkllm, or: exo-rkllm serve")
+    if status.get("unavailable_reason"):
+        return bad(f"The daemon cannot serve: {status['unavailable_reason']}", str(status.get("hint", "")))
+    loaded = [str(one.get("name")) for one in status.get("models", ()) if one.get("state") == "ready"]
+    return good(f"running, {', '.join(loaded) + ' loaded' if loaded else 'no model loaded'}")
+
+
+def cluster(scene: Scene) -> Finding:
+    view = (scene.service.status or {}).get("cluster")
+    if not isinstance(view, Mapping):
+        return unseen("the daemon says nothing of a cluster")
+    if view.get("drift"):
+        return poor(f"The cluster's exo differs from what we speak: {', '.join(view['drift'])}.", "exo-rkllm cluster")
+    if view.get("phase") in ("serving", "off", "searching"):
+        return good(str(view["phase"]))
+    return poor(str(view.get("sentence") or view.get("phase")), str(view.get("hint") or "exo-rkllm cluster"))
