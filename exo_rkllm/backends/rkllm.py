@@ -36,6 +36,7 @@ from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.parent import Runner
 from exo_rkllm.runner.stream import ArrayRows, RunDone, RunStarted
 from exo_rkllm.runtime import modelfile, values, version
+from exo_rkllm.runtime.abi.shared import SAMPLING_NAMES
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.locate import find
 
@@ -55,7 +56,7 @@ OPTIONS: Mapping[str, EngineOption] = {
     ),
 }
 # The vendor's settings: no seed, no min_p, no bias of tokens.
-SAMPLING = frozenset(values.SAMPLING_NAMES)
+SAMPLING = frozenset(SAMPLING_NAMES)
 LOG_LEVEL = "RKLLM_LOG_LEVEL"
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 

@@ -17,7 +17,6 @@ from exo_rkllm.runtime.values import (
     MultimodalInput,
     PromptInput,
     RunSpec,
-    RuntimeSampling,
     TokenInput,
     VideoEmbeds,
 )
@@ -75,7 +74,7 @@ def spec_of(job: RunnerJob, library: Library) -> RunSpec:
     """Where the runtime takes no limit per run, the child counts (see `child.py`)."""
     return RunSpec(
         mode=MODES[job.output],  # type: ignore[arg-type]  # the table's values are the literals
-        sampling=RuntimeSampling(**job.sampling),  # type: ignore[arg-type]  # integers stay integers
+        sampling=job.sampling,
         max_new_tokens=job.max_tokens if library.supports("max_new_tokens_per_run") else None,
         keep_history=job.keep_history,
         lora=job.lora,

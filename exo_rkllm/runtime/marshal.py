@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from exo_rkllm.errors import UsageError
 from exo_rkllm.runtime.abi.shared import (
+    SAMPLING_NAMES,
     Generation,
     InferMode,
     InputType,
@@ -20,7 +21,6 @@ from exo_rkllm.runtime.abi.shared import (
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.memory import assign, floats, text, token_ids, zeroed
 from exo_rkllm.runtime.values import (
-    SAMPLING_NAMES,
     AudioEmbeds,
     EmbedInput,
     ImageEmbeds,
@@ -30,7 +30,6 @@ from exo_rkllm.runtime.values import (
     MultimodalInput,
     PromptInput,
     RunSpec,
-    RuntimeSampling,
     TokenInput,
     VideoEmbeds,
 )
@@ -216,14 +215,14 @@ def infer_param_of(generation: Generation, features: Features, params: LoadParam
     return infer
 
 
-def _fill_sampling(infer: ctypes.Structure, features: Features, params: LoadParams, wanted: RuntimeSampling) -> None:
+def _fill_sampling(infer: Any, features: Features, params: LoadParams, wanted: Mapping[str, float]) -> None:
     """What equals the load needs no field, so that a caller may name its sampling on every runtime."""
-    loaded = {name: getattr(params, name) for name in SAMPLING_NAMES}
-    merged = {**loaded, **{name: value for name, value in asdict(wanted).items() if value is not None}}
-    if merged == loaded:
+    if unknown := sorted(wanted.keys() - set(SAMPLING_NAMES)):
+        raise UsageError(f"The runtime has no sampling setting {unknown[0]}.", f"It has: {', '.join(SAMPLING_NAMES)}.")
+    if all(value == getattr(params, name) for name, value in wanted.items()):
         return
     features.require("sampling_per_run")
     sampling = zeroed(RKLLMSamplingParam)[0]
-    for name, value in merged.items():
-        assign(sampling, name, value)
+    for name in SAMPLING_NAMES:
+        assign(sampling, name, wanted.get(name, getattr(params, name)))
     infer.sampling_params = ctypes.pointer(sampling)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from exo_rkllm.errors import LoadError, NotSupported, RunError, UsageError
@@ -36,7 +36,6 @@ from exo_rkllm.runtime.values import (
     PromptInput,
     RunSpec,
     RunStats,
-    RuntimeSampling,
     SessionFacts,
     TokenInput,
     VideoEmbeds,
@@ -45,7 +44,7 @@ from exo_rkllm.socs import default_cpus
 
 __all__ = [
     "PAUSE", "RELEASE", "AsyncRun", "AudioEmbeds", "EmbedInput", "ImageEmbeds", "Input", "Library", "LoadParams",
-    "MultimodalInput", "OnBatch", "OnRows", "OnToken", "PromptInput", "RunSpec", "RunStats", "RuntimeSampling",
+    "MultimodalInput", "OnBatch", "OnRows", "OnToken", "PromptInput", "RunSpec", "RunStats",
     "Session", "SessionFacts", "TokenInput", "VideoEmbeds",
 ]  # fmt: skip
 
@@ -160,25 +159,10 @@ class Session:
         return ctypes.byref(callbacks)
 
     def _facts(self, lines: Sequence[str], context: int, cpus: tuple[int, ...]) -> SessionFacts:
-        said = facts_of(lines)
-        return SessionFacts(
-            release=self.library.version,
-            generation=self.library.generation.name,
-            context=context,
-            cpus=said.cpus or cpus,
-            supports=self.library.features.names(),
-            driver=said.driver,
-            platform=said.platform,
-            toolkit=said.toolkit,
-            max_context_limit=said.max_context_limit,
-            npu_cores=said.npu_cores,
-            target_platform=said.target_platform,
-            dtype=said.dtype,
-            vocab_size=said.vocab_size,
-            bos=said.bos,
-            eos=said.eos,
-            warnings=said.warnings,
-        )
+        told = asdict(facts_of(lines))
+        told |= {"release": self.library.version, "cpus": told["cpus"] or cpus}
+        generation, supports = self.library.generation.name, self.library.features.names()
+        return SessionFacts(**told, generation=generation, context=context, supports=supports)
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────
 

@@ -3,30 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Mode: TypeAlias = Literal["generate", "hidden", "logits"]
 Role: TypeAlias = Literal["user", "tool"]
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeSampling:
-    """For one run; None leaves what the model was loaded with."""
-
-    top_k: int | None = None
-    top_p: float | None = None
-    temperature: float | None = None
-    repeat_penalty: float | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    mirostat: int | None = None
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-
-
-SAMPLING_NAMES = tuple(field.name for field in fields(RuntimeSampling))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +136,13 @@ Input: TypeAlias = PromptInput | TokenInput | EmbedInput | MultimodalInput
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """How one run goes; `max_new_tokens` None leaves what the model was loaded with."""
+    """How one run goes. A `max_new_tokens` of None, or a setting that `sampling` lacks, leaves what the load said.
+
+    `sampling` takes the sampling settings of LoadParams, `top_k` to `mirostat_eta`, by their names.
+    """
 
     mode: Mode = "generate"
-    sampling: RuntimeSampling = RuntimeSampling()
+    sampling: Mapping[str, float] = field(default_factory=dict)
     max_new_tokens: int | None = None
     # The library's own conversation: the cache is kept after the run and the next prompt is added to it.
     keep_history: bool = False

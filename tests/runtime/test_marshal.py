@@ -23,7 +23,6 @@ from exo_rkllm.runtime.session import (
     MultimodalInput,
     PromptInput,
     RunSpec,
-    RuntimeSampling,
     TokenInput,
     VideoEmbeds,
 )
@@ -219,7 +218,7 @@ def test_what_a_run_wants_ends_where_the_vendor_has_it(release: str) -> None:
     generation, features = abi.load(release), Features(release)
     spec = RunSpec(
         mode="logits" if features.has("logits") else "hidden",
-        sampling=RuntimeSampling(**SAMPLING) if features.has("sampling_per_run") else RuntimeSampling(),  # type: ignore[arg-type]  # each its own
+        sampling=SAMPLING if features.has("sampling_per_run") else {},
         max_new_tokens=77 if features.has("max_new_tokens_per_run") else None,
         keep_history=features.has("keep_history"),
         lora="pirate",
@@ -251,7 +250,7 @@ def test_a_plain_run_is_all_zeros_but_for_its_limit(release: str) -> None:
 @pytest.mark.parametrize("release", GENERATIONS[4:])
 def test_what_a_run_leaves_open_is_what_was_loaded(release: str) -> None:
     infer: Any = marshal.infer_param_of(
-        abi.load(release), Features(release), PARAMS, RunSpec(sampling=RuntimeSampling(temperature=1.5))
+        abi.load(release), Features(release), PARAMS, RunSpec(sampling={"temperature": 1.5})
     )
     found = in_memory(release, "RKLLMInferParam", ctypes.addressof(infer))
     sampling = in_memory(release, "RKLLMSamplingParam", found["sampling_params"])

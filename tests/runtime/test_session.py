@@ -30,7 +30,6 @@ from exo_rkllm.runtime.session import (
     MultimodalInput,
     PromptInput,
     RunSpec,
-    RuntimeSampling,
     SessionFacts,
     TokenInput,
     VideoEmbeds,
@@ -231,7 +230,7 @@ def test_sampling_of_the_load_is_obeyed(load: Load, release: str) -> None:
 @pytest.mark.parametrize("release", SINCE_1_3_0)
 def test_sampling_of_one_run_holds_for_that_run(load: Load, release: str) -> None:
     session = load(release, HOT, reply=CHOICES)
-    assert words(session, sampling=RuntimeSampling(top_k=1)) == {"a"}
+    assert words(session, sampling={"top_k": 1}) == {"a"}
     assert len(words(session)) > 2
 
 
@@ -239,9 +238,9 @@ def test_sampling_of_one_run_holds_for_that_run(load: Load, release: str) -> Non
 def test_other_sampling_than_loaded_is_refused_before_1_3_0(load: Load, release: str) -> None:
     session = load(release, {"top_k": 1}, reply=CHOICES)
     with pytest.raises(NotSupported, match=rf"Sampling .* runtime {release}: needs 1\.3\.0 or newer"):
-        ask(session, "x", sampling=RuntimeSampling(temperature=0.1))
+        ask(session, "x", sampling={"temperature": 0.1})
     # The same in other words is no wish that is left out.
-    assert ask(session, "x", sampling=RuntimeSampling(top_k=1, temperature=0.8)).text == "a"
+    assert ask(session, "x", sampling={"top_k": 1, "temperature": 0.8}).text == "a"
 
 
 @pytest.mark.parametrize("release", SINCE_1_3_0)

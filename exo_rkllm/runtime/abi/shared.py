@@ -251,6 +251,9 @@ class RKLLMSamplingParam(Structure):
     )
 
 
+SAMPLING_NAMES = tuple(name for name, _ in RKLLMSamplingParam._fields_)
+
+
 class RKLLMInferParam130(Structure):
     _fields_ = (
         ("mode", c_int),
