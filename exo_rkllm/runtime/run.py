@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from typing import Any, TypeAlias
 
-from exo_rkllm.errors import UsageError
+from exo_rkllm.errors import RunError, UsageError
 from exo_rkllm.runtime.abi.shared import CallState, Generation
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.memory import FLOAT, view_of
@@ -171,6 +171,23 @@ class RunCollector:
             paused=self.paused,
             source="measured",
         )
+
+
+class AsyncRun:
+    """A run on the library's thread. Until `wait` has returned, the session takes nothing else but `abort`."""
+
+    def __init__(self, run: RunCollector, finish: Callable[[], RunStats]) -> None:
+        self._run = run
+        self._finish: Callable[[], RunStats] | None = finish
+
+    def wait(self, timeout: float | None = None) -> RunStats:
+        """What `run` would return or raise; once."""
+        if not self._run.heard_end.wait(timeout):
+            raise RunError("The run has not ended yet.", "Wait longer, or abort it")
+        finish, self._finish = self._finish, None
+        if finish is None:
+            raise RunError("This run was waited for already.", "Keep what wait returned")
+        return finish()
 
 
 # ── results taken whole ──────────────────────────────────────────────────────────────────────────

@@ -10,21 +10,21 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from exo_rkllm.errors import LoadError, NotSupported, RunError, UsageError
+from exo_rkllm.errors import NotSupported, RunError, UsageError
 from exo_rkllm.runtime import failures, marshal
 from exo_rkllm.runtime.abi.shared import RKLLMCallback, RKLLMCrossAttnParam, RKLLMLoraAdapter
 from exo_rkllm.runtime.blackbox import LogTail
 from exo_rkllm.runtime.callback import ActiveRun, Embed, Tokenize, embed_callback, result_callback, tokenizer_callback
+from exo_rkllm.runtime.handle import Handle
 from exo_rkllm.runtime.library import Library
 from exo_rkllm.runtime.log import facts as facts_of
 from exo_rkllm.runtime.log import stages
 from exo_rkllm.runtime.memory import floats, text, token_ids, zeroed
-from exo_rkllm.runtime.run import PAUSE, RELEASE, OnBatch, OnRows, OnToken, RunCollector, batch_of, rows_of
+from exo_rkllm.runtime.run import PAUSE, RELEASE, AsyncRun, OnBatch, OnRows, OnToken, RunCollector, batch_of, rows_of
 from exo_rkllm.runtime.values import (
     AudioEmbeds,
     Buffer,
@@ -61,7 +61,7 @@ def _ignore(*_token: object) -> None:
     """Nobody listens: between the runs, and where results are taken whole."""
 
 
-def _printed(stats: RunStats, lines: Sequence[str]) -> RunStats:
+def _with_log_figures(stats: RunStats, lines: Sequence[str]) -> RunStats:
     """Runtimes before 1.2.1 tell a run's figures in their log only, from level 1 on."""
     rows = stages(lines)
     if not {"Prefill", "Generate"} <= rows.keys():
@@ -85,18 +85,21 @@ class Session:
         self.library = library
         self.params = params
         self._log = log
-        self._context = failures.Context(params.model_path, library.version)
-        self._handle = ctypes.c_void_p()
-        # Held while the library works on this handle: it takes one call at a time (reference 2.8).
-        self._busy = threading.Lock()
-        # Guards `_turn.run` against an abort that would hit the next run.
+        cpus = params.cpus
+        allowed = os.sched_getaffinity(0)
+        if not cpus and library.supports("cpus"):
+            cpus = default_cpus(None, allowed, os.cpu_count() or 1)
+        self._cpus = cpus
+        context = failures.Context(params.model_path, library.version, frozenset(cpus), frozenset(allowed))
+        self._handle = Handle(library, context, log)
+        # Guards `_active.run` against an abort that would hit the next run.
         self._guard = threading.Lock()
         self._running: RunCollector | None = None
-        self._runner = 0
-        self._turn = ActiveRun(self._new_run(_ignore, PLAIN))
+        self._run_thread = 0
+        self._active = ActiveRun(self._new_run(_ignore, PLAIN))
         self._callbacks: list[Any] = []
         # What the library may still read after the call that handed it over.
-        self._kept: dict[str, Any] = {}
+        self._references: dict[str, Any] = {}
         self.facts = SessionFacts(library.version, library.generation.name, 0, (), library.features.names())
 
     @classmethod
@@ -119,29 +122,19 @@ class Session:
         features, generation, params = self.library.features, self.library.generation, self.params
         marshal.check_params(params, features)
         context = params.max_context_len or _context_of(params.model_path)
-        allowed = os.sched_getaffinity(0)
-        cpus = params.cpus or (default_cpus(None, allowed, os.cpu_count() or 1) if features.has("cpus") else ())
-        self._context = failures.Context(params.model_path, self.library.version, frozenset(cpus), frozenset(allowed))
-        param = marshal.param_of(generation, params, context, cpus)
-        self._kept["param"] = param
-        mark = self._log.mark()
-        status = self.library.functions["rkllm_init"](
-            ctypes.byref(self._handle), ctypes.byref(param), self._callback_argument(tokenize, embed)
-        )
-        lines = self._log.since(mark)
-        if self._turn.run.error is not None:
-            raise self._turn.run.error
-        # Older releases said 0 for a model that then aborted the process in its first run (reference 2.1).
-        if status != 0 or not self._handle.value or failures.proves_failure(lines):
-            self._handle.value = None
-            name = self._context.words(())["model"]
-            raise failures.failure(lines, self._context, f"loading {name}", LoadError)
-        self.facts = self._facts(lines, context, cpus)
+        param = marshal.param_of(generation, params, context, self._cpus)
+        self._references["param"] = param
+        try:
+            lines = self._handle.init(param, self._callback_argument(tokenize, embed))
+        finally:
+            if self._active.run.error is not None:  # a callback's own error is the cause of whatever followed
+                raise self._active.run.error
+        self.facts = self._facts(lines, context)
 
     def _callback_argument(self, tokenize: Tokenize | None, embed: Embed | None) -> Any:
         """The third argument of init: a function up to 1.2.3, a struct of three since."""
         features = self.library.features
-        result = result_callback(self.library.generation, self._turn)
+        result = result_callback(self.library.generation, self._active)
         self._callbacks.append(result)
         if tokenize is not None:
             features.require("tokenizer_callback")
@@ -152,15 +145,15 @@ class Session:
         callbacks = zeroed(RKLLMCallback)[0]
         callbacks.result_callback = result
         if tokenize is not None:
-            callbacks.tokenizer_callback = tokenizer_callback(tokenize, self._turn)
+            callbacks.tokenizer_callback = tokenizer_callback(tokenize, self._active)
         if embed is not None:
-            callbacks.embed_callback = embed_callback(embed, self._turn)
+            callbacks.embed_callback = embed_callback(embed, self._active)
         self._callbacks.append(callbacks)
         return ctypes.byref(callbacks)
 
-    def _facts(self, lines: Sequence[str], context: int, cpus: tuple[int, ...]) -> SessionFacts:
+    def _facts(self, lines: Sequence[str], context: int) -> SessionFacts:
         told = asdict(facts_of(lines))
-        told |= {"release": self.library.version, "cpus": told["cpus"] or cpus}
+        told |= {"release": self.library.version, "cpus": told["cpus"] or self._cpus}
         generation, supports = self.library.generation.name, self.library.features.names()
         return SessionFacts(**told, generation=generation, context=context, supports=supports)
 
@@ -171,7 +164,7 @@ class Session:
 
         It may answer PAUSE. What it raises stops the run and is raised here. Hidden states and logits go to `on_rows`.
         """
-        with self._alone("a run"):
+        with self._handle.alone("a run"):
             run, arguments = self._prepare([inputs], on_token, spec, on_rows)
             return self._run(run, "rkllm_run", arguments)
 
@@ -185,7 +178,7 @@ class Session:
         self.library.features.require("n_batch")
         if spec.mode != "generate":
             raise NotSupported("Hidden states and logits cannot be had from a batch.", "Load the model with n_batch 1.")
-        with self._alone("a run"):
+        with self._handle.alone("a run"):
             run, arguments = self._prepare(inputs, _ignore, spec, None)
             run.rare = batch_of(self.library.generation, on_batch, run, len(inputs))
             return self._run(run, "rkllm_run", arguments)
@@ -195,14 +188,14 @@ class Session:
     ) -> AsyncRun:
         """As `run`, on a thread of the library's. Reported broken or hanging before 1.2.2 (reference 2.7): prefer
         `run` on a thread of your own."""
-        self._take_alone("a run")
+        self._handle.take("a run")
         try:
             run, arguments = self._prepare([inputs], on_token, spec, on_rows)
             mark = self._begin(run)
-            status = self._call("rkllm_run_async", *arguments)
+            status = self._handle.call("rkllm_run_async", *arguments)
         except BaseException:
             self._end()
-            self._busy.release()
+            self._handle.lock.release()
             raise
         if status != 0:
             run.failed = True
@@ -233,7 +226,7 @@ class Session:
     def _run(self, run: RunCollector, function: str, arguments: tuple[Any, ...]) -> RunStats:
         mark = self._begin(run)
         try:
-            status = self._call(function, *arguments)
+            status = self._handle.call(function, *arguments)
         finally:
             self._end()
         return self._outcome(run, status, mark)
@@ -241,14 +234,14 @@ class Session:
     def _begin(self, run: RunCollector) -> int:
         mark = self._log.mark()
         with self._guard:
-            self._turn.run = self._running = run
-            self._runner = threading.get_ident()
+            self._active.run = self._running = run
+            self._run_thread = threading.get_ident()
         return mark
 
     def _end(self) -> None:
         """From here on an abort finds nothing to abort."""
         with self._guard:
-            run, self._running, self._runner = self._running, None, 0
+            run, self._running, self._run_thread = self._running, None, 0
         if run is not None:
             run.settle()
 
@@ -259,8 +252,8 @@ class Session:
         if run.error is not None:
             raise run.error
         if (status != 0 or run.failed) and not run.aborted:
-            raise failures.failure(self._log.since(mark), self._context, "a run", RunError)
-        return stats if stats.prefill_tokens is not None else _printed(stats, self._log.since(mark))
+            raise self._handle.failure("a run", self._log.since(mark))
+        return stats if stats.prefill_tokens is not None else _with_log_figures(stats, self._log.since(mark))
 
     def _finish_async(self, run: RunCollector, mark: int, arguments: tuple[Any, ...]) -> RunStats:
         """FINISH comes from the library's thread, which has still to end. `arguments` are what it reads until then."""
@@ -271,13 +264,13 @@ class Session:
         try:
             return self._outcome(run, 0, mark)
         finally:
-            self._busy.release()
+            self._handle.lock.release()
             del arguments
 
     def _forget(self) -> None:
         """What a stopped run leaves in the KV cache is undefined for the next one (reference 2.8)."""
         if self.library.supports("clear_kv"):
-            self._call("rkllm_clear_kv_cache", 0, *self._no_ranges())
+            self._handle.call("rkllm_clear_kv_cache", 0, *self._no_ranges())
 
     # ── beside a run ─────────────────────────────────────────────────────────────────────────────
 
@@ -290,8 +283,8 @@ class Session:
             if not run.aborted:
                 run.aborted = True
                 run.drain()
-            if self._runner != threading.get_ident():
-                self._call("rkllm_abort")
+            if self._run_thread != threading.get_ident():
+                self._handle.call("rkllm_abort")
                 return True
         # Inside the callback the library must not be called (reference 2.8).
         run.stop_elsewhere()
@@ -300,11 +293,11 @@ class Session:
     def _abort_running(self) -> None:
         with self._guard:
             if self._running is not None:
-                self._call("rkllm_abort")
+                self._handle.call("rkllm_abort")
 
     def is_running(self) -> bool:
         """What the library says. Its header had it the wrong way round until 1.2.3: 1 means running (reference 2.8)."""
-        return self._call("rkllm_is_running") == 1
+        return self._handle.call("rkllm_is_running") == 1
 
     # ── the KV cache ─────────────────────────────────────────────────────────────────────────────
 
@@ -313,14 +306,18 @@ class Session:
         features = self.library.features
         features.require("clear_kv")
         if ranges is None:
-            self._do("clearing the KV cache", "rkllm_clear_kv_cache", int(keep_system_prompt), *self._no_ranges())
+            self._handle.do(
+                "clearing the KV cache", "rkllm_clear_kv_cache", int(keep_system_prompt), *self._no_ranges()
+            )
             return
         features.require("clear_kv_range")
         if len(ranges) != self.params.n_batch:
             raise UsageError(f"{self.params.n_batch} ranges are needed, one an element, and {len(ranges)} were given.")
         column = ctypes.c_int * len(ranges)
         starts, ends = (column(*positions) for positions in zip(*ranges, strict=True))
-        self._do("clearing a range of the KV cache", "rkllm_clear_kv_cache", int(keep_system_prompt), starts, ends)
+        self._handle.do(
+            "clearing a part of the KV cache", "rkllm_clear_kv_cache", int(keep_system_prompt), starts, ends
+        )
 
     def _no_ranges(self) -> tuple[None, ...]:
         return (None, None) if self.library.supports("clear_kv_range") else ()
@@ -329,39 +326,39 @@ class Session:
         """Positions in use, one figure an element of the batch."""
         self.library.features.require("kv_cache_size")
         sizes = (ctypes.c_int * self.params.n_batch)()
-        self._do("reading the size of the KV cache", "rkllm_get_kv_cache_size", sizes)
+        self._handle.do("reading the size of the KV cache", "rkllm_get_kv_cache_size", sizes)
         return tuple(sizes)
 
     def load_prompt_cache(self, path: str) -> None:
         """Reused by the prompts that begin as the saved one did."""
-        self._do("loading the prompt cache", "rkllm_load_prompt_cache", os.fsencode(marshal.text_free_of_nul(path)))
+        self._handle.do(
+            "loading the prompt cache", "rkllm_load_prompt_cache", os.fsencode(marshal.text_free_of_nul(path))
+        )
 
     def release_prompt_cache(self) -> None:
-        self._do("releasing the prompt cache", "rkllm_release_prompt_cache")
+        self._handle.do("releasing the prompt cache", "rkllm_release_prompt_cache")
 
     # ── the model's surroundings ─────────────────────────────────────────────────────────────────
 
     def load_lora(self, name: str, path: str, scale: float = 1.0) -> None:
         """Once an adapter; a run chooses it by its name. There is no way to unload one."""
         adapter = RKLLMLoraAdapter(os.fsencode(marshal.text_free_of_nul(path)), text("The adapter's name", name), scale)
-        self._kept[f"lora {name}"] = adapter
-        self._do(f"loading the LoRA adapter {name}", "rkllm_load_lora", ctypes.byref(adapter))
+        self._references[f"lora {name}"] = adapter
+        self._handle.do(f"loading the LoRA adapter {name}", "rkllm_load_lora", ctypes.byref(adapter))
 
     def set_chat_template(self, system_prompt: str, prefix: str, postfix: str) -> None:
         """Replaces the model's own template for the life of the session; three empty texts switch templates off."""
         self.library.features.require("set_chat_template")
         texts = [text("The template", part) for part in (system_prompt, prefix, postfix)]
-        self._keep_and_do("template", texts, "setting the chat template", "rkllm_set_chat_template")
+        self._handle.do("setting the chat template", "rkllm_set_chat_template", *texts)
+        self._references["template"] = texts
 
     def set_function_tools(self, system_prompt: str, tools: str, tool_response: str) -> None:
         """`tools` is the JSON array of an OpenAI request, `tool_response` the tag around a tool's answer."""
         self.library.features.require("function_tools")
         texts = [text("The tools", part) for part in (system_prompt, tools, tool_response)]
-        self._keep_and_do("tools", texts, "setting the function tools", "rkllm_set_function_tools")
-
-    def _keep_and_do(self, what: str, texts: list[bytes], doing: str, function: str) -> None:
-        self._do(doing, function, *texts)
-        self._kept[what] = texts
+        self._handle.do("setting the function tools", "rkllm_set_function_tools", *texts)
+        self._references["tools"] = texts
 
     def set_cross_attn(self, k: Buffer, v: Buffer, mask: Buffer, positions: Sequence[int]) -> None:
         """Encoder keys and values, one mask value and one position a token (shapes: reference 2.14)."""
@@ -371,71 +368,24 @@ class Session:
             floats("The keys", k, count), floats("The values", v, count), floats("The mask", mask, count),
             ctypes.cast(token_ids(positions), ctypes.POINTER(ctypes.c_int32)), count,
         )  # fmt: skip
-        self._kept["cross attention"] = parameters
-        self._do("setting cross attention", "rkllm_set_cross_attn_params", ctypes.byref(parameters))
+        self._references["cross attention"] = parameters
+        self._handle.do("setting cross attention", "rkllm_set_cross_attn_params", ctypes.byref(parameters))
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
         """Free the model. A run that is active is aborted first; where it does not end, its memory stays until the
         process does, since freeing it under a run would crash."""
-        if not self._handle.value:
+        if not self._handle.open:
             return
         self.abort()
-        if not self._busy.acquire(timeout=CLOSE_SECONDS):
+        if not self._handle.lock.acquire(timeout=CLOSE_SECONDS):
             raise RunError(
                 f"The runtime did not end its run within {CLOSE_SECONDS:.0f} s, so its model was not freed.",
                 "End the process",
             )
         try:
-            if self._handle.value:
-                self._call("rkllm_destroy")
-                self._handle.value = None
+            if self._handle.open:
+                self._handle.destroy()
         finally:
-            self._busy.release()
-
-    # ── calls ────────────────────────────────────────────────────────────────────────────────────
-
-    def _take_alone(self, what: str) -> None:
-        if not self._busy.acquire(blocking=False):
-            raise RunError(
-                f"The model {self._context.words(())['model']} is busy with a run, so {what} cannot begin.",
-                "Wait for its end, or abort it",
-            )
-
-    @contextmanager
-    def _alone(self, what: str) -> Iterator[None]:
-        self._take_alone(what)
-        try:
-            yield
-        finally:
-            self._busy.release()
-
-    def _call(self, function: str, *arguments: Any) -> int:
-        if not self._handle.value:
-            raise RunError("The session is closed.", "Open another one")
-        return self.library.functions[function](self._handle, *arguments)
-
-    def _do(self, doing: str, function: str, *arguments: Any) -> None:
-        """A call that is not a run: alone, and with the reason where it fails."""
-        with self._alone(doing):
-            mark = self._log.mark()
-            if self._call(function, *arguments) != 0:
-                raise failures.failure(self._log.since(mark), self._context, doing, RunError)
-
-
-class AsyncRun:
-    """A run on the library's thread. Until `wait` has returned, the session takes nothing else but `abort`."""
-
-    def __init__(self, run: RunCollector, finish: Callable[[], RunStats]) -> None:
-        self._run = run
-        self._finish: Callable[[], RunStats] | None = finish
-
-    def wait(self, timeout: float | None = None) -> RunStats:
-        """What `run` would return or raise; once."""
-        if not self._run.heard_end.wait(timeout):
-            raise RunError("The run has not ended yet.", "Wait longer, or abort it")
-        finish, self._finish = self._finish, None
-        if finish is None:
-            raise RunError("This run was waited for already.", "Keep what wait returned")
-        return finish()
+            self._handle.lock.release()

@@ -80,7 +80,7 @@ def use(session: Session, cache: Path, lora: Path) -> None:
     if library.supports("clear_kv"):
         session.clear_kv()
     # Not from inside a run, where abort is asked for by the session only: the bare function.
-    library.functions["rkllm_abort"](session._handle)
+    session._handle.call("rkllm_abort")
 
 
 def null_handles(library: Library) -> dict[str, int]:
