@@ -22,62 +22,65 @@ def candidates(files: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(file for file in files if file.lower().endswith(ENDINGS) and not is_adapter(file)))
 
 
-def choose(files: Sequence[str], repo: str, soc: str, wanted: str = "") -> Choice:
-    """`wanted` is a file, or a word that only one file's name has; `soc` is empty off a board."""
-    offered = candidates(files)
+def choose(files: Sequence[str], repo: str, soc: str, request: str = "") -> Choice:
+    """The file for an SoC, which may go by any of its names or be unknown (empty), as off a board.
+
+    `request` is a file, or a word that only one file's name has. Raises ModelNotFound with the candidates where none
+    fits, or several fit equally well.
+    """
+    offers = candidates(files)
     soc = socs.family_of(soc)
-    if wanted:
-        return _wanted(offered, files, repo, wanted)
-    if not offered:
-        others = sorted({file.rpartition(".")[2] for file in files if "." in file})[:6]
+    if request:
+        return _requested(offers, files, repo, request)
+    if not offers:
+        endings = sorted({file.rpartition(".")[2] for file in files if "." in file})[:6]
         raise ModelNotFound(
-            f"{repo} has no .rkllm file, only: {', '.join(others) or 'nothing'}.",
-            _elsewhere(files, repo),
+            f"{repo} has no .rkllm file, only: {', '.join(endings) or 'nothing'}.", _elsewhere(files, repo)
         )
-    facts = {file: parse_filename(file, repo) for file in offered}
-    fitting = [file for file in offered if not soc or facts[file].platform in (soc, "")]
+    facts = {file: parse_filename(file, repo) for file in offers}
+    fitting = sorted(file for file in offers if not soc or facts[file].platform in (soc, ""))
+    platforms = {facts[file].platform for file in fitting}
     if not fitting:
         made_for = ", ".join(sorted({fact.platform.upper() for fact in facts.values()}))
         raise ModelNotFound(
             f"{repo} has files for {made_for} only, and this board is an {soc.upper()}.",
             "Look for a conversion for this SoC: a file is tied to the SoC that it was made for.",
         )
-    ranked = sorted(fitting, key=lambda file: (_rank(facts[file], soc), file))
-    tied = [file for file in ranked if _rank(facts[file], soc) == _rank(facts[ranked[0]], soc)]
-    platforms = {facts[file].platform for file in fitting}
-    if len(tied) > 1 or (not soc and len(platforms) > 1):
-        several = tied if soc else sorted(fitting)
+    ranks = {file: _rank(facts[file], soc) for file in fitting}
+    best = [file for file in fitting if ranks[file] == min(ranks.values())]
+    if len(best) > 1 or (not soc and len(platforms) > 1):
+        several = best if soc else fitting
         raise ModelNotFound(
-            f"{repo} has several files that would do: {_listed(several)}.",
+            f"{repo} has several files that would do: {_list(several)}.",
             f"Say which: exo-rkllm pull {repo}:{several[0]}",
         )
-    return Choice(ranked[0], _why(ranked[0], facts[ranked[0]], len(offered), len(fitting), soc))
+    return Choice(best[0], _why(best[0], facts[best[0]], len(offers), len(fitting), soc))
 
 
 def _elsewhere(files: Sequence[str], repo: str) -> str:
-    """A GGUF is never chosen unasked: it would run on the CPU, and who pulls here means the NPU."""
+    """A GGUF is never chosen unless it is asked for: it would run on the CPU, and who pulls here means the NPU."""
     hint = "Look for a conversion of the model: most have rkllm or rk3588 in their names."
     ggufs = sorted(file for file in files if file.lower().endswith(".gguf"))
     return f"{hint} On the CPU, by llama.cpp: exo-rkllm pull {repo}:{ggufs[0]}" if ggufs else hint
 
 
-def _wanted(offered: Sequence[str], files: Sequence[str], repo: str, wanted: str) -> Choice:
-    lowered = wanted.lower()
+def _requested(offers: Sequence[str], files: Sequence[str], repo: str, request: str) -> Choice:
+    word = request.lower()
     for match in (
-        [file for file in files if file == wanted],
-        [file for file in offered if file.lower() == lowered],
-        [file for file in offered if file.lower().rpartition("/")[2] in (lowered, f"{lowered}.rkllm")],
-        [file for file in offered if parse_filename(file).quantization == lowered],
-        [file for file in offered if lowered in file.lower()],
+        [file for file in files if file == request],
+        [file for file in offers if file.lower() == word],
+        [file for file in offers if file.lower().rpartition("/")[2] in (word, f"{word}.rkllm")],
+        [file for file in offers if parse_filename(file).quantization == word],
+        [file for file in offers if word in file.lower()],
     ):
         if len(match) == 1:
             return Choice(match[0], "as asked for")
         if match:
             raise ModelNotFound(
-                f"{wanted!r} fits several files of {repo}: {_listed(match)}.", f"exo-rkllm pull {repo}:{match[0]}"
+                f"{request!r} fits several files of {repo}: {_list(match)}.", f"exo-rkllm pull {repo}:{match[0]}"
             )
     raise ModelNotFound(
-        f"{repo} has no file {wanted!r}; it has: {_listed(offered) or 'no .rkllm file'}.", f"exo-rkllm pull {repo}"
+        f"{repo} has no file {request!r}; it has: {_list(offers) or 'no .rkllm file'}.", f"exo-rkllm pull {repo}"
     )
 
 
@@ -93,10 +96,10 @@ def _rank(fact: ParsedFilename, soc: str) -> tuple[int, int, float, int]:
     )
 
 
-def _why(file: str, fact: ParsedFilename, offered: int, fitting: int, soc: str) -> str:
-    if offered == 1:
+def _why(file: str, fact: ParsedFilename, offers: int, fitting: int, soc: str) -> str:
+    if offers == 1:
         return "the only model file" + (f", made for {fact.platform.upper()}" if fact.platform else "")
-    reasons = [f"{fitting} of {offered} files fit {soc.upper()}" if soc else f"one of {offered}"]
+    reasons = [f"{fitting} of {offers} files fit {soc.upper()}" if soc else f"one of {offers}"]
     if fact.quantization:
         reasons.append(f"{fact.quantization} is what runs best there")
     if "hybrid" in file.lower():
@@ -104,6 +107,5 @@ def _why(file: str, fact: ParsedFilename, offered: int, fitting: int, soc: str) 
     return ", ".join(reasons)
 
 
-def _listed(files: Sequence[str]) -> str:
-    shown = ", ".join(files[:12])
-    return shown + (f" and {len(files) - 12} more" if len(files) > 12 else "")
+def _list(files: Sequence[str]) -> str:
+    return ", ".join(files[:12]) + (f" and {len(files) - 12} more" if len(files) > 12 else "")

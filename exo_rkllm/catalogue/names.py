@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from exo_rkllm import socs
 from exo_rkllm.runtime import filename
@@ -63,9 +64,9 @@ def bare_name(file_name: str, suffixes: Collection[str] = SUFFIXES) -> str:
 
 def plain_id(text: str) -> str:
     """Any text as an id; empty where nothing of it can be."""
-    cleaned = re.sub(r"[^a-z0-9._-]+", "-", text.lower(), flags=re.ASCII)
-    cleaned = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", cleaned)).lstrip("-._")[:LONGEST].rstrip("-._")
-    return cleaned if valid_id(cleaned) else ""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", text.lower(), flags=re.ASCII)
+    plain = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", plain)).lstrip("-._")[:LONGEST].rstrip("-._")
+    return plain if valid_id(plain) else ""
 
 
 def id_from(file_name: str, suffixes: Collection[str] = SUFFIXES) -> str:
@@ -86,19 +87,19 @@ class ParsedFilename:
 
 
 def parse_filename(file: str, repo: str = "") -> ParsedFilename:
-    """The file's own name first; its folders' and its repository's for what that leaves out."""
-    found: dict[str, object] = {}
-    folders = PurePosixPath(file).parent.name
-    for text in (PurePosixPath(file).name, f"{folders}.rkllm", f"{repo.rpartition('/')[2]}.rkllm"):
+    """The file's own name first; its folder's and its repository's for what that leaves out."""
+    path = PurePosixPath(file)
+    facts: dict[str, Any] = {}
+    for text in (path.name, f"{path.parent.name}.rkllm", f"{repo.rpartition('/')[2]}.rkllm"):
         # A folder of its own, so that the working folder's name does not count.
-        found = {**filename.facts(Path("/") / text), **found}
+        facts = {**filename.facts(Path("/") / text), **facts}
     return ParsedFilename(
-        platform=str(found.get("platform", "")).lower(),
-        quantization=str(found.get("dtype", "")).lower(),
-        optimization=int(str(found.get("optimization", -1))),
-        hybrid=float(str(found.get("hybrid_ratio", 0.0))),
-        context=int(str(found.get("max_context", 0))),
-        toolkit=str(found.get("toolkit", "")),
+        platform=facts.get("platform", "").lower(),
+        quantization=facts.get("dtype", "").lower(),
+        optimization=facts.get("optimization", -1),
+        hybrid=facts.get("hybrid_ratio", 0.0),
+        context=facts.get("max_context", 0),
+        toolkit=facts.get("toolkit", ""),
     )
 
 
@@ -108,7 +109,7 @@ def is_adapter(file: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ModelNames:
     """What one entry answers to: its id, the repositories it comes from, and its variant (quantization, file)."""
 
     id: str
@@ -116,49 +117,43 @@ class Known:
     variants: tuple[str, ...] = ()
 
 
-def _same(left: str, right: str) -> bool:
-    return left.casefold() == right.casefold()
+def _is_one_of(name: str, words: Iterable[str]) -> bool:
+    return any(word.casefold() == name.casefold() for word in words)
 
 
-def _by_stem(stem: str, known: Sequence[Known]) -> list[Known]:
-    """Exact id first, then repository, then the ids that begin with the words said."""
-    for found in (
-        [one for one in known if _same(one.id, stem)],
-        [one for one in known if any(_same(repo, stem) for repo in one.repos)],
-        [one for one in known if "/" not in stem and any(_same(repo.partition("/")[2], stem) for repo in one.repos)],
-        _plainest([one for one in known if one.id.casefold().startswith(stem.casefold() + "-")]),
-    ):
-        if found:
-            return found
-    return []
+def _by_stem(stem: str, models: Sequence[ModelNames]) -> list[ModelNames]:
+    """Exact id first, then repository, then the ids that begin with the stem."""
+    candidates = (
+        [model for model in models if _is_one_of(stem, (model.id,))],
+        [model for model in models if _is_one_of(stem, model.repos)],
+        [model for model in models if _is_one_of(stem, (repo.partition("/")[2] for repo in model.repos))],
+        _plainest([model for model in models if model.id.casefold().startswith(stem.casefold() + "-")]),
+    )
+    return next(filter(None, candidates), [])
 
 
-def _plainest(found: list[Known]) -> list[Known]:
+def _plainest(models: list[ModelNames]) -> list[ModelNames]:
     """The one that all the others are variants of, where there is one: `qwen3` before `qwen3-w4a16`."""
-    plain = [one for one in found if all(other is one or other.id.startswith(f"{one.id}-") for other in found)]
-    return plain or found
+    return [
+        model for model in models if all(other is model or other.id.startswith(f"{model.id}-") for other in models)
+    ] or models
 
 
-def matching(name: str, known: Iterable[Known]) -> list[Known]:
+def matching(name: str, models: Iterable[ModelNames]) -> list[ModelNames]:
     """All entries that a name may mean: one is an answer, none and several are not.
 
     `name`, `org/repo`, and both with `:tag`, where a tag is a quantization, a file, a size that belongs to the
-    name (Ollama's `qwen2.5:1.5b` is `qwen2.5-1.5b`), or `latest`, which says nothing.
+    name (Ollama's `qwen2.5:1.5b` is `qwen2.5-1.5b`), or `latest`, which means nothing.
     """
-    known = list(known)
-    if not name or len(name) > 4 * LONGEST:
-        return []
+    models = list(models)
     stem, colon, tag = name.rpartition(":") if ":" in name else (name, "", "")
     stem = re.sub(r"\.rkllm$", "", stem, flags=re.IGNORECASE)
-    if not stem or (colon and not tag):
+    if not stem or len(name) > 4 * LONGEST or (colon and not tag):
         return []
-    if not colon or _same(tag, "latest"):
-        return _by_stem(stem, known)
-    sized = _by_stem(f"{stem}-{tag}", known)
-    if sized:
-        return sized
-    return [
-        one
-        for one in _by_stem(stem, known)
-        if any(_same(variant, tag) or _same(variant, f"{tag}.rkllm") for variant in one.variants)
+    if not colon or _is_one_of(tag, ("latest",)):
+        return _by_stem(stem, models)
+    return _by_stem(f"{stem}-{tag}", models) or [
+        model
+        for model in _by_stem(stem, models)
+        if _is_one_of(tag, model.variants) or _is_one_of(f"{tag}.rkllm", model.variants)
     ]

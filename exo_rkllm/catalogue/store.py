@@ -232,13 +232,13 @@ class Catalogue:
         """The one entry that a name as people and clients say it means; see `names.matching` for the rule."""
         listing = self.scan()
         entries = {entry.id: entry for entry in listing.entries}
-        found = names.matching(name, [known(entry.card) for entry in entries.values()])
-        if len(found) > 1:
-            listed = ", ".join(sorted(one.id for one in found))
-            raise ModelNotFound(f"{_quoted(name)} may mean {listed}.", "Say which: exo-rkllm models")
-        if not found:
+        matches = names.matching(name, [names_of(entry.card) for entry in entries.values()])
+        if len(matches) > 1:
+            ids = ", ".join(sorted(match.id for match in matches))
+            raise ModelNotFound(f"{_quote(name)} may mean {ids}.", "Say which: exo-rkllm models")
+        if not matches:
             raise self._unknown(name, listing.problems)
-        return entries[found[0].id]
+        return entries[matches[0].id]
 
     def _unknown(self, name: str, problems: Iterable[Problem] = ()) -> ExoRkllmError:
         """A folder of that name has a better reason than that there is none."""
@@ -246,7 +246,7 @@ class Catalogue:
             if problem.folder.name.casefold() == name.casefold():
                 return copy.copy(problem.error)
         hint = "exo-rkllm models lists those that are; exo-rkllm pull ORG/REPO fetches one."
-        return ModelNotFound(f"No model {_quoted(name)} in {self.directory}.", hint)
+        return ModelNotFound(f"No model {_quote(name)} in {self.directory}.", hint)
 
     def _read(self, folder: Path, *, linked: bool) -> Entry | Problem | None:
         """None for a folder that never claimed to be an entry."""
@@ -368,17 +368,17 @@ class Catalogue:
         staging.clean(self.directory, time.time() if now is None else now)
 
 
-def _quoted(name: str) -> str:
+def _quote(name: str) -> str:
     """A name from outside, safe to print in a terminal or a log."""
-    shown = name if len(name) <= 100 else name[:97] + "..."
-    return "'" + "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in shown) + "'"
+    short = name if len(name) <= 100 else name[:97] + "..."
+    return "'" + "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in short) + "'"
 
 
-def known(card: Card) -> names.Known:
+def names_of(card: Card) -> names.ModelNames:
     repo, _, rest = card.source.partition("@")
     file = rest.partition(":")[2] or (card.weights.file if card.weights else "")
-    return names.Known(
+    return names.ModelNames(
         card.id,
-        tuple(one for one in (repo, card.base_model) if one),
-        tuple(one for one in (card.quantization, file, card.platform) if one),
+        tuple(filter(None, (repo, card.base_model))),
+        tuple(filter(None, (card.quantization, file, card.platform))),
     )

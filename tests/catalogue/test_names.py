@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.catalogue import names
-from exo_rkllm.catalogue.names import Known, ParsedFilename, is_adapter, matching, parse_filename
+from exo_rkllm.catalogue.names import ModelNames, ParsedFilename, is_adapter, matching, parse_filename
 
 # Names of the field, from reference 3.3.
 IDS = {
@@ -78,17 +78,17 @@ def test_what_is_no_repository(text: str) -> None:
 
 
 KNOWN = (
-    Known(
+    ModelNames(
         "qwen2.5-1.5b-instruct",
         ("c01zaut/Qwen2.5-1.5B-RK3588", "Qwen/Qwen2.5-1.5B-Instruct"),
         ("w8a8", "q15.rkllm", "rk3588"),
     ),
-    Known("qwen2.5-3b-instruct", ("Qwen/Qwen2.5-3B-Instruct",), ("w8a8",)),
-    Known("qwen3", ("org/qwen3",), ("w8a8",)),
-    Known("qwen3-w4a16", ("org/qwen3",), ("w4a16",)),
-    Known("Gemma"),
-    Known("llama-1b-instruct"),
-    Known("llama-1b-instruct-w8a8_g128"),
+    ModelNames("qwen2.5-3b-instruct", ("Qwen/Qwen2.5-3B-Instruct",), ("w8a8",)),
+    ModelNames("qwen3", ("org/qwen3",), ("w8a8",)),
+    ModelNames("qwen3-w4a16", ("org/qwen3",), ("w4a16",)),
+    ModelNames("Gemma"),
+    ModelNames("llama-1b-instruct"),
+    ModelNames("llama-1b-instruct-w8a8_g128"),
 )
 
 
