@@ -19,16 +19,16 @@ from exo_rkllm.errors import ExoRkllmError, PullError
 
 async def base_models(hub: Hub, repo: Repository) -> tuple[str, ...]:
     """The models that this one was made from, as far as anything says so."""
-    found = list(repo.base_models)
-    if "README.md" in repo.files and not found:
+    bases = list(repo.base_models)
+    if "README.md" in repo.files and not bases:
         with contextlib.suppress(ExoRkllmError):
             text = await hub.read(repo.id, repo.revision, "README.md", 1 << 20)
-            found += front_matter(text.decode("utf-8", "replace"))
-    if "config.json" in repo.files and not found:
+            bases += front_matter(text.decode("utf-8", "replace"))
+    if "config.json" in repo.files and not bases:
         with contextlib.suppress(ExoRkllmError, ValueError, RecursionError):
             config = json.loads(await hub.read(repo.id, repo.revision, "config.json", 1 << 20))
-            found.append(str(config.get("_name_or_path")) if isinstance(config, dict) else "")
-    return tuple(one for one in repos(found) if one.lower() != repo.id.lower())
+            bases.append(str(config.get("_name_or_path")) if isinstance(config, dict) else "")
+    return tuple(one for one in repos(bases) if one.lower() != repo.id.lower())
 
 
 def front_matter(text: str) -> list[str]:
@@ -36,7 +36,7 @@ def front_matter(text: str) -> list[str]:
     lines = text.lstrip("\ufeff").splitlines()
     if not lines or lines[0].strip() != "---":
         return []
-    found: list[str] = []
+    bases: list[str] = []
     inside = False
     for line in lines[1:500]:
         if line.strip() == "---":
@@ -44,49 +44,49 @@ def front_matter(text: str) -> list[str]:
         if line.startswith("base_model:"):
             value = line.partition(":")[2].strip()
             inside = not value
-            found += [one for one in value.strip("[]").split(",") if one.strip()]
+            bases += [one for one in value.strip("[]").split(",") if one.strip()]
         elif inside and line.lstrip().startswith("- "):
-            found.append(line.lstrip()[2:])
+            bases.append(line.lstrip()[2:])
         else:
             inside = False
-    return [one.strip().strip("'\"") for one in found]
+    return [one.strip().strip("'\"") for one in bases]
 
 
 async def fetch_companions(
     hub: Hub, stage: Path, repo: Repository | None, bases: tuple[str, ...]
 ) -> AsyncGenerator[PullProgress, None]:
     """The tokenizer's files: the repository's own, and the base model's for those that it lacks. None is a must."""
-    found = _present(stage) if repo is None else await _fetch_missing(hub, stage, repo)
-    if {"tokenizer_config.json", "tokenizer.json", "config.json"} <= found:
+    present = _present(stage) if repo is None else await _fetch_missing(hub, stage, repo)
+    if {"tokenizer_config.json", "tokenizer.json", "config.json"} <= present:
         return
-    asked: set[str] = set() if repo is None else {repo.id.lower()}
+    visited: set[str] = set() if repo is None else {repo.id.lower()}
     queue = list(bases)
-    while queue and len(asked) < 4:
+    while queue and len(visited) < 4:
         base = queue.pop(0)
-        if base.lower() in asked:
+        if base.lower() in visited:
             continue
-        asked.add(base.lower())
+        visited.add(base.lower())
         yield PullProgress("note", f"fetching what is missing of the tokenizer from {base}")
         try:
             parent = await hub.repository(base)
-            found |= await _fetch_missing(hub, stage, parent)
+            present |= await _fetch_missing(hub, stage, parent)
         except ExoRkllmError as error:
-            yield PullProgress("note", f"{error.sentence} The model is spoken to as its family is.")
+            yield PullProgress("note", f"{error.sentence} The template of its family is used.")
             continue
-        if "tokenizer_config.json" in found:
+        if "tokenizer_config.json" in present:
             return
         queue += parent.base_models
-    if "tokenizer_config.json" not in found:
-        yield PullProgress("note", "no tokenizer files were found; the model is spoken to as its family is")
+    if "tokenizer_config.json" not in present:
+        yield PullProgress("note", "no tokenizer files were found; the template of the model's family is used")
 
 
 async def _fetch_missing(hub: Hub, stage: Path, repo: Repository) -> set[str]:
     for name, limit in describe.COMPANIONS.items():
-        listed = repo.files.get(name)
-        if listed is None or name in _present(stage) or (listed.size or 0) > limit:
+        file = repo.files.get(name)
+        if file is None or name in _present(stage) or (file.size or 0) > limit:
             continue
         body = await hub.read(repo.id, repo.revision, name, limit)
-        if listed.sha256 and hashlib.sha256(body).hexdigest() != listed.sha256:
+        if file.sha256 and hashlib.sha256(body).hexdigest() != file.sha256:
             raise PullError(f"{name} of {repo.id} is not what its listing says.", "Pull it again.")
         await asyncio.to_thread(_put, stage / name, body)
     return _present(stage)

@@ -61,15 +61,15 @@ async def fetch(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGen
 
 
 def _prepare(stage: Path, target: Path, part: Path, repo: Repository, file: File) -> PartState:
-    """The stage with what is still worth something, and room on the disk for the rest."""
+    """Keep of the stage what is still worth something; raises a PullError where the disk has no room for the rest."""
     if target.exists():
         target.rename(part)  # a crash between the check and the card: it is checked again
     fresh = PartState(repo.revision, file.size, file.sha256)
     state = _read_state(stage) or fresh
     if _is_other(state, repo, file):
-        for left in stage.iterdir():
-            if left.name != LOCK:
-                left.unlink()
+        for path in stage.iterdir():
+            if path.name != LOCK:
+                path.unlink()
         state = fresh
     have = part.stat().st_size if part.exists() else 0
     need, free = (file.size or 0) - have, shutil.disk_usage(stage).free
@@ -179,7 +179,7 @@ class Download:
         if body.start == 0:
             self._part.write_bytes(b"")
             self._digest, self.have = hashlib.sha256(), 0
-        self._reported = self.have
+        self._last_report = self.have
 
     def _write(self, chunk: bytes) -> bool:
         """Whether it is time for a step."""
@@ -195,8 +195,8 @@ class Download:
             raise PullError(f"{folder} cannot be written: {error.strerror}.", f"df -h {folder}") from None
         self._digest.update(chunk)
         self.have += len(chunk)
-        due = self.have - self._reported >= REPORT_EVERY
-        self._reported = self.have if due else self._reported
+        due = self.have - self._last_report >= REPORT_EVERY
+        self._last_report = self.have if due else self._last_report
         return due
 
     def _check_end(self) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -125,10 +125,9 @@ class Hub:
         headers = {"Accept-Encoding": "identity"}
         if start:
             headers |= {"Range": f"bytes={start}-", **({"If-Range": etag} if etag.startswith('"') else {})}
-        async with self._get(self._address(repo, revision, path), headers, f"{repo}/{path}") as (response, linked):
+        async with self._get(self._address(repo, revision, path), headers, f"{repo}/{path}") as (response, digest):
             begin, size = _extent(response, start)
-            own = response.headers.get("ETag", "")
-            yield Body(begin, size, own, linked, self._chunks(response))
+            yield Body(begin, size, response.headers.get("ETag", ""), digest, self._chunks(response))
 
     def _address(self, repo: str, revision: str, path: str) -> str:
         return f"{self.access.endpoint}/{_path(repo)}/resolve/{quote(revision, safe='')}/{quote(path)}"
@@ -138,7 +137,7 @@ class Hub:
             async for chunk in response.content.iter_any():
                 yield chunk
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise Interrupted(_said(error)) from None
+            raise Interrupted(_cause(error)) from None
 
     async def _small(self, url: str, limit: int, what: str) -> bytes:
         for pause in PAUSES:
@@ -168,19 +167,19 @@ class Hub:
         if self._session is None:
             raise RuntimeError("a Hub is used as a context")
         home = _origin(self.access.endpoint)
-        linked = ""
+        digest = ""
         for _ in range(HOPS):
             secret = self.access.token and _origin(url) == home
-            sent = {**headers, **({"Authorization": f"Bearer {self.access.token}"} if secret else {})}
+            own = {"Authorization": f"Bearer {self.access.token}"} if secret else {}
             try:
-                response = await self._session.get(url, headers=sent, allow_redirects=False)
+                response = await self._session.get(url, headers={**headers, **own}, allow_redirects=False)
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
-                raise Interrupted(f"{urlsplit(url).hostname} cannot be reached: {_said(error)}") from None
+                raise Interrupted(f"{urlsplit(url).hostname} cannot be reached: {_cause(error)}") from None
             async with response:
-                linked = linked or _digest(response.headers.get("X-Linked-ETag", ""))
+                digest = digest or _digest(response.headers.get("X-Linked-ETag", ""))
                 if response.status not in REDIRECTS:
                     self._check(response, what, home)
-                    yield response, linked
+                    yield response, digest
                     return
                 url = _next(url, response.headers.get("Location", ""), what)
         raise PullError(f"The address of {what} leads from one place to another without end.", "Check HF_ENDPOINT.")
@@ -218,8 +217,8 @@ def _origin(url: str) -> str:
 def _next(url: str, location: str, what: str) -> str:
     following = urljoin(url, location)
     parts = urlsplit(following)
-    downgraded = urlsplit(url).scheme == "https" and parts.scheme != "https"
-    if not location or parts.scheme not in ("http", "https") or not parts.hostname or downgraded:
+    schemes = ("https",) if urlsplit(url).scheme == "https" else ("http", "https")
+    if not location or parts.scheme not in schemes or not parts.hostname:
         raise PullError(
             f"The address of {what} leads to {location[:80]!r}, which is not followed.", "Check HF_ENDPOINT."
         )
@@ -227,21 +226,21 @@ def _next(url: str, location: str, what: str) -> str:
 
 
 def _digest(etag: str) -> str:
-    found = re.fullmatch(r'(?:W/)?"?([0-9a-f]{64})"?', etag)
-    return found[1] if found else ""
+    match = re.fullmatch(r'(?:W/)?"?([0-9a-f]{64})"?', etag)
+    return match[1] if match else ""
 
 
-def _said(error: BaseException) -> str:
+def _cause(error: BaseException) -> str:
     return (str(error) or type(error).__name__)[:200].rstrip(".")
 
 
 def _extent(response: aiohttp.ClientResponse, start: int) -> tuple[int, int | None]:
     """Where the body begins, and the whole file's size. A server may answer a range with everything."""
     if response.status == 206:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-        if found is None or int(found[1]) != start:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        if match is None or int(match[1]) != start:
             raise Interrupted("the server sent another part than the one asked for")
-        return start, None if found[2] == "*" else int(found[2])
+        return start, None if match[2] == "*" else int(match[2])
     return 0, response.content_length
 
 
@@ -264,13 +263,11 @@ def _repository(repo: str, listing: Any) -> Repository:
 def _bases(listing: Mapping[str, Any]) -> tuple[str, ...]:
     """From the model card's metadata, then from the tags that the Hub derives of it."""
     card = listing.get("cardData") or {}
-    held = card.get("base_model") if isinstance(card, dict) else None
-    found = [held] if isinstance(held, str) else list(held) if isinstance(held, list) else []
-    for tag in listing.get("tags") or []:
-        if isinstance(tag, str) and tag.startswith("base_model:"):
-            found.append(tag.rpartition(":")[2])
-    return repos(found)
+    base = card.get("base_model") if isinstance(card, dict) else None
+    tags = [tag for tag in listing.get("tags") or [] if isinstance(tag, str) and tag.startswith("base_model:")]
+    return repos([*(base if isinstance(base, list) else [base]), *(tag.rpartition(":")[2] for tag in tags)])
 
 
-def repos(found: list[Any]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(one for one in found if isinstance(one, str) and names.valid_repo(one)))
+def repos(values: Iterable[Any]) -> tuple[str, ...]:
+    """What names a repository, each once."""
+    return tuple(dict.fromkeys(value for value in values if isinstance(value, str) and names.valid_repo(value)))

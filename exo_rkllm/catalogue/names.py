@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from exo_rkllm import socs
+from exo_rkllm.errors import UsageError
 from exo_rkllm.runtime import filename
 
 LONGEST = 128
@@ -31,6 +32,12 @@ CONVERSION = re.compile(
 
 def valid_id(name: str) -> bool:
     return len(name) <= LONGEST and ID.fullmatch(name) is not None and ".." not in name
+
+
+def check_id(name: str) -> None:
+    """Raises a UsageError for a name, if there is one, that no entry may have."""
+    if name and not valid_id(name):
+        raise UsageError(f"{name!r} cannot be a model's name.", "Use letters, digits, '.', '_' and '-'.")
 
 
 def valid_repo(name: str) -> bool:

@@ -1,17 +1,16 @@
-"""Pulling a model from the Hub: choose the file, fetch it so that it can be resumed, check it, put it in its place.
+"""Pulling a model from the Hub: choose the file, fetch it so that it can be resumed, check it, make an entry of it.
 
-A pull is an async generator of `Step`s, the same for the command line, the control socket and the API. Closing it
-keeps what has come, and the next pull of the same file goes on there; only a checksum that is wrong throws it away.
+A pull is an async generator of `PullProgress`, the same for the command line, the control socket and the API. Closing
+it keeps what has come, and the next pull of the same file goes on there; only a wrong checksum throws it away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import shutil
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +19,7 @@ from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, names
 from exo_rkllm.catalogue.choice import choose
 from exo_rkllm.catalogue.companions import base_models, fetch_companions
-from exo_rkllm.catalogue.fetch import PART, fetch
+from exo_rkllm.catalogue.fetch import fetch
 from exo_rkllm.catalogue.hub import Access, File, Hub, Repository
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue, Entry
@@ -46,7 +45,7 @@ class PullTarget:
 
 async def pull(
     catalogue: Catalogue,
-    wanted: PullTarget,
+    target: PullTarget,
     access: Access,
     *,
     soc: str = "",
@@ -54,23 +53,23 @@ async def pull(
     replace: bool = False,
 ) -> AsyncGenerator[PullProgress, None]:
     """Ends with a step `done` that has the entry's id, or raises. `soc` chooses among files (`rk3588`)."""
-    if name and not names.valid_id(name):
-        raise UsageError(f"{name!r} cannot be a model's name.", "Use letters, digits, '.', '_' and '-'.")
+    names.check_id(name)
     await asyncio.to_thread(catalogue.clean)
     async with Hub(access) as hub:
-        yield PullProgress("resolving", f"asking {access.endpoint} for {wanted.repo}")
-        repo = await hub.repository(wanted.repo, wanted.revision)
-        choice = choose(tuple(repo.files), repo.id, soc, wanted.file)
+        yield PullProgress("resolving", f"asking {access.endpoint} for {target.repo}")
+        repo = await hub.repository(target.repo, target.revision)
+        choice = choose(tuple(repo.files), repo.id, soc, target.file)
         file = repo.files[choice.file]
         yield PullProgress("note", f"{choice.file}: {choice.why}")
-        taken = _taken(catalogue, repo, file, name)
-        if taken and not replace:
-            if not _is(taken, repo, file):
-                raise ModelExists(f"There is a model {taken.id!r} already, from another file.", "Choose: --name NAME")
-            yield PullProgress("done", f"{taken.id} is here already", file.path, file.sha256, id=taken.id)
+        existing = _existing(catalogue, repo, file, name)
+        if existing and not replace:
+            if not _is(existing, repo, file):
+                sentence = f"There is a model {existing.id!r} already, from another file."
+                raise ModelExists(sentence, "Choose: --name NAME")
+            yield PullProgress("done", f"{existing.id} is here already", file.path, file.sha256, id=existing.id)
             return
         key = hashlib.sha256(f"{repo.id}\n{file.path}".encode()).hexdigest()[:24]
-        with catalogue.stage(key) as stage, _nothing_left_of_nothing(stage):
+        with catalogue.stage(key) as stage, _empty_stage_removed(stage):
             async with aclosing(fetch(hub, stage, repo, file)) as steps:
                 async for step in steps:
                     yield step
@@ -79,59 +78,62 @@ async def pull(
             async with aclosing(fetch_companions(hub, stage, repo, bases)) as steps:
                 async for note in steps:
                     yield note
-            make = functools.partial(
-                describe.describe,
-                stage,
-                cards.Weights(PurePosixPath(file.path).name, step.done, step.sha256),
-                id=name or _free_id(catalogue, file, repo, replace=replace),
-                repo=repo.id,
-                path=file.path,
-                source=f"{repo.id}@{repo.revision}:{file.path}",
-                base_model=bases[0] if bases else "",
-                brought=catalogue.brought,
-            )
-            card = await asyncio.to_thread(_described, stage, make)
+            weights = cards.Weights(PurePosixPath(file.path).name, step.done, step.sha256)
+            id_ = name or _free_id(catalogue, file, repo, replace=replace)
+            card = await asyncio.to_thread(_describe, catalogue, stage, weights, id_, repo, file, bases)
             entry = await asyncio.to_thread(catalogue.publish, stage, card, replace=replace)
         yield PullProgress("done", f"{entry.id} is ready", file.path, step.sha256, step.done, step.done, entry.id)
 
 
-def _described(stage: Path, make: Callable[[], cards.Card]) -> cards.Card:
-    """What is no model is not kept either, however right its checksum."""
+def _describe(
+    catalogue: Catalogue,
+    stage: Path,
+    weights: cards.Weights,
+    id_: str,
+    repo: Repository,
+    file: File,
+    bases: Sequence[str],
+) -> cards.Card:
+    """The card; what is no model is not kept either, however right its checksum."""
     try:
-        return make()
+        return describe.describe(
+            stage,
+            weights,
+            id=id_,
+            repo=repo.id,
+            path=file.path,
+            source=f"{repo.id}@{repo.revision}:{file.path}",
+            base_model=bases[0] if bases else "",
+            brought=catalogue.brought,
+        )
     except ExoRkllmError:
         shutil.rmtree(stage, ignore_errors=True)
         raise
 
 
 @contextlib.contextmanager
-def _nothing_left_of_nothing(stage: Path) -> Iterator[None]:
+def _empty_stage_removed(stage: Path) -> Iterator[None]:
     """A pull that failed before the first byte has nothing to resume."""
     try:
         yield
     finally:
-        parts = [path for path in stage.glob("*") if path.suffix == PART or path.suffix in names.SUFFIXES]
-        if stage.exists() and not any(path.stat().st_size for path in parts):
+        if not any(path.stat().st_size for path in stage.glob("[!.]*")):
             shutil.rmtree(stage, ignore_errors=True)
 
 
 # ── which entry ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _source(repo: Repository, file: File) -> tuple[str, str]:
-    return repo.id.lower(), file.path
-
-
 def _is(entry: Entry, repo: Repository, file: File) -> bool:
     """Whether an entry is this very file at its newest."""
     place, _, rest = entry.card.source.partition("@")
     revision, _, path = rest.partition(":")
-    same = (place.lower(), path) == _source(repo, file)
     digest = entry.card.weights.sha256 if entry.card.weights else ""
-    return same and (revision == repo.revision or bool(file.sha256 and digest == file.sha256))
+    newest = revision == repo.revision or bool(file.sha256 and digest == file.sha256)
+    return newest and (place.lower(), path) == (repo.id.lower(), file.path)
 
 
-def _taken(catalogue: Catalogue, repo: Repository, file: File, name: str) -> Entry | None:
+def _existing(catalogue: Catalogue, repo: Repository, file: File, name: str) -> Entry | None:
     """The entry that a pull would collide with: of the same name, or the same file under any name."""
     for entry in catalogue.list():
         if entry.id == name or (not name and _is(entry, repo, file)):
@@ -141,17 +143,14 @@ def _taken(catalogue: Catalogue, repo: Repository, file: File, name: str) -> Ent
 
 def _free_id(catalogue: Catalogue, file: File, repo: Repository, *, replace: bool) -> str:
     """A short name where it is free, a longer one where another file has it."""
-    taken = {entry.id for entry in catalogue.list()}
-    if replace:
-        taken -= {entry.id for entry in catalogue.list() if _is(entry, repo, file)}
+    others = {entry.id for entry in catalogue.list() if not (replace and _is(entry, repo, file))}
     base = PurePosixPath(file.path).name
     stem = PurePosixPath(base).stem
     org = repo.id.partition("/")[0]
     plain, variant = names.id_from(base), names.parse_filename(file.path, repo.id)
-    quantized = f"{plain}-{variant.quantization}" if variant.quantization else plain
-    mixed = f"{quantized}-hybrid-{variant.hybrid:g}" if variant.hybrid else quantized
-    full = names.plain_id(stem)
-    for candidate in (plain, names.plain_id(quantized), names.plain_id(mixed), full, names.plain_id(f"{org}-{stem}")):
-        if candidate and candidate not in taken:
+    longer = f"{plain}-{variant.quantization}" if variant.quantization else plain
+    longest = f"{longer}-hybrid-{variant.hybrid:g}" if variant.hybrid else longer
+    for candidate in map(names.plain_id, (plain, longer, longest, stem, f"{org}-{stem}")):
+        if candidate and candidate not in others:
             return candidate
     raise ModelExists(f"There is a model {names.id_from(base)!r} already.", "Choose another: --name NAME")

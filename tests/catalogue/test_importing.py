@@ -168,7 +168,7 @@ async def test_a_base_model_that_cannot_be_had_is_noted(
 ) -> None:
     hub.repos.clear()
     steps = await imported(catalogue, rkllama(make_model, tmp_path, "robot"), Access(hub.endpoint))
-    assert any("spoken to as its family is" in step.text for step in steps)
+    assert any("template of its family is used" in step.text for step in steps)
     assert catalogue.get("robot")
 
 

@@ -562,7 +562,7 @@ async def test_without_a_tokenizer_the_family_speaks(hub: LocalHub, catalogue: C
     hub.repos["google/gated"].gated = True
     steps = [step async for step in pull(catalogue, PullTarget("org/gemma-2-2b"), Access(hub.endpoint))]
     assert "private or gated" in notes(steps)
-    assert "the model is spoken to as its family is" in notes(steps)
+    assert "the template of the model's family is used" in notes(steps)
     entry = catalogue.get(steps[-1].id)
     assert not entry.reuse
     assert "<start_of_turn>" in entry.chat_format().template.text
