@@ -68,6 +68,36 @@ def test_unknown_unit_line_is_detected(installed: Path) -> None:
     assert "PrivateTemp" in subprocess.run(command, capture_output=True, text=True).stderr
 
 
+# As systemd ships it: what creates /run/rkllm waits for every local file system.
+TMPFILES_SETUP = """[Unit]
+DefaultDependencies=no
+After=local-fs.target
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/python3
+"""
+BOOT = """[Unit]
+DefaultDependencies=no
+Wants=local-fs.target systemd-tmpfiles-setup.service run-rkllm-npu.mount
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/python3
+"""
+
+
+def test_boot_with_the_driver_has_no_ordering_cycle(installed: Path) -> None:
+    """systemd broke it by leaving systemd-tmpfiles-setup out of the boot: a mount comes before local-fs by default."""
+    units = installed / "usr/lib/systemd/system"
+    (units / "systemd-tmpfiles-setup.service").write_text(TMPFILES_SETUP)
+    (units / "boot.service").write_text(BOOT)
+    command = ["systemd-analyze", "verify", "--man=no", f"--root={installed}", "boot.service"]
+    said = subprocess.run(command, capture_output=True, text=True).stderr
+    assert "cycle" not in said
+    mount = units / "run-rkllm-npu.mount"
+    mount.write_text(mount.read_text().replace("DefaultDependencies=no", ""))
+    assert "ordering cycle" in subprocess.run(command, capture_output=True, text=True).stderr, "a cycle would be seen"
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_no_unit_key_is_newer_than_the_oldest_systemd(name: str) -> None:
     assert not {key for key in settings(name) if NEWER.get(key, 0) > OLDEST}
