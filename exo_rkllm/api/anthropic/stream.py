@@ -5,14 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from exo_rkllm.api.anthropic.translate import (
-    message_value,
-    stop_value,
-    text_block,
-    thinking_block,
-    tool_block,
-    usage_value,
-)
+from exo_rkllm.api.anthropic import translate
 from exo_rkllm.api.common_fields import arguments_of
 from exo_rkllm.api.encoding import TEXT, ChunkTemplate, encode, sse_event
 from exo_rkllm.api.faults import error_body
@@ -27,7 +20,7 @@ def event(kind: str, **values: Any) -> str:
 
 class MessageEncoder:
     def __init__(self, identity: str, model: str, request_id: str, *, single_call: bool) -> None:
-        self._opening = event("message_start", message=message_value(identity, model, []))
+        self._opening = event("message_start", message=translate.message_value(identity, model, []))
         self._request_id = request_id
         self._single_call = single_call
         self._index = -1
@@ -48,9 +41,9 @@ class MessageEncoder:
         self._index += 1
         self._kind = kind
         if kind == "thinking":
-            block, delta = thinking_block(""), {"type": "thinking_delta", "thinking": TEXT}
+            block, delta = translate.thinking_block(""), {"type": "thinking_delta", "thinking": TEXT}
         else:
-            block, delta = text_block(""), {"type": "text_delta", "text": TEXT}
+            block, delta = translate.text_block(""), {"type": "text_delta", "text": TEXT}
         self._delta = ChunkTemplate(event("content_block_delta", index=self._index, delta=delta))
         return closing + event("content_block_start", index=self._index, content_block=block)
 
@@ -70,7 +63,7 @@ class MessageEncoder:
         delta = {"type": "input_json_delta", "partial_json": json.dumps(arguments_of(call.arguments))}
         return (
             closing
-            + event("content_block_start", index=self._index, content_block=tool_block(call, {}))
+            + event("content_block_start", index=self._index, content_block=translate.tool_block(call, {}))
             + event("content_block_delta", index=self._index, delta=delta)
             + event("content_block_stop", index=self._index)
         )
@@ -80,7 +73,7 @@ class MessageEncoder:
         return (
             opening
             + self._close()
-            + event("message_delta", delta=stop_value(finish), usage=usage_value(finish.usage))
+            + event("message_delta", delta=translate.stop_value(finish), usage=translate.usage_value(finish.usage))
             + event("message_stop")
         )
 

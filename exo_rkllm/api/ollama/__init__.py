@@ -14,25 +14,8 @@ from exo_rkllm.api.context import Call, Endpoint
 from exo_rkllm.api.embedding import embed
 from exo_rkllm.api.encoding import NDJSON, json_line, json_response
 from exo_rkllm.api.faults import error_body
-from exo_rkllm.api.ollama import tables
+from exo_rkllm.api.ollama import tables, translate
 from exo_rkllm.api.ollama.stream import OllamaEncoder
-from exo_rkllm.api.ollama.translate import (
-    Content,
-    chat_content,
-    chat_request,
-    end_value,
-    format_of,
-    generate_content,
-    generate_request,
-    keep_alive_of,
-    loaded_model_value,
-    model_name,
-    model_value,
-    nanoseconds,
-    now,
-    pull_value,
-    show_value,
-)
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.api.streaming import complete_answer, open_stream, stream_answers
 from exo_rkllm.backends.base import GenerationRequest
@@ -45,37 +28,37 @@ async def chat(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
     if not values.get("messages"):
-        return await _load_only(call, entry.id, chat_content(""))
-    shape = format_of(values)
-    return await _answer(call, chat_request(entry, values, shape), chat_content, shape)
+        return await _load_only(call, entry.id, translate.chat_content(""))
+    shape = translate.format_of(values)
+    return await _answer(call, translate.chat_request(entry, values, shape), translate.chat_content, shape)
 
 
 async def generate(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
     if not values.get("prompt"):
-        return await _load_only(call, entry.id, generate_content(""))
-    shape = format_of(values)
-    return await _answer(call, generate_request(entry, values, shape), generate_content, shape)
+        return await _load_only(call, entry.id, translate.generate_content(""))
+    shape = translate.format_of(values)
+    return await _answer(call, translate.generate_request(entry, values, shape), translate.generate_content, shape)
 
 
 async def _load_only(call: Call, model: str, content: dict[str, Any]) -> web.StreamResponse:
     """A question without words: Ollama's way to load a model beforehand, or to unload it."""
-    keep_alive = keep_alive_of(call.values)
+    keep_alive = translate.keep_alive_of(call.values)
     if keep_alive == 0:
         await call.context.dispatcher.unload(model)
     else:
         await call.context.dispatcher.load(model, keep_alive)
     reason = "unload" if keep_alive == 0 else "load"
     return json_response(
-        {"model": call.values["model"], "created_at": now(), **content, "done": True, "done_reason": reason}
+        {"model": call.values["model"], "created_at": translate.now(), **content, "done": True, "done_reason": reason}
     )
 
 
 async def _answer(
-    call: Call, request: GenerationRequest, content: Content, shape: ResponseFormat
+    call: Call, request: GenerationRequest, content: translate.Content, shape: ResponseFormat
 ) -> web.StreamResponse:
-    keep_alive = keep_alive_of(call.values)
+    keep_alive = translate.keep_alive_of(call.values)
     began = time.monotonic()
     name = call.values["model"]
     if call.values.get("stream", True):
@@ -87,9 +70,9 @@ async def _answer(
     return json_response(
         {
             "model": name,
-            "created_at": now(),
+            "created_at": translate.now(),
             **content(text, answer.reasoning, answer.tool_calls),
-            **end_value(answer.finish, began),
+            **translate.end_value(answer.finish, began),
         }
     )
 
@@ -98,22 +81,22 @@ async def _answer(
 
 
 async def tags(call: Call) -> web.StreamResponse:
-    return json_response({"models": [model_value(entry) for entry in call.context.catalogue.list()]})
+    return json_response({"models": [translate.model_value(entry) for entry in call.context.catalogue.list()]})
 
 
 async def ps(call: Call) -> web.StreamResponse:
     entries = {entry.id: entry for entry in call.context.catalogue.list()}
     models = [model for model in call.context.dispatcher.status().models if model.state in ("ready", "closing")]
-    return json_response({"models": [loaded_model_value(model, entries.get(model.name)) for model in models]})
+    return json_response({"models": [translate.loaded_model_value(model, entries.get(model.name)) for model in models]})
 
 
 async def show(call: Call) -> web.StreamResponse:
-    return json_response(show_value(call.entry(model_name(call.values))))
+    return json_response(translate.show_value(call.entry(translate.model_name(call.values))))
 
 
 async def pull(call: Call) -> web.StreamResponse:
     """A client that leaves ends the pull; what was fetched stays and is taken up by the next one."""
-    name = model_name(call.values, "ORG/REPO or ORG/REPO:FILE of the Hub.")
+    name = translate.model_name(call.values, "ORG/REPO or ORG/REPO:FILE of the Hub.")
     if call.context.pull is None:
         raise NotSupported("This daemon fetches no models.", f"exo-rkllm pull {name}")
     stream = call.values.get("stream", True)
@@ -124,7 +107,7 @@ async def pull(call: Call) -> web.StreamResponse:
                 if stream:
                     if response is None:
                         response = await open_stream(call, NDJSON)
-                    await response.write(json_line(pull_value(step)).encode())
+                    await response.write(json_line(translate.pull_value(step)).encode())
         except ExoRkllmError as error:
             if response is None:
                 raise
@@ -137,7 +120,7 @@ async def pull(call: Call) -> web.StreamResponse:
 
 async def delete(call: Call) -> web.StreamResponse:
     """By the full name: what a shorter one would find when it asks, it must not delete."""
-    name = call.context.catalogue.removable(model_name(call.values).removesuffix(":latest"))
+    name = call.context.catalogue.removable(translate.model_name(call.values).removesuffix(":latest"))
     await call.context.dispatcher.unload(name)
     await asyncio.to_thread(call.context.catalogue.remove, name)
     return json_response({})
@@ -158,13 +141,13 @@ async def embed_many(call: Call) -> web.StreamResponse:
     began = time.monotonic()
     texts = [values["input"]] if isinstance(values["input"], str) else values["input"]
     entry = call.entry(values["model"])
-    vectors = await embed(call, entry, texts, values.get("dimensions"), keep_alive_of(values))
+    vectors = await embed(call, entry, texts, values.get("dimensions"), translate.keep_alive_of(values))
     return json_response(
         {
             "model": values["model"],
             "embeddings": vectors.lists(),
-            "total_duration": nanoseconds(time.monotonic() - began),
-            "load_duration": nanoseconds(vectors.load),
+            "total_duration": translate.nanoseconds(time.monotonic() - began),
+            "load_duration": translate.nanoseconds(vectors.load),
             "prompt_eval_count": vectors.tokens,
         }
     )
@@ -172,7 +155,7 @@ async def embed_many(call: Call) -> web.StreamResponse:
 
 async def embed_one(call: Call) -> web.StreamResponse:
     values = call.values
-    vectors = await embed(call, call.entry(values["model"]), [values["prompt"]], None, keep_alive_of(values))
+    vectors = await embed(call, call.entry(values["model"]), [values["prompt"]], None, translate.keep_alive_of(values))
     return json_response({"embedding": vectors.lists()[0]})
 
 

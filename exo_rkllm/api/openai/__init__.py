@@ -13,16 +13,9 @@ from exo_rkllm.api.common_fields import modified_seconds, total
 from exo_rkllm.api.context import Call, Endpoint
 from exo_rkllm.api.embedding import embed
 from exo_rkllm.api.encoding import SSE, json_response
+from exo_rkllm.api.openai import translate
 from exo_rkllm.api.openai.stream import ChatEncoder, CompletionEncoder
 from exo_rkllm.api.openai.tables import CHAT, COMPLETION, EMBEDDING
-from exo_rkllm.api.openai.translate import (
-    chat_choice,
-    chat_request,
-    chat_usage,
-    completion_request,
-    completion_usage,
-    prompts_of,
-)
 from exo_rkllm.api.response_format import response_format_of
 from exo_rkllm.api.streaming import complete_answer, stream_answers
 from exo_rkllm.catalogue.store import Entry
@@ -44,7 +37,7 @@ async def chat(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
     shape = response_format_of(values.get("response_format"))
-    request = chat_request(entry, values, shape)
+    request = translate.chat_request(entry, values, shape)
     single_call = values.get("parallel_tool_calls") is False
     identity = f"chatcmpl-{request.id}"
     if values.get("stream"):
@@ -57,8 +50,8 @@ async def chat(call: Call) -> web.StreamResponse:
             "object": "chat.completion",
             "created": int(time.time()),
             "model": entry.id,
-            "choices": [chat_choice(answer, shape, single_call=single_call)],
-            "usage": chat_usage(answer.finish, answer.thinking_tokens),
+            "choices": [translate.chat_choice(answer, shape, single_call=single_call)],
+            "usage": translate.chat_usage(answer.finish, answer.thinking_tokens),
         }
     )
 
@@ -66,11 +59,11 @@ async def chat(call: Call) -> web.StreamResponse:
 async def completions(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
-    prompts = prompts_of(values["prompt"])
+    prompts = translate.prompts_of(values["prompt"])
     echo = bool(values.get("echo"))
     if echo and not all(isinstance(prompt, str) for prompt in prompts):
         raise FieldError("echo", "echo wants a prompt that is text.", "Send the prompt as a string.")
-    requests = [completion_request(entry, values, prompt) for prompt in prompts]
+    requests = [translate.completion_request(entry, values, prompt) for prompt in prompts]
     identity = f"cmpl-{secrets.token_hex(16)}"
     echoes = [str(prompt) if echo else "" for prompt in prompts]
     if values.get("stream"):
@@ -87,7 +80,7 @@ async def completions(call: Call) -> web.StreamResponse:
                 {"index": index, "text": echo + answer.text, "finish_reason": answer.finish.reason, "logprobs": None}
                 for index, (answer, echo) in enumerate(zip(answers, echoes, strict=True))
             ],
-            "usage": completion_usage(total(answer.finish.usage for answer in answers)),
+            "usage": translate.completion_usage(total(answer.finish.usage for answer in answers)),
         }
     )
 
@@ -99,7 +92,7 @@ def _streams_usage(values: Mapping[str, Any]) -> bool:
 async def embeddings(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
-    vectors = await embed(call, entry, prompts_of(values["input"]), values.get("dimensions"))
+    vectors = await embed(call, entry, translate.prompts_of(values["input"]), values.get("dimensions"))
     numbers = vectors.base64() if values.get("encoding_format") == "base64" else vectors.lists()
     return json_response(
         {

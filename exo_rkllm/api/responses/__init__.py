@@ -14,16 +14,9 @@ from exo_rkllm.api.context import Call, Endpoint
 from exo_rkllm.api.encoding import SSE, json_response
 from exo_rkllm.api.faults import NoSuchPlace
 from exo_rkllm.api.response_format import response_format_of
+from exo_rkllm.api.responses import translate
 from exo_rkllm.api.responses.stream import ResponseEncoder
 from exo_rkllm.api.responses.tables import RESPONSE
-from exo_rkllm.api.responses.translate import (
-    ResponseFrame,
-    call_item,
-    generation_request,
-    message_item,
-    messages_of,
-    reasoning_item,
-)
 from exo_rkllm.api.streaming import CompleteAnswer, complete_answer, stream_answers
 from exo_rkllm.backends.base import Message
 from exo_rkllm.schema.specs import FieldError
@@ -93,11 +86,11 @@ class ResponsesApi:
         earlier: tuple[Message, ...] = ()
         if previous := values.get("previous_response_id"):
             earlier = self._store.get(previous, call.caller.client).messages
-        conversation = (*earlier, *messages_of(values["input"]))
+        conversation = (*earlier, *translate.messages_of(values["input"]))
         if not conversation:
             raise FieldError("input", "input holds no message.", "Add what the user says.")
-        request = generation_request(entry, values, conversation, shape)
-        frame = ResponseFrame(f"resp_{request.id}", entry.id, int(time.time()), values)
+        request = translate.generation_request(entry, values, conversation, shape)
+        frame = translate.ResponseFrame(f"resp_{request.id}", entry.id, int(time.time()), values)
         single_call = values.get("parallel_tool_calls") is False
 
         def keep(answer: CompleteAnswer, value: dict[str, Any]) -> None:
@@ -112,11 +105,11 @@ class ResponsesApi:
             del answer.tool_calls[1:]
         output: list[dict[str, Any]] = []
         if answer.thoughts:
-            output.append(reasoning_item(f"rs_{request.id}", answer.reasoning))
+            output.append(translate.reasoning_item(f"rs_{request.id}", answer.reasoning))
         text = shape.check(answer.text, answer.tool_calls)
         if text or not answer.tool_calls:
-            output.append(message_item(f"msg_{request.id}", text))
-        output += map(call_item, answer.tool_calls)
+            output.append(translate.message_item(f"msg_{request.id}", text))
+        output += map(translate.call_item, answer.tool_calls)
         value = frame.value("completed", output, answer.finish, answer.thinking_tokens)
         keep(answer, value)
         return json_response(value)

@@ -7,14 +7,7 @@ from typing import Any
 
 from exo_rkllm.api.encoding import NUMBER, TEXT, ChunkTemplate, encode, sse_event
 from exo_rkllm.api.response_format import ResponseFormat
-from exo_rkllm.api.responses.translate import (
-    ResponseFrame,
-    call_item,
-    message_item,
-    reasoning_item,
-    reasoning_part,
-    text_part,
-)
+from exo_rkllm.api.responses import translate
 from exo_rkllm.api.streaming import CompleteAnswer
 from exo_rkllm.backends.base import Finish, Piece
 from exo_rkllm.chat.toolcall import read_tool_call
@@ -29,7 +22,7 @@ class ResponseEncoder:
 
     def __init__(
         self,
-        frame: ResponseFrame,
+        frame: translate.ResponseFrame,
         shape: ResponseFormat,
         keep: Callable[[CompleteAnswer, dict[str, Any]], None],
         *,
@@ -84,8 +77,8 @@ class ResponseEncoder:
         logprobs: dict[str, list[Any]] = {} if thinking else {"logprobs": []}
         chunk = {"type": delta, **self._place(), **logprobs, "delta": TEXT, "sequence_number": NUMBER}
         self._delta = ChunkTemplate(sse_event(chunk, delta))
-        item = (reasoning_item if thinking else message_item)(self._item, None, "in_progress")
-        part = reasoning_part("") if thinking else text_part("")
+        item = (translate.reasoning_item if thinking else translate.message_item)(self._item, None, "in_progress")
+        part = translate.reasoning_part("") if thinking else translate.text_part("")
         return (
             closing
             + self._event("response.output_item.added", output_index=index, item=item)
@@ -99,7 +92,7 @@ class ResponseEncoder:
         if not self._kind:
             return ""
         text, thinking = "".join(self._text), self._kind == "thinking"
-        item = (reasoning_item if thinking else message_item)(self._item, text)
+        item = (translate.reasoning_item if thinking else translate.message_item)(self._item, text)
         if thinking:
             out = self._event("response.reasoning_text.done", **self._place(), text=text)
         else:
@@ -116,12 +109,14 @@ class ResponseEncoder:
         self._answer.add(piece)
         call = read_tool_call(piece)
         closing = self._begin() + self._close()
-        index, item = len(self._output), call_item(call)
+        index, item = len(self._output), translate.call_item(call)
         place = {"item_id": item["id"], "output_index": index}
         self._output.append(item)
         return (
             closing
-            + self._event("response.output_item.added", output_index=index, item=call_item(call, "in_progress"))
+            + self._event(
+                "response.output_item.added", output_index=index, item=translate.call_item(call, "in_progress")
+            )
             + self._event("response.function_call_arguments.delta", **place, delta=call.arguments)
             + self._event("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
             + self._event("response.output_item.done", output_index=index, item=item)
