@@ -50,7 +50,7 @@ async def test_a_stream_adds_up_to_the_message(client: Any) -> None:
     assert final.usage.output_tokens > 0
 
 
-async def test_results_of_tools_go_back(client: Any, server: World) -> None:
+async def test_tool_results_reach_the_model(client: Any, server: World) -> None:
     await client.messages.create(
         model="qwen",
         max_tokens=10,
@@ -71,7 +71,7 @@ async def test_results_of_tools_go_back(client: Any, server: World) -> None:
     assert prompt.index("rain") < prompt.index("And now?")
 
 
-async def test_max_tokens_and_a_forced_tool(client: Any, server: World) -> None:
+async def test_message_ends_at_max_tokens_and_calls_a_forced_tool(client: Any, server: World) -> None:
     answer = await client.messages.create(model="qwen", max_tokens=1, messages=[{"role": "user", "content": "Hello"}])
     assert answer.stop_reason == "max_tokens"
     await client.messages.create(
@@ -84,7 +84,7 @@ async def test_max_tokens_and_a_forced_tool(client: Any, server: World) -> None:
     assert "get_weather" in (server.ledger.requests[-1].prompt or "").rsplit("assistant", 1)[-1]
 
 
-async def test_errors_have_its_classes(client: Any) -> None:
+async def test_client_raises_its_own_error_classes(client: Any) -> None:
     with pytest.raises(anthropic.NotFoundError, match="No model"):
         await client.messages.create(model="claude-1", max_tokens=1, messages=[{"role": "user", "content": "Hi"}])
     with pytest.raises(anthropic.BadRequestError, match="can't be continued"):
@@ -96,12 +96,12 @@ async def test_errors_have_its_classes(client: Any) -> None:
             await stream.get_final_message()
 
 
-async def test_tokens_that_cannot_be_counted_are_not_guessed(client: Any) -> None:
+async def test_count_tokens_refuses_without_a_tokenizer(client: Any) -> None:
     with pytest.raises(anthropic.BadRequestError, match="can't be counted"):
         await client.messages.count_tokens(model="qwen", messages=[{"role": "user", "content": "Hello"}])
 
 
-async def test_a_stop_sequence_is_named(client: Any) -> None:
+async def test_message_names_the_stop_sequence_that_ended_it(client: Any) -> None:
     asked: dict[str, Any] = {"model": "qwen", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
     whole = await client.messages.create(**asked)
     word = whole.content[0].text.split()[-1]

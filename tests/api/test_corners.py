@@ -47,7 +47,7 @@ async def test_items_of_one_turn_become_one_message(server: World) -> None:
     assert places == sorted(places)
 
 
-async def test_a_call_without_words_before_it_is_a_message_too(server: World) -> None:
+async def test_function_call_without_text_becomes_a_message(server: World) -> None:
     items = [
         {"type": "function_call", "call_id": "c1", "name": "get_weather", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c1", "output": "rain"},
@@ -72,7 +72,7 @@ async def test_calls_of_a_response_are_items(server: World, stream: bool, parall
     assert [item["type"] for item in output] == ["reasoning"] + ["function_call"] * (2 if parallel else 1)
 
 
-async def test_a_response_in_json_and_a_named_tool(server: World) -> None:
+async def test_response_holds_json_and_refuses_a_missing_tool(server: World) -> None:
     schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}
     form = {"format": {"type": "json_schema", "name": "A", "schema": schema}}
     for stream in (False, True):
@@ -94,7 +94,7 @@ async def test_a_response_that_is_cut_says_why(server: World) -> None:
     assert "event: response.incomplete" in text
 
 
-async def test_nobody_continues_anothers_conversation(server: World) -> None:
+async def test_client_cannot_continue_anothers_conversation(server: World) -> None:
     _, said, _ = await post(server, "/v1/responses", {"model": "qwen", "input": "secret"}, Authorization="Bearer ada")
     follow = {"model": "qwen", "input": "?", "previous_response_id": said["id"]}
     assert (await post(server, "/v1/responses", follow, Authorization="Bearer eve"))[0] == 404
@@ -133,7 +133,7 @@ async def test_thinking_is_switched_under_every_name(server: World) -> None:
 
 
 @pytest.mark.parametrize("parallel", [False, True])
-async def test_a_stream_with_two_calls(server: World, parallel: bool) -> None:
+async def test_stream_holds_parallel_calls_unless_forbidden(server: World, parallel: bool) -> None:
     body = ask(f"«{CALL}\n{CALL}»", tools=[TOOL], parallel_tool_calls=parallel, stream=True)
     text = await lines(server, "/v1/chat/completions", body)
     assert text.count('"name":"get_weather"') == (2 if parallel else 1)
@@ -156,7 +156,7 @@ async def test_a_stream_with_two_calls(server: World, parallel: bool) -> None:
         ("/v1/responses", {"input": [{"type": "reasoning"}]}, "holds no message"),
     ],
 )
-async def test_more_refusals(server: World, path: str, more: dict[str, Any], says: str) -> None:
+async def test_senseless_combinations_are_refused(server: World, path: str, more: dict[str, Any], says: str) -> None:
     status, said, _ = await post(server, path, {"model": "qwen", **more} if path != "/api/show" else more)
     assert status == 400 and says in json.dumps(said)
 
@@ -196,7 +196,7 @@ async def test_a_run_that_somebody_ends_is_an_error(server: World) -> None:
 # ── Anthropic ────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_blocks_of_every_kind(server: World) -> None:
+async def test_message_takes_blocks_of_every_kind(server: World) -> None:
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}
     body = {
         "model": "seer",
@@ -229,7 +229,7 @@ async def test_blocks_of_every_kind(server: World) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_one_call_where_one_is_wanted(server: World, stream: bool) -> None:
+async def test_message_holds_one_call_when_parallel_use_is_disabled(server: World, stream: bool) -> None:
     body = {
         "model": "qwen",
         "max_tokens": 500,
@@ -291,7 +291,7 @@ async def test_readiness_ends_with_the_drain() -> None:
             assert response.status == 503 and "stopping" in await response.text()
 
 
-async def test_whoever_may_open_the_unix_socket_may_control(tmp_path: Path) -> None:
+async def test_unix_socket_grants_control(tmp_path: Path) -> None:
     import aiohttp
     from aiohttp import web
 

@@ -24,7 +24,7 @@ def test_every_endpoint_is_in_the_document_once() -> None:
     assert len({operation["operationId"] for operation in operations}) == len(rows)
 
 
-async def test_it_is_served(server: World) -> None:
+async def test_daemon_serves_the_document(server: World) -> None:
     async with server.http.get(f"{server.url}/openapi.json") as response:
         served = await response.json()
     assert served["openapi"] == "3.1.0"

@@ -37,7 +37,7 @@ async def test_a_stream_survives_every_kind_of_line_break(client: Any) -> None:
     assert [part.done for part in parts].count(True) == 1 and parts[-1].eval_count
 
 
-async def test_generate_with_system_options_and_raw(client: Any, server: World) -> None:
+async def test_generate_takes_system_options_and_raw(client: Any, server: World) -> None:
     answer = await client.generate("qwen", "abcdefghi", system="Be brief.", options={"num_predict": 2, "num_ctx": 8192})
     assert answer.response == "abcdef" and answer.done_reason == "length"
     assert "Be brief." in (server.ledger.requests[-1].prompt or "")
@@ -45,7 +45,7 @@ async def test_generate_with_system_options_and_raw(client: Any, server: World) 
     assert server.ledger.requests[-1].prompt == "as it stands"
 
 
-async def test_thinking_and_tools(client: Any) -> None:
+async def test_chat_separates_thinking_and_tool_calls(client: Any) -> None:
     tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
     said = f"«<think>\nhm\n</think>\n\nLooking.\n{CALL}»"
     whole = await client.chat("thinker", [{"role": "user", "content": said}], tools=[tool], think=True)
@@ -58,7 +58,7 @@ async def test_thinking_and_tools(client: Any) -> None:
     assert [made.function.name for made in calls] == ["get_weather"]
 
 
-async def test_format_is_checked(client: Any) -> None:
+async def test_answer_is_checked_against_the_format(client: Any) -> None:
     answer = await client.chat("qwen", [{"role": "user", "content": '«{"a": 1}»'}], format="json")
     assert answer.message.content == '{"a": 1}'
     schema = {"type": "object", "required": ["b"]}
@@ -66,7 +66,7 @@ async def test_format_is_checked(client: Any) -> None:
         await client.chat("qwen", [{"role": "user", "content": '«{"a": 1}»'}], format=schema)
 
 
-async def test_the_lists_and_show(client: Any) -> None:
+async def test_tags_ps_and_show_describe_models(client: Any) -> None:
     listed = await client.list()
     assert {model.model for model in listed.models} == set(CARDS)
     qwen = next(model for model in listed.models if model.model == "qwen")
@@ -86,7 +86,7 @@ async def test_keep_alive_loads_lists_and_unloads(client: Any) -> None:
     assert not (await client.ps()).models
 
 
-async def test_embed_under_both_names(client: Any) -> None:
+async def test_both_embedding_endpoints_return_unit_vectors(client: Any) -> None:
     many = await client.embed("qwen", ["a b", "c d e"])
     assert [len(vector) for vector in many.embeddings] == [WIDTH, WIDTH]
     assert math.isclose(sum(value * value for value in many.embeddings[0]), 1, rel_tol=1e-5)

@@ -74,7 +74,7 @@ async def test_parts_of_a_message_become_its_text(client: Any) -> None:
     assert answer.choices[0].message.content == "one\ntwo"
 
 
-async def test_max_tokens_under_both_names(client: Any) -> None:
+async def test_both_names_of_max_tokens_cut_the_answer(client: Any) -> None:
     for limit in ({"max_tokens": 2}, {"max_completion_tokens": 2}):
         answer = await client.chat.completions.create(
             model="qwen", messages=[{"role": "user", "content": "abcdefghi"}], extra_body=limit
@@ -110,7 +110,7 @@ async def test_a_tool_call_comes_whole_with_its_reason(client: Any, stream: bool
     assert choice.message.content == "Let me look."
 
 
-async def test_parallel_calls_unless_they_are_refused(client: Any) -> None:
+async def test_answer_holds_parallel_calls_unless_forbidden(client: Any) -> None:
     for parallel, count in ((True, 2), (False, 1)):
         answer = await client.chat.completions.create(
             model="qwen",
@@ -150,7 +150,7 @@ async def test_a_tools_result_goes_back_to_the_model(client: Any, server: World)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_thoughts_are_apart_from_the_answer(client: Any, stream: bool) -> None:
+async def test_answer_separates_thoughts_from_text(client: Any, stream: bool) -> None:
     asked = {
         "model": "thinker",
         "messages": [{"role": "user", "content": "«<think>\nhm, well\n</think>\n\n42»"}],

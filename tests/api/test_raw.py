@@ -108,7 +108,7 @@ BODIES: Mapping[str, bytes] = {
 
 @pytest.mark.parametrize("what", BODIES)
 @pytest.mark.parametrize("path", QUESTIONS)
-async def test_a_body_that_makes_no_sense(server: World, path: str, what: str) -> None:
+async def test_senseless_body_is_refused_in_the_apis_shape(server: World, path: str, what: str) -> None:
     is_refusal(await sent(server, request(path, BODIES[what])), path)
     is_refusal(await sent(server, chunked(path, BODIES[what][:7], BODIES[what][7:]) if BODIES[what][7:] else
                           request(path)), path)  # fmt: skip
@@ -124,7 +124,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize(("path", "field"), [(path, field) for path, fields in FIELDS.items() for field in fields])
-async def test_a_value_of_the_wrong_type(server: World, path: str, field: str) -> None:
+async def test_value_of_the_wrong_type_is_refused(server: World, path: str, field: str) -> None:
     for value in ({"a": 1}, True, 1e300, [[1]]):
         body = wrong(options={field: value}) if path == OLLAMA else wrong(**{field: value})
         is_refusal(await sent(server, request(path, body)), path)
@@ -137,7 +137,7 @@ UP = ["{}", "qwen/../{}", "./{}", "qwen:../{}", "{}/model.toml", "qwen\\..\\{}"]
 
 
 @pytest.mark.parametrize("name", [*UP, "/etc/passwd", "..", ".", "~", "%2e%2e%2f", "..%00", "\u2025/\u2025"])
-async def test_a_name_that_is_a_path(tmp_path: Path, name: str) -> None:
+async def test_model_name_cannot_be_a_path(tmp_path: Path, name: str) -> None:
     """The models folder of somebody else lies beside ours, and stays as it is and unread."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -176,7 +176,7 @@ def below(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("path", ["/../etc/passwd", "/page.css/../../x", "/%2e%2e/%2e%2e/etc/passwd", "//etc/passwd"])
-async def test_an_address_that_is_a_path(server: World, path: str) -> None:
+async def test_url_cannot_climb_out_of_the_daemon(server: World, path: str) -> None:
     answer = await sent(server, request(path, method="GET"))
     assert 400 <= answer.status < 500
     assert b"root:" not in answer.body
@@ -187,7 +187,7 @@ async def test_an_address_that_is_a_path(server: World, path: str) -> None:
 EVIL = "x\r\nSet-Cookie: a=b"
 
 
-async def test_nothing_that_is_sent_becomes_a_header(server: World) -> None:
+async def test_client_cannot_inject_headers(server: World) -> None:
     key = EVIL.replace("\r\n", "\\r\\n")
     cases = [
         request(CHAT, TALK.encode(), headers=[f"X-Request-Id: {EVIL}"]),
@@ -231,7 +231,7 @@ async def test_nothing_that_is_sent_becomes_a_header(server: World) -> None:
         "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     ],
 )
-async def test_what_is_no_request(server: World, head: str) -> None:
+async def test_garbage_bytes_are_refused(server: World, head: str) -> None:
     answer = await sent(server, head.encode("latin-1"))
     assert 400 <= answer.status < 500
     assert (await post(server, CHAT, ask()))[0] == 200
@@ -241,7 +241,7 @@ async def test_what_is_no_request(server: World, head: str) -> None:
 
 
 @pytest.mark.parametrize("path", QUESTIONS)
-async def test_a_body_that_is_too_large(path: str) -> None:
+async def test_body_over_the_limit_is_refused(path: str) -> None:
     async with world(settings=ApiServerSettings(body_bytes=1000)) as server:
         announced = request(path, length=10**12)
         for data in (announced, request(path, wrong(x="y" * 2000)), chunked(path, *[b" " * 500] * 5)):
@@ -252,7 +252,7 @@ async def test_a_body_that_is_too_large(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", QUESTIONS)
-async def test_a_body_that_comes_too_slowly(path: str) -> None:
+async def test_slow_body_times_out(path: str) -> None:
     """A byte now and then, for ever."""
     async with world(settings=ApiServerSettings(body_seconds=0.3)) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

@@ -46,7 +46,7 @@ async def raw(server: World, data: bytes, *, seconds: float = 5) -> bytes:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/messages"])
-async def test_off_loopback_a_key_is_needed(path: str) -> None:
+async def test_daemon_beyond_loopback_needs_a_key(path: str) -> None:
     async with world(settings=LAN) as server:
         body = ask(max_tokens=5, stream=False)
         status, said, headers = await post(server, path, body)
@@ -136,7 +136,7 @@ async def test_a_rebound_name_does_not_reach_loopback(server: World, host: str) 
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:52415", "127.0.0.1:1", "[::1]:52415", "board.localhost", "127.1.2.3"]
 )
-async def test_loopbacks_own_names_do(server: World, host: str) -> None:
+async def test_loopback_answers_under_its_own_names(server: World, host: str) -> None:
     assert (await post(server, "/v1/chat/completions", ask(), Host=host))[0] == 200
 
 
@@ -238,7 +238,7 @@ async def test_request_ids_come_back_when_they_are_harmless(server: World, sent:
     assert headers["X-Request-Id"].replace("-", "").replace(".", "").replace("_", "").isalnum()
 
 
-async def test_streams_have_their_id_too(server: World) -> None:
+async def test_streams_carry_a_request_id(server: World) -> None:
     async with server.http.post(
         f"{server.url}/v1/messages", json=ask(max_tokens=5, stream=True), headers={"X-Request-Id": "mine"}
     ) as response:
@@ -250,7 +250,7 @@ async def test_streams_have_their_id_too(server: World) -> None:
     ("path", "shape"),
     [("/v1/nothing", ("error", "message")), ("/api/nothing", ("error",)), ("/v1/messages/x/y", ("error", "message"))],
 )
-async def test_where_nothing_is_says_so_in_the_right_shape(server: World, path: str, shape: tuple[str, ...]) -> None:
+async def test_unknown_path_is_a_404_in_the_apis_shape(server: World, path: str, shape: tuple[str, ...]) -> None:
     async with server.http.get(server.url + path) as response:
         said = await response.json()
         assert response.status == 404
@@ -318,7 +318,7 @@ async def test_a_client_that_hangs_up_ends_its_run_and_no_other(server: World, p
     assert (server.ledger.begun, server.ledger.ended, server.ledger.left) == (2, 1, 1)
 
 
-async def test_who_leaves_the_queue_never_starts_a_prefill(server: World) -> None:
+async def test_client_that_leaves_the_queue_never_starts_prefill(server: World) -> None:
     first = asyncio.create_task(post(server, "/v1/chat/completions", ask("x" * 60, "slow")))
     await asyncio.sleep(0.1)
     await hang_up(server, http("/v1/chat/completions", ask("never", "slow")), after=0.1)
@@ -402,7 +402,7 @@ async def get(server: World, path: str) -> tuple[int, str]:
         return response.status, await response.text()
 
 
-async def test_ready_is_more_than_alive(server: World) -> None:
+async def test_readyz_fails_while_healthz_succeeds(server: World) -> None:
     assert await get(server, "/healthz") == (200, "ok\n")
     assert await get(server, "/readyz") == (200, "ready\n")
     server.dispatcher.npu_unavailable(NpuUnavailable("The NPU is gone.", "sudo modprobe rknpu"))
@@ -410,7 +410,7 @@ async def test_ready_is_more_than_alive(server: World) -> None:
     assert await get(server, "/readyz") == (503, "The NPU is gone. sudo modprobe rknpu\n")
 
 
-async def test_metrics_and_the_node_are_other_rooms_business(server: World) -> None:
+async def test_metrics_and_node_id_come_from_the_daemon(server: World) -> None:
     assert (await get(server, "/metrics"))[0] == 404
     assert (await get(server, "/node_id"))[0] == 404
     asked = []

@@ -19,7 +19,7 @@ def told(root: Path) -> dict[str, object]:
     return json.loads(json.dumps(value))  # type: ignore[no-any-return]
 
 
-def test_a_good_board_tells_everything(board: Callable[[str], Path]) -> None:
+def test_working_board_reports_every_reading(board: Callable[[str], Path]) -> None:
     value = told(board("rk3588-busy"))
     assert value["title"] and value["soc"] == "RK3588"
     assert value["load"] is not None and len(value["load"]) == 3  # type: ignore[arg-type]
@@ -28,7 +28,7 @@ def test_a_good_board_tells_everything(board: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("name", ["debugfs-unreadable", "container-masked"])
-def test_what_cannot_be_read_is_null_with_a_reason(board: Callable[[str], Path], name: str) -> None:
+def test_unreadable_values_are_null_with_a_reason(board: Callable[[str], Path], name: str) -> None:
     value = told(board(name))
     assert value["load"] is None
     assert isinstance(value["absent"], dict) and value["absent"]["load"]

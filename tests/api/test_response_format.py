@@ -20,7 +20,7 @@ WRITTEN = (
 
 
 @given(st.sampled_from(WRITTEN), st.lists(st.integers(1, 12), min_size=1, max_size=80))
-def test_the_json_comes_out_wherever_it_is_cut(written: str, sizes: list[int]) -> None:
+def test_json_comes_out_wherever_the_fence_is_cut(written: str, sizes: list[int]) -> None:
     shape = ResponseFormat("json")
     told, rest = "", written
     for size in sizes:
@@ -33,17 +33,17 @@ def test_the_json_comes_out_wherever_it_is_cut(written: str, sizes: list[int]) -
 @pytest.mark.parametrize(
     ("said", "says"), [("Sure! {}", "not the JSON"), ("[1]", "not an object"), ("", "not the JSON")]
 )
-def test_what_is_no_object_is_an_error(said: str, says: str) -> None:
+def test_answer_that_is_no_object_is_an_error(said: str, says: str) -> None:
     shape = ResponseFormat("json")
     shape.feed(said)
     with pytest.raises(AnswerInvalid, match=says):
         shape.end(has_calls=False)
 
 
-def test_a_tool_call_instead_of_an_answer_is_left_alone() -> None:
+def test_tool_call_instead_of_an_answer_is_not_checked() -> None:
     assert ResponseFormat("json").end(has_calls=True) == ""
 
 
-def test_text_is_not_touched() -> None:
+def test_text_format_changes_nothing() -> None:
     shape = response_format_of({"type": "text"})
     assert not shape.enabled and shape.check("``` anything", ()) == "``` anything" and shape.end(has_calls=False) == ""

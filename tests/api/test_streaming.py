@@ -1,0 +1,49 @@
+"""What is ready together leaves together, directly onto the connection where that has room."""
+
+from __future__ import annotations
+
+import asyncio
+
+from exo_rkllm.api.streaming import StreamBuffer
+
+
+async def taken(buffer: StreamBuffer, into: list[bytes]) -> None:
+    while data := await buffer.take():
+        into.append(data)
+
+
+async def test_writer_takes_everything_without_a_connection() -> None:
+    buffer, written = StreamBuffer(), list[bytes]()
+    writer = asyncio.create_task(taken(buffer, written))
+    await asyncio.sleep(0)
+    for text in ("a", "b"):
+        buffer.put(text)
+    await asyncio.sleep(0.01)
+    buffer.close()
+    await writer
+    assert written == [b"ab"]
+
+
+async def test_connection_with_room_is_written_directly() -> None:
+    buffer, written, direct = StreamBuffer(), list[bytes](), list[bytes]()
+    room = True
+
+    def write(data: bytes) -> bool:
+        if room:
+            direct.append(data)
+        return room
+
+    writer = asyncio.create_task(taken(buffer, written))
+    await asyncio.sleep(0)
+    buffer.direct_write = write
+    for text in ("a", "b"):
+        buffer.put(text)
+    await asyncio.sleep(0.01)
+    assert direct == [b"ab"] and written == []
+    room = False
+    buffer.put("c")
+    await asyncio.sleep(0.01)
+    buffer.put("d")
+    buffer.close()
+    await writer
+    assert direct == [b"ab"] and b"".join(written) == b"cd"  # nothing twice, and in its order
