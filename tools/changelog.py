@@ -1,4 +1,4 @@
-"""debian/changelog out of CHANGELOG.md and `exo_rkllm.__version__`, so that there is one place for each of them."""
+"""Generate debian/changelog from CHANGELOG.md and `exo_rkllm.__version__`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class WrongChangelog(Exception):
 
 
 def releases(text: str) -> tuple[Release, ...]:
-    """Newest first, as they stand."""
-    found = list(HEADING.finditer(text))
-    ends = [later.start() for later in found[1:]] + [len(text)]
+    """Newest first, in the order of the file."""
+    headings = list(HEADING.finditer(text))
+    ends = [heading.start() for heading in headings[1:]] + [len(text)]
     return tuple(
-        Release(one["version"], one["date"], tuple(_items(text[one.end() : end])))
-        for one, end in zip(found, ends, strict=True)
+        Release(heading["version"], heading["date"], tuple(_items(text[heading.end() : end])))
+        for heading, end in zip(headings, ends, strict=True)
     )
 
 
@@ -43,21 +43,21 @@ def _items(section: str) -> Iterator[str]:
 
 
 def version(root: Path = ROOT) -> str:
-    found = VERSION.search((root / "exo_rkllm/__init__.py").read_text())
-    if found is None:
+    match = VERSION.search((root / "exo_rkllm/__init__.py").read_text())
+    if match is None:
         raise WrongChangelog("exo_rkllm/__init__.py has no __version__.")
-    return found[1]
+    return match[1]
 
 
-def debian(text: str, wanted: str, package_version: str, epoch: int) -> str:
-    """The whole file; the newest entry bears `package_version`, and of the epoch's day where it is unreleased."""
-    found = releases(text)
-    if not found or found[0].version != wanted:
-        newest = found[0].version if found else "nothing"
-        raise WrongChangelog(f"CHANGELOG.md begins with {newest}, and exo_rkllm.__version__ is {wanted}.")
+def debian(text: str, expected: str, package_version: str, epoch: int) -> str:
+    """The whole file. The newest entry gets `package_version`; an unreleased one gets the epoch's date."""
+    entries = releases(text)
+    if not entries or entries[0].version != expected:
+        newest = entries[0].version if entries else "nothing"
+        raise WrongChangelog(f"CHANGELOG.md begins with {newest}, and exo_rkllm.__version__ is {expected}.")
     return "\n".join(
         _entry(release, package_version if number == 0 else release.version, epoch)
-        for number, release in enumerate(found)
+        for number, release in enumerate(entries)
     )
 
 
@@ -67,14 +67,14 @@ def _entry(release: Release, package_version: str, epoch: int) -> str:
         if release.date == "unreleased"
         else datetime.fromisoformat(f"{release.date}T12:00:00+00:00")
     )
-    items = "\n".join(_wrapped(item) for item in release.items)
+    items = "\n".join(_wrap(item) for item in release.items)
     return (
         f"exo-rkllm ({package_version}) stable; urgency=medium\n\n{items}\n\n"
         f" -- {MAINTAINER}  {format_datetime(moment)}\n"
     )
 
 
-def _wrapped(item: str) -> str:
+def _wrap(item: str) -> str:
     import textwrap
 
     plain = item.replace("`", "")
@@ -83,9 +83,9 @@ def _wrapped(item: str) -> str:
 
 def main() -> int:
     """SOURCE_DATE_EPOCH [VERSION-OF-THE-PACKAGE]"""
-    wanted = version()
-    named = sys.argv[2] if len(sys.argv) > 2 and sys.argv[2] else wanted
-    sys.stdout.write(debian((ROOT / "CHANGELOG.md").read_text(), wanted, named, int(sys.argv[1])))
+    current = version()
+    package_version = sys.argv[2] if len(sys.argv) > 2 and sys.argv[2] else current
+    sys.stdout.write(debian((ROOT / "CHANGELOG.md").read_text(), current, package_version, int(sys.argv[1])))
     return 0
 
 

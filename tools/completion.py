@@ -1,11 +1,11 @@
-"""Completions for bash, zsh and fish out of the same parsers. Names of models are asked for when they are wanted."""
+"""Completions for bash, zsh and fish, generated from the parsers. Model names are queried at completion time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from shlex import quote
 
-from tools.words import Command, Word, commands
+from tools.commands import Argument, Command, commands
 
 MODELS = "exo-rkllm models 2>/dev/null | awk 'NR > 1 { print $1 }'"
 
@@ -14,7 +14,7 @@ def bash() -> str:
     verbs = " ".join(command.name for command in commands())
     cases = "\n".join(_bash_verb(command) for command in commands())
     return f"""\
-# bash completion for exo-rkllm, made from its parsers
+# bash completion for exo-rkllm, generated from its parsers
 _exo_rkllm() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} words= kind=
     COMPREPLY=()
@@ -41,17 +41,21 @@ complete -F _exo_rkllm exo-rkllm
 
 
 def _bash_verb(command: Command) -> str:
-    flags = " ".join(flag for word in command.flags for flag in word.flags)
-    own = command.positionals[0] if command.positionals else None
-    choices = " ".join(own.choices) if own else ""
-    kind = own.value if own and not own.choices else ""
+    flags = " ".join(flag for argument in command.flags for flag in argument.flags)
+    first = command.positionals[0] if command.positionals else None
+    choices = " ".join(first.choices) if first else ""
+    kind = first.value if first and not first.choices else ""
     lines = [f"        {command.name})", f"            words={quote(f'{flags} {choices}'.strip())} kind={kind}"]
-    taking = [word for word in command.flags if word.shown]
-    if taking:
+    with_value = [argument for argument in command.flags if argument.metavar]
+    if with_value:
         lines.append("            case $prev in")
-        for word in taking:
-            what = f"words={quote(' '.join(word.choices))} kind=" if word.choices else f"words= kind={word.value}"
-            lines.append(f"                {'|'.join(word.flags)}) {what} ;;")
+        for argument in with_value:
+            candidates = (
+                f"words={quote(' '.join(argument.choices))} kind="
+                if argument.choices
+                else f"words= kind={argument.value}"
+            )
+            lines.append(f"                {'|'.join(argument.flags)}) {candidates} ;;")
         lines.append("            esac")
     return "\n".join([*lines, "            ;;"])
 
@@ -61,7 +65,7 @@ def zsh() -> str:
     cases = "\n".join(_zsh_verb(command) for command in commands())
     return f"""\
 #compdef exo-rkllm
-# made from the parsers of exo-rkllm
+# generated from the parsers of exo-rkllm
 _exo_rkllm_models() {{
     local -a names
     names=(${{(f)"$({MODELS})"}})
@@ -75,7 +79,7 @@ _exo_rkllm() {{
     )
     if (( CURRENT == 2 )); then
         _describe -t verbs verb verbs
-        _arguments '--help[say more]' '--version[say the version]'
+        _arguments '--help[show help]' '--version[show the version]'
         return
     fi
     local verb=${{words[2]}}
@@ -91,18 +95,18 @@ _exo_rkllm "$@"
 
 
 def _zsh_verb(command: Command) -> str:
-    specs = [f"            {quote(spec)}" for word in command.words for spec in _zsh_specs(word)]
+    specs = [f"            {quote(spec)}" for argument in command.arguments for spec in _zsh_specs(argument)]
     return f"        {command.name})\n            _arguments \\\n" + " \\\n".join(specs) + "\n            ;;"
 
 
-def _zsh_specs(word: Word) -> Iterator[str]:
-    says = word.says.replace("[", "(").replace("]", ")").replace(":", "\\:")
-    action = f"({' '.join(word.choices)})" if word.choices else ZSH_ACTIONS[word.value]
-    value = f":{word.shown.replace(':', ' ')}:{action}" if word.shown else ""
-    if not word.flags:
-        yield f"{'*' if word.many else ''}{':' if word.optional else ''}{value}"
-    for flag in word.flags:
-        yield f"{flag}[{says}]{value}"
+def _zsh_specs(argument: Argument) -> Iterator[str]:
+    text = argument.help.replace("[", "(").replace("]", ")").replace(":", "\\:")
+    action = f"({' '.join(argument.choices)})" if argument.choices else ZSH_ACTIONS[argument.value]
+    value = f":{argument.metavar.replace(':', ' ')}:{action}" if argument.metavar else ""
+    if not argument.flags:
+        yield f"{'*' if argument.many else ''}{':' if argument.optional else ''}{value}"
+    for flag in argument.flags:
+        yield f"{flag}[{text}]{value}"
 
 
 ZSH_ACTIONS = {"": "", "text": " ", "file": "_files", "folder": "_files -/", "model": "_exo_rkllm_models"}
@@ -110,24 +114,24 @@ ZSH_ACTIONS = {"": "", "text": " ", "file": "_files", "folder": "_files -/", "mo
 
 def fish() -> str:
     lines = [
-        "# completion for exo-rkllm, made from its parsers",
+        "# completion for exo-rkllm, generated from its parsers",
         "complete -c exo-rkllm -f",
-        "complete -c exo-rkllm -n __fish_use_subcommand -l version -d 'say the version'",
+        "complete -c exo-rkllm -n __fish_use_subcommand -l version -d 'show the version'",
     ]
     for command in commands():
         lines.append(
             f"complete -c exo-rkllm -n __fish_use_subcommand -a {command.name} -d {_fish_quoted(command.summary)}"
         )
         here = f"complete -c exo-rkllm -n '__fish_seen_subcommand_from {command.name}'"
-        lines += [here + _fish_word(word) for word in command.words]
+        lines += [here + _fish_argument(argument) for argument in command.arguments]
     return "\n".join(lines) + "\n"
 
 
-def _fish_word(word: Word) -> str:
-    spelt = "".join(f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}" for flag in word.flags)
-    takes = FISH_VALUES[word.value] if not word.choices else f" -a {_fish_quoted(' '.join(word.choices))}"
-    needs = " -r" if word.flags and word.shown else ""
-    return f"{spelt}{needs}{takes} -d {_fish_quoted(word.says)}"
+def _fish_argument(argument: Argument) -> str:
+    spelling = "".join(f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}" for flag in argument.flags)
+    takes = FISH_VALUES[argument.value] if not argument.choices else f" -a {_fish_quoted(' '.join(argument.choices))}"
+    needs = " -r" if argument.flags and argument.metavar else ""
+    return f"{spelling}{needs}{takes} -d {_fish_quoted(argument.help)}"
 
 
 FISH_VALUES = {

@@ -1,7 +1,7 @@
-"""`make run`: a daemon on a simulated Orange Pi 5 Plus, a demo model, one streamed answer, and then it is yours.
+"""`make run`: a daemon on a simulated Orange Pi 5 Plus with a demo model, and one streamed answer.
 
-Everything it needs it makes under build/demo; nothing of the machine is touched. The answer comes from the simulator,
-and says so: there is no NPU here.
+Everything is created under build/demo; nothing else on the machine is touched. The answer comes from the simulator and
+says so: there is no NPU here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ START_SECONDS = 20.0
 
 
 def prepare(run_folder: Path) -> Mapping[str, str]:
-    """A board's tree, a library and a catalogue with one model; what a daemon finds on a board, by its variables."""
+    """Create a board's tree, a library and a catalogue with one model; returns the variables that point to them."""
     board, models = DEMO / BOARD, DEMO / "models"
     if not board.exists():
         boards.write(BOARD, board)
@@ -47,9 +47,9 @@ def prepare(run_folder: Path) -> Mapping[str, str]:
         "EXO_RKLLM_MODELS_DIRECTORY": str(models),
         "EXO_RKLLM_CONTROL_SOCKET": str(run_folder / "control.sock"),
         "EXO_RKLLM_API_PORT": str(free_port()),
-        # The log would stand between the words of the answer.
+        # Log lines would interrupt the answer.
         "EXO_RKLLM_LOG_LEVEL": "warning",
-        # A simulated board has no business in anybody's cluster.
+        # A simulated board must not join a real cluster.
         "EXO_RKLLM_CLUSTER_ENABLED": "false",
     }
     if not (models / MODEL).exists():
@@ -60,7 +60,7 @@ def prepare(run_folder: Path) -> Mapping[str, str]:
 
 
 def free_port() -> int:
-    """exo's own, or any where something listens there already."""
+    """exo's own port, or any free one if that is in use."""
     for port in (PORT, 0):
         with socket.socket() as probe, suppress(OSError):
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,7 +76,7 @@ def command(settings: Mapping[str, str], *argv: str, check: bool) -> None:
 
 @contextmanager
 def daemon(settings: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """In a session of its own, so that Ctrl-C reaches it through us and once."""
+    """In its own session, so that Ctrl-C reaches it only once, through us."""
     program = [sys.executable, "-m", "exo_rkllm", "serve"]
     process = subprocess.Popen(program, cwd=ROOT, env={**os.environ, **settings}, start_new_session=True)
     try:
@@ -87,8 +87,8 @@ def daemon(settings: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    ends = time.monotonic() + START_SECONDS
-    while time.monotonic() < ends:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
         if process.poll() is not None:
             raise SystemExit(process.returncode)
         with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=1):  # noqa: S310 - loopback, our own
@@ -112,31 +112,31 @@ def chat(url: str) -> None:
     print("\n", flush=True)
 
 
-def tell(url: str) -> None:
-    print(f"The page      {url}/")
+def print_addresses(url: str) -> None:
+    print(f"Status page   {url}/")
     print(f"OpenAI        {url}/v1")
     print(f"Ollama        {url}")
     print(f"Prometheus    {url}/metrics")
     print("\nTry it:\n")
     body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]})
     print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
-    print("Ctrl-C ends it.", flush=True)
+    print("Press Ctrl-C to stop.", flush=True)
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description="A simulated board with a model, served.")
-    arguments.add_argument("--once", action="store_true", help="end after the demonstration")
+    arguments = argparse.ArgumentParser(description="Serve a model on a simulated board.")
+    arguments.add_argument("--once", action="store_true", help="exit after the answer")
     once = arguments.parse_args().once
     folder = Path(tempfile.mkdtemp(prefix="exo-rkllm-"))  # a Unix socket's path has 107 bytes at most
     try:
         settings = prepare(folder)
         url = f"http://127.0.0.1:{settings['EXO_RKLLM_API_PORT']}"
-        print(f"A simulated {BOARD} with {MODEL}, at the speed of the vendor's table.\n", flush=True)
+        print(f"Simulating an {BOARD} with {MODEL}, at the speed of the vendor's table.\n", flush=True)
         with daemon(settings) as process:
             wait_until_ready(url, process)
             chat(url)
             if not once:
-                tell(url)
+                print_addresses(url)
                 process.wait()
     except KeyboardInterrupt:
         print()

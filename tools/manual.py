@@ -1,4 +1,4 @@
-"""Manual pages out of the parsers and the table of settings."""
+"""Manual pages, generated from the parsers and the table of settings."""
 
 from __future__ import annotations
 
@@ -8,45 +8,46 @@ from datetime import datetime, timezone
 
 from exo_rkllm import __version__
 from exo_rkllm.config.table import SECTIONS, TABLE, assigned
-from tools.words import Command, Word, commands
+from tools.commands import Argument, Command, commands
 
 SUMMARY = "local language models on Rockchip NPUs"
 DESCRIPTION = """\
-exo-rkllm serves .rkllm models on the NPU of Rockchip boards through the OpenAI, Ollama and Anthropic APIs, exports what
-the NPU does to Prometheus, and joins an exo cluster where there is one. The daemon is exo-rkllm.service; every other
-verb speaks to it through its control socket, or works on files."""
+exo-rkllm serves .rkllm models on the NPU of Rockchip boards through the OpenAI, Ollama and Anthropic APIs, reports
+NPU metrics to Prometheus, and joins an exo cluster if there is one. The daemon is exo-rkllm.service; all other
+verbs talk to it through its control socket, or work on files."""
 FILES = (
     (
         "/etc/exo-rkllm/config.toml",
-        "The configuration, see exo-rkllm.toml(5). conf.d/*.toml beside it is read after it.",
+        "The configuration, see exo-rkllm.toml(5). Files in conf.d/*.toml beside it are read after it.",
     ),
-    ("/etc/exo-rkllm/api-keys", "API keys, one a line, handed to the service by systemd."),
-    ("/etc/default/exo-rkllm", "Variables of the service, as HTTPS_PROXY, HF_ENDPOINT or HF_TOKEN."),
+    ("/etc/exo-rkllm/api-keys", "API keys, one per line. systemd passes the file to the service."),
+    ("/etc/default/exo-rkllm", "Environment variables of the service, such as HTTPS_PROXY, HF_ENDPOINT or HF_TOKEN."),
     ("/var/lib/exo-rkllm/models", "The service's models, one folder each."),
     ("/run/exo-rkllm/control.sock", "The control socket, for members of the group exo-rkllm."),
-    ("/usr/lib/exo-rkllm/librkllmrt.so", "The vendor's library, put there by exo-rkllm runtime --install."),
+    ("/usr/lib/exo-rkllm/librkllmrt.so", "The vendor's library, installed by exo-rkllm runtime --install."),
     ("/usr/share/exo-rkllm", "A Grafana dashboard and Prometheus rules."),
 )
 EXIT = (
-    ("0", "Done."),
-    ("1", "It failed, and one sentence says why and one what to do."),
-    ("2", "What was asked for makes no sense."),
-    ("130", "It was interrupted."),
+    ("0", "Success."),
+    ("1", "Failure. One sentence gives the reason, and another the command that fixes it."),
+    ("2", "Wrong usage."),
+    ("130", "Interrupted."),
 )
 PREFACE = """\
-A TOML file. Every key is optional. The service reads /etc/exo-rkllm/config.toml, then /etc/exo-rkllm/conf.d/*.toml in
-the order of their names, then the variables EXO_RKLLM_<SECTION>_<KEY>. A key that does not exist or has a wrong type is
-an error: exo-rkllm config check. systemctl reload exo-rkllm takes changes over, and says which wait for a restart."""
+A TOML file in which every key is optional. The service reads /etc/exo-rkllm/config.toml, then
+/etc/exo-rkllm/conf.d/*.toml in the order of their names, then the variables EXO_RKLLM_<SECTION>_<KEY>. An unknown
+key or a value of the wrong type is an error, which exo-rkllm config check reports. systemctl reload exo-rkllm
+applies changes and says which of them need a restart."""
 
 
-def escaped(text: str) -> str:
-    """A dash that is typed must stay one, and no line may begin as a request to troff."""
-    shown = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq").replace("`", "")
-    return "\n".join("\\&" + line if line[:1] in (".", "'") else line for line in shown.splitlines())
+def escape(text: str) -> str:
+    """Keep dashes that can be typed, and let no line start like a troff request."""
+    plain = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq").replace("`", "")
+    return "\n".join("\\&" + line if line[:1] in (".", "'") else line for line in plain.splitlines())
 
 
-def filled(text: str) -> str:
-    return escaped(textwrap.fill(" ".join(text.split()), 100))
+def fill(text: str) -> str:
+    return escape(textwrap.fill(" ".join(text.split()), 100))
 
 
 def head(name: str, section: int, epoch: int) -> str:
@@ -60,7 +61,7 @@ def program(epoch: int) -> str:
         head("exo-rkllm", 1, epoch),
         f".SH NAME\nexo\\-rkllm \\- {SUMMARY}",
         ".SH SYNOPSIS\n.B exo\\-rkllm\n.RB [ \\-\\-version ]\n.I VERB\n.RI [ OPTIONS ]",
-        f".SH DESCRIPTION\n{filled(DESCRIPTION)}",
+        f".SH DESCRIPTION\n{fill(DESCRIPTION)}",
         ".SH VERBS",
         *map(verb, commands()),
         ".SH EXIT STATUS\n" + "\n".join(map(entry, *zip(*EXIT, strict=True))),
@@ -71,13 +72,13 @@ def program(epoch: int) -> str:
 
 
 def entry(term: str, text: str) -> str:
-    return f".TP\n.B {escaped(term)}\n{filled(text)}"
+    return f".TP\n.B {escape(term)}\n{fill(text)}"
 
 
 def verb(command: Command) -> str:
-    lines = [f".SS exo\\-rkllm {escaped(command.name)}", filled(sentence(command.summary))]
-    lines += [".PP", ".B " + escaped(command.usage)]
-    lines += [f".TP\n.B {escaped(spelt(word))}\n{filled(word.says)}" for word in command.words]
+    lines = [f".SS exo\\-rkllm {escape(command.name)}", fill(sentence(command.summary))]
+    lines += [".PP", ".B " + escape(command.usage)]
+    lines += [f".TP\n.B {escape(spelling(argument))}\n{fill(argument.help)}" for argument in command.arguments]
     if command.epilog:
         lines += [".PP", *epilog(command.epilog)]
     return "\n".join(lines)
@@ -87,17 +88,17 @@ def sentence(summary: str) -> str:
     return summary[0].upper() + summary[1:] + "."
 
 
-def spelt(word: Word) -> str:
-    value = f" {word.shown}" if word.shown else ""
-    return ", ".join(flag + value for flag in word.flags) or word.shown + (" ..." if word.many else "")
+def spelling(argument: Argument) -> str:
+    value = f" {argument.metavar}" if argument.metavar else ""
+    return ", ".join(flag + value for flag in argument.flags) or argument.metavar + (" ..." if argument.many else "")
 
 
 def epilog(text: str) -> Iterator[str]:
-    """Its line breaks mean something where it has any."""
+    """Line breaks, if there are any, are kept."""
     if "\n" in text.strip():
-        yield f".nf\n{escaped(text.strip())}\n.fi"
+        yield f".nf\n{escape(text.strip())}\n.fi"
     else:
-        yield filled(text)
+        yield fill(text)
 
 
 def settings(epoch: int) -> str:
@@ -105,13 +106,13 @@ def settings(epoch: int) -> str:
     parts = [
         head("exo-rkllm.toml", 5, epoch),
         ".SH NAME\nexo\\-rkllm.toml \\- configuration of exo\\-rkllm, /etc/exo\\-rkllm/config.toml",
-        f".SH DESCRIPTION\n{filled(PREFACE)}",
+        f".SH DESCRIPTION\n{fill(PREFACE)}",
         ".SH SETTINGS",
     ]
     for section, kind in SECTIONS.items():
-        parts.append(f".SS [{escaped(section)}]\n{filled(kind.__doc__ or '')}")
+        parts.append(f".SS [{escape(section)}]\n{fill(kind.__doc__ or '')}")
         parts += [
-            f".TP\n.B {escaped(assigned(spec, spec.default))}\n{filled(spec.about)} ({filled(spec.kind.what)})"
+            f".TP\n.B {escape(assigned(spec, spec.default))}\n{fill(spec.about)} ({fill(spec.kind.what)})"
             for spec in TABLE[section].fields
         ]
     parts.append(".SH SEE ALSO\n.BR exo\\-rkllm (1)")
@@ -119,18 +120,18 @@ def settings(epoch: int) -> str:
 
 
 SIMULATOR = (
-    ("boards", "Name the board profiles."),
+    ("boards", "List the board profiles."),
     (
         "board NAME DIRECTORY",
-        "Write one board's device tree, drivers and counters below a folder; --live lets its NPU work.",
+        "Write a board's device tree, drivers and counters below a folder; --live makes its NPU work.",
     ),
     (
         "model FILE [--reply TEXT ...]",
-        "Write a model file that the stand-in library loads; --help names every property.",
+        "Write a model file for the stand-in library; --help lists every property.",
     ),
-    ("libraries", "Name the stand-in libraries, one for every supported generation and two that are to be refused."),
-    ("use [--board NAME] [--runtime VERSION]", "Let the service work on a simulated board from its next start on."),
-    ("off", "Undo that."),
+    ("libraries", "List the stand-in libraries: one for each supported generation, and two that must be refused."),
+    ("use [--board NAME] [--runtime VERSION]", "Make the service use a simulated board from its next start."),
+    ("off", "Undo use."),
 )
 
 
@@ -141,14 +142,14 @@ def simulator(epoch: int) -> str:
         ".SH NAME\nexo\\-rkllm\\-simulator \\- an imitated board for exo\\-rkllm",
         ".SH SYNOPSIS\n.B exo\\-rkllm\\-simulator\n.I VERB\n.RI [ OPTIONS ]",
         ".SH DESCRIPTION\n"
-        + filled(
-            "Boards, models and a stand-in for Rockchip's librkllmrt.so, with which exo-rkllm runs on any machine. "
-            "There is no NPU and no intelligence in it, and its first log line says so. Nothing that looks for the "
-            "vendor's library finds it: only a configuration that names it, which is what the verb use writes."
+        + fill(
+            "Boards, models and a stand-in for Rockchip's librkllmrt.so that let exo-rkllm run on any machine. There "
+            "is no NPU behind it, and its first log line says so. Nothing that searches for the vendor's library "
+            "finds it; it is used only if the configuration names it, as the verb use arranges."
         ),
         ".SH VERBS\n" + "\n".join(map(entry, *zip(*SIMULATOR, strict=True))),
         ".SH FILES\n"
-        + entry("/etc/exo-rkllm/conf.d/simulator.toml, simulator.env", "What use writes, and off takes away.")
+        + entry("/etc/exo-rkllm/conf.d/simulator.toml, simulator.env", "Written by use, and removed by off.")
         + "\n"
         + entry("/var/lib/exo-rkllm-simulator/board", "The simulated board's files."),
         ".SH SEE ALSO\n.BR exo\\-rkllm (1)",

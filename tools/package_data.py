@@ -1,4 +1,4 @@
-"""What the packages hold that no file of the tree is: made from the code that it describes.
+"""Generate the files of the packages that are not in the tree.
 
 python3 -m tools.package_data FOLDER
 """
@@ -13,7 +13,7 @@ from exo_rkllm import __version__
 from exo_rkllm.config import document
 from tools import completion, manual
 
-# What pip shows, so that a plugin that is installed with it finds what it needs here.
+# For pip, so that a plugin installed with it finds its dependency.
 METADATA = f"""\
 Metadata-Version: 2.1
 Name: exo-rkllm

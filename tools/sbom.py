@@ -1,4 +1,4 @@
-"""What is in the packages and what they need, as CycloneDX 1.5: our own part, the carried wheels, Debian's packages.
+"""The software in the packages and their dependencies, as CycloneDX 1.5: ours, the bundled wheels, Debian's packages.
 
 python3 -m tools.sbom > dist/exo-rkllm.cdx.json
 """
@@ -24,11 +24,11 @@ PINNED = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>\S+)(?P<rest>(?:.*\\\n)*.*
 DEPENDS = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]+)(?: \((?P<relation>[<>=]+) (?P<version>[^)]+)\))?")
 
 
-def carried(text: str) -> Iterator[dict[str, Any]]:
-    """vendored.txt: one component a wheel's project, with the hash of each architecture's file."""
-    for one in PINNED.finditer(text):
-        name, version = one["name"], one["version"]
-        digests = re.findall(r"sha256:([0-9a-f]{64})", one[0])
+def bundled_wheels(text: str) -> Iterator[dict[str, Any]]:
+    """One component for each project in vendored.txt, with the hash of each architecture's file."""
+    for pin in PINNED.finditer(text):
+        name, version = pin["name"], pin["version"]
+        digests = re.findall(r"sha256:([0-9a-f]{64})", pin[0])
         yield {
             "type": "library",
             "bom-ref": f"pkg:pypi/{name}@{version}",
@@ -38,26 +38,26 @@ def carried(text: str) -> Iterator[dict[str, Any]]:
             "scope": "required",
             "licenses": [{"expression": LICENSES[name]}],
             "hashes": [{"alg": "SHA-256", "content": digest} for digest in digests],
-            "properties": [{"name": "exo-rkllm:how", "value": "carried in /usr/lib/exo-rkllm/vendor as published"}],
+            "properties": [{"name": "exo-rkllm:how", "value": "bundled in /usr/lib/exo-rkllm/vendor as published"}],
         }
 
 
-def needed(control: str) -> Iterator[dict[str, Any]]:
-    """Depends of the package: the distribution's own, so with the lowest version that will do and no hash."""
+def dependencies(control: str) -> Iterator[dict[str, Any]]:
+    """Depends of the package: packages of the distribution, with their minimum version and no hash."""
     field = re.search(r"^Package: exo-rkllm\n.*?^Depends:(.*?)^\S", control, re.MULTILINE | re.DOTALL)
     if field is None:
         raise ValueError("packaging/debian/control has no Depends for exo-rkllm.")
-    seen: set[str] = set()
+    names: set[str] = set()
     for clause in field[1].replace("\n", " ").split(","):
-        for one in DEPENDS.finditer(re.sub(r"\$\{[^}]*\}", "", clause)):
-            if one["name"] in seen:
+        for package in DEPENDS.finditer(re.sub(r"\$\{[^}]*\}", "", clause)):
+            if package["name"] in names:
                 continue
-            seen.add(one["name"])
+            names.add(package["name"])
             yield {
                 "type": "library",
-                "bom-ref": f"pkg:deb/debian/{one['name']}",
-                "name": one["name"],
-                "purl": f"pkg:deb/debian/{one['name']}",
+                "bom-ref": f"pkg:deb/debian/{package['name']}",
+                "name": package["name"],
+                "purl": f"pkg:deb/debian/{package['name']}",
                 "scope": "required",
                 "properties": [
                     {"name": "exo-rkllm:how", "value": "a dependency, installed by apt"},
@@ -68,8 +68,8 @@ def needed(control: str) -> Iterator[dict[str, Any]]:
 
 def document(epoch: int) -> dict[str, Any]:
     parts = [
-        *carried((ROOT / "packaging/vendored.txt").read_text()),
-        *needed((ROOT / "packaging/debian/control").read_text()),
+        *bundled_wheels((ROOT / "packaging/vendored.txt").read_text()),
+        *dependencies((ROOT / "packaging/debian/control").read_text()),
     ]
     own = {
         "type": "application",
@@ -82,7 +82,7 @@ def document(epoch: int) -> dict[str, Any]:
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
-        # The same content has the same number.
+        # The same content gets the same serial number.
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(parts, sort_keys=True) + OWN)}",
         "version": 1,
         "metadata": {

@@ -10,8 +10,8 @@ import pytest
 from exo_rkllm.cli import VERBS, verb_parser
 from exo_rkllm.config.table import TABLE, assigned
 from tools import completion, manual
+from tools.commands import commands
 from tools.package_data import files
-from tools.words import commands
 
 PAGES = {"exo-rkllm.1": manual.program, "exo-rkllm.toml.5": manual.settings, "exo-rkllm-simulator.1": manual.simulator}
 
@@ -24,7 +24,9 @@ def flags() -> list[tuple[str, str]]:
 
 def test_command_table_contains_every_verb_and_flag() -> None:
     assert [command.name for command in commands()] == [verb.name for verb in VERBS]
-    assert [(command.name, flag) for command in commands() for word in command.flags for flag in word.flags] == flags()
+    assert [
+        (command.name, flag) for command in commands() for argument in command.flags for flag in argument.flags
+    ] == flags()
 
 
 @pytest.mark.parametrize("name", PAGES)
