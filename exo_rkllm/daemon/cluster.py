@@ -17,8 +17,7 @@ from exo_rkllm.cluster.serving import BoardFacts, ModelState, Servable
 from exo_rkllm.cluster.session.link import zenoh_available
 from exo_rkllm.config import Config, places
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import Phase
-from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus
+from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus, ServingState
 
 if TYPE_CHECKING:
     from exo_rkllm.board.detect import Board
@@ -26,7 +25,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STATES: Mapping[Phase, ModelState] = {"cold": "cold", "loading": "loading", "ready": "ready", "closing": "cold"}
+# A model that is just being closed is loaded again by the next task.
+STATES: Mapping[ServingState, ModelState] = {
+    "cold": "cold",
+    "loading": "loading",
+    "ready": "ready",
+    "closing": "cold",
+    "failed": "failed",
+}
 
 
 class DispatchServing:
@@ -69,12 +75,11 @@ class DispatchServing:
 def servable(entry: Entry, status: ModelStatus | None, engine: EngineSpec | None) -> Servable:
     """The model as the cluster is told of it: from its card, and from its engine once that has loaded it."""
     card = entry.card
-    state: ModelState = "cold" if status is None else "failed" if status.error else STATES[status.state]
     # Before the load an engine of files cannot tell whether this one sees; one without files says what it takes.
     images = engine is not None and engine.images and not engine.formats
     return Servable(
         id=entry.id,
-        state=state,
+        state="cold" if status is None else STATES[status.state],
         size=card.weights.size if card.weights else 0,
         layers=card.layers,
         hidden_size=card.hidden_size,
@@ -88,7 +93,7 @@ def servable(entry: Entry, status: ModelStatus | None, engine: EngineSpec | None
         images=images if status is None or status.images is None else status.images,
         sampling=entry.sampling,
         folder=str(entry.folder),
-        problem="" if status is None else status.error,
+        problem=status.error if status is not None and status.state == "failed" else "",
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
+from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
 from exo_rkllm.dispatch.state import DispatchState, ModelState
 from exo_rkllm.errors import OutOfMemory
+from exo_rkllm.runner.preload import Preload
 
 # "About 3.9 GiB usable per IOMMU domain" of the 32-bit window (reference npu-platform, memory).
 WINDOW = int(3.9 * (1 << 30))
@@ -64,20 +67,20 @@ def free_domain(model: ModelState, loaded: Iterable[ModelState], domains: int) -
 
 def evictable(model: ModelState, claim: int) -> bool:
     """Nothing runs on it, and nobody waits for it who came before `claim`."""
-    return not model.running and (model.line.oldest is None or model.line.oldest > claim)
+    return not model.running and (model.queue.oldest is None or model.queue.oldest > claim)
 
 
 def plan(state: DispatchState, name: str, available: int) -> Plan:
     """What has to happen before `name` can be loaded, given the bytes that the system has available."""
     model = state.models[name]
     loaded = [other for other in state.models.values() if other.phase == "ready" and other.name != name]
-    movable = sorted((other for other in loaded if not state.pinned(other)), key=lambda other: other.used)
+    movable = sorted((other for other in loaded if not state.pinned(other)), key=lambda other: other.last_used)
     idle = [other for other in movable if evictable(other, model.claim)]
 
     def fits(without: Sequence[ModelState]) -> Fits | None:
         stay = [other for other in loaded if other not in without]
-        free = available - state.limits.reserve + sum(other.takes for other in without)
-        if model.takes > max(0, free) or 0 < state.limits.max_loaded <= len(stay):
+        free = available - state.limits.reserve + sum(other.memory_needed for other in without)
+        if model.memory_needed > max(0, free) or 0 < state.limits.max_loaded <= len(stay):
             return None
         if model.needs.npu == 0:
             return Fits(None)
@@ -111,9 +114,9 @@ def plan(state: DispatchState, name: str, available: int) -> Plan:
 def refusal(state: DispatchState, model: ModelState, loaded: Sequence[ModelState], available: int) -> OutOfMemory:
     """The sentence with the figures, and what the reader could do about them."""
     free = max(0, available - state.limits.reserve)
-    movable = sum(other.takes for other in loaded if not state.pinned(other))
-    if model.takes > free + movable:
-        sentence = f"{model.name} needs {gigabytes(model.takes)} of memory and {gigabytes(free)} are free"
+    movable = sum(other.memory_needed for other in loaded if not state.pinned(other))
+    if model.memory_needed > free + movable:
+        sentence = f"{model.name} needs {gigabytes(model.memory_needed)} of memory and {gigabytes(free)} are free"
         sentence += f", {gigabytes(free + movable)} with nothing else loaded." if movable else "."
     elif 0 < state.limits.max_loaded <= len(loaded):
         sentence = f"{model.name} would be one model more than models.max_loaded = {state.limits.max_loaded} allows."
@@ -125,11 +128,55 @@ def refusal(state: DispatchState, model: ModelState, loaded: Sequence[ModelState
     pinned = [other for other in loaded if state.pinned(other)]
     if not pinned:
         return OutOfMemory(sentence, "Stop other programs, or take a smaller model, quantisation or context.")
-    one = max(pinned, key=lambda other: other.takes)
+    one = max(pinned, key=lambda other: other.memory_needed)
     return OutOfMemory(
-        sentence, f"{one.name} is pinned; unloading it frees {gigabytes(one.takes)}: exo-rkllm unload {one.name}"
+        sentence,
+        f"{one.name} is pinned; unloading it frees {gigabytes(one.memory_needed)}: exo-rkllm unload {one.name}",
     )
 
 
 def gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
+
+
+class PlacedModel(Model):
+    """The model in everything but one option: the NPU domain that was chosen for it."""
+
+    def __init__(self, model: Model, domain: int) -> None:
+        self._model = model
+        self._domain = domain
+
+    @property
+    def id(self) -> str:
+        return self._model.id
+
+    @property
+    def engine(self) -> str:
+        return self._model.engine
+
+    @property
+    def path(self) -> Path | None:
+        return self._model.path
+
+    @property
+    def context(self) -> int:
+        return self._model.context
+
+    @property
+    def options(self) -> Mapping[str, JSON]:
+        return {**self._model.options, "base_domain_id": self._domain}
+
+    @property
+    def sampling(self) -> Sampling:
+        return self._model.sampling
+
+    @property
+    def reuse(self) -> bool:
+        return self._model.reuse
+
+    @property
+    def preload(self) -> Preload:
+        return self._model.preload
+
+    def tokenizer(self) -> Tokenizer | None:
+        return self._model.tokenizer()

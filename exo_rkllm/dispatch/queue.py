@@ -31,7 +31,7 @@ class FairQueue:
 
     entries: tuple[QueueEntry, ...] = ()
     round: int = 0
-    latest: Mapping[str, int] = field(default_factory=dict)
+    latest: Mapping[str, int] = field(default_factory=dict)  # the round of each client's latest request
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -42,14 +42,14 @@ class FairQueue:
         insort(entries, joined, key=_order)
         return replace(self, entries=tuple(entries), latest={**self.latest, entry.client: joined.round})
 
-    def served(self, ticket: int) -> FairQueue:
+    def start(self, ticket: int) -> FairQueue:
         """Without the entry whose turn came; rounds that are over are forgotten."""
         entry = self.entry(ticket)
         entries = tuple(other for other in self.entries if other is not entry)
         now = max(self.round, entry.round) + (len(self.latest) > REMEMBERED)
         return FairQueue(entries, now, {client: last for client, last in self.latest.items() if last >= now})
 
-    def left(self, ticket: int) -> FairQueue:
+    def leave(self, ticket: int) -> FairQueue:
         """Without an entry that gave up; its client's later ones move up, so that giving up costs no turn."""
         gone = self.entry(ticket)
         entries = [
@@ -68,15 +68,12 @@ class FairQueue:
     def has(self, ticket: int) -> bool:
         return any(entry.ticket == ticket for entry in self.entries)
 
-    def of(self, client: str) -> int:
+    def count(self, client: str) -> int:
         return sum(entry.client == client for entry in self.entries)
 
     def next(self, before: int | None = None) -> QueueEntry | None:
         """Whose turn it is; `before` passes over tickets that came at or after that one."""
-        for entry in self.entries:
-            if before is None or entry.ticket < before:
-                return entry
-        return None
+        return next((entry for entry in self.entries if before is None or entry.ticket < before), None)
 
     @property
     def oldest(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Everything dispatch knows, as values: the state, what may happen to it, and what it wants done."""
+"""Everything dispatch knows, as frozen values that `decide` replaces."""
 
 from __future__ import annotations
 
@@ -39,42 +39,44 @@ class ModelNeeds:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
+    """One model that was asked for since the daemon started. `ModelStatus.state` is what others are told of it."""
+
     name: str
     needs: ModelNeeds = ModelNeeds()
     phase: Phase = "cold"
-    since: float = 0.0
-    line: FairQueue = EMPTY
+    since: float = 0.0  # when the phase began
+    queue: FairQueue = EMPTY
     running: frozenset[int] = frozenset()
     slots: int = 1
-    asked: int | None = None  # the ticket of a load() that nobody's question stands behind
+    load_ticket: int | None = None  # of a load() that no request stands behind; 0 for a pinned model that is to return
     pinned: bool = False
-    keep_alive: float | None = None  # its own, set by load()
-    linger: float | None = None  # the latest request's own, for the idle time that follows it
-    unload: bool = False  # close it as soon as nothing runs
-    used: float = 0.0
-    turn: int = 0
+    keep_alive: float | None = None  # set by load()
+    keep_alive_after_request: float | None = None  # set by the latest request
+    unload_when_idle: bool = False
+    last_used: float = 0.0
+    last_turn: int = 0  # the number of its latest run, over all models
     domain: int | None = None
     memory: int = 0  # as measured; outlives unloading, since the next load will take as much
     load_seconds: float = 0.0  # what the latest load took
-    pace: float = 0.0  # seconds a run took lately
-    crashes: tuple[float, ...] = ()
+    run_seconds: float = 0.0  # what a run took lately
+    crashes: tuple[float, ...] = ()  # without an answer in between
     retry_at: float = 0.0
     barred_until: float = 0.0
-    error: ExoRkllmError | None = None
-    corner: frozenset[str] = frozenset()  # busy models whose end it waits for, since memory allows no other way
+    error: ExoRkllmError | None = None  # why its latest engine failed; None once an engine is ready again
+    load_failed: bool = False  # the latest load failed, and nothing has changed since that may have helped
+    waits_for_models: frozenset[str] = frozenset()  # busy ones whose end makes room for it
 
     @property
     def wanted(self) -> bool:
-        return self.asked is not None or bool(self.line)
+        return self.load_ticket is not None or bool(self.queue)
 
     @property
     def claim(self) -> int:
-        """The older the claim, the sooner memory is made for it."""
-        claims = [ticket for ticket in (self.asked, self.line.oldest) if ticket is not None]
-        return min(claims)
+        """The oldest ticket that wants a model that is wanted: the older, the sooner memory is made for it."""
+        return min(ticket for ticket in (self.load_ticket, self.queue.oldest) if ticket is not None)
 
     @property
-    def takes(self) -> int:
+    def memory_needed(self) -> int:
         return max(self.needs.memory, self.memory)
 
 
@@ -84,7 +86,7 @@ class DispatchState:
     models: Mapping[str, ModelState] = field(default_factory=dict)
     unavailable_reason: ExoRkllmError | None = None  # why nothing can use the NPU now: no board, no runtime library
     draining: bool = False
-    turns: int = 0
+    runs: int = 0  # started so far
 
     def put(self, model: ModelState) -> DispatchState:
         return replace(self, models={**self.models, model.name: model})
@@ -94,9 +96,17 @@ class DispatchState:
 
     def keep_alive(self, model: ModelState) -> float:
         """Seconds of idleness that the model outlives; infinite where nothing but a command unloads it."""
-        own = model.keep_alive if model.linger is None else model.linger
+        own = model.keep_alive if model.keep_alive_after_request is None else model.keep_alive_after_request
         seconds = self.limits.keep_alive if own is None else own
         return math.inf if self.pinned(model) or seconds < 0 else seconds
+
+    def idle_deadline(self, model: ModelState) -> float:
+        """When the model is unloaded if nothing happens; minus infinity for at once."""
+        if model.phase != "ready" or model.running:
+            return math.inf
+        if model.unload_when_idle:
+            return -math.inf
+        return math.inf if model.queue else model.last_used + self.keep_alive(model)
 
     def pinned(self, model: ModelState) -> bool:
         return model.pinned or model.name in self.limits.pinned
@@ -104,163 +114,6 @@ class DispatchState:
     def lacks_npu(self, model: ModelState) -> bool:
         return self.unavailable_reason is not None and model.needs.npu > 0
 
-    def expects(self, model: ModelState) -> bool:
+    def may_load(self, model: ModelState) -> bool:
         """Somebody wants the model, and nothing but time and memory stands in the way."""
         return model.phase == "cold" and model.wanted and not self.lacks_npu(model) and not self.draining
-
-
-# ── what happens ─────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitEvent:
-    ticket: int
-    model: str
-    needs: ModelNeeds
-    client: str = ""
-    keep_alive: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RequestGoneEvent:
-    """A request is over, wherever it was; `seconds` is what an undisturbed run took."""
-
-    ticket: int
-    model: str
-    seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadEvent:
-    ticket: int
-    model: str
-    needs: ModelNeeds
-    keep_alive: float | None = None
-    pin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class UnloadEvent:
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryMeasuredEvent:
-    """The answer to `MeasureMemoryEffect`: bytes available in the system, and what each loaded model holds."""
-
-    model: str
-    available: int
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineReadyEvent:
-    model: str
-    slots: int = 1
-    memory: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLostEvent:
-    """The engine failed, while it loaded or after; `EngineClosedEvent` follows once it let go of everything."""
-
-    model: str
-    error: ExoRkllmError
-
-
-@dataclass(frozen=True, slots=True)
-class EngineClosedEvent:
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class NpuUnavailableEvent:
-    """The NPU cannot be used any more, or (None) can be used again."""
-
-    reason: ExoRkllmError | None
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsChangedEvent:
-    limits: DispatchLimits
-
-
-@dataclass(frozen=True, slots=True)
-class DrainEvent:
-    """No new requests, and those that wait are sent away; what runs may end."""
-
-
-@dataclass(frozen=True, slots=True)
-class StopEvent:
-    """Close every engine, whatever it is doing."""
-
-
-@dataclass(frozen=True, slots=True)
-class TickEvent:
-    """A deadline has come."""
-
-
-DispatchEvent: TypeAlias = (
-    SubmitEvent
-    | RequestGoneEvent
-    | LoadEvent
-    | UnloadEvent
-    | MemoryMeasuredEvent
-    | EngineReadyEvent
-    | EngineLostEvent
-    | EngineClosedEvent
-    | NpuUnavailableEvent
-    | LimitsChangedEvent
-    | DrainEvent
-    | StopEvent
-    | TickEvent
-)
-
-
-# ── what is to be done ───────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class MeasureMemoryEffect:
-    """Ask the system for memory figures: needed for a load only, and too slow for every decision."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class StartLoadEffect:
-    model: str
-    domain: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class StartRunEffect:
-    ticket: int
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class RefuseEffect:
-    ticket: int
-    error: ExoRkllmError
-
-
-@dataclass(frozen=True, slots=True)
-class CloseEngineEffect:
-    """End the engine; whatever it was answering fails with `reason`."""
-
-    model: str
-    reason: ExoRkllmError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LoadSettledEffect:
-    """Tell whoever called load() how it went."""
-
-    model: str
-    error: ExoRkllmError | None = None
-
-
-DispatchEffect: TypeAlias = (
-    MeasureMemoryEffect | StartLoadEffect | StartRunEffect | RefuseEffect | CloseEngineEffect | LoadSettledEffect
-)

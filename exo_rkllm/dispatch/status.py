@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-from exo_rkllm.dispatch.state import Phase
+from exo_rkllm.backends.base import Engine, Model
+from exo_rkllm.dispatch.request import ActiveRequest
+from exo_rkllm.dispatch.state import DispatchState, ModelState
+
+# `failed`: a request would not be answered now, since the latest load failed, the model's process died too often to be
+# started again at once, or there is no NPU. `cold` is loaded by the next request.
+ServingState: TypeAlias = Literal["cold", "loading", "ready", "closing", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +30,15 @@ class RequestStatus:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """A model that was asked for since the daemon started; one that is not loaded is `cold`."""
+    """A model that was asked for since the daemon started.
+
+    `state` is the one answer to how the model is: nobody derives another from the rest. `error` and `hint` say why its
+    latest engine failed, also while it is `cold` or loads again; `retry_at` is when it may be loaded again.
+    """
 
     name: str
     engine: str
-    state: Phase
+    state: ServingState
     since: float
     running: tuple[RequestStatus, ...] = ()
     waiting: tuple[RequestStatus, ...] = ()
@@ -56,3 +70,70 @@ class DispatchStatus:
     @property
     def waiting(self) -> int:
         return sum(len(model.waiting) for model in self.models)
+
+
+def serving_state(state: DispatchState, model: ModelState, now: float) -> ServingState:
+    if model.phase in ("loading", "ready"):
+        return model.phase
+    failed = model.load_failed or model.retry_at > now or state.lacks_npu(model)
+    return "failed" if failed else model.phase
+
+
+def dispatch_status(
+    state: DispatchState,
+    models: Mapping[str, Model],
+    engines: Mapping[str, Engine],
+    requests: Mapping[int, ActiveRequest],
+) -> DispatchStatus:
+    """The state of this moment with what the engines and the requests know of themselves."""
+    now, epoch = time.monotonic(), time.time() - time.monotonic()
+    reason = state.unavailable_reason
+    return DispatchStatus(
+        tuple(
+            _model_status(state, model, models[name], engines.get(name), requests, now, epoch)
+            for name, model in sorted(state.models.items())
+        ),
+        "" if reason is None else reason.sentence,
+        "" if reason is None else reason.hint,
+        state.draining,
+    )
+
+
+def _model_status(
+    state: DispatchState,
+    model: ModelState,
+    card: Model,
+    engine: Engine | None,
+    requests: Mapping[int, ActiveRequest],
+    now: float,
+    epoch: float,
+) -> ModelStatus:
+    running = [requests[ticket] for ticket in sorted(model.running) if ticket in requests]
+    waiting = [requests[entry.ticket] for entry in model.queue.entries]
+    measured = None if engine is None else engine.memory
+    unload_at = state.idle_deadline(model)
+    error = state.unavailable_reason if state.lacks_npu(model) else model.error
+    return ModelStatus(
+        name=model.name,
+        engine=card.engine,
+        state=serving_state(state, model, now),
+        since=epoch + model.since,
+        running=tuple(
+            RequestStatus(one.request.id, one.client, epoch + (one.started_at or now), tokens=one.tokens)
+            for one in running
+        ),
+        waiting=tuple(
+            RequestStatus(one.request.id, one.client, epoch + one.submitted_at, ahead=ahead)
+            for ahead, one in enumerate(waiting, len(running))
+        ),
+        slots=model.slots,
+        context=card.context if engine is None else engine.capabilities.context,
+        images=None if engine is None or model.phase != "ready" else engine.capabilities.images,
+        pinned=state.pinned(model),
+        memory=model.memory_needed if measured is None else measured,
+        domain=model.domain,
+        unload_at=epoch + unload_at if math.isfinite(unload_at) else None,
+        retry_at=epoch + model.retry_at if model.retry_at > now else None,
+        error="" if error is None else error.sentence,
+        hint="" if error is None else error.hint,
+    )

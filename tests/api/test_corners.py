@@ -187,7 +187,8 @@ async def test_a_run_that_somebody_ends_is_an_error(server: World) -> None:
     streaming = asyncio.create_task(lines(server, "/v1/chat/completions", ask("y" * 300, "slow", stream=True)))
     for _ in range(2):
         await asyncio.sleep(0.2)
-        engine = server.dispatcher._engines["slow"]
+        engine = server.dispatcher._engine("slow")
+        assert engine is not None
         await engine.abort(server.ledger.requests[-1].id)
     assert (await running)[0] == 500
     assert "ended from outside" in await streaming

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -11,11 +14,15 @@ import pytest_asyncio
 
 from exo_rkllm.assembly import NO_PLUGINS, Node, open_node
 from exo_rkllm.backends.base import GenerationRequest, Message, Piece
+from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.board.detect import detect
 from exo_rkllm.config import load
 from exo_rkllm.daemon.cluster import DispatchServing, cluster_node
+from exo_rkllm.dispatch import decide
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.errors import NpuUnavailable
+from exo_rkllm.errors import ExoRkllmError, NpuUnavailable
+from tests.dispatch.puppet import until
+from tests.simulated import Library
 
 CARD = 'id = "echo"\nengine = "dummy"\ncontext = 512\nlayers = 4\nhidden_size = 64\n'
 
@@ -50,6 +57,113 @@ async def test_models_are_offered_as_they_are_loaded_and_not_while_the_board_is_
             assert now[0].id == "echo"
         dispatcher.npu_available()
         assert [one.id for one in await anext(offers)] == ["echo"]
+
+
+@pytest_asyncio.fixture
+async def on_board(
+    library: Library, board_root: Path, make_model: Callable[..., Path], tmp_path: Path
+) -> AsyncIterator[tuple[Node, Dispatcher]]:
+    """A node with one model on the simulated vendor library, in a child process."""
+    folder = tmp_path / "models" / "qwen"
+    folder.mkdir(parents=True)
+    (folder / "model.toml").write_text('id = "qwen"\ncontext = 512\n[weights]\nfile = "m.rkllm"\n')
+    make_model(reply="Hello").rename(folder / "m.rkllm")
+    variables = {"HOME": str(tmp_path), "EXO_RKLLM_MODELS_DIRECTORY": str(tmp_path / "models")}
+    on_board = open_node(load(variables), NO_PLUGINS, library=library("1.3.0"))
+    dispatcher = on_board.dispatcher(available=lambda: 1 << 40)
+    yield on_board, dispatcher
+    await dispatcher.drain(1.0)
+
+
+async def offered_states(node: Node, dispatcher: Dispatcher, states: list[str]) -> None:
+    """Appends what the cluster is told of the one model, whenever that changes."""
+    async with aclosing(DispatchServing(dispatcher, node).offers()) as offers:
+        async for one in offers:
+            states.append(one[0].state if one else "none")  # noqa: PERF401 - seen while it goes on
+
+
+async def ask(dispatcher: Dispatcher) -> str:
+    request = GenerationRequest(model="qwen", messages=(Message("user", "Hi"),))
+    return "".join([event.text async for event in dispatcher.generate(request) if isinstance(event, Piece)])
+
+
+async def test_model_whose_process_was_killed_is_ready_for_the_cluster_again(
+    on_board: tuple[Node, Dispatcher],
+) -> None:
+    """The error of the loss was taken for the model's state until the next undisturbed answer."""
+    node, dispatcher = on_board
+    states: list[str] = []
+    watching = asyncio.create_task(offered_states(node, dispatcher, states))
+    await dispatcher.load("qwen")
+    engine = dispatcher._engine("qwen")
+    assert isinstance(engine, RkllmEngine)
+    os.kill(engine._loaded().pid, signal.SIGKILL)
+    await until(lambda: dispatcher.status().models[0].state == "cold")
+    assert "SIGKILL" in dispatcher.status().models[0].error
+    await dispatcher.load("qwen")
+    await asyncio.sleep(0)
+    await until(lambda: states[-1] == "ready")
+    assert "failed" not in states, "one loss: the next request loads it at once"
+    assert dispatcher.status().models[0].error == ""
+    assert await ask(dispatcher) == "Hello"
+    watching.cancel()
+
+
+async def test_model_that_keeps_dying_is_offered_again_once_it_may_be_loaded(
+    on_board: tuple[Node, Dispatcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "BACK_OFF", (0.0, 0.3))
+    node, dispatcher = on_board
+    states: list[str] = []
+    watching = asyncio.create_task(offered_states(node, dispatcher, states))
+    for _ in range(2):
+        await dispatcher.load("qwen")
+        engine = dispatcher._engine("qwen")
+        assert isinstance(engine, RkllmEngine)
+        os.kill(engine._loaded().pid, signal.SIGSEGV)
+        await until(lambda: dispatcher.status().models[0].state in ("cold", "failed"))
+    await until(lambda: states[-1] == "failed")
+    assert dispatcher.status().models[0].retry_at is not None
+    await until(lambda: states[-1] == "cold")
+    watching.cancel()
+
+
+async def test_model_whose_load_was_refused_is_failed_until_it_is_loaded(on_board: tuple[Node, Dispatcher]) -> None:
+    node, dispatcher = on_board
+    file = node.catalogue.get("qwen").folder / "m.rkllm"
+    whole = file.read_bytes()
+    file.write_bytes(b"x" * len(whole))
+    states: list[str] = []
+    watching = asyncio.create_task(offered_states(node, dispatcher, states))
+    with pytest.raises(ExoRkllmError):
+        await dispatcher.load("qwen")
+    await until(lambda: states[-1] == "failed")
+    (refused,) = dispatcher.status().models
+    assert (refused.state, bool(refused.error), bool(refused.hint)) == ("failed", True, True)
+    file.write_bytes(whole)
+    await dispatcher.load("qwen")
+    await until(lambda: states[-1] == "ready")
+    assert dispatcher.status().models[0].error == ""
+    watching.cancel()
+
+
+async def test_model_whose_driver_came_back_is_offered_as_it_is(on_board: tuple[Node, Dispatcher]) -> None:
+    node, dispatcher = on_board
+    states: list[str] = []
+    watching = asyncio.create_task(offered_states(node, dispatcher, states))
+    await dispatcher.load("qwen")
+    dispatcher.npu_unavailable(NpuUnavailable("The driver was unbound.", "exo-rkllm board"))
+    (away,) = dispatcher.status().models
+    assert (away.state, away.error) == ("failed", "The driver was unbound.")
+    await until(lambda: states[-1] == "none")
+    await until(lambda: not dispatcher._lives)
+    dispatcher.npu_available()
+    (back,) = dispatcher.status().models
+    assert (back.state, back.error) == ("cold", "")
+    await until(lambda: states[-1] == "cold")
+    assert await ask(dispatcher) == "Hello"
+    await until(lambda: states[-1] == "ready")
+    watching.cancel()
 
 
 async def test_a_task_stands_in_the_common_queue(dispatcher: Dispatcher, node: Node) -> None:

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from exo_rkllm.dispatch import state as on
+from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import LoadError, NpuUnavailable, OutOfMemory, RunnerLost
 from tests.dispatch.world import GB, World

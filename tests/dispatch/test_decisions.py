@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from exo_rkllm.dispatch import crashes
-from exo_rkllm.dispatch import state as on
-from exo_rkllm.dispatch.decide import deadline
+from exo_rkllm.dispatch import events as on
+from exo_rkllm.dispatch.decide import BACK_OFF, BAR, deadline
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import Busy, LoadError, NpuUnavailable, OutOfMemory, RunnerLost
 from tests.dispatch.world import GB, World
@@ -271,7 +270,7 @@ def test_a_model_that_took_more_than_its_card_says_is_believed_the_next_time() -
     world = board()
     world.up(QWEN)
     world.happen(on.MemoryMeasuredEvent(QWEN, 0, {QWEN: 7 * GB}))
-    assert world.state.models[QWEN].takes == 7 * GB
+    assert world.state.models[QWEN].memory_needed == 7 * GB
 
 
 def test_max_loaded_unloads_the_longest_unused() -> None:
@@ -416,7 +415,7 @@ def test_each_crash_without_an_answer_delays_the_next_load_and_then_bars_the_mod
     world = board()
     world.up(QWEN)
     waits = world.submit(QWEN)
-    for delay in crashes.BACK_OFF:
+    for delay in BACK_OFF:
         waits = world.submit(QWEN)
         crash(world)
         assert waits in world.waiting
@@ -429,7 +428,7 @@ def test_each_crash_without_an_answer_delays_the_next_load_and_then_bars_the_mod
     assert refused.sentence == (
         "qwen died 4 times in a row and is not loaded for another 120 s: The process of qwen was killed by SIGSEGV."
     )
-    world.wait(crashes.BAR)
+    world.wait(BAR)
     world.submit(QWEN)
     assert world.engines == {QWEN: "loading"}
 

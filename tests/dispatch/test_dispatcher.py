@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 
 import pytest
 
 from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Message, Piece, Progress
+from exo_rkllm.dispatch import life
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.errors import (
@@ -356,6 +357,76 @@ async def test_busy_says_when_to_come_again() -> None:
         await theatre.answer("qwen")
     assert caught.value.retry_after >= 1.0
     assert await asyncio.gather(*tasks) == ["one two three"] * 2
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_model_loaded_and_unloaded_in_one_turn_of_the_loop_can_be_loaded_again(turns: int) -> None:
+    """The life's task was cancelled before its first step, so that the model was closing for ever."""
+    theatre = Theatre("qwen")
+    loading = asyncio.create_task(theatre.dispatcher.load("qwen"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    unloading = asyncio.create_task(theatre.dispatcher.unload("qwen"))
+    done, _ = await asyncio.wait({loading, unloading}, timeout=2.0)
+    assert done == {loading, unloading}
+    loading.exception()
+    assert await asyncio.wait_for(theatre.answer("qwen"), 2.0) == "one two three"
+
+
+async def test_load_calls_a_pending_unload_off_and_tells_who_waits_for_it() -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].pace = 0.005
+    running = asyncio.create_task(theatre.answer("qwen"))
+    await until(lambda: theatre.stages["qwen"].started)
+    unloading = asyncio.create_task(theatre.dispatcher.unload("qwen"))
+    await asyncio.sleep(0)
+    await theatre.dispatcher.load("qwen")
+    assert await asyncio.wait_for(unloading, 2.0) is False
+    assert await running == "one two three"
+    assert theatre.dispatcher.status().models[0].state == "ready"
+
+
+async def test_engine_that_refuses_to_be_cancelled_keeps_its_model_from_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "CLOSE", 0.02)
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].load = 60
+
+    class Stubborn(Puppet):
+        async def initialize(self) -> None:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+            await asyncio.sleep(60)
+
+        async def close(self) -> None:
+            await self.initialize()
+
+    theatre.dispatcher._make = lambda model: Stubborn(model, theatre.stages["qwen"])
+    loading = asyncio.create_task(theatre.dispatcher.load("qwen"))
+    await until(lambda: theatre.stages["qwen"].engines)
+    assert await asyncio.wait_for(theatre.dispatcher.unload("qwen"), 2.0)
+    with pytest.raises(RunnerLost):
+        await loading
+    theatre.dispatcher._make = lambda model: Puppet(model, theatre.stages["qwen"])
+    theatre.stages["qwen"].load = 0
+    assert await asyncio.wait_for(theatre.answer("qwen"), 2.0) == "one two three"
+
+
+async def test_engine_that_says_it_is_dead_to_a_request_only_is_closed() -> None:
+    """Its `lost` never returns, and the model was closing for ever."""
+    theatre = Theatre("qwen")
+
+    class Silent(Puppet):
+        async def lost(self) -> ExoRkllmError:
+            await asyncio.sleep(60)
+            return await super().lost()
+
+    theatre.dispatcher._make = lambda model: Silent(model, theatre.stages["qwen"])
+    await theatre.dispatcher.load("qwen")
+    theatre.puppet("qwen").die()
+    with pytest.raises(RunnerLost):
+        await theatre.answer("qwen")
+    theatre.dispatcher._make = lambda model: Puppet(model, theatre.stages["qwen"])
+    assert await asyncio.wait_for(theatre.answer("qwen"), 2.0) == "one two three"
 
 
 # ── configuration, the end ───────────────────────────────────────────────────────────────────────

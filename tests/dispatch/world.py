@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from exo_rkllm.dispatch import state as on
+from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.decide import deadline, decide
+from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
 from exo_rkllm.dispatch.placement import WINDOW, windows
-from exo_rkllm.dispatch.state import DispatchEffect, DispatchEvent, DispatchLimits, DispatchState, ModelNeeds
+from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds
 from exo_rkllm.errors import ExoRkllmError
 
 GB = 1_000_000_000
@@ -35,22 +36,22 @@ class World:
     log: list[str] = field(default_factory=list)
     starts: list[tuple[str, str]] = field(default_factory=list)  # model and client, in order
     clients: dict[int, str] = field(default_factory=dict)
-    happenings: list[DispatchEvent] = field(default_factory=list)
+    events: list[DispatchEvent] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.state = DispatchState(self.limits)
 
     # ── what a test does ─────────────────────────────────────────────────────────────────────────
 
-    def happen(self, happening: DispatchEvent) -> None:
-        self.happenings.append(happening)
-        if len(self.happenings) > 1:
+    def happen(self, event: DispatchEvent) -> None:
+        self.events.append(event)
+        if len(self.events) > 1:
             return
-        while self.happenings:
-            self.state, effects = decide(self.state, self.happenings[0], self.now)
+        while self.events:
+            self.state, effects = decide(self.state, self.events[0], self.now)
             for effect in effects:
                 self.obey(effect)
-            del self.happenings[0]
+            del self.events[0]
         self.check()
 
     def submit(self, model: str, client: str = "", keep_alive: float | None = None) -> int:
@@ -125,11 +126,12 @@ class World:
                 assert (domain is None) == (self.needs[model].npu == 0)
                 self.engines[model] = "loading"
             case on.CloseEngineEffect(model, _):
-                assert self.engines[model] in ("loading", "ready")
                 self.engines[model] = "closing"
                 self._fail_runs(model)
             case on.LoadSettledEffect(model, error):
                 self.settled.append((model, error))
+            case on.UnloadSettledEffect() | on.ReportLossEffect():
+                pass
 
     def _fail_runs(self, model: str) -> None:
         for ticket in [ticket for ticket, name in self.running.items() if name == model]:
@@ -147,7 +149,7 @@ class World:
     # ── what must hold at any time ───────────────────────────────────────────────────────────────
 
     def check(self) -> None:
-        held = Counter(entry.ticket for model in self.state.models.values() for entry in model.line.entries)
+        held = Counter(entry.ticket for model in self.state.models.values() for entry in model.queue.entries)
         assert held == Counter(list(self.waiting)), "every waiting request stands in exactly one line"
         runs = Counter(ticket for model in self.state.models.values() for ticket in model.running)
         assert runs == Counter(list(self.running)), "and every running one is known to run once"

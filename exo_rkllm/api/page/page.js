@@ -249,15 +249,15 @@ function drawModels() {
 
 function modelRow(model) {
   const busy = model.running.length > 0;
+  const live = model.state === "ready" || model.state === "loading";
   const about = [
     model.quantization,
     model.context && `${model.context.toLocaleString("en")} tokens of context`,
-    model.state !== "cold" && model.memory ? `${gigabytes(model.memory)} in memory` : model.size && gigabytes(model.size),
+    (live || model.state === "closing") && model.memory ? `${gigabytes(model.memory)} in memory` : model.size && gigabytes(model.size),
     model.pinned ? "pinned" : !busy && model.state === "ready" && model.unload_at && `unloads in ${span(model.unload_at - state.time)}`,
     model.retry_at && `tried again in ${span(model.retry_at - state.time)}`,
   ].filter(Boolean).join(" · ");
-  const words = { cold: "not loaded", ready: busy ? "answering" : "loaded", loading: "loading", closing: "unloading" };
-  const live = model.state === "ready" || model.state === "loading";
+  const words = { cold: "not loaded", ready: busy ? "answering" : "loaded", loading: "loading", closing: "unloading", failed: "failed" };
   return h("li", { "data-key": model.name },
     h("div", { class: "what" }, h("p", { class: "name" }, model.title), h("p", { class: "meta" }, about),
       model.error ? h("p", { class: "trouble" }, model.error, " ", model.hint) : null),

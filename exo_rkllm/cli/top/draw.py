@@ -244,7 +244,7 @@ def _table(
 
 
 def _model(row: ModelRow) -> Sequence[Span]:
-    state = {"ready": "good", "loading": "warn"}.get(row.state, "dim")
+    state = {"ready": "good", "loading": "warn", "failed": "bad"}.get(row.state, "dim")
     return (
         (f"{row.name}: {row.error}" if row.error else row.name, "bad" if row.error else ""),
         (row.state, state),

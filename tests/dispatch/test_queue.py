@@ -12,20 +12,20 @@ from exo_rkllm.dispatch.queue import EMPTY, REMEMBERED, FairQueue, QueueEntry
 
 
 def line_of(clients: str) -> FairQueue:
-    line = EMPTY
+    queue = EMPTY
     for ticket, client in enumerate(clients, 1):
-        line = line.join(QueueEntry(ticket, client, since=0.0))
-    return line
+        queue = queue.join(QueueEntry(ticket, client, since=0.0))
+    return queue
 
 
-def order(line: FairQueue) -> str:
-    return "".join(entry.client for entry in line.entries)
+def order(queue: FairQueue) -> str:
+    return "".join(entry.client for entry in queue.entries)
 
 
-def serve(line: FairQueue) -> tuple[str, FairQueue]:
-    entry = line.next()
+def serve(queue: FairQueue) -> tuple[str, FairQueue]:
+    entry = queue.next()
     assert entry is not None
-    return entry.client, line.served(entry.ticket)
+    return entry.client, queue.start(entry.ticket)
 
 
 @pytest.mark.parametrize(
@@ -37,79 +37,79 @@ def test_everybody_gets_one_turn_a_round(arrivals: str, turns: str) -> None:
 
 
 def test_a_newcomer_passes_a_flood_but_nobody_who_waits_for_a_first_turn() -> None:
-    line = line_of("aaaaaab")
-    _, line = serve(line)
-    assert order(line.join(QueueEntry(99, "c", 0.0))) == "bcaaaaa"
+    queue = line_of("aaaaaab")
+    _, queue = serve(queue)
+    assert order(queue.join(QueueEntry(99, "c", 0.0))) == "bcaaaaa"
 
 
 def test_asking_again_at_once_does_not_jump_the_line() -> None:
-    first, line = serve(line_of("abcd"))
-    assert order(line.join(QueueEntry(9, first, 0.0))) == "bcda"
+    first, queue = serve(line_of("abcd"))
+    assert order(queue.join(QueueEntry(9, first, 0.0))) == "bcda"
 
 
 def test_a_client_that_is_being_answered_has_had_its_turn() -> None:
-    _, line = serve(line_of("a"))
-    assert order(line.join(QueueEntry(2, "a", 0.0)).join(QueueEntry(3, "b", 0.0))) == "ba"
+    _, queue = serve(line_of("a"))
+    assert order(queue.join(QueueEntry(2, "a", 0.0)).join(QueueEntry(3, "b", 0.0))) == "ba"
 
 
 def test_giving_up_costs_no_turn() -> None:
-    line = line_of("aab")
-    line = line.left(1)
-    assert order(line) == "ab"
-    assert order(line.join(QueueEntry(9, "a", 0.0))) == "aba"
+    queue = line_of("aab")
+    queue = queue.leave(1)
+    assert order(queue) == "ab"
+    assert order(queue.join(QueueEntry(9, "a", 0.0))) == "aba"
 
 
 def test_a_claim_of_another_model_serves_only_those_who_came_before_it() -> None:
-    line = line_of("ab")
-    assert line.next(before=1) is None
-    entry = line.next(before=2)
+    queue = line_of("ab")
+    assert queue.next(before=1) is None
+    entry = queue.next(before=2)
     assert entry is not None
     assert entry.client == "a"
 
 
 def test_nothing_is_remembered_of_clients_of_past_rounds() -> None:
-    line = line_of("a")
+    queue = line_of("a")
     for ticket in range(2, 3000):
-        line = line.join(QueueEntry(ticket, f"client {ticket}", 0.0)).served(ticket - 1)
-        assert len(line.latest) <= REMEMBERED + 2
+        queue = queue.join(QueueEntry(ticket, f"client {ticket}", 0.0)).start(ticket - 1)
+        assert len(queue.latest) <= REMEMBERED + 2
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60), st.data())
 def test_the_busy_ones_are_served_alike(arrivals: list[str], data: st.DataObject) -> None:
     """Clients who always wait are never apart by more than one turn."""
-    line = line_of("".join(arrivals))
+    queue = line_of("".join(arrivals))
     ticket = len(arrivals)
     served: Counter[str] = Counter()
     always = set(arrivals)
     for _ in range(40):
-        client, line = serve(line)
+        client, queue = serve(queue)
         served[client] += 1
-        if data.draw(st.booleans()) or not line.of(client):
+        if data.draw(st.booleans()) or not queue.count(client):
             ticket += 1
-            line = line.join(QueueEntry(ticket, client, 0.0))
+            queue = queue.join(QueueEntry(ticket, client, 0.0))
         assert max(served[client] for client in always) - min(served[client] for client in always) <= 1
 
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("jsl"), st.sampled_from("abc")), max_size=80))
 def test_nothing_is_lost_and_nothing_doubled(steps: list[tuple[str, str]]) -> None:
-    line, inside, ticket = EMPTY, set[int](), 0
+    queue, inside, ticket = EMPTY, set[int](), 0
     for what, client in steps:
         if what == "j":
             ticket += 1
             inside.add(ticket)
-            line = line.join(QueueEntry(ticket, client, 0.0))
+            queue = queue.join(QueueEntry(ticket, client, 0.0))
         elif inside and what == "s":
-            entry = line.next()
+            entry = queue.next()
             assert entry is not None
             inside.remove(entry.ticket)
-            line = line.served(entry.ticket)
+            queue = queue.start(entry.ticket)
         elif inside:
             gone = sorted(inside)[len(inside) // 2]
             inside.remove(gone)
-            line = line.left(gone)
-        assert sorted(entry.ticket for entry in line.entries) == sorted(inside)
-        rounds = [(entry.client, entry.round) for entry in line.entries]
+            queue = queue.leave(gone)
+        assert sorted(entry.ticket for entry in queue.entries) == sorted(inside)
+        rounds = [(entry.client, entry.round) for entry in queue.entries]
         assert len(set(rounds)) == len(rounds), "one request a client and round"
-        assert len(line) == sum(line.of(client) for client in "abc")
+        assert len(queue) == sum(queue.count(client) for client in "abc")

@@ -1,0 +1,199 @@
+"""What may happen to dispatch, and what it wants done: the two vocabularies of `decide`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from exo_rkllm.backends.observer import RestartReason
+from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
+from exo_rkllm.errors import ExoRkllmError
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitEvent:
+    """A request wants its turn on a model."""
+
+    ticket: int
+    model: str
+    needs: ModelNeeds
+    client: str = ""
+    keep_alive: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGoneEvent:
+    """A request is over, wherever it was; `seconds` is what an undisturbed run took."""
+
+    ticket: int
+    model: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadEvent:
+    """Somebody wants the model in memory, without a question; LoadSettledEffect answers."""
+
+    ticket: int
+    model: str
+    needs: ModelNeeds
+    keep_alive: float | None = None
+    pin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadEvent:
+    """Somebody wants the model's memory back, once what runs has ended; UnloadSettledEffect answers."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMeasuredEvent:
+    """The answer to `MeasureMemoryEffect`: bytes available in the system, and what each loaded model holds."""
+
+    model: str
+    available: int
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReadyEvent:
+    model: str
+    slots: int = 1
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLostEvent:
+    """The engine failed, while it loaded or after; `EngineClosedEvent` follows once it let go of everything."""
+
+    model: str
+    error: ExoRkllmError
+
+
+@dataclass(frozen=True, slots=True)
+class EngineClosedEvent:
+    """Nothing of the engine is left. Follows every StartLoadEffect, as the last event of that engine."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class NpuUnavailableEvent:
+    """The NPU cannot be used any more, or (None) can be used again."""
+
+    reason: ExoRkllmError | None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsChangedEvent:
+    limits: DispatchLimits
+
+
+@dataclass(frozen=True, slots=True)
+class DrainEvent:
+    """No new requests, and those that wait are sent away; what runs may end."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopEvent:
+    """Close every engine, whatever it is doing."""
+
+
+@dataclass(frozen=True, slots=True)
+class TickEvent:
+    """A deadline has come."""
+
+
+DispatchEvent: TypeAlias = (
+    SubmitEvent
+    | RequestGoneEvent
+    | LoadEvent
+    | UnloadEvent
+    | MemoryMeasuredEvent
+    | EngineReadyEvent
+    | EngineLostEvent
+    | EngineClosedEvent
+    | NpuUnavailableEvent
+    | LimitsChangedEvent
+    | DrainEvent
+    | StopEvent
+    | TickEvent
+)
+
+
+# ── effects ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureMemoryEffect:
+    """Ask the system for memory figures: needed for a load only, and too slow for every decision."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartLoadEffect:
+    model: str
+    domain: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StartRunEffect:
+    ticket: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseEffect:
+    """Raise `error` to a request that waits."""
+
+    ticket: int
+    error: ExoRkllmError
+
+
+@dataclass(frozen=True, slots=True)
+class CloseEngineEffect:
+    """End the engine; whatever it was answering fails with `reason`. May be given twice for one engine."""
+
+    model: str
+    reason: ExoRkllmError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLossEffect:
+    """Tell the log why an engine is lost and, where it was ready (`restart`), whoever counts."""
+
+    model: str
+    error: ExoRkllmError
+    restart: RestartReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettledEffect:
+    """Tell whoever waits for a load how it went."""
+
+    model: str
+    error: ExoRkllmError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadSettledEffect:
+    """Tell whoever waits for an unload whether an engine was closed; False where none was, or a load came between."""
+
+    model: str
+    closed: bool
+
+
+DispatchEffect: TypeAlias = (
+    MeasureMemoryEffect
+    | StartLoadEffect
+    | StartRunEffect
+    | RefuseEffect
+    | CloseEngineEffect
+    | ReportLossEffect
+    | LoadSettledEffect
+    | UnloadSettledEffect
+)
