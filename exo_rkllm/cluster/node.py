@@ -298,7 +298,7 @@ class ClusterNode:
 
     async def _job(self, task: Task, model: str) -> None:
         try:
-            question = requests.request(task.id, model, task.params, self.membership.images)
+            question = requests.request(task.id, model, task.params, self.membership.local.images)
             async with contextlib.aclosing(self._serving.generate(question, client="exo")) as answer:
                 async for event in answer:
                     self._answered(task.id, event)

@@ -40,7 +40,7 @@ def test_of_all_captured_messages_only_the_deliberate_one_does_not_fit(revision:
             if record.topic in revision.exact.topics and record.direction in ("in", "out"):
                 found = drift.of_message(record.topic, record.message, revision)
                 if found is not None:
-                    wrong.append((name, *found))
+                    wrong.append((name, found.problem, found.ours))
     assert wrong == [
         (
             "23_unknown_backend_kills_exo",
@@ -211,4 +211,4 @@ def test_differences_of_the_state_are_named(revision: Revision) -> None:
 def test_only_types_that_we_send_keep_us_silent(revision: Revision, message: Any, ours: bool) -> None:
     found = drift.of_message("global_events", message(), revision)
     assert found is not None
-    assert found[1] is ours
+    assert found.ours is ours

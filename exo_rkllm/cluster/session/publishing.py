@@ -7,7 +7,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-from exo_rkllm.cluster.effects import ClusterEffect, LogEffect, PublishEventEffect, SendEffect, node_info
+from exo_rkllm.cluster.effects import (
+    BeginTaskEffect,
+    CancelTaskEffect,
+    ClusterEffect,
+    LogEffect,
+    PublishCommandEffect,
+    PublishEventEffect,
+    SendEffect,
+    node_info,
+)
 from exo_rkllm.cluster.session.crash_watch import CrashWatch
 from exo_rkllm.cluster.session.presence import MembershipSources
 from exo_rkllm.cluster.session.view import ClusterCounters, Echoes
@@ -149,12 +158,23 @@ class Publisher:
         self.effects: list[ClusterEffect] = []
         self.crash_watch = CrashWatch()
         self.tally: Counter[str] = Counter()
+        self.has_link = False
         self.queue: PublishQueue | None = None
         self._me = me
         self._revision = revision
         self._sources = sources
         self._command_origin = sources.new_id()  # no session binds commands
         self._echoes = Echoes()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was to be published is in the log."""
+        return self.queue is None or self.queue.idle
+
+    @property
+    def deadline(self) -> float | None:
+        """When an event has to be sent again."""
+        return None if self.queue is None else self.queue.deadline
 
     def start_session(self, session: SessionId) -> None:
         self.end_session()
@@ -175,6 +195,21 @@ class Publisher:
             echoes += self.queue.echoes
         return ClusterCounters(**tally, echoes=echoes)
 
+    def carry_out(self, effect: ClusterEffect, now: float) -> None:
+        """Publish what is to be published, and pass everything else on to the shell."""
+        match effect:
+            case PublishEventEffect():
+                self.event(effect)
+                return
+            case PublishCommandEffect(tag, fields):
+                self.command(tag, fields, now)
+                return
+            case CancelTaskEffect(_, command_id) if self.queue is not None:
+                self.queue.drop_chunks(command_id)
+            case BeginTaskEffect():
+                self.tally["tasks"] += 1
+        self.effects.append(effect)
+
     def event(self, event: PublishEventEffect, event_id: str = "") -> None:
         if self.queue is not None:
             self.queue.put(event_id or self._sources.new_id(), event)
@@ -186,8 +221,8 @@ class Publisher:
             self.crash_watch.proven(sent_at)
 
     def flush(self, now: float) -> None:
-        """Send what waits, as far as the window allows."""
-        if self.queue is not None:
+        """Send what waits, as far as the window and the link allow."""
+        if self.queue is not None and self.has_link:
             for payload in self.queue.take(now, lambda message: self._encode_event(message, now)):
                 self._send(EVENTS, payload)
 
@@ -197,6 +232,8 @@ class Publisher:
                 self._send(EVENTS, payload)
 
     def command(self, tag: str, fields: Raw, now: float) -> None:
+        """Events come first, as they were meant: what a command relies on is said by then."""
+        self.flush(now)
         command = {tag: {"command_id": self._sources.new_id(), **fields}}
         self._publish(COMMANDS, {"origin": self._command_origin, "command": command}, now)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from exo_rkllm.cluster.wire.checks import Mismatch
@@ -60,8 +61,14 @@ def _names(where: str, expected: set[str], actual: set[str]) -> Iterator[str]:
         yield f"{where}: {name} is missing"
 
 
-def of_message(topic: str, message: object, revision: Revision) -> tuple[str, bool] | None:
-    """What is wrong with a message of the cluster, and whether it concerns a type that we send."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    problem: str
+    ours: bool  # it concerns a type that we send
+
+
+def of_message(topic: str, message: object, revision: Revision) -> Difference | None:
+    """What a message of the cluster has that the table has not, or lacks of it."""
     try:
         revision.exact.topics[topic](message)
     except Mismatch as wrong:
@@ -70,5 +77,5 @@ def of_message(topic: str, message: object, revision: Revision) -> tuple[str, bo
         kinds = [part for part in wrong.path if part[:1].isupper()]
         other_kind = wrong.problem.startswith(("unknown GatheredInfo", "unknown Chunk", "unknown Instance"))
         ours = topic == "election_messages" or (not foreign_event and not other_kind and set(kinds) <= SENT)
-        return str(wrong), ours
+        return Difference(str(wrong), ours)
     return None
