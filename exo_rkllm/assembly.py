@@ -87,7 +87,7 @@ class Node:
         """Take over what `loaded` has registered by now. Models that are in memory stay as they are."""
         self.plugins = loaded
         self.engines = EngineRegistry(loaded.engines, self._engine, loaded.loading)
-        self.catalogue.take(from_plugins(loaded))
+        self.catalogue.set_contributions(from_plugins(loaded))
 
     def find(self, name: str) -> Model:
         """The model file of that path where `name` looks like one, else the catalogue's entry; raises ModelNotFound."""

@@ -76,8 +76,8 @@ def parse(text: str, where: str = FILE, suffixes: Mapping[str, str] = names.SUFF
 def _engine_of(read: Mapping[str, Any], suffixes: Mapping[str, str]) -> str:
     """The engine that the card names, or that the file's name tells; only rkllm cannot do without a file."""
     weights = read.get("weights")
-    told = suffixes.get(PurePath(weights["file"]).suffix.lower(), "rkllm") if weights else "rkllm"
-    engine: str = read.get("engine", told)
+    by_suffix = suffixes.get(PurePath(weights["file"]).suffix.lower(), "rkllm") if weights else "rkllm"
+    engine: str = read.get("engine", by_suffix)
     if engine == "rkllm" and not weights:
         raise FieldError("weights", "weights is missing.", 'Add: [weights] with file = "NAME.rkllm"')
     return engine
@@ -101,18 +101,18 @@ def _check_names(read: Mapping[str, Any]) -> None:
             raise FieldError(f"options.{key}", f"options.{key} holds a value that no engine takes: {value}.") from None
 
 
-def _written(value: Any) -> dict[str, Any]:
+def _differing(value: Any) -> dict[str, Any]:
     """What differs from the defaults: a card on disk says what is known and nothing else."""
-    written: dict[str, Any] = {}
-    for one in dataclasses.fields(value):
-        held = getattr(value, one.name)
-        default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
-        if held is None or (one.name != "id" and held == default):
-            continue
-        nested = dataclasses.is_dataclass(held) and not isinstance(held, type)
-        written[one.name] = _written(held) if nested else list(held) if isinstance(held, tuple) else held
-    return written
+    rest: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        member = getattr(value, field.name)
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if member is not None and (field.name == "id" or member != default):
+            is_table = dataclasses.is_dataclass(member) and not isinstance(member, type)
+            rest[field.name] = _differing(member) if is_table else list(member) if isinstance(member, tuple) else member
+    return rest
 
 
 def dump(card: Card) -> str:
-    return toml.dumps(_written(card))
+    """`model.toml`, which `parse` reads as the same card."""
+    return toml.dumps(_differing(card))

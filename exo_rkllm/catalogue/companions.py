@@ -102,10 +102,10 @@ def _put(target: Path, body: bytes) -> None:
     new.rename(target)
 
 
-def copy_companions(folder: Path, stage: Path, brought: PluginContributions, *model_names: str) -> None:
+def copy_companions(folder: Path, stage: Path, contributions: PluginContributions, *model_names: str) -> None:
     """The tokenizer's files, by name and size only: nothing else of the folder is taken."""
     model_type = describe.read_json(folder / "config.json").get("model_type")
-    spec = brought.spec("", model_type, *model_names)
+    spec = contributions.spec("", model_type, *model_names)
     usual = describe.usual_names(sorted(path.name for path in folder.iterdir() if path.is_file()), spec)
     for name, limit in describe.COMPANIONS.items():
         path = folder / usual.get(name, name)

@@ -29,23 +29,23 @@ class PluginContributions:
     families: Mapping[str, Family] = field(default_factory=lambda: FAMILIES)
     suffixes: Mapping[str, str] = field(default_factory=lambda: SUFFIXES)
 
-    def family(self, held: object, *names: str) -> str:
-        """By what config.json says where a plugin knows the type, else by the first name that tells."""
-        kind = _type(held)
+    def family(self, config_type: object, *names: str) -> str:
+        """The name of a row: config.json's type where a plugin knows it, else what the first telling name means."""
+        kind = _type(config_type)
         if kind in self.specs and kind in self.families:
             return kind
         return family_of(*names, families=self.families)
 
-    def of_type(self, held: object) -> ModelSpec | None:
-        """Of exactly what config.json says: only such a configuration is what a plugin's adapter knows."""
-        return self.specs.get(_type(held))
+    def of_type(self, config_type: object) -> ModelSpec | None:
+        """The spec of exactly config.json's type: a plugin's adapter knows no other configuration."""
+        return self.specs.get(_type(config_type))
 
-    def spec(self, said: str, held: object, *names: str) -> ModelSpec | None:
-        """Of the family that the card says, of config.json's type, or of the family that the names mean."""
-        for kind in (said, _type(held)):
+    def spec(self, family: str, config_type: object, *names: str) -> ModelSpec | None:
+        """The spec of the card's family, of config.json's type, or of the family that the names mean."""
+        for kind in (family, _type(config_type)):
             if kind in self.specs:
                 return self.specs[kind]
-        return None if said else self.specs.get(family_of(*names, families=self.families))
+        return None if family else self.specs.get(family_of(*names, families=self.families))
 
     def chat_format(self, folder: Path, card: Card) -> ChatFormat:
         """How the model of a card is talked to; raises CardError where its table [chat] names what is not there."""
@@ -56,13 +56,13 @@ class PluginContributions:
         return reasoning_of(folder, card.id, card.chat, *self._family_and_template(folder, card))
 
     def _family_and_template(self, folder: Path, card: Card) -> tuple[Family, str]:
-        said, held = card.chat.family, model_type(folder)
-        if said in self.specs and said not in self.families:
-            said = ""  # a plugin's type that brings no row: its tokenizer, its engine, but no markup
-        name = said if said not in ("", "none") else self.family(held, *telling_names(card))
+        choice, config_type, names = card.chat.family, model_type(folder), telling_names(card)
+        if choice in self.specs and choice not in self.families:
+            choice = ""  # a plugin's type that brings no row: its tokenizer, its engine, but no markup
+        name = choice if choice not in ("", "none") else self.family(config_type, *names)
         if name not in self.families:
             raise CardError(f"The card of {card.id} says family = {name!r}.", nearest(name, self.families))
-        spec = self.spec(card.chat.family, held, *telling_names(card))
+        spec = self.spec(card.chat.family, config_type, *names)
         template = None
         if spec is not None and not spec.template:
             template = getattr(processor_of(spec, self.processors), "chat_template", None)
@@ -99,5 +99,5 @@ def family(kind: str, spec: ModelSpec) -> Family | None:
     )
 
 
-def _type(held: object) -> str:
-    return held.strip().lower() if isinstance(held, str) else ""
+def _type(config_type: object) -> str:
+    return config_type.strip().lower() if isinstance(config_type, str) else ""

@@ -1,4 +1,4 @@
-"""A card out of what is there: the file's name, what the file says itself, and the files beside it."""
+"""A card from what is there: the file's name, what the file says itself, and the files beside it."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def usual_names(files: Sequence[str], spec: ModelSpec | None) -> dict[str, str]:
     return {**everybody, **own} if spec.use_builtin_weight_remapper else own
 
 
-def _number(held: Mapping[str, Any], *keys: str) -> int:
+def _number(config: Mapping[str, Any], *keys: str) -> int:
     for key in keys:
-        value = held.get(key)
+        value = config.get(key)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 40:
             return value
     return 0
@@ -108,49 +108,48 @@ def describe(
     source: str = "",
     base_model: str = "",
     chat: ChatSettings | None = None,
-    chosen: Sampling | None = None,
+    settings: Sampling | None = None,
     context: int = 0,
-    brought: PluginContributions = EMPTY,
+    contributions: PluginContributions = EMPTY,
 ) -> Card:
     """The card of the weights in `folder`; raises where they are no model.
 
-    The file's own word counts most, then the name under which its repository has it (`path`). What `chosen` sets
+    The file's own word counts most, then the name under which its repository has it (`path`). What `settings` sets
     goes before the makers' defaults.
     """
     config = read_json(folder / "config.json")
-    held, known = config.get("model_type"), (base_model, weights.file, repo)
-    said_family = chat.family if chat else ""
-    spec = brought.spec(said_family, held, *known)
-    engine = (spec.engine if spec else "") or brought.suffixes.get(Path(weights.file).suffix.lower(), "rkllm")
+    config_type, telling = config.get("model_type"), (base_model, weights.file, repo)
+    spec = contributions.spec(chat.family if chat else "", config_type, *telling)
+    engine = (spec.engine if spec else "") or contributions.suffixes.get(Path(weights.file).suffix.lower(), "rkllm")
     facts = modelfile.inspect(folder / weights.file) if engine == "rkllm" else None
     by_name = names.parse_filename(path or weights.file, repo)
 
-    def said(name: str, otherwise: T) -> T:
+    def fact_or(otherwise: T, name: str) -> T:
         fact = getattr(facts, name, None)
         return otherwise if fact is None or fact.source == "name" else fact.value
 
-    shape = _shape(guarded(config, brought.of_type(held)))
-    tokens = context or said("max_context", by_name.context)
+    shape = _shape(guarded(config, contributions.of_type(config_type)))
+    tokens = context or fact_or(by_name.context, "max_context")
     cache = cache_bytes(shape, tokens or 4096) or (facts.kv_bytes_per_token or 0 if facts else 0) * (tokens or 4096)
     card = Card(
-        id=id or names.id_from(weights.file, brought.suffixes),
-        name=pretty(base_model) if base_model else pretty(names.bare_name(weights.file, brought.suffixes)),
+        id=id or names.id_from(weights.file, contributions.suffixes),
+        name=pretty(base_model) if base_model else pretty(names.bare_name(weights.file, contributions.suffixes)),
         engine=engine,
         base_model=base_model,
         source=source,
-        platform=str(said("platform", by_name.platform)).lower(),
-        quantization=str(said("dtype", by_name.quantization)).lower(),
-        runtime_floor=said("toolkit", by_name.toolkit),
+        platform=str(fact_or(by_name.platform, "platform")).lower(),
+        quantization=str(fact_or(by_name.quantization, "dtype")).lower(),
+        runtime_floor=fact_or(by_name.toolkit, "toolkit"),
         context=tokens,
-        layers=_number(shape, "num_hidden_layers", "num_layers") or said("layers", 0),
-        hidden_size=_number(shape, "hidden_size") or said("embedding_length", 0),
+        layers=_number(shape, "num_hidden_layers", "num_layers") or fact_or(0, "layers"),
+        hidden_size=_number(shape, "hidden_size") or fact_or(0, "embedding_length"),
         kv_heads=_kv_heads(shape),
         memory=weights.size + OVERHEAD + cache,
-        reuse=brought.families[brought.family(held, *known)].reuse,
+        reuse=contributions.families[contributions.family(config_type, *telling)].reuse,
         weights=weights,
-        sampling=sampling_of(folder) if chosen is None else chosen.over(sampling_of(folder)),
+        sampling=sampling_of(folder) if settings is None else settings.over(sampling_of(folder)),
         chat=chat or ChatSettings(),
     )
     # Tags that are special tokens reach us only where the runtime is told not to leave those out.
-    hides = engine == "rkllm" and brought.chat_format(folder, card).special
+    hides = engine == "rkllm" and contributions.chat_format(folder, card).special
     return dataclasses.replace(card, options={"skip_special_token": False}) if hides else card

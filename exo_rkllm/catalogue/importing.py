@@ -96,7 +96,7 @@ async def import_(
 ) -> AsyncGenerator[PullProgress, None]:
     """A step `done` for each model; `access` is for tokenizer files that are not there, None stays offline."""
     names.check_id(name)
-    sources = await asyncio.to_thread(find, path, catalogue.brought.suffixes)
+    sources = await asyncio.to_thread(find, path, catalogue.contributions.suffixes)
     if name and len(sources) > 1:
         raise UsageError(
             f"{path} has {len(sources)} models, which cannot all be named {name!r}.", "Import one of them."
@@ -122,10 +122,10 @@ async def _import(
     file, folder, settings = source.weights, source.folder, source.modelfile
     if file.suffix.lower() == ".rkllm":
         await asyncio.to_thread(model_files.inspect, file)
-    elif file.suffix.lower() not in catalogue.brought.suffixes:
+    elif file.suffix.lower() not in catalogue.contributions.suffixes:
         raise ModelFileError(f"{file} is no .rkllm file.", f"exo-rkllm inspect {file}")
     id_ = name or (names.plain_id(folder.name) if folder and settings.weights else "")
-    id_ = id_ or names.id_from(file.name, catalogue.brought.suffixes)
+    id_ = id_ or names.id_from(file.name, catalogue.contributions.suffixes)
     if not replace and any(entry.id == id_ for entry in catalogue.list()):
         raise ModelExists(f"There is a model {id_!r} already.", f"exo-rkllm import {file} --name NAME")
     with catalogue.stage() as stage:
@@ -134,8 +134,8 @@ async def _import(
             async for step in steps:
                 yield step
         if folder is not None:
-            told = settings.base_model, file.name
-            await asyncio.to_thread(copy_companions, folder, stage, catalogue.brought, *told)
+            telling = settings.base_model, file.name
+            await asyncio.to_thread(copy_companions, folder, stage, catalogue.contributions, *telling)
         base = repos([settings.base_model])
         if access is not None and base:
             async with Hub(access) as hub, aclosing(fetch_companions(hub, stage, None, base)) as notes:
@@ -151,9 +151,9 @@ async def _import(
             path=f"{folder.name}/{file.name}" if folder else file.name,
             base_model=base[0] if base else "",
             chat=ChatSettings(system=settings.system),
-            chosen=settings.sampling,
+            settings=settings.sampling,
             context=settings.context,
-            brought=catalogue.brought,
+            contributions=catalogue.contributions,
         )
         card = await asyncio.to_thread(make)
         entry = await asyncio.to_thread(functools.partial(catalogue.publish, stage, card, replace=replace))

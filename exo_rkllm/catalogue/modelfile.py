@@ -59,7 +59,7 @@ def read(folder: Path) -> Modelfile | None:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     lines = iter(text.splitlines())
     for line in lines:
         pair = LINE.match(line)
@@ -73,8 +73,8 @@ def _pairs(text: str) -> dict[str, str]:
             value = value.partition('"""')[0]
         elif len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
             value = value[1:-1]
-        found[key] = value.strip()
-    return found
+        pairs[key] = value.strip()
+    return pairs
 
 
 def _number(text: str, kind: ValueSpec, key: str, where: str) -> Any:

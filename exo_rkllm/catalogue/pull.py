@@ -104,7 +104,7 @@ def _describe(
             path=file.path,
             source=f"{repo.id}@{repo.revision}:{file.path}",
             base_model=bases[0] if bases else "",
-            brought=catalogue.brought,
+            contributions=catalogue.contributions,
         )
     except ExoRkllmError:
         shutil.rmtree(stage, ignore_errors=True)

@@ -49,8 +49,10 @@ def hand_over(path: Path, folder: Path) -> None:
     """
     if os.geteuid() != 0:
         return
-    owner, seen = folder.stat(), path.lstat()
-    if owner.st_uid in (0, seen.st_uid) or (stat.S_ISREG(seen.st_mode) and seen.st_nlink > 1 and seen.st_mode & 0o004):
+    owner, status = folder.stat(), path.lstat()
+    if owner.st_uid in (0, status.st_uid) or (
+        stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and status.st_mode & 0o004
+    ):
         return
     os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
@@ -78,7 +80,7 @@ class Stage:
             self._handle = -1
 
 
-def abandoned(folder: Path) -> bool:
+def is_abandoned(folder: Path) -> bool:
     try:
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -108,8 +110,8 @@ def clean(directory: Path, now: float) -> None:
                 folder.rename(target)
                 continue
         elif name.startswith(PULL):
-            if now - folder.stat().st_mtime < PULLS_KEPT or not abandoned(folder):
+            if now - folder.stat().st_mtime < PULLS_KEPT or not is_abandoned(folder):
                 continue
-        elif not name.startswith((INCOMING, TRASH)) or (name.startswith(INCOMING) and not abandoned(folder)):
+        elif not name.startswith((INCOMING, TRASH)) or (name.startswith(INCOMING) and not is_abandoned(folder)):
             continue
         shutil.rmtree(folder, ignore_errors=True)

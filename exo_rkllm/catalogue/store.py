@@ -18,7 +18,7 @@ from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import names, staging
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
-from exo_rkllm.catalogue.tokenizer import processed, read_tokenizer
+from exo_rkllm.catalogue.tokenizer import plugin_tokenizer, read_tokenizer
 from exo_rkllm.chat.chat_format import ChatFormat, ChatModel, model_type
 from exo_rkllm.errors import CardError, ExoRkllmError, ModelExists, ModelNotFound
 from exo_rkllm.plugins.adapting import preload_of, processor_of
@@ -30,20 +30,20 @@ class Entry(ChatModel):
     """A model that can be asked for by name; what is expensive to read (template, tokenizer) is read once and kept."""
 
     __slots__ = (
-        "_brought",
         "_card",
         "_chat_format",
         "_chat_format_stamp",
+        "_contributions",
         "_folder",
         "_reasons",
         "_spec",
         "_tokenizer",
     )
 
-    def __init__(self, folder: Path, card: Card, brought: PluginContributions = EMPTY) -> None:
+    def __init__(self, folder: Path, card: Card, contributions: PluginContributions = EMPTY) -> None:
         self._folder = folder
         self._card = card
-        self._brought = brought
+        self._contributions = contributions
         self._chat_format: ChatFormat | None = None
         self._chat_format_stamp: tuple[int, ...] = ()
         self._tokenizer: tuple[Tokenizer | None] | None = None
@@ -85,10 +85,10 @@ class Entry(ChatModel):
     def sampling(self) -> Sampling:
         return self._card.sampling
 
-    def asked(self, context: int, sampling: Sampling) -> Entry:
+    def with_settings(self, context: int, sampling: Sampling) -> Entry:
         """The same model with a caller's settings over the card's, where something is set."""
         card = replace(self._card, context=context or self.context, sampling=sampling.over(self.sampling))
-        return Entry(self._folder, card, self._brought)
+        return Entry(self._folder, card, self._contributions)
 
     @property
     def reuse(self) -> bool:
@@ -99,8 +99,8 @@ class Entry(ChatModel):
         """What a plugin says of such models."""
         if self._spec is None:
             card = self._card
-            held = model_type(self._folder) if self._brought.specs else None
-            self._spec = (self._brought.spec(card.chat.family, held, *cards.telling_names(card)),)
+            config_type = model_type(self._folder) if self._contributions.specs else None
+            self._spec = (self._contributions.spec(card.chat.family, config_type, *cards.telling_names(card)),)
         return self._spec[0]
 
     @property
@@ -109,8 +109,8 @@ class Entry(ChatModel):
 
     def tokenizer(self) -> Tokenizer | None:
         if self._tokenizer is None:
-            make = processor_of(self.spec, self._brought.processors)
-            self._tokenizer = (read_tokenizer(self._folder) if make is None else processed(make, self._folder),)
+            make = processor_of(self.spec, self._contributions.processors)
+            self._tokenizer = (read_tokenizer(self._folder) if make is None else plugin_tokenizer(make, self._folder),)
         return self._tokenizer[0]
 
     @property
@@ -119,14 +119,14 @@ class Entry(ChatModel):
         if self._reasons is None:
             self._reasons = False
             with contextlib.suppress(ExoRkllmError):
-                self._reasons = self._brought.reasoning(self._folder, self._card) is not None
+                self._reasons = self._contributions.reasoning(self._folder, self._card) is not None
         return self._reasons
 
     def chat_format(self) -> ChatFormat:
         """Compiled once, and again when the template's file changed: owners edit templates in place."""
         stamp = _stamp(self._folder, *(self._folder / name for name in (self._card.chat.template,) if name))
         if self._chat_format is None or stamp != self._chat_format_stamp:
-            self._chat_format = self._brought.chat_format(self._folder, self._card)
+            self._chat_format = self._contributions.chat_format(self._folder, self._card)
             self._chat_format_stamp = stamp
         return self._chat_format
 
@@ -147,30 +147,30 @@ class Listing:
 
 def _stamp(*paths: Path) -> tuple[int, ...]:
     """Changes whenever one of the files does."""
-    return tuple(number for path in paths for number in _seen(path))
+    return tuple(number for path in paths for number in _stat(path))
 
 
-def _seen(path: Path) -> tuple[int, ...]:
+def _stat(path: Path) -> tuple[int, ...]:
     try:
-        seen = path.stat()
+        stat = path.stat()
     except OSError:
         return (0,)
-    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 class Catalogue:
     """All entries of one models folder. Looking costs a stat an entry; only what changed is read again."""
 
-    def __init__(self, directory: Path, brought: PluginContributions = EMPTY) -> None:
+    def __init__(self, directory: Path, contributions: PluginContributions = EMPTY) -> None:
         self.directory = directory
-        self.brought = brought
-        self._seen: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
+        self.contributions = contributions
+        self._cache: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
         self._listeners: set[Callable[[], None]] = set()
 
-    def take(self, brought: PluginContributions) -> None:
-        """What plugins bring later; entries are read again, those that are in use stay as they are."""
-        self.brought = brought
-        self._seen = {}
+    def set_contributions(self, contributions: PluginContributions) -> None:
+        """Take what plugins add, also later: entries are read again, those in use stay as they are."""
+        self.contributions = contributions
+        self._cache = {}
         self.notify()
 
     @contextlib.contextmanager
@@ -183,38 +183,40 @@ class Catalogue:
             self._listeners.discard(listener)
 
     def notify(self) -> None:
-        """For whoever sees the folder change: another process may do that, and this class watches nothing itself."""
+        """Tell the listeners that the folder changed, which another process may do: nothing is watched here."""
         for listener in tuple(self._listeners):
             listener()
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────
 
     def scan(self) -> Listing:
-        found: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
+        """What is in the folder now; raises a CardError where it cannot be read."""
+        cache: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
         try:
             children = sorted(os.scandir(self.directory), key=lambda child: child.name)
         except FileNotFoundError:
             children = []
         except OSError as error:
             raise CardError(
-                f"The models folder {self.directory} cannot be read: {error.strerror}.",
-                f"ls -ld {self.directory}",
+                f"The models folder {self.directory} cannot be read: {error.strerror}.", f"ls -ld {self.directory}"
             ) from None
         for child in children:
-            if child.name.startswith(".") or not (child.is_dir(follow_symlinks=False) or child.is_symlink()):
+            is_link = child.is_symlink()
+            if child.name.startswith(".") or not (is_link or child.is_dir(follow_symlinks=False)):
                 continue
             folder = self.directory / child.name
             stamp = _stamp(folder, folder / cards.FILE)
-            known = self._seen.get(child.name)
+            former_stamp, former = self._cache.get(child.name, ((), None))
             # What is broken is read every time: its repair may come within the same tick of the file system's clock.
-            kept = known is not None and known[0] == stamp and isinstance(known[1], Entry)
-            one = known[1] if known and kept else self._read(folder, linked=child.is_symlink())
+            valid = stamp == former_stamp and isinstance(former, Entry)
+            one = former if valid else self._read(folder, is_link=is_link)
             if one is not None:
-                found[child.name] = (stamp, one)
-        self._seen = found
+                cache[child.name] = (stamp, one)
+        self._cache = cache
+        found = [one for _, one in cache.values()]
         return Listing(
-            tuple(one for _, one in found.values() if isinstance(one, Entry)),
-            tuple(one for _, one in found.values() if isinstance(one, Problem)),
+            tuple(one for one in found if isinstance(one, Entry)),
+            tuple(one for one in found if isinstance(one, Problem)),
         )
 
     def list(self) -> tuple[Entry, ...]:
@@ -248,11 +250,11 @@ class Catalogue:
         hint = "exo-rkllm models lists those that are; exo-rkllm pull ORG/REPO fetches one."
         return ModelNotFound(f"No model {_quote(name)} in {self.directory}.", hint)
 
-    def _read(self, folder: Path, *, linked: bool) -> Entry | Problem | None:
+    def _read(self, folder: Path, *, is_link: bool) -> Entry | Problem | None:
         """None for a folder that never claimed to be an entry."""
         path = folder / cards.FILE
         try:
-            if linked:
+            if is_link:
                 if not path.is_file():
                     return None
                 raise CardError(
@@ -273,7 +275,7 @@ class Catalogue:
         if len(raw) > cards.LARGEST:
             raise CardError(f"{path} has more than {cards.LARGEST // 1024} KiB.", "A card is a page of text.")
         try:
-            card = cards.parse(raw.decode(), str(path), self.brought.suffixes)
+            card = cards.parse(raw.decode(), str(path), self.contributions.suffixes)
         except UnicodeDecodeError:
             raise CardError(f"{path} is not UTF-8 text.", f"file {path}") from None
         if card.id != folder.name:
@@ -283,21 +285,21 @@ class Catalogue:
         if card.weights:
             weights = folder / card.weights.file
             try:
-                seen = weights.lstat()
+                status = weights.lstat()
             except FileNotFoundError:
                 raise CardError(
                     f"{path} names {card.weights.file}, which is not there.",
                     f"Put it there, or take the entry away: exo-rkllm rm {card.id}",
                 ) from None
-            if not stat.S_ISREG(seen.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 raise CardError(f"{weights} is not a plain file.", "Put the file itself there: exo-rkllm import FILE")
-            if card.weights.size and seen.st_size != card.weights.size:
+            if card.weights.size and status.st_size != card.weights.size:
                 raise CardError(
-                    f"{weights} has {seen.st_size} bytes, its card says {card.weights.size}.",
+                    f"{weights} has {status.st_size} bytes, its card says {card.weights.size}.",
                     f"exo-rkllm rm {card.id}, then pull or import it again",
                 )
-            card = replace(card, weights=replace(card.weights, size=seen.st_size))
-        return Entry(folder, card, self.brought)
+            card = replace(card, weights=replace(card.weights, size=status.st_size))
+        return Entry(folder, card, self.contributions)
 
     # ── making and removing ──────────────────────────────────────────────────────────────────────
 
@@ -316,19 +318,19 @@ class Catalogue:
     def publish(self, stage: Path, card: Card, *, replace: bool = False) -> Entry:
         """Turn a finished stage into the entry `card.id`, in one rename, durable before it is seen."""
         text = cards.dump(card)
-        checked = cards.parse(text)  # what we write, we can read
-        target = self.directory / checked.id
+        id_ = cards.parse(text).id  # what we write, we can read
+        target = self.directory / id_
         (stage / cards.FILE).write_text(text, encoding="utf-8")
         for path in stage.iterdir():
             if path.is_file():
                 staging.sync(path)
         staging.sync(stage)
-        for own in stage.glob(".*"):
-            own.unlink()  # the lock, and what a pull kept for resuming
+        for hidden in stage.glob(".*"):
+            hidden.unlink()  # the lock, and what a pull kept for resuming
         for path in (*stage.iterdir(), stage):
             staging.hand_over(path, self.directory)
         if replace and target.exists():
-            old = self.directory / (staging.REPLACED + checked.id)
+            old = self.directory / (staging.REPLACED + id_)
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
             stage.rename(target)
@@ -339,10 +341,10 @@ class Catalogue:
                 stage.rename(target)
             except OSError:
                 raise ModelExists(
-                    f"There is a model {checked.id!r} already.", f"exo-rkllm rm {checked.id}, or choose --name"
+                    f"There is a model {id_!r} already.", f"exo-rkllm rm {id_}, or choose --name"
                 ) from None
             staging.sync(self.directory)
-        return self.get(checked.id)
+        return self.get(id_)
 
     def removable(self, name: str) -> str:
         """The name, if `remove` takes it: an entry's full id, or that of a folder that is broken."""

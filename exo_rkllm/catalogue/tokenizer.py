@@ -13,7 +13,7 @@ from exo_rkllm.errors import PluginError
 FILE = "tokenizer.json"
 
 
-class Ids(Tokenizer):
+class LibraryTokenizer(Tokenizer):
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
@@ -24,8 +24,8 @@ class Ids(Tokenizer):
         return str(self._inner.decode(list(tokens), skip_special_tokens=False))
 
 
-class Processed(Tokenizer):
-    """A plugin's own, which need not know our class."""
+class PluginTokenizer(Tokenizer):
+    """A plugin's own object, which need not be of our class."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -37,9 +37,9 @@ class Processed(Tokenizer):
         return str(self._inner.decode(list(tokens)))
 
 
-def processed(make: Callable[..., Any], folder: Path) -> Tokenizer:
+def plugin_tokenizer(make: Callable[..., Any], folder: Path) -> Tokenizer:
     try:
-        return Processed(make(folder))
+        return PluginTokenizer(make(folder))
     except Exception as error:
         raise PluginError(
             f"The plugin's tokenizer for {folder.name} does not start: {type(error).__name__}: {error}.",
@@ -57,6 +57,6 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
     except ImportError:
         return None
     try:
-        return Ids(kind.from_file(str(path)))
+        return LibraryTokenizer(kind.from_file(str(path)))
     except Exception:  # noqa: BLE001 - the package raises bare Exception for every kind of bad file
         return None

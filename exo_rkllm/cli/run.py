@@ -63,7 +63,7 @@ def model_of(name: str, context: int, sampling: Sampling, node: Node) -> Model:
     """Loaded with what was asked for, since runtimes before 1.3.0 take a sampling at no other time."""
     if is_file(name):
         return RkllmFile(Path(name), context, sampling)
-    return node.catalogue.resolve(name).asked(context, sampling)
+    return node.catalogue.resolve(name).with_settings(context, sampling)
 
 
 def beside(args: argparse.Namespace) -> Client | None:

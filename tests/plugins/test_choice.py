@@ -223,7 +223,11 @@ def test_rules_for_the_names_of_files(rules: Mapping[str, str], builtin: bool, e
 def test_its_engine_is_written_into_the_card(tmp_path: Path, make_model: Callable[..., Path]) -> None:
     make_model().rename(tmp_path / "w.bin")
     card = describe.describe(
-        tmp_path, Weights("w.bin", 1), id="zorg-1b", chat=ChatSettings(family="zorg"), brought=brought_of(engine="echo")
+        tmp_path,
+        Weights("w.bin", 1),
+        id="zorg-1b",
+        chat=ChatSettings(family="zorg"),
+        contributions=brought_of(engine="echo"),
     )
     assert card.engine == "echo"
 
