@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
 
-from exo_rkllm.backends.base import Finish, GenerationEvent, Progress
+from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Progress
 from exo_rkllm.backends.chat_stream import ChatAnswer, said
 from exo_rkllm.errors import (
     Busy,
@@ -23,6 +24,7 @@ from exo_rkllm.errors import (
     RunError,
     RunnerLost,
     UsageError,
+    unloaded,
 )
 
 CONTEXT_WORDS = ("context length", "context size", "context window", "maximum context")
@@ -172,6 +174,40 @@ class ChatClient:
         if 300 <= status < 400:
             return LoadError(f"{self.who} sends its clients elsewhere, which is not followed.", "Name the right URL.")
         return RunError(f"{self.who} answers {status}: {words}.", "Look at its log.")
+
+
+class ChatServerEngine(Engine):
+    """An engine whose model is behind such a server. `initialize` makes the client, which `close` closes."""
+
+    _client: ChatClient | None = None
+
+    @abstractmethod
+    def body(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
+        """The path to post a request to, and what; raises NotSupported for what the server has no word for."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        client = self._loaded()
+        run = client.run(request.id, *self.body(request))
+        try:
+            async for event in run:
+                yield event
+        finally:
+            await run.aclose()
+
+    async def abort(self, request_id: str) -> None:
+        self._loaded().abort(request_id)
+
+    async def lost(self) -> ExoRkllmError:
+        return await asyncio.shield(self._loaded().lost)
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close(unloaded(self.model.id))
+
+    def _loaded(self) -> ChatClient:
+        if self._client is None:
+            raise RunnerLost(f"{self.model.id} is not loaded.", "Load it first: exo-rkllm load NAME")
+        return self._client
 
 
 async def whole(response: aiohttp.ClientResponse) -> bytes:

@@ -11,16 +11,18 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from exo_rkllm.backends.base import Capabilities, Engine, GenerationEvent, GenerationRequest, Model
-from exo_rkllm.backends.chat_body import body
-from exo_rkllm.backends.chat_client import ChatClient
+from exo_rkllm.backends.base import Capabilities, GenerationRequest, Model
+from exo_rkllm.backends.chat_body import body as chat_body
+from exo_rkllm.backends.chat_client import ChatClient, ChatServerEngine
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
-from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, OutOfMemory, RunnerLost, unloaded
+from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, OutOfMemory, RunnerLost
+from exo_rkllm.runner.launch import resident_bytes
 
 OPTIONS: Mapping[str, EngineOption] = {
     "program": EngineOption(str, "llama-server", "llama.cpp's server, by name or path"),
@@ -56,13 +58,12 @@ OTHER_CPU = (
 STAMP = re.compile(r"^[\d.]+ [A-Z] |\s+(?=\s)")
 
 
-class LlamaCppEngine(Engine):
+class LlamaCppEngine(ChatServerEngine):
     def __init__(self, model: Model, host: EngineHost) -> None:
         super().__init__(model)
         self._host = host
         self._options = SPEC.options_of(model)
         self._process: asyncio.subprocess.Process | None = None
-        self._client: ChatClient | None = None
         self._said: deque[str] = deque(maxlen=KEPT_LINES)
         self._tasks: list[asyncio.Task[None]] = []
         self._context = model.context
@@ -188,11 +189,7 @@ class LlamaCppEngine(Engine):
 
     @property
     def memory(self) -> int | None:
-        try:
-            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        except (OSError, IndexError):
-            return None
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self.pid)
 
     # ── answers ──────────────────────────────────────────────────────────────────────────────────
 
@@ -206,26 +203,13 @@ class LlamaCppEngine(Engine):
             context=self._context,
         )
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        client = self._loaded()
-        path, asked = body(request, self.model.id, self.model.sampling, TAKES, "llama.cpp")
-        run = client.run(request.id, path, {**asked, "cache_prompt": self.model.reuse})
-        try:
-            async for event in run:
-                yield event
-        finally:
-            await run.aclose()
-
-    async def abort(self, request_id: str) -> None:
-        self._loaded().abort(request_id)
-
-    async def lost(self) -> ExoRkllmError:
-        return await asyncio.shield(self._loaded().lost)
+    def body(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
+        path, value = chat_body(request, self.model.id, self.model.sampling, TAKES, "llama.cpp")
+        return path, {**value, "cache_prompt": self.model.reuse}
 
     async def close(self) -> None:
         """Asked to end, then made to."""
-        if self._client is not None:
-            await self._client.close(unloaded(self.model.id))
+        await super().close()
         process = self._process
         if process is None or not self._tasks:
             return
@@ -236,11 +220,6 @@ class LlamaCppEngine(Engine):
             with suppress(ProcessLookupError):
                 process.kill()
             await asyncio.wait(self._tasks)
-
-    def _loaded(self) -> ChatClient:
-        if self._client is None:
-            raise RunnerLost(f"{self.model.id} is not loaded.", "Load it first: exo-rkllm load NAME")
-        return self._client
 
 
 def environment(key: str) -> dict[str, str]:

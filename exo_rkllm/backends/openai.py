@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from exo_rkllm.backends.base import Capabilities, Engine, GenerationEvent, GenerationRequest, Model
-from exo_rkllm.backends.chat_body import body
-from exo_rkllm.backends.chat_client import ChatClient
+from exo_rkllm.backends.base import Capabilities, GenerationRequest, Model
+from exo_rkllm.backends.chat_body import body as chat_body
+from exo_rkllm.backends.chat_client import ChatClient, ChatServerEngine
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
-from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelNotFound, RunnerLost, unloaded
+from exo_rkllm.errors import CardError, ConfigError, ModelNotFound
 from exo_rkllm.sampling import VLLM
 
 OPTIONS: Mapping[str, EngineOption] = {
@@ -28,7 +28,7 @@ TAKES = frozenset(
 )
 
 
-class OpenAIEngine(Engine):
+class OpenAIEngine(ChatServerEngine):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self._options = SPEC.options_of(model)
@@ -39,7 +39,6 @@ class OpenAIEngine(Engine):
                 'Write under [options]: base_url = "http://HOST:PORT/v1"',
             )
         self._who = f"The server at {url.netloc.rpartition('@')[2]}"
-        self._client: ChatClient | None = None
         self._remote = self._options["model"]
         self._context = model.context
 
@@ -74,30 +73,8 @@ class OpenAIEngine(Engine):
             chat=True, sampling=TAKES, images=True, parallel=self._options["parallel"], context=self._context
         )
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        client = self._loaded()
-        path, asked = body(request, self._remote, self.model.sampling, TAKES, self._who, VLLM)
-        run = client.run(request.id, path, asked)
-        try:
-            async for event in run:
-                yield event
-        finally:
-            await run.aclose()
-
-    async def abort(self, request_id: str) -> None:
-        self._loaded().abort(request_id)
-
-    async def lost(self) -> ExoRkllmError:
-        return await asyncio.shield(self._loaded().lost)
-
-    async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close(unloaded(self.model.id))
-
-    def _loaded(self) -> ChatClient:
-        if self._client is None:
-            raise RunnerLost(f"{self.model.id} is not loaded.", "Load it first: exo-rkllm load NAME")
-        return self._client
+    def body(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
+        return chat_body(request, self._remote, self.model.sampling, TAKES, self._who, VLLM)
 
 
 def read_key(named: str, environment: Mapping[str, str]) -> str:

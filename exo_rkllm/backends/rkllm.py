@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.backends.adapters import Adapter, adapters_of
 from exo_rkllm.backends.base import (
     JSON,
     Array,
@@ -30,34 +28,24 @@ from exo_rkllm.backends.base import (
 )
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger
-from exo_rkllm.backends.registry import EngineOption, EngineSpec
+from exo_rkllm.backends.registry import EngineSpec
+from exo_rkllm.backends.rkllm_load import (
+    OPTIONS,
+    SAMPLING,
+    Adapter,
+    adapters_of,
+    check_file,
+    load_params,
+    log_environment,
+    sampling_of,
+)
 from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError, unloaded
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.parent import Runner
 from exo_rkllm.runner.stream import ArrayRows, RunDone, RunStarted
-from exo_rkllm.runtime import modelfile, values, version
-from exo_rkllm.runtime.abi.shared import SAMPLING_NAMES
-from exo_rkllm.runtime.features import Features
+from exo_rkllm.runtime import modelfile, version
 from exo_rkllm.runtime.locate import find
 
-# Keys of an rkllm model's [options].
-OPTIONS: Mapping[str, EngineOption] = {
-    "n_keep": EngineOption(int, -1, "prompt tokens that stay when the context is full"),
-    "base_domain_id": EngineOption(int, 0, "the NPU address window that the model starts in"),
-    "embed_flash": EngineOption(bool, True, "read embeddings from storage, not from memory"),
-    "cpus": EngineOption(list, [], "CPUs that help the NPU; empty means the big ones"),
-    "skip_special_token": EngineOption(bool, True, "leave special tokens out of the text"),
-    "ignore_eos_token": EngineOption(bool, False, "go on after the end-of-text token"),
-    "loras": EngineOption(dict, {}, "adapters: name to file, or to its path and scale"),
-    "lora": EngineOption(str, "", "the adapter that answers are given with; empty means none"),
-    "prompt_cache": EngineOption(str, "", "a saved prompt to start from"),
-    "runtime_template": EngineOption(
-        bool, False, "the template inside the .rkllm file, for models that come without tokenizer files"
-    ),
-}
-# The vendor's settings: no seed, no min_p, no bias of tokens.
-SAMPLING = frozenset(SAMPLING_NAMES)
-LOG_LEVEL = "RKLLM_LOG_LEVEL"
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
 
@@ -94,33 +82,17 @@ class RkllmFile(Model):
         return {"runtime_template": True}
 
 
-def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
-    """What is set, in the runtime's terms."""
-    values, lost = wanted.for_engine(SAMPLING)
-    if lost:
-        raise NotSupported(f"{model} runs on librkllmrt, which takes no {lost[0]}.", "Leave it out.")
-    if values.get("temperature") == 0:
-        values["top_k"] = 1  # the vendor's demos force greedy decoding by this (reference 2.2)
-    return values
-
-
-def _outspoken(release: str) -> Mapping[str, str]:
-    """A runtime without statistics prints how many tokens it computed, and only from this level on."""
-    level = os.environ.get(LOG_LEVEL, "")
-    return {} if Features(release).has("perf") or (level.isdecimal() and int(level) > 0) else {LOG_LEVEL: "1"}
-
-
 class RkllmEngine(Engine):
     def __init__(self, model: Model, host: EngineHost) -> None:
         super().__init__(model)
         self._host = host
         self._options = SPEC.options_of(model)
         self._defaults = sampling_of(model.sampling, model.id)
-        self._sampled: Mapping[str, float] = self._defaults  # what the model was loaded with
+        self._loaded_sampling: Mapping[str, float] = self._defaults  # what the model was loaded with
         self._runner: Runner | None = None
         # A load with another sampling: one at a time, between two runs, whoever leaves meanwhile.
-        self._turn = asyncio.Lock()
-        self._swap: asyncio.Future[ExoRkllmError | None] | None = None
+        self._load_lock = asyncio.Lock()
+        self._reload_task: asyncio.Future[ExoRkllmError | None] | None = None
         self._capabilities = Capabilities()
         self._numbers: dict[str, int] = {}
         self._ledger = Ledger()
@@ -141,18 +113,18 @@ class RkllmEngine(Engine):
         library = find(self._host.library)
         release = version.check(library).release
         facts = modelfile.inspect(self.model.path)
-        self._check_file(facts, release)
+        check_file(facts, self._host.platform, release, self.model.context)
         adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"], self._options["lora"])
         runner, told = await Runner.start(
             self.model.id,
             library,
-            self._load_params(self.model.path, release, sampling),
+            load_params(self.model, self.model.path, self._options, self._host, release, sampling),
             report=self._host.report,
             limits=self._host.limits,
             preload=self.model.preload.after(self._host.native),
-            environment=_outspoken(release),
+            environment=log_environment(release),
         )
-        self._runner, self._sampled = runner, sampling
+        self._runner, self._loaded_sampling = runner, sampling
         self._end_tokens = {*told["eos"], *([] if facts.end_token is None else [facts.end_token.value])}
         # A saved prompt is in the cache at once, and stays behind every one that is cleared.
         self._ledger = Ledger(None if self._options["prompt_cache"] else EMPTY)
@@ -164,10 +136,10 @@ class RkllmEngine(Engine):
             raise
 
     async def _reload(self, sampling: Mapping[str, float]) -> None:
-        self._swap = asyncio.ensure_future(self._swapped(sampling))
-        await self._settle_swap()
+        self._reload_task = asyncio.ensure_future(self._reload_with(sampling))
+        await self._settle_reload()
 
-    async def _swapped(self, sampling: Mapping[str, float]) -> ExoRkllmError | None:
+    async def _reload_with(self, sampling: Mapping[str, float]) -> ExoRkllmError | None:
         """Its outcome is for whoever asked, and for `lost`."""
         try:
             await self._loaded().close()
@@ -178,27 +150,9 @@ class RkllmEngine(Engine):
             return unloaded(self.model.id)
         return None
 
-    async def _settle_swap(self) -> None:
-        if self._swap is not None and (error := await asyncio.shield(self._swap)) is not None:
+    async def _settle_reload(self) -> None:
+        if self._reload_task is not None and (error := await asyncio.shield(self._reload_task)) is not None:
             raise error
-
-    def _check_file(self, facts: modelfile.ModelFacts, release: str) -> None:
-        """What the file itself says against this runtime and SoC, before minutes of loading say the same."""
-        for objection in modelfile.check(facts, self._host.platform, release, self.model.context):
-            if objection.certain:
-                raise objection.error
-
-    def _load_params(self, path: Path, release: str, sampling: Mapping[str, float]) -> values.LoadParams:
-        # The board's choice is for runtimes that take one; the card's is an order, which an old runtime refuses.
-        ours = self._host.cpus if Features(release).has("cpus") else ()
-        names = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
-        return values.LoadParams(
-            model_path=str(path),
-            max_context_len=self.model.context,
-            cpus=tuple(self._options["cpus"]) or ours,
-            **{name: self._options[name] for name in names},
-            **sampling,  # type: ignore[arg-type]  # integers stay integers
-        )
 
     async def _prepare(self, runner: Runner, told: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
         """What is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
@@ -235,12 +189,12 @@ class RkllmEngine(Engine):
         return None if self._runner is None else self._runner.pid
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        asked, load = time.monotonic(), 0.0
+        submitted, load = time.monotonic(), 0.0
         # Dispatch gives one run at a time; others may not, and no load may come into a run.
-        async with self._turn if self._reloads else nullcontext():
+        async with self._load_lock if self._reloads else nullcontext():
             if self._reloads:
-                await self._settle_swap()
-                if (sampling := self._wanted(request.sampling)) != self._sampled:
+                await self._settle_reload()
+                if (sampling := self._wanted(request.sampling)) != self._loaded_sampling:
                     yield Progress("loading")
                     began = time.monotonic()
                     await self._reload(sampling)
@@ -267,7 +221,7 @@ class RkllmEngine(Engine):
                             yield Array(request.output, event.rows, event.width, event.data)
                         else:
                             self._remember(request, "".join(answer), event)
-                            yield self._finish(job, event, "".join(answer), started - asked - load, load)
+                            yield self._finish(job, event, "".join(answer), started - submitted - load, load)
             finally:
                 del self._numbers[request.id]
                 await run.aclose()
@@ -319,9 +273,9 @@ class RkllmEngine(Engine):
     def _sampling(self, wanted: Sampling) -> Mapping[str, float]:
         """Per run from runtime 1.3.0 on; before, only what the model was loaded with can be honoured."""
         values = self._wanted(wanted)
-        if self._capabilities.sampling_per_run or values == self._sampled:
+        if self._capabilities.sampling_per_run or values == self._loaded_sampling:
             return values if self._capabilities.sampling_per_run else {}
-        changed = ", ".join(sorted(name for name, value in values.items() if self._sampled.get(name) != value))
+        changed = ", ".join(sorted(name for name, value in values.items() if self._loaded_sampling.get(name) != value))
         raise NotSupported(
             f"This runtime takes {changed} only when {self.model.id} is loaded; per request needs 1.3.0 or newer.",
             "exo-rkllm runtime --install FILE, or set it under [sampling] in the model's model.toml, or have the model "
@@ -398,8 +352,8 @@ class RkllmEngine(Engine):
             self._loaded().abort(self._numbers[request_id])
 
     async def settled(self, request_id: str) -> None:
-        if self._swap is not None:
-            await asyncio.wait({self._swap})
+        if self._reload_task is not None:
+            await asyncio.wait({self._reload_task})
         if self._runner is not None:
             await self._runner.settled()
 
@@ -408,14 +362,14 @@ class RkllmEngine(Engine):
         while True:
             runner = self._loaded()
             error = await runner.lost()
-            failed = None if self._swap is None else await asyncio.shield(self._swap)
+            failed = None if self._reload_task is None else await asyncio.shield(self._reload_task)
             if failed is not None or runner is self._runner:
                 return failed or error
 
     async def close(self) -> None:
-        if self._swap is not None:
-            self._swap.cancel()
-            await asyncio.wait({self._swap})
+        if self._reload_task is not None:
+            self._reload_task.cancel()
+            await asyncio.wait({self._reload_task})
         if self._runner is not None:
             await self._runner.close()
 

@@ -51,10 +51,10 @@ async def ask(engine: RkllmEngine, prompt: str, **fields: Any) -> tuple[str, Fin
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"n_kepp": 1}, "'n_kepp'"),
-        ({"n_keep": "1"}, "not of type int"),
-        ({"base_domain_id": True}, "not of type int"),
-        ({"cpus": 4}, "not of type list"),
+        ({"n_kepp": 1}, "there is no key options.n_kepp. Did you mean n_keep?"),
+        ({"n_keep": "1"}, "n_keep must be a whole number, not '1'"),
+        ({"base_domain_id": True}, "base_domain_id must be a whole number, not true"),
+        ({"cpus": 4}, "cpus must be a list"),
     ],
 )
 def test_an_option_that_is_none_is_refused(options: Mapping[str, JSON], says: str) -> None:

@@ -1,0 +1,104 @@
+"""What a model is loaded into the NPU with: its card's options and adapters, in the runtime's own terms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from exo_rkllm.backends.base import Model, Sampling
+from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.registry import EngineOption
+from exo_rkllm.errors import ModelNotFound, NotSupported, UsageError
+from exo_rkllm.runtime import modelfile
+from exo_rkllm.runtime.abi.shared import SAMPLING_NAMES
+from exo_rkllm.runtime.features import Features
+from exo_rkllm.runtime.values import LoadParams
+
+# Keys of an rkllm model's [options].
+OPTIONS: Mapping[str, EngineOption] = {
+    "n_keep": EngineOption(int, -1, "prompt tokens that stay when the context is full"),
+    "base_domain_id": EngineOption(int, 0, "the NPU address window that the model starts in"),
+    "embed_flash": EngineOption(bool, True, "read embeddings from storage, not from memory"),
+    "cpus": EngineOption(list, [], "CPUs that help the NPU; empty means the big ones"),
+    "skip_special_token": EngineOption(bool, True, "leave special tokens out of the text"),
+    "ignore_eos_token": EngineOption(bool, False, "go on after the end-of-text token"),
+    "loras": EngineOption(dict, {}, "adapters: name to file, or to its path and scale"),
+    "lora": EngineOption(str, "", "the adapter that answers are given with; empty means none"),
+    "prompt_cache": EngineOption(str, "", "a saved prompt to start from"),
+    "runtime_template": EngineOption(
+        bool, False, "the template inside the .rkllm file, for models that come without tokenizer files"
+    ),
+}
+# The vendor's settings: no seed, no min_p, no bias of tokens.
+SAMPLING = frozenset(SAMPLING_NAMES)
+LOG_LEVEL = "RKLLM_LOG_LEVEL"
+# Options that are parameters of the load by the same name.
+PARAMETERS = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
+LORAS_HINT = "Correct loras under [options] in the model's model.toml"
+
+
+def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
+    """What is set, in the runtime's terms."""
+    values, lost = wanted.for_engine(SAMPLING)
+    if lost:
+        raise NotSupported(f"{model} runs on librkllmrt, which takes no {lost[0]}.", "Leave it out.")
+    if values.get("temperature") == 0:
+        values["top_k"] = 1  # the vendor's demos force greedy decoding by this (reference 2.2)
+    return values
+
+
+def log_environment(release: str) -> Mapping[str, str]:
+    """A runtime without statistics prints how many tokens it computed, and only from this level on."""
+    level = os.environ.get(LOG_LEVEL, "")
+    return {} if Features(release).has("perf") or (level.isdecimal() and int(level) > 0) else {LOG_LEVEL: "1"}
+
+
+def check_file(facts: modelfile.ModelFacts, platform: str, release: str, context: int) -> None:
+    """Raises what the file itself says against this SoC and runtime, before minutes of loading say the same."""
+    for objection in modelfile.check(facts, platform, release, context):
+        if objection.certain:
+            raise objection.error
+
+
+def load_params(
+    model: Model, path: Path, options: Mapping[str, Any], host: EngineHost, release: str, sampling: Mapping[str, float]
+) -> LoadParams:
+    """The board's choice of CPUs is for runtimes that take one; the card's is an order, which an old one refuses."""
+    cpus = host.cpus if Features(release).has("cpus") else ()
+    return LoadParams(
+        model_path=str(path),
+        max_context_len=model.context,
+        cpus=tuple(options["cpus"]) or cpus,
+        **{name: options[name] for name in PARAMETERS},
+        **sampling,  # type: ignore[arg-type]  # integers stay integers
+    )
+
+
+class Adapter(NamedTuple):
+    name: str
+    path: str
+    scale: float
+
+
+def adapters_of(model: str, folder: Path, loras: Mapping[str, object], chosen: str) -> list[Adapter]:
+    """The adapters that a card names under `loras`: `NAME`, a file, or a table with `path` and `scale`.
+
+    A relative path is one from the model's own `folder`. Raises before a load begins: UsageError for a table that is
+    none, or a `chosen` adapter that is not among them, and ModelNotFound for a file that cannot be read.
+    """
+    if chosen and chosen not in loras:
+        raise UsageError(f"{model} is to answer with the adapter {chosen}, which is none of its loras.", LORAS_HINT)
+    adapters = []
+    for name, value in loras.items():
+        path, scale = (value.get("path"), value.get("scale", 1.0)) if isinstance(value, dict) else (value, 1.0)
+        if not isinstance(path, str) or isinstance(scale, bool) or not isinstance(scale, int | float):
+            raise UsageError(f"{model}'s adapter {name} is neither a file nor a table of path and scale.", LORAS_HINT)
+        adapter = Adapter(name, str(folder / path), float(scale))
+        if not Path(adapter.path).is_file() or not os.access(adapter.path, os.R_OK):
+            raise ModelNotFound(
+                f"{adapter.path}, the file of {model}'s adapter {name}, is not there or can't be read.", LORAS_HINT
+            )
+        adapters.append(adapter)
+    return adapters
