@@ -316,7 +316,10 @@ class FieldSpec:
             schema = {"enum": list(self.neutral)} if self.neutral else {}
         if not self.required:
             schema = {"anyOf": [schema, {"type": "null"}]} if self.neutral != () else {"type": "null"}
-        return {**schema, "description": f"{self.about} Only for the record: {self.why}." if self.why else self.about}
+        return {
+            **schema,
+            "description": f"{self.about} Other values are refused: {self.why}." if self.why else self.about,
+        }
 
 
 @dataclass(frozen=True, slots=True)
