@@ -14,7 +14,7 @@ from exo_rkllm.cli import VERBS
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "exo_rkllm"
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "build", "node_modules"} & set(path.parts))
-NAMING_CODE = ("docs/architecture.md", "docs/glossary.md")
+NAMING_CODE = ("docs/architecture.md", "docs/glossary.md", "docs/rkllm-binding.md")
 CODE = re.compile(r"`([^`\n]+)`")
 FILE = re.compile(r"(?:[\w.{},-]+/)+[\w.-]+\.(?:py|c|h|toml|txt|yml|json|service|socket|mount|rules)")
 DOTTED = re.compile(r"exo_rkllm(?:\.\w+)+(?::\w+)?")
