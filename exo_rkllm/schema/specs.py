@@ -70,6 +70,11 @@ def wrong(where: str, what: str, value: Any, hint: str = "") -> FieldError:
     return FieldError(where, f"{where} must be {what}, not {shown(value)}.", hint)
 
 
+def _schema(kind: str, **keywords: Any) -> Schema:
+    """Without the keywords that say nothing."""
+    return {"type": kind, **{name: value for name, value in keywords.items() if value}}
+
+
 def meant(word: str, words: Collection[str]) -> str:
     """A hint with the one of `words` that is nearest, empty where none is near."""
     from difflib import get_close_matches  # here, since only a mistake needs it: importing it costs every start
@@ -107,14 +112,7 @@ class Text:
         return value
 
     def schema(self) -> Schema:
-        schema: Schema = {"type": "string"}
-        if self.values:
-            schema["enum"] = list(self.values)
-        if self.least:
-            schema["minLength"] = self.least
-        if self.most:
-            schema["maxLength"] = self.most
-        return schema
+        return _schema("string", enum=list(self.values), minLength=self.least, maxLength=self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +225,7 @@ class Free:
         return {key: self.values.check(member, f"{where}.{shown(key)[1:-1]}") for key, member in value.items()}
 
     def schema(self) -> Schema:
-        schema: Schema = {"type": "object", "additionalProperties": self.values.schema()}
-        if self.most:
-            schema["maxProperties"] = self.most
-        return schema
+        return {**_schema("object", maxProperties=self.most), "additionalProperties": self.values.schema()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,12 +250,7 @@ class List:
         return [self.of.check(one, f"{where}[{index}]") for index, one in enumerate(value)]
 
     def schema(self) -> Schema:
-        schema: Schema = {"type": "array", "items": self.of.schema()}
-        if self.least:
-            schema["minItems"] = self.least
-        if self.most:
-            schema["maxItems"] = self.most
-        return schema
+        return {**_schema("array", minItems=self.least, maxItems=self.most), "items": self.of.schema()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,10 +351,11 @@ class ObjectSpec:
         return [name for name, member in value.items() if name not in known and member is not None]
 
     def schema(self) -> Schema:
-        schema: Schema = {"type": "object", "properties": {field.name: field.schema() for field in self.fields}}
-        if required := [field.name for field in self.fields if field.required]:
-            schema["required"] = required
-        return schema
+        properties = {field.name: field.schema() for field in self.fields}
+        return {
+            **_schema("object", required=[field.name for field in self.fields if field.required]),
+            "properties": properties,
+        }
 
 
 def _inside(where: str, name: str) -> str:
