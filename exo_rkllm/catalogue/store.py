@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from exo_rkllm.backends.base import JSON, Sampling, Tokenizer
@@ -29,106 +30,80 @@ from exo_rkllm.runner.preload import Preload
 class Entry(ChatModel):
     """A model that can be asked for by name; what is expensive to read (template, tokenizer) is read once and kept."""
 
-    __slots__ = (
-        "_card",
-        "_chat_format",
-        "_chat_format_stamp",
-        "_contributions",
-        "_folder",
-        "_reasons",
-        "_spec",
-        "_tokenizer",
-    )
-
     def __init__(self, folder: Path, card: Card, contributions: PluginContributions = EMPTY) -> None:
-        self._folder = folder
-        self._card = card
+        self.folder = folder
+        self.card = card
         self._contributions = contributions
-        self._chat_format: ChatFormat | None = None
-        self._chat_format_stamp: tuple[int, ...] = ()
+        self._chat_format: tuple[tuple[int, ...], ChatFormat] | None = None
         self._tokenizer: tuple[Tokenizer | None] | None = None
-        self._spec: tuple[ModelSpec | None] | None = None
-        self._reasons: bool | None = None
 
     def __repr__(self) -> str:
-        return f"Entry({self._card.id!r})"
-
-    @property
-    def card(self) -> Card:
-        return self._card
-
-    @property
-    def folder(self) -> Path:
-        return self._folder
+        return f"Entry({self.id!r})"
 
     @property
     def id(self) -> str:
-        return self._card.id
+        return self.card.id
 
     @property
     def engine(self) -> str:
-        return self._card.engine
+        return self.card.engine
 
     @property
     def path(self) -> Path | None:
-        return self._folder / self._card.weights.file if self._card.weights else None
+        return self.folder / self.card.weights.file if self.card.weights else None
 
     @property
     def context(self) -> int:
-        return self._card.context
+        return self.card.context
 
     @property
     def options(self) -> Mapping[str, JSON]:
-        return self._card.options
+        return self.card.options
 
     @property
     def sampling(self) -> Sampling:
-        return self._card.sampling
-
-    def with_settings(self, context: int, sampling: Sampling) -> Entry:
-        """The same model with a caller's settings over the card's, where something is set."""
-        card = replace(self._card, context=context or self.context, sampling=sampling.over(self.sampling))
-        return Entry(self._folder, card, self._contributions)
+        return self.card.sampling
 
     @property
     def reuse(self) -> bool:
-        return self._card.reuse
+        return self.card.reuse
 
-    @property
+    def with_settings(self, context: int, sampling: Sampling) -> Entry:
+        """The same model with a caller's settings over the card's, where something is set."""
+        card = replace(self.card, context=context or self.context, sampling=sampling.over(self.sampling))
+        return Entry(self.folder, card, self._contributions)
+
+    @cached_property
     def spec(self) -> ModelSpec | None:
         """What a plugin says of such models."""
-        if self._spec is None:
-            card = self._card
-            config_type = model_type(self._folder) if self._contributions.specs else None
-            self._spec = (self._contributions.spec(card.chat.family, config_type, *cards.telling_names(card)),)
-        return self._spec[0]
+        config_type = model_type(self.folder) if self._contributions.specs else None
+        return self._contributions.spec(self.card.chat.family, config_type, *cards.telling_names(self.card))
 
     @property
     def preload(self) -> Preload:
         return Preload() if self.spec is None else preload_of(self.spec)
 
-    def tokenizer(self) -> Tokenizer | None:
-        if self._tokenizer is None:
-            make = processor_of(self.spec, self._contributions.processors)
-            self._tokenizer = (read_tokenizer(self._folder) if make is None else plugin_tokenizer(make, self._folder),)
-        return self._tokenizer[0]
-
-    @property
+    @cached_property
     def reasons(self) -> bool:
         """Whether the model thinks aloud before it answers; a card that cannot be read counts as no."""
-        if self._reasons is None:
-            self._reasons = False
-            with contextlib.suppress(ExoRkllmError):
-                self._reasons = self._contributions.reasoning(self._folder, self._card) is not None
-        return self._reasons
+        with contextlib.suppress(ExoRkllmError):
+            return self._contributions.reasoning(self.folder, self.card) is not None
+        return False
+
+    def tokenizer(self) -> Tokenizer | None:
+        # No cached_property: before Python 3.12 its lock is one for all entries, and this may take seconds.
+        if self._tokenizer is None:
+            make = processor_of(self.spec, self._contributions.processors)
+            self._tokenizer = (read_tokenizer(self.folder) if make is None else plugin_tokenizer(make, self.folder),)
+        return self._tokenizer[0]
 
     def chat_format(self) -> ChatFormat:
         """Compiled once, and again when the template's file changed: owners edit templates in place."""
-        stamp = _stamp(self._folder, *(self._folder / name for name in (self._card.chat.template,) if name))
-        if self._chat_format is None or stamp != self._chat_format_stamp:
-            self._chat_format = self._contributions.chat_format(self._folder, self._card)
-            self._chat_format_stamp = stamp
-        return self._chat_format
+        template = self.card.chat.template
+        stamp = _stamp(self.folder, *([self.folder / template] if template else []))
+        if self._chat_format is None or self._chat_format[0] != stamp:
+            self._chat_format = stamp, self._contributions.chat_format(self.folder, self.card)
+        return self._chat_format[1]
 
 
 @dataclass(frozen=True, slots=True)
