@@ -1,4 +1,4 @@
-"""The command line: a table of verbs, each verb's module imported only when it is asked for."""
+"""The command line: a table of verbs. A verb's module is imported only when the verb is used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exo_rkllm.errors import ExoRkllmError, UsageError
 class Verb(NamedTuple):
     """`module` has `arguments(parser)`, which declares the flags, and `main(args)`, which returns the exit code.
 
-    A verb that `passes_on` hands another program's flags to it as they are.
+    A verb that `passes_on` gives all its arguments to another program unchanged.
     """
 
     name: str
@@ -51,7 +51,7 @@ VERBS: tuple[Verb, ...] = (
 
 
 def parser() -> argparse.ArgumentParser:
-    """The top level only: verbs stay strings until one is chosen, so that `--help` answers at once."""
+    """The top level only: importing no verb keeps `--help` fast."""
     width = max(len(verb.name) for verb in VERBS)
     listing = "\n".join(f"  {verb.name:<{width}}  {verb.summary}" for verb in VERBS)
     top = argparse.ArgumentParser(
@@ -68,27 +68,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def verb_parser(verb: Verb) -> argparse.ArgumentParser:
-    """One verb's own parser, also read by the man page and the completion."""
-    own = argparse.ArgumentParser(
+    """The parser of one verb; the manual and the completions are generated from it, too."""
+    parser = argparse.ArgumentParser(
         prog=f"exo-rkllm {verb.name}",
         description=verb.summary[0].upper() + verb.summary[1:] + ".",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    importlib.import_module(verb.module).arguments(own)
-    return own
+    importlib.import_module(verb.module).arguments(parser)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 a failure with its sentence, 2 wrong usage, 130 interrupted."""
-    top = parser()
-    chosen = top.parse_args(argv)
-    verb = next(verb for verb in VERBS if verb.name == chosen.verb)
-    own = verb_parser(verb)
-    if verb.passes_on:
-        args = own.parse_args(chosen.rest if chosen.rest[:1] in (["-h"], ["--help"]) else ["--", *chosen.rest])
+    """Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted, 141 the reader of the output left."""
+    command = parser().parse_args(argv)
+    verb = next(verb for verb in VERBS if verb.name == command.verb)
+    if verb.passes_on and command.rest[:1] not in (["-h"], ["--help"]):
+        args = verb_parser(verb).parse_args(["--", *command.rest])
     else:
-        # Flags may stand between the words: `run MODEL --max-tokens 9 PROMPT`.
-        args = own.parse_intermixed_args(chosen.rest)
+        # Flags may stand between positional arguments: `run MODEL --max-tokens 9 PROMPT`.
+        args = verb_parser(verb).parse_intermixed_args(command.rest)
     try:
         return int(importlib.import_module(verb.module).main(args))
     except ExoRkllmError as error:
@@ -99,5 +97,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader is gone; the interpreter would complain about it once more
+        sys.stderr.close()  # otherwise the interpreter complains about the broken pipe when it exits
         return 141

@@ -65,9 +65,9 @@ def text(board: Board, reading: Reading, paint: Paint, width: int) -> Iterator[s
 
 
 def _table(rows: Iterator[tuple[str, str]], width: int) -> Iterator[str]:
-    known = [(name, value) for name, value in rows if value]
-    label = max((len(name) for name, _ in known), default=0)
-    for name, value in known:
+    present = [(name, value) for name, value in rows if value]
+    label = max((len(name) for name, _ in present), default=0)
+    for name, value in present:
         first, *more = wrap(value, width - label - 4)
         yield f"  {name:<{label}}  {first}"
         yield from (" " * (label + 4) + line for line in more)

@@ -78,11 +78,11 @@ def text(scene: Scene, report: DoctorReport, paint: Paint, width: int) -> Iterat
     for line in report.lines:
         yield from check_lines(line.check, line.finding, label, paint, width)
     yield ""
-    failed, warned = report.count("fail"), report.count("warn")
-    if failed:
-        yield paint(f"{failed} failed", "red", "bold") + f", {warned} warning{'' if warned == 1 else 's'}."
-    elif warned:
-        yield f"Nothing failed, {warned} warning{'' if warned == 1 else 's'}."
+    failures, warnings = report.count("fail"), report.count("warn")
+    if failures:
+        yield paint(f"{failures} failed", "red", "bold") + f", {warnings} warning{'' if warnings == 1 else 's'}."
+    elif warnings:
+        yield f"Nothing failed, {warnings} warning{'' if warnings == 1 else 's'}."
     else:
         yield paint("No problems found.", "green")
 

@@ -76,18 +76,18 @@ def as_json(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRun
 
 def report(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRuntime) -> Iterator[str]:
     """The file, its facts with their sources, unknown facts, and whether it can run on this machine."""
-    known = facts.known()
+    facts_by_name = facts.known()
     yield f"{facts.path}: {size(facts.size)}"
     if not facts.known_head:
         yield "  The header has an unknown layout; only the footer and the name were read."
-    rows = [(LABELS[name], shown(fact), SOURCES[fact.source]) for name, fact in known.items()]
+    rows = [(LABELS[name], value_text(fact), SOURCES[fact.source]) for name, fact in facts_by_name.items()]
     widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
     for label, value, source in rows:
         yield f"  {label:<{widths[0]}}  {value:<{widths[1]}}  from {source}"
     if (per_token := facts.kv_bytes_per_token) is not None and facts.max_context is not None:
         context = facts.max_context.value
         yield f"  memory: about {size(facts.memory(context) or 0)} at {context} tokens ({per_token:,} bytes a token)"
-    if unknown := [LABELS[name] for name in WORTH_MISSING if name not in known]:
+    if unknown := [LABELS[name] for name in WORTH_MISSING if name not in facts_by_name]:
         yield f"  unknown: {', '.join(unknown)}"
     yield from verdict(objections, here)
 
@@ -102,5 +102,5 @@ def verdict(objections: tuple[Objection, ...], here: LocalRuntime) -> Iterator[s
         yield f"No objections on this machine: {where}."
 
 
-def shown(fact: Fact[Any]) -> str:
+def value_text(fact: Fact[Any]) -> str:
     return {True: "yes", False: "no"}[fact.value] if isinstance(fact.value, bool) else str(fact.value)

@@ -44,8 +44,8 @@ def main(args: argparse.Namespace) -> int:
 def daemon_plugins(statuses: Sequence[dict[str, Any]]) -> list[PluginStatus]:
     """The daemon's plugins, followed by those installed since it started."""
     rows = [PluginStatus(**status) for status in statuses]
-    known = {(row.group, row.name, row.value) for row in rows}
-    fresh = [offer for offer in offers() if (offer.group, offer.name, offer.value) not in known]
+    keys = {(row.group, row.name, row.value) for row in rows}
+    fresh = [offer for offer in offers() if (offer.group, offer.name, offer.value) not in keys]
     return rows + [PluginStatus(**asdict(offer), state="waiting", error=NEW) for offer in fresh]
 
 
@@ -53,8 +53,8 @@ def report(rows: Sequence[PluginStatus]) -> Iterator[str]:
     if not rows:
         yield f"No package has an entry point in {', '.join(GROUPS)}."
         return
-    shown = [replace(row, package=f"{row.package} {row.version}".strip()) for row in rows]
-    yield from table([HEAD, *((row.group, row.name, row.value, row.package, row.state) for row in shown)])
+    labelled = [replace(row, package=f"{row.package} {row.version}".strip()) for row in rows]
+    yield from table([HEAD, *((row.group, row.name, row.value, row.package, row.state) for row in labelled)])
     for row in rows:
         if row.error and row.state != "refused":
             yield f"{row.name}: {row.error}"

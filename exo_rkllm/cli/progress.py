@@ -29,15 +29,15 @@ def clock(seconds: float) -> str:
 def line(step: PullProgress, rate: float, width: int) -> str:
     """`pulling model.rkllm  ████····  45 %  0.76/1.69 GB  11 MB/s  1:23`, as much as fits."""
     share = min(step.done / step.total, 1.0) if step.total else 0.0
-    left = clock((step.total - step.done) / rate) if rate and step.total > step.done else ""
+    remaining = clock((step.total - step.done) / rate) if rate and step.total > step.done else ""
     figures = f"{share:4.0%}  {size(step.done)} of {size(step.total)}" if step.total else size(step.done)
-    tail = "  ".join(part for part in (figures, f"{size(rate)}/s" if rate else "", left) if part)
+    tail = "  ".join(part for part in (figures, f"{size(rate)}/s" if rate else "", remaining) if part)
     verb = VERBS.get(step.stage, step.stage)
     bar = 20 if width >= 100 else 10 if width >= 70 else 0
     room = width - len(verb) - len(tail) - (bar + 2 if bar else 0) - 4
     name = step.text if len(step.text) <= room else "…" + step.text[-max(room - 1, 0) :] if room > 8 else ""
-    filled = round(share * bar)
-    return "  ".join(part for part in (f"{verb} {name}".rstrip(), FULL * filled + EMPTY * (bar - filled), tail) if part)
+    blocks = round(share * bar)
+    return "  ".join(part for part in (f"{verb} {name}".rstrip(), FULL * blocks + EMPTY * (bar - blocks), tail) if part)
 
 
 class Display:
@@ -46,8 +46,8 @@ class Display:
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._moving = out.isatty()
-        self._shown = 0.0
-        self._began: dict[str, tuple[float, int]] = {}
+        self._last_update = 0.0
+        self._starts: dict[str, tuple[float, int]] = {}
         self._tenth = (-1, "")
         self._on_line = False
 
@@ -57,11 +57,11 @@ class Display:
             self.clear()
             print(step.text, file=self._out, flush=True)
             return
-        began, had = self._began.setdefault(step.stage, (now, step.done))
-        rate = (step.done - had) / (now - began) if now > began else 0.0
+        start, done = self._starts.setdefault(step.stage, (now, step.done))
+        rate = (step.done - done) / (now - start) if now > start else 0.0
         if self._moving:
-            if now - self._shown >= EVERY_SECONDS or step.done == step.total:
-                self._shown, self._on_line = now, True
+            if now - self._last_update >= EVERY_SECONDS or step.done == step.total:
+                self._last_update, self._on_line = now, True
                 width = shutil.get_terminal_size().columns - 1
                 print(f"\r{line(step, rate, width)[:width]:<{width}}", end="", file=self._out, flush=True)
             return

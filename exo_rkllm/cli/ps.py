@@ -42,11 +42,11 @@ def report(status: Mapping[str, Any]) -> str:
         lines += [f"  try: {status['hint']}"] if status["hint"] else []
     if status["draining"]:
         lines.append("The daemon is stopping and lets running answers finish.")
-    shown = [model for model in status["models"] if model["state"] != "cold" or model["waiting"] or model["error"]]
-    if not shown:
+    rows = [model for model in status["models"] if model["state"] != "cold" or model["waiting"] or model["error"]]
+    if not rows:
         return "\n".join([*lines, "No model is loaded. The first request loads one; so does: exo-rkllm load MODEL"])
-    lines += table([HEAD, *(row(model) for model in shown)])
-    for model in shown:
+    lines += table([HEAD, *(row(model) for model in rows)])
+    for model in rows:
         if model["error"]:
             lines.append(f"{model['name']}: {model['error']}")
             lines += [f"  try: {model['hint']}"] if model["hint"] else []

@@ -33,8 +33,8 @@ def soc(args: argparse.Namespace) -> str:
     """The SoC of --soc or of this board; empty without an NPU, where the repository must contain a single file."""
     if args.soc is not None:
         return family_of(args.soc)
-    found = detect().soc
-    return found.name if found is not None else ""
+    local = detect().soc
+    return local.name if local is not None else ""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -46,9 +46,9 @@ def main(args: argparse.Namespace) -> int:
 
 async def pull_by_daemon(daemon: control.Client, args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
     """Let the daemon pull: this user may not be able to write to its models folder."""
-    asked = {"soc": soc(args) if args.soc else "", "name": args.name, "replace": args.replace}
-    who = {"endpoint": os.environ.get("HF_ENDPOINT", ""), "token": os.environ.get("HF_TOKEN", "")}
-    for step in daemon.stream("POST", "/control/pull", model=args.model, **asked, **who):
+    options = {"soc": soc(args) if args.soc else "", "name": args.name, "replace": args.replace}
+    account = {"endpoint": os.environ.get("HF_ENDPOINT", ""), "token": os.environ.get("HF_TOKEN", "")}
+    for step in daemon.stream("POST", "/control/pull", model=args.model, **options, **account):
         yield PullProgress(**step)
 
 

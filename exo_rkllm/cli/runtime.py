@@ -67,12 +67,12 @@ def main(args: argparse.Namespace) -> int:
     if args.install is not None:
         put(args.install, args.directory or locate.OURS, args.sha256, as_json=args.json)
         return 0
-    found = local_runtime().search
+    search = local_runtime().search
     if args.json:
-        print(json.dumps(search_json(found), indent=2))
+        print(json.dumps(search_json(search), indent=2))
     else:
-        print(*report(found), sep="\n")
-    found.require()
+        print(*report(search), sep="\n")
+    search.require()
     return 0
 
 

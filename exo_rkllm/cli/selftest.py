@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    probes = chosen(args.only)
+    probes = select(args.only)
     if args.list:
         width = max(len(probe.key) for probe in probes)
         print(*(f"{probe.key:<{width}}  {probe.kind:<8}  {probe.question}" for probe in probes), sep="\n")
@@ -70,10 +70,10 @@ def main(args: argparse.Namespace) -> int:
     return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0
 
 
-def chosen(only: list[str] | None) -> list[HardwareProbe]:
-    known = {probe.key for probe in PROBES}
+def select(only: list[str] | None) -> list[HardwareProbe]:
+    keys = {probe.key for probe in PROBES}
     for key in only or ():
-        if key not in known:
+        if key not in keys:
             raise UsageError(f"There is no check {key!r}.", "exo-rkllm selftest --list")
     return [probe for probe in PROBES if not only or probe.key in only]
 

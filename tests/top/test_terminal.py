@@ -79,7 +79,7 @@ def test_keys_sort_pause_and_quit(board: Callable[[str], Path], tmp_path: Path, 
         screen.until(lambda seen: any("MODEL▴" in line for line in seen))
         screen.type("Up")
         screen.type("Space")
-        screen.until(lambda seen: "go on" in seen[-1])
+        screen.until(lambda seen: "resume" in seen[-1])
         screen.type("q")
         ended = screen.until(lambda seen: "exited 0" in seen[0])
         assert not any("core 0" in line for line in ended), "the terminal's own screen is back"

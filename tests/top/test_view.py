@@ -106,7 +106,7 @@ def test_sort_key_cycles_and_reverses() -> None:
         order = order.next()
         seen.append(order.column)
     assert seen == [*SORTS, SORTS[0]]
-    assert ModelOrder().turned() == ModelOrder(down=False)
+    assert ModelOrder().reversed() == ModelOrder(down=False)
 
 
 def test_load_comes_from_the_daemon_if_the_user_cannot_read_it(board: Callable[[str], Path]) -> None:
@@ -239,7 +239,7 @@ def test_screen_shows_reasons_and_repairs(board: Callable[[str], Path]) -> None:
     )
     assert any("There is no library. Try: exo-rkllm runtime" in line for line in screen(view(other), 80, 24))
     rocket = snapshot(board("debugfs-bind-empty"), DaemonStatus())
-    assert "NPU load is not known here: the service was started before the driver" in " ".join(
+    assert "NPU load is not available: the service was started before the driver" in " ".join(
         screen(view(rocket), 200, 24)
     )
 

@@ -1,4 +1,4 @@
-"""`exo-rkllm top`: the NPU, the models and the requests, once a second, in the terminal."""
+"""`exo-rkllm top`: watch the NPU, the models and the requests, updated once a second."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from exo_rkllm.config import load
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--root", metavar="DIR", type=Path, help="a board's /sys, /proc and /dev below this folder")
-    parser.add_argument("--once", action="store_true", help="print it once, as when the output is not a terminal")
-    parser.epilog = "Keys: s the next column to sort by, r the other way round, space to pause, q to quit."
+    parser.add_argument("--root", metavar="DIR", type=Path, help="read /sys, /proc and /dev below this folder")
+    parser.add_argument("--once", action="store_true", help="print the view once, as in a pipe")
+    parser.epilog = "Keys: s sorts by the next column, r reverses the order, space pauses, q quits."
 
 
 def main(args: argparse.Namespace) -> int:
     root = args.root or Path(load(os.environ).board.root)
-    look = looking(root)
+    look = snapshots(root)
     if args.once or not sys.stdout.isatty():
         print(*draw.plain(once(look)), sep="\n")
         return 0
@@ -35,8 +35,8 @@ def main(args: argparse.Namespace) -> int:
     return run(look)
 
 
-def looking(root: Path) -> Callable[[], Snapshot]:
-    """The machine and the daemon, seen together; the board is detected anew where a driver came or went."""
+def snapshots(root: Path) -> Callable[[], Snapshot]:
+    """A function that takes a snapshot. It detects the board again when the driver came or went."""
     board = detect(root)
     sources = find_sources(root, board)
 
@@ -53,7 +53,7 @@ def looking(root: Path) -> Callable[[], Snapshot]:
 
 
 def once(look: Callable[[], Snapshot]) -> View:
-    """Speeds are differences, so a board that serves is looked at twice."""
+    """Speeds are differences, so a board that serves needs two snapshots."""
     first = look()
     if not (first.service.status or {}).get("models"):
         return view(first)

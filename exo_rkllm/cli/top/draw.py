@@ -1,6 +1,6 @@
-"""A view as lines of plain text pieces with styles; `plain` for files and pipes, `screen` turns them into colour.
+"""Turn a view into lines of styled text: `lines` for a screen, `plain` for files and pipes.
 
-Every line fits the width by construction: what does not fit is shortened here, so that nothing is ever wrapped.
+Every line fits the width, since whatever does not fit is shortened here; the terminal never wraps.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from exo_rkllm.board.counters import Clock
 from exo_rkllm.cli.top.view import ModelRow, RequestRow, View
 
 GIB = 1 << 30
-# Eighths of a cell, so that one percent can be seen on a long bar.
+# Eighths of a cell make one percent visible on a long bar.
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 LEVELS = "▁▂▃▄▅▆▇█"
 Span: TypeAlias = "tuple[str, str]"  # text, style
 Line: TypeAlias = "list[Span]"
 
 
-# What the column that takes the rest gets, at least and at most: wider, the eye loses the row.
+# Limits of the column that takes the remaining width: on a wider one the eye loses the row.
 NARROWEST, WIDEST = 14, 48
 
 
 class Column(NamedTuple):
-    """`width` 0 takes what is left; `right` aligns numbers. `key` names the sort order, if it is one."""
+    """`width` 0 takes the remaining width; `right` aligns numbers; `key` is the sort order of the column, if any."""
 
     title: str
     width: int
@@ -57,7 +57,7 @@ REQUESTS = (
 
 
 def cells(text: str) -> int:
-    """Columns that a terminal gives to a text: wide characters take two, combining ones none."""
+    """The number of terminal columns of a text: wide characters take two, combining ones none."""
     return sum(
         0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
         for character in text
@@ -65,7 +65,7 @@ def cells(text: str) -> int:
 
 
 def fit(text: str, width: int, *, right: bool = False) -> str:
-    """Exactly so many columns: cut with an ellipsis, or filled with blanks."""
+    """Exactly `width` columns: cut with an ellipsis, or padded with blanks."""
     if cells(text) > width:
         while text and cells(text) > width - 1:
             text = text[:-1]
@@ -75,16 +75,16 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
 
 
 def bar(part: float, width: int) -> Line:
-    """A whole bar between two marks, whatever the width."""
+    """A bar between two marks."""
     inner = max(width - 2, 1)
     eighths = round(min(max(part, 0.0), 1.0) * inner * 8)
     full, rest = divmod(eighths, 8)
-    filled = "█" * full + (EIGHTHS[rest] if rest else "")
-    return [("▕", "dim"), (filled, "bar"), (" " * (inner - len(filled)), ""), ("▏", "dim")]
+    blocks = "█" * full + (EIGHTHS[rest] if rest else "")
+    return [("▕", "dim"), (blocks, "bar"), (" " * (inner - len(blocks)), ""), ("▏", "dim")]
 
 
 def spark(values: Sequence[float], width: int) -> str:
-    """The last so many seconds, newest at the right."""
+    """The last `width` values, the newest at the right."""
     recent = list(values)[-width:] if width > 0 else []
     return "".join(LEVELS[min(int(value * len(LEVELS)), len(LEVELS) - 1)] for value in recent).rjust(width)
 
@@ -100,16 +100,16 @@ def lines(view: View, width: int, height: int, *, paused: bool = False) -> list[
 
 
 def crop(line: Line, width: int) -> Line:
-    """For terminals too narrow for what a line consists of at least."""
-    cropped: Line = []
+    """Cut a line whose parts are wider than a very narrow terminal."""
+    result: Line = []
     for text, style in line:
-        left = width - sum(cells(part) for part, _ in cropped)
-        cropped.append((text if cells(text) <= left else fit(text, left), style))
-    return cropped
+        rest = width - sum(cells(part) for part, _ in result)
+        result.append((text if cells(text) <= rest else fit(text, rest), style))
+    return result
 
 
 def plain(view: View, width: int = 100) -> Iterator[str]:
-    """Once, for files and pipes: no screen to fit into, so nothing is left out."""
+    """Every row, for files and pipes."""
     rows = [_header(view, width), *_npu(view, width), *_facts(view, width)]
     rows += [[], *_models(view, width, len(view.models))] if view.models else []
     rows += [[], *_requests(view, width, len(view.requests))] if view.requests else []
@@ -127,10 +127,10 @@ def _header(view: View, width: int) -> Line:
 
 
 def _npu(view: View, width: int) -> Iterator[Line]:
-    """A bar a core; on a wide terminal the minutes before stand beside it."""
+    """A bar for each core; on a wide terminal with the last minutes beside it."""
     if view.load is None:
-        if view.no_load and not view.board_unavailable_reason:
-            yield from _wrapped(f"NPU load is not known here: {view.no_load}.", width)
+        if view.reading.absent.get("load") and not view.board_unavailable_reason:
+            yield from _wrap(f"NPU load is not available: {view.reading.absent.get('load')}.", width)
         return
     past = 0 if width < 100 else min((width - 60) // 2, 120)
     for core, part in enumerate(view.load):
@@ -149,29 +149,29 @@ def _facts(view: View, width: int) -> Iterator[Line]:
             break
         parts += [(f"{name} ", "dim"), (value, style), ("   ", "")]
     yield parts
-    if view.memory_total and view.memory_used is not None:
-        figure = f" {view.memory_used / GIB:.1f} of {view.memory_total / GIB:.1f} GiB"
+    if view.reading.memory_total and view.memory_used is not None:
+        figure = f" {view.memory_used / GIB:.1f} of {view.reading.memory_total / GIB:.1f} GiB"
         models = f", models {view.memory_models / GIB:.1f}" if view.memory_models and width >= 72 else ""
         label, text = " memory ", fit(figure + models, len(figure) + len(models)) + " "
-        used = view.memory_used / view.memory_total
+        used = view.memory_used / view.reading.memory_total
         yield [(label, ""), *bar(used, width - len(label) - len(text)), (text, "bad" if used > 0.95 else "value")]
 
 
 def _figures(view: View) -> Iterator[tuple[str, str, str]]:
-    """By importance, since a narrow terminal shows the first ones only."""
-    if view.clock is not None:
-        yield "NPU", _clock(view.clock), "bad" if view.clock.throttled else "value"
-    if view.celsius is not None:
-        style = "bad" if view.celsius > 85 else "warn" if view.celsius > 75 else "value"
-        yield "temp", f"{view.celsius:.0f} °C", style
-    if view.powered is not None:
-        yield "power", "on" if view.powered else "off", "value" if view.powered else "dim"
+    """Name, value and style, the most important first: a narrow terminal shows only the first ones."""
+    if view.reading.clock is not None:
+        yield "NPU", _clock(view.reading.clock), "bad" if view.reading.clock.throttled else "value"
+    if view.reading.celsius is not None:
+        style = "bad" if view.reading.celsius > 85 else "warn" if view.reading.celsius > 75 else "value"
+        yield "temp", f"{view.reading.celsius:.0f} °C", style
+    if view.reading.powered is not None:
+        yield "power", "on" if view.reading.powered else "off", "value" if view.reading.powered else "dim"
     if view.speed is not None:
         yield "tok/s", f"{view.speed:.1f}", "value"
-    if view.ddr is not None:
-        yield "DDR", f"{view.ddr.hertz / 1e6:.0f} MHz", "value"
-    if view.volts is not None:
-        yield "volt", f"{view.volts:.3f}", "value"
+    if view.reading.ddr is not None:
+        yield "DDR", f"{view.reading.ddr.hertz / 1e6:.0f} MHz", "value"
+    if view.reading.volts is not None:
+        yield "volt", f"{view.reading.volts:.3f}", "value"
 
 
 def _clock(clock: Clock) -> str:
@@ -183,21 +183,21 @@ def _notices(view: View) -> Iterator[str]:
     yield from (text for text in (view.board_unavailable_reason, view.unavailable_reason, view.service) if text)
 
 
-def _wrapped(notice: str, width: int) -> Iterator[Line]:
+def _wrap(notice: str, width: int) -> Iterator[Line]:
     for part in textwrap.wrap(notice, max(width - 2, 10), break_on_hyphens=False):
         yield [(fit(f" {part}", width), "warn")]
 
 
 def _body(view: View, width: int, room: int) -> list[Line]:
-    """Models above requests; the models keep at most half where both want more than there is."""
-    rows = [line for notice in _notices(view) for line in _wrapped(notice, width)][:room]
-    left = room - len(rows)
-    if view.models and left >= 2:
-        most = left - 1 if not view.requests else max(left // 2 - 1, 1)
+    """Models above requests. If both need more rows than there are, the models get at most half."""
+    rows = [line for notice in _notices(view) for line in _wrap(notice, width)][:room]
+    free = room - len(rows)
+    if view.models and free >= 2:
+        most = free - 1 if not view.requests else max(free // 2 - 1, 1)
         rows += _models(view, width, most)
-        left = room - len(rows)
-    if view.requests and left >= 3:
-        rows += [[], *_requests(view, width, left - 2)]
+        free = room - len(rows)
+    if view.requests and free >= 3:
+        rows += [[], *_requests(view, width, free - 2)]
     return rows
 
 
@@ -219,22 +219,22 @@ def _table(
     *,
     down: bool = True,
 ) -> list[Line]:
-    """A head and at most so many rows; the last one says how many there are besides. Narrow: later columns go first."""
-    shown = list(columns)
-    while len(shown) > 2 and sum(column.width or NARROWEST for column in shown) + len(shown) >= width:
-        shown.pop(-2 if shown[-1].key == "speed" else -1)
-    spare = width - 2 - sum(column.width for column in shown) - (len(shown) - 1)
-    widths = [column.width or min(max(spare, NARROWEST), WIDEST) for column in shown]
-    places = [columns.index(column) for column in shown]
-    marks = [("▾" if down else "▴") if key and column.key == key else "" for column in shown]
-    titles = zip(shown, marks, widths, strict=True)
+    """A head and at most `most` rows, the last of which counts hidden ones. Narrow tables drop their last columns."""
+    visible = list(columns)
+    while len(visible) > 2 and sum(column.width or NARROWEST for column in visible) + len(visible) >= width:
+        visible.pop(-2 if visible[-1].key == "speed" else -1)
+    spare = width - 2 - sum(column.width for column in visible) - (len(visible) - 1)
+    widths = [column.width or min(max(spare, NARROWEST), WIDEST) for column in visible]
+    places = [columns.index(column) for column in visible]
+    marks = [("▾" if down else "▴") if key and column.key == key else "" for column in visible]
+    titles = zip(visible, marks, widths, strict=True)
     head = [fit(column.title + mark, size, right=column.right) for column, mark, size in titles]
     table: list[Line] = [[(fit(" " + " ".join(head), width), "head")]]
     fitting = rows if len(rows) <= most else rows[: max(most - 1, 0)]
     for row in fitting:
         values = show(row)
         spans: Line = [(" ", "")]
-        for place, column, size in zip(places, shown, widths, strict=True):
+        for place, column, size in zip(places, visible, widths, strict=True):
             text, style = values[place]
             spans += [(fit(text, size, right=column.right), style), (" ", "")]
         table.append(spans[:-1])
@@ -276,6 +276,6 @@ def _span(seconds: float) -> str:
 
 
 def _footer(view: View, width: int, *, paused: bool) -> Line:
-    turn, wait = ("▾" if view.order.down else "▴"), ("go on" if paused else "pause")
+    turn, wait = ("▾" if view.order.down else "▴"), ("resume" if paused else "pause")
     keys = f" q quit   s sort: {view.order.column}   r {turn}   space {wait}"
     return [(fit(keys, width), "foot")]

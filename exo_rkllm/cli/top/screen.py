@@ -43,15 +43,15 @@ def run(look: Callable[[], Snapshot]) -> int:
     history: deque[tuple[float, ...]] = deque(maxlen=HISTORY)
     before: Snapshot | None = None
     with terminal() as keys, second_screen(), contextlib.suppress(KeyboardInterrupt):
-        seen = look()
-        history.append(load_of(seen) or ())
+        snapshot = look()
+        history.append(load_of(snapshot) or ())
         due = time.monotonic() + PERIOD
         while True:
             if not paused and time.monotonic() >= due:
-                before, seen = seen, look()
-                history.append(load_of(seen) or ())
+                before, snapshot = snapshot, look()
+                history.append(load_of(snapshot) or ())
                 due = max(due + PERIOD, time.monotonic())
-            now = view(seen, before, history, order)
+            now = view(snapshot, before, history, order)
             width, height = os.get_terminal_size(sys.stdout.fileno())
             write(frame(lines(now, width, height, paused=paused)))
             for key in keys(max(due - time.monotonic(), 0.0) if not paused else PERIOD):
@@ -60,7 +60,7 @@ def run(look: Callable[[], Snapshot]) -> int:
                 if key == "s":
                     order = order.next()
                 elif key == "r":
-                    order = order.turned()
+                    order = order.reversed()
                 elif key == " ":
                     paused = not paused
     return 0
@@ -69,10 +69,10 @@ def run(look: Callable[[], Snapshot]) -> int:
 def frame(rows: Sequence[Line], environment: Mapping[str, str] = os.environ) -> str:
     """One screen. Each line is cleared before it is written, since clearing behind a full one would take its end."""
     colour = not environment.get("NO_COLOR")
-    return "\x1b[H" + "\r\n".join("\x1b[2K" + "".join(styled(*span, colour=colour) for span in row) for row in rows)
+    return "\x1b[H" + "\r\n".join("\x1b[2K" + "".join(with_style(*span, colour=colour) for span in row) for row in rows)
 
 
-def styled(text: str, style: str, *, colour: bool) -> str:
+def with_style(text: str, style: str, *, colour: bool) -> str:
     codes = [code for code in STYLES[style] if colour or not 30 <= code < 50]
     return f"\x1b[{';'.join(map(str, codes))}m{text}\x1b[0m" if codes else text
 
@@ -94,23 +94,23 @@ def second_screen() -> Iterator[None]:
 
 @contextlib.contextmanager
 def terminal() -> Iterator[Callable[[float], str]]:
-    """Yields a function that waits for keys, a resize or the time; without a terminal to type at, for the time only."""
+    """Yields a function that waits for keys, a resize or a time limit; without a keyboard, for the time limit only."""
     handle = sys.stdin.fileno() if sys.stdin is not None and sys.stdin.isatty() else None
-    saved = termios.tcgetattr(handle) if handle is not None else None
+    attributes = termios.tcgetattr(handle) if handle is not None else None
     waking, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    previous = signal.signal(signal.SIGWINCH, lambda *_: None)
+    previous_handler = signal.signal(signal.SIGWINCH, lambda *_: None)
     old_wake = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
 
     def keys(seconds: float) -> str:
-        watched = [waking] if handle is None else [waking, handle]
-        ready, _, _ = select.select(watched, [], [], seconds)
+        handles = [waking] if handle is None else [waking, handle]
+        ready, _, _ = select.select(handles, [], [], seconds)
         if waking in ready:
             os.read(waking, 64)
         if handle is None or handle not in ready:
             return ""
-        typed = os.read(handle, 64).decode("ascii", "ignore")
-        # Arrow and function keys begin with the escape that alone means quit.
-        return "" if typed.startswith("\x1b") and len(typed) > 1 else typed
+        text = os.read(handle, 64).decode("ascii", "ignore")
+        # Arrow and function keys start with the escape character, which alone means quit.
+        return "" if text.startswith("\x1b") and len(text) > 1 else text
 
     try:
         if handle is not None:
@@ -118,8 +118,8 @@ def terminal() -> Iterator[Callable[[float], str]]:
         yield keys
     finally:
         signal.set_wakeup_fd(old_wake)
-        signal.signal(signal.SIGWINCH, previous)
+        signal.signal(signal.SIGWINCH, previous_handler)
         os.close(waking)
         os.close(woken)
-        if handle is not None and saved is not None:
-            termios.tcsetattr(handle, termios.TCSADRAIN, saved)
+        if handle is not None and attributes is not None:
+            termios.tcsetattr(handle, termios.TCSADRAIN, attributes)
