@@ -88,18 +88,18 @@ class ClusterNode:
             stay_out=self._identity.stay_out(),
         )
         self.membership.may_publish = settings.namespace != AUTO or bool(settings.endpoints)
-        self._discovered = DiscoveryState(self.node_id, settings.namespace, new_nonce, self._revision.versions)
+        self._discovery_state = DiscoveryState(self.node_id, settings.namespace, new_nonce, self._revision.versions)
         self._interfaces = Interfaces(settings.interfaces)
         self._node_id_server = NodeIdServer(self.node_id, settings.api_port)
-        self._torn: tuple[str, ...] = ()
+        self._ambiguous: tuple[str, ...] = ()
         self._endpoints: tuple[str, ...] = ()
-        self._linked = False
-        self._known = asyncio.Event()  # there is something to connect to
-        self._again = asyncio.Event()  # the link is to be opened anew
+        self._link_is_up = False
+        self._has_endpoints = asyncio.Event()  # there is something to connect to
+        self._reopen = asyncio.Event()  # the link is to be opened anew
         self._leaving = False
-        self._gone = asyncio.Event()  # our goodbyes were heard
+        self._goodbye_heard = asyncio.Event()  # our goodbyes were heard
         self._tasks: set[asyncio.Task[None]] = set()
-        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._runs: dict[str, asyncio.Task[None]] = {}
         self._answers: list[tuple[str, base.GenerationEvent | ExoRkllmError]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._relink: asyncio.TimerHandle | None = None
@@ -110,22 +110,22 @@ class ClusterNode:
         self._loop = asyncio.get_running_loop()
         self._transport = self._make_transport()
         self._discovery = Discovery(
-            self._discovered,
+            self._discovery_state,
             self._interfaces,
             self.settings.discovery_port,
-            found=self._found,
-            torn=self._several,
-            changed=self._interfaces_changed,
+            on_cluster=self._on_cluster,
+            on_ambiguity=self._on_ambiguity,
+            on_interfaces=self._on_interfaces,
         )
         if self._discovery.problem is not None:
             self._log.warning("%s", self._discovery.problem)
         self._discovery.start()
         self._discovery.search(on=True)
         if self.settings.endpoints:
-            self._known.set()
+            self._has_endpoints.set()
         if not self.membership.may_publish:
-            self._loop.call_later(DISCOVERY_WINDOW, self._choose)
-        for work in (self._keep_linked(), self._receive(), self._watch_offers()):
+            self._loop.call_later(DISCOVERY_WINDOW, self._settle_cluster)
+        for work in (self._keep_linked(), self._receive(), self._watch_models()):
             self._spawn(work)
         if self.membership.phase is Phase.OUT:
             self._log.warning("Staying out of the exo cluster: %s", self.membership.sentence)
@@ -135,12 +135,12 @@ class ClusterNode:
         self._leaving = True
         self._do(self.membership.leave(self._now()))
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._gone.wait(), GOODBYE)
+            await asyncio.wait_for(self._goodbye_heard.wait(), GOODBYE)
         for handle in (self._timer, self._relink):
             if handle is not None:
                 handle.cancel()
         self._discovery.close()
-        running = [*self._tasks, *self._jobs.values()]
+        running = [*self._tasks, *self._runs.values()]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -154,11 +154,11 @@ class ClusterNode:
     def view(self) -> ClusterView:
         now = self._now()
         view = self.membership.view(now)
-        others = tuple(f"{one.namespace} at {one.source}" for one in self._discovered.other_clusters(now))
+        others = tuple(f"{one.namespace} at {one.source}" for one in self._discovery_state.other_clusters(now))
         sentence, hint = self._why_alone(others) if view.phase is Phase.SEARCHING else (view.sentence, view.hint)
         return replace(
             view,
-            namespace=self._discovered.namespace,
+            namespace=self._discovery_state.namespace,
             other_clusters=others,
             endpoints=self._endpoints,
             sentence=sentence,
@@ -167,18 +167,18 @@ class ClusterNode:
 
     def _why_alone(self, other_clusters: tuple[str, ...]) -> tuple[str, str]:
         problem = self._discovery.problem
-        if self._torn:
+        if self._ambiguous:
             return (
-                f"Several exo clusters are heard and none is joined: {', '.join(self._torn)}.",
+                f"Several exo clusters are heard and none is joined: {', '.join(self._ambiguous)}.",
                 "Set namespace in [cluster] to one of them.",
             )
         if problem is not None and not self.settings.endpoints:
             return problem.sentence, problem.hint
-        if self._discovered.endpoints() or self.settings.endpoints:
+        if self._discovery_state.endpoints() or self.settings.endpoints:
             return "No exo node answers at the addresses known.", ""
         if other_clusters:
             return (
-                f"exo {other_clusters[0]} is heard, which is not the cluster {self._discovered.namespace}.",
+                f"exo {other_clusters[0]} is heard, which is not the cluster {self._discovery_state.namespace}.",
                 'Set namespace in [cluster] to it, or to "auto".',
             )
         return "No exo node is heard on the local network.", ""
@@ -188,12 +188,12 @@ class ClusterNode:
     async def _keep_linked(self) -> None:
         failures = 0
         while True:
-            await self._known.wait()
-            endpoints = (*self.settings.endpoints, *self._discovered.endpoints())
+            await self._has_endpoints.wait()
+            endpoints = (*self.settings.endpoints, *self._discovery_state.endpoints())
             if not endpoints:
-                self._known.clear()
+                self._has_endpoints.clear()
                 continue
-            self._again.clear()
+            self._reopen.clear()
             # zenoh spends its time on the first one, dead or not: each attempt begins with another one
             turn = failures % len(endpoints)
             try:
@@ -205,7 +205,7 @@ class ClusterNode:
                 continue
             failures = 0
             self._endpoints = endpoints
-            await self._again.wait()
+            await self._reopen.wait()
 
     async def _receive(self) -> None:
         while True:
@@ -216,18 +216,18 @@ class ClusterNode:
                     case Alive(node, there):
                         self._do(self.membership.liveliness(node, self._now(), alive=there))
                     case Linked(up):
-                        self._link_moved(up=up)
+                        self._on_link(up=up)
 
-    def _link_moved(self, *, up: bool) -> None:
-        if up == self._linked:
+    def _on_link(self, *, up: bool) -> None:
+        if up == self._link_is_up:
             return
-        self._linked = up
+        self._link_is_up = up
         if self._relink is not None:
             self._relink.cancel()
             self._relink = None
         if up:
             self._do(self.membership.link_up(self._now()))
-            self._rest()
+            self._stop_searching()
         else:
             self._do(self.membership.link_down(self._now()))
             self._discovery.search(on=True)
@@ -235,56 +235,56 @@ class ClusterNode:
 
     def _still_down(self, since: float) -> None:
         """zenoh tries its endpoints for ever; what was discovered meanwhile has to be told to it."""
-        fresh = set(self._discovered.endpoints()) - set(self._endpoints)
+        fresh = set(self._discovery_state.endpoints()) - set(self._endpoints)
         if fresh or self._now() - since >= START_OVER:
-            self._again.set()
+            self._reopen.set()
             since = self._now()
         self._relink = self._loop.call_later(MOVE_ON, self._still_down, since)
 
-    def _rest(self) -> None:
+    def _stop_searching(self) -> None:
         """A good link needs no Hello any more; nodes that start later say theirs."""
-        if self._linked and self.membership.may_publish:
+        if self._link_is_up and self.membership.may_publish:
             self._discovery.search(on=False)
 
-    def _found(self, found: DiscoveredCluster) -> None:
-        self._log.debug("Found exo node %s at %s", found.peer.node_id, found.peer.endpoint)
-        self._known.set()
+    def _on_cluster(self, cluster: DiscoveredCluster) -> None:
+        self._log.debug("Found exo node %s at %s", cluster.peer.node_id, cluster.peer.endpoint)
+        self._has_endpoints.set()
 
-    def _several(self, torn: AmbiguousClusters) -> None:
+    def _on_ambiguity(self, clusters: AmbiguousClusters) -> None:
         """Several clusters: none is joined, since nobody said which."""
-        self._torn = torn.namespaces
+        self._ambiguous = clusters.namespaces
         self._log.warning(
             "Several exo clusters are heard (%s) and none is joined. Set namespace in [cluster] to one of them.",
-            ", ".join(torn.namespaces),
+            ", ".join(clusters.namespaces),
         )
-        self._known.clear()
-        self._again.set()
+        self._has_endpoints.clear()
+        self._reopen.set()
         self._spawn(self._transport.close())
-        self._link_moved(up=False)
+        self._on_link(up=False)
 
-    def _choose(self) -> None:
+    def _settle_cluster(self) -> None:
         now = self._now()
-        if self._discovered.settled(now):
-            self._torn = ()
-            self._log.info("Joining the exo cluster %s, the only one heard.", self._discovered.namespace)
+        if self._discovery_state.is_settled(now):
+            self._ambiguous = ()
+            self._log.info("Joining the exo cluster %s, the only one heard.", self._discovery_state.namespace)
             self._do(self.membership.permit(now))
-            self._rest()
+            self._stop_searching()
         else:
-            self._loop.call_later(self._discovered.patience(now), self._choose)
+            self._loop.call_later(self._discovery_state.patience(now), self._settle_cluster)
 
-    def _interfaces_changed(self) -> None:
-        interfaces = self._interfaces.published()
+    def _on_interfaces(self) -> None:
+        interfaces = self._interfaces.addresses()
         self._do(self.membership.interfaces_changed(interfaces, self._now()))
         self._spawn(self._node_id_server.listen([entry["ip_address"] for entry in interfaces]))
 
-    async def _peek(self, wanted: QueryNodesEffect) -> None:
+    async def _query_nodes(self, query: QueryNodesEffect) -> None:
         addresses = {**self.membership.addresses(), **await self._transport.addresses()}
-        answer = await query_nodes(wanted, addresses, self.settings.api_port)
+        answer = await query_nodes(query, addresses, self.settings.api_port)
         self._do(self.membership.node_answered(answer, self._now()))
 
     # ── the board ────────────────────────────────────────────────────────────────────────────────
 
-    async def _watch_offers(self) -> None:
+    async def _watch_models(self) -> None:
         async with contextlib.aclosing(self._serving.offers()) as offers:
             async for models in offers:
                 self._do(
@@ -296,29 +296,29 @@ class ClusterNode:
     def _is_advertised(self, model: Servable) -> bool:
         return "*" in self.settings.models or model.id in self.settings.models
 
-    async def _job(self, task: Task, model: str) -> None:
+    async def _run_task(self, task: Task, model: str) -> None:
         try:
             question = requests.request(task.id, model, task.params, self.membership.local.images)
             async with contextlib.aclosing(self._serving.generate(question, client="exo")) as answer:
                 async for event in answer:
-                    self._answered(task.id, event)
+                    self._on_answer(task.id, event)
         except ExoRkllmError as problem:
-            self._answered(task.id, problem)
+            self._on_answer(task.id, problem)
         except Exception as surprise:  # noqa: BLE001  whoever asked must get an end, whatever broke
             self._log.exception("An answer for the exo cluster broke off.")
-            self._answered(task.id, RunError(f"The board failed: {type(surprise).__name__}."))
+            self._on_answer(task.id, RunError(f"The board failed: {type(surprise).__name__}."))
         else:
-            self._answered(task.id, RunError("The board's engine ended without a word."))
+            self._on_answer(task.id, RunError("The board's engine ended without a word."))
         finally:
-            self._jobs.pop(task.id, None)
+            self._runs.pop(task.id, None)
 
-    def _answered(self, task_id: str, event: base.GenerationEvent | ExoRkllmError) -> None:
+    def _on_answer(self, task_id: str, event: base.GenerationEvent | ExoRkllmError) -> None:
         """Events of one turn of the loop go out together."""
         if not self._answers:
-            self._loop.call_soon(self._pass_on)
+            self._loop.call_soon(self._deliver_answers)
         self._answers.append((task_id, event))
 
-    def _pass_on(self) -> None:
+    def _deliver_answers(self) -> None:
         answers, self._answers = self._answers, []
         self._do(self.membership.engine_answered(answers, self._now()))
 
@@ -341,15 +341,15 @@ class ClusterNode:
                 case SendEffect(topic, payload):
                     self._transport.send(topic, payload)
                 case BeginTaskEffect(task, model):
-                    self._jobs[task.id] = self._loop.create_task(self._job(task, model))
+                    self._runs[task.id] = self._loop.create_task(self._run_task(task, model))
                 case CancelTaskEffect(task_id, _):
-                    job = self._jobs.pop(task_id, None)
-                    if job is not None:
-                        job.cancel()
+                    run = self._runs.pop(task_id, None)
+                    if run is not None:
+                        run.cancel()
                 case LoadModelEffect(model):
                     self._spawn(self._load(model))
                 case QueryNodesEffect():
-                    self._spawn(self._peek(effect))
+                    self._spawn(self._query_nodes(effect))
                 case DeclareTokenEffect():
                     self._transport.declare(self.node_id)
                 case StayOutEffect(sentence):
@@ -358,7 +358,7 @@ class ClusterNode:
                     self._log.log(LEVELS[level], "%s", sentence)
         self._set_timer()
         if self._leaving and self.membership.gone:
-            self._gone.set()
+            self._goodbye_heard.set()
 
     def _set_timer(self) -> None:
         deadline = self.membership.deadline

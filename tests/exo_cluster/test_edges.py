@@ -35,7 +35,7 @@ from exo_rkllm.cluster.discovery.state import (
 from exo_rkllm.cluster.effects import QueryNodesEffect
 from exo_rkllm.cluster.identity import NodeIdentity
 from exo_rkllm.cluster.serving import Servable
-from exo_rkllm.cluster.session.link import described
+from exo_rkllm.cluster.session.link import addresses_in
 from exo_rkllm.cluster.session.node_query import query_nodes, urls
 from exo_rkllm.cluster.wire import chunks, clean
 from exo_rkllm.cluster.wire.revisions import supported
@@ -54,7 +54,7 @@ def hearing(asked: str = "0.3.70", guesses: tuple[str, ...] = ("0.3.70",)) -> Di
 
 
 def nonce(ear: DiscoveryState, now: float, namespace: bytes = OURS) -> bytes:
-    return next(ask.hello.nonce for ask in ear.questions(now) if ask.hello.namespace == namespace)
+    return next(ask.packet.nonce for ask in ear.hellos(now) if ask.packet.namespace == namespace)
 
 
 def test_a_node_that_answers_is_found_once() -> None:
@@ -64,7 +64,7 @@ def test_a_node_that_answers_is_found_once() -> None:
     assert found == [DiscoveredCluster(DiscoveredPeer("aa", HERE, 52414))]
     assert ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.02) == []
     assert ear.endpoints() == ("tcp/[fe80::1%2]:52414",)
-    assert ear.settled(0.0)
+    assert ear.is_settled(0.0)
     assert ear.namespace == "0.3.70"
 
 
@@ -73,8 +73,8 @@ def heard(ear: DiscoveryState, namespace: bytes, source: PacketSource, now: floa
     (ask,) = ear.hear(Hello(b"?" * 8, namespace), source, now)
     assert isinstance(ask, SendHello)
     assert ask.source == source
-    assert ask.hello.namespace == namespace
-    return ear.hear(WhatsUp(ask.hello.nonce, node, 52414), source, now)
+    assert ask.packet.namespace == namespace
+    return ear.hear(WhatsUp(ask.packet.nonce, node, 52414), source, now)
 
 
 def test_stale_answers_our_own_and_those_of_nobody_asked_are_dropped() -> None:
@@ -90,18 +90,18 @@ def test_stale_answers_our_own_and_those_of_nobody_asked_are_dropped() -> None:
 def test_an_answer_that_a_slow_board_hears_in_the_next_round_counts() -> None:
     ear = hearing()
     old = nonce(ear, 0.0)
-    ear.questions(1.0)
+    ear.hellos(1.0)
     assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == [DiscoveredCluster(DiscoveredPeer("aa", HERE, 52414))]
 
 
 def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
     """An emulated board heard itself after it had asked anew, and joined the first cluster of its own guesses."""
     ear = hearing("auto")
-    (first,) = ear.questions(0.0)
-    ear.questions(0.1)
-    assert ear.hear(first.hello, HERE, 3.0) == []
+    (first,) = ear.hellos(0.0)
+    ear.hellos(0.1)
+    assert ear.hear(first.packet, HERE, 3.0) == []
     assert ear.namespace == ""
-    assert not ear.settled(DISCOVERY_WINDOW)
+    assert not ear.is_settled(DISCOVERY_WINDOW)
     assert ear.other_clusters(3.0) == ()
 
 
@@ -110,26 +110,26 @@ def test_another_board_of_ours_that_searches_is_no_cluster() -> None:
     first, second = boards = hearing("auto", ("0.3.70",)), hearing("auto", ("0.3.71",))
     for at in range(60):
         for ear, its, other, others in ((first, HERE, second, THERE), (second, THERE, first, HERE)):
-            for question in ear.questions(float(at)):
-                for asked in other.hear(question.hello, its, float(at)):
+            for question in ear.hellos(float(at)):
+                for asked in other.hear(question.packet, its, float(at)):
                     assert isinstance(asked, SendHello)
-                    ear.hear(asked.hello, others, float(at))
+                    ear.hear(asked.packet, others, float(at))
     for ear in boards:
         assert ear.namespace == ""
-        assert not ear.settled(60.0)
+        assert not ear.is_settled(60.0)
         assert ear.other_clusters(60.0) == ()
     assert heard(boards[0], OTHER, PacketSource("fe80::e", 2), 60.0) == [
         DiscoveredCluster(DiscoveredPeer("ee", PacketSource("fe80::e", 2), 52414))
     ]
-    assert boards[0].settled(60.0)
+    assert boards[0].is_settled(60.0)
 
 
 def test_a_board_that_asks_for_one_cluster_does_not_keep_another_from_the_real_one() -> None:
     ear = hearing("auto")
-    ear.questions(0.0)
+    ear.hellos(0.0)
     assert len(ear.hear(Hello(b"b" * 8, OURS), THERE, 0.1)) == 1
     assert len(heard(ear, OTHER, HERE, 0.5)) == 1
-    assert ear.settled(DISCOVERY_WINDOW)
+    assert ear.is_settled(DISCOVERY_WINDOW)
     assert ear.namespace == "0.3.71"
 
 
@@ -145,10 +145,10 @@ def test_a_node_that_starts_later_is_asked_once() -> None:
     assert isinstance(ask, SendHello)
     assert ask.source == THERE
     assert ear.hear(Hello(b"m" * 8, OURS), THERE, 6.0) == []
-    assert ear.hear(WhatsUp(ask.hello.nonce, "bb", 1), THERE, 6.1) == [
+    assert ear.hear(WhatsUp(ask.packet.nonce, "bb", 1), THERE, 6.1) == [
         DiscoveredCluster(DiscoveredPeer("bb", THERE, 1))
     ]
-    ear.lost()
+    ear.forget_answers()
     assert len(ear.hear(Hello(b"o" * 8, OURS), THERE, 7.0)) == 1
 
 
@@ -185,15 +185,15 @@ def test_another_namespace_is_a_stranger() -> None:
 
 def test_auto_takes_the_one_that_is_heard() -> None:
     ear = hearing("auto", ())
-    assert ear.questions(0.0) == []
-    assert not ear.settled(5.0)
+    assert ear.hellos(0.0) == []
+    assert not ear.is_settled(5.0)
     assert len(heard(ear, OTHER, HERE, 0.6)) == 1
-    assert not ear.settled(0.6)
+    assert not ear.is_settled(0.6)
     assert ear.patience(0.6) == pytest.approx(DISCOVERY_WINDOW - 0.6)
-    assert ear.settled(DISCOVERY_WINDOW)
+    assert ear.is_settled(DISCOVERY_WINDOW)
     assert ear.namespace == "0.3.71"
     assert heard(ear, OURS, THERE, 9.0) == []
-    assert ear.settled(9.0)
+    assert ear.is_settled(9.0)
 
 
 def test_auto_guesses_so_that_a_known_cluster_answers_at_once() -> None:
@@ -207,15 +207,15 @@ def test_auto_joins_none_of_two_until_one_is_left() -> None:
     asked = nonce(ear, 0.0)
     assert len(heard(ear, OTHER, HERE, 0.2)) == 1
     assert ear.hear(WhatsUp(asked, "aa", 1), THERE, 0.3) == [AmbiguousClusters(("0.3.70", "0.3.71"))]
-    assert not ear.settled(5.0)
+    assert not ear.is_settled(5.0)
     assert ear.namespace == ""
-    assert ear.questions(5.0) == []
+    assert ear.hellos(5.0) == []
     assert ear.hear(Hello(b"p" * 8, OURS), THERE, 6.0) == []
     assert ear.hear(Hello(b"q" * 8, OTHER), HERE, 29.0) == []
-    assert ear.settled(40.0) is False
-    (ask,) = ear.questions(40.0)
-    assert ask.hello.namespace == OTHER
-    assert ear.settled(40.0)
+    assert ear.is_settled(40.0) is False
+    (ask,) = ear.hellos(40.0)
+    assert ask.packet.namespace == OTHER
+    assert ear.is_settled(40.0)
 
 
 def test_a_flood_of_names_and_nodes_is_bounded() -> None:
@@ -225,7 +225,7 @@ def test_a_flood_of_names_and_nodes_is_bounded() -> None:
         ear.hear(Hello(number.to_bytes(8, "little"), number.to_bytes(8, "big")), source, 0.0)
         for outcome in ear.hear(Hello(number.to_bytes(8, "little"), OURS), source, 0.0):
             assert isinstance(outcome, SendHello)
-            ear.hear(WhatsUp(outcome.hello.nonce, f"{number:x}", 1), source, 0.0)
+            ear.hear(WhatsUp(outcome.packet.nonce, f"{number:x}", 1), source, 0.0)
         ear.hear(WhatsUp(nonce(ear, 0.0), f"{number + 1:x}", 1), source, 0.0)
     assert len(ear.other_clusters(0.0)) <= NODES
     assert len(ear.endpoints()) <= NODES
@@ -258,7 +258,7 @@ def test_interfaces_come_and_go_as_the_kernel_says() -> None:
     table = Interfaces()
     assert table.feed(link(2, "eth0") + address(2, "fe80::1") + address(2, "10.0.0.2"))
     assert [entry.name for entry in table.usable()] == ["eth0"]
-    assert [(entry["ip_address"], entry["interface_type"]) for entry in table.published()] == [("10.0.0.2", "ethernet")]
+    assert [(entry["ip_address"], entry["interface_type"]) for entry in table.addresses()] == [("10.0.0.2", "ethernet")]
     assert not table.feed(link(2, "eth0"))
     table.feed(link(1, "lo", 0x49) + address(1, "::1") + link(3, "wlan0", 0x1) + address(3, "fe80::3"))
     assert [entry.name for entry in table.usable()] == ["eth0"], "loopback, and a radio without a carrier"
@@ -410,9 +410,9 @@ def test_where_a_node_is_asked() -> None:
 
 def test_addresses_out_of_zenohs_admin_space() -> None:
     told = b'{"zid":"aa","locators":["tcp/[fd00::2]:52414","tcp/10.0.0.1:52414","tcp/[fe80::1%eth0]:1","quic/x:1"]}'
-    assert described(told) == {"aa": ("fd00::2", "10.0.0.1")}
+    assert addresses_in(told) == {"aa": ("fd00::2", "10.0.0.1")}
     for nonsense in (b"", b"{}", b"[]", b'{"zid":"aa","locators":5}', b'{"zid":"aa","locators":["tcp/1.2:5"]}'):
-        assert described(nonsense) == {}
+        assert addresses_in(nonsense) == {}
 
 
 # ── ids on disk ──
@@ -476,7 +476,7 @@ def test_tool_calls_in_whatever_form_they_were_written() -> None:
 )
 def test_how_an_answer_ends(finish: Finish, calls: str, kind: str, reason: str) -> None:
     chunk = chunks.last("m", finish, calls=calls, thinking=0, memory=0)
-    complete = supported()[0].table.shaped("Chunk", chunk)
+    complete = supported()[0].table.shape("Chunk", chunk)
     assert complete[kind]["finish_reason"] == reason
 
 

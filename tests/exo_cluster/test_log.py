@@ -31,7 +31,7 @@ from exo_rkllm.cluster.session.election import (
     Probe,
 )
 from exo_rkllm.cluster.session.log import FIRST_WAIT, KEPT, PAGE, EventLog
-from exo_rkllm.cluster.session.publishing import RESEND, WINDOW, PublishQueue, merged
+from exo_rkllm.cluster.session.publishing import RESEND, WINDOW, PublishQueue, merge
 from exo_rkllm.cluster.wire import chunks
 from exo_rkllm.cluster.wire.events import ElectionMessage, LogEntry, SessionId, Tagged
 
@@ -341,14 +341,14 @@ def test_events_are_numbered_without_holes_and_kept_until_they_are_echoed() -> N
     assert [json.loads(payload)["origin_idx"] for payload in payloads] == [0, 1, 2]
     assert not box.idle
     assert box.overdue(RESEND - 0.1) == []
-    assert box.echoed("r1", 0.5) == 0.0
-    assert box.echoed("r1", 0.5) is None
+    assert box.acknowledge("r1", 0.5) == 0.0
+    assert box.acknowledge("r1", 0.5) is None
     assert box.overdue(RESEND) == [payloads[0], payloads[2]]
     assert box.overdue(RESEND) == []
     assert box.resends == 2
     assert box.deadline == 2 * RESEND
-    box.echoed("r0", 6.0)
-    box.echoed("r2", 6.0)
+    box.acknowledge("r0", 6.0)
+    box.acknowledge("r2", 6.0)
     assert box.idle
     assert box.deadline is None
     assert (box.echoes.count, box.echoes.longest) == (3, 6.0)
@@ -360,7 +360,7 @@ def test_no_more_than_the_window_is_under_way() -> None:
     assert len(taken(box)) == WINDOW
     assert taken(box) == []
     for number in range(10):
-        box.echoed(f"r{number}", 0.1)
+        box.acknowledge(f"r{number}", 0.1)
     assert len(taken(box, 0.2)) == 10
 
 
@@ -389,7 +389,7 @@ def test_coalescing_changes_no_answer(steps: list[tuple[str, str]]) -> None:
         if what == "take":
             collect()
         elif what == "echo" and sent:
-            box.echoed(sent.pop(0), 0.0)
+            box.acknowledge(sent.pop(0), 0.0)
         elif what == "prefill":
             box.put(f"p{number}", chunk_generated(command, chunks.prefill_progress("m", number, 999)))
         elif what in ("token", "thought"):
@@ -399,7 +399,7 @@ def test_coalescing_changes_no_answer(steps: list[tuple[str, str]]) -> None:
     while not box.idle:
         collect()
         while sent:
-            box.echoed(sent.pop(0), 0.0)
+            box.acknowledge(sent.pop(0), 0.0)
 
     def joined(entries: list[tuple[bool, str]]) -> list[tuple[bool, str]]:
         runs: list[tuple[bool, str]] = []
@@ -431,10 +431,10 @@ def test_the_end_joins_the_last_words() -> None:
 def test_what_must_not_be_one() -> None:
     thought, word = token("hm", thinking=True), token("yes", token_id=2)
     end = token("", finish_reason="stop", token_id=-1)
-    assert merged(thought, word) is None
-    assert merged(end, word) is None
-    assert merged(chunks.prefill_progress("m", 1, 2), word) is None
-    assert merged(thought, end) == token("hm", finish_reason="stop", thinking=True)
+    assert merge(thought, word) is None
+    assert merge(end, word) is None
+    assert merge(chunks.prefill_progress("m", 1, 2), word) is None
+    assert merge(thought, end) == token("hm", finish_reason="stop", thinking=True)
 
 
 def test_chunks_for_somebody_who_has_gone_are_dropped() -> None:

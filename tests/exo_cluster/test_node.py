@@ -241,7 +241,7 @@ async def test_a_discovery_port_that_cannot_be_had_is_named(tmp_path: Path) -> N
 async def test_several_clusters_are_left_alone(exo: Exo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with board(tmp_path, settings(exo)) as made:
         await in_phase(made, Phase.SERVING)
-        made._several(AmbiguousClusters(("0.3.70", "home")))
+        made._on_ambiguity(AmbiguousClusters(("0.3.70", "home")))
         view = made.view()
         assert view.phase is Phase.SEARCHING
         assert "0.3.70, home" in view.sentence

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_rkllm.cluster.discovery.namespace import blake3, digest, named
+from exo_rkllm.cluster.discovery.namespace import blake3, digest, namespace_of
 from exo_rkllm.cluster.discovery.packets import Hello, WhatsUp, decode, encode, valid_node_id
 from tests.exo_cluster.captured import packets
 
@@ -31,8 +31,8 @@ def test_the_examples_of_the_reference() -> None:
 def test_namespaces() -> None:
     assert digest("0.3.70").hex() == "6e2bf1dad2aa1268"
     assert digest("0.3.71").hex() == "90c407a737ac542f"
-    assert named(digest("0.3.71"), ("0.3.70", "0.3.71")) == "0.3.71"
-    assert named(bytes(8), ("0.3.70",)) is None
+    assert namespace_of(digest("0.3.71"), ("0.3.70", "0.3.71")) == "0.3.71"
+    assert namespace_of(bytes(8), ("0.3.70",)) is None
 
 
 @pytest.mark.parametrize(

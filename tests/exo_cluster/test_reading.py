@@ -81,7 +81,7 @@ def test_a_snapshot_and_the_log_give_the_same_picture(upto: int) -> None:
     for index in sorted(log):
         document.apply(index, log[index])
     replica = Replica(ME)
-    state = decoding.state(supported()[0].table.shaped("State", document.document()))
+    state = decoding.state(supported()[0].table.shape("State", document.document()))
     replica.load(state)
     assert state.applied == upto
     assert same_picture(replica, replayed(log))
@@ -146,15 +146,15 @@ def test_an_unreadable_event_changes_nothing() -> None:
     assert decoding.event("TaskCreated", {"event_id": "e"}) == OtherEvent("TaskCreated")
     assert decoding.event("SomethingNew", {}) == OtherEvent("SomethingNew")
     with pytest.raises(Unreadable):
-        decoding.parsed(b"[]")
+        decoding.parse(b"[]")
     with pytest.raises(ValueError, match="Expecting"):
-        decoding.parsed(b"{")
+        decoding.parse(b"{")
 
 
 def test_sameness_whatever_the_spelling() -> None:
-    shaped = supported()[0].table.shaped
+    shape = supported()[0].table.shape
     ours = {"model_id": "m", "tasks": ["a"], "storage_size": {"in_bytes": 5}, "uses_cfg": False}
-    theirs = shaped("ModelCard", {"modelId": "m", "tasks": ["a"], "storageSize": {"inBytes": 5}, "new": 1})
+    theirs = shape("ModelCard", {"modelId": "m", "tasks": ["a"], "storageSize": {"inBytes": 5}, "new": 1})
     assert decoding.covers(theirs, ours)
     assert not decoding.covers({**theirs, "tasks": ["a", "b"]}, ours)
     assert not decoding.covers({**theirs, "tasks": "a"}, ours)

@@ -57,20 +57,20 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class Interfaces:
-    """The table, kept by netlink messages; `wanted` limits it to some names."""
+    """The table, kept by netlink messages; `names` limits it to some names."""
 
-    def __init__(self, wanted: Sequence[str] = ()) -> None:
-        self._wanted = frozenset(wanted)
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self._names = frozenset(names)
         self._all: dict[int, Interface] = {}
 
     def usable(self) -> tuple[Interface, ...]:
-        return tuple(entry for entry in self._chosen() if entry.usable)
+        return tuple(entry for entry in self._selection() if entry.usable)
 
-    def published(self) -> tuple[Raw, ...]:
+    def addresses(self) -> tuple[Raw, ...]:
         """As the cluster is told of them; exo tries our `/node_id` on each of these addresses."""
         return tuple(
             {"name": entry.name, "ip_address": address, "interface_type": entry.kind}
-            for entry in self._chosen()
+            for entry in self._selection()
             for address in entry.addresses
             if not ipaddress.ip_address(address).is_link_local
         )
@@ -87,9 +87,9 @@ class Interfaces:
             position += (length + 3) & ~3
         return self._all != before
 
-    def _chosen(self) -> Iterator[Interface]:
+    def _selection(self) -> Iterator[Interface]:
         for entry in self._all.values():
-            if entry.up and not entry.loopback and (not self._wanted or entry.name in self._wanted):
+            if entry.up and not entry.loopback and (not self._names or entry.name in self._names):
                 yield entry
 
     def _message(self, kind: int, body: bytes) -> None:
@@ -120,7 +120,7 @@ class Interfaces:
         self._all[index] = replace(known, addresses=tuple(sorted((*others, address))) if there else others)
 
 
-def opened() -> socket.socket:
+def open_netlink() -> socket.socket:
     """A socket on which the kernel tells of every change from now on."""
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     netlink.settimeout(0)
@@ -128,7 +128,7 @@ def opened() -> socket.socket:
     return netlink
 
 
-def ask(netlink: socket.socket, kind: int) -> None:
+def request_dump(netlink: socket.socket, kind: int) -> None:
     """Have the kernel list what there is; a dump has to end before the next one is asked for."""
     body = bytes(_LINK.size)
     netlink.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, kind, 0) + body)

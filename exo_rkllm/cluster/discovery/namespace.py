@@ -58,6 +58,6 @@ def digest(namespace: str) -> bytes:
     return blake3(namespace.encode())[:8]
 
 
-def named(heard: bytes, known: Sequence[str]) -> str | None:
+def namespace_of(hashed: bytes, names: Sequence[str]) -> str | None:
     """The namespace behind eight bytes of a Hello, if it is one that we know a name for."""
-    return next((name for name in known if digest(name) == heard), None)
+    return next((name for name in names if digest(name) == hashed), None)

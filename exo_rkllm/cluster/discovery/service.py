@@ -44,38 +44,38 @@ class Discovery:
 
     def __init__(
         self,
-        hearing: DiscoveryState,
+        state: DiscoveryState,
         table: Interfaces,
         port: int,
         *,
-        found: Callable[[DiscoveredCluster], None],
-        torn: Callable[[AmbiguousClusters], None],
-        changed: Callable[[], None],
+        on_cluster: Callable[[DiscoveredCluster], None],
+        on_ambiguity: Callable[[AmbiguousClusters], None],
+        on_interfaces: Callable[[], None],
     ) -> None:
-        self.hearing = hearing
+        self.state = state
         self.table = table
         self.garbage = 0
         self._port = port
-        self._told = (found, torn, changed)
-        self._joined: set[int] = set()
+        self._on_cluster, self._on_ambiguity, self._on_interfaces = on_cluster, on_ambiguity, on_interfaces
+        self._groups: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._listing = interfaces.LINKS
-        self._netlink = interfaces.opened()
+        self._netlink = interfaces.open_netlink()
         self.problem: DiscoveryFailed | None = None
-        self._socket = self._bound()
+        self._socket = self._open_socket()
 
     def start(self) -> None:
         """Listen; `search` makes us ask as well."""
-        self._loop.add_reader(self._netlink, self._kernel_spoke)
+        self._loop.add_reader(self._netlink, self._read_netlink)
         if self._socket is not None:
-            self._loop.add_reader(self._socket, self._somebody_spoke)
-        interfaces.ask(self._netlink, interfaces.LINKS)
+            self._loop.add_reader(self._socket, self._read_socket)
+        interfaces.request_dump(self._netlink, interfaces.LINKS)
 
     def search(self, *, on: bool) -> None:
         """Ask every second, as exo does, or only those who turn up."""
         if on and self._timer is None:
-            self.hearing.lost()
+            self.state.forget_answers()
             self._timer = self._loop.call_later(0, self._say_hello)
         elif not on and self._timer is not None:
             self._timer.cancel()
@@ -88,7 +88,7 @@ class Discovery:
                 self._loop.remove_reader(one)
                 one.close()
 
-    def _bound(self) -> socket.socket | None:
+    def _open_socket(self) -> socket.socket | None:
         udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -108,7 +108,7 @@ class Discovery:
 
     # ── the kernel ──
 
-    def _kernel_spoke(self) -> None:
+    def _read_netlink(self) -> None:
         changed = False
         while True:
             try:
@@ -118,20 +118,20 @@ class Discovery:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                interfaces.ask(self._netlink, interfaces.LINKS)  # it had more to say than there was room for
+                interfaces.request_dump(self._netlink, interfaces.LINKS)  # it had more to say than there was room for
                 continue
             changed |= self.table.feed(data)
             if interfaces.ends_dump(data):
-                self._listed()
+                self._dump_done()
         if changed:
             self._join()
-            self._told[2]()
+            self._on_interfaces()
 
-    def _listed(self) -> None:
+    def _dump_done(self) -> None:
         """Links first, then addresses: one dump at a time."""
         if self._listing == interfaces.LINKS:
             self._listing = interfaces.ADDRESSES
-            interfaces.ask(self._netlink, interfaces.ADDRESSES)
+            interfaces.request_dump(self._netlink, interfaces.ADDRESSES)
         else:
             self._listing = interfaces.LINKS
 
@@ -139,38 +139,38 @@ class Discovery:
         if self._socket is None:
             return
         usable = {entry.index for entry in self.table.usable()}
-        for index in usable - self._joined:
+        for index in usable - self._groups:
             with contextlib.suppress(OSError):  # an interface may go while it is joined
                 _group(self._socket, socket.IPV6_JOIN_GROUP, index)
-                self._joined.add(index)
+                self._groups.add(index)
                 if self._timer is not None:
-                    self._ask(self.hearing.questions(self._loop.time()), (index,))
-        for index in self._joined - usable:
+                    self._send(self.state.hellos(self._loop.time()), (index,))
+        for index in self._groups - usable:
             with contextlib.suppress(OSError):  # the kernel has left the group with the interface
                 _group(self._socket, socket.IPV6_LEAVE_GROUP, index)
-        self._joined &= usable
+        self._groups &= usable
 
     # ── the network ──
 
     def _say_hello(self) -> None:
         self._timer = self._loop.call_later(EVERY, self._say_hello)
-        self._ask(self.hearing.questions(self._loop.time()), tuple(self._joined))
+        self._send(self.state.hellos(self._loop.time()), tuple(self._groups))
 
-    def _ask(self, questions: list[SendHello], everywhere: tuple[int, ...] = ()) -> None:
+    def _send(self, hellos: list[SendHello], everywhere: tuple[int, ...] = ()) -> None:
         if self._socket is None:
             return
-        for question in questions:
-            data = encode(question.hello)
+        for hello in hellos:
+            data = encode(hello.packet)
             targets = (
-                [(question.source.address, self._port, 0, question.source.scope)]
-                if question.source is not None
+                [(hello.source.address, self._port, 0, hello.source.scope)]
+                if hello.source is not None
                 else [(GROUP, self._port, 0, index) for index in everywhere]
             )
             for target in targets:
                 with contextlib.suppress(OSError):  # an interface without a carrier; another second comes
                     self._socket.sendto(data, target)
 
-    def _somebody_spoke(self) -> None:
+    def _read_socket(self) -> None:
         if self._socket is None:
             return
         for _ in range(BURST):
@@ -183,16 +183,16 @@ class Discovery:
                 self.garbage += 1
                 continue
             source = PacketSource(sender[0].partition("%")[0], sender[3])
-            self._tell(self.hearing.hear(packet, source, self._loop.time()))
+            self._report(self.state.hear(packet, source, self._loop.time()))
 
-    def _tell(self, outcomes: list[Outcome]) -> None:
+    def _report(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
             if isinstance(outcome, SendHello):
-                self._ask([outcome])
+                self._send([outcome])
             elif isinstance(outcome, DiscoveredCluster):
-                self._told[0](outcome)
+                self._on_cluster(outcome)
             else:
-                self._told[1](outcome)
+                self._on_ambiguity(outcome)
 
 
 def _group(udp: socket.socket, option: int, index: int) -> None:

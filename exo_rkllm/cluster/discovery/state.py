@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from exo_rkllm.cluster.discovery.namespace import digest, named
+from exo_rkllm.cluster.discovery.namespace import digest, namespace_of
 from exo_rkllm.cluster.discovery.packets import Hello, Packet, WhatsUp
 from exo_rkllm.config.table import AUTO
 
@@ -60,7 +60,7 @@ class OtherCluster:
 class SendHello:
     """Send a Hello to this source, or to everybody where it is None."""
 
-    hello: Hello
+    packet: Hello
     source: PacketSource | None = None
 
 
@@ -82,53 +82,53 @@ Speaker: TypeAlias = tuple[bytes, PacketSource]
 
 
 class DiscoveryState:
-    """`asked` is the configured namespace, or `auto`: then the one that is heard, if it is one alone.
+    """`setting` is the configured namespace, or `auto`: then the one that is heard, if it is one alone.
 
     A Hello is a question, and other boards of ours ask as well: only an answer shows that a cluster is there. With
-    `auto` the first one that answers is connected to at once, and nothing is said to it before `settled`.
+    `auto` the first one that answers is connected to at once, and nothing is said to it before `is_settled`.
     """
 
-    def __init__(self, me: str, asked: str, new_nonce: Callable[[], bytes], guesses: Sequence[str] = ()) -> None:
-        self.asked = asked
+    def __init__(self, me: str, setting: str, new_nonce: Callable[[], bytes], guesses: Sequence[str] = ()) -> None:
+        self.setting = setting
         self._me = me
         self._new_nonce = new_nonce
         self._guesses = tuple(digest(guess) for guess in guesses)
         self._questions: dict[bytes, tuple[bytes, float]] = {}  # nonces: the namespace asked for, and when
-        self._namespace: bytes | None = None if asked == AUTO else digest(asked)
+        self._namespace: bytes | None = None if setting == AUTO else digest(setting)
         self._since: float | None = None
-        self._torn = False
+        self._ambiguous = False
         self._labels: dict[bytes, str] = {}
-        self._asked: dict[Speaker, float] = {}
-        self._answered: dict[Speaker, float] = {}
+        self._hello_times: dict[Speaker, float] = {}
+        self._answer_times: dict[Speaker, float] = {}
         self._peers: dict[str, tuple[DiscoveredPeer, float]] = {}
 
     @property
     def namespace(self) -> str:
         """The cluster's name, empty while none was chosen."""
-        if self.asked != AUTO:
-            return self.asked
+        if self.setting != AUTO:
+            return self.setting
         return "" if self._namespace is None else self._label(self._namespace)
 
-    def settled(self, now: float) -> bool:
-        """Whether the choice stands."""
-        if self.asked != AUTO:
+    def is_settled(self, now: float) -> bool:
+        """Whether the choice of the cluster stands."""
+        if self.setting != AUTO:
             return True
-        listened = self._since is not None and now - self._since >= DISCOVERY_WINDOW
-        return listened and not self._torn and self._namespace is not None
+        window_over = self._since is not None and now - self._since >= DISCOVERY_WINDOW
+        return window_over and not self._ambiguous and self._namespace is not None
 
     def patience(self, now: float) -> float:
-        """Seconds until it is worth while to ask `settled` again."""
+        """Seconds after which `is_settled` may have changed."""
         if self._since is None or now - self._since >= DISCOVERY_WINDOW:
             return DISCOVERY_WINDOW
         return DISCOVERY_WINDOW - (now - self._since)
 
-    def questions(self, now: float) -> list[SendHello]:
-        """What to say to everybody now; drawn anew each second, as exo does."""
+    def hellos(self, now: float) -> list[SendHello]:
+        """Hellos for everybody, with new nonces each second, as exo draws them."""
         if self._since is None:
             self._since = now
         self._mend(now)
-        wanted = self._guesses if self._namespace is None else (self._namespace,)
-        return [] if self._torn else [SendHello(self._question(namespace, now)) for namespace in wanted]
+        namespaces = self._guesses if self._namespace is None else (self._namespace,)
+        return [] if self._ambiguous else [SendHello(self._question(namespace, now)) for namespace in namespaces]
 
     def hear(self, packet: Packet, source: PacketSource, now: float) -> list[Outcome]:
         if isinstance(packet, WhatsUp):
@@ -136,20 +136,20 @@ class DiscoveryState:
         if packet.nonce in self._questions:
             return []  # our own, come back by multicast loop
         speaker = packet.namespace, source
-        if now - self._answered.get(speaker, -FORGET) < FORGET:
-            self._answered[speaker] = now
+        if now - self._answer_times.get(speaker, -FORGET) < FORGET:
+            self._answer_times[speaker] = now
             if packet.namespace == self._namespace:
                 self._refresh(source, now)
             return []
         # whoever starts later is asked once, so that nobody needs to say Hello while the link is good
-        if now - self._asked.get(speaker, -ASK_AGAIN) < ASK_AGAIN or not _room(self._asked, speaker, now):
+        if now - self._hello_times.get(speaker, -ASK_AGAIN) < ASK_AGAIN or not _room(self._hello_times, speaker, now):
             return []
-        self._asked[speaker] = now
+        self._hello_times[speaker] = now
         return [SendHello(self._question(packet.namespace, now), source)]
 
     def other_clusters(self, now: float) -> tuple[OtherCluster, ...]:
         """Clusters that are not ours, each with the node of it that spoke last."""
-        spoke = sorted(self._answered.items(), key=lambda entry: entry[1])
+        spoke = sorted(self._answer_times.items(), key=lambda entry: entry[1])
         others = {
             namespace: source for (namespace, source), at in spoke if namespace != self._namespace and now - at < FORGET
         }
@@ -160,13 +160,15 @@ class DiscoveryState:
         recent = sorted(self._peers.values(), key=lambda entry: (-entry[1], entry[0].node_id))
         return tuple(peer.endpoint for peer, _ in recent)
 
-    def lost(self) -> None:
-        """The link is gone: everybody of our cluster has to be asked again."""
-        self._asked.clear()
-        self._answered = {speaker: at for speaker, at in self._answered.items() if speaker[0] != self._namespace}
+    def forget_answers(self) -> None:
+        """The link is gone: all nodes of our cluster have to be asked again."""
+        self._hello_times.clear()
+        self._answer_times = {
+            speaker: at for speaker, at in self._answer_times.items() if speaker[0] != self._namespace
+        }
 
     def _question(self, namespace: bytes, now: float) -> Hello:
-        self._questions = {nonce: asked for nonce, asked in self._questions.items() if now - asked[1] < VALID}
+        self._questions = {nonce: entry for nonce, entry in self._questions.items() if now - entry[1] < VALID}
         nonce = self._new_nonce()
         self._questions[nonce] = (namespace, now)
         return Hello(nonce, namespace)
@@ -176,10 +178,10 @@ class DiscoveryState:
         if now - asked_at >= VALID or packet.node_id == self._me:
             return []
         speaker = namespace, source
-        if not _room(self._answered, speaker, now):
+        if not _room(self._answer_times, speaker, now):
             return []
-        self._answered[speaker] = now
-        if self._namespace is None and not self._torn:
+        self._answer_times[speaker] = now
+        if self._namespace is None and not self._ambiguous:
             self._namespace = namespace
         if namespace != self._namespace:
             return self._compare(now)
@@ -205,33 +207,33 @@ class DiscoveryState:
 
     def _compare(self, now: float) -> list[Outcome]:
         """Another cluster than the chosen one is there."""
-        if self.asked != AUTO or self._torn or self._since is None or now - self._since >= DISCOVERY_WINDOW:
+        if self.setting != AUTO or self._ambiguous or self._since is None or now - self._since >= DISCOVERY_WINDOW:
             return []
-        self._torn, self._namespace = True, None
+        self._ambiguous, self._namespace = True, None
         self._peers.clear()
         return [AmbiguousClusters(tuple(sorted(self._label(namespace) for namespace in self._alive(now))))]
 
     def _mend(self, now: float) -> None:
-        """Of several clusters one is left."""
-        left = self._alive(now)
-        if self._torn and len(left) == 1:
-            self._torn, self._namespace = False, left.pop()
+        """Choose the last of several clusters that is still heard."""
+        remaining = self._alive(now)
+        if self._ambiguous and len(remaining) == 1:
+            self._ambiguous, self._namespace = False, remaining.pop()
 
     def _alive(self, now: float) -> set[bytes]:
-        return {namespace for (namespace, _), at in self._answered.items() if now - at < FORGET}
+        return {namespace for (namespace, _), at in self._answer_times.items() if now - at < FORGET}
 
     def _label(self, namespace: bytes) -> str:
         if namespace not in self._labels:
             if len(self._labels) >= 2 * NODES:
                 self._labels.clear()
-            self._labels[namespace] = named(namespace, KNOWN_NAMESPACES) or namespace.hex()
+            self._labels[namespace] = namespace_of(namespace, KNOWN_NAMESPACES) or namespace.hex()
         return self._labels[namespace]
 
 
-def _room(speakers: dict[Speaker, float], wanted: Speaker, now: float) -> bool:
+def _room(speakers: dict[Speaker, float], speaker: Speaker, now: float) -> bool:
     """Whether one more is remembered; those who have been silent make room."""
-    if wanted in speakers or len(speakers) < NODES:
+    if speaker in speakers or len(speakers) < NODES:
         return True
-    for speaker in [speaker for speaker, at in speakers.items() if now - at >= FORGET]:
-        del speakers[speaker]
+    for silent in [one for one, at in speakers.items() if now - at >= FORGET]:
+        del speakers[silent]
     return len(speakers) < NODES

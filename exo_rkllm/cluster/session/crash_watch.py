@@ -37,17 +37,17 @@ class CrashWatch:
     def deadline(self) -> float | None:
         return self._loss.judge_at if self._loss else None
 
-    def received(self, now: float) -> None:
+    def record_received(self, now: float) -> None:
         self._received_at = now
 
-    def sent(self, message: Raw, now: float) -> None:
+    def record_sent(self, message: Raw, now: float) -> None:
         kind = kind_of(message)
         if kind not in self._kinds:
             self._kinds.add(kind)
             if now - self._received_at < ALIVE:
                 self._unproven[kind] = now
 
-    def proven(self, sent_at: float) -> None:
+    def clear(self, sent_at: float) -> None:
         """The master lives on after what was sent up to then."""
         if self._unproven:
             self._unproven = {kind: at for kind, at in self._unproven.items() if at > sent_at}

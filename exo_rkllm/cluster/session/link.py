@@ -122,15 +122,15 @@ class Connection:
             if not done.done():
                 done.set_result(answers)
 
-        def ended() -> None:
+        def on_end() -> None:
             self._in_loop(settle)
 
-        def answered(reply: zenoh.Reply) -> None:
+        def on_reply(reply: zenoh.Reply) -> None:
             if reply.ok is not None:
                 answers.append(reply.ok.payload.to_bytes())
 
         def get(session: zenoh.Session) -> None:
-            session.get(selector, self._called(answered, ended), timeout=timeout)
+            session.get(selector, self._callback(on_reply, on_end), timeout=timeout)
 
         if not self._do(get):
             done.set_result([])
@@ -187,9 +187,9 @@ class Connection:
             self._kept.clear()
             session.close()  # type: ignore[no-untyped-call]  # the stub lacks the return type
             while self._callers:
-                self._see_off(self._leaving.get())
+                self._join_thread(self._leaving.get())
 
-    def _called(
+    def _callback(
         self, call: Callable[[Any], object], ended: Callable[[], object] = lambda: None
     ) -> zenoh.handlers.Callback[Any]:
         """A callback and its thread. One that still runs in zenoh when the interpreter ends takes the process along."""
@@ -200,12 +200,12 @@ class Connection:
             self._leaving.put(threading.current_thread())
 
         while not self._leaving.empty():
-            self._see_off(self._leaving.get())
+            self._join_thread(self._leaving.get())
         self._callers += 1
         called: zenoh.handlers.Callback[Any] = Callback(call, last)
         return called
 
-    def _see_off(self, thread: threading.Thread) -> None:
+    def _join_thread(self, thread: threading.Thread) -> None:
         thread.join()
         self._callers -= 1
 
@@ -215,14 +215,14 @@ class Connection:
         put = zenoh.SampleKind.PUT
         up: set[str] = set()
 
-        def arrived(sample: zenoh.Sample) -> None:
+        def on_message(sample: zenoh.Sample) -> None:
             if sample.kind == put:
                 self._pass(TopicMessage(str(sample.key_expr)[len(TOPICS) :], sample.payload.to_bytes()))
 
-        def lives(sample: zenoh.Sample) -> None:
+        def on_liveliness(sample: zenoh.Sample) -> None:
             self._pass(Alive(str(sample.key_expr)[len(LIVE) :], sample.kind == put))
 
-        def moved(event: zenoh.TransportEvent) -> None:
+        def on_transport(event: zenoh.TransportEvent) -> None:
             before = bool(up)
             (up.add if event.kind == put else up.discard)(str(event.transport.zid))
             if bool(up) != before:
@@ -234,11 +234,13 @@ class Connection:
             )
         self._kept += [
             *(
-                session.declare_subscriber(TOPICS + topic, self._called(arrived), allowed_origin=zenoh.Locality.REMOTE)
+                session.declare_subscriber(
+                    TOPICS + topic, self._callback(on_message), allowed_origin=zenoh.Locality.REMOTE
+                )
                 for topic in SUBSCRIBED
             ),
-            session.info.declare_transport_events_listener(self._called(moved), history=True),
-            session.liveliness().declare_subscriber(LIVE + "*", self._called(lives), history=True),
+            session.info.declare_transport_events_listener(self._callback(on_transport), history=True),
+            session.liveliness().declare_subscriber(LIVE + "*", self._callback(on_liveliness), history=True),
         ]
 
     def _pass(self, incoming: Incoming) -> None:
@@ -297,7 +299,7 @@ class ZenohLink:
         if self._connection is None:
             return {}
         answers = await self._connection.ask("@/*/router", ADDRESSES_IN)
-        return {node: found for answer in answers for node, found in described(answer).items()}
+        return {node: found for answer in answers for node, found in addresses_in(answer).items()}
 
     async def close(self) -> None:
         """A link that is alive is gone within milliseconds; a dead one is left to itself."""
@@ -312,11 +314,11 @@ class ZenohLink:
         return connection
 
 
-def described(payload: bytes) -> dict[str, tuple[str, ...]]:
+def addresses_in(payload: bytes) -> dict[str, tuple[str, ...]]:
     """Node id and addresses out of one answer of the admin space; link-local ones are of no use to HTTP here."""
     try:
-        told = json.loads(payload)
-        node, locators = told["zid"], told["locators"]
+        description = json.loads(payload)
+        node, locators = description["zid"], description["locators"]
         found = [match[1] or match[2] for locator in locators if (match := _LOCATOR.match(locator))]
         return {str(node): tuple(one for one in found if not ipaddress.ip_address(one).is_link_local)}
     except (ValueError, KeyError, TypeError):

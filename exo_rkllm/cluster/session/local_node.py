@@ -66,7 +66,7 @@ class LocalNode:
 
     def publish_info(self, info: Raw, now: float) -> None:
         event_id = self._sources.new_id()
-        self.presence.published(event_id, now)
+        self.presence.record(event_id, now)
         self._publisher.event(node_info(self.me, self._sources.time_of_day(), info), event_id)
 
     @property

@@ -95,7 +95,7 @@ class Membership:
     def receive(self, topic: str, payload: bytes, now: float) -> list[ClusterEffect]:
         """Take in a message from one of TOPICS."""
         try:
-            self._receive(topic, decoding.parsed(payload), now)
+            self._receive(topic, decoding.parse(payload), now)
         except (ValueError, RecursionError, Unreadable):
             self._publisher.tally["garbage"] += 1
         return self._done(now)
@@ -184,10 +184,10 @@ class Membership:
     # ── messages ─────────────────────────────────────────────────────────────────────────────────
 
     def _receive(self, topic: str, message: Raw, now: float) -> None:
-        self._publisher.crash_watch.received(now)
+        self._publisher.crash_watch.record_received(now)
         difference = drift.of_message(topic, message, self._compatibility.revision)
         if difference is not None:
-            message = self._compatibility.revision.shaped(topic, message)
+            message = self._compatibility.revision.shape(topic, message)
         if topic == GLOBAL:
             self._receive_event(decoding.log_entry(message), difference, now)
         elif topic == ELECTION:
@@ -207,7 +207,7 @@ class Membership:
         if entry.session != self._follower.session:
             return
         self._note(difference)
-        self._publisher.echoed(entry.event_id, now)
+        self._publisher.acknowledge(entry.event_id, now)
         for released in self._log.receive(entry, now):
             self._apply(released, now)
 
@@ -288,7 +288,7 @@ class Membership:
         if answer is None:
             return 0
         try:
-            state = decoding.state(self._compatibility.revision.table.shaped("State", answer.state))
+            state = decoding.state(self._compatibility.revision.table.shape("State", answer.state))
         except Unreadable as problem:
             self._become_passive((f"State: {problem}",))
             return 0

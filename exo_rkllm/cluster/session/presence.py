@@ -86,7 +86,7 @@ class Presence:
         """When the next sign of life is due."""
         return self._spoke_at + SIGN_OF_LIFE
 
-    def published(self, event_id: str, now: float) -> None:
+    def record(self, event_id: str, now: float) -> None:
         self._ids[event_id] = None
         while len(self._ids) > REMEMBERED:
             del self._ids[next(iter(self._ids))]

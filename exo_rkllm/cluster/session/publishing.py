@@ -53,7 +53,7 @@ class _Waiting:
         return str(self.fields["command_id"]) if self.tag == "ChunkGenerated" else ""
 
 
-def merged(earlier: Tagged, later: Tagged) -> Tagged | None:
+def merge(earlier: Tagged, later: Tagged) -> Tagged | None:
     """Two chunks of one answer as one, where nothing is lost by it."""
     if "PrefillProgressChunk" in earlier and "PrefillProgressChunk" in later:
         return later
@@ -96,7 +96,7 @@ class PublishQueue:
         waiting = _Waiting(event_id, event.tag, event.fields)
         if waiting.command_id:
             tail = self._tails.get(waiting.command_id)
-            together = None if tail is None else merged(tail.fields["chunk"], event.fields["chunk"])
+            together = None if tail is None else merge(tail.fields["chunk"], event.fields["chunk"])
             if tail is not None and together is not None:
                 tail.fields = {**tail.fields, "chunk": together}
                 return
@@ -122,7 +122,7 @@ class PublishQueue:
             payloads.append(payload)
         return payloads
 
-    def echoed(self, event_id: str, now: float) -> float | None:
+    def acknowledge(self, event_id: str, now: float) -> float | None:
         """The log has it; returns when it was sent first, if it is one of ours."""
         sent = self._sent.pop(event_id, None)
         if sent is None:
@@ -214,11 +214,11 @@ class Publisher:
         if self.queue is not None:
             self.queue.put(event_id or self._sources.new_id(), event)
 
-    def echoed(self, event_id: str, now: float) -> None:
+    def acknowledge(self, event_id: str, now: float) -> None:
         """The log has this event, which may be ours."""
-        sent_at = None if self.queue is None else self.queue.echoed(event_id, now)
+        sent_at = None if self.queue is None else self.queue.acknowledge(event_id, now)
         if sent_at is not None:
-            self.crash_watch.proven(sent_at)
+            self.crash_watch.clear(sent_at)
 
     def flush(self, now: float) -> None:
         """Send what waits, as far as the window and the link allow."""
@@ -257,7 +257,7 @@ class Publisher:
             harmless = node_info(self._me, self._sources.time_of_day(), {"MiscData": {"friendly_name": self._me}})
             message = {**message, "event": {harmless.tag: {"event_id": fields["event_id"], **harmless.fields}}}
             payload = self._revision.encode(EVENTS, message)
-        self.crash_watch.sent(message, now)
+        self.crash_watch.record_sent(message, now)
         return payload
 
     def _publish(self, topic: str, message: Raw, now: float) -> None:
@@ -266,7 +266,7 @@ class Publisher:
         except Mismatch as wrong:
             self._refuse(wrong)
             return
-        self.crash_watch.sent(message, now)
+        self.crash_watch.record_sent(message, now)
         self._send(topic, payload)
 
     def _send(self, topic: str, payload: bytes) -> None:

@@ -1,6 +1,6 @@
 """What this node acts on, out of the cluster's JSON: only the fields that are needed, whatever else is there.
 
-The functions take values in the table's spelling: a message that passed `Revision.exact`, or what `Revision.shaped`
+The functions take values in the table's spelling: a message that passed `Revision.exact`, or what `Revision.shape`
 makes of one. They raise Unreadable if something needed is missing.
 """
 
@@ -44,7 +44,7 @@ class Unreadable(Exception):
     """A message lacks something that is needed of it."""
 
 
-def parsed(payload: bytes) -> Raw:
+def parse(payload: bytes) -> Raw:
     """The object that a message is; raises ValueError where it is no JSON."""
     value = json.loads(payload)
     if not isinstance(value, dict):

@@ -138,10 +138,10 @@ class _Images:
                 "An image of this conversation was sent before this board joined, and is not known here.",
                 "Restart exo on the node that you ask, so that it sends the image again, or ask another node.",
             )
-        return decoded(text)
+        return decode_image(text)
 
 
-def decoded(text: str) -> Image:
+def decode_image(text: str) -> Image:
     """An image from its base64 text, with the kind that its first bytes tell."""
     try:
         data = base64.b64decode(text, validate=True)

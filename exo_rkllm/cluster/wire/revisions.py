@@ -35,16 +35,16 @@ class Revision:
         check = self.exact.topics.get(topic)
         if check is None:
             raise Mismatch(f"no topic {topic!r}")
-        complete = self.table.shaped(self.table.topics[topic], message)
+        complete = self.table.shape(self.table.topics[topic], message)
         check(complete)
         try:
             return json.dumps(complete, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except (UnicodeEncodeError, ValueError, TypeError) as error:
             raise Mismatch(str(error)) from error
 
-    def shaped(self, topic: str, message: Mapping[str, Any]) -> Any:
+    def shape(self, topic: str, message: Mapping[str, Any]) -> Any:
         """A message from this topic, spelled and completed as the table has it; unknown parts are kept."""
-        return self.table.shaped(self.table.topics[topic], message)
+        return self.table.shape(self.table.topics[topic], message)
 
 
 def load(module: ModuleType) -> Revision:

@@ -58,7 +58,7 @@ class WireTable:
     topics: dict[str, str] = field(default_factory=dict)
     lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def shaped(self, kind: str, value: Any) -> Any:
+    def shape(self, kind: str, value: Any) -> Any:
         """`value` as a value of this type is written: fields by their names in the table, defaults filled in.
 
         Fields are taken in snake_case and in camelCase, which exo both accepts. Nothing is checked: what does not
@@ -70,11 +70,11 @@ class WireTable:
             if kind in self.records:
                 return self._record(self.records[kind], value)
             if kind.endswith("?"):
-                return self.shaped(kind[:-1], value)
+                return self.shape(kind[:-1], value)
             if kind.endswith("{}"):
-                return {key: self.shaped(kind[:-2], entry) for key, entry in value.items()}
+                return {key: self.shape(kind[:-2], entry) for key, entry in value.items()}
         elif isinstance(value, list):
-            return [self.shaped(kind.removesuffix("?").removesuffix("[]"), entry) for entry in value]
+            return [self.shape(kind.removesuffix("?").removesuffix("[]"), entry) for entry in value]
         return value
 
     def _alternative(self, members: tuple[str, ...], value: dict[str, Any]) -> Any:
@@ -93,7 +93,7 @@ class WireTable:
             if given is NO_VALUE:
                 given = value.get(entry.camel, entry.default)
             if given is not NO_VALUE:
-                shaped[entry.name] = self.shaped(entry.type, given)
+                shaped[entry.name] = self.shape(entry.type, given)
         for name in value.keys() - record.spellings:
             shaped[name] = value[name]
         return shaped

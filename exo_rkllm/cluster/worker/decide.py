@@ -59,7 +59,7 @@ def decide(
 def _applied(transition: Transition, event: Event, *, fresh: bool) -> None:
     """Nothing is decided on a replica that is known to be old; the first fresh event settles what was put off."""
     idle = isinstance(event, OtherEvent | NodeGatheredInfo | RunnerStatusUpdated | InputChunkReceived)
-    if idle and not (fresh and transition.worker.unsettled):
+    if idle and not (fresh and transition.worker.needs_settling):
         return
     match event:
         case NodeTimedOut(node) if node == transition.worker.me:
@@ -72,9 +72,9 @@ def _applied(transition: Transition, event: Event, *, fresh: bool) -> None:
             pending = transition.worker.pending
             transition.change(pending=tuple(one for one in pending if not one.concerns("AddCustomModelCard", model_id)))
     if not fresh:
-        transition.change(unsettled=True)
+        transition.change(needs_settling=True)
         return
     transition.settle()
-    if transition.worker.unsettled or isinstance(event, InstanceDeleted | NodeTimedOut):
-        transition.change(unsettled=False)
+    if transition.worker.needs_settling or isinstance(event, InstanceDeleted | NodeTimedOut):
+        transition.change(needs_settling=False)
         transition.announce()

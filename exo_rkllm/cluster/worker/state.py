@@ -68,7 +68,7 @@ class Worker:
     cards: Mapping[str, Raw] = field(default_factory=dict)  # as published in this session
     withdrawn: frozenset[str] = frozenset()  # models whose instance somebody deleted: not offered again unasked
     deleting: frozenset[str] = frozenset()  # instances that we delete ourselves
-    unsettled: bool = False  # something changed while the replica was known to be behind
+    needs_settling: bool = False  # something changed while the replica was known to be behind
 
     def busy(self, instance_id: str) -> bool:
         return any(task.task.instance_id == instance_id and task.phase == "running" for task in self.tasks.values())

@@ -115,9 +115,9 @@ class Transition:
         """The model's file is here: published once, and again where the cluster forgot it."""
         if again or model_id not in self.worker.announced:
             self.change(announced=self.worker.announced | {model_id})
-            self.effects.append(download_progress(self.completed(model)))
+            self.effects.append(download_progress(self.download_of(model)))
 
-    def completed(self, model: Servable) -> Tagged:
+    def download_of(self, model: Servable) -> Tagged:
         return offers.download_completed(self.worker.me, model, self.card_of(model))
 
     def needs_card(self, model_id: str, card: Raw) -> bool:
@@ -351,7 +351,7 @@ class Transition:
             return
         model = self.worker.models.get(command.model_id)
         if model is not None:
-            self.effects.append(download_progress(self.completed(model)))
+            self.effects.append(download_progress(self.download_of(model)))
         elif command.kind == "StartDownload":
             problem = f"{self.worker.name} runs .rkllm models only; add models on the board with: exo-rkllm pull"
             self.effects.append(download_progress(offers.download_failed(self.worker.me, command.shard, problem)))

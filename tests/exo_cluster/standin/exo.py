@@ -22,7 +22,7 @@ import aiohttp
 import zenoh
 from aiohttp import web
 
-from exo_rkllm.cluster.discovery.interfaces import ADDRESSES, LINKS, Interfaces, ask, ends_dump, opened
+from exo_rkllm.cluster.discovery.interfaces import ADDRESSES, LINKS, Interfaces, ends_dump, open_netlink, request_dump
 from exo_rkllm.cluster.discovery.namespace import digest
 from exo_rkllm.cluster.discovery.packets import GROUP, Hello, WhatsUp, decode, encode
 from exo_rkllm.cluster.wire import exo_2026_06
@@ -236,7 +236,7 @@ class Exo:
         self._interfaces()
 
     def _interfaces(self) -> None:
-        self._tell({"NodeNetworkInterfaces": {"ifaces": list(self._table.published())}})
+        self._tell({"NodeNetworkInterfaces": {"ifaces": list(self._table.addresses())}})
 
     async def _work(self) -> None:
         free = {"in_bytes": 6 << 30}
@@ -260,9 +260,9 @@ class Exo:
 
     def _discover(self) -> None:
         self._table = Interfaces()
-        netlink = opened()
+        netlink = open_netlink()
         for kind in (LINKS, ADDRESSES):
-            ask(netlink, kind)
+            request_dump(netlink, kind)
             netlink.settimeout(2)
             done = False
             while not done:
