@@ -1,4 +1,4 @@
-"""Every setting: its section, name, type, default, what it does, and an example. Everything else is made from this."""
+"""Every setting with its section, name, type, default, meaning and example. The docs and checks are derived from it."""
 
 from __future__ import annotations
 
@@ -12,50 +12,58 @@ from exo_rkllm.schema.specs import FieldSpec, List, ObjectSpec, Switch, Text, Wh
 from exo_rkllm.schema.tables import object_of, row
 
 Placement: TypeAlias = Literal["own", "dashboard"]
-AUTO = "auto"  # the namespace of the one cluster that is heard
+AUTO = "auto"  # the namespace of the one cluster that is discovered
 
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """Where clients of the OpenAI, Ollama and Anthropic APIs and the status page find the daemon."""
+    """The OpenAI, Ollama and Anthropic APIs and the status page: address, keys and limits."""
 
     listen: str = row(
         Text(),
-        "Address that the API listens on. Anything but loopback needs `keys` or `allow_anonymous`.",
+        "Address that the API listens on. Beyond loopback, `keys` or `allow_anonymous` is required.",
         "127.0.0.1",
         example="0.0.0.0",  # noqa: S104 - an example of what needs keys
     )
-    port: int = row(Whole(0, 65535), "Port of the API; exo's own, so that exo's clients find it.", 52415, example=11434)
+    port: int = row(
+        Whole(0, 65535),
+        "Port of the API. The default is exo's own, so that exo's clients find it.",
+        52415,
+        example=11434,
+    )
     keys: str = row(
         Text(),
-        "File with an API key a line, and `control` after one that may also pull, load, unload and delete. Empty: "
-        "the systemd credential `api-keys`, where there is one.",
+        "File with one API key per line. `control` after a key also allows pulling, loading, unloading and deleting. "
+        "Empty: the systemd credential `api-keys`, if there is one.",
         "",
         example="/etc/exo-rkllm/api-keys",
     )
     allow_anonymous: bool = row(
-        Switch(), "Serve the network without keys: everybody who reaches the port may ask.", False, example=True
+        Switch(), "Serve the network without keys: everyone who can reach the port may ask.", False, example=True
     )
     hosts: tuple[str, ...] = row(
         List(Text()),
-        "Names, besides localhost, under which a loopback API may be called.",
+        "Host names, besides localhost, that clients may use for an API on loopback.",
         (),
         example=("rock5.local",),
     )
     origins: tuple[str, ...] = row(
-        List(Text()), "Web origins whose pages may call the API; `*` is any.", (), example=("https://chat.example.org",)
+        List(Text()),
+        "Web origins whose pages may call the API; `*` allows any.",
+        (),
+        example=("https://chat.example.org",),
     )
     body_bytes: int = row(
-        Bytes(1), "Largest request that is read; images in a conversation count.", 32_000_000, example=64_000_000
+        Bytes(1), "Maximum size of a request, including the images of a conversation.", 32_000_000, example=64_000_000
     )
-    body_seconds: float = row(Seconds(1), "Time that a client has for sending its request.", 30.0, example=60.0)
+    body_seconds: float = row(Seconds(1), "Time a client has to send its request.", 30.0, example=60.0)
     idle_seconds: float = row(
-        Seconds(1), "Time for which a client may take nothing of its answer before it is let go.", 60.0, example=30.0
+        Seconds(1), "How long a client may stop reading its answer before it is disconnected.", 60.0, example=30.0
     )
     strict: bool = row(
         Switch(),
-        "Refuse requests with sampling settings that the model's engine does not take. Otherwise such settings are "
-        "ignored and listed in the answer's `X-Ignored-Fields`.",
+        "Refuse requests with sampling settings that the model's engine does not support. Otherwise such settings are "
+        "ignored and listed in the response's `X-Ignored-Fields`.",
         False,
         example=True,
     )
@@ -63,77 +71,82 @@ class ApiSettings:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """Which models there are, and how long they stay loaded."""
+    """The models, and how long they stay loaded."""
 
     directory: str = row(
         Text(),
-        "Folder with one folder a model. Empty: the service's own state folder, or `exo-rkllm/models` in the "
+        "Folder with one folder per model. Empty: the service's own state folder, or `exo-rkllm/models` in the "
         "user's data folder.",
         "",
         example="/mnt/nvme/models",
     )
     engine: str = row(
         Text(),
-        "Engine of every model, whatever its card says. Empty: the card's, or what the file's name tells.",
+        "Engine for every model, regardless of its card. Empty: the card's, or the one for the file's suffix.",
         "",
         example="dummy",
     )
     preload: tuple[str, ...] = row(
-        List(Text()), "Models that are loaded at start and stay.", (), example=("qwen3-1.7b",)
+        List(Text()), "Models to load at start and keep loaded.", (), example=("qwen3-1.7b",)
     )
     keep_alive: float = row(
         Seconds(),
-        "Time that an idle model stays loaded; 0 unloads it at once, a negative value never.",
+        "How long an idle model stays loaded; 0 unloads it at once, a negative value never.",
         300.0,
         example=3600.0,
     )
-    max_loaded: int = row(Whole(0), "Most models that are loaded together; 0 means as many as fit.", 0, example=2)
+    max_loaded: int = row(
+        Whole(0), "Maximum number of models loaded at the same time; 0 means as many as fit.", 0, example=2
+    )
     reserve_memory: int = row(
-        Bytes(), "Memory that loading a model leaves to the rest of the system.", 256 << 20, example=1 << 30
+        Bytes(), "Memory that loading a model must leave free for the rest of the system.", 256 << 20, example=1 << 30
     )
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchSettings:
-    """Who waits, how long, and what runs together."""
+    """The queue, its limits, and what may run in parallel."""
 
     queue: int = row(
-        Whole(1), "Requests that may wait for one model; more are refused with Retry-After.", 128, example=32
+        Whole(1),
+        "Maximum number of requests waiting for one model; more are refused with Retry-After.",
+        128,
+        example=32,
     )
-    queue_per_client: int = row(Whole(1), "Of these, how many may come from one client.", 32, example=4)
-    queue_timeout: float = row(Seconds(1), "Longest time that a request waits for its turn.", 600.0, example=60.0)
+    queue_per_client: int = row(Whole(1), "How many of these may come from one client.", 32, example=4)
+    queue_timeout: float = row(Seconds(1), "Maximum time a request waits in the queue.", 600.0, example=60.0)
     npu_parallel: int = row(
         Whole(1),
-        "Models that may compute on the NPU at the same time. The NPU runs one job after the other anyway, and "
-        "more than one model at a time is known to freeze it.",
+        "Number of models that may compute on the NPU at the same time. The NPU runs its jobs one after another "
+        "anyway, and more than one model at a time is known to freeze it.",
         1,
         example=2,
     )
     drain_timeout: float = row(
-        Seconds(0), "Time that running answers have to end when the daemon stops.", 30.0, example=120.0
+        Seconds(0), "Time that running answers get to finish when the daemon stops.", 30.0, example=120.0
     )
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSettings:
-    """The vendor library, librkllmrt.so."""
+    """The vendor's library, librkllmrt.so."""
 
     library: str = row(
         Text(),
-        "The library's file. Empty: the first one in the usual places that can be used.",
+        "Path of the library. Empty: the first usable one in the usual places.",
         "",
         example="/opt/rkllm/librkllmrt.so",
     )
     log_level: int = row(
         Whole(0, 2),
-        "What the library tells the log: 0 warnings and errors, 1 also timings and memory, 2 everything.",
+        "What the library logs: 0 warnings and errors, 1 also timings and memory, 2 everything.",
         0,
         example=1,
     )
     sampling: str = row(
         Text(("refuse", "reload")),
-        "What becomes of a request for another sampling than the model's own, where the library takes one at load "
-        "only (before 1.3.0): `refuse` says so, `reload` loads the model with it, and anew for the next other one.",
+        "How to handle a request with other sampling settings than the loaded model's, if the library accepts them "
+        "only at load (before 1.3.0): `refuse` refuses it, `reload` loads the model again with the new settings.",
         "refuse",
         example="reload",
     )
@@ -145,14 +158,17 @@ class RuntimeSettings:
 
 @dataclass(frozen=True, slots=True)
 class BoardSettings:
-    """The machine."""
+    """The board."""
 
     root: str = row(
-        Text(), "Where /proc, /sys and /dev are found; another folder makes another board of it.", "/", example="/host"
+        Text(),
+        "Folder that contains /proc, /sys and /dev; change it to use another board's files.",
+        "/",
+        example="/host",
     )
     performance: bool = row(
         Switch(),
-        "Run CPU, NPU and memory at their highest clocks while a model is loaded; needs the unit "
+        "Run CPU, NPU and memory at their highest clocks while a model is loaded. Requires the unit "
         "`exo-rkllm-clocks.socket`.",
         False,
         example=True,
@@ -163,19 +179,19 @@ class BoardSettings:
 class ClusterSettings:
     """The exo cluster on the network."""
 
-    enabled: bool = row(Switch(), "Join an exo cluster when one is heard.", True, example=False)
+    enabled: bool = row(Switch(), "Join an exo cluster that is discovered on the network.", True, example=False)
     namespace: str = row(
         Text(),
-        "The cluster's namespace. `auto` joins the one that is heard, when there is exactly one.",
+        "The cluster's namespace. `auto` joins the one that is discovered, if there is exactly one.",
         AUTO,
         example="lab",
     )
     interfaces: tuple[str, ...] = row(
-        List(Text()), "Network interfaces to look on. Empty: all of them.", (), example=("eth0",)
+        List(Text()), "Network interfaces to use. Empty: all of them.", (), example=("eth0",)
     )
     endpoints: tuple[str, ...] = row(
         List(Text()),
-        "Nodes to connect to, for networks where discovery is not heard.",
+        "Nodes to connect to, for networks where discovery packets do not arrive.",
         (),
         example=("tcp/[fd00::10]:52414",),
     )
@@ -185,8 +201,8 @@ class ClusterSettings:
     )
     placement: Placement = row(
         Text(("own", "dashboard")),
-        "`own` places the board's models itself and disturbs nobody. `dashboard` lets them be launched from exo's "
-        "dashboard.",
+        "`own`: the board places its models itself and affects no other node. `dashboard`: models are launched from "
+        "exo's dashboard.",
         "own",
         example="dashboard",
     )
@@ -198,12 +214,12 @@ class ClusterSettings:
 
 @dataclass(frozen=True, slots=True)
 class MetricsSettings:
-    """What Prometheus reads."""
+    """Metrics for Prometheus."""
 
-    enabled: bool = row(Switch(), "Answer `/metrics` on the API port.", True, example=False)
+    enabled: bool = row(Switch(), "Serve `/metrics` on the API port.", True, example=False)
     listen: str = row(
         Text(),
-        "Address and port that answer nothing but `/metrics`, for a Prometheus elsewhere.",
+        "Separate address and port that serve only `/metrics`, for a Prometheus on another machine.",
         "",
         example="0.0.0.0:9115",
     )
@@ -215,7 +231,7 @@ class ControlSettings:
 
     socket: str = row(
         Text(),
-        "The socket's file. Empty: `control.sock` in the service's own runtime folder, or in the user's.",
+        "Path of the socket. Empty: `control.sock` in the service's runtime folder, or in the user's.",
         "",
         example="/run/exo-rkllm/control.sock",
     )
@@ -224,24 +240,24 @@ class ControlSettings:
 
 @dataclass(frozen=True, slots=True)
 class PluginSettings:
-    """Models and backends of other packages."""
+    """Models and engines from other packages."""
 
     allow: tuple[str, ...] = row(
         List(Text()),
-        "Names of the plugins that are used; `*` means all, an empty list none.",
+        "Names of the plugins to use; `*` means all, an empty list means none.",
         ("*",),
         example=(),
         variable="EXO_RKLLM_PLUGINS",
     )
     load: tuple[str, ...] = row(
         List(Text()),
-        "Plugins that are no package: modules by name, or files. To be listed is to be used.",
+        "Plugins that are not packages: module names or files. Listed plugins are always used.",
         (),
         example=("/etc/exo-rkllm/zorg.py",),
     )
     native: tuple[str, ...] = row(
         List(Text()),
-        "Native libraries that the process of every model on the NPU opens before the vendor's.",
+        "Native libraries that the process of every model on the NPU loads before the vendor's.",
         (),
         example=("/usr/lib/exo-rkllm/libextra.so",),
         variable="EXO_RKLLM_BACKEND_PLUGINS",
@@ -253,41 +269,44 @@ class ClassicSettings:
     """The engine inside classic exo (`exo-rkllm exo-classic`, or exo's own `--inference-engine rkllm`)."""
 
     daemon: bool = row(
-        Switch(), "Ask the daemon that runs on this board, so that there is one queue for its NPU.", True, example=False
+        Switch(), "Use the daemon running on this board, so that its NPU has only one queue.", True, example=False
     )
     ring: str = row(
         Text(("refuse", "first")),
-        "What a node does that exo gave only some of a model's layers: `refuse` says why, `first` lets the node "
-        "with the first layer answer alone while the others hand its tokens on.",
+        "What a node does when exo assigns it only some of a model's layers. `refuse`: it refuses with the reason. "
+        "`first`: the node with the first layer answers alone, and the others pass its tokens on.",
         "refuse",
         example="first",
     )
     idle: float = row(
         Seconds(),
-        "An answer that exo asks no more of for so long is ended: exo does not say that it left.",
+        "End an answer that exo has not read from for this long, since exo does not report when a client leaves.",
         60.0,
         example=20,
     )
     keep_engine: bool = row(
-        Switch(), "Keep exo from replacing this engine by another one when a second node appears.", True, example=False
+        Switch(), "Keep exo from replacing this engine when a second node appears.", True, example=False
     )
     shard_downloads: bool = row(
-        Switch(), "Answer for our own models where exo would look for them on the internet.", True, example=False
+        Switch(),
+        "Answer exo's download requests for our own models instead of letting exo query the internet.",
+        True,
+        example=False,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What is written down."""
+    """Logging."""
 
     level: str = row(
-        Text(("debug", "info", "warning", "error")), "Least important lines that are kept.", "info", example="debug"
+        Text(("debug", "info", "warning", "error")), "Least important level to log.", "info", example="debug"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the operator decided. `files` is where it came from, in the order of reading."""
+    """The settings in force. `files` are the files they were read from, in order."""
 
     api: ApiSettings = field(default_factory=ApiSettings)
     models: ModelSettings = field(default_factory=ModelSettings)
@@ -308,7 +327,7 @@ TABLE: Mapping[str, ObjectSpec] = {name: object_of(section) for name, section in
 CONFIG = ObjectSpec(
     "Config", tuple(FieldSpec(name, table, "") for name, table in TABLE.items()), strict=True, noun="section"
 )
-# What each variable of the environment sets: section and key.
+# Section and key that each environment variable sets.
 VARIABLES: Mapping[str, tuple[str, FieldSpec]] = {
     one.metadata.get("variable") or f"EXO_RKLLM_{name}_{one.name}".upper(): (name, spec)
     for name, section in SECTIONS.items()
