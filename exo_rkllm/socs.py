@@ -113,8 +113,8 @@ SOCS: tuple[Soc, ...] = (
 )
 BY_NAME = {soc.name: soc for soc in SOCS}
 FAMILY = {name: soc.name for soc in SOCS for name in (soc.name, *soc.bins)}
-# A SoC of Rockchip's; a letter after the number (rk3588s, rk3588f, rk3588j) changes nothing about the NPU, unless it is
-# in a row's name.
+# An SoC of Rockchip's. A letter after the number (rk3588s, rk3588f, rk3588j) changes nothing about the NPU, unless it
+# is in a row's name.
 _NAME = rf"(?P<family>{'|'.join(FAMILY)}|(?:rk|rv)[0-9]{{4}})(?P<variant>[a-z]?[0-9]?)"
 # Anchored, so that `rockchip,rk3588s-orangepi-5` stays a board's name. All 432 trees of the reference resolve by it.
 COMPATIBLE = re.compile(rf"rockchip,{_NAME}")
@@ -137,14 +137,14 @@ class NamedSoc:
 
 
 def named(compatible: Sequence[str]) -> NamedSoc | None:
-    """The first entry that is a SoC of Rockchip's; rows win over names nobody knows."""
+    """The first entry that is an SoC of Rockchip's; those with a row come first."""
     hits = [hit for hit in map(COMPATIBLE.fullmatch, compatible) if hit]
     found = [NamedSoc(hit["family"] + hit["variant"], _row(hit["family"])) for hit in hits]
     return next((one for one in found if one.soc), found[0] if found else None)
 
 
 def named_by_npu(compatible: Iterable[str]) -> NamedSoc | None:
-    """The way out where the board's own list says nothing: the NPU's node names its SoC."""
+    """The SoC that the NPU's node names, for boards whose own list says nothing."""
     for hit in map(NPU_COMPATIBLE.fullmatch, compatible):
         if hit:
             return NamedSoc(hit["family"], _row(hit["family"]))

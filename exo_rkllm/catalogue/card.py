@@ -74,7 +74,7 @@ def parse(text: str, where: str = FILE, suffixes: Mapping[str, str] = names.SUFF
 
 
 def _engine_of(read: Mapping[str, Any], suffixes: Mapping[str, str]) -> str:
-    """The engine that the card names, or that the file's name tells; only rkllm cannot do without a file."""
+    """The engine that the card names or the file's suffix implies; raises a FieldError where it needs a file."""
     weights = read.get("weights")
     by_suffix = suffixes.get(PurePath(weights["file"]).suffix.lower(), "rkllm") if weights else "rkllm"
     engine: str = read.get("engine", by_suffix)
@@ -84,7 +84,7 @@ def _engine_of(read: Mapping[str, Any], suffixes: Mapping[str, str]) -> str:
 
 
 def _check_names(read: Mapping[str, Any]) -> None:
-    """What a card names ends as a file or an id, and must be able to."""
+    """Raises a FieldError where a name in the card cannot be a file or an id, or a value is no TOML."""
     if not names.valid_id(read["id"]):
         raise wrong("id", "a model's id", read["id"], "Use letters, digits, '.', '_', '-'.")
     for table, key in (("weights", "file"), ("chat", "template")):
@@ -102,7 +102,7 @@ def _check_names(read: Mapping[str, Any]) -> None:
 
 
 def _differing(value: Any) -> dict[str, Any]:
-    """What differs from the defaults: a card on disk says what is known and nothing else."""
+    """The fields that differ from their defaults, which are the ones written to disk."""
     rest: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         member = getattr(value, field.name)

@@ -18,7 +18,7 @@ from exo_rkllm.errors import ExoRkllmError, PullError
 
 
 async def base_models(hub: Hub, repo: Repository) -> tuple[str, ...]:
-    """The models that this one was made from, as far as anything says so."""
+    """The models that this one was made from, according to its listing, README or config.json."""
     bases = list(repo.base_models)
     if "README.md" in repo.files and not bases:
         with contextlib.suppress(ExoRkllmError):
@@ -55,7 +55,7 @@ def front_matter(text: str) -> list[str]:
 async def fetch_companions(
     hub: Hub, stage: Path, repo: Repository | None, bases: tuple[str, ...]
 ) -> AsyncGenerator[PullProgress, None]:
-    """The tokenizer's files: the repository's own, and the base model's for those that it lacks. None is a must."""
+    """The tokenizer's files: the repository's own, and the base model's for those that it lacks. All are optional."""
     present = _present(stage) if repo is None else await _fetch_missing(hub, stage, repo)
     if {"tokenizer_config.json", "tokenizer.json", "config.json"} <= present:
         return

@@ -48,7 +48,7 @@ class PluginContributions:
         return None if family else self.specs.get(family_of(*names, families=self.families))
 
     def chat_format(self, folder: Path, card: Card) -> ChatFormat:
-        """How the model of a card is talked to; raises CardError where its table [chat] names what is not there."""
+        """The chat format of a card's model; raises CardError where its table [chat] names what is not there."""
         return read_chat_format(folder, card.id, card.chat, *self._family_and_template(folder, card))
 
     def reasoning(self, folder: Path, card: Card) -> Reasoning | None:
@@ -81,7 +81,7 @@ def from_plugins(plugins: LoadedPlugins) -> PluginContributions:
 
 
 def family(kind: str, spec: ModelSpec) -> Family | None:
-    """The spec's row over that of the family it is a kind of; None where it says nothing of how to speak."""
+    """The spec's own row, completed from the family it derives from; None where it says nothing about chat."""
     says = (spec.template, spec.stop, spec.bos, spec.tools, spec.reasoning, spec.backend_model_type, spec.names)
     if spec.reuse is None and not any(says):
         return None

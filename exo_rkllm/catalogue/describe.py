@@ -47,7 +47,7 @@ def read_json(path: Path) -> Mapping[str, Any]:
 
 
 def usual_names(files: Sequence[str], spec: ModelSpec | None) -> dict[str, str]:
-    """Under which name each companion is there: as a plugin says such folders call it, or as everybody does."""
+    """Companion to file name: the plugin's name for it, or the usual one."""
     everybody = {name: name for name in files if name in COMPANIONS}
     if spec is None:
         return everybody
@@ -69,7 +69,7 @@ def _number(config: Mapping[str, Any], *keys: str) -> int:
 
 
 def _shape(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """config.json's numbers; models that also see keep the language part's in a table of their own."""
+    """config.json's numbers; vision models keep those of the language part in a table of their own."""
     for inner in ("text_config", "llm_config", "language_config"):
         if isinstance(config.get(inner), dict):
             return {**config, **config[inner]}
@@ -89,7 +89,7 @@ def cache_bytes(shape: Mapping[str, Any], context: int) -> int:
 
 
 def sampling_of(folder: Path) -> Sampling:
-    """The makers' own defaults."""
+    """The defaults that the model's makers publish."""
     return sampling.read(read_json(folder / "generation_config.json"), sampling.TRANSFORMERS)
 
 

@@ -99,7 +99,7 @@ def _is_other(state: PartState, repo: Repository, file: File) -> bool:
 
 
 class Download:
-    """One file on its way into its part: how much there is, its digest so far, and what the server says of it."""
+    """The download of one file into its part: bytes and digest so far, and what the server says of the whole."""
 
     def __init__(self, hub: Hub, stage: Path, part: Path, repo: Repository, file: File, state: PartState) -> None:
         self._hub, self._stage, self._part, self._repo, self._file = hub, stage, part, repo, file
@@ -155,7 +155,7 @@ class Download:
         return PullProgress(stage, text, self._file.path, self._file.sha256, self.have, self.total or 0)
 
     def _read(self) -> bool:
-        """Hash a part of what is here already."""
+        """Hash the next block of what is on disk; False at its end."""
         with self._part.open("rb") as file:
             file.seek(self.have)
             chunk = file.read(1 << 24)
@@ -182,7 +182,7 @@ class Download:
         self._last_report = self.have
 
     def _write(self, chunk: bytes) -> bool:
-        """Whether it is time for a step."""
+        """Append a chunk; True when a progress step is due."""
         if self.total is not None and self.have + len(chunk) > self.total:
             raise PullError(f"The server sends more of {self._file.path} than it announced.", "Check HF_ENDPOINT.")
         try:

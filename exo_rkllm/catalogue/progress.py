@@ -1,4 +1,4 @@
-"""What whoever waits for a pull or an import is told."""
+"""The progress of a pull or an import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PullStage: TypeAlias = Literal["resolving", "note", "downloading", "verifying", 
 
 @dataclass(frozen=True, slots=True)
 class PullProgress:
-    """What a pull or an import is at. `note` is worth a line, the others replace each other."""
+    """One step. A `note` is worth a line of its own; the other stages replace each other."""
 
     stage: PullStage
     text: str

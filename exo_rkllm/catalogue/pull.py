@@ -94,7 +94,7 @@ def _describe(
     file: File,
     bases: Sequence[str],
 ) -> cards.Card:
-    """The card; what is no model is not kept either, however right its checksum."""
+    """The card. A file that is no model is thrown away with its stage, although its checksum is right."""
     try:
         return describe.describe(
             stage,
@@ -113,7 +113,7 @@ def _describe(
 
 @contextlib.contextmanager
 def _empty_stage_removed(stage: Path) -> Iterator[None]:
-    """A pull that failed before the first byte has nothing to resume."""
+    """Remove the stage of a pull that failed before the first byte: there is nothing to resume."""
     try:
         yield
     finally:
@@ -125,7 +125,7 @@ def _empty_stage_removed(stage: Path) -> Iterator[None]:
 
 
 def _is(entry: Entry, repo: Repository, file: File) -> bool:
-    """Whether an entry is this very file at its newest."""
+    """Whether an entry is the newest version of this file."""
     place, _, rest = entry.card.source.partition("@")
     revision, _, path = rest.partition(":")
     digest = entry.card.weights.sha256 if entry.card.weights else ""

@@ -22,7 +22,7 @@ PULLS_KEPT = 7 * 24 * 3600.0
 
 
 def sync(path: Path) -> None:
-    """On disk before it is renamed into place: a power cut must not leave an entry with an empty file."""
+    """Flush a file to disk before it is renamed into place, so that a power cut leaves no entry with an empty file."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -32,7 +32,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(directory: Path) -> Iterator[None]:
-    """A folder that cannot be written is the operator's matter: say which, and how it is owned."""
+    """Turn an OSError into a ConfigError that names the folder and the command that shows its owner."""
     try:
         yield
     except OSError as error:
@@ -43,7 +43,7 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 def hand_over(path: Path, folder: Path) -> None:
-    """What root makes for a service belongs to whoever owns the folder, or the service could not read it.
+    """Give what root made for a service to the folder's owner, or the service could not read it.
 
     An import's link is the original, too: it keeps its owner where everybody may read it.
     """
@@ -58,7 +58,7 @@ def hand_over(path: Path, folder: Path) -> None:
 
 
 class Stage:
-    """A hidden folder where an entry is put together; its lock tells a living maker from a dead one's leavings."""
+    """A hidden folder where an entry is put together. Its lock is held while the process that makes it lives."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

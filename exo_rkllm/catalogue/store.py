@@ -75,7 +75,7 @@ class Entry(ChatModel):
 
     @cached_property
     def spec(self) -> ModelSpec | None:
-        """What a plugin says of such models."""
+        """The plugin's spec for such models, if there is one."""
         config_type = model_type(self.folder) if self._contributions.specs else None
         return self._contributions.spec(self.card.chat.family, config_type, *cards.telling_names(self.card))
 
@@ -98,7 +98,7 @@ class Entry(ChatModel):
         return self._tokenizer[0]
 
     def chat_format(self) -> ChatFormat:
-        """Compiled once, and again when the template's file changed: owners edit templates in place."""
+        """Read once, and again when the template's file changes: owners edit templates in place."""
         template = self.card.chat.template
         stamp = _stamp(self.folder, *([self.folder / template] if template else []))
         if self._chat_format is None or self._chat_format[0] != stamp:
@@ -121,7 +121,7 @@ class Listing:
 
 
 def _stamp(*paths: Path) -> tuple[int, ...]:
-    """Changes whenever one of the files does."""
+    """A value that changes whenever one of the files does."""
     return tuple(number for path in paths for number in _stat(path))
 
 
@@ -218,7 +218,7 @@ class Catalogue:
         return entries[matches[0].id]
 
     def _unknown(self, name: str, problems: Iterable[Problem] = ()) -> ExoRkllmError:
-        """A folder of that name has a better reason than that there is none."""
+        """The reason why the folder of that name is no entry, or that there is none."""
         for problem in problems:
             if problem.folder.name.casefold() == name.casefold():
                 return copy.copy(problem.error)
@@ -226,7 +226,7 @@ class Catalogue:
         return ModelNotFound(f"No model {_quote(name)} in {self.directory}.", hint)
 
     def _read(self, folder: Path, *, is_link: bool) -> Entry | Problem | None:
-        """None for a folder that never claimed to be an entry."""
+        """The entry or its problem; None for a folder without a card."""
         path = folder / cards.FILE
         try:
             if is_link:
@@ -280,7 +280,7 @@ class Catalogue:
 
     @contextlib.contextmanager
     def stage(self, key: str = "") -> Iterator[Path]:
-        """A hidden folder to build an entry in; with a key it stays and is found again, so that a pull resumes."""
+        """A hidden folder to build an entry in. With a key it is kept and found again, so that a pull can resume."""
         folder = self.directory / (staging.PULL + key if key else staging.INCOMING + secrets.token_hex(8))
         stage = staging.Stage(folder)
         try:
@@ -330,7 +330,7 @@ class Catalogue:
         return name
 
     def remove(self, name: str) -> None:
-        """Gone in one rename; the bytes are freed after it. Only the full id will do: a guess must not delete."""
+        """Remove an entry in one rename, then free its bytes. Only the full id is accepted: a guess must not delete."""
         self._discard(self.directory / self.removable(name))
 
     def _discard(self, folder: Path) -> None:

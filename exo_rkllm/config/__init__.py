@@ -1,4 +1,4 @@
-"""What the operator decides: one table of settings, read from files and variables into frozen values."""
+"""The configuration: one table of settings, read from files and variables into frozen values."""
 
 from exo_rkllm.config.load import load
 from exo_rkllm.config.places import Places, places

@@ -1,4 +1,4 @@
-"""Files and variables to one frozen `Config`, or the sentence that says which line is wrong and what was meant."""
+"""Reads files and variables into one frozen `Config`; a ConfigError names the line and the setting that was meant."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Values = dict[str, dict[str, Any]]
 
 
 def load(environment: Mapping[str, str], file: Path | None = None) -> Config:
-    """`file` is what `--config` named; it must exist, while the usual files need not."""
+    """The configuration in force. `file` is what `--config` named; it must exist, while the usual files need not."""
     here = places(environment)
     chosen = environment.get(FILE)
     named = Path(chosen) if file is None and chosen else file
@@ -39,7 +39,7 @@ def _files(here: Places, named: Path | None) -> list[Path]:
         raise ConfigError(f"There is no configuration file {named}.", "exo-rkllm config show --defaults prints one")
     found: list[Path] = []
     for path in here.configs if named is None else (named,):
-        # A home that this user may not enter holds nothing for it.
+        # A home that this user may not enter counts as empty.
         with suppress(PermissionError):
             found += [path] if path.is_file() else []
             found += sorted((path.parent / "conf.d").glob("*.toml"))
@@ -62,7 +62,7 @@ def read_file(path: Path) -> Values:
 
 
 def read_variables(environment: Mapping[str, str]) -> Values:
-    """EXO_RKLLM_<SECTION>_<KEY>; a misspelt one would otherwise do nothing, and nobody would know."""
+    """The settings in EXO_RKLLM_<SECTION>_<KEY>; raises a ConfigError for a misspelled one, which would do nothing."""
     values: Values = {}
     for variable in sorted(name for name in environment if name.startswith(PREFIX) and name != FILE):
         if variable not in VARIABLES:
@@ -77,7 +77,7 @@ def read_variables(environment: Mapping[str, str]) -> Values:
 
 
 def _example(path: str) -> str:
-    """A right line for a setting, or the header of a section."""
+    """The hint of a wrong value: a correct line, or the header of a section."""
     section, _, key = path.partition("[")[0].partition(".")
     spec = TABLE[section].field(key)
     return f"For example: {assigned(spec, spec.example)}" if spec else f"Write [{section}] on a line of its own."
@@ -95,7 +95,7 @@ def _config(values: Values, read: Sequence[Path]) -> Config:
 
 
 def _with_places(config: Config, here: Places) -> Config:
-    """What was left empty, filled in for whoever runs this."""
+    """Fill in what was left empty for the service or user that runs this."""
     keys = config.api.keys
     handed = here.credentials / "api-keys" if here.credentials is not None else None
     # What systemd starts beside the daemon, as for a reload, may not look into its credentials.

@@ -1,4 +1,4 @@
-"""Where things are when the configuration does not say: one rule for the service, one for everybody else."""
+"""Default locations: one rule for the service, one for every other user."""
 
 from __future__ import annotations
 
