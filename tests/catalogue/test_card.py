@@ -54,7 +54,7 @@ nested = { a = [true, "x", 1.5] }
 """
 
 
-def test_a_card_is_read_whole() -> None:
+def test_card_is_read_completely() -> None:
     assert parse(WHOLE) == Card(
         id="qwen2.5-1.5b",
         name="Qwen 2.5",
@@ -118,7 +118,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("text", "says"), WRONG.items(), ids=[text[:60] for text in WRONG])
-def test_what_is_wrong_is_one_sentence_with_its_line(text: str, says: tuple[int, str, str]) -> None:
+def test_wrong_card_is_explained_with_its_line(text: str, says: tuple[int, str, str]) -> None:
     line, sentence, hint = says
     with pytest.raises(CardError) as error:
         parse(text, "/m/model.toml")
@@ -158,12 +158,12 @@ def test_what_is_written_is_read_again(card: Card) -> None:
     assert parse(dump(card)) == card
 
 
-def test_a_card_on_disk_says_only_what_is_known() -> None:
+def test_card_on_disk_leaves_out_defaults() -> None:
     assert dump(Card("x", weights=Weights("x.rkllm"))) == 'id = "x"\n\n[weights]\nfile = "x.rkllm"\n'
 
 
 @given(st.text(max_size=300) | st.from_regex(r"(\[?\w+\]? ?= ?.{0,9}\n){1,5}"))
-def test_any_text_is_a_card_or_a_sentence(text: str) -> None:
+def test_any_text_is_a_card_or_a_card_error(text: str) -> None:
     try:
         parse(text)
     except CardError as error:

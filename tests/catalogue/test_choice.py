@@ -30,7 +30,7 @@ RK3588 = tuple(
          "one of 2, w8a8 is what runs best there"),
     ],
 )  # fmt: skip
-def test_the_choice_and_its_reason(files: tuple[str, ...], repo: str, soc: str, file: str, why: str) -> None:
+def test_best_file_is_chosen_with_a_reason(files: tuple[str, ...], repo: str, soc: str, file: str, why: str) -> None:
     chosen = choose(files, repo, soc)
     assert (chosen.file, chosen.why) == (file, why)
 
@@ -51,7 +51,7 @@ def test_the_choice_and_its_reason(files: tuple[str, ...], repo: str, soc: str, 
         (tuple(f"m{n:02}.rkllm" for n in range(20)), "rk3588", "", "m11.rkllm and 8 more.", "Say which"),
     ],
 )  # fmt: skip
-def test_where_there_is_no_choice_the_sentence_says_why(
+def test_ambiguous_or_missing_file_is_explained(
     files: tuple[str, ...], soc: str, wanted: str, says: str, hint: str
 ) -> None:
     with pytest.raises(ModelNotFound) as refusal:
@@ -71,7 +71,7 @@ def test_file_for_an_unknown_soc_is_never_chosen() -> None:
         choose(("a-rk3688-w8a8.rkllm",), "o/r", "rk3588")
 
 
-def test_where_only_llama_cpp_could_run_it_the_hint_says_how() -> None:
+def test_hint_names_llama_cpp_when_only_ggufs_exist() -> None:
     with pytest.raises(ModelNotFound) as refusal:
         choose(("README.md", "b.gguf", "a.GGUF"), "o/r", "rk3588")
     assert refusal.value.hint.endswith("On the CPU, by llama.cpp: exo-rkllm pull o/r:a.GGUF")
@@ -88,6 +88,6 @@ def test_where_only_llama_cpp_could_run_it_the_hint_says_how() -> None:
         ("a.gguf", "a.gguf"),
     ],
 )
-def test_a_file_can_be_asked_for_by_any_word_that_only_it_has(wanted: str, file: str) -> None:
+def test_unique_word_selects_a_file(wanted: str, file: str) -> None:
     files = ("a-rk3588-w8a8.rkllm", "sub/a-rk3576-w4a16.rkllm", "a.gguf")
     assert choose(files, "o/r", "rk3588", wanted).file == file

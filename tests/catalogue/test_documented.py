@@ -30,5 +30,5 @@ WORDS = [
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_the_page_has_it(word: str) -> None:
+def test_documentation_page_names_every_key(word: str) -> None:
     assert f"`{word}`" in PAGE

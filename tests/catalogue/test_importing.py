@@ -64,7 +64,7 @@ def rkllama(make_model: Make, root: Path, name: str, text: str = RKLLAMA) -> Pat
     return folder
 
 
-async def test_a_file_becomes_an_entry_without_costing_space(make_model: Make, catalogue: Catalogue) -> None:
+async def test_import_links_the_file(make_model: Make, catalogue: Catalogue) -> None:
     file = make_model(reply="x").rename(make_model().parent / "Llama-3.2-1B-rk3588-w8a8.rkllm")
     steps = await imported(catalogue, file)
     entry = catalogue.get("llama-3.2-1b")
@@ -83,7 +83,7 @@ async def test_a_file_becomes_an_entry_without_costing_space(make_model: Make, c
     assert "<|start_header_id|>" in entry.chat_format().template.text
 
 
-async def test_across_file_systems_the_file_is_copied(
+async def test_import_copies_across_file_systems(
     make_model: Make, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def other_file_system(*_: object) -> None:
@@ -103,7 +103,7 @@ async def test_across_file_systems_the_file_is_copied(
     assert [path.name for path in catalogue.directory.iterdir()] == ["copy"]
 
 
-async def test_a_file_can_be_moved(make_model: Make, catalogue: Catalogue) -> None:
+async def test_import_moves_the_file(make_model: Make, catalogue: Catalogue) -> None:
     file = make_model()
     await imported(catalogue, file, name="a")
     with pytest.raises(ModelExists):
@@ -114,7 +114,7 @@ async def test_a_file_can_be_moved(make_model: Make, catalogue: Catalogue) -> No
     assert [entry.id for entry in catalogue.list()] == ["a", "b"]
 
 
-async def test_an_entry_can_be_replaced(make_model: Make, catalogue: Catalogue) -> None:
+async def test_import_replaces_an_entry(make_model: Make, catalogue: Catalogue) -> None:
     await imported(catalogue, make_model(reply="old"), name="a")
     newer = make_model(reply="new")
     await imported(catalogue, newer, name="a", replace=True)
@@ -123,7 +123,7 @@ async def test_an_entry_can_be_replaced(make_model: Make, catalogue: Catalogue) 
     assert path.samefile(newer)
 
 
-async def test_a_folders_tokenizer_comes_along_and_nothing_else(
+async def test_import_takes_the_tokenizer_and_nothing_else(
     make_model: Make, catalogue: Catalogue, tmp_path: Path
 ) -> None:
     folder = tmp_path / "mine"
@@ -142,7 +142,7 @@ async def test_a_folders_tokenizer_comes_along_and_nothing_else(
     assert entry.chat_format().template.text == "ours"
 
 
-async def test_a_folder_of_rkllamas_with_its_modelfile(
+async def test_import_reads_an_rkllama_folder(
     make_model: Make, catalogue: Catalogue, tmp_path: Path, hub: LocalHub
 ) -> None:
     folder = rkllama(make_model, tmp_path, "Qwen Robot")
@@ -157,13 +157,15 @@ async def test_a_folder_of_rkllamas_with_its_modelfile(
     assert (folder / "Modelfile").exists()
 
 
-async def test_offline_nothing_is_asked(make_model: Make, catalogue: Catalogue, tmp_path: Path, hub: LocalHub) -> None:
+async def test_offline_import_makes_no_request(
+    make_model: Make, catalogue: Catalogue, tmp_path: Path, hub: LocalHub
+) -> None:
     await imported(catalogue, rkllama(make_model, tmp_path, "robot"))
     assert hub.asked == []
     assert "<|im_start|>" in catalogue.get("robot").chat_format().template.text
 
 
-async def test_a_base_model_that_cannot_be_had_is_noted(
+async def test_unavailable_base_model_is_noted(
     make_model: Make, catalogue: Catalogue, tmp_path: Path, hub: LocalHub
 ) -> None:
     hub.repos.clear()
@@ -172,7 +174,7 @@ async def test_a_base_model_that_cannot_be_had_is_noted(
     assert catalogue.get("robot")
 
 
-async def test_a_whole_models_folder_is_taken_as_far_as_it_goes(
+async def test_models_folder_is_imported_as_far_as_possible(
     make_model: Make, catalogue: Catalogue, tmp_path: Path
 ) -> None:
     root = tmp_path / "models"
@@ -223,7 +225,7 @@ async def test_a_whole_models_folder_is_taken_as_far_as_it_goes(
         ),
     ],
 )
-async def test_what_cannot_be_imported_is_a_sentence_and_leaves_nothing(
+async def test_failed_import_is_explained_and_leaves_nothing(
     make: Callable[[Path], Path], kind: type[Exception], says: str, catalogue: Catalogue, tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -237,19 +239,19 @@ def _file(path: Path, text: bytes) -> Path:
     return path
 
 
-async def test_a_name_that_is_none_is_refused(make_model: Make, catalogue: Catalogue) -> None:
+async def test_import_refuses_an_invalid_name(make_model: Make, catalogue: Catalogue) -> None:
     with pytest.raises(UsageError, match="cannot be a model's name"):
         await imported(catalogue, make_model(), name="../x")
 
 
-async def test_a_file_with_a_wild_name_gets_a_tame_one(make_model: Make, catalogue: Catalogue, tmp_path: Path) -> None:
+async def test_unusable_file_name_is_replaced(make_model: Make, catalogue: Catalogue, tmp_path: Path) -> None:
     file = make_model().rename(tmp_path / "a:b*?.rkllm")
     await imported(catalogue, file)
     [entry] = catalogue.list()
     assert (entry.id, entry.path) == ("a-b", entry.folder / "model.rkllm")
 
 
-def test_a_modelfile_in_either_notation() -> None:
+def test_modelfile_is_read_in_either_notation() -> None:
     assert modelfile.parse(RKLLAMA).weights == "Qwen2.5-1.5B-rk3588-w8a8.rkllm"
     text = (
         '# x\nFROM a.rkllm\nPARAMETER temperature 0.5\nPARAMETER top_k 3\nSYSTEM """Be\nkind."""\nTEMPLATE "x"\n\n=\n'

@@ -34,7 +34,7 @@ IDS = {
 
 
 @pytest.mark.parametrize(("file", "id_"), IDS.items())
-def test_files_get_the_names_that_people_say(file: str, id_: str) -> None:
+def test_file_name_gives_the_short_id(file: str, id_: str) -> None:
     assert names.id_from(file) == id_
 
 
@@ -68,12 +68,12 @@ def test_a_plain_file_name_stays_in_its_folder(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["org/repo", "Qwen/Qwen2.5-1.5B-Instruct", "a/b_c.d"])
-def test_repositories(text: str) -> None:
+def test_repository_names_are_accepted(text: str) -> None:
     assert names.valid_repo(text)
 
 
 @pytest.mark.parametrize("text", ["", "repo", "a/b/c", "a/..", "../a", "a/.b", "a//b", "a/b\0", "é/b", "a/b c", "/a"])
-def test_what_is_no_repository(text: str) -> None:
+def test_other_names_are_no_repositories(text: str) -> None:
     assert not names.valid_repo(text)
 
 
@@ -127,16 +127,16 @@ KNOWN = (
         ("q" * 10_000, []),
     ],
 )
-def test_what_a_name_means(said: str, meant: list[str]) -> None:
+def test_name_matches_the_expected_entries(said: str, meant: list[str]) -> None:
     assert [one.id for one in matching(said, KNOWN)] == meant
 
 
 @given(HARD)
-def test_a_name_means_something_known_or_nothing(said: str) -> None:
+def test_name_matches_existing_entries_only(said: str) -> None:
     assert {one.id for one in matching(said, KNOWN)} <= {one.id for one in KNOWN}
 
 
-def test_names_of_files_tell_what_they_are_made_for() -> None:
+def test_file_name_tells_platform_and_quantization() -> None:
     assert parse_filename("Qwen2.5-3B-Instruct-rk3588s-w8a8_g128-opt-1-hybrid-ratio-0.5.rkllm") == ParsedFilename(
         "rk3588", "w8a8_g128", 1, 0.5, 0, ""
     )

@@ -100,7 +100,7 @@ def notes(steps: list[PullProgress]) -> str:
     return "\n".join(step.text for step in steps if step.stage == "note")
 
 
-async def test_a_pull_makes_an_entry_that_can_be_talked_to(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_pull_makes_a_usable_entry(hub: LocalHub, catalogue: Catalogue) -> None:
     steps = await pulled(hub, catalogue)
     assert steps[-1].stage == "done"
     entry = catalogue.get("qwen2.5-1.5b-instruct")
@@ -129,13 +129,13 @@ async def test_a_pull_makes_an_entry_that_can_be_talked_to(hub: LocalHub, catalo
     assert shown[-1].done == shown[-1].total == len(WEIGHTS)
 
 
-async def test_the_token_stays_with_its_host(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_token_is_sent_to_the_hub_only(hub: LocalHub, catalogue: Catalogue) -> None:
     await pulled(hub, catalogue)
     told = {(asked.origin, asked.headers.get("Authorization", "")) for asked in hub.asked}
     assert told == {("hub", "Bearer hf_secret"), ("cdn", "")}
 
 
-async def test_a_pull_of_what_is_here_fetches_nothing(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_repeated_pull_fetches_nothing(hub: LocalHub, catalogue: Catalogue) -> None:
     await pulled(hub, catalogue)
     sent = hub.sent
     steps = await pulled(hub, catalogue)
@@ -148,7 +148,7 @@ async def test_a_pull_of_what_is_here_fetches_nothing(hub: LocalHub, catalogue: 
     assert [entry.id for entry in catalogue.list()] == ["qwen2.5-1.5b-instruct"]
 
 
-async def test_another_file_of_the_same_name_gets_a_longer_name(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_second_file_of_the_same_name_gets_a_longer_id(hub: LocalHub, catalogue: Catalogue) -> None:
     await pulled(hub, catalogue)
     hub.add("other/Qwen", {FILE: model("other")})
     steps = await pulled(hub, catalogue, PullTarget("other/Qwen"))
@@ -171,7 +171,7 @@ async def test_another_file_of_the_same_name_gets_a_longer_name(hub: LocalHub, c
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", "a\0b"])
-async def test_a_pull_cannot_be_named_out_of_the_folder(hub: LocalHub, catalogue: Catalogue, name: str) -> None:
+async def test_pull_refuses_a_name_with_a_path(hub: LocalHub, catalogue: Catalogue, name: str) -> None:
     if name:
         with pytest.raises(UsageError, match="cannot be a model's name"):
             await pulled(hub, catalogue, name=name)
@@ -181,7 +181,7 @@ async def test_a_pull_cannot_be_named_out_of_the_folder(hub: LocalHub, catalogue
 # ── lines that break ─────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_line_that_breaks_is_taken_up_again(hub: LocalHub, catalogue: Catalogue, hurried: None) -> None:
+async def test_broken_connection_is_resumed(hub: LocalHub, catalogue: Catalogue, hurried: None) -> None:
     hub.faults.cut = [700_000, 1_400_000, 2_800_000]
     steps = await pulled(hub, catalogue)
     assert steps[-1].stage == "done"
@@ -193,7 +193,7 @@ async def test_a_line_that_breaks_is_taken_up_again(hub: LocalHub, catalogue: Ca
     assert hub.sent < len(WEIGHTS) + 4 * 200_000
 
 
-async def test_a_server_without_ranges_sends_everything_again(
+async def test_server_without_ranges_sends_the_whole_file_again(
     hub: LocalHub, catalogue: Catalogue, hurried: None
 ) -> None:
     hub.faults.cut, hub.faults.ranges = [700_000], False
@@ -202,7 +202,7 @@ async def test_a_server_without_ranges_sends_everything_again(
     assert catalogue.get(steps[-1].id).card.weights is not None
 
 
-async def test_a_wrong_part_is_not_used(hub: LocalHub, catalogue: Catalogue, hurried: None) -> None:
+async def test_mismatched_range_is_not_used(hub: LocalHub, catalogue: Catalogue, hurried: None) -> None:
     hub.faults.cut, hub.faults.wrong_part = [700_000], True
     with pytest.raises(PullError, match="another part than the one asked for"):
         await pulled(hub, catalogue)
@@ -211,18 +211,18 @@ async def test_a_wrong_part_is_not_used(hub: LocalHub, catalogue: Catalogue, hur
     assert (await pulled(hub, catalogue))[-1].stage == "done"
 
 
-async def test_a_server_that_is_busy_is_asked_again(hub: LocalHub, catalogue: Catalogue, hurried: None) -> None:
+async def test_busy_server_is_retried(hub: LocalHub, catalogue: Catalogue, hurried: None) -> None:
     hub.faults.refuse = 2
     assert (await pulled(hub, catalogue))[-1].stage == "done"
 
 
-async def test_a_server_that_stays_away_ends_in_a_sentence(catalogue: Catalogue, hurried: None) -> None:
+async def test_unreachable_server_ends_with_an_error(catalogue: Catalogue, hurried: None) -> None:
     steps = pull(catalogue, REPO, Access("http://127.0.0.1:9"))
     with pytest.raises(PullError, match=r"cannot be fetched: 127\.0\.0\.1 cannot be reached"):
         [step async for step in steps]
 
 
-async def test_a_pull_that_is_left_goes_on_where_it_was(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_abandoned_pull_resumes(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.pause = 0.001
     steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
     async for step in steps:
@@ -241,7 +241,7 @@ async def test_a_pull_that_is_left_goes_on_where_it_was(hub: LocalHub, catalogue
     assert left(catalogue) == ["qwen2.5-1.5b-instruct"]
 
 
-async def test_a_part_of_another_version_is_thrown_away(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_part_of_another_version_is_discarded(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.pause = 0.001
     steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
     async for step in steps:
@@ -255,7 +255,7 @@ async def test_a_part_of_another_version_is_thrown_away(hub: LocalHub, catalogue
     assert entry.path.read_bytes() == NEWER.body
 
 
-async def test_a_part_that_rotted_is_fetched_once_more_from_the_beginning(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_corrupt_part_is_fetched_again_from_the_beginning(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.pause = 0.001
     steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
     async for step in steps:
@@ -271,7 +271,7 @@ async def test_a_part_that_rotted_is_fetched_once_more_from_the_beginning(hub: L
     assert "starting over" in notes(again)
 
 
-async def test_a_part_that_is_too_long_is_fetched_again(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_overlong_part_is_fetched_again(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.pause = 0.001
     steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
     async for step in steps:
@@ -286,23 +286,21 @@ async def test_a_part_that_is_too_long_is_fetched_again(hub: LocalHub, catalogue
     assert "starting over" in notes(again)
 
 
-async def test_a_file_that_ends_early_without_a_length_is_asked_for_again(
-    hub: LocalHub, catalogue: Catalogue, hurried: None
-) -> None:
+async def test_truncated_answer_without_a_length_is_retried(hub: LocalHub, catalogue: Catalogue, hurried: None) -> None:
     hub.faults.short = 1_000_000
     with pytest.raises(PullError, match="ended after 1000000 of 3000001 bytes"):
         await pulled(hub, catalogue)
     assert catalogue.list() == ()
 
 
-async def test_a_file_whose_length_nobody_says_is_taken_as_it_comes(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_file_of_unknown_length_is_accepted(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.sizes = hub.faults.digests = False
     hub.faults.surplus = b"!"
     hub.repos[REPO.repo].files[FILE] = large(WEIGHTS, hashlib.sha256(WEIGHTS + b"!").hexdigest())
     assert (await pulled(hub, catalogue))[-1].stage == "done"
 
 
-async def test_a_file_that_changes_under_the_pull_is_refused(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_file_that_changes_during_a_pull_is_refused(hub: LocalHub, catalogue: Catalogue) -> None:
     steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
     async for step in steps:
         if step.stage == "note":
@@ -322,7 +320,7 @@ async def test_a_file_that_changes_under_the_pull_is_refused(hub: LocalHub, cata
 
 
 @pytest.mark.parametrize(("status", "says"), [(418, "answers HTTP 418 for"), (416, "fewer bytes than asked for")])
-async def test_other_answers_are_sentences(
+async def test_unexpected_status_is_explained(
     hub: LocalHub, catalogue: Catalogue, hurried: None, status: int, says: str
 ) -> None:
     hub.faults.answer = status
@@ -331,7 +329,7 @@ async def test_other_answers_are_sentences(
     assert left(catalogue) == []
 
 
-async def test_two_pulls_of_one_file_do_not_mix(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_concurrent_pulls_of_one_file_do_not_mix(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.pause = 0.001
     first = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
     async for step in first:
@@ -345,14 +343,14 @@ async def test_two_pulls_of_one_file_do_not_mix(hub: LocalHub, catalogue: Catalo
 # ── what must not be kept ────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_wrong_checksum_leaves_nothing_behind(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_wrong_checksum_removes_the_stage(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.repos[REPO.repo].files[FILE] = large(WEIGHTS, "ab" * 32)
     with pytest.raises(PullError, match=r"has the SHA-256 .* not abababababababab.*thrown away"):
         await pulled(hub, catalogue)
     assert left(catalogue) == []
 
 
-async def test_the_redirects_checksum_counts_where_the_listing_has_none(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_redirects_checksum_is_used_when_the_listing_has_none(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.digests = False
     hub.repos[REPO.repo].files[FILE] = large(WEIGHTS, "ab" * 32)
     with pytest.raises(PullError, match="thrown away"):
@@ -364,26 +362,26 @@ async def test_the_redirects_checksum_counts_where_the_listing_has_none(hub: Loc
     assert card.weights.sha256 == DIGEST
 
 
-async def test_mirrors_without_sizes_and_digests_work(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_mirror_without_sizes_and_digests_works(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.digests = hub.faults.sizes = False
     assert (await pulled(hub, catalogue))[-1].stage == "done"
 
 
-async def test_more_bytes_than_announced_are_refused(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_surplus_bytes_are_refused(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.surplus = b"x" * 100_000
     with pytest.raises(PullError, match="sends more of"):
         await pulled(hub, catalogue)
     assert catalogue.list() == ()
 
 
-async def test_a_small_file_that_is_not_what_is_listed_is_refused(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_companion_with_a_wrong_digest_is_refused(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.repos["Qwen/Qwen2.5-1.5B-Instruct"].files["tokenizer.json"] = large(b"{}", "ab" * 32)
     steps = await pulled(hub, catalogue)
     assert "tokenizer.json of Qwen/Qwen2.5-1.5B-Instruct is not what its listing says" in notes(steps)
     assert "tokenizer.json" not in [path.name for path in catalogue.get(steps[-1].id).folder.iterdir()]
 
 
-async def test_the_disk_is_looked_at_first(
+async def test_pull_checks_free_space_first(
     hub: LocalHub, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=60_000_000))
@@ -393,7 +391,7 @@ async def test_the_disk_is_looked_at_first(
     assert left(catalogue) == []
 
 
-async def test_a_full_disk_is_a_sentence_and_keeps_what_came(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_full_disk_is_explained_and_the_part_kept(hub: LocalHub, catalogue: Catalogue) -> None:
     """The kernel's limit on file sizes stands for the disk: the write fails in the middle."""
     child = await begun(hub, catalogue, EXO_TEST_LARGEST="1000000")
     _, said = await child.communicate()
@@ -406,14 +404,14 @@ async def test_a_full_disk_is_a_sentence_and_keeps_what_came(hub: LocalHub, cata
 @pytest.mark.parametrize(
     "body", [b"version https://git-lfs.github.com/spec/v1\n", b"<!DOCTYPE html>", b"GGUF" + bytes(99)]
 )
-async def test_what_is_no_model_is_not_kept(hub: LocalHub, catalogue: Catalogue, body: bytes) -> None:
+async def test_file_that_is_no_model_is_not_kept(hub: LocalHub, catalogue: Catalogue, body: bytes) -> None:
     hub.repos[REPO.repo].files[FILE] = large(body)
     with pytest.raises(ModelFileError):
         await pulled(hub, catalogue)
     assert left(catalogue) == []
 
 
-async def test_tags_that_are_special_tokens_are_asked_for(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_card_asks_for_special_tokens_that_are_tags(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/gemma-4-e2b", {"gemma-4-E2B-it_w8a8_rk3588.rkllm": model("g")})
     entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/gemma-4-e2b")))[-1].id)
     assert entry.options == {"skip_special_token": False}
@@ -423,7 +421,7 @@ async def test_tags_that_are_special_tokens_are_asked_for(hub: LocalHub, catalog
     assert catalogue.get((await pulled(hub, catalogue, PullTarget("org/qwen3-1b")))[-1].id).options == {}
 
 
-async def test_a_missing_repository_leaves_nothing(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_missing_repository_leaves_no_stage(hub: LocalHub, catalogue: Catalogue) -> None:
     with pytest.raises(ModelNotFound, match="has no nobody/nothing"):
         await pulled(hub, catalogue, PullTarget("nobody/nothing"))
     with pytest.raises(ModelNotFound, match="has no"):
@@ -431,7 +429,7 @@ async def test_a_missing_repository_leaves_nothing(hub: LocalHub, catalogue: Cat
     assert not catalogue.directory.exists()
 
 
-async def test_a_gated_repository_says_what_to_do(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_gated_repository_is_explained(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.repos[REPO.repo].gated = True
     steps = pull(catalogue, REPO, Access(hub.endpoint), soc="rk3588")
     with pytest.raises(PullError, match="it is private or gated") as refusal:
@@ -454,13 +452,13 @@ async def test_a_gated_repository_says_what_to_do(hub: LocalHub, catalogue: Cata
         b"[" * 99999,
     ],
 )
-async def test_a_listing_that_is_none_is_a_sentence(hub: LocalHub, catalogue: Catalogue, listing: bytes) -> None:
+async def test_malformed_listing_is_explained(hub: LocalHub, catalogue: Catalogue, listing: bytes) -> None:
     hub.faults.listing = listing
     with pytest.raises(PullError, match="something that is no listing"):
         await pulled(hub, catalogue)
 
 
-async def test_a_listing_cannot_lead_out_of_the_folder(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_listing_cannot_lead_out_of_the_folder(hub: LocalHub, catalogue: Catalogue) -> None:
     evil = ["../evil.rkllm", "/etc/evil.rkllm", "a/../../evil.rkllm", "a\0b.rkllm", "..\\evil.rkllm", "model.toml"]
     hub.faults.listing = json.dumps(
         {"sha": "x", "siblings": [{"rfilename": path, "size": 1} for path in evil]}
@@ -489,7 +487,7 @@ async def test_redirects_without_end_are_not_followed(hub: LocalHub, catalogue: 
 # ── which file ───────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_file_for_this_board_is_chosen(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_pull_chooses_the_file_for_this_board(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add(
         "org/many",
         {name: model(name) for name in ("m-rk3576-w4a16.rkllm", "m-rk3588-w8a8.rkllm", "m-rk3588-w8a8_g128.rkllm")},
@@ -501,7 +499,7 @@ async def test_the_file_for_this_board_is_chosen(hub: LocalHub, catalogue: Catal
     assert catalogue.get(steps[-1].id).card.quantization == "w8a8_g128"
 
 
-async def test_files_in_folders_are_found(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_pull_finds_files_in_folders(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/deep", {"rk3588/w8a8/tiny.rkllm": model("deep"), "tokenizer_config.json": TOKENIZER})
     entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/deep")))[-1].id)
     assert entry.path is not None
@@ -511,7 +509,7 @@ async def test_files_in_folders_are_found(hub: LocalHub, catalogue: Catalogue) -
 # ── where the tokenizer comes from ───────────────────────────────────────────────────────────────
 
 
-async def test_the_base_model_is_read_from_the_readme(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_base_model_is_read_from_the_readme(hub: LocalHub, catalogue: Catalogue) -> None:
     readme = b"---\nlicense: mit\nbase_model:\n- Qwen/Qwen2.5-1.5B-Instruct\n---\n# Hi\n"
     hub.add("org/readme", {"a.rkllm": model("a"), "README.md": readme})
     assert catalogue.get((await pulled(hub, catalogue, PullTarget("org/readme")))[-1].id).card.base_model == (
@@ -519,7 +517,7 @@ async def test_the_base_model_is_read_from_the_readme(hub: LocalHub, catalogue: 
     )
 
 
-async def test_the_base_model_is_read_from_the_configuration(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_base_model_is_read_from_config_json(hub: LocalHub, catalogue: Catalogue) -> None:
     config = json.dumps({"_name_or_path": "Qwen/Qwen2.5-1.5B-Instruct"}).encode()
     hub.add("org/config", {"b.rkllm": model("b"), "config.json": config})
     entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/config")))[-1].id)
@@ -527,14 +525,14 @@ async def test_the_base_model_is_read_from_the_configuration(hub: LocalHub, cata
     assert entry.chat_format().template.text == "{{ messages[0].content }}!"
 
 
-async def test_a_base_models_base_is_asked_too(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_base_of_the_base_model_is_asked_too(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/gguf", {"x.gguf": large(b"x")}, tags=("base_model:quantized:Qwen/Qwen2.5-1.5B-Instruct",))
     hub.add("org/chain", {"c.rkllm": model("c")}, card={"base_model": ["org/gguf", 3, "nonsense"]})
     entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/chain")))[-1].id)
     assert entry.chat_format().template.text == "{{ messages[0].content }}!"
 
 
-async def test_a_repository_with_everything_asks_nobody_else(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_complete_repository_asks_no_base_model(hub: LocalHub, catalogue: Catalogue) -> None:
     config = json.dumps({"text_config": {"num_hidden_layers": 3, "hidden_size": 8}, "num_hidden_layers": True}).encode()
     files: dict[str, bytes | Large] = {
         "t.rkllm": model("t"),
@@ -547,7 +545,7 @@ async def test_a_repository_with_everything_asks_nobody_else(hub: LocalHub, cata
     assert (card.layers, card.hidden_size, card.base_model) == (3, 8, "")
 
 
-async def test_bases_that_lead_in_a_circle_are_asked_once(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_circular_base_models_are_asked_once(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/a", {"x.rkllm": model("x")}, card={"base_model": ["org/b", "org/c"]})
     hub.add("org/b", {}, card={"base_model": ["org/c", "org/a"]})
     hub.add("org/c", {"config.json": b"[]"}, card={"base_model": "org/b"})
@@ -556,7 +554,7 @@ async def test_bases_that_lead_in_a_circle_are_asked_once(hub: LocalHub, catalog
     assert len(listings) == len(set(listings)) == 3
 
 
-async def test_without_a_tokenizer_the_family_speaks(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_family_template_is_used_without_a_tokenizer(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/gemma-2-2b", {"gemma-2-2b-it.rkllm": model("g")}, card={"base_model": "google/gated"})
     hub.add("google/gated", {"tokenizer_config.json": TOKENIZER}, gated=True)
     hub.repos["google/gated"].gated = True
@@ -568,7 +566,7 @@ async def test_without_a_tokenizer_the_family_speaks(hub: LocalHub, catalogue: C
     assert "<start_of_turn>" in entry.chat_format().template.text
 
 
-async def test_a_companion_that_is_too_large_is_left(
+async def test_oversized_companion_is_skipped(
     hub: LocalHub, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.faults.sizes = False
@@ -588,7 +586,7 @@ async def test_a_companion_that_is_too_large_is_left(
         ("---\ntags: x\n---\nbase_model: org/a", []),
     ],
 )
-def test_front_matter(text: str, found: list[str]) -> None:
+def test_base_model_is_read_from_front_matter(text: str, found: list[str]) -> None:
     assert front_matter(text) == found
 
 
@@ -600,19 +598,19 @@ def test_front_matter(text: str, found: list[str]) -> None:
         ("org/repo@v1:sub/x.rkllm", PullTarget("org/repo", "v1", "sub/x.rkllm")),
     ],
 )
-def test_what_can_be_asked_for(text: str, wanted: PullTarget) -> None:
+def test_pull_target_is_parsed(text: str, wanted: PullTarget) -> None:
     assert PullTarget.parse(text) == wanted
 
 
 @pytest.mark.parametrize(
     "text", ["", "repo", "a/b/c", "../x", "org/..", "org/re po", "org/repo@../x", "http://x/y", "/etc"]
 )
-def test_what_cannot_be_asked_for(text: str) -> None:
+def test_invalid_pull_target_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         PullTarget.parse(text)
 
 
-def test_the_environment_says_where_the_hub_is() -> None:
+def test_environment_names_the_hub() -> None:
     assert Access.of({}) == Access(DEFAULT, "")
     assert Access.of({"HF_ENDPOINT": "http://mirror:8080/hf/", "HF_TOKEN": " t "}) == Access(
         "http://mirror:8080/hf", "t"
@@ -650,9 +648,7 @@ def whole(catalogue: Catalogue) -> None:
         assert hashlib.sha256(entry.path.read_bytes()).hexdigest() == DIGEST
 
 
-async def test_a_pull_killed_at_ten_random_points_ends_with_the_right_checksum(
-    hub: LocalHub, catalogue: Catalogue
-) -> None:
+async def test_pull_killed_at_random_points_ends_with_the_right_checksum(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.faults.pause = 0.02
     moments = random.Random(7)
     for _ in range(10):
@@ -666,7 +662,7 @@ async def test_a_pull_killed_at_ten_random_points_ends_with_the_right_checksum(
     assert hub.sent < len(WEIGHTS) + 11 * 600_000, "what had come was kept"
 
 
-async def test_a_pull_killed_while_the_entry_is_made_is_never_half_there(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_pull_killed_while_publishing_leaves_no_half_entry(hub: LocalHub, catalogue: Catalogue) -> None:
     """After the download: while it is checked, while the tokenizer comes, while the card is written."""
     hub.faults.linger = 0.05
     moments = random.Random(8)
@@ -683,12 +679,12 @@ async def test_a_pull_killed_while_the_entry_is_made_is_never_half_there(hub: Lo
     assert hub.sent == len(WEIGHTS)
 
 
-def test_steps_of_a_second_are_few() -> None:
+def test_progress_steps_are_rate_limited() -> None:
     """Progress is for people: a step a megabyte, not a step a packet."""
     assert fetching.REPORT_EVERY >= 1 << 20
 
 
-async def test_a_gguf_that_is_asked_for_by_name_is_llama_cpps(hub: LocalHub, catalogue: Catalogue) -> None:
+async def test_gguf_requested_by_name_gets_llama_cpp(hub: LocalHub, catalogue: Catalogue) -> None:
     hub.add("org/small-gguf", {"small-q4_k_m.gguf": large(b"GGUF" + bytes(3000))})
     entry = catalogue.get((await pulled(hub, catalogue, PullTarget("org/small-gguf", file="small-q4_k_m.gguf")))[-1].id)
     assert entry.engine == "llamacpp"

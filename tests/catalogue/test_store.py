@@ -55,7 +55,7 @@ def test_an_entry_is_a_model(catalogue: Catalogue) -> None:
     assert Entry(Path(), Card("x", engine="openai")).path is None
 
 
-def test_no_folder_is_no_models(catalogue: Catalogue) -> None:
+def test_missing_folder_has_no_models(catalogue: Catalogue) -> None:
     assert catalogue.list() == ()
     catalogue.clean()
     with pytest.raises(ModelNotFound, match="No model 'x'") as error:
@@ -63,7 +63,7 @@ def test_no_folder_is_no_models(catalogue: Catalogue) -> None:
     assert "exo-rkllm models" in error.value.hint
 
 
-def test_what_did_not_change_is_not_read_again(catalogue: Catalogue) -> None:
+def test_unchanged_entry_is_not_read_again(catalogue: Catalogue) -> None:
     put(catalogue, "a")
     first = catalogue.get("a")
     put(catalogue, "b")
@@ -73,7 +73,7 @@ def test_what_did_not_change_is_not_read_again(catalogue: Catalogue) -> None:
     assert catalogue.get("a") is not first
 
 
-def test_a_name_finds_its_entry_or_says_which_there_are(catalogue: Catalogue) -> None:
+def test_name_resolves_or_lists_the_candidates(catalogue: Catalogue) -> None:
     put(catalogue, "qwen3-0.6b", source="org/q@main:x.rkllm", base_model="Qwen/Qwen3-0.6B", quantization="w8a8")
     put(catalogue, "qwen3-1.7b")
     assert catalogue.resolve("qwen3:0.6b").id == "qwen3-0.6b"
@@ -176,7 +176,7 @@ def test_cards_that_lie_or_are_no_text_are_named(catalogue: Catalogue) -> None:
     assert "is not TOML" in broken(catalogue)
 
 
-def test_other_folders_and_files_are_let_be(catalogue: Catalogue) -> None:
+def test_foreign_folders_and_files_are_left_alone(catalogue: Catalogue) -> None:
     put(catalogue, "a")
     (catalogue.directory / "notes.txt").write_text("x")
     (catalogue.directory / "empty").mkdir()
@@ -186,7 +186,7 @@ def test_other_folders_and_files_are_let_be(catalogue: Catalogue) -> None:
     assert sorted(path.name for path in catalogue.directory.iterdir()) == [".hidden", "a", "empty", "notes.txt"]
 
 
-def test_a_models_folder_that_is_none_is_a_sentence(tmp_path: Path) -> None:
+def test_models_folder_that_is_a_file_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CardError, match="cannot be read: Not a directory"):
         Catalogue(tmp_path / "file").list()
@@ -197,7 +197,7 @@ def test_a_models_folder_that_is_none_is_a_sentence(tmp_path: Path) -> None:
 # ── making, removing, crashing ───────────────────────────────────────────────────────────────────
 
 
-def test_an_entry_that_exists_is_not_overwritten_unasked(catalogue: Catalogue) -> None:
+def test_existing_entry_is_overwritten_on_request_only(catalogue: Catalogue) -> None:
     put(catalogue, "a", b"first")
     with pytest.raises(ModelExists, match="There is a model 'a' already"):
         put(catalogue, "a", b"second")
@@ -209,7 +209,7 @@ def test_an_entry_that_exists_is_not_overwritten_unasked(catalogue: Catalogue) -
     assert [path.name for path in catalogue.directory.iterdir()] == ["a"]
 
 
-def test_a_stage_that_fails_goes_away(catalogue: Catalogue) -> None:
+def test_failed_stage_is_removed(catalogue: Catalogue) -> None:
     with pytest.raises(RuntimeError), catalogue.stage() as stage:
         (stage / "w.rkllm").write_bytes(b"x")
         assert catalogue.list() == ()
@@ -217,13 +217,13 @@ def test_a_stage_that_fails_goes_away(catalogue: Catalogue) -> None:
     assert list(catalogue.directory.iterdir()) == []
 
 
-def test_a_card_that_could_not_be_read_again_is_not_written(catalogue: Catalogue) -> None:
+def test_unreadable_card_is_never_written(catalogue: Catalogue) -> None:
     with pytest.raises(CardError), catalogue.stage() as stage:
         catalogue.publish(stage, Card("../x", weights=Weights("w")))
     assert list(catalogue.directory.iterdir()) == []
 
 
-def test_removing_frees_it_all(catalogue: Catalogue) -> None:
+def test_removed_entry_frees_its_bytes(catalogue: Catalogue) -> None:
     put(catalogue, "a")
     put(catalogue, "ab")
     with pytest.raises(ModelNotFound):
@@ -232,7 +232,7 @@ def test_removing_frees_it_all(catalogue: Catalogue) -> None:
     assert [path.name for path in catalogue.directory.iterdir()] == ["ab"]
 
 
-def test_who_asks_for_a_broken_entry_hears_what_is_wrong_with_it(catalogue: Catalogue) -> None:
+def test_broken_entry_is_explained_by_name(catalogue: Catalogue) -> None:
     folder = put(catalogue, "a").folder
     (folder / "w.rkllm").unlink()
     for find in (catalogue.resolve, catalogue.get):
@@ -249,7 +249,7 @@ def test_who_asks_for_a_broken_entry_hears_what_is_wrong_with_it(catalogue: Cata
     assert not folder.exists(), "its repair works"
 
 
-def test_a_card_that_does_not_say_its_files_size_has_the_files(catalogue: Catalogue) -> None:
+def test_missing_size_is_taken_from_the_file(catalogue: Catalogue) -> None:
     folder = catalogue.directory / "a"
     folder.mkdir(parents=True)
     (folder / "w.rkllm").write_bytes(bytes(1234))
@@ -293,7 +293,7 @@ catalogue.remove("a")
 """
 
 
-def test_a_crash_at_any_step_leaves_the_old_or_the_new(catalogue: Catalogue) -> None:
+def test_crash_at_any_step_leaves_the_old_or_the_new_entry(catalogue: Catalogue) -> None:
     """Replace an entry, then remove it, killed before each step that touches the folder's names."""
     seen = set()
     for moment in range(40):
@@ -315,7 +315,7 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new(catalogue: Catalogue) -> 
     assert seen == {(b"old",), (b"new",), ()}
 
 
-def test_leavings_are_cleaned_and_the_living_are_not(catalogue: Catalogue) -> None:
+def test_clean_removes_abandoned_stages_only(catalogue: Catalogue) -> None:
     with catalogue.stage() as stage, catalogue.stage("key") as pull:
         Catalogue(catalogue.directory).clean()
         assert stage.exists()
@@ -343,7 +343,7 @@ def test_one_key_has_one_stage_at_a_time(catalogue: Catalogue) -> None:
 # ── its voice ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_template_is_compiled_once_and_again_when_it_changed(catalogue: Catalogue) -> None:
+def test_template_is_read_again_when_it_changed(catalogue: Catalogue) -> None:
     entry = put(catalogue, "a", chat=ChatSettings(template="t.jinja"))
     with pytest.raises(CardError, match=r"names the template t\.jinja, which is not there"):
         entry.chat_format()
@@ -387,7 +387,7 @@ def test_templates_are_found_where_hugging_face_looks(catalogue: Catalogue) -> N
         (ChatSettings(family="qwen9"), "family = 'qwen9'"),
     ],
 )
-def test_a_voice_that_does_not_exist_is_named(catalogue: Catalogue, chat: ChatSettings, says: str) -> None:
+def test_unknown_chat_setting_is_named(catalogue: Catalogue, chat: ChatSettings, says: str) -> None:
     entry = put(catalogue, "a", chat=chat)
     with pytest.raises(CardError) as error:
         entry.chat_format()
@@ -395,7 +395,7 @@ def test_a_voice_that_does_not_exist_is_named(catalogue: Catalogue, chat: ChatSe
     assert error.value.hint.startswith("Did you mean")
 
 
-def test_a_family_from_elsewhere_goes_before_ours(catalogue: Catalogue) -> None:
+def test_plugin_family_goes_before_ours(catalogue: Catalogue) -> None:
     put(catalogue, "qwen3-zorg")
     zorg = Family(r"zorg", "{{ messages[0].content }} zorg:", ("<zorg>",), reasoning="think")
     voice = (
@@ -411,12 +411,12 @@ def test_the_tokenizer_is_optional(catalogue: Catalogue) -> None:
     assert put(catalogue, "a").tokenizer() is None
 
 
-def test_errors_of_the_catalogue_are_ours() -> None:
+def test_catalogue_raises_our_errors_only() -> None:
     assert issubclass(CardError, ExoRkllmError)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
-def test_what_root_makes_belongs_to_whoever_owns_the_folder(tmp_path: Path) -> None:
+def test_entry_made_by_root_belongs_to_the_folders_owner(tmp_path: Path) -> None:
     """`sudo exo-rkllm import` works for the service, which could not read root's files otherwise."""
     state = tmp_path / "state"
     state.mkdir()
@@ -429,7 +429,7 @@ def test_what_root_makes_belongs_to_whoever_owns_the_folder(tmp_path: Path) -> N
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
 @pytest.mark.parametrize(("mode", "owner"), [(0o644, 0), (0o600, 4711)])
-def test_an_originals_link_keeps_its_owner_where_it_can(tmp_path: Path, mode: int, owner: int) -> None:
+def test_linked_original_keeps_its_owner(tmp_path: Path, mode: int, owner: int) -> None:
     state = tmp_path / "state"
     state.mkdir()
     os.chown(state, 4711, 4711)

@@ -28,14 +28,14 @@ class Tokenizer:
 """
 
 
-def test_without_the_package_or_the_file_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenizer_needs_the_package_and_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_tokenizer(tmp_path) is None
     (tmp_path / "tokenizer.json").write_text("{}")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     assert read_tokenizer(tmp_path) is None
 
 
-def test_with_the_package_text_becomes_ids_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenizer_encodes_and_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "tokenizers.py").write_text(PACKAGE)
     monkeypatch.delitem(sys.modules, "tokenizers", raising=False)

@@ -43,7 +43,7 @@ def complaint(file: Path, text: str = "", **environment: str) -> tuple[str, str]
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_without_a_word_everything_has_its_default(file: Path) -> None:
+def test_empty_configuration_has_every_default(file: Path) -> None:
     config = read(file)
     assert (config.api.listen, config.api.port) == ("127.0.0.1", 52415)
     assert config.models.keep_alive == 300
@@ -73,7 +73,7 @@ def test_values_of_every_type(file: Path) -> None:
     assert (config.models.keep_alive, config.dispatch.queue_timeout) == (5400.0, 90.0)
 
 
-def test_conf_d_is_read_after_the_file_in_the_order_of_names_and_variables_last(tmp_path: Path, file: Path) -> None:
+def test_conf_d_overrides_the_file_and_variables_override_both(tmp_path: Path, file: Path) -> None:
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d/20-late.toml").write_text("[api]\nport = 2000\nlisten = '::1'")
     (tmp_path / "conf.d/10-early.toml").write_text("[api]\nport = 1000\nbody_bytes = 5")
@@ -96,9 +96,7 @@ def test_conf_d_is_read_after_the_file_in_the_order_of_names_and_variables_last(
         ("EXO_RKLLM_MODELS_RESERVE_MEMORY", "1GB", "models", "reserve_memory", 10**9),
     ],
 )
-def test_every_key_may_be_a_variable(
-    file: Path, variable: str, text: str, section: str, name: str, value: object
-) -> None:
+def test_variable_sets_any_key(file: Path, variable: str, text: str, section: str, name: str, value: object) -> None:
     assert getattr(getattr(read(file, **{variable: text}), section), name) == value
 
 
@@ -132,7 +130,7 @@ def test_every_key_may_be_a_variable(
         ("[api]\nport =", "FILE is not TOML: Invalid value (at end of document).", None),
     ],
 )  # fmt: skip
-def test_a_mistake_names_file_line_and_what_was_meant(
+def test_mistake_is_reported_with_file_line_and_nearest_key(
     file: Path, text: str, sentence: str | None, hint: str | None
 ) -> None:
     found = complaint(file, text)
@@ -141,7 +139,7 @@ def test_a_mistake_names_file_line_and_what_was_meant(
     assert all(found)
 
 
-def test_a_misspelt_variable_is_a_mistake_too(file: Path) -> None:
+def test_misspelled_variable_is_refused(file: Path) -> None:
     assert complaint(file, EXO_RKLLM_API_PROT="1") == (
         "The environment: there is no variable EXO_RKLLM_API_PROT.",
         "Did you mean EXO_RKLLM_API_PORT?",
@@ -150,12 +148,12 @@ def test_a_misspelt_variable_is_a_mistake_too(file: Path) -> None:
     assert sentence == "EXO_RKLLM_API_PORT: api.port must be a whole number, not 'many'."
 
 
-def test_nothing_near_lists_what_there_is(file: Path) -> None:
+def test_hint_lists_all_names_when_none_is_near(file: Path) -> None:
     _, hint = complaint(file, "[zzz]")
     assert hint.startswith("There are: api, board, classic")
 
 
-def test_a_file_that_was_named_must_be_there_and_be_text(file: Path) -> None:
+def test_named_file_must_exist_and_be_utf8(file: Path) -> None:
     with pytest.raises(ConfigError, match="There is no configuration file"):
         load({"EXO_RKLLM_CONFIG": str(file)})
     file.write_bytes(b"[api]\nlisten = '\xff'")
@@ -184,13 +182,13 @@ def parsed(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", VALUES)
 @settings(deadline=None)
 @given(data=st.data())
-def test_what_is_written_is_what_is_read(kind: Any, data: st.DataObject) -> None:
+def test_written_value_is_read_again(kind: Any, data: st.DataObject) -> None:
     spec = FieldSpec("key", List(Text()) if kind is List else kind(), "")
     value = data.draw(VALUES[kind])
     assert spec.check(parsed(assigned(spec, value))["key"], "key") == value
 
 
-def test_the_line_of_a_mistake_after_a_string_of_several_lines_is_right(file: Path) -> None:
+def test_line_of_a_mistake_is_right_after_a_multi_line_string(file: Path) -> None:
     quotes = '"' * 3
     text = f"[api]\nhosts = [\n'[models]',\n]\nkeys = {quotes}\n[log]\nport = 1\n{quotes}\nport = 'x'\n"
     assert complaint(file, text)[0] == "FILE, line 9: api.port must be a whole number, not 'x'."
@@ -199,14 +197,14 @@ def test_the_line_of_a_mistake_after_a_string_of_several_lines_is_right(file: Pa
 # ── places ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_service_keeps_what_systemd_gave_it() -> None:
+def test_service_uses_the_folders_of_systemd() -> None:
     service = places({"STATE_DIRECTORY": "/var/lib/exo-rkllm:/x", "RUNTIME_DIRECTORY": "/run/exo-rkllm", "HOME": "/"})
     assert service.models == Path("/var/lib/exo-rkllm/models")
     assert service.socket == Path("/run/exo-rkllm/control.sock")
     assert service.configs == (Path("/etc/exo-rkllm/config.toml"),)
 
 
-def test_a_user_has_the_folders_of_the_desktop_and_asks_the_service_too() -> None:
+def test_user_has_xdg_folders_and_tries_the_services_socket() -> None:
     user = places({"HOME": "/home/ann", "XDG_RUNTIME_DIR": "/run/user/1000", "XDG_DATA_HOME": "relative/is/ignored"})
     assert user.models == Path("/home/ann/.local/share/exo-rkllm/models")
     assert user.socket == Path("/run/user/1000/exo-rkllm/control.sock")
@@ -214,7 +212,7 @@ def test_a_user_has_the_folders_of_the_desktop_and_asks_the_service_too() -> Non
     assert user.configs[1] == Path("/home/ann/.config/exo-rkllm/config.toml")
 
 
-def test_what_is_left_empty_is_filled_in_for_whoever_asks(file: Path, tmp_path: Path) -> None:
+def test_empty_settings_are_filled_in_from_the_environment(file: Path, tmp_path: Path) -> None:
     (tmp_path / "api-keys").write_text("secret\n")
     config = read(file, CREDENTIALS_DIRECTORY=str(tmp_path), STATE_DIRECTORY="/var/lib/exo-rkllm")
     assert config.models.directory == "/var/lib/exo-rkllm/models"
@@ -226,11 +224,11 @@ def test_what_is_left_empty_is_filled_in_for_whoever_asks(file: Path, tmp_path: 
 # ── what is made from the table ──────────────────────────────────────────────────────────────────
 
 
-def test_the_page_in_the_manual_is_the_tables() -> None:
+def test_documentation_page_matches_the_table() -> None:
     assert (REPOSITORY / "docs/configuration.md").read_text() == page(), "write it anew: exo-rkllm config show --page"
 
 
-def test_the_default_file_is_valid_with_every_line_uncommented(file: Path) -> None:
+def test_default_file_is_valid_when_uncommented(file: Path) -> None:
     lines = default_file().splitlines()
     assert all(not line or line[0] in "#[" for line in lines)
     settings = [line.removeprefix("# ") for line in lines if line.startswith("[") or " = " in line]
@@ -239,7 +237,7 @@ def test_the_default_file_is_valid_with_every_line_uncommented(file: Path) -> No
     assert bare == replace(read(file), files=())
 
 
-def test_what_is_in_force_can_be_read_again(file: Path) -> None:
+def test_printed_configuration_can_be_read_again(file: Path) -> None:
     config = read(
         file, '[api]\nlisten = "::1"\norigins = ["https://a"]\n[models]\nkeep_alive = -1\npreload = ["a\\"b"]'
     )
@@ -249,7 +247,7 @@ def test_what_is_in_force_can_be_read_again(file: Path) -> None:
     assert replace(read(file, shown), files=()) == replace(config, files=())
 
 
-def test_every_example_is_itself_valid_and_none_repeats_the_default() -> None:
+def test_examples_are_valid_and_differ_from_the_defaults() -> None:
     for section, spec in VARIABLES.values():
         assert assigned(spec, spec.example) != assigned(spec, spec.default), f"{section}.{spec.name} shows nothing"
         for value in (spec.example, spec.default):
@@ -257,11 +255,11 @@ def test_every_example_is_itself_valid_and_none_repeats_the_default() -> None:
         assert spec.about.endswith((".", "!"))
 
 
-def test_every_section_of_the_configuration_is_in_the_table() -> None:
+def test_table_has_every_section() -> None:
     assert {one.name for one in fields(Config)} == {*SECTIONS, "files"}
 
 
-def test_configuration_is_read_with_the_standard_library_only() -> None:
+def test_configuration_imports_no_heavy_module() -> None:
     code = "import sys, exo_rkllm.config; print('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert not set(done.stdout.split()) & {"asyncio", "aiohttp", "numpy", "logging", "difflib"}

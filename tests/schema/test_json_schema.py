@@ -88,22 +88,22 @@ REFUSED: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("schema", "value"), FIT, ids=lambda one: ascii(one)[:40])
-def test_what_fits(schema: Any, value: Any) -> None:
+def test_valid_value_passes(schema: Any, value: Any) -> None:
     assert Checker(schema).violation(value) == ""
 
 
 @pytest.mark.parametrize(("schema", "value", "says"), VIOLATE, ids=lambda one: ascii(one)[:40])
-def test_what_does_not(schema: Any, value: Any, says: str) -> None:
+def test_violation_is_explained(schema: Any, value: Any, says: str) -> None:
     assert says in Checker(schema).violation(value)
 
 
 @pytest.mark.parametrize(("schema", "says"), REFUSED, ids=lambda one: ascii(one)[:40])
-def test_a_schema_that_cannot_be_checked_by_is_refused_with_the_question(schema: Any, says: str) -> None:
+def test_unsupported_schema_is_refused(schema: Any, says: str) -> None:
     with pytest.raises(FieldError, match=says):
         Checker(schema)
 
 
-def test_a_schema_that_eats_itself_ends() -> None:
+def test_recursive_schema_terminates() -> None:
     endless = {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]}
     assert Checker(endless).violation(1)
     assert "nested too deeply" in Checker({"$ref": "#"}).violation(1)

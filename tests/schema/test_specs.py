@@ -60,7 +60,7 @@ SHAPES = TaggedSpec("kind", {"row": ROWS, "none": ObjectSpec("None", ())}, "none
         (Either((Text(), List(ROWS)), "a string or rows"), [{"size": 0}], "x[0].size must be from 1 to 9"),
     ],
 )
-def test_complaints(kind: ValueSpec, value: Any, says: str) -> None:
+def test_wrong_value_is_explained(kind: ValueSpec, value: Any, says: str) -> None:
     with pytest.raises(FieldError) as caught:
         kind.check(value, "x")
     assert says in str(caught.value)
