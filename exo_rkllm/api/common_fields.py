@@ -75,7 +75,7 @@ def schema_format(name: str, *schema: FieldSpec) -> ObjectSpec:
 NAME = Text(least=1, most=256)
 MOST_TOKENS = Whole(1, 1 << 24)
 DATA_URL_ABOUT = "The image as a data URL: data:image/png;base64,..."
-NO_PROBABILITIES = "the runtime reports no probabilities"
+NO_PROBABILITIES = "answers carry no probabilities"
 
 MODEL = required("model", Text(least=1, most=512), "Name of the model, as GET /v1/models lists it.")
 USER = FieldSpec("user", Text(most=1000), "Your own id of the user; it has no effect.")
@@ -115,6 +115,22 @@ def sampling_of(values: Mapping[str, Any]) -> Sampling:
 
 def stop_of(value: str | list[str] | None) -> tuple[str, ...]:
     return tuple(text for text in ([value] if isinstance(value, str) else value or ()) if text)
+
+
+def content_of(value: str | list[dict[str, Any]], where: str) -> tuple[str, tuple[Image, ...]]:
+    """Text and images of a message of OpenAI's, be it in parts of chat completions or of responses."""
+    if isinstance(value, str):
+        return value, ()
+    texts, images = [], []
+    for index, part in enumerate(value):
+        place = f"{where}[{index}].image_url"
+        if part["type"] == "image_url":
+            images.append(image_of(part["image_url"]["url"], f"{place}.url"))
+        elif part["type"] == "input_image":
+            images.append(image_of(part["image_url"], place))
+        else:
+            texts.append(part.get("text", part.get("refusal", "")))
+    return "\n".join(texts), tuple(images)
 
 
 def image_of(url: str, where: str) -> Image:

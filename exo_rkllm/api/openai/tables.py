@@ -76,7 +76,7 @@ SHARED = (
     common.USER,
     FieldSpec("metadata", Free(most=64), "Your own notes on the request; they have no effect."),
     refused("n", "Number of answers.", ONE_ANSWER, 1),
-    refused("logit_bias", "Bias of single tokens.", "the runtime takes no bias", {}),
+    refused("logit_bias", "Bias of single tokens.", "single tokens cannot be biased", {}),
 )
 CHAT = body(
     "ChatCompletionRequest",

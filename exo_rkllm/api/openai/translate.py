@@ -8,7 +8,7 @@ from typing import Any
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.api.streaming import CompleteAnswer
-from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, ToolCall, Usage
+from exo_rkllm.backends.base import Finish, GenerationRequest, Message, ToolCall, Usage
 from exo_rkllm.catalogue.store import Entry
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────
@@ -37,7 +37,7 @@ def _thinking(values: Mapping[str, Any]) -> bool | None:
 
 def _message(value: Mapping[str, Any], where: str) -> Message:
     role = value["role"]
-    text, images = _content(value.get("content", ""), f"{where}.content")
+    text, images = common_fields.content_of(value.get("content", ""), f"{where}.content")
     return Message(
         role="system" if role == "developer" else role,
         content=text,
@@ -50,17 +50,6 @@ def _message(value: Mapping[str, Any], where: str) -> Message:
         name=value.get("name", ""),
         images=images,
     )
-
-
-def _content(value: str | list[dict[str, Any]], where: str) -> tuple[str, tuple[Image, ...]]:
-    if isinstance(value, str):
-        return value, ()
-    images = [
-        common_fields.image_of(part["image_url"]["url"], f"{where}[{index}].image_url.url")
-        for index, part in enumerate(value)
-        if part["type"] == "image_url"
-    ]
-    return "\n".join(part["text"] for part in value if part["type"] == "text"), tuple(images)
 
 
 def prompts_of(value: str | list[Any]) -> list[str | tuple[int, ...]]:

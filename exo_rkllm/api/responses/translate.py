@@ -9,7 +9,7 @@ from typing import Any
 
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.response_format import ResponseFormat
-from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, ToolCall, Usage
+from exo_rkllm.backends.base import Finish, GenerationRequest, Message, ToolCall, Usage
 from exo_rkllm.catalogue.store import Entry
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────
@@ -29,7 +29,7 @@ def _add(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
     turn = messages[-1] if messages and messages[-1].role == "assistant" else None
     kind = item["type"]
     if kind == "message":
-        text, images = _content(item["content"], f"{where}.content")
+        text, images = common_fields.content_of(item["content"], f"{where}.content")
         role = item["role"]
         if role == "assistant" and turn is not None and not turn.content and not turn.tool_calls:
             messages[-1] = dataclasses.replace(turn, content=text)
@@ -42,22 +42,10 @@ def _add(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
         else:
             messages[-1] = dataclasses.replace(turn, tool_calls=(*turn.tool_calls, call))
     elif kind == "function_call_output":
-        text, _ = _content(item["output"], f"{where}.output")
+        text, _ = common_fields.content_of(item["output"], f"{where}.output")
         messages.append(Message("tool", text, tool_call_id=item["call_id"]))
     elif thoughts := "".join(part.get("text", "") for part in item.get("content", ())):
         messages.append(Message("assistant", reasoning=thoughts))
-
-
-def _content(value: str | list[dict[str, Any]], where: str) -> tuple[str, tuple[Image, ...]]:
-    if isinstance(value, str):
-        return value, ()
-    images = tuple(
-        common_fields.image_of(part["image_url"], f"{where}[{index}].image_url")
-        for index, part in enumerate(value)
-        if part["type"] == "input_image"
-    )
-    texts = (part.get("text", part.get("refusal", "")) for part in value if part["type"] != "input_image")
-    return "\n".join(texts), images
 
 
 def generation_request(
