@@ -107,8 +107,8 @@ def _eos_texts(folder: Path, config: Mapping[str, Any]) -> list[str]:
     decoder = config.get("added_tokens_decoder")
     if not isinstance(decoder, dict):
         return []
-    wanted = ids if isinstance(ids, list) else [ids]
-    return [text for one in wanted if (text := _token(decoder.get(str(one))))]
+    ids = ids if isinstance(ids, list) else [ids]
+    return [text for one in ids if (text := _token(decoder.get(str(one))))]
 
 
 def _are_special(tags: Iterable[str], config: Mapping[str, Any]) -> bool:
@@ -138,27 +138,27 @@ def _template_source(folder: Path, model: str, settings: ChatSettings, config: M
     if settings.template:
         raise CardError(f"The card of {model} names the template {name}, which is not there.", f"ls {folder}")
     for source in (config, _mapping(folder / "chat_template.json")):
-        held = source.get("chat_template")
-        if isinstance(held, list):
-            several = {one.get("name"): one.get("template") for one in held if isinstance(one, dict)}
-            held = several.get("default") or next(iter(several.values()), None)
-        if isinstance(held, str):
-            return held
+        value = source.get("chat_template")
+        if isinstance(value, list):
+            several = {one.get("name"): one.get("template") for one in value if isinstance(one, dict)}
+            value = several.get("default") or next(iter(several.values()), None)
+        if isinstance(value, str):
+            return value
     return ""
 
 
-def _marked(text: str, marks: tuple[tuple[str, str], ...]) -> str:
+def _row_by_mark(text: str, marks: tuple[tuple[str, str], ...]) -> str:
     return next((row for mark, row in marks if mark in text), "")
 
 
-def _row(kind: str, chosen: str | ToolFormat | Reasoning, rows: Mapping[str, Any], model: str) -> Any:
-    if chosen in ("", "none"):
+def _row(kind: str, name: str | ToolFormat | Reasoning, rows: Mapping[str, Any], model: str) -> Any:
+    if name in ("", "none"):
         return None
-    if not isinstance(chosen, str):
-        return chosen
-    if chosen not in rows:
-        raise CardError(f"The card of {model} says {kind} = {chosen!r}.", nearest(chosen, rows))
-    return rows[chosen]
+    if not isinstance(name, str):
+        return name
+    if name not in rows:
+        raise CardError(f"The card of {model} says {kind} = {name!r}.", nearest(name, rows))
+    return rows[name]
 
 
 def _names_tools(template: TemplateSource) -> bool:
@@ -183,16 +183,16 @@ def read_chat_format(
     config = _mapping(folder / "tokenizer_config.json")
     source = _template_source(folder, model, settings, config) or template
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
-    chosen = TemplateSource(source or family.template, tuple(special.items()))
-    with_tools = chosen if _names_tools(chosen) else None
+    chat_template = TemplateSource(source or family.template, tuple(special.items()))
+    with_tools = chat_template if _names_tools(chat_template) else None
     if with_tools is None and source and re.search(r"\btools\b", family.template):
         with_tools = TemplateSource(family.template, tuple({"bos_token": family.bos, **special}.items()))
-    marked = _marked(source, TOOL_MARKS) if with_tools is chosen else ""
-    tools = _row("tools", settings.tools or marked or family.tools, TOOLS, model)
+    by_template = _row_by_mark(source, TOOL_MARKS) if with_tools is chat_template else ""
+    tools = _row("tools", settings.tools or by_template or family.tools, TOOLS, model)
     reasoning = _reasoning(source, model, settings, family)
     stop = [*settings.stop, special.get("eos_token", ""), *_eos_texts(folder, config), *family.stop]
     return ChatFormat(
-        chosen,
+        chat_template,
         with_tools if tools else None,
         tools,
         reasoning,
@@ -211,8 +211,10 @@ def reasoning_of(
 
 
 def _reasoning(source: str, model: str, settings: ChatSettings, family: Family) -> Reasoning | None:
-    marked = _marked(source, REASONING_MARKS) if source else ""
-    reasoning: Reasoning | None = _row("reasoning", settings.reasoning or marked or family.reasoning, REASONING, model)
+    by_template = _row_by_mark(source, REASONING_MARKS) if source else ""
+    reasoning: Reasoning | None = _row(
+        "reasoning", settings.reasoning or by_template or family.reasoning, REASONING, model
+    )
     return reasoning
 
 

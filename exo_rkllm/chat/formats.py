@@ -30,13 +30,13 @@ class ToolFormat:
 
     `open` and `close` are the tags around them. `bare` formats have none at the start: `json` is an answer that
     begins as a call in JSON does, `line` one whose first line is a tool's name. `read` raises ValueError for text
-    that is no call. `forced` is what the prompt ends with when the model must call (a given tool or any).
+    that is no call. `call_start` is what the prompt ends with when the model must call (a given tool or any).
     """
 
     open: tuple[str, ...]
     close: tuple[str, ...]
     read: Reader
-    forced: Callable[[str], str]
+    call_start: Callable[[str], str]
     bare: str = ""
 
 
@@ -73,7 +73,7 @@ def _object(value: Any) -> ToolCall:
 def read_json(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
     """One object, a list of them, or several objects with blanks, commas or semicolons between."""
     decoder = json.JSONDecoder(strict=False)
-    found: list[ToolCall] = []
+    calls: list[ToolCall] = []
     at = 0
     while at < len(text):
         if text[at] in " \t\r\n,;[]":  # a list may lack its end
@@ -83,13 +83,13 @@ def read_json(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
             value, at = decoder.raw_decode(text, at)
         except RecursionError:
             raise ValueError("nested too deeply") from None
-        found.append(_object(value))
-    if not found:
+        calls.append(_object(value))
+    if not calls:
         raise ValueError("empty")
-    return found
+    return calls
 
 
-def _typed(text: str, schema: object) -> JSON:
+def _by_schema(text: str, schema: object) -> JSON:
     """A value written without quotes, read as the tool's schema wants it."""
     kinds = schema.get("type") if isinstance(schema, Mapping) else None
     kinds = kinds if isinstance(kinds, list | tuple) else [kinds]
@@ -98,9 +98,9 @@ def _typed(text: str, schema: object) -> JSON:
     try:
         value: JSON = _loads(text)
     except ValueError:
-        spoken: Mapping[str, JSON] = {"true": True, "false": False, "null": None, "none": None}
-        if text.strip().lower() in spoken:
-            return spoken[text.strip().lower()]
+        words: Mapping[str, JSON] = {"true": True, "false": False, "null": None, "none": None}
+        if text.strip().lower() in words:
+            return words[text.strip().lower()]
         return text
     if kinds == [None] and not isinstance(value, dict | list | bool | type(None)):
         return value if isinstance(value, int | float) else text
@@ -121,16 +121,16 @@ PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)(?:\n?</parameter>|(?=<par
 
 def read_xml(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
     """`<function=NAME><parameter=KEY>` and the value as it is; Qwen3.5 and Qwen3-Coder."""
-    found = []
+    calls = []
     for name, body in FUNCTION.findall(text):
         name = name.strip()  # noqa: PLW2901 - the same thing without blanks
         arguments = {
-            key.strip(): _typed(value, _schema(tools, name, key.strip())) for key, value in PARAMETER.findall(body)
+            key.strip(): _by_schema(value, _schema(tools, name, key.strip())) for key, value in PARAMETER.findall(body)
         }
-        found.append(new_tool_call(name, arguments))
-    if not found:
+        calls.append(new_tool_call(name, arguments))
+    if not calls:
         return read_json(text, tools)  # the same family also writes the older form
-    return found
+    return calls
 
 
 ELEMENT = re.compile(r'\s*name="([^"]+)"\s*>(.*)\Z', re.DOTALL)
@@ -139,15 +139,15 @@ PARAM = re.compile(r'<param name="([^"]+)">(?:<!\[CDATA\[(.*?)\]\]>|(.*?))</para
 
 def read_elements(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
     """` name="NAME"><param name="KEY">value</param>`, the rest of a `<function` element; MiniCPM5."""
-    found = ELEMENT.match(text)
-    if not found:
+    match = ELEMENT.match(text)
+    if not match:
         raise ValueError("no call")
     return [
         new_tool_call(
-            found[1],
+            match[1],
             {
-                key: _typed(quoted or plain, _schema(tools, found[1], key))
-                for key, quoted, plain in PARAM.findall(found[2])
+                key: _by_schema(cdata or plain, _schema(tools, match[1], key))
+                for key, cdata, plain in PARAM.findall(match[2])
             },
         )
     ]
@@ -157,10 +157,10 @@ DEEPSEEK = re.compile(r"(?:function)?<｜tool▁sep｜>\s*([^\n]+)\n```(?:json)?
 
 
 def read_deepseek(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
-    found = [_object({"name": name.strip(), "arguments": _loads(body)}) for name, body in DEEPSEEK.findall(text)]
-    if not found:
+    calls = [_object({"name": name.strip(), "arguments": _loads(body)}) for name, body in DEEPSEEK.findall(text)]
+    if not calls:
         raise ValueError("no call")
-    return found
+    return calls
 
 
 def _python_call(node: ast.expr) -> ToolCall:
@@ -188,12 +188,12 @@ def read_python(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
             raise ValueError("no call")
         if len(expressions) == 1 and isinstance(expressions[0], ast.List | ast.Tuple):
             expressions = list(expressions[0].elts)
-        found = [_python_call(one) for one in expressions]
+        calls = [_python_call(one) for one in expressions]
     except (SyntaxError, RecursionError, MemoryError, TypeError) as error:
         raise ValueError("not Python") from error
-    if not found:
+    if not calls:
         raise ValueError("no call")
-    return found
+    return calls
 
 
 def read_line(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
@@ -235,11 +235,11 @@ def _gemma_value(text: str, at: int) -> tuple[JSON, int]:
             several.append(one)
             at = _past_comma(text, at, "]")
         return several, at + 1
-    found = re.compile(r"[^,}\]]+").match(text, at)
-    if not found:
+    match = re.compile(r"[^,}\]]+").match(text, at)
+    if not match:
         raise ValueError("no value")
-    word = found[0].strip()
-    return _typed(word, None), found.end()
+    word = match[0].strip()
+    return _by_schema(word, None), match.end()
 
 
 def _past_comma(text: str, at: int, end: str) -> int:
@@ -251,16 +251,16 @@ def _past_comma(text: str, at: int, end: str) -> int:
 
 
 def read_gemma(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
-    found = GEMMA.match(text.strip())
-    if not found:
+    match = GEMMA.match(text.strip())
+    if not match:
         raise ValueError("no call")
     try:
-        arguments, end = _gemma_value(found[2], 0)
+        arguments, end = _gemma_value(match[2], 0)
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if end != len(found[2]):
+    if end != len(match[2]):
         raise ValueError("text after the call")
-    return [new_tool_call(found[1], arguments)]
+    return [new_tool_call(match[1], arguments)]
 
 
 # ── the tables ───────────────────────────────────────────────────────────────────────────────────
@@ -269,10 +269,10 @@ def read_gemma(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
 def _json_start(words: str, arguments: str) -> Callable[[str], str]:
     """What a forced call begins with: up to the arguments where the tool is given, up to the name where not."""
 
-    def forced(name: str) -> str:
+    def call_start(name: str) -> str:
         return f'{words}{{"name": {json.dumps(name)}, "{arguments}": ' if name else f'{words}{{"name": "'
 
-    return forced
+    return call_start
 
 
 TOOLS: Mapping[str, ToolFormat] = {

@@ -47,9 +47,9 @@ class Marks:
                 if text.endswith(mark[:size]):
                     longest = size
                     break
-        return longest + self.swallowed(text[: len(text) - longest])
+        return longest + self.blanks_before_tag(text[: len(text) - longest])
 
-    def swallowed(self, text: str) -> int:
+    def blanks_before_tag(self, text: str) -> int:
         """Line breaks and blanks at the end that belong to a tag behind them."""
         if "\n" not in self.triggers:
             return 0
@@ -68,14 +68,14 @@ class ResponseParser:
             "_ended_by",
             "_format",
             "_ends",
-            "_held",
+            "_pieces",
             "_marks",
-            "_opened",
+            "_open_tag",
             "_plain",
             "_reasoning",
-            "_said",
+            "_has_answer",
         ),
-        *("_scanned", "_skip", "_state", "_stops", "_thinking", "_tools", "_triggers", "stopped"),
+        *("_search_from", "_skip", "_state", "_stops", "_thinking", "_tools", "_triggers", "stopped"),
     )
 
     _plain: bool
@@ -105,16 +105,16 @@ class ResponseParser:
             "done": Marks.of(()),
         }
         self._buffer = ""
-        self._held: list[Piece] = []  # the pieces whose text is in the buffer
-        self._scanned = 0
-        self._opened = ""  # the tag that opened the call, given back when it turns out to be none
+        self._pieces: list[Piece] = []  # the pieces whose text is in the buffer
+        self._search_from = 0
+        self._open_tag = ""  # the tag that opened the call, given back when it turns out to be none
         self._calls = 0
-        self._said = False
-        if prompt.forced:
+        self._has_answer = False
+        if prompt.call_start:
             self._enter("call")
-            self._opened = next((tag for tag in opens if prompt.forced.startswith(tag)), "")
-            self._buffer = prompt.forced.removeprefix(self._opened)
-            self._held = [Piece(self._buffer)] if self._buffer else []
+            self._open_tag = next((tag for tag in opens if prompt.call_start.startswith(tag)), "")
+            self._buffer = prompt.call_start.removeprefix(self._open_tag)
+            self._pieces = [Piece(self._buffer)] if self._buffer else []
         else:
             self._enter("thinking" if prompt.thinking else self._after(), skip=reasoning is not None)
 
@@ -130,9 +130,9 @@ class ResponseParser:
             return (*self._flush(), piece)  # an engine that chats has read it already
         if self.stopped:
             return ()
-        if not piece.text and not self._held:
+        if not piece.text and not self._pieces:
             return (piece,)  # a part of a character, whose id counts for hosts that work on ids
-        self._held.append(piece)
+        self._pieces.append(piece)
         self._buffer += piece.text
         out: list[Piece] = []
         while self._step(out):
@@ -167,7 +167,7 @@ class ResponseParser:
         self._state = state
         self._thinking = state == "thinking"
         self._triggers = self._marks[state].triggers
-        self._scanned = 0
+        self._search_from = 0
         self._skip = skip
         self._plain = not skip and state in ("answer", "thinking")
 
@@ -182,40 +182,39 @@ class ResponseParser:
             self._skip = not self._buffer
         if not self._buffer:
             return False
-        if self._state == "lead" and not self._led():
+        if self._state == "lead" and not self._decide_lead():
             return False
         marks = self._marks[self._state]
-        found = marks.pattern.search(self._buffer, self._scanned) if marks.pattern else None
-        if found is not None:
-            return self._met(found[0], found.start(), out)
+        match = marks.pattern.search(self._buffer, self._search_from) if marks.pattern else None
+        if match is not None:
+            return self._on_mark(match[0], match.start(), out)
         if self._state in CALLS:
-            self._scanned = max(0, len(self._buffer) - max(map(len, marks.texts), default=0))
+            self._search_from = max(0, len(self._buffer) - max(map(len, marks.texts), default=0))
         else:
             self._take(len(self._buffer) - marks.waiting(self._buffer), out)
         return False
 
-    def _met(self, mark: str, start: int, out: list[Piece]) -> bool:
+    def _on_mark(self, mark: str, start: int, out: list[Piece]) -> bool:
         reasoning, tools = self._reasoning, self._format
         if self._state in CALLS:
-            tag = len(mark) if tools and mark in tools.close else 0
-            self._close(start, tag, out)
+            self._close(start, len(mark) if tools and mark in tools.close else 0, out)
         elif mark in self._stops:
             self._take(start, out)
             self._stop(mark)
-        elif reasoning and mark == reasoning.open and (self._said or self._buffer[:start].strip()):
+        elif reasoning and mark == reasoning.open and (self._has_answer or self._buffer[:start].strip()):
             self._take(start + len(mark), out)  # an answer that speaks of the tag
         else:
-            blank = self._marks[self._state].swallowed(self._buffer[:start])
+            blank = self._marks[self._state].blanks_before_tag(self._buffer[:start])
             self._take(start - blank, out)
-            opened = self._buffer[: blank + len(mark)]
-            self._drop(len(opened))
+            tag = self._buffer[: blank + len(mark)]
+            self._drop(len(tag))
             if reasoning and mark == reasoning.open:
                 self._enter("thinking", skip=True)
             elif reasoning and mark == reasoning.close:
                 self._enter(self._after(), skip=True)
             else:
                 self._enter("musing" if self._thinking else "call")
-                self._opened = opened
+                self._open_tag = tag
         return bool(self._buffer)
 
     def _stop(self, mark: str) -> None:
@@ -226,45 +225,45 @@ class ResponseParser:
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────
 
-    def _led(self) -> bool:
+    def _decide_lead(self) -> bool:
         """Whether the answer's first characters have told what they are; then the state says it."""
         text = self._buffer.lstrip()
         if self._format is not None and self._format.bare == "json":
             is_call = JSON_CALL.match(text) is not None
             open_ = not text or (text[0] == "{" and '":' not in text and len(text) < UNDECIDED)
         else:
-            line, broken, _ = text.partition("\n")
+            line, newline, _ = text.partition("\n")
             names = [tool.name for tool in self._tools]
-            is_call = bool(broken) and line.strip() in names
-            open_ = not broken and any(name.startswith(line.rstrip()) for name in names)
+            is_call = bool(newline) and line.strip() in names
+            open_ = not newline and any(name.startswith(line.rstrip()) for name in names)
         if open_ and not is_call:
             return False
         self._enter("call" if is_call else "answer")
-        self._opened = ""
+        self._open_tag = ""
         return True
 
     def _close(self, size: int, tag: int, out: list[Piece]) -> None:
         """The call's text is whole: it becomes calls, or is given back as the words that it was."""
         before: State = "thinking" if self._state == "musing" else "answer"
-        token = self._held[-1].token if self._held else -1
+        token = self._pieces[-1].token if self._pieces else -1
         try:
             calls = self._format.read(self._buffer[:size], self._tools) if self._format else []
         except ValueError:
             self._enter(before)
-            if self._opened:
-                out.append(Piece(self._opened, -1, "thinking" if self._thinking else "answer"))
-                self._said = self._said or not self._thinking
+            if self._open_tag:
+                out.append(Piece(self._open_tag, -1, "thinking" if self._thinking else "answer"))
+                self._has_answer = self._has_answer or not self._thinking
             if self._thinking:
                 self._take(size + tag, out)
                 return
-            found = self._ends.search(self._buffer, 0, size + tag) if self._ends else None
-            self._take(found.start() if found else size + tag, out)
-            if found:
-                self._stop(found[0])
+            match = self._ends.search(self._buffer, 0, size + tag) if self._ends else None
+            self._take(match.start() if match else size + tag, out)
+            if match:
+                self._stop(match[0])
             return
         self._drop(size + tag)
         self._calls += len(calls)
-        out += [tool_call_piece(made, token) for made in calls]
+        out += [tool_call_piece(call, token) for call in calls]
         self._enter(before, skip=True)
 
     # ── text and the tokens it came with ─────────────────────────────────────────────────────────
@@ -275,7 +274,7 @@ class ResponseParser:
             if self._thinking:
                 piece.kind = "thinking"
             else:
-                self._said = self._said or not piece.text.isspace()
+                self._has_answer = self._has_answer or not piece.text.isspace()
             out.append(piece)
 
     def _drop(self, size: int) -> None:
@@ -285,16 +284,16 @@ class ResponseParser:
         if size <= 0:
             return []
         self._buffer = self._buffer[size:]
-        self._scanned = 0
+        self._search_from = 0
         cut: list[Piece] = []
-        while size and self._held:
-            piece = self._held[0]
+        while size and self._pieces:
+            piece = self._pieces[0]
             if size < len(piece.text):
                 cut.append(Piece(piece.text[:size], piece.token))
                 piece.text = piece.text[size:]
                 break
-            cut.append(self._held.pop(0))
+            cut.append(self._pieces.pop(0))
             size -= len(piece.text)
-        while self._held and not self._held[0].text:
-            cut.append(self._held.pop(0))
+        while self._pieces and not self._pieces[0].text:
+            cut.append(self._pieces.pop(0))
         return cut

@@ -27,7 +27,7 @@ class Prompt:
     reasoning: Reasoning | None = None
     tools: ToolFormat | None = None
     thinking: bool = False  # whether the prompt's end has opened the thoughts
-    forced: str = ""  # the beginning of a call, with which the prompt ends
+    call_start: str = ""  # the beginning of a call, with which the prompt ends
 
     @classmethod
     def of(cls, request: GenerationRequest, ends: Sequence[str] = (), **reading: Any) -> Prompt:
@@ -51,10 +51,10 @@ def render(request: GenerationRequest, model: Model, capabilities: Capabilities)
     chat_format = chat_format_of(model)
     if request.prompt is not None or request.tokens is not None:
         return Prompt.of(request, chat_format.stop)
-    return _rendered(request, chat_format)
+    return _prompt_of(request, chat_format)
 
 
-def _rendered(request: GenerationRequest, chat_format: ChatFormat) -> Prompt:
+def _prompt_of(request: GenerationRequest, chat_format: ChatFormat) -> Prompt:
     if request.thinking and chat_format.reasoning is None:
         raise NotSupported(f"{request.model or 'This model'} does not think aloud.", "Ask without thinking.")
     tools, must_call = choose(request)
@@ -66,25 +66,25 @@ def _rendered(request: GenerationRequest, chat_format: ChatFormat) -> Prompt:
     elif tools:  # the commonest format, which has to be explained to the model
         messages, tool_format = with_instructions(messages, tools), TOOLS["hermes"]
     text = render_template(template, messages, tools, thinking=request.thinking)
-    text, thinking = _opened(text, chat_format.reasoning, wanted=request.thinking)
-    forced = tool_format.forced(must_call) if tool_format is not None and must_call is not None else ""
-    if forced and thinking:
-        text, thinking = _opened(text, chat_format.reasoning, wanted=False)
+    text, thinking = _thoughts_open(text, chat_format.reasoning, enabled=request.thinking)
+    call_start = tool_format.call_start(must_call) if tool_format is not None and must_call is not None else ""
+    if call_start and thinking:
+        text, thinking = _thoughts_open(text, chat_format.reasoning, enabled=False)
     return Prompt.of(
-        dataclasses.replace(request, messages=(), prompt=text + forced, tools=tools),
+        dataclasses.replace(request, messages=(), prompt=text + call_start, tools=tools),
         chat_format.stop,
         reasoning=chat_format.reasoning,
         tools=tool_format,
         thinking=thinking,
-        forced=forced,
+        call_start=call_start,
     )
 
 
-def _opened(prompt: str, reasoning: Reasoning | None, *, wanted: bool | None) -> tuple[str, bool]:
+def _thoughts_open(prompt: str, reasoning: Reasoning | None, *, enabled: bool | None) -> tuple[str, bool]:
     """The prompt, and whether its end opens the thoughts, as some templates do; unwanted ones are closed at once."""
     if reasoning is None or not prompt.rstrip().endswith(reasoning.open.rstrip()):
         return prompt, False
-    if wanted is False:
+    if enabled is False:
         return f"{prompt.rstrip()}\n\n{reasoning.close}\n\n", False
     return prompt, True
 
@@ -104,13 +104,13 @@ def render_template(
 
     template = compiled(source)
     switches = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
-    offered = [tool_value(tool) for tool in tools] or None
+    tool_values = [tool_value(tool) for tool in tools] or None
     refusal: TemplateError | None = None
     for attempt, text in _attempts(messages):
         try:
             return template.render(
                 messages=[message_value(message, text=text) for message in attempt],
-                tools=offered,
+                tools=tool_values,
                 documents=None,
                 add_generation_prompt=True,
                 **switches,
@@ -204,16 +204,16 @@ def choose(request: GenerationRequest) -> tuple[tuple[Tool, ...], str | None]:
     if choice == "required":
         return request.tools, request.tools[0].name if len(request.tools) == 1 else ""
     if choice not in {tool.name for tool in request.tools}:
-        listed = ", ".join(tool.name for tool in request.tools)
-        raise UsageError(f"tool_choice names {choice!r}, which is not among the tools.", f"They are: {listed}.")
+        names = ", ".join(tool.name for tool in request.tools)
+        raise UsageError(f"tool_choice names {choice!r}, which is not among the tools.", f"They are: {names}.")
     return request.tools, choice
 
 
 def with_instructions(messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Message, ...]:
     """For templates that say nothing of tools: a system message that does, and calls and results as plain words."""
-    listed = "\n".join(json.dumps(tool_value(tool), ensure_ascii=False) for tool in tools)
+    tool_lines = "\n".join(json.dumps(tool_value(tool), ensure_ascii=False) for tool in tools)
     words = (
-        f"You can call tools. These are the tools, one JSON object a line:\n{listed}\n"
+        f"You can call tools. These are the tools, one JSON object a line:\n{tool_lines}\n"
         "To call a tool, answer with nothing but a JSON object between tags, and wait for its result:\n"
         '<tool_call>\n{"name": NAME, "arguments": OBJECT}\n</tool_call>'
     )

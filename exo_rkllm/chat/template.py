@@ -92,9 +92,9 @@ class Generation(jinja2.ext.Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("said"), [], [], body).set_lineno(line)
+        return nodes.CallBlock(self.call_method("body"), [], [], body).set_lineno(line)
 
-    def said(self, caller: Callable[[], str]) -> str:
+    def body(self, caller: Callable[[], str]) -> str:
         return caller()
 
 
@@ -114,7 +114,7 @@ class Guarded(jinja2.ext.Extension):
 class Meter(NodeTransformer):
     """Puts a turn of the meter into every loop and macro, and `~` under it: Jinja itself lets neither be watched."""
 
-    def _turn(self, body: list[nodes.Node]) -> nodes.Node:
+    def _count_turn(self, body: list[nodes.Node]) -> nodes.Node:
         plain = sum(len(data.data) for node in body for data in node.find_all(nodes.TemplateData))
         turn = nodes.Call(
             nodes.ExtensionAttribute(Guarded.identifier, "turn"), [nodes.Const(plain + 1)], [], None, None
@@ -123,12 +123,12 @@ class Meter(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja's naming
         self.generic_visit(node)
-        node.body.insert(0, self._turn(node.body).set_lineno(node.lineno))
+        node.body.insert(0, self._count_turn(node.body).set_lineno(node.lineno))
         return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:  # noqa: N802 - Jinja's naming
         self.generic_visit(node)
-        node.body.insert(0, self._turn(node.body).set_lineno(node.lineno))
+        node.body.insert(0, self._count_turn(node.body).set_lineno(node.lineno))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - Jinja's naming
@@ -145,38 +145,38 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[Generation, Guarded, jinja2.ext.loopcontrols],
-            finalize=self._printed,
+            finalize=self._finalize,
         )
         self._budget: contextvars.ContextVar[Budget] = contextvars.ContextVar("budget")
         builtin = {name: self.filters[name] for name in FILTERS}
         self.filters.clear()
-        self.filters.update({name: self._metered(name, one) for name, one in builtin.items()})
+        self.filters.update({name: self._with_budget(name, one) for name, one in builtin.items()})
         self.filters["items"] = _items
         self.filters["tojson"] = self._tojson
-        kept = {name: self.globals[name] for name in GLOBALS}
+        allowed = {name: self.globals[name] for name in GLOBALS}
         self.globals.clear()
-        self.globals.update(kept)
+        self.globals.update(allowed)
         self.globals.update(range=self._range, raise_exception=_raise_exception, strftime_now=_strftime_now)
 
     @property
     def budget(self) -> Budget:
         return self._budget.get()
 
-    def limited(self) -> contextvars.Token[Budget]:
+    def start_budget(self) -> contextvars.Token[Budget]:
         return self._budget.set(Budget())
 
-    def unlimited(self, token: contextvars.Token[Budget]) -> None:
+    def end_budget(self, token: contextvars.Token[Budget]) -> None:
         self._budget.reset(token)
 
     # ── what is watched ──────────────────────────────────────────────────────────────────────────
 
-    def _printed(self, value: Any) -> Any:
+    def _finalize(self, value: Any) -> Any:
         if isinstance(value, str):
             self.budget.spend(len(value))
         return value
 
-    def _metered(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
-        def metered(*args: Any, **keywords: Any) -> Any:
+    def _with_budget(self, name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*args: Any, **keywords: Any) -> Any:
             values = args
             if values and isinstance(values[0], Context | jinja2.Environment | jinja2.nodes.EvalContext):
                 values = values[1:]
@@ -187,8 +187,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         for mark in ("jinja_pass_arg",):  # how Jinja knows that a filter wants its context first
             if hasattr(inner, mark):
-                setattr(metered, mark, getattr(inner, mark))
-        return metered
+                setattr(checked, mark, getattr(inner, mark))
+        return checked
 
     def _check(self, name: str, values: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         """Refuse before it is made what would be too large once it is."""
@@ -257,10 +257,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
     # ── what templates are offered ───────────────────────────────────────────────────────────────
 
     def _range(self, *args: int) -> range:
-        made = range(*args)
-        if len(made) > LONGEST_RANGE:
+        result = range(*args)
+        if len(result) > LONGEST_RANGE:
             raise Exhausted(f"a range of more than {LONGEST_RANGE}")
-        return made
+        return result
 
     def _tojson(
         self,
@@ -272,9 +272,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
     ) -> str:
         if _wide(indent) or (isinstance(indent, str) and len(indent) > WIDEST):
             raise Exhausted(f"tojson with an indent over {WIDEST}")
-        made = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-        self.budget.spend(len(made))
-        return made
+        result = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        self.budget.spend(len(result))
+        return result
 
 
 def _items(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -304,7 +304,7 @@ class Template:
         self.source = source
         self.special = dict(special or {})
         self._sandbox = Sandbox()
-        token = self._sandbox.limited()
+        token = self._sandbox.start_budget()
         try:
             tree = self._sandbox.parse(source)
             # Jinja's own answer to this question compiles the template once more, which doubles the time.
@@ -317,12 +317,12 @@ class Template:
         except (RecursionError, Exhausted, ValueError, SyntaxError, MemoryError) as error:
             raise TemplateError(f"The chat template cannot be read: {error}.", "Give the model another.") from None
         finally:
-            self._sandbox.unlimited(token)
+            self._sandbox.end_budget(token)
         self._compiled = jinja2.Template.from_code(self._sandbox, code, self._sandbox.globals)
 
     def render(self, **values: Any) -> str:
         """The prompt, or a `TemplateError` with what the template itself says against the conversation."""
-        token = self._sandbox.limited()
+        token = self._sandbox.start_budget()
         try:
             return self._compiled.render(**{**self.special, **values})
         except Exhausted as error:
@@ -332,13 +332,13 @@ class Template:
         except RecursionError:
             raise TemplateError("The chat template calls itself without end.", "Give the model another.") from None
         except jinja2.TemplateError as error:
-            said = str(error)[:300] or type(error).__name__
-            raise TemplateError(f"The model's chat template refuses this: {said.rstrip('.')}.") from None
+            reason = str(error)[:300] or type(error).__name__
+            raise TemplateError(f"The model's chat template refuses this: {reason.rstrip('.')}.") from None
         except Exception as error:  # noqa: BLE001 - a stranger's program may raise anything
-            said = f"{type(error).__name__}: {error}"[:300]
-            raise TemplateError(f"The model's chat template fails: {said.rstrip('.')}.") from None
+            reason = f"{type(error).__name__}: {error}"[:300]
+            raise TemplateError(f"The model's chat template fails: {reason.rstrip('.')}.") from None
         finally:
-            self._sandbox.unlimited(token)
+            self._sandbox.end_budget(token)
 
 
 @lru_cache(maxsize=TEMPLATES)

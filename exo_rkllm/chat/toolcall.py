@@ -18,8 +18,8 @@ def new_tool_call(name: str, arguments: JSON | str) -> ToolCall:
     return ToolCall("call_" + secrets.token_hex(12), name, text)
 
 
-def tool_call_piece(made: ToolCall, token: int = -1) -> Piece:
-    text = json.dumps({"id": made.id, "name": made.name, "arguments": made.arguments}, ensure_ascii=False)
+def tool_call_piece(call: ToolCall, token: int = -1) -> Piece:
+    text = json.dumps({"id": call.id, "name": call.name, "arguments": call.arguments}, ensure_ascii=False)
     return Piece(text, token, "tool_call")
 
 

@@ -547,16 +547,16 @@ FORCED = {
 def test_a_forced_call_begins_in_the_prompt(way: str) -> None:
     begun, rest = FORCED[way]
     format_ = TOOLS[way]
-    assert format_.forced("get_weather") == begun
+    assert format_.call_start("get_weather") == begun
     request = GenerationRequest(prompt=begun, tools=(WEATHER, CLOCK))
     for pieces in cuts(rest):
-        dialogue = ResponseParser(Prompt.of(request, tools=format_, forced=begun))
+        dialogue = ResponseParser(Prompt.of(request, tools=format_, call_start=begun))
         assert feed(dialogue, pieces) == Heard("", "", (ROME,), "tool_calls")
     if way == "glm":
         return  # its calls begin with the name itself, so there is nothing to begin for any tool
-    open_ = format_.forced("")
+    open_ = format_.call_start("")
     assert begun.startswith(open_)
-    dialogue = ResponseParser(Prompt.of(request, tools=format_, forced=open_))
+    dialogue = ResponseParser(Prompt.of(request, tools=format_, call_start=open_))
     assert feed(dialogue, [begun.removeprefix(open_), rest]) == Heard("", "", (ROME,), "tool_calls")
 
 
