@@ -15,7 +15,7 @@ from exo_rkllm.backends import base
 from exo_rkllm.cluster.discovery.interfaces import Interfaces
 from exo_rkllm.cluster.discovery.node_id_server import NodeIdServer
 from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
-from exo_rkllm.cluster.discovery.state import DISCOVERY_WINDOW, AmbiguousClusters, DiscoveredCluster, DiscoveryState
+from exo_rkllm.cluster.discovery.state import DISCOVERY_WINDOW, AmbiguousClusters, DiscoveredPeer, DiscoveryState
 from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
@@ -29,10 +29,10 @@ from exo_rkllm.cluster.effects import (
 )
 from exo_rkllm.cluster.identity import NodeIdentity
 from exo_rkllm.cluster.serving import BoardFacts, ModelServing, Servable
+from exo_rkllm.cluster.session.link import Alive, Linked, LinkFailed, TopicMessage, ZenohLink
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import query_nodes
 from exo_rkllm.cluster.session.presence import MembershipSources
-from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage, Transport
 from exo_rkllm.cluster.session.view import ClusterView, Phase
 from exo_rkllm.cluster.wire import requests
 from exo_rkllm.cluster.wire.events import Task
@@ -50,13 +50,6 @@ START_OVER = 12.0
 GOODBYE = 1.5
 
 
-def zenoh_link() -> Transport:
-    """The only place that brings zenoh in."""
-    from exo_rkllm.cluster.session.link import ZenohLink
-
-    return ZenohLink()
-
-
 class ClusterNode:
     """Started once, stopped once; everything it knows is in `view`."""
 
@@ -68,7 +61,7 @@ class ClusterNode:
         folder: Path,
         *,
         models_folder: Path | None = None,
-        transport: Callable[[], Transport] = zenoh_link,
+        transport: Callable[[], ZenohLink] = ZenohLink,
         revision: Revision | None = None,
     ) -> None:
         self.settings = settings
@@ -113,7 +106,7 @@ class ClusterNode:
             self._discovery_state,
             self._interfaces,
             self.settings.discovery_port,
-            on_cluster=self._on_cluster,
+            on_peer=self._on_peer,
             on_ambiguity=self._on_ambiguity,
             on_interfaces=self._on_interfaces,
         )
@@ -246,8 +239,8 @@ class ClusterNode:
         if self._link_is_up and self.membership.may_publish:
             self._discovery.search(on=False)
 
-    def _on_cluster(self, cluster: DiscoveredCluster) -> None:
-        self._log.debug("Found exo node %s at %s", cluster.peer.node_id, cluster.peer.endpoint)
+    def _on_peer(self, peer: DiscoveredPeer) -> None:
+        self._log.debug("Found exo node %s at %s", peer.node_id, peer.endpoint)
         self._has_endpoints.set()
 
     def _on_ambiguity(self, clusters: AmbiguousClusters) -> None:

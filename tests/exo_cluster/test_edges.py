@@ -25,7 +25,6 @@ from exo_rkllm.cluster.discovery.state import (
     NODES,
     VALID,
     AmbiguousClusters,
-    DiscoveredCluster,
     DiscoveredPeer,
     DiscoveryState,
     Outcome,
@@ -61,7 +60,7 @@ def test_a_node_that_answers_is_found_once() -> None:
     ear = hearing()
     asked = nonce(ear, 0.0)
     found = ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.01)
-    assert found == [DiscoveredCluster(DiscoveredPeer("aa", HERE, 52414))]
+    assert found == [DiscoveredPeer("aa", HERE, 52414)]
     assert ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.02) == []
     assert ear.endpoints() == ("tcp/[fe80::1%2]:52414",)
     assert ear.is_settled(0.0)
@@ -91,7 +90,7 @@ def test_an_answer_that_a_slow_board_hears_in_the_next_round_counts() -> None:
     ear = hearing()
     old = nonce(ear, 0.0)
     ear.hellos(1.0)
-    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == [DiscoveredCluster(DiscoveredPeer("aa", HERE, 52414))]
+    assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == [DiscoveredPeer("aa", HERE, 52414)]
 
 
 def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
@@ -119,7 +118,7 @@ def test_another_board_of_ours_that_searches_is_no_cluster() -> None:
         assert not ear.is_settled(60.0)
         assert ear.other_clusters(60.0) == ()
     assert heard(boards[0], OTHER, PacketSource("fe80::e", 2), 60.0) == [
-        DiscoveredCluster(DiscoveredPeer("ee", PacketSource("fe80::e", 2), 52414))
+        DiscoveredPeer("ee", PacketSource("fe80::e", 2), 52414)
     ]
     assert boards[0].is_settled(60.0)
 
@@ -145,9 +144,7 @@ def test_a_node_that_starts_later_is_asked_once() -> None:
     assert isinstance(ask, SendHello)
     assert ask.source == THERE
     assert ear.hear(Hello(b"m" * 8, OURS), THERE, 6.0) == []
-    assert ear.hear(WhatsUp(ask.packet.nonce, "bb", 1), THERE, 6.1) == [
-        DiscoveredCluster(DiscoveredPeer("bb", THERE, 1))
-    ]
+    assert ear.hear(WhatsUp(ask.packet.nonce, "bb", 1), THERE, 6.1) == [DiscoveredPeer("bb", THERE, 1)]
     ear.forget_answers()
     assert len(ear.hear(Hello(b"o" * 8, OURS), THERE, 7.0)) == 1
 

@@ -17,14 +17,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from exo_rkllm.cluster import node
 from exo_rkllm.cluster.discovery.service import Discovery
 from exo_rkllm.cluster.discovery.state import AmbiguousClusters
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.session import link
-from exo_rkllm.cluster.session.link import Connection, Inbox, ZenohLink
-from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage
+from exo_rkllm.cluster.session.link import Alive, Connection, Inbox, Linked, LinkFailed, TopicMessage, ZenohLink
 from exo_rkllm.cluster.session.view import Phase
 from exo_rkllm.config import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
@@ -371,7 +369,3 @@ async def test_a_connection_with_a_full_queue_refuses_and_still_ends(exo: Exo) -
     connection.end()
     hold.set()
     await asyncio.wait_for(connection.closed, 5)
-
-
-async def test_the_first_transport_is_zenoh() -> None:
-    assert isinstance(node.zenoh_link(), ZenohLink)

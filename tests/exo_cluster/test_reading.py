@@ -13,8 +13,7 @@ from exo_rkllm.cluster.session.replica import Replica
 from exo_rkllm.cluster.wire import decoding
 from exo_rkllm.cluster.wire.decoding import Unreadable
 from exo_rkllm.cluster.wire.events import (
-    ImagePart,
-    NodeDownloadProgress,
+    InputChunkReceived,
     NodeFacts,
     NodeGatheredInfo,
     NodeTimedOut,
@@ -66,7 +65,6 @@ def same_picture(one: Replica, other: Replica) -> bool:
             {key: (task.kind, task.status, task.command_id) for key, task in replica.tasks.items()},
             set(replica.nodes),
             {key: facts.name for key, facts in replica.nodes.items() if facts.name},
-            replica.downloads,
             set(replica.cards),
         )
 
@@ -113,14 +111,6 @@ def test_facts_of_a_node_add_up() -> None:
     assert replica.nodes["aa"] == NodeFacts(name="mac2", chip="M4", model="mini")
     replica.apply(NodeTimedOut("aa"))
     assert replica.nodes == {}
-
-
-def test_downloads_of_others_are_not_ours() -> None:
-    replica = Replica(ME)
-    replica.apply(NodeDownloadProgress("aa", "m", "DownloadCompleted"))
-    assert replica.downloads == {}
-    replica.apply(NodeDownloadProgress(ME, "m", "DownloadCompleted"))
-    assert replica.downloads == {"m": "DownloadCompleted"}
 
 
 @pytest.mark.parametrize(
@@ -257,7 +247,9 @@ def with_image(store: ImageStore) -> Any:
 def test_images_come_in_parts_ahead_of_their_task() -> None:
     store = ImageStore()
     for number in (1, 0):
-        store.take(ImagePart("c", 0, number, 2, TEXT[number * 10 : (number + 1) * 10] if number == 0 else TEXT[10:]))
+        store.take(
+            InputChunkReceived("c", 0, number, 2, TEXT[number * 10 : (number + 1) * 10] if number == 0 else TEXT[10:])
+        )
     assert with_image(store).images == (Image(PICTURE, "image/jpeg"),)
     assert with_image(store).content == "look"
 
@@ -270,8 +262,8 @@ def test_an_image_that_came_before_us_is_asked_for() -> None:
 def test_images_do_not_fill_the_memory() -> None:
     store = ImageStore(limit=1000)
     for number in range(50):
-        store.take(ImagePart(f"half{number}", 0, 0, 2, "x" * 90))
-        store.take(ImagePart(f"c{number}", 0, 0, 1, f"{number:0>90}"))
+        store.take(InputChunkReceived(f"half{number}", 0, 0, 2, "x" * 90))
+        store.take(InputChunkReceived(f"c{number}", 0, 0, 1, f"{number:0>90}"))
     held = [
         digest for digest in (hashlib.sha256(f"{n:0>90}".encode()).hexdigest() for n in range(50)) if store.find(digest)
     ]
@@ -280,7 +272,7 @@ def test_images_do_not_fill_the_memory() -> None:
 
 def test_what_is_no_image() -> None:
     store = ImageStore()
-    store.take(ImagePart("c", 0, 0, 1, "%%%"))
+    store.take(InputChunkReceived("c", 0, 0, 1, "%%%"))
     messages = [{"role": "user", "content": [{"type": "image"}]}]
     hashes = {"0": hashlib.sha256(b"%%%").hexdigest()}
     with pytest.raises(UsageError, match="not base64"):

@@ -15,7 +15,7 @@ from exo_rkllm.cluster.discovery.interfaces import Interfaces
 from exo_rkllm.cluster.discovery.packets import GROUP, decode, encode
 from exo_rkllm.cluster.discovery.state import (
     AmbiguousClusters,
-    DiscoveredCluster,
+    DiscoveredPeer,
     DiscoveryState,
     Outcome,
     PacketSource,
@@ -48,7 +48,7 @@ class Discovery:
         table: Interfaces,
         port: int,
         *,
-        on_cluster: Callable[[DiscoveredCluster], None],
+        on_peer: Callable[[DiscoveredPeer], None],
         on_ambiguity: Callable[[AmbiguousClusters], None],
         on_interfaces: Callable[[], None],
     ) -> None:
@@ -56,7 +56,7 @@ class Discovery:
         self.table = table
         self.garbage = 0
         self._port = port
-        self._on_cluster, self._on_ambiguity, self._on_interfaces = on_cluster, on_ambiguity, on_interfaces
+        self._on_peer, self._on_ambiguity, self._on_interfaces = on_peer, on_ambiguity, on_interfaces
         self._groups: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -189,8 +189,8 @@ class Discovery:
         for outcome in outcomes:
             if isinstance(outcome, SendHello):
                 self._send([outcome])
-            elif isinstance(outcome, DiscoveredCluster):
-                self._on_cluster(outcome)
+            elif isinstance(outcome, DiscoveredPeer):
+                self._on_peer(outcome)
             else:
                 self._on_ambiguity(outcome)
 

@@ -65,18 +65,13 @@ class SendHello:
 
 
 @dataclass(frozen=True, slots=True)
-class DiscoveredCluster:
-    peer: DiscoveredPeer
-
-
-@dataclass(frozen=True, slots=True)
 class AmbiguousClusters:
     """More than one cluster is heard and none was named: none is joined."""
 
     namespaces: tuple[str, ...]
 
 
-Outcome: TypeAlias = SendHello | DiscoveredCluster | AmbiguousClusters
+Outcome: TypeAlias = SendHello | DiscoveredPeer | AmbiguousClusters
 # A namespace, and who asked or answered in it.
 Speaker: TypeAlias = tuple[bytes, PacketSource]
 
@@ -198,7 +193,7 @@ class DiscoveryState:
             return []
         peer = DiscoveredPeer(packet.node_id, source, packet.port)
         self._peers[packet.node_id] = (peer, now)
-        return [DiscoveredCluster(peer)]
+        return [peer]
 
     def _refresh(self, source: PacketSource, now: float) -> None:
         for node, (peer, _) in self._peers.items():

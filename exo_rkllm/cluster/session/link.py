@@ -16,11 +16,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Full, Queue, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from exo_rkllm.cluster.session.transport import Alive, Incoming, Linked, LinkFailed, TopicMessage
+from exo_rkllm.errors import ExoRkllmError
 
 if TYPE_CHECKING:
     import zenoh
@@ -38,6 +39,37 @@ TOPICS, LIVE = "topics/", "live/"
 PUBLISHED = ("local_events", "commands", "election_messages")
 SUBSCRIBED = ("global_events", "election_messages", "download_commands")
 _LOCATOR = re.compile(r"tcp/(?:\[([^\]%]+)[^\]]*\]|([0-9.]+)):\d+")
+
+
+class LinkFailed(ExoRkllmError):
+    """No exo node could be connected to."""
+
+    code = "cluster_link"
+    status = 503
+
+
+@dataclass(frozen=True, slots=True)
+class TopicMessage:
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The liveliness of an exo node changed."""
+
+    node: str
+    there: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """The connection to the cluster came up or went down; it comes up again by itself while endpoints answer."""
+
+    up: bool
+
+
+Incoming: TypeAlias = TopicMessage | Alive | Linked
 
 
 def configuration(endpoints: Sequence[str]) -> Mapping[str, str]:
@@ -264,7 +296,7 @@ class Connection:
 
 
 class ZenohLink:
-    """`Transport` over zenoh."""
+    """What carries messages to and from a cluster: one connection after the other."""
 
     def __init__(self) -> None:
         self._inbox = Inbox()
@@ -275,6 +307,7 @@ class ZenohLink:
         return self._inbox.dropped
 
     async def open(self, endpoints: Sequence[str]) -> None:
+        """Connect to any one of them and listen; raises `LinkFailed`. A connection that was open is given up."""
         self._give_up()
         connection = Connection(endpoints, self._inbox)
         try:
@@ -285,17 +318,20 @@ class ZenohLink:
         self._connection = connection
 
     async def receive(self) -> list[Incoming]:
+        """What has come in since the last call; waits until there is something."""
         return await self._inbox.take()
 
     def send(self, topic: str, payload: bytes) -> bool:
+        """Hand a message over without waiting; false if there is no room, and then it is lost."""
         return self._connection is not None and self._connection.publish(topic, payload)
 
     def declare(self, node: str) -> None:
+        """Show a liveliness token, as exo nodes do."""
         if self._connection is not None:
             self._connection.declare(LIVE + node)
 
     async def addresses(self) -> Mapping[str, tuple[str, ...]]:
-        """Every exo node answers for its admin space, and names there where it listens."""
+        """IP addresses of nodes, by id: every exo node names in its admin space where it listens."""
         if self._connection is None:
             return {}
         answers = await self._connection.ask("@/*/router", ADDRESSES_IN)

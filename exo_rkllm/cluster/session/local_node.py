@@ -44,7 +44,7 @@ class LocalNode:
     def apply(self, event: Event) -> None:
         self.replica.apply(event)
         if isinstance(event, InputChunkReceived):
-            self.images.take(event.part)
+            self.images.take(event)
 
     def decide(self, event: events.WorkerEvent, now: float) -> None:
         self.worker, effects = decide(self.worker, event, self.replica, now, self._sources.new_id)

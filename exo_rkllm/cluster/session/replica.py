@@ -13,7 +13,6 @@ from exo_rkllm.cluster.wire.events import (
     Instance,
     InstanceCreated,
     InstanceDeleted,
-    NodeDownloadProgress,
     NodeFacts,
     NodeGatheredInfo,
     NodeTimedOut,
@@ -29,7 +28,7 @@ IN_FLIGHT = ("Pending", "Running")
 
 
 class Replica:
-    """exo never forgets runners, cancelled tasks and old nodes' downloads; what cannot matter again is dropped here."""
+    """exo never forgets runners and cancelled tasks; what cannot matter again is dropped here."""
 
     def __init__(self, me: str) -> None:
         self.me = me
@@ -38,7 +37,6 @@ class Replica:
         self.tasks: dict[str, Task] = {}  # requests in flight only; those of other nodes without their parameters
         self.nodes: dict[str, NodeFacts] = {}
         self.cards: dict[str, Raw] = {}
-        self.downloads: dict[str, str] = {}  # of this node: model to state
 
     def load(self, state: ClusterState) -> None:
         """Start from a snapshot."""
@@ -50,7 +48,6 @@ class Replica:
             self._task(task)
         self.nodes = dict(state.nodes)
         self.cards = dict(state.cards)
-        self.downloads = {entry.model_id: entry.state for entry in state.downloads if entry.node_id == self.me}
 
     def apply(self, event: Event) -> None:
         match event:
@@ -70,14 +67,10 @@ class Replica:
                 self._delete(instance_id)
             case NodeTimedOut(node):
                 self.nodes.pop(node, None)
-                if node == self.me:
-                    self.downloads.clear()
             case CustomModelCardAdded(model, card):
                 self.cards[model] = card
             case CustomModelCardDeleted(model):
                 self.cards.pop(model, None)
-            case NodeDownloadProgress(node, model, state) if node == self.me:
-                self.downloads[model] = state
 
     def mine(self) -> Iterator[Instance]:
         """Instances that have anything to do with this node, oldest first."""

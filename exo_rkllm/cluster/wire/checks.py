@@ -39,33 +39,30 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _string(value: Any) -> None:
-    if type(value) is not str:
-        raise Mismatch(f"{_shown(value)} is no string")
-
-
-def _integer(low: int) -> Check:
+def _of_type(kind: type, noun: str) -> Check:
     def check(value: Any) -> None:
-        if type(value) is not int or not low <= value < _I64:
-            raise Mismatch(f"{_shown(value)} is no integer" + ("" if low < 0 else f" of at least {low}"))
+        if type(value) is not kind:
+            raise Mismatch(f"{_shown(value)} is no {noun}")
 
     return check
+
+
+def _integer(low: int, high: int = _I64 - 1, noun: str = "integer") -> Check:
+    def check(value: Any) -> None:
+        if type(value) is not int or not low <= value <= high:
+            least = f" of at least {low}" if low >= 0 and noun == "integer" else ""
+            raise Mismatch(f"{_shown(value)} is no {noun}{least}")
+
+    return check
+
+
+_string = _of_type(str, "string")
 
 
 def _number(value: Any) -> None:
     # NaN and infinity have no JSON: exo writes null for them, which the next reader refuses
     if type(value) is not int and (type(value) is not float or not math.isfinite(value)):
         raise Mismatch(f"{_shown(value)} is no finite number")
-
-
-def _boolean(value: Any) -> None:
-    if type(value) is not bool:
-        raise Mismatch(f"{_shown(value)} is no boolean")
-
-
-def _port(value: Any) -> None:
-    if type(value) is not int or not 0 <= value <= 65535:
-        raise Mismatch(f"{_shown(value)} is no port")
 
 
 def _time(value: Any) -> None:
@@ -98,8 +95,8 @@ PLAIN: Mapping[str, Check] = {
     "uint": _integer(0),
     "positive": _integer(1),
     "float": _number,
-    "bool": _boolean,
-    "port": _port,
+    "bool": _of_type(bool, "boolean"),
+    "port": _integer(0, 65535, "port"),
     "time": _time,
     "multiaddr": _multiaddr,
     "json": _any,

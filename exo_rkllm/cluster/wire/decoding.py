@@ -17,13 +17,11 @@ from exo_rkllm.cluster.wire.events import (
     DownloadCommand,
     ElectionMessage,
     Event,
-    ImagePart,
     InputChunkReceived,
     Instance,
     InstanceCreated,
     InstanceDeleted,
     LogEntry,
-    NodeDownloadProgress,
     NodeFacts,
     NodeGatheredInfo,
     NodeTimedOut,
@@ -113,10 +111,8 @@ def _event(kind: str, body: Raw) -> Event:
             return CustomModelCardAdded(_text(card, "model_id"), card)
         case "CustomModelCardDeleted":
             return CustomModelCardDeleted(_text(body, "model_id"))
-        case "NodeDownloadProgress":
-            return _download(body.get("download_progress"))
         case "InputChunkReceived":
-            return InputChunkReceived(_image_part(_text(body, "command_id"), body.get("chunk")))
+            return _image_part(_text(body, "command_id"), body.get("chunk"))
     return OtherEvent(kind)
 
 
@@ -129,7 +125,6 @@ def state(value: Raw) -> ClusterState:
         tuple(_task(entry) for entry in _object(value, "tasks").values()),
         _nodes(value),
         _object(value, "custom_model_cards"),
-        tuple(_download(entry) for entries in _object(value, "downloads").values() for entry in entries),
     )
 
 
@@ -197,11 +192,6 @@ def _task(value: Any) -> Task:
     )
 
 
-def _download(value: Any) -> NodeDownloadProgress:
-    state, body = _tagged(value)
-    return NodeDownloadProgress(_text(body, "node_id"), _model_of_shard(body.get("shard_metadata")), state)
-
-
 def _addresses(interfaces: Any) -> tuple[str, ...]:
     return _words(entry.get("ip_address") for entry in interfaces or () if isinstance(entry, dict))
 
@@ -235,7 +225,7 @@ def _nodes(value: Raw) -> dict[str, NodeFacts]:
     return nodes
 
 
-def _image_part(command_id: str, value: Any) -> ImagePart:
+def _image_part(command_id: str, value: Any) -> InputChunkReceived:
     _, chunk = _tagged(value)
     image, part, parts = (_field(chunk, name, int) for name in ("image_index", "chunk_index", "total_chunks"))
-    return ImagePart(command_id, image, part, parts, _text(chunk, "data"))
+    return InputChunkReceived(command_id, image, part, parts, _text(chunk, "data"))

@@ -55,17 +55,6 @@ class NodeFacts:
     backends: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ImagePart:
-    """Base64 text of images comes ahead of its task, in parts (reference 2.7)."""
-
-    command_id: str
-    image: int
-    part: int
-    parts: int
-    data: str
-
-
 # ── events ────────────────────────────────────────────────────────────────────────────
 
 
@@ -126,17 +115,14 @@ class CustomModelCardDeleted:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeDownloadProgress:
-    """`state` is exo's name of it: DownloadCompleted, DownloadFailed, ..."""
-
-    node_id: str
-    model_id: str
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
 class InputChunkReceived:
-    part: ImagePart
+    """Base64 text of images comes ahead of its task, in parts (reference 2.7)."""
+
+    command_id: str
+    image: int
+    part: int
+    parts: int
+    data: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +143,6 @@ Event: TypeAlias = (
     | NodeTimedOut
     | CustomModelCardAdded
     | CustomModelCardDeleted
-    | NodeDownloadProgress
     | InputChunkReceived
     | OtherEvent
 )
@@ -203,4 +188,3 @@ class ClusterState:
     tasks: tuple[Task, ...]
     nodes: Mapping[str, NodeFacts]
     cards: Mapping[str, Raw]
-    downloads: tuple[NodeDownloadProgress, ...]

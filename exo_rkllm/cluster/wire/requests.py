@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from exo_rkllm import sampling
 from exo_rkllm.backends.base import GenerationRequest, Image, Message, Tool, ToolCall
-from exo_rkllm.cluster.wire.events import ImagePart, Raw
+from exo_rkllm.cluster.wire.events import InputChunkReceived, Raw
 from exo_rkllm.errors import UsageError
 
 # Base64 text of images that is kept for tasks which name them by hash only (reference 2.7).
@@ -33,10 +33,10 @@ class ImageStore:
     def __init__(self, limit: int = IMAGE_BYTES) -> None:
         self._limit = limit
         self._whole: OrderedDict[str, str] = OrderedDict()
-        self._parts: OrderedDict[str, dict[int, ImagePart]] = OrderedDict()
+        self._parts: OrderedDict[str, dict[int, InputChunkReceived]] = OrderedDict()
         self._size = 0
 
-    def take(self, part: ImagePart) -> None:
+    def take(self, part: InputChunkReceived) -> None:
         parts = self._parts.setdefault(part.command_id, {})
         if part.part not in parts:
             parts[part.part] = part
@@ -53,7 +53,7 @@ class ImageStore:
             self._whole.move_to_end(digest)
         return text
 
-    def _assemble(self, parts: Mapping[int, ImagePart]) -> None:
+    def _assemble(self, parts: Mapping[int, InputChunkReceived]) -> None:
         texts: dict[int, list[str]] = {}
         for _, part in sorted(parts.items()):
             texts.setdefault(part.image, []).append(part.data)
