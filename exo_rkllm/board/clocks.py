@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,27 +39,20 @@ class ClocksOutcome:
 def clock_controls(root: Path) -> list[ClockControl]:
     """The NPU's clock, the memory's, and one a CPU cluster, as far as the kernel has them."""
     devfreq, cpufreq = root / "sys/class/devfreq", root / "sys/devices/system/cpu/cpufreq"
-    npus = [folder for name in files.names(devfreq) if (folder := devfreq / name).name.endswith(".npu")]
+    npus = [name for name in files.names(devfreq) if name.endswith(".npu")]
     controls = [
-        ClockControl(
-            folder.name, folder / "governor", folder / "userspace/set_freq", _words(folder / "available_governors")
-        )
-        for folder in (*npus, devfreq / "dmc")
+        _control(devfreq / name, "governor", "userspace/set_freq", "available_governors") for name in (*npus, "dmc")
     ]
     controls += [
-        ClockControl(
-            folder.name,
-            folder / "scaling_governor",
-            folder / "scaling_setspeed",
-            _words(folder / "scaling_available_governors"),
-        )
+        _control(folder, "scaling_governor", "scaling_setspeed", "scaling_available_governors")
         for folder in files.numbered(cpufreq, "policy")
     ]
     return [control for control in controls if control.governor.exists()]
 
 
-def _words(path: Path) -> tuple[str, ...]:
-    return tuple((files.text(path) or "").split())
+def _control(folder: Path, governor: str, speed: str, available: str) -> ClockControl:
+    governors = (files.text(folder / available) or "").split()
+    return ClockControl(folder.name, folder / governor, folder / speed, tuple(governors))
 
 
 def raise_clocks(root: Path, saved: Path) -> ClocksOutcome:
@@ -67,34 +60,33 @@ def raise_clocks(root: Path, saved: Path) -> ClocksOutcome:
     controls = clock_controls(root)
     if not saved.exists():
         _save(saved, dict(_current(controls)))
-    done, failed = [], []
-    for control in controls:
-        if FULL_SPEED not in control.available:
-            failed.append(f"{control.name} has no governor {FULL_SPEED}.")
-        elif failure := _set(control.governor, FULL_SPEED):
-            failed.append(f"{control.name}: {failure}")
-        else:
-            done.append(control.name)
-    return ClocksOutcome(tuple(done), tuple(failed))
+    return _outcome((control.name, _raise(control)) for control in controls)
 
 
 def restore_clocks(root: Path, saved: Path) -> ClocksOutcome:
     """Restore the governors that were saved, and delete the note; without a note nothing changes."""
     note = _note(saved)
-    done, failed = [], []
-    for control in clock_controls(root):
-        before = note.get(control.name)
-        if before is None:
-            continue
-        failure = _set(control.governor, before[0])
-        if not failure and before[0] == FIXED_SPEED and len(before) > 1:
-            failure = _set(control.speed, before[1])
-        if failure:
-            failed.append(f"{control.name}: {failure}")
-        else:
-            done.append(control.name)
+    controls = [control for control in clock_controls(root) if control.name in note]
+    outcome = _outcome((control.name, _restore(control, *note[control.name])) for control in controls)
     saved.unlink(missing_ok=True)
-    return ClocksOutcome(tuple(done), tuple(failed))
+    return outcome
+
+
+def _outcome(failures: Iterable[tuple[str, str]]) -> ClocksOutcome:
+    results = list(failures)
+    done = tuple(name for name, failure in results if not failure)
+    return ClocksOutcome(done, tuple(failure for _, failure in results if failure))
+
+
+def _raise(control: ClockControl) -> str:
+    if FULL_SPEED not in control.available:
+        return f"{control.name} has no governor {FULL_SPEED}."
+    return _set(control, control.governor, FULL_SPEED)
+
+
+def _restore(control: ClockControl, governor: str, speed: str = "", *_: str) -> str:
+    failure = _set(control, control.governor, governor)
+    return failure or (_set(control, control.speed, speed) if governor == FIXED_SPEED and speed else "")
 
 
 def _current(controls: Sequence[ClockControl]) -> Iterator[tuple[str, list[str]]]:
@@ -130,8 +122,8 @@ def _note(saved: Path) -> dict[str, list[str]]:
     }
 
 
-def _set(path: Path, value: str) -> str:
-    """Write one attribute; returns why that failed, or an empty string."""
+def _set(control: ClockControl, path: Path, value: str) -> str:
+    """Write one attribute; returns a sentence about a failure, or an empty string."""
     if files.text(path) == value:
         return ""
     try:
@@ -141,5 +133,5 @@ def _set(path: Path, value: str) -> str:
         finally:
             os.close(handle)
     except OSError as error:
-        return f"{path.name} cannot be set to {value} ({error.strerror})."
+        return f"{control.name}: {path.name} cannot be set to {value} ({error.strerror})."
     return ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from exo_rkllm.board import files
-from exo_rkllm.board.driver import MINIMUM, RECOMMENDED, is_older, parse_load, version_in
+from exo_rkllm.board.driver import MINIMUM, is_older, parse_load, version_in
 from exo_rkllm.board.states import OTHER_ENGINES, UNMASK, BoardFacts, DeviceTreeNode, NpuState, UnboundDevice, decide
 from exo_rkllm.errors import NpuUnavailable
 from exo_rkllm.socs import RKLLM_SOCS, NamedSoc, Soc, named, named_by_npu
@@ -48,10 +48,6 @@ class Npu:
     cores: int | None
     iommu: bool
     nodes: tuple[DeviceNode, ...]
-
-    @property
-    def version_old(self) -> bool:
-        return is_older(self.version, RECOMMENDED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,14 +87,13 @@ def decide(facts: BoardFacts) -> Verdict:
             f"The {soc}NPU runs with mainline's driver rocket, which the RKLLM library cannot use.",
             VENDOR_KERNEL,
         )
-    for device in facts.unbound:
+    for device in sorted(facts.unbound, key=lambda device: not device.waiting):
         if device.waiting:
             return Verdict(
                 "deferred",
                 f"The NPU device {device.name} waits for another driver (regulator or IOMMU), so none is bound to it.",
                 "sudo cat /sys/kernel/debug/devices_deferred; sudo dmesg | grep -iE 'npu|rk860|rk806|iommu'",
             )
-    for device in facts.unbound:
         return Verdict(
             "no_driver",
             f"The NPU device {device.name} is on and no driver is bound to it (kernel {kernel}).",

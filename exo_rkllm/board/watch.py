@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -98,12 +98,6 @@ class Monitor:
             if error.errno not in (errno.EAGAIN, errno.EINTR):
                 changes.append(Change("lost", "", ""))
         return changes
-
-    def npus(self) -> Iterator[str]:
-        """Names of the NPU's platform devices that libudev knows now."""
-        for device in self._context.list_devices(subsystem="platform"):
-            if concerns_npu("platform", device.sys_name, "add"):
-                yield str(device.sys_name)
 
     def close(self) -> None:
         """The socket belongs to libudev's object, which closes it."""

@@ -10,8 +10,8 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from exo_rkllm import __version__
 from exo_rkllm.board.detect import Board
 from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
 from exo_rkllm.doctor.probes import HardwareProbe
-from exo_rkllm.doctor.report import DoctorReport, Finding, bad, good, poor, unseen
+from exo_rkllm.doctor.report import DoctorReport, Finding, bad, from_error, good, poor, unseen
 from exo_rkllm.errors import ExoRkllmError
 
 # A command of the table reads a few files; if it takes longer, it hangs on a device.
@@ -75,15 +75,11 @@ def _measure(probe: HardwareProbe, bench: Bench | None) -> Finding:
         return unseen("needs --model NAME")
     measure = cast("Callable[[Bench], Awaitable[Finding]]", MEASUREMENTS[probe.key])
     try:
-        return asyncio.run(_limited(measure(bench)))
+        return asyncio.run(asyncio.wait_for(measure(bench), MEASURE_SECONDS))
     except ExoRkllmError as error:
-        return bad(error.sentence, error.hint)
+        return from_error(error)
     except asyncio.TimeoutError:
         return bad(f"No end after {MEASURE_SECONDS:.0f} s.", "exo-rkllm run NAME hello --verbose")
-
-
-async def _limited(work: Awaitable[Finding]) -> Finding:
-    return await asyncio.wait_for(work, MEASURE_SECONDS)
 
 
 def judge(probe: HardwareProbe, output: str, board: Board) -> Finding:
@@ -133,48 +129,32 @@ def page(
     board: Board, doctor: DoctorReport, outcomes: Sequence[SelftestOutcome], lines: Sequence[str], now: float
 ) -> str:
     """The report in Markdown, in which no output can end a block."""
-    return "\n".join(_page(board, doctor, outcomes, lines, now)) + "\n"
-
-
-def _page(
-    board: Board, doctor: DoctorReport, outcomes: Sequence[SelftestOutcome], lines: Sequence[str], now: float
-) -> Iterator[str]:
-    yield f"# exo-rkllm selftest: {board.title}"
-    yield ""
     stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
-    yield f"{stamp}, exo-rkllm {__version__}, Python {platform.python_version()}, {platform.machine()}, {board.kernel}"
-    yield ""
-    yield "| check | result | what was seen |"
-    yield "|---|---|---|"
-    for outcome in outcomes:
-        repair = f" Try: {outcome.finding.repair}" if outcome.finding.repair else ""
-        yield f"| {outcome.probe.key} | {outcome.finding.level} | {_cell(outcome.finding.fact + repair)} |"
-    yield ""
-    yield "## doctor"
-    yield ""
-    yield "| check | result | what was seen |"
-    yield "|---|---|---|"
-    for line in doctor.lines:
-        yield f"| {line.check} | {line.finding.level} | {_cell(line.finding.fact)} |"
+    host = f"exo-rkllm {__version__}, Python {platform.python_version()}, {platform.machine()}, {board.kernel}"
+    parts = [f"# exo-rkllm selftest: {board.title}", "", f"{stamp}, {host}", ""]
+    parts += _table((outcome.probe.key, outcome.finding) for outcome in outcomes)
+    parts += ["", "## doctor", "", *_table((line.check, replace(line.finding, repair="")) for line in doctor.lines)]
     for outcome in outcomes:
         if outcome.probe.kind == "command" and outcome.finding.level != "skip":
-            yield from _section(outcome.probe.key, outcome.probe.question, outcome.output)
-    yield from _section("library", "What the vendor's library said", "\n".join(lines))
-    yield from _section("board", "exo-rkllm board --json", json.dumps(asdict(board), indent=2))
+            parts += _section(outcome.probe.key, outcome.probe.question, outcome.output)
+    parts += _section("library", "What the vendor's library said", "\n".join(lines))
+    parts += _section("board", "exo-rkllm board --json", json.dumps(asdict(board), indent=2))
+    return "\n".join(parts) + "\n"
+
+
+def _table(rows: Iterable[tuple[str, Finding]]) -> Iterator[str]:
+    yield "| check | result | what was seen |"
+    yield "|---|---|---|"
+    for name, finding in rows:
+        repair = f" Try: {finding.repair}" if finding.repair else ""
+        cell = " ".join((finding.fact + repair).replace("|", "\\|").split())
+        yield f"| {name} | {finding.level} | {cell} |"
 
 
 def _section(key: str, question: str, output: str) -> Iterator[str]:
-    yield ""
-    yield f"## {key}"
-    yield ""
-    yield f"{question}:"
-    yield ""
+    yield from ("", f"## {key}", "", f"{question}:", "")
     content = PRIVATE.sub("(left out)", output).rstrip("\n").split("\n")
     for line in content[:MOST_LINES]:
         yield "    " + "".join(character if character.isprintable() else "�" for character in line)
     if len(content) > MOST_LINES:
         yield f"    ({len(content) - MOST_LINES} more lines)"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -7,12 +7,26 @@ from collections.abc import Callable, Iterable
 
 from prometheus_client.core import Metric
 
-from exo_rkllm.board.counters import COLLECTORS, Clock, Reading, read
+from exo_rkllm.board.counters import COLLECTORS, Reading, read
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.sampler import NpuLoad
 from exo_rkllm.board.sources import Sources
 from exo_rkllm.board.states import NpuState
 from exo_rkllm.metrics.scrape import Scrape
+
+# Fields of a Reading, and of its Clock.
+MEMORY = {
+    "rknpu_system_memory_total_bytes": "memory_total",
+    "rknpu_system_memory_available_bytes": "memory_available",
+    "rknpu_cma_total_bytes": "cma_total",
+    "rknpu_cma_free_bytes": "cma_free",
+}
+CLOCK = {
+    "rknpu_frequency_hertz": "hertz",
+    "rknpu_frequency_min_hertz": "minimum",
+    "rknpu_frequency_max_hertz": "maximum",
+    "rknpu_frequency_available_max_hertz": "top",
+}
 
 
 class BoardCollector:
@@ -47,11 +61,9 @@ def add_board(scrape: Scrape, board: Board, reading: Reading, busy: NpuLoad) -> 
         scrape.add("rknpu_state", 1 if state == board.state else 0, state)
     for name in COLLECTORS:
         scrape.add("rknpu_collector_success", 0 if name in reading.absent else 1, name)
-    scrape.add("rknpu_system_memory_total_bytes", reading.memory_total)
-    scrape.add("rknpu_system_memory_available_bytes", reading.memory_available)
+    for name, field in MEMORY.items():
+        scrape.add(name, getattr(reading, field))
     scrape.add("rknpu_temperature_celsius", reading.celsius, reading.zone)
-    scrape.add("rknpu_cma_total_bytes", reading.cma_total)
-    scrape.add("rknpu_cma_free_bytes", reading.cma_free)
     if reading.ddr is not None:
         scrape.add("rknpu_memory_frequency_hertz", reading.ddr.hertz)
         scrape.add("rknpu_memory_frequency_available_max_hertz", reading.ddr.top)
@@ -70,12 +82,5 @@ def add_board(scrape: Scrape, board: Board, reading: Reading, busy: NpuLoad) -> 
     scrape.add("rknpu_powered", None if reading.powered is None else float(reading.powered), device)
     scrape.add("rknpu_powered_seconds_total", reading.powered_seconds, device)
     scrape.add("rknpu_voltage_volts", reading.volts, device)
-    if reading.clock is not None:
-        _add_clock(scrape, reading.clock, device)
-
-
-def _add_clock(scrape: Scrape, clock: Clock, device: str) -> None:
-    scrape.add("rknpu_frequency_hertz", clock.hertz, device)
-    scrape.add("rknpu_frequency_min_hertz", clock.minimum, device)
-    scrape.add("rknpu_frequency_max_hertz", clock.maximum, device)
-    scrape.add("rknpu_frequency_available_max_hertz", clock.top, device)
+    for name, field in CLOCK.items() if reading.clock is not None else ():
+        scrape.add(name, getattr(reading.clock, field), device)
