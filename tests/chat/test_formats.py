@@ -77,13 +77,13 @@ BAD: dict[str, list[str]] = {
 
 
 @pytest.mark.parametrize(("way", "text"), [(way, text) for way, texts in GOOD.items() for text in texts])
-def test_what_a_call_may_look_like(way: str, text: str) -> None:
+def test_reader_accepts_every_form_of_its_calls(way: str, text: str) -> None:
     made = TOOLS[way].read(text, (WEATHER, CLOCK))
     assert [(one.name, json.loads(one.arguments)) for one in made] == GOOD[way][text]
 
 
 @pytest.mark.parametrize(("way", "text"), [(way, text) for way, texts in BAD.items() for text in texts])
-def test_what_is_no_call(way: str, text: str) -> None:
+def test_reader_refuses_what_is_no_call(way: str, text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         TOOLS[way].read(text, ())
 

@@ -275,7 +275,7 @@ def test_each_family_is_understood_however_its_text_is_cut(family: str, said: Sa
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
-def test_cutting_anywhere_changes_nothing(data: st.DataObject) -> None:
+def test_parser_reads_the_same_wherever_the_text_is_cut(data: st.DataObject) -> None:
     """Random text out of tags and halves of tags: the pieces put together mean what the whole means."""
     parts = ["<think>", "</think>", "<tool_call>", "</tool_call>", "\n", " ", "<", "</", "a", "STOP", "ST", "<|end|>",
              '{"name": "x", "arguments": {}}', "<|e", "é🙂"]  # fmt: skip
@@ -295,7 +295,7 @@ def test_cutting_anywhere_changes_nothing(data: st.DataObject) -> None:
 
 
 @given(st.text(alphabet="ab <\n", max_size=40), st.integers(1, 5))
-def test_without_tags_everything_comes_out_at_once_and_as_it_was(text: str, size: int) -> None:
+def test_parser_without_tags_passes_every_piece_on_at_once(text: str, size: int) -> None:
     dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="")))
     for at in range(0, len(text), size):
         part = text[at : at + size]
@@ -342,7 +342,7 @@ def test_a_users_stop_string_does_not_end_thoughts() -> None:
 
 
 @pytest.mark.parametrize("reason", ["length", "abort"])
-def test_an_answer_that_was_cut_off_says_so(reason: FinishReason) -> None:
+def test_answer_that_is_cut_off_finishes_with_length(reason: FinishReason) -> None:
     dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
     text = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call><tool_call>{"name": "get'
     heard = feed(dialogue, [text], Finish(reason))
@@ -362,7 +362,7 @@ def test_an_answer_that_was_cut_off_says_so(reason: FinishReason) -> None:
         '<tool_call>{"name": "x", "arguments": ' + '{"a":' * 100_000 + "</tool_call>",
     ],
 )
-def test_a_call_that_is_none_is_given_back_as_the_answer(text: str) -> None:
+def test_malformed_call_is_given_back_as_answer_text(text: str) -> None:
     dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
     assert feed(dialogue, ["So:\n", text, " ok"]) == Heard("", f"So:\n{text} ok", (), "stop")
 
@@ -401,7 +401,7 @@ def test_arguments_may_be_text_that_is_json() -> None:
     assert heard.calls == (("x", {"a": 1}),)
 
 
-def test_without_tools_nothing_is_taken_for_a_call(tmp_path: Path) -> None:
+def test_parser_without_tools_takes_nothing_for_a_call(tmp_path: Path) -> None:
     text = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
     dialogue = ResponseParser(render(GenerationRequest(messages=(ASK,)), entry(tmp_path, "qwen2.5"), RKLLM))
     assert feed(dialogue, [text]).answer == text
@@ -445,14 +445,14 @@ def test_pieces_of_engines_that_chat_keep_their_kind() -> None:
     assert dialogue.end(Finish("tool_calls")) == (Finish("tool_calls"),)
 
 
-def test_what_was_held_comes_before_an_engines_own_call() -> None:
+def test_text_that_waits_comes_out_before_an_engines_own_call() -> None:
     request = GenerationRequest(messages=(HELLO,), stop=("STOP",))
     dialogue = ResponseParser(render(request, DummyModel(), Capabilities(chat=True)))
     made = tool_call_piece(new_tool_call("S", {}))
     assert [piece.text for sent in (Piece("a ST"), made) for piece in dialogue.feed(sent)] == ["a ", "ST", made.text]
 
 
-def test_an_answer_that_ends_undecided_is_an_answer() -> None:
+def test_text_that_ends_undecided_is_an_answer() -> None:
     for text in ("get_wea", "  ", ""):
         dialogue = ResponseParser(
             Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,), stop=("\n",)), tools=TOOLS["glm"])
@@ -627,7 +627,7 @@ def test_the_card_may_overrule_what_the_template_tells(tmp_path: Path) -> None:
     )
 
 
-def test_a_bare_file_is_spoken_to_by_its_name() -> None:
+def test_bare_file_gets_the_template_of_the_family_in_its_name() -> None:
     request = GenerationRequest(messages=(HELLO,))
     for file, begin in {
         "Llama-3.2-1B-rk3588.rkllm": "<|begin_of_text|><|start_header_id|>user",
@@ -638,12 +638,12 @@ def test_a_bare_file_is_spoken_to_by_its_name() -> None:
         assert str(render(request, Bare(file), RKLLM).request.prompt).startswith(begin)
 
 
-def test_nothing_to_answer_is_refused(tmp_path: Path) -> None:
+def test_conversation_without_a_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TemplateError):
         render(GenerationRequest(messages=(SYSTEM,)), entry(tmp_path, "qwen3.5"), RKLLM)
 
 
-def test_a_call_survives_its_piece() -> None:
+def test_tool_call_crosses_the_seam_in_one_piece() -> None:
     made = new_tool_call("get_weather", {"city": 'Tromsø "N"'})
     assert read_tool_call(tool_call_piece(made, 7)) == made
     assert tool_call_piece(made, 7).token == 7

@@ -63,7 +63,7 @@ def test_our_own_templates_say_what_the_published_ones_say(family: str, scenario
         assert made == golden["prompt"]
 
 
-def test_what_templates_are_offered() -> None:
+def test_sandbox_offers_what_published_templates_use() -> None:
     assert render("{{ {'b': 'é<', 'a': [1, none]} | tojson }}") == '{"b": "é<", "a": [1, null]}'
     assert render("{{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true) }}") == '{\n "a": 2,\n "b": 1\n}'
     assert render("{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "012"
@@ -165,7 +165,7 @@ def test_arguments_become_text_for_templates_that_join_them() -> None:
     assert '```json\n{"city": "Tromsø", "days": 2, "units": "metric"}\n```' in made
 
 
-def test_the_first_refusal_is_the_one_that_is_told() -> None:
+def test_first_refusal_of_a_template_is_the_one_raised() -> None:
     template = TemplateSource(
         "{% if messages[0].role == 'system' %}{{ raise_exception('A') }}{% endif %}{{ raise_exception('B') }}"
     )

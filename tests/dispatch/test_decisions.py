@@ -47,7 +47,7 @@ def test_one_runs_and_the_next_starts_when_it_is_over() -> None:
     assert list(world.running) == [second]
 
 
-def test_who_leaves_while_waiting_is_never_started() -> None:
+def test_request_that_leaves_the_queue_is_never_started() -> None:
     world = board()
     world.up(QWEN)
     first, second, third = world.submit(QWEN), world.submit(QWEN), world.submit(QWEN)
@@ -95,7 +95,7 @@ def test_a_full_queue_refuses_with_the_time_until_a_place_is_free() -> None:
     assert refused.retry_after == pytest.approx(8.0)
 
 
-def test_where_models_share_the_npu_the_wait_is_longer() -> None:
+def test_busy_names_a_longer_wait_where_models_share_the_npu() -> None:
     world = board(queue=1)
     world.up(QWEN, GEMMA)
     world.finish(world.submit(QWEN), seconds=8.0)
@@ -115,7 +115,7 @@ def test_one_client_cannot_take_the_whole_queue() -> None:
     assert world.submit(QWEN, "other") in world.waiting
 
 
-def test_nobody_waits_longer_than_the_limit() -> None:
+def test_request_that_waits_past_the_limit_is_refused() -> None:
     world = board(queue_seconds=60.0)
     world.up(QWEN)
     world.submit(QWEN)
@@ -159,13 +159,13 @@ def test_a_model_with_slots_lets_the_other_one_have_its_turn() -> None:
     assert set(world.running) == {late}
 
 
-def test_what_does_not_use_the_npu_waits_for_nobody() -> None:
+def test_model_off_the_npu_waits_for_no_other() -> None:
     world = board()
     world.up(QWEN, REMOTE)
     assert len([world.submit(QWEN), world.submit(REMOTE)]) == len(world.running)
 
 
-def test_an_npu_that_takes_two_models_may_be_told_so() -> None:
+def test_npu_parallel_lets_two_models_compute_at_a_time() -> None:
     world = board(npu_parallel=2)
     world.limits = replace(world.limits, npu_parallel=2)
     world.up(QWEN, GEMMA)
@@ -189,7 +189,7 @@ def test_the_longest_unused_idle_model_makes_room() -> None:
     assert world.engines == {GEMMA: "ready", LLAMA: "loading"}
 
 
-def test_nothing_is_unloaded_that_would_not_help() -> None:
+def test_eviction_spares_models_that_make_no_room() -> None:
     world = board()
     world.up(QWEN)
     world.wait(1)
@@ -246,7 +246,7 @@ def test_a_pinned_model_stays_and_the_refusal_names_it() -> None:
     assert world.engines == {GEMMA: "ready"}
 
 
-def test_what_can_never_fit_is_refused_without_unloading_anything() -> None:
+def test_model_that_can_never_fit_is_refused_without_unloading_another() -> None:
     world = board()
     world.up(QWEN)
     refused = world.refused[world.submit(BIG)]
@@ -340,7 +340,7 @@ def test_an_idle_model_is_unloaded_when_its_time_is_over(keep_alive: float | Non
     assert world.engines == {QWEN: "closing"}
 
 
-def test_negative_keeps_it_for_ever_and_lets_the_daemon_sleep() -> None:
+def test_negative_keep_alive_keeps_the_model_and_sets_no_timer() -> None:
     world = board()
     world.up(QWEN)
     world.finish(world.submit(QWEN, keep_alive=-1.0))
@@ -351,7 +351,7 @@ def test_negative_keeps_it_for_ever_and_lets_the_daemon_sleep() -> None:
     assert world.engines[QWEN] == "closing", "but it is not pinned: it makes room"
 
 
-def test_a_request_without_a_wish_keeps_what_load_was_told() -> None:
+def test_request_without_keep_alive_leaves_that_of_load() -> None:
     world = board()
     world.load(QWEN, keep_alive=3600.0)
     world.loaded(QWEN)
@@ -433,7 +433,7 @@ def test_each_crash_without_an_answer_delays_the_next_load_and_then_bars_the_mod
     assert world.engines == {QWEN: "loading"}
 
 
-def test_an_answer_in_between_forgives() -> None:
+def test_answer_between_two_crashes_forgives_the_first() -> None:
     world = board()
     world.up(QWEN)
     for _ in range(10):
@@ -502,7 +502,7 @@ def test_pinned_models_return_with_the_board_and_others_when_asked() -> None:
     assert world.engines == {QWEN: "loading"}
 
 
-def test_a_preload_without_a_board_waits_for_it() -> None:
+def test_preload_without_a_board_waits_for_the_board() -> None:
     world = board(pinned=frozenset({QWEN}))
     world.happen(on.NpuUnavailableEvent(AWAY))
     world.load(QWEN)
@@ -539,7 +539,7 @@ def test_drain_lets_answers_end_and_sends_the_others_away() -> None:
     assert world.engines == {}
 
 
-def test_new_limits_drop_nobody() -> None:
+def test_new_limits_refuse_no_request_that_waits() -> None:
     world = board()
     world.up(QWEN)
     world.submit(QWEN)

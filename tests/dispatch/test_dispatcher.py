@@ -56,7 +56,7 @@ async def test_an_answer_from_the_first_progress_to_the_finish() -> None:
 
 
 @pytest.mark.parametrize(("client", "ahead"), [("same", [3, 2, 1]), ("other", [1])])
-async def test_who_waits_is_told_how_many_are_ahead_and_each_time_it_changes(client: str, ahead: list[int]) -> None:
+async def test_waiting_request_hears_how_many_are_ahead_whenever_it_changes(client: str, ahead: list[int]) -> None:
     theatre = Theatre("qwen")
     await theatre.dispatcher.load("qwen")
     theatre.stages["qwen"].pace = 0.005
@@ -67,7 +67,7 @@ async def test_who_waits_is_told_how_many_are_ahead_and_each_time_it_changes(cli
     assert await asyncio.gather(*answers) == ["one two three"] * 3
 
 
-async def test_nobody_is_told_the_same_twice() -> None:
+async def test_progress_is_never_repeated() -> None:
     theatre = Theatre("qwen")
     theatre.stages["qwen"].load = 0.02
     first = theatre.ask("qwen")
@@ -110,7 +110,7 @@ async def test_the_same_reason_reaches_everybody_as_an_error_of_their_own() -> N
 # ── leaving ──────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_leaving_the_queue_leaves_the_others_alone() -> None:
+async def test_client_that_leaves_the_queue_costs_the_others_nothing() -> None:
     theatre = Theatre("qwen")
     theatre.stages["qwen"].pace = 0.005
     running = asyncio.create_task(theatre.answer("qwen", "a b c d e f"))
@@ -125,7 +125,7 @@ async def test_leaving_the_queue_leaves_the_others_alone() -> None:
 
 
 @pytest.mark.parametrize("way", ["close", "cancel"])
-async def test_leaving_an_answer_ends_it_and_the_npu_is_free_when_it_really_ended(way: str) -> None:
+async def test_client_that_leaves_an_answer_frees_the_npu_once_the_run_has_ended(way: str) -> None:
     theatre = Theatre("qwen", "gemma")
     for stage in theatre.stages.values():
         stage.pace = 0.002
@@ -147,7 +147,7 @@ async def test_leaving_an_answer_ends_it_and_the_npu_is_free_when_it_really_ende
     assert theatre.stages["qwen"].on_hardware == 0
 
 
-async def test_leaving_between_the_turn_and_its_first_step_frees_the_place() -> None:
+async def test_client_that_leaves_before_its_first_step_frees_the_place() -> None:
     theatre = Theatre("qwen")
     await theatre.dispatcher.load("qwen")
     theatre.stages["qwen"].pace = 0.002
@@ -220,7 +220,7 @@ async def test_a_crash_costs_one_answer_and_the_next_is_given_by_a_new_engine() 
     assert theatre.stages["qwen"].engines[0].closed
 
 
-async def test_a_dead_engine_gets_no_other_request_although_nobody_has_heard_of_its_death() -> None:
+async def test_dead_engine_gets_no_other_request_before_its_loss_is_known() -> None:
     theatre = Theatre("qwen")
     await theatre.dispatcher.load("qwen")
     theatre.puppet("qwen").die()
@@ -229,7 +229,7 @@ async def test_a_dead_engine_gets_no_other_request_although_nobody_has_heard_of_
     assert results.count("one two three") == 3
 
 
-async def test_an_engine_that_breaks_in_a_way_nobody_thought_of_is_a_sentence() -> None:
+async def test_engine_that_raises_anything_is_refused_with_a_sentence() -> None:
     theatre = Theatre("qwen")
     theatre.stages["qwen"].fails.append(ZeroDivisionError("division by zero"))
     with pytest.raises(LoadError, match="The engine of qwen failed: ZeroDivisionError"):
@@ -245,7 +245,7 @@ async def test_an_engine_that_does_not_close_properly_is_left_behind() -> None:
     assert await theatre.answer("qwen") == "one two three"
 
 
-async def test_an_engine_that_cannot_tell_when_an_abort_is_over_keeps_no_place() -> None:
+async def test_engine_that_fails_to_settle_keeps_no_place() -> None:
     theatre = Theatre("qwen")
     theatre.stages["qwen"].settle = RunnerLost("Gone.")
     events = theatre.ask("qwen")
@@ -261,7 +261,7 @@ async def test_an_engine_that_ends_without_a_finish_is_not_taken_for_an_answer()
         await theatre.answer("qwen")
 
 
-async def test_a_board_that_goes_away_before_the_first_step_is_the_reason_too() -> None:
+async def test_npu_lost_before_the_first_step_is_the_reason_of_the_failure() -> None:
     theatre = Theatre("qwen")
     await theatre.dispatcher.load("qwen")
     running = theatre.ask("qwen", "a")
@@ -278,7 +278,7 @@ async def test_a_board_that_goes_away_before_the_first_step_is_the_reason_too() 
     assert len(theatre.stages["qwen"].started) == 1
 
 
-async def test_a_board_that_goes_away_is_the_reason_that_the_client_hears() -> None:
+async def test_npu_lost_during_an_answer_is_the_reason_the_client_hears() -> None:
     theatre = Theatre("qwen")
     theatre.stages["qwen"].pace = 0.005
     running = asyncio.create_task(theatre.answer("qwen", "a b c d e f g h"))
@@ -346,7 +346,7 @@ async def test_keep_alive_0_unloads_at_once_and_the_timer_unloads_later() -> Non
     assert time.monotonic() - began >= 0.03
 
 
-async def test_busy_says_when_to_come_again() -> None:
+async def test_full_queue_refuses_with_retry_after() -> None:
     theatre = Theatre("qwen", limits=DispatchLimits(reserve=0, queue=1))
     theatre.stages["qwen"].pace = 0.01
     tasks = [asyncio.create_task(theatre.answer("qwen"))]
@@ -461,7 +461,7 @@ async def test_drain_lets_the_answer_end_and_closes_everything() -> None:
     assert theatre.dispatcher.status().draining
 
 
-async def test_drain_waits_no_longer_than_it_may() -> None:
+async def test_drain_stops_waiting_at_its_timeout() -> None:
     theatre = Theatre("qwen")
     theatre.stages["qwen"].pace = 60.0
     running = asyncio.create_task(theatre.answer("qwen"))
@@ -474,7 +474,7 @@ async def test_drain_waits_no_longer_than_it_may() -> None:
 # ── what is to be seen ───────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_status_tells_who_runs_and_who_waits() -> None:
+async def test_status_shows_running_and_waiting_requests() -> None:
     theatre = Theatre("qwen")
     await theatre.dispatcher.load("qwen", pin=True)
     theatre.stages["qwen"].pace = 0.01
@@ -515,7 +515,7 @@ async def test_subscribers_hear_of_every_change_and_not_of_tokens() -> None:
     assert not theatre.dispatcher._watchers
 
 
-async def test_the_last_error_of_a_model_is_kept_until_it_answers() -> None:
+async def test_error_of_a_failed_load_is_kept_until_the_model_is_ready() -> None:
     theatre = Theatre("qwen")
     theatre.stages["qwen"].fails.append(LoadError("It does not load.", "exo-rkllm doctor"))
     with pytest.raises(ExoRkllmError):
@@ -538,7 +538,7 @@ async def test_a_card_that_changed_counts_from_the_next_load_on() -> None:
     assert theatre.dispatcher._state.models["qwen"].needs.memory == 5000
 
 
-async def test_whoever_counts_is_told_of_every_answer_load_and_crash() -> None:
+async def test_observer_hears_of_every_answer_load_and_crash() -> None:
     theatre = Theatre("qwen")
     seen, stage = theatre.seen, theatre.stages["qwen"]
     stage.load = 0.01

@@ -32,7 +32,7 @@ def serve(queue: FairQueue) -> tuple[str, FairQueue]:
     ("arrivals", "turns"),
     [("abc", "abc"), ("aaab", "abaa"), ("aabbcc", "abcabc"), ("aaaabbc", "abcabaa")],
 )
-def test_everybody_gets_one_turn_a_round(arrivals: str, turns: str) -> None:
+def test_each_client_gets_one_turn_a_round(arrivals: str, turns: str) -> None:
     assert order(line_of(arrivals)) == turns
 
 
@@ -42,7 +42,7 @@ def test_a_newcomer_passes_a_flood_but_nobody_who_waits_for_a_first_turn() -> No
     assert order(queue.join(QueueEntry(99, "c", 0.0))) == "bcaaaaa"
 
 
-def test_asking_again_at_once_does_not_jump_the_line() -> None:
+def test_client_that_asks_again_at_once_does_not_jump_the_queue() -> None:
     first, queue = serve(line_of("abcd"))
     assert order(queue.join(QueueEntry(9, first, 0.0))) == "bcda"
 
@@ -59,7 +59,7 @@ def test_giving_up_costs_no_turn() -> None:
     assert order(queue.join(QueueEntry(9, "a", 0.0))) == "aba"
 
 
-def test_a_claim_of_another_model_serves_only_those_who_came_before_it() -> None:
+def test_claim_of_another_model_lets_only_earlier_requests_start() -> None:
     queue = line_of("ab")
     assert queue.next(before=1) is None
     entry = queue.next(before=2)
@@ -67,7 +67,7 @@ def test_a_claim_of_another_model_serves_only_those_who_came_before_it() -> None
     assert entry.client == "a"
 
 
-def test_nothing_is_remembered_of_clients_of_past_rounds() -> None:
+def test_clients_of_past_rounds_are_forgotten() -> None:
     queue = line_of("a")
     for ticket in range(2, 3000):
         queue = queue.join(QueueEntry(ticket, f"client {ticket}", 0.0)).start(ticket - 1)
@@ -76,7 +76,7 @@ def test_nothing_is_remembered_of_clients_of_past_rounds() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60), st.data())
-def test_the_busy_ones_are_served_alike(arrivals: list[str], data: st.DataObject) -> None:
+def test_busy_clients_get_equally_many_turns(arrivals: list[str], data: st.DataObject) -> None:
     """Clients who always wait are never apart by more than one turn."""
     queue = line_of("".join(arrivals))
     ticket = len(arrivals)
@@ -93,7 +93,7 @@ def test_the_busy_ones_are_served_alike(arrivals: list[str], data: st.DataObject
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("jsl"), st.sampled_from("abc")), max_size=80))
-def test_nothing_is_lost_and_nothing_doubled(steps: list[tuple[str, str]]) -> None:
+def test_queue_loses_and_doubles_no_request(steps: list[tuple[str, str]]) -> None:
     queue, inside, ticket = EMPTY, set[int](), 0
     for what, client in steps:
         if what == "j":
