@@ -147,7 +147,7 @@ class Node:
             with suppress(OSError):  # loading it says what is wrong with the file
                 size = model.path.stat().st_size
         memory = model.card.memory if isinstance(model, Entry) and model.card.memory else size and size + OVERHEAD
-        spec = self.engines.get(self.engines.chosen(model))
+        spec = self.engines.get(self.engines.name_for(model))
         if spec is None or not spec.on_npu:
             return ModelNeeds(memory)
         domain = model.options.get("base_domain_id")

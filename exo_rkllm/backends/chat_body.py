@@ -18,57 +18,57 @@ def body(
     """The path to post to, and what. `takes` are the server's sampling settings, which it names as `language` does."""
     if request.output != "text":
         raise NotSupported(f"{engine} gives text only, no {request.output}.", "Use a model with engine = 'rkllm'.")
-    asked: dict[str, Any] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
+    fields: dict[str, Any] = {"model": model, "stream": True, "stream_options": {"include_usage": True}}
     sampling, lost = request.sampling.over(defaults).for_engine(takes, language)
     if lost:
         raise NotSupported(f"{engine} takes no {lost[0]}.", f"It takes: {', '.join(sorted(takes))}.")
-    asked |= sampling
+    fields |= sampling
     if request.max_tokens is not None:
-        asked["max_tokens"] = request.max_tokens
+        fields["max_tokens"] = request.max_tokens
     if request.stop:
-        asked["stop"] = list(request.stop)
+        fields["stop"] = list(request.stop)
     if request.prompt is not None or request.tokens is not None:
-        return "/completions", {**asked, "prompt": request.prompt if request.tokens is None else list(request.tokens)}
-    asked["messages"] = [message(one) for one in request.messages]
+        return "/completions", {**fields, "prompt": request.prompt if request.tokens is None else list(request.tokens)}
+    fields["messages"] = [message(item) for item in request.messages]
     if request.tools:
-        asked["tools"] = [tool(one) for one in request.tools]
-        asked["tool_choice"] = choice(request.tool_choice)
+        fields["tools"] = [tool(item) for item in request.tools]
+        fields["tool_choice"] = choice(request.tool_choice)
     if request.thinking is not None:
-        asked["chat_template_kwargs"] = {"enable_thinking": request.thinking}
-    return "/chat/completions", asked
+        fields["chat_template_kwargs"] = {"enable_thinking": request.thinking}
+    return "/chat/completions", fields
 
 
-def message(one: Message) -> dict[str, Any]:
-    content: Any = one.content
-    if one.images:
+def message(item: Message) -> dict[str, Any]:
+    content: Any = item.content
+    if item.images:
         pictures = [
             {
                 "type": "image_url",
                 "image_url": {"url": f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"},
             }
-            for image in one.images
+            for image in item.images
         ]
-        content = [{"type": "text", "text": one.content}, *pictures]
-    value: dict[str, Any] = {"role": one.role, "content": content}
-    if one.reasoning:
-        value["reasoning_content"] = one.reasoning
-    if one.tool_calls:
-        value["tool_calls"] = [called(call) for call in one.tool_calls]
-    if one.tool_call_id:
-        value["tool_call_id"] = one.tool_call_id
-    if one.name:
-        value["name"] = one.name
+        content = [{"type": "text", "text": item.content}, *pictures]
+    value: dict[str, Any] = {"role": item.role, "content": content}
+    if item.reasoning:
+        value["reasoning_content"] = item.reasoning
+    if item.tool_calls:
+        value["tool_calls"] = [call_value(call) for call in item.tool_calls]
+    if item.tool_call_id:
+        value["tool_call_id"] = item.tool_call_id
+    if item.name:
+        value["name"] = item.name
     return value
 
 
-def called(call: ToolCall) -> dict[str, Any]:
+def call_value(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def tool(one: Tool) -> dict[str, Any]:
-    function = {"name": one.name, "description": one.description, "parameters": one.parameters}
+def tool(item: Tool) -> dict[str, Any]:
+    function = {"name": item.name, "description": item.description, "parameters": item.parameters}
     return {"type": "function", "function": function}
 
 
-def choice(wanted: str) -> Any:
-    return wanted if wanted in CHOICES else {"type": "function", "function": {"name": wanted}}
+def choice(name: str) -> Any:
+    return name if name in CHOICES else {"type": "function", "function": {"name": name}}

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Progress
-from exo_rkllm.backends.chat_stream import ChatAnswer, said
+from exo_rkllm.backends.chat_stream import ChatAnswer, error_words
 from exo_rkllm.errors import (
     Busy,
     ContextOverflow,
@@ -56,7 +56,7 @@ class ChatClient:
     async def get(self, path: str, *, root: bool = False) -> dict[str, Any]:
         """Of the API, or of the server's own root, where llama.cpp has its health and properties."""
         url = (self._base.removesuffix("/v1") if root else self._base) + path
-        async with self._asked("GET", url) as response:
+        async with self._response("GET", url) as response:
             if response.status != 200:
                 raise await self._refusal(response)
             try:
@@ -67,14 +67,14 @@ class ChatClient:
 
     async def knock(self) -> None:
         """Is the key taken? An empty question tells; the list of models does not, llama.cpp shows it to everybody."""
-        async with self._asked("POST", self._base + "/chat/completions", json={}) as response:
+        async with self._response("POST", self._base + "/chat/completions", json={}) as response:
             if response.status in (401, 403):
                 raise await self._refusal(response)
 
     @asynccontextmanager
-    async def _asked(self, method: str, url: str, **sent: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _response(self, method: str, url: str, **arguments: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            async with self._session.request(method, url, allow_redirects=False, **sent) as response:
+            async with self._session.request(method, url, allow_redirects=False, **arguments) as response:
                 yield response
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise LoadError(f"{self.who} does not answer: {reason(error)}.", f"curl {url}") from None
@@ -83,7 +83,7 @@ class ChatClient:
 
     async def run(self, request_id: str, path: str, body: dict[str, Any]) -> AsyncGenerator[GenerationEvent, None]:
         self._check()
-        asked, answer, first = time.monotonic(), ChatAnswer(), 0.0
+        began, answer, first = time.monotonic(), ChatAnswer(), 0.0
         opening = asyncio.ensure_future(self._session.post(self._base + path, json=body, allow_redirects=False))
         self._ends[request_id] = opening.cancel  # a server answers only after prefill, which may take minutes
         try:
@@ -118,7 +118,7 @@ class ChatClient:
             await self._obituary()
             raise RunnerLost(f"{self.who} ended an answer before its end.", "Ask again.", "unreachable")
         self._check()
-        for event in answer.finish(0.0 if not first else first - asked, time.monotonic() - (first or asked)):
+        for event in answer.finish(0.0 if not first else first - began, time.monotonic() - (first or began)):
             yield event
 
     def abort(self, request_id: str) -> None:
@@ -154,8 +154,8 @@ class ChatClient:
     async def _refusal(self, response: aiohttp.ClientResponse) -> ExoRkllmError:
         """The server's status and words as one of our errors."""
         try:
-            held = json.loads(await whole(response))
-            words = said(held) if isinstance(held, dict) else "no reason given"
+            value = json.loads(await whole(response))
+            words = error_words(value) if isinstance(value, dict) else "no reason given"
         except (ValueError, aiohttp.ClientError):
             words = "no reason given"
         status = response.status
@@ -212,12 +212,12 @@ class ChatServerEngine(Engine):
 
 async def whole(response: aiohttp.ClientResponse) -> bytes:
     """A reply as it comes, packet by packet; one beyond all reason is cut, and so no JSON."""
-    held = b""
+    value = b""
     async for data in response.content.iter_any():
-        held += data
-        if len(held) > LONGEST_REPLY:
+        value += data
+        if len(value) > LONGEST_REPLY:
             break
-    return held
+    return value
 
 
 def retry_after(response: aiohttp.ClientResponse) -> float:

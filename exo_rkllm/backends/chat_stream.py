@@ -62,8 +62,8 @@ class ChatAnswer:
     def finish(self, queued: float, decode: float) -> Iterator[GenerationEvent]:
         """Calls are whole only now; figures are the server's where it has some."""
         for _, call in sorted(self._calls.items()):
-            made = {"id": call.id or f"call_{secrets.token_hex(12)}", "name": call.name, "arguments": call.arguments}
-            yield Piece(json.dumps(made, ensure_ascii=False), -1, "tool_call")
+            value = {"id": call.id or f"call_{secrets.token_hex(12)}", "name": call.name, "arguments": call.arguments}
+            yield Piece(json.dumps(value, ensure_ascii=False), -1, "tool_call")
         prompt, completion = _whole(self._usage, "prompt_tokens"), _whole(self._usage, "completion_tokens")
         cached = _whole(_mapping(self._usage.get("prompt_tokens_details")), "cached_tokens")
         yield Finish(
@@ -78,7 +78,7 @@ class ChatAnswer:
 
     def _chunk(self, chunk: dict[str, Any]) -> Iterator[Piece]:
         if "error" in chunk:
-            raise RunError(f"The server broke the answer off: {said(chunk)}.", "Look at its log.")
+            raise RunError(f"The server broke the answer off: {error_words(chunk)}.", "Look at its log.")
         self._usage = _mapping(chunk.get("usage")) or self._usage
         self._timings = _mapping(chunk.get("timings")) or self._timings
         for choice in _list(chunk.get("choices"))[:1]:
@@ -105,7 +105,7 @@ class ChatAnswer:
         call.arguments += _text(function.get("arguments"))
 
 
-def said(value: dict[str, Any]) -> str:
+def error_words(value: dict[str, Any]) -> str:
     """The words in an error, whichever of the usual shapes it has."""
     error = value.get("error", value)
     text = error if isinstance(error, str) else _text(_mapping(error).get("message")) or "no reason given"
@@ -134,8 +134,8 @@ def _text(value: Any) -> str:
 def _number(values: dict[str, Any], name: str) -> float:
     """JSON holds numbers that are no figures: 1e999, and integers that no float takes."""
     value = values.get(name)
-    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
-    return float(value) if known else 0.0  # type: ignore[arg-type]  # narrowed above
+    valid = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MOST
+    return float(value) if valid else 0.0  # type: ignore[arg-type]  # narrowed above
 
 
 def _whole(values: dict[str, Any], name: str) -> int:

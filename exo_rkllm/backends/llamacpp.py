@@ -64,7 +64,7 @@ class LlamaCppEngine(ChatServerEngine):
         self._host = host
         self._options = SPEC.options_of(model)
         self._process: asyncio.subprocess.Process | None = None
-        self._said: deque[str] = deque(maxlen=KEPT_LINES)
+        self._output: deque[str] = deque(maxlen=KEPT_LINES)
         self._tasks: list[asyncio.Task[None]] = []
         self._context = model.context
         self._images = False
@@ -102,8 +102,8 @@ class LlamaCppEngine(ChatServerEngine):
             await self.close()
             raise
         settings = properties.get("default_generation_settings")
-        told = settings.get("n_ctx") if isinstance(settings, dict) else None
-        self._context = told if isinstance(told, int) else self._context
+        size = settings.get("n_ctx") if isinstance(settings, dict) else None
+        self._context = size if isinstance(size, int) else self._context
         senses = properties.get("modalities")
         self._images = isinstance(senses, dict) and senses.get("vision") is True
 
@@ -121,28 +121,28 @@ class LlamaCppEngine(ChatServerEngine):
         return path
 
     def _program(self) -> str:
-        found = shutil.which(str(self._options["program"]))
-        if found is None:
+        program = shutil.which(str(self._options["program"]))
+        if program is None:
             raise LoadError(
                 f"{self.model.id} needs llama.cpp's server, and there is no program {self._options['program']}.",
                 "Install llama.cpp, or name the program in the card: [options] program = '/path/to/llama-server'",
             )
-        return found
+        return program
 
     def _arguments(self, path: Path, port: int) -> list[str]:
         options = self._options
-        given = ["-m", str(path), "--host", "127.0.0.1", "--port", str(port), "--jinja"]
-        given += ["--parallel", str(options["parallel"])]
-        given += ["-c", str(self.model.context)] if self.model.context else []
-        given += ["-t", str(options["threads"])] if options["threads"] else []
-        given += ["-ngl", str(options["gpu_layers"])] if options["gpu_layers"] else []
-        return [*given, *map(str, options["arguments"])]
+        arguments = ["-m", str(path), "--host", "127.0.0.1", "--port", str(port), "--jinja"]
+        arguments += ["--parallel", str(options["parallel"])]
+        arguments += ["-c", str(self.model.context)] if self.model.context else []
+        arguments += ["-t", str(options["threads"])] if options["threads"] else []
+        arguments += ["-ngl", str(options["gpu_layers"])] if options["gpu_layers"] else []
+        return [*arguments, *map(str, options["arguments"])]
 
     async def _ready(self, client: ChatClient) -> None:
         pause = FIRST_LOOK
         while True:
             if client.lost.done():
-                raise self._refused(client.lost.result())
+                raise self._load_error(client.lost.result())
             try:
                 await client.get("/health", root=True)
             except ExoRkllmError:
@@ -151,9 +151,9 @@ class LlamaCppEngine(ChatServerEngine):
             else:
                 return
 
-    def _refused(self, error: ExoRkllmError) -> LoadError:
+    def _load_error(self, error: ExoRkllmError) -> LoadError:
         """It ended while it loaded: for want of memory, or for what it said."""
-        if any(word in line.lower() for line in self._said for word in NO_MEMORY):
+        if any(word in line.lower() for line in self._output for word in NO_MEMORY):
             return OutOfMemory(error.sentence, "exo-rkllm ps shows what could be unloaded; or set a smaller context.")
         return LoadError(error.sentence, error.hint)
 
@@ -167,7 +167,7 @@ class LlamaCppEngine(ChatServerEngine):
             if not line:
                 return
             text = line.decode(errors="replace").rstrip()
-            self._said.append(text)
+            self._output.append(text)
             self._host.report([text])
 
     async def _mourn(self, process: asyncio.subprocess.Process) -> None:
@@ -178,7 +178,7 @@ class LlamaCppEngine(ChatServerEngine):
 
     def _obituary(self, status: int) -> RunnerLost:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with exit code {status}"
-        words = next((line for word in TELLING for line in self._said if word in line.lower()), "")
+        words = next((line for word in TELLING for line in self._output if word in line.lower()), "")
         why = f": {STAMP.sub('', words)[:300].rstrip('.')}" if words else ""
         hint = OTHER_CPU if status == -signal.SIGILL else "Its output is in the log: exo-rkllm logs"
         return RunnerLost(f"llama-server of {self.model.id} {how}{why}.", hint)
@@ -196,11 +196,7 @@ class LlamaCppEngine(ChatServerEngine):
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            chat=True,
-            sampling=TAKES,
-            images=self._images,
-            parallel=self._options["parallel"],
-            context=self._context,
+            chat=True, sampling=TAKES, images=self._images, parallel=self._options["parallel"], context=self._context
         )
 
     def body(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
@@ -224,8 +220,8 @@ class LlamaCppEngine(ChatServerEngine):
 
 def environment(key: str) -> dict[str, str]:
     """The key is no argument, which everybody may read; what systemd gave the daemon is not for its child."""
-    kept = {name: value for name, value in os.environ.items() if name not in DAEMONS_OWN}
-    return {**kept, "LLAMA_API_KEY": key}
+    rest = {name: value for name, value in os.environ.items() if name not in DAEMONS_OWN}
+    return {**rest, "LLAMA_API_KEY": key}
 
 
 def free_port() -> int:

@@ -46,8 +46,8 @@ class OpenAIEngine(ChatServerEngine):
         key = read_key(self._options["key"], os.environ)
         self._client = ChatClient(self._who, self._options["base_url"], key, silence=self._options["silence_seconds"])
         try:
-            listed = (await self._client.get("/models")).get("data")
-            rows = [row for row in listed or () if isinstance(row, dict) and isinstance(row.get("id"), str)]
+            models = (await self._client.get("/models")).get("data")
+            rows = [row for row in models or () if isinstance(row, dict) and isinstance(row.get("id"), str)]
             self._choose(rows)
             await self._client.knock()
         except BaseException:
@@ -56,16 +56,16 @@ class OpenAIEngine(ChatServerEngine):
 
     def _choose(self, rows: list[dict[str, object]]) -> None:
         names = [str(row["id"]) for row in rows]
-        wanted = self._remote or (names[0] if len(names) == 1 else self.model.id)
-        if wanted not in names:
+        name = self._remote or (names[0] if len(names) == 1 else self.model.id)
+        if name not in names:
             raise ModelNotFound(
-                f"{self._who} has no model {wanted}.",
+                f"{self._who} has no model {name}.",
                 f"It has: {', '.join(names[:10]) or 'none'}. Name one: model = ...",
             )
-        self._remote = wanted
-        told = rows[names.index(wanted)].get("max_model_len")
-        if not self._context and isinstance(told, int):
-            self._context = told
+        self._remote = name
+        size = rows[names.index(name)].get("max_model_len")
+        if not self._context and isinstance(size, int):
+            self._context = size
 
     @property
     def capabilities(self) -> Capabilities:
@@ -77,19 +77,18 @@ class OpenAIEngine(ChatServerEngine):
         return chat_body(request, self._remote, self.model.sampling, TAKES, self._who, VLLM)
 
 
-def read_key(named: str, environment: Mapping[str, str]) -> str:
+def read_key(reference: str, environment: Mapping[str, str]) -> str:
     """A card is no place for a secret: it names the file, or one of systemd's credentials."""
-    if not named:
+    if not reference:
         return ""
-    path = Path(named)
+    path = Path(reference)
     if not path.is_absolute():
         folder = environment.get("CREDENTIALS_DIRECTORY", "")
-        if not folder or path.name != named:
+        if not folder or path.name != reference:
             raise ConfigError(
-                f"There is no credential {named!r} for this process.",
-                "Name a file by its whole path.",
+                f"There is no credential {reference!r} for this process.", "Name a file by its whole path."
             )
-        path = Path(folder) / named
+        path = Path(folder) / reference
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

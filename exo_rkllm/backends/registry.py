@@ -93,10 +93,10 @@ class EngineSpec:
         """The card's options over the defaults; raises a UsageError for an unknown name or a wrong type."""
         rows = tuple(FieldSpec(name, KINDS[option.type], option.says) for name, option in self.options.items())
         try:
-            checked = ObjectSpec(self.name, rows, strict=True).check(dict(model.options), "options")
+            values = ObjectSpec(self.name, rows, strict=True).check(dict(model.options), "options")
         except FieldError as error:
             raise UsageError(f"Engine {self.name} refuses the card of {model.id}: {error.clause}", error.hint) from None
-        return {name: checked.get(name, option.default) for name, option in self.options.items()}
+        return {name: values.get(name, option.default) for name, option in self.options.items()}
 
 
 class EngineRegistry:
@@ -106,27 +106,27 @@ class EngineRegistry:
     """
 
     def __init__(
-        self, brought: Mapping[str, EngineSpec] | None = None, instead: str = "", coming: Sequence[str] = ()
+        self, plugins: Mapping[str, EngineSpec] | None = None, instead: str = "", coming: Sequence[str] = ()
     ) -> None:
-        self._brought = dict(brought or {})
+        self._plugins = dict(plugins or {})
         self.instead = instead
         self._coming = tuple(coming)
 
     def names(self) -> list[str]:
-        return sorted({*BUILT_IN, *self._brought})
+        return sorted({*BUILT_IN, *self._plugins})
 
     def get(self, name: str) -> EngineSpec | None:
         if name not in BUILT_IN:
-            return self._brought.get(name)
+            return self._plugins.get(name)
         module, _, attribute = BUILT_IN[name].partition(":")
-        found: EngineSpec = getattr(import_module(module), attribute)
-        return found
+        spec: EngineSpec = getattr(import_module(module), attribute)
+        return spec
 
-    def chosen(self, model: Model) -> str:
+    def name_for(self, model: Model) -> str:
         return self.instead or model.engine
 
     def of(self, model: Model) -> EngineSpec:
-        name = self.chosen(model)
+        name = self.name_for(model)
         kind = self.get(name)
         if kind is None:
             coming = f" Still loading: {', '.join(self._coming)}." if self._coming else ""

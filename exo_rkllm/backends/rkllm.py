@@ -115,7 +115,7 @@ class RkllmEngine(Engine):
         facts = modelfile.inspect(self.model.path)
         check_file(facts, self._host.platform, release, self.model.context)
         adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"], self._options["lora"])
-        runner, told = await Runner.start(
+        runner, session_facts = await Runner.start(
             self.model.id,
             library,
             load_params(self.model, self.model.path, self._options, self._host, release, sampling),
@@ -125,12 +125,12 @@ class RkllmEngine(Engine):
             environment=log_environment(release),
         )
         self._runner, self._loaded_sampling = runner, sampling
-        self._end_tokens = {*told["eos"], *([] if facts.end_token is None else [facts.end_token.value])}
+        self._end_tokens = {*session_facts["eos"], *([] if facts.end_token is None else [facts.end_token.value])}
         # A saved prompt is in the cache at once, and stays behind every one that is cleared.
         self._ledger = Ledger(None if self._options["prompt_cache"] else EMPTY)
         self._adapter, self._history = self._options["lora"], ()
         try:
-            await self._prepare(runner, told, adapters)
+            await self._prepare(runner, session_facts, adapters)
         except BaseException:
             await runner.close()
             raise
@@ -154,9 +154,9 @@ class RkllmEngine(Engine):
         if self._reload_task is not None and (error := await asyncio.shield(self._reload_task)) is not None:
             raise error
 
-    async def _prepare(self, runner: Runner, told: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
+    async def _prepare(self, runner: Runner, session_facts: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
         """What is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
-        features = told["supports"]
+        features = session_facts["supports"]
         if "set_chat_template" in features and not self._options["runtime_template"]:
             await runner.call("set_chat_template", system_prompt="", prefix="", postfix="")
         for adapter in adapters:
@@ -172,7 +172,7 @@ class RkllmEngine(Engine):
             sampling_per_run="sampling_per_run" in features,
             hidden=True,
             logits="logits" in features,
-            context=told["context"],
+            context=session_facts["context"],
         )
 
     @property
@@ -194,7 +194,7 @@ class RkllmEngine(Engine):
         async with self._load_lock if self._reloads else nullcontext():
             if self._reloads:
                 await self._settle_reload()
-                if (sampling := self._wanted(request.sampling)) != self._loaded_sampling:
+                if (sampling := self._effective_sampling(request.sampling)) != self._loaded_sampling:
                     yield Progress("loading")
                     began = time.monotonic()
                     await self._reload(sampling)
@@ -267,12 +267,12 @@ class RkllmEngine(Engine):
             )
         return request.messages[-1].content
 
-    def _wanted(self, wanted: Sampling) -> dict[str, float]:
-        return {**self._defaults, **sampling_of(wanted, self.model.id)}
+    def _effective_sampling(self, sampling: Sampling) -> dict[str, float]:
+        return {**self._defaults, **sampling_of(sampling, self.model.id)}
 
-    def _sampling(self, wanted: Sampling) -> Mapping[str, float]:
+    def _sampling(self, sampling: Sampling) -> Mapping[str, float]:
         """Per run from runtime 1.3.0 on; before, only what the model was loaded with can be honoured."""
-        values = self._wanted(wanted)
+        values = self._effective_sampling(sampling)
         if self._capabilities.sampling_per_run or values == self._loaded_sampling:
             return values if self._capabilities.sampling_per_run else {}
         changed = ", ".join(sorted(name for name, value in values.items() if self._loaded_sampling.get(name) != value))

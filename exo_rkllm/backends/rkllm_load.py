@@ -39,9 +39,9 @@ PARAMETERS = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "
 LORAS_HINT = "Correct loras under [options] in the model's model.toml"
 
 
-def sampling_of(wanted: Sampling, model: str) -> dict[str, float]:
+def sampling_of(sampling: Sampling, model: str) -> dict[str, float]:
     """What is set, in the runtime's terms."""
-    values, lost = wanted.for_engine(SAMPLING)
+    values, lost = sampling.for_engine(SAMPLING)
     if lost:
         raise NotSupported(f"{model} runs on librkllmrt, which takes no {lost[0]}.", "Leave it out.")
     if values.get("temperature") == 0:
@@ -82,14 +82,14 @@ class Adapter(NamedTuple):
     scale: float
 
 
-def adapters_of(model: str, folder: Path, loras: Mapping[str, object], chosen: str) -> list[Adapter]:
+def adapters_of(model: str, folder: Path, loras: Mapping[str, object], default: str) -> list[Adapter]:
     """The adapters that a card names under `loras`: `NAME`, a file, or a table with `path` and `scale`.
 
     A relative path is one from the model's own `folder`. Raises before a load begins: UsageError for a table that is
     none, or a `chosen` adapter that is not among them, and ModelNotFound for a file that cannot be read.
     """
-    if chosen and chosen not in loras:
-        raise UsageError(f"{model} is to answer with the adapter {chosen}, which is none of its loras.", LORAS_HINT)
+    if default and default not in loras:
+        raise UsageError(f"{model} is to answer with the adapter {default}, which is none of its loras.", LORAS_HINT)
     adapters = []
     for name, value in loras.items():
         path, scale = (value.get("path"), value.get("scale", 1.0)) if isinstance(value, dict) else (value, 1.0)

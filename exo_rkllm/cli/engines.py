@@ -82,7 +82,7 @@ def report(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def one(args: argparse.Namespace, node: Node) -> int:
     model = node.find(args.model)
-    name, why = node.engines.chosen(model), reason(model, node.engines)
+    name, why = node.engines.name_for(model), reason(model, node.engines)
     problem: ExoRkllmError | None = None
     try:
         spec = node.engines.of(model)

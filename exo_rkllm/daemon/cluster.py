@@ -67,7 +67,7 @@ class DispatchServing:
         models = {model.name: model for model in status.models}
         engines = self._node.engines
         return tuple(
-            servable(entry, models.get(entry.id), engines.get(engines.chosen(entry)))
+            servable(entry, models.get(entry.id), engines.get(engines.name_for(entry)))
             for entry in self._node.catalogue.list()
         )
 

@@ -61,15 +61,15 @@ class Listener(threading.Thread):
         self._lock = threading.Lock()
         self._session: Session | None = None
         self._running = 0
-        self._ended = 0
-        self._to_stop: set[int] = set()
+        self._last_run = 0
+        self._stops: set[int] = set()
 
     def begin(self, run: int, session: Session) -> bool:
         """Main thread: a run starts; False where it was aborted while it waited."""
         with self._lock:
-            if run in self._to_stop:
-                self._to_stop.discard(run)
-                self._ended = run
+            if run in self._stops:
+                self._stops.discard(run)
+                self._last_run = run
                 return False
             self._running, self._session = run, session
             return True
@@ -77,16 +77,16 @@ class Listener(threading.Thread):
     def end(self, run: int) -> bool:
         """Main thread: the run is over; True where somebody had told it to stop."""
         with self._lock:
-            stopped = run in self._to_stop
-            self._to_stop.discard(run)
-            self._running, self._ended, self._session = 0, run, None
+            stopped = run in self._stops
+            self._stops.discard(run)
+            self._running, self._last_run, self._session = 0, run, None
             return stopped
 
     def stop(self, run: int) -> None:
         """Any thread, also inside a callback, where the library itself must not be called."""
         with self._lock:
-            if run > self._ended:
-                self._to_stop.add(run)
+            if run > self._last_run:
+                self._stops.add(run)
         os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
@@ -125,7 +125,7 @@ class Listener(threading.Thread):
     def _abort(self) -> bool:
         """Holding the lock, so that the run cannot end and the next one begin in between."""
         with self._lock:
-            if self._session is None or self._running not in self._to_stop:
+            if self._session is None or self._running not in self._stops:
                 return False
             self._session.abort()
             return True
@@ -134,7 +134,7 @@ class Listener(threading.Thread):
         """Let the main thread free the model; where it hangs in the library, the kernel frees it."""
         self.inbox.put(ChildCall(Frame(FrameKind.BYE, 0, b""), []))
         with self._lock:
-            self._to_stop.add(self._running)
+            self._stops.add(self._running)
         ends = time.monotonic() + GOODBYE_SECONDS
         while time.monotonic() < ends:
             self._abort()
@@ -270,9 +270,9 @@ def settle(parent: int, *, die_with_parent: bool) -> None:
             os._exit(0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123 - pathlib takes 1.2 MB
         score.write(OOM_SCORE)
 

@@ -49,7 +49,7 @@ class RunnerJob:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunnerJob:
-        return cls(**{known.name: value[known.name] for known in fields(cls)})
+        return cls(**{item.name: value[item.name] for item in fields(cls)})
 
 
 def inputs_of(job: RunnerJob, fds: Sequence[int]) -> Input:

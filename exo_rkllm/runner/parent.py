@@ -59,13 +59,13 @@ class Runner:
         self._fds: deque[int] = deque()
         self._runs: dict[int, RunStream] = {}
         # Runs that may send arrays: only then a read looks for descriptors.
-        self._with_rows: set[int] = set()
+        self._array_runs: set[int] = set()
         # Runs that nobody listens to any more and that the child has not ended yet.
-        self._leaving: dict[int, asyncio.Event] = {}
+        self._left_runs: dict[int, asyncio.Event] = {}
         self._calls: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._number = 0
         self._outbox: deque[tuple[bytes, tuple[int, ...]]] = deque()
-        self._heard = self._loop.time()
+        self._last_read = self._loop.time()
         self._patience: float | None = None
         self._abort_by: float | None = None
         self._watchdog: asyncio.TimerHandle | None = None
@@ -113,7 +113,7 @@ class Runner:
         run = RunStream(make, self._limits.prefill + length * self._limits.prefill_token)
         self._runs[number] = run
         if job.output != "text":
-            self._with_rows.add(number)
+            self._array_runs.add(number)
         fds = tuple(wire.memory_file(f"input-{number}", view) for view in arrays)
         self._post(wire.pack(FrameKind.RUN, number, job.to_json(len(fds))), fds)
         try:
@@ -128,7 +128,7 @@ class Runner:
                 await run.wait()
         finally:
             if self._runs.pop(number, None) is not None and not self._lost.done():
-                self._leaving[number] = asyncio.Event()
+                self._left_runs[number] = asyncio.Event()
                 self._abort(number, started=run.started)
 
     def abort(self, number: int) -> None:
@@ -145,7 +145,7 @@ class Runner:
 
     async def settled(self) -> None:
         """Returns when the runs that were left early are over in the child, too."""
-        for over in list(self._leaving.values()):
+        for over in list(self._left_runs.values()):
             await over.wait()
 
     async def call(self, function: str, /, **arguments: Any) -> Any:
@@ -228,14 +228,14 @@ class Runner:
             self._watchdog = None
         for run in self._runs.values():
             run.end(self._lost.result())
-        for number in list(self._leaving):
-            self._let_go(number)
+        for number in list(self._left_runs):
+            self._release(number)
         for call in self._calls.values():
             if not call.done():
                 call.set_exception(self._lost.result())
 
-    def _let_go(self, number: int) -> None:
-        if (over := self._leaving.pop(number, None)) is not None:
+    def _release(self, number: int) -> None:
+        if (over := self._left_runs.pop(number, None)) is not None:
             over.set()
 
     def _check(self) -> None:
@@ -248,8 +248,8 @@ class Runner:
         """From now on, so many seconds of silence are too many; None while nothing is to be heard."""
         self._patience = patience
         if patience is not None:
-            self._heard = self._loop.time()
-            self._watch(self._heard + patience)
+            self._last_read = self._loop.time()
+            self._watch(self._last_read + patience)
 
     def _watch(self, when: float) -> None:
         """One timer, moved only when it fires: a token costs an assignment, not a timer."""
@@ -263,7 +263,7 @@ class Runner:
         if self._abort_by is not None:
             due, what, limit = self._abort_by, "did not stop when told to", self._limits.abort
         elif self._patience is not None:
-            due, what, limit = self._heard + self._patience, "said nothing", self._patience
+            due, what, limit = self._last_read + self._patience, "said nothing", self._patience
         else:
             return
         if due > self._loop.time():
@@ -328,14 +328,14 @@ class Runner:
     def _receive(self) -> bool:
         """One read and what it means; False at the end of the stream."""
         try:
-            if self._with_rows:
+            if self._array_runs:
                 data, fds = wire.receive(self._sock)
                 self._fds += fds
             else:
                 data = self._sock.recv(wire.CHUNK)
         except ConnectionError:
             return False
-        self._heard = time.monotonic()
+        self._last_read = time.monotonic()
         if (sole := self._frames.sole_token(data)) is not None:
             self._on_token(*sole)
             return True
@@ -381,9 +381,9 @@ class Runner:
         else:
             self._abort_by = None
             self._runs.pop(frame.run, None)
-            self._with_rows.discard(frame.run)
-            self._let_go(frame.run)
-            self._expect(self._limits.token if self._runs or self._leaving else None)
+            self._array_runs.discard(frame.run)
+            self._release(frame.run)
+            self._expect(self._limits.token if self._runs or self._left_runs else None)
             value = frame.json()
             event = from_code(**value) if frame.kind is FrameKind.FAILED else RunDone(value, bool(value.get("stopped")))
         if run is None:

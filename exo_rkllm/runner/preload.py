@@ -89,9 +89,9 @@ def where(path: str) -> str:
 def run_module(value: str) -> None:
     module, _, name = value.partition(":")
     try:
-        found = import_module(module)
+        target = import_module(module)
         if name:
-            getattr(found, name)()
+            getattr(target, name)()
     except BaseException as error:
         says = " ".join(f"{type(error).__name__}: {error}".split())
         raise PluginError(f"A plugin's {value} failed in the model's process: {says}.", "exo-rkllm plugins") from error

@@ -44,7 +44,7 @@ class BlackBox:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self._libc = ctypes.CDLL(None)
-        self._taken = 0
+        self._read_up_to = 0
         # stdout and stderr share the file, so each write has to go to its end.
         fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
         if _is_stdout(fd):
@@ -66,15 +66,15 @@ class BlackBox:
     def new_lines(self) -> list[str]:
         """What nobody has taken yet."""
         size = self.mark()
-        if size == self._taken:
+        if size == self._read_up_to:
             return []
         lines = self._lines(self._first_data(size), size)
         # A hole, not a truncation: a thread that prints meanwhile must not lose its line. Whole pages only are given
         # back, so it begins at the page that the last one ended in.
-        start = self._taken - self._taken % mmap.PAGESIZE
+        start = self._read_up_to - self._read_up_to % mmap.PAGESIZE
         offset, length = ctypes.c_int64(start), ctypes.c_int64(size - start)
         self._libc.fallocate(self.fd, PUNCH_HOLE_KEEP_SIZE, offset, length)
-        self._taken = size
+        self._read_up_to = size
         return lines
 
     def close(self) -> None:
@@ -83,7 +83,7 @@ class BlackBox:
     def _first_data(self, size: int) -> int:
         """Behind what another end has taken."""
         try:
-            return os.lseek(self.fd, self._taken, os.SEEK_DATA)
+            return os.lseek(self.fd, self._read_up_to, os.SEEK_DATA)
         except OSError:
             return size
 
@@ -106,13 +106,13 @@ def _is_stdout(fd: int) -> bool:
 def redirected() -> Iterator[BlackBox]:
     """This process's stdout and stderr go into a box meanwhile: for the library without a child process."""
     box = BlackBox.create()
-    saved = os.dup(STDOUT), os.dup(STDERR)
+    originals = os.dup(STDOUT), os.dup(STDERR)
     _point_at((box.fd, box.fd), box)
     try:
         yield box
     finally:
-        _point_at(saved, box)
-        for fd in saved:
+        _point_at(originals, box)
+        for fd in originals:
             os.close(fd)
         box.close()
 

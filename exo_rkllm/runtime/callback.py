@@ -36,18 +36,18 @@ def result_callback(generation: Generation, turn: ActiveRun) -> Any:
     (bench/callback.py, Python 3.10).
     """
     result_at = generation.result.from_address
-    seen: Any = None
+    last_address: Any = None
     result: Any = None
 
     def on_result(address: Any, _userdata: object, state: int) -> int:
-        nonlocal seen, result
+        nonlocal last_address, result
         run = turn.run
         try:
             if state > WAITING or run.rare is not None:
                 return _rare(run, generation, address, state)
-            if address != seen:
+            if address != last_address:
                 result = result_at(address)
-                seen = address
+                last_address = address
             run.tokens += 1
             answer = run.on_token(result.text or b"", result.token_id, state == WAITING)
             if answer:

@@ -124,27 +124,27 @@ class _Mask:
     """What is known of the mask's beginning."""
 
     def __init__(self, masked_first_key: bytes) -> None:
-        self._known = _xor(masked_first_key, FIRST_KEY)
+        self._prefix = _xor(masked_first_key, FIRST_KEY)
 
     def text(self, masked: bytes) -> str | None:
         """None where the mask is not known that far, or gives no text."""
-        if len(masked) > len(self._known):
+        if len(masked) > len(self._prefix):
             return None
         try:
-            text = _xor(masked, self._known).decode()
+            text = _xor(masked, self._prefix).decode()
         except UnicodeDecodeError:
             return None
         return text if text.isprintable() else None
 
     def key(self, masked: bytes, architecture: str) -> str | None:
         """Which of KEYS this is, if only one fits. One that is longer than the known mask lengthens it."""
-        beginning = _xor(masked, self._known)
+        beginning = _xor(masked, self._prefix)
         names = {key: key.format(architecture).encode() for key in KEYS}
         fits = [key for key, name in names.items() if len(name) == len(masked) and name[: len(beginning)] == beginning]
         if len(fits) != 1:
             return None
-        if len(masked) > len(self._known):
-            self._known = _xor(masked, names[fits[0]])
+        if len(masked) > len(self._prefix):
+            self._prefix = _xor(masked, names[fits[0]])
         return fits[0]
 
 

@@ -71,8 +71,7 @@ def _bind(path: str, release: str, dll: ctypes.CDLL, generation: Generation) -> 
             function = getattr(dll, name)
         except AttributeError as error:
             raise RuntimeUnsupported(
-                f"{path} says it is librkllmrt {release} and lacks {name}, which {release} has.",
-                version.INSTALL_HINT,
+                f"{path} says it is librkllmrt {release} and lacks {name}, which {release} has.", version.INSTALL_HINT
             ) from error
         function.restype = restype
         function.argtypes = argtypes

@@ -72,7 +72,13 @@ PATTERNS: tuple[tuple[re.Pattern[str], Mapping[str, Callable[[str], Any]]], ...]
             r" npu_core_num: (?P<npu_cores>\d+), target_platform: (?P<target_platform>\w+)"
             r"(?:, model_dtype: (?P<dtype>\w+))?"
         ),
-        {"toolkit": _known, "max_context_limit": int, "npu_cores": int, "target_platform": _known, "dtype": _known},
+        {
+            "toolkit": _known,
+            "max_context_limit": int,
+            "npu_cores": int,
+            "target_platform": _known,
+            "dtype": _known,
+        },
     ),
     (re.compile(r"Enabled cpus: \[(?P<cpus>[\d, ]*)\]"), {"cpus": _numbers}),
     (re.compile(r"vocab_size: (?P<vocab_size>\d+)"), {"vocab_size": int}),
@@ -85,7 +91,7 @@ STAGE = re.compile(r"\s*(Prefill|Generate)\s+(\d+(?:\.\d+)?)\s+(\d+)(?:\s.*)?")
 
 
 def facts(lines: Iterable[str]) -> Facts:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     ends: list[int] = []
     warnings: list[str] = []
     for line in map(parse, lines):
@@ -95,8 +101,8 @@ def facts(lines: Iterable[str]) -> Facts:
             ends.append(int(end[1]))
         for pattern, readers in PATTERNS:
             if (match := pattern.match(line.message)) is not None:
-                found |= {name: readers[name](text) for name, text in match.groupdict().items() if text is not None}
-    return Facts(**found, eos=tuple(ends), warnings=tuple(warnings))
+                values |= {name: readers[name](text) for name, text in match.groupdict().items() if text is not None}
+    return Facts(**values, eos=tuple(ends), warnings=tuple(warnings))
 
 
 def stages(lines: Iterable[str]) -> Mapping[str, tuple[float, int]]:

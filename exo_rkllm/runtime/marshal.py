@@ -103,10 +103,10 @@ def inputs_of(
     generation: Generation, features: Features, params: LoadParams, inputs: Sequence[Input]
 ) -> ctypes.Array[ctypes.Structure]:
     """An array at the generation's exact stride; everything it points to lives as long as the array."""
-    found = zeroed(generation.input, len(inputs))
-    for place, value in zip(found, inputs, strict=True):
+    array = zeroed(generation.input, len(inputs))
+    for place, value in zip(array, inputs, strict=True):
         _fill_input(place, value, features, params)
-    return found
+    return array
 
 
 def _fill_input(place: ctypes.Structure, value: Input, features: Features, params: LoadParams) -> None:

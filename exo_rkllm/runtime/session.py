@@ -168,12 +168,7 @@ class Session:
             run, arguments = self._prepare([inputs], on_token, spec, on_rows)
             return self._run(run, "rkllm_run", arguments)
 
-    def run_batch(
-        self,
-        inputs: Sequence[Input],
-        on_batch: OnBatch,
-        spec: RunSpec = PLAIN,
-    ) -> RunStats:
+    def run_batch(self, inputs: Sequence[Input], on_batch: OnBatch, spec: RunSpec = PLAIN) -> RunStats:
         """As `run`, for a model that was loaded with n_batch above 1: all elements advance together."""
         self.library.features.require("n_batch")
         if spec.mode != "generate":

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Finish, GenerationEvent, Piece
-from exo_rkllm.backends.chat_stream import LONGEST, ChatAnswer, said
+from exo_rkllm.backends.chat_stream import LONGEST, ChatAnswer, error_words
 from exo_rkllm.errors import ExoRkllmError, RunError
 
 KEYS = ["choices", "delta", "content", "tool_calls", "function", "usage", "timings", "error", "index", "id"]
@@ -115,7 +115,7 @@ def test_figures_are_the_servers_where_it_has_some() -> None:
     ],
 )
 def test_a_servers_words_are_one_line(value: dict[str, Any], words: str) -> None:
-    assert said(value) == words
+    assert error_words(value) == words
 
 
 def test_an_error_amid_the_answer_is_the_answers_error() -> None:
