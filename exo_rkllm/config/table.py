@@ -1,4 +1,4 @@
-"""Every setting with its section, name, type, default, meaning and example. The docs and checks are derived from it."""
+"""Every setting is a row: kind, meaning, default, example. Files, variables, docs and checks are derived from it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from exo_rkllm.schema.specs import FieldSpec, List, ObjectSpec, Switch, Text, Wh
 from exo_rkllm.schema.tables import object_of, row
 
 Placement: TypeAlias = Literal["own", "dashboard"]
+TEXT, TEXTS, PORT = Text(), List(Text()), Whole(0, 65535)
 AUTO = "auto"  # the namespace of the one cluster that is discovered
 
 
@@ -20,52 +21,41 @@ class ApiSettings:
     """The OpenAI, Ollama and Anthropic APIs and the status page: address, keys and limits."""
 
     listen: str = row(
-        Text(),
+        TEXT,
         "Address that the API listens on. Beyond loopback, `keys` or `allow_anonymous` is required.",
         "127.0.0.1",
-        example="0.0.0.0",  # noqa: S104 - an example of what needs keys
+        "0.0.0.0",  # noqa: S104 - an example of what needs keys
     )
-    port: int = row(
-        Whole(0, 65535),
-        "Port of the API. The default is exo's own, so that exo's clients find it.",
-        52415,
-        example=11434,
-    )
+    port: int = row(PORT, "Port of the API. The default is exo's own, so that exo's clients find it.", 52415, 11434)
     keys: str = row(
-        Text(),
+        TEXT,
         "File with one API key per line. `control` after a key also allows pulling, loading, unloading and deleting. "
         "Empty: the systemd credential `api-keys`, if there is one.",
         "",
-        example="/etc/exo-rkllm/api-keys",
+        "/etc/exo-rkllm/api-keys",
     )
     allow_anonymous: bool = row(
-        Switch(), "Serve the network without keys: everyone who can reach the port may ask.", False, example=True
+        Switch(), "Serve the network without keys: everyone who can reach the port may ask.", False, True
     )
     hosts: tuple[str, ...] = row(
-        List(Text()),
-        "Host names, besides localhost, that clients may use for an API on loopback.",
-        (),
-        example=("rock5.local",),
+        TEXTS, "Host names, besides localhost, that clients may use for an API on loopback.", (), ("rock5.local",)
     )
     origins: tuple[str, ...] = row(
-        List(Text()),
-        "Web origins whose pages may call the API; `*` allows any.",
-        (),
-        example=("https://chat.example.org",),
+        TEXTS, "Web origins whose pages may call the API; `*` allows any.", (), ("https://chat.example.org",)
     )
     body_bytes: int = row(
-        Bytes(1), "Maximum size of a request, including the images of a conversation.", 32_000_000, example=64_000_000
+        Bytes(1), "Maximum size of a request, including the images of a conversation.", 32_000_000, 64_000_000
     )
-    body_seconds: float = row(Seconds(1), "Time a client has to send its request.", 30.0, example=60.0)
+    body_seconds: float = row(Seconds(1), "Time a client has to send its request.", 30.0, 60.0)
     idle_seconds: float = row(
-        Seconds(1), "How long a client may stop reading its answer before it is disconnected.", 60.0, example=30.0
+        Seconds(1), "How long a client may stop reading its answer before it is disconnected.", 60.0, 30.0
     )
     strict: bool = row(
         Switch(),
         "Refuse requests with sampling settings that the model's engine does not support. Otherwise such settings are "
         "ignored and listed in the response's `X-Ignored-Fields`.",
         False,
-        example=True,
+        True,
     )
 
 
@@ -74,32 +64,25 @@ class ModelSettings:
     """The models, and how long they stay loaded."""
 
     directory: str = row(
-        Text(),
+        TEXT,
         "Folder with one folder per model. Empty: the service's own state folder, or `exo-rkllm/models` in the "
         "user's data folder.",
         "",
-        example="/mnt/nvme/models",
+        "/mnt/nvme/models",
     )
     engine: str = row(
-        Text(),
+        TEXT,
         "Engine for every model, regardless of its card. Empty: the card's, or the one for the file's suffix.",
         "",
-        example="dummy",
+        "dummy",
     )
-    preload: tuple[str, ...] = row(
-        List(Text()), "Models to load at start and keep loaded.", (), example=("qwen3-1.7b",)
-    )
+    preload: tuple[str, ...] = row(TEXTS, "Models to load at start and keep loaded.", (), ("qwen3-1.7b",))
     keep_alive: float = row(
-        Seconds(),
-        "How long an idle model stays loaded; 0 unloads it at once, a negative value never.",
-        300.0,
-        example=3600.0,
+        Seconds(), "How long an idle model stays loaded; 0 unloads it at once, a negative value never.", 300.0, 3600.0
     )
-    max_loaded: int = row(
-        Whole(0), "Maximum number of models loaded at the same time; 0 means as many as fit.", 0, example=2
-    )
+    max_loaded: int = row(Whole(0), "Maximum number of models loaded at the same time; 0 means as many as fit.", 0, 2)
     reserve_memory: int = row(
-        Bytes(), "Memory that loading a model must leave free for the rest of the system.", 256 << 20, example=1 << 30
+        Bytes(), "Memory that loading a model must leave free for the rest of the system.", 256 << 20, 1 << 30
     )
 
 
@@ -108,22 +91,19 @@ class DispatchSettings:
     """The queue, its limits, and what may run in parallel."""
 
     queue: int = row(
-        Whole(1),
-        "Maximum number of requests waiting for one model; more are refused with Retry-After.",
-        128,
-        example=32,
+        Whole(1), "Maximum number of requests waiting for one model; more are refused with Retry-After.", 128, 32
     )
-    queue_per_client: int = row(Whole(1), "How many of these may come from one client.", 32, example=4)
-    queue_timeout: float = row(Seconds(1), "Maximum time a request waits in the queue.", 600.0, example=60.0)
+    queue_per_client: int = row(Whole(1), "How many of these may come from one client.", 32, 4)
+    queue_timeout: float = row(Seconds(1), "Maximum time a request waits in the queue.", 600.0, 60.0)
     npu_parallel: int = row(
         Whole(1),
         "Number of models that may compute on the NPU at the same time. The NPU runs its jobs one after another "
         "anyway, and more than one model at a time is known to freeze it.",
         1,
-        example=2,
+        2,
     )
     drain_timeout: float = row(
-        Seconds(0), "Time that running answers get to finish when the daemon stops.", 30.0, example=120.0
+        Seconds(0), "Time that running answers get to finish when the daemon stops.", 30.0, 120.0
     )
 
 
@@ -132,23 +112,17 @@ class RuntimeSettings:
     """The vendor's library, librkllmrt.so."""
 
     library: str = row(
-        Text(),
-        "Path of the library. Empty: the first usable one in the usual places.",
-        "",
-        example="/opt/rkllm/librkllmrt.so",
+        TEXT, "Path of the library. Empty: the first usable one in the usual places.", "", "/opt/rkllm/librkllmrt.so"
     )
     log_level: int = row(
-        Whole(0, 2),
-        "What the library logs: 0 warnings and errors, 1 also timings and memory, 2 everything.",
-        0,
-        example=1,
+        Whole(0, 2), "What the library logs: 0 warnings and errors, 1 also timings and memory, 2 everything.", 0, 1
     )
     sampling: str = row(
         Text(("refuse", "reload")),
         "How to handle a request with other sampling settings than the loaded model's, if the library accepts them "
         "only at load (before 1.3.0): `refuse` refuses it, `reload` loads the model again with the new settings.",
         "refuse",
-        example="reload",
+        "reload",
     )
 
     @property
@@ -161,17 +135,14 @@ class BoardSettings:
     """The board."""
 
     root: str = row(
-        Text(),
-        "Folder that contains /proc, /sys and /dev; change it to use another board's files.",
-        "/",
-        example="/host",
+        TEXT, "Folder that contains /proc, /sys and /dev; change it to use another board's files.", "/", "/host"
     )
     performance: bool = row(
         Switch(),
         "Run CPU, NPU and memory at their highest clocks while a model is loaded. Requires the unit "
         "`exo-rkllm-clocks.socket`.",
         False,
-        example=True,
+        True,
     )
 
 
@@ -179,49 +150,37 @@ class BoardSettings:
 class ClusterSettings:
     """The exo cluster on the network."""
 
-    enabled: bool = row(Switch(), "Join an exo cluster that is discovered on the network.", True, example=False)
+    enabled: bool = row(Switch(), "Join an exo cluster that is discovered on the network.", True, False)
     namespace: str = row(
-        Text(),
-        "The cluster's namespace. `auto` joins the one that is discovered, if there is exactly one.",
-        AUTO,
-        example="lab",
+        TEXT, "The cluster's namespace. `auto` joins the one that is discovered, if there is exactly one.", AUTO, "lab"
     )
-    interfaces: tuple[str, ...] = row(
-        List(Text()), "Network interfaces to use. Empty: all of them.", (), example=("eth0",)
-    )
+    interfaces: tuple[str, ...] = row(TEXTS, "Network interfaces to use. Empty: all of them.", (), ("eth0",))
     endpoints: tuple[str, ...] = row(
-        List(Text()),
-        "Nodes to connect to, for networks where discovery packets do not arrive.",
-        (),
-        example=("tcp/[fd00::10]:52414",),
+        TEXTS, "Nodes to connect to, for networks where discovery packets do not arrive.", (), ("tcp/[fd00::10]:52414",)
     )
-    name: str = row(Text(), "The board's name in the cluster. Empty: its host name.", "", example="rock5-kitchen")
-    models: tuple[str, ...] = row(
-        List(Text()), "Models that the cluster may use; `*` means all.", ("*",), example=("qwen3-1.7b",)
-    )
+    name: str = row(TEXT, "The board's name in the cluster. Empty: its host name.", "", "rock5-kitchen")
+    models: tuple[str, ...] = row(TEXTS, "Models that the cluster may use; `*` means all.", ("*",), ("qwen3-1.7b",))
     placement: Placement = row(
         Text(("own", "dashboard")),
         "`own`: the board places its models itself and affects no other node. `dashboard`: models are launched from "
         "exo's dashboard.",
         "own",
-        example="dashboard",
+        "dashboard",
     )
-    discovery_port: int = row(Whole(0, 65535), "exo's `--discovery-port`.", 52413, example=52513)
-    api_port: int = row(
-        Whole(0, 65535), "exo's `--api-port`, where every node answers `/node_id`.", 52415, example=52515
-    )
+    discovery_port: int = row(PORT, "exo's `--discovery-port`.", 52413, 52513)
+    api_port: int = row(PORT, "exo's `--api-port`, where every node answers `/node_id`.", 52415, 52515)
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsSettings:
     """Metrics for Prometheus."""
 
-    enabled: bool = row(Switch(), "Serve `/metrics` on the API port.", True, example=False)
+    enabled: bool = row(Switch(), "Serve `/metrics` on the API port.", True, False)
     listen: str = row(
-        Text(),
+        TEXT,
         "Separate address and port that serve only `/metrics`, for a Prometheus on another machine.",
         "",
-        example="0.0.0.0:9115",
+        "0.0.0.0:9115",
     )
 
 
@@ -230,12 +189,12 @@ class ControlSettings:
     """The socket that the command line uses."""
 
     socket: str = row(
-        Text(),
+        TEXT,
         "Path of the socket. Empty: `control.sock` in the service's runtime folder, or in the user's.",
         "",
-        example="/run/exo-rkllm/control.sock",
+        "/run/exo-rkllm/control.sock",
     )
-    group: str = row(Text(), "Group whose members may load, unload, pull and delete.", "exo-rkllm", example="staff")
+    group: str = row(TEXT, "Group whose members may load, unload, pull and delete.", "exo-rkllm", "staff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,23 +202,23 @@ class PluginSettings:
     """Models and engines from other packages."""
 
     allow: tuple[str, ...] = row(
-        List(Text()),
+        TEXTS,
         "Names of the plugins to use; `*` means all, an empty list means none.",
         ("*",),
-        example=(),
+        (),
         variable="EXO_RKLLM_PLUGINS",
     )
     load: tuple[str, ...] = row(
-        List(Text()),
+        TEXTS,
         "Plugins that are not packages: module names or files. Listed plugins are always used.",
         (),
-        example=("/etc/exo-rkllm/zorg.py",),
+        ("/etc/exo-rkllm/zorg.py",),
     )
     native: tuple[str, ...] = row(
-        List(Text()),
+        TEXTS,
         "Native libraries that the process of every model on the NPU loads before the vendor's.",
         (),
-        example=("/usr/lib/exo-rkllm/libextra.so",),
+        ("/usr/lib/exo-rkllm/libextra.so",),
         variable="EXO_RKLLM_BACKEND_PLUGINS",
     )
 
@@ -269,29 +228,27 @@ class ClassicSettings:
     """The engine inside classic exo (`exo-rkllm exo-classic`, or exo's own `--inference-engine rkllm`)."""
 
     daemon: bool = row(
-        Switch(), "Use the daemon running on this board, so that its NPU has only one queue.", True, example=False
+        Switch(), "Use the daemon running on this board, so that its NPU has only one queue.", True, False
     )
     ring: str = row(
         Text(("refuse", "first")),
         "What a node does when exo assigns it only some of a model's layers. `refuse`: it refuses with the reason. "
         "`first`: the node with the first layer answers alone, and the others pass its tokens on.",
         "refuse",
-        example="first",
+        "first",
     )
     idle: float = row(
         Seconds(),
         "End an answer that exo has not read from for this long, since exo does not report when a client leaves.",
         60.0,
-        example=20,
+        20,
     )
-    keep_engine: bool = row(
-        Switch(), "Keep exo from replacing this engine when a second node appears.", True, example=False
-    )
+    keep_engine: bool = row(Switch(), "Keep exo from replacing this engine when a second node appears.", True, False)
     shard_downloads: bool = row(
         Switch(),
         "Answer exo's download requests for our own models instead of letting exo query the internet.",
         True,
-        example=False,
+        False,
     )
 
 
@@ -299,9 +256,7 @@ class ClassicSettings:
 class LogSettings:
     """Logging."""
 
-    level: str = row(
-        Text(("debug", "info", "warning", "error")), "Least important level to log.", "info", example="debug"
-    )
+    level: str = row(Text(("debug", "info", "warning", "error")), "Least important level to log.", "info", "debug")
 
 
 @dataclass(frozen=True, slots=True)

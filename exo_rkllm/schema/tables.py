@@ -17,7 +17,7 @@ KINDS: Mapping[str, ValueSpec] = {
 
 
 def row(
-    kind: ValueSpec, about: str = "", default: Any = None, *, example: Any = None, factory: Any = None, **more: Any
+    kind: ValueSpec, about: str = "", default: Any = None, example: Any = None, *, factory: Any = None, **more: Any
 ) -> Any:
     """A field of a table. `more` is kept in its metadata for the table's own use."""
     metadata = {SPEC: FieldSpec("", kind, about, example=example), **more}
