@@ -48,7 +48,7 @@ class Exo:
     responses: Any
 
 
-def installed() -> Exo:
+def find_exo() -> Exo:
     """Also how one sees that there is a current exo."""
     try:
         return Exo(
@@ -66,7 +66,7 @@ class NpuBuilder:
     """One model on one node: a .rkllm file is never cut. `cancel_receiver` is what exo's bootstrap gives its own."""
 
     def __init__(self, cancel_receiver: Cancels, exo: Exo | None = None) -> None:
-        self._exo = installed() if exo is None else exo
+        self._exo = find_exo() if exo is None else exo
         # Its runner asks isinstance; a subclass could not be imported without exo.
         self._exo.base.Builder.register(NpuBuilder)
         self._exo.base.Engine.register(NpuEngine)
@@ -104,13 +104,13 @@ class NpuBuilder:
             self._work = None
 
 
-class NoPicture(UsageError):
+class ImageRefused(UsageError):
     """A task of exo's image API, whose refusal is a chunk of another kind."""
 
 
 @dataclass(slots=True)
-class Told:
-    """What was said of a task so far, as far as its last chunk sums it up."""
+class TaskTotals:
+    """What the last chunk of a task has to sum up."""
 
     thinking: int = 0
     calls: str = ""
@@ -127,7 +127,7 @@ class NpuEngine:
         self._cancels = cancels
         self._exo = exo
         self._images = requests.ImageStore()
-        self._told: dict[Any, Told] = {}
+        self._totals: dict[Any, TaskTotals] = {}
         self._cancelled_tasks: set[Any] = set()
 
     def should_cancel(self, task_id: Any) -> bool:
@@ -138,16 +138,16 @@ class NpuEngine:
 
     def submit(self, task: Any) -> None:
         self._cancelled_tasks.discard(ALL_TASKS)
-        self._told[task.task_id] = Told()
+        self._totals[task.task_id] = TaskTotals()
         try:
             if type(task).__name__ != TEXT:
-                raise NoPicture(f"{self._work.asked_for} answers with text, not with images.", "Ask for text.")
+                raise ImageRefused(f"{self._work.exo_model} answers with text, not with images.", "Ask for text.")
             params = task.task_params.model_dump()
-            asked = requests.request(str(task.task_id), self._work.model, params, self._images)
+            request = requests.request(str(task.task_id), self._work.model, params, self._images)
         except ExoRkllmError as error:
             self._work.refuse(task.task_id, error)
         else:
-            self._work.begin(task.task_id, asked)
+            self._work.begin(task.task_id, request)
 
     def step(self) -> Iterable[tuple[Any, Any]]:
         """What has come since the last time, of every task; a task that exo cancelled is ended."""
@@ -155,7 +155,7 @@ class NpuEngine:
         for task_id in self._work.running():
             if self.should_cancel(task_id):
                 self._work.end(task_id)
-        for task_id, event in self._work.arrived():
+        for task_id, event in self._work.take_events():
             yield from ((task_id, response) for response in self._responses(task_id, event))
 
     def close(self) -> None:
@@ -165,33 +165,33 @@ class NpuEngine:
         raise NotSupported("The NPU's library gives out no KV cache of a prompt.", "Unset ENABLE_DISAGGREGATION.")
 
     def _responses(self, task_id: Any, event: object) -> Iterator[Any]:
-        told, model = self._told[task_id], self._work.asked_for
+        totals, model = self._totals[task_id], self._work.exo_model
         match event:
             case Progress(stage="prefill", done=done, total=total):
                 yield self._chunk(chunks.prefill_progress(model, done, total))
             case Piece(kind="tool_call", text=text):
-                told.calls += text
+                totals.calls += text
             case Piece(text=text, token=token, kind=kind):
-                told.thinking += kind == "thinking"
+                totals.thinking += kind == "thinking"
                 if text:
                     yield self._chunk(chunks.token(model, text, token, thinking=kind == "thinking"))
             case Cancelled():
-                yield self._ended(task_id, self._exo.responses.CancelledResponse())
+                yield self._close_task(task_id, self._exo.responses.CancelledResponse())
             case Finish():
-                last = chunks.last(model, event, calls=told.calls, thinking=told.thinking, memory=0)
+                last = chunks.last(model, event, calls=totals.calls, thinking=totals.thinking, memory=0)
                 yield self._chunk(last)
-                yield self._ended(task_id, self._exo.responses.FinishedResponse())
+                yield self._close_task(task_id, self._exo.responses.FinishedResponse())
             case ExoRkllmError():
                 # any other kind of chunk for an image request ends the exo node that asked
-                last_word = chunks.image_error if isinstance(event, NoPicture) else chunks.error
+                last_word = chunks.image_error if isinstance(event, ImageRefused) else chunks.error
                 yield self._chunk(last_word(model, str(event)))
-                yield self._ended(task_id, self._exo.responses.FinishedResponse())
+                yield self._close_task(task_id, self._exo.responses.FinishedResponse())
             case BaseException():
                 raise event
 
-    def _ended(self, task_id: Any, response: Any) -> Any:
+    def _close_task(self, task_id: Any, response: Any) -> Any:
         """exo's runner forgets the task with this, and must hear no more of it."""
-        del self._told[task_id]
+        del self._totals[task_id]
         self._cancelled_tasks.discard(task_id)
         return response
 
@@ -207,10 +207,10 @@ class Cancelled:
 class _Work:
     """The thread with the loop, and the answers that run on it."""
 
-    def __init__(self, asked_for: str) -> None:
+    def __init__(self, exo_model: str) -> None:
         self._node = open_node(load(os.environ))
-        self.asked_for = asked_for
-        self._arrived: queue.SimpleQueue[tuple[Any, object]] = queue.SimpleQueue()
+        self.exo_model = exo_model
+        self._events: queue.SimpleQueue[tuple[Any, object]] = queue.SimpleQueue()
         self._tasks: dict[Any, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="exo-rkllm", daemon=True)
@@ -228,8 +228,8 @@ class _Work:
             for entry in self._node.catalogue.list()
             for name in (entry.id, classic_id(entry), offers.model_id(entry.id))
         }
-        short = self.asked_for.rpartition("/")[2]
-        self.model = self._node.catalogue.resolve(names.get(self.asked_for) or names.get(short) or short).id
+        short = self.exo_model.rpartition("/")[2]
+        self.model = self._node.catalogue.resolve(names.get(self.exo_model) or names.get(short) or short).id
         self._source = LocalSource(self._node.dispatcher())
         await self._source.load(self.model)
 
@@ -241,7 +241,7 @@ class _Work:
         self.wait(self._begin(task_id, request))
 
     def refuse(self, task_id: Any, error: ExoRkllmError) -> None:
-        self._arrived.put((task_id, error))
+        self._events.put((task_id, error))
 
     async def _begin(self, task_id: Any, request: GenerationRequest) -> None:
         self._tasks[task_id] = asyncio.get_running_loop().create_task(self._answer(task_id, request))
@@ -251,13 +251,13 @@ class _Work:
         events = self._source.answer(request)
         try:
             async for event in events:
-                self._arrived.put((task_id, event))
+                self._events.put((task_id, event))
         except ExoRkllmError as error:
-            self._arrived.put((task_id, error))
+            self._events.put((task_id, error))
         except asyncio.CancelledError:
-            self._arrived.put((task_id, Cancelled()))
+            self._events.put((task_id, Cancelled()))
         except Exception as error:  # noqa: BLE001 - raised where exo's runner reports it
-            self._arrived.put((task_id, error))
+            self._events.put((task_id, error))
         finally:
             self._tasks.pop(task_id, None)
             await events.aclose()
@@ -270,11 +270,11 @@ class _Work:
         if task is not None:
             self._loop.call_soon_threadsafe(task.cancel)
 
-    def arrived(self) -> Iterator[tuple[Any, object]]:
+    def take_events(self) -> Iterator[tuple[Any, object]]:
         try:
-            yield self._arrived.get(timeout=PATIENCE if self._tasks else 0)
+            yield self._events.get(timeout=PATIENCE if self._tasks else 0)
             while True:
-                yield self._arrived.get_nowait()
+                yield self._events.get_nowait()
         except queue.Empty:
             return
 

@@ -14,7 +14,7 @@ from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.chat.chat_format import ChatSettings
-from exo_rkllm.plugins.adapting import guarded
+from exo_rkllm.plugins.adapting import adapt_safely
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.runtime import modelfile
 from exo_rkllm.sampling import Sampling
@@ -128,7 +128,7 @@ def describe(
         fact = getattr(facts, name, None)
         return otherwise if fact is None or fact.source == "name" else fact.value
 
-    shape = _shape(guarded(config, contributions.of_type(config_type)))
+    shape = _shape(adapt_safely(config, contributions.of_type(config_type)))
     tokens = context or fact_or(by_name.context, "max_context")
     cache = cache_bytes(shape, tokens or 4096) or (facts.kv_bytes_per_token or 0 if facts else 0) * (tokens or 4096)
     card = Card(

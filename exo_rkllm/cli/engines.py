@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> int:
     node = place.node(args.models)
     if args.model:
         return one(args, node)
-    rows = [described(spec, node) for name in node.engines.names() if (spec := node.engines.get(name)) is not None]
+    rows = [as_json(spec, node) for name in node.engines.names() if (spec := node.engines.get(name)) is not None]
     if args.json:
         print(json.dumps({"engines": rows}, indent=2))
     else:
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def described(spec: EngineSpec, node: Node) -> dict[str, Any]:
+def as_json(spec: EngineSpec, node: Node) -> dict[str, Any]:
     origin = next((row for row in node.plugins.rows if (row.group, row.name) == (ENGINES, spec.name)), None)
     return {
         "name": spec.name,

@@ -103,18 +103,18 @@ class TerminalChat:
         self._messages: tuple[Message, ...] = ()
         self._loop = asyncio.new_event_loop()
         self._load_seconds = 0.0
-        self._thought = False
+        self._was_thinking = False
 
     def _report(self, lines: Sequence[str]) -> None:
         if self._args.verbose:
             print(*lines, sep="\n", file=sys.stderr)
 
     def once(self, prompt: str) -> int:
-        with self._opened():
+        with self._loaded():
             return self._ask(prompt)
 
     def converse(self) -> int:
-        with self._opened():
+        with self._loaded():
             print(
                 f"Chatting with {self._model}. /bye or Ctrl-D ends it, Ctrl-C stops an answer.",
                 file=sys.stderr,
@@ -137,7 +137,7 @@ class TerminalChat:
                         print(error, file=sys.stderr)
 
     @contextmanager
-    def _opened(self) -> Iterator[None]:
+    def _loaded(self) -> Iterator[None]:
         try:
             self._await(self._load())
             yield
@@ -198,9 +198,9 @@ class TerminalChat:
         return "".join(pieces)
 
     def _take(self, piece: Piece, answer: list[str]) -> None:
-        if piece.kind == "answer" and not answer and self._thought and not self._args.json:
+        if piece.kind == "answer" and not answer and self._was_thinking and not self._args.json:
             print("\n")  # between what it thought and what it says
-        self._thought = piece.kind == "thinking"
+        self._was_thinking = piece.kind == "thinking"
         answer += [piece.text] if piece.kind == "answer" else []
         self._print(piece)
 

@@ -102,11 +102,11 @@ class Client:
         from http.client import HTTPConnection
 
         connection = HTTPConnection("localhost", timeout=self._timeout)
-        connection.sock = connected(self.path, self._timeout)
+        connection.sock = connect(self.path, self._timeout)
         return connection
 
 
-def connected(path: Path, timeout: float | None) -> socket.socket:
+def connect(path: Path, timeout: float | None) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.settimeout(timeout)
     try:
@@ -148,7 +148,7 @@ def listening(paths: Iterable[Path]) -> Path | None:
     """The first socket behind which a daemon answers; raises NotInTheGroup where one is closed to this user."""
     for path in paths:
         try:
-            connected(path, 2.0).close()
+            connect(path, 2.0).close()
         except NotInTheGroup:
             raise
         except DaemonUnreachable:
@@ -159,9 +159,9 @@ def listening(paths: Iterable[Path]) -> Path | None:
 
 def find(environment: Mapping[str, str] = os.environ) -> Client | None:
     """The user's own daemon, else the service; None where neither has a socket."""
-    chosen = load(environment).control.socket
+    socket_path = load(environment).control.socket
     here = places(environment)
-    path = listening(here.sockets if chosen == str(here.socket) else (Path(chosen),))
+    path = listening(here.sockets if socket_path == str(here.socket) else (Path(socket_path),))
     return None if path is None else Client(path)
 
 

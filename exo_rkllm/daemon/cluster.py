@@ -44,14 +44,14 @@ class DispatchServing:
 
     async def offers(self) -> AsyncGenerator[tuple[Servable, ...], None]:
         """Follows the dispatcher and the models folder, whichever process changes that."""
-        offered: tuple[Servable, ...] | None = None
-        changed = asyncio.Event()
-        with self._node.catalogue.listening(changed.set):
-            async with aclosing(self._dispatcher.subscribe(changed)) as statuses:
+        previous: tuple[Servable, ...] | None = None
+        wake = asyncio.Event()
+        with self._node.catalogue.listening(wake.set):
+            async with aclosing(self._dispatcher.subscribe(wake)) as statuses:
                 async for status in statuses:
                     models = self._offers(status)
-                    if models != offered:
-                        offered = models
+                    if models != previous:
+                        previous = models
                         yield models
 
     def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:

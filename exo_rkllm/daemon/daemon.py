@@ -87,12 +87,12 @@ class Daemon:
         """Before anything works, beside the loop; what a slow plugin registers later counts from then on."""
         loop = asyncio.get_running_loop()
 
-        def changed() -> None:
+        def on_change() -> None:
             with suppress(RuntimeError):  # the daemon ended before its slowest plugin
                 loop.call_soon_threadsafe(self._plugins_changed)
 
         settings = self.config.plugins
-        load = functools.partial(plugins.load, settings.allow, more=settings.load, changed=changed)
+        load = functools.partial(plugins.load, settings.allow, more=settings.load, on_change=on_change)
         loaded = await loop.run_in_executor(None, load)
         self.node.use_plugins(loaded)
         self._plugins_late = bool(loaded.loading)
@@ -174,15 +174,15 @@ class Daemon:
         except ConfigError as error:
             log.error("The configuration was not taken over: %s", error)  # noqa: TRY400 - the sentence is all there is
             raise
-        waits = list(differing(self.config, new, AT_START))
-        changed = [name for name in differing(self.config, new) if name not in waits]
-        changed += ["API keys"] if keys != self.keys else []
+        pending = differing(self.config, new, AT_START)
+        changes = [name for name in differing(self.config, new) if name not in pending]
+        changes += ["API keys"] if keys != self.keys else []
         self.config, self.keys = new, keys
         self._apply()
-        log.info("Configuration taken over: %s.", ", ".join(changed) or "nothing changed")
-        if waits:
-            log.warning("These changes wait for a restart: %s. systemctl restart exo-rkllm", ", ".join(waits))
-        return {"changed": changed, "restart": waits}
+        log.info("Configuration taken over: %s.", ", ".join(changes) or "nothing changed")
+        if pending:
+            log.warning("These changes wait for a restart: %s. systemctl restart exo-rkllm", ", ".join(pending))
+        return {"changed": [*changes], "restart": [*pending]}
 
     def _apply(self) -> None:
         set_level(self.config.log.level)

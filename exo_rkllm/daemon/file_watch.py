@@ -22,14 +22,14 @@ SETTLE = 0.3
 
 
 class FileWatch:
-    """`changed` is called on the loop SETTLE seconds after the last event that concerns one of `paths()`.
+    """`on_change` is called on the loop SETTLE seconds after the last event that is about one of `paths()`.
 
     `paths` is asked again after each such event. Raises OSError where the kernel gives no inotify.
     """
 
-    def __init__(self, paths: Callable[[], Iterable[Path]], changed: Callable[[], None]) -> None:
+    def __init__(self, paths: Callable[[], Iterable[Path]], on_change: Callable[[], None]) -> None:
         self._paths = paths
-        self._changed = changed
+        self._on_change = on_change
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
@@ -63,14 +63,14 @@ class FileWatch:
             data = os.read(self._fd, 65536)
         except BlockingIOError:
             return
-        concerned = False
+        relevant = False
         while data:
             number, _, _, length = HEAD.unpack_from(data)
             name = os.fsdecode(data[HEAD.size : HEAD.size + length].rstrip(b"\0"))
             names = self._names.get(number, set())
-            concerned = concerned or name in names or (ANY in names and not name.startswith("."))
+            relevant = relevant or name in names or (ANY in names and not name.startswith("."))
             data = data[HEAD.size + length :]
-        if concerned:
+        if relevant:
             self._watch()
             if self._timer is not None:
                 self._timer.cancel()
@@ -79,4 +79,4 @@ class FileWatch:
     def _settle(self) -> None:
         self._timer = None
         self._watch()
-        self._changed()
+        self._on_change()

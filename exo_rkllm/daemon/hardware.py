@@ -28,15 +28,15 @@ KILOBYTE = 1024
 
 
 class Hardware:
-    """The board and the vendor's library as they are now; `changed` is called when one of them comes or goes."""
+    """The board and the vendor's library as they are now; `on_change` is called when one of them comes or goes."""
 
-    def __init__(self, config: Config, changed: Callable[[], None]) -> None:
+    def __init__(self, config: Config, on_change: Callable[[], None]) -> None:
         self.root = Path(config.board.root)
         self.library: Place | None = None
-        self._chosen = Path(config.runtime.library) if config.runtime.library else None
+        self._configured_library = Path(config.runtime.library) if config.runtime.library else None
         self._library_error: ExoRkllmError | None = None
-        self._changed = changed
-        self._watch = BoardWatch(self.root, lambda _before, _after: changed())
+        self._on_change = on_change
+        self._watch = BoardWatch(self.root, lambda _before, _after: on_change())
         self._closing = ExitStack()
 
     @property
@@ -56,7 +56,7 @@ class Hardware:
         """Look for the library and follow both. Must run on the loop."""
         log.info("%s", self.board.sentence)
         self._follow_board()
-        places = [place.path.absolute() for place in locate.search(self._chosen).places]
+        places = [place.path.absolute() for place in locate.search(self._configured_library).places]
         with suppress(OSError):
             self._closing.callback(FileWatch(lambda: places, self._library_changed).close)
         self._find_library()
@@ -74,11 +74,11 @@ class Hardware:
 
     def _library_changed(self) -> None:
         self._find_library()
-        self._changed()
+        self._on_change()
 
     def _find_library(self) -> None:
         try:
-            self.library = place = locate.search(self._chosen).require()
+            self.library = place = locate.search(self._configured_library).require()
         except ExoRkllmError as error:
             self.library, self._library_error = None, error
             log.warning("%s", error)
@@ -115,8 +115,8 @@ def windows(board: Board) -> int:
 def available_memory(root: Path) -> int:
     """MemAvailable of the machine, or what is left of a container's or a unit's limit where that is less."""
     machine = _meminfo(root / "proc/meminfo").get("MemAvailable", 0) * KILOBYTE
-    left = _left_of_limit(root)
-    return machine if left is None else min(machine, left)
+    remaining = _left_of_limit(root)
+    return machine if remaining is None else min(machine, remaining)
 
 
 def _meminfo(path: Path) -> dict[str, int]:
@@ -147,15 +147,15 @@ async def raise_clocks(changes: AsyncGenerator[DispatchStatus, None], performanc
 
     It never delays a load: what cannot be raised is logged once, and tried again with the next model.
     """
-    complained = False
+    failed = False
     try:
         async with aclosing(changes):
             async for status in changes:
                 if not any(model.state in ("loading", "ready") for model in status.models):
                     await performance.down()
-                    complained = False
-                elif not performance.connected and not complained:
-                    complained = not await _raise(performance)
+                    failed = False
+                elif not performance.connected and not failed:
+                    failed = not await _raise(performance)
     finally:
         await performance.down()
 

@@ -17,8 +17,8 @@ SHORTEST = 16
 def keys_file(api: ApiSettings, environment: Mapping[str, str]) -> Path | None:
     if api.keys:
         return Path(api.keys)
-    handed = credential(environment)
-    return handed if handed is not None and handed.is_file() else None
+    path = credential(environment)
+    return path if path is not None and path.is_file() else None
 
 
 def credential(environment: Mapping[str, str]) -> Path | None:
@@ -36,7 +36,7 @@ def read_keys(api: ApiSettings, environment: Mapping[str, str]) -> tuple[ApiKey,
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"The API keys in {path} cannot be read: {reason}.", f"ls -l {path}") from None
-    found: list[ApiKey] = []
+    keys: list[ApiKey] = []
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
         if not words:
@@ -46,8 +46,8 @@ def read_keys(api: ApiSettings, environment: Mapping[str, str]) -> tuple[ApiKey,
                 f"{path}, line {number}: a key has {SHORTEST} characters or more, and {CONTROL!r} or nothing after it.",
                 "openssl rand -hex 24 makes one",
             )
-        found.append(ApiKey(f"key {number}", words[0], control=words[1:] == [CONTROL]))
-    # The package's own file begins without a key, and every service is handed it.
-    if not found and path != credential(environment):
+        keys.append(ApiKey(f"key {number}", words[0], control=words[1:] == [CONTROL]))
+    # The package's own file begins without a key, and every service is path it.
+    if not keys and path != credential(environment):
         raise ConfigError(f"There is no key in {path}.", f"openssl rand -hex 24 >> {path}")
-    return tuple(found)
+    return tuple(keys)

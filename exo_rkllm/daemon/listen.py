@@ -28,11 +28,11 @@ def is_loopback(sock: socket.socket) -> bool:
 
 
 def check_open(sockets: Sequence[socket.socket], api: ApiSettings, *, keys: bool) -> None:
-    """Off loopback only with keys, or when the operator said in so many words that none are needed."""
-    seen = [sock for sock in sockets if not is_loopback(sock)]
-    if seen and not keys and not api.allow_anonymous:
+    """Raise ConfigError where a socket is reachable from the network, there are no keys, and none were waived."""
+    public = [sock for sock in sockets if not is_loopback(sock)]
+    if public and not keys and not api.allow_anonymous:
         raise ConfigError(
-            f"The API would listen on {shown(seen[0])} for the whole network, and there are no API keys.",
+            f"The API would listen on {address_of(public[0])} for the whole network, and there are no API keys.",
             "Name a file with keys in [api] keys, or set allow_anonymous = true there.",
         )
 
@@ -51,30 +51,30 @@ def metrics_sockets(metrics: MetricsSettings) -> list[socket.socket]:
 def tcp_sockets(key: str, host: str, port: int) -> list[socket.socket]:
     """One for every address that the name stands for: localhost is two."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ConfigError(f"{key} = {host!r} is no address: {error.strerror}.", 'listen = "127.0.0.1"') from None
     sockets: list[socket.socket] = []
-    trouble: OSError | None = None
-    for family, _, _, _, address in dict.fromkeys(found):
+    failure: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(addresses):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(len(found) > 1))
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(len(addresses) > 1))
             sock.bind(address)
             sock.listen(BACKLOG)
         except OSError as error:
             sock.close()
             # localhost often stands for ::1, too, on a machine without IPv6.
-            if not (error.errno == errno.EADDRNOTAVAIL and len(found) > 1):
-                trouble = error
+            if not (error.errno == errno.EADDRNOTAVAIL and len(addresses) > 1):
+                failure = error
             continue
         sockets.append(sock)
-    if trouble is not None or not sockets:
+    if failure is not None or not sockets:
         for sock in sockets:
             sock.close()
-        raise _cannot_listen(key, host, port, trouble)
+        raise _cannot_listen(key, host, port, failure)
     return sockets
 
 
@@ -112,10 +112,10 @@ def control_socket(control: ControlSettings) -> socket.socket:
 def give_to_group(path: Path, group: str) -> None:
     """A user's own daemon is in no such group, and keeps the socket for that user alone."""
     try:
-        wanted = grp.getgrnam(group).gr_gid
+        gid = grp.getgrnam(group).gr_gid
         # The unit's own group needs no chown, which its system-call filter forbids.
-        if path.stat().st_gid != wanted:
-            os.chown(path, -1, wanted)
+        if path.stat().st_gid != gid:
+            os.chown(path, -1, gid)
         path.chmod(GROUP_MAY)
     except (KeyError, PermissionError):
         log.debug("%s is for this user only: there is no group %s, or this user is not in it.", path, group)
@@ -141,7 +141,7 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def shown(sock: socket.socket) -> str:
+def address_of(sock: socket.socket) -> str:
     if sock.family == socket.AF_UNIX:
         return str(sock.getsockname())
     host, port = sock.getsockname()[:2]

@@ -45,7 +45,7 @@ class Server:
         self._notified_status = ""
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._inherited = inherited_sockets()
+        self._systemd_sockets = systemd_sockets()
         self._listening: list[socket.socket] = []
         self._control: Path | None = None
         self._runners: list[AppRunner] = []
@@ -74,7 +74,9 @@ class Server:
         self._tasks = [asyncio.create_task(self._follow_status()), asyncio.create_task(self._beat())]
         self._catch_signals()
         gc.freeze()  # what exists by now stays: no collection has to look at it again
-        log.info("exo-rkllm %s serves on %s.", __version__, ", ".join(listen.shown(sock) for sock in self._listening))
+        log.info(
+            "exo-rkllm %s serves on %s.", __version__, ", ".join(listen.address_of(sock) for sock in self._listening)
+        )
         notify("READY=1")
 
     async def main_loop(self) -> None:
@@ -105,25 +107,25 @@ class Server:
         log.info("Stopping; running answers have %g s.", patience)
         for site in list(self._runners[0].sites):
             await site.stop()
-        drained = asyncio.ensure_future(self._daemon.dispatcher.drain(patience))
-        hurried = asyncio.ensure_future(self._hurry.wait())
-        await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not drained.done():
+        drain = asyncio.ensure_future(self._daemon.dispatcher.drain(patience))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not drain.done():
             await self._daemon.dispatcher.drain(0.0)
-        await drained
+        await drain
 
     # ── sockets ──────────────────────────────────────────────────────────────────────────────────
 
     def _api_sockets(self, config: Config) -> Sequence[socket.socket]:
-        inherited = [sock for sock in self._inherited if sock.family != socket.AF_UNIX]
-        sockets = inherited or listen.api_sockets(config.api)
+        own = [sock for sock in self._systemd_sockets if sock.family != socket.AF_UNIX]
+        sockets = own or listen.api_sockets(config.api)
         listen.check_open(sockets, config.api, keys=bool(self._daemon.keys))
         return sockets
 
     def _control_socket(self, config: Config) -> socket.socket:
         """One that systemd made has its owner and mode from its unit, and stays when we go."""
-        for sock in self._inherited:
+        for sock in self._systemd_sockets:
             if sock.family == socket.AF_UNIX:
                 return sock
         sock = listen.control_socket(config.control)
@@ -140,7 +142,7 @@ class Server:
             self._listening.append(sock)
 
     def _facts(self) -> Mapping[str, JSON]:
-        return {"listening": [listen.shown(sock) for sock in self._listening if sock.fileno() >= 0]}
+        return {"listening": [listen.address_of(sock) for sock in self._listening if sock.fileno() >= 0]}
 
     # ── signals ──────────────────────────────────────────────────────────────────────────────────
 
@@ -200,7 +202,7 @@ def notify(state: str) -> None:
         sd_notify(state)
 
 
-def inherited_sockets() -> tuple[socket.socket, ...]:
+def systemd_sockets() -> tuple[socket.socket, ...]:
     """Sockets that systemd listens on for us: sd_listen_fds(3), which keeps them from our children."""
     try:
         from systemd.daemon import listen_fds

@@ -10,10 +10,10 @@ from aiohttp import web
 
 from exo_rkllm.api import application as api
 from exo_rkllm.api import control
-from exo_rkllm.api.context import ApiContext as Faces
-from exo_rkllm.api.context import ApiServerSettings
+from exo_rkllm.api.context import ApiContext, ApiKey, ApiServerSettings
 from exo_rkllm.api.status import board_value
 from exo_rkllm.board.counters import read
+from exo_rkllm.config import ApiSettings
 from exo_rkllm.daemon.daemon import Daemon
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def application(daemon: Daemon, *, loopback: bool) -> web.Application:
     """The API. `loopback` says that nobody but this machine can reach its sockets."""
     return api.application(
-        Faces(
+        ApiContext(
             dispatcher=daemon.dispatcher,
             catalogue=daemon.node.catalogue,
             settings=_settings(daemon, loopback=loopback),
@@ -59,31 +59,27 @@ def metrics_application(daemon: Daemon) -> web.Application:
 
 
 def _settings(daemon: Daemon, *, loopback: bool) -> Callable[[], ApiServerSettings]:
-    """Asked for with every request, and made anew where a reload brought another configuration."""
-    made: list[tuple[object, object, ApiServerSettings]] = []
+    """For every request as they are then; built anew only where a reload brought another configuration."""
 
-    def settings() -> ApiServerSettings:
-        config, keys = daemon.config.api, daemon.keys
-        if not made or made[0][0] is not config or made[0][1] is not keys:
-            new = ApiServerSettings(
-                keys=keys,
-                loopback=loopback,
-                allow_anonymous=config.allow_anonymous,
-                hosts=frozenset(config.hosts),
-                origins=frozenset(config.origins),
-                body_bytes=config.body_bytes,
-                body_seconds=config.body_seconds,
-                idle_seconds=config.idle_seconds,
-                strict=config.strict,
-            )
-            made[:] = [(config, keys, new)]
-        return made[0][2]
+    @functools.lru_cache(maxsize=1)
+    def settings(config: ApiSettings, keys: tuple[ApiKey, ...]) -> ApiServerSettings:
+        return ApiServerSettings(
+            keys=keys,
+            loopback=loopback,
+            allow_anonymous=config.allow_anonymous,
+            hosts=frozenset(config.hosts),
+            origins=frozenset(config.origins),
+            body_bytes=config.body_bytes,
+            body_seconds=config.body_seconds,
+            idle_seconds=config.idle_seconds,
+            strict=config.strict,
+        )
 
-    return settings
+    return lambda: settings(daemon.config.api, daemon.keys)
 
 
 def scrape(daemon: Daemon) -> Callable[[str], tuple[bytes, str]]:
-    """What it takes is imported by the first scrape: not everybody scrapes."""
+    """A page of metrics for an Accept header. The collectors are imported by the first scrape."""
 
     @functools.cache
     def collectors() -> CollectorRegistry:

@@ -49,13 +49,13 @@ class Ring(logging.Handler):
         """The latest lines, then every new one as it comes."""
         woken = asyncio.Event()
         self._followers[woken] = asyncio.get_running_loop()
-        seen = self._count - count
+        last = self._count - count
         try:
             while True:
                 woken.clear()
                 for line in list(self._lines):
-                    if line.number > seen:
-                        seen = line.number
+                    if line.number > last:
+                        last = line.number
                         yield line
                 await woken.wait()
         finally:

@@ -12,14 +12,14 @@ from typing import Any
 from exo_rkllm.errors import ConfigError
 from exo_rkllm.plugins import adapting, loading
 from exo_rkllm.plugins.loading import PATIENCE, LoadedPlugins, PluginStatus
-from exo_rkllm.plugins.modules import load_plugin
-from exo_rkllm.plugins.native import (
+from exo_rkllm.plugins.modules import (
     load_backend_plugin,
     load_backend_plugins,
     load_backend_plugins_from_env,
+    load_plugin,
     loaded_backend_plugins,
 )
-from exo_rkllm.plugins.offers import ALL, listed, names, offers
+from exo_rkllm.plugins.offers import ALL, from_configuration, names, offers
 from exo_rkllm.plugins.registry import PROCESS
 from exo_rkllm.plugins.spec import ModelSpec, PathLike
 
@@ -57,13 +57,13 @@ def load(
     more: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     patience: float = PATIENCE,
-    changed: Callable[[], None] = lambda: None,
+    on_change: Callable[[], None] = lambda: None,
 ) -> LoadedPlugins:
     """Load what the installed packages offer, and `more` modules or files. Never raises for a plugin's sake, and
     twice is as good as once. Where `allow` is not given, the configuration says both."""
     if allow is None:
         allow, more = chosen(os.environ if environment is None else environment)
-    return loading.run((*offers(), *listed(more)), allow, patience=patience, changed=changed)
+    return loading.run((*offers(), *from_configuration(more)), allow, patience=patience, on_change=on_change)
 
 
 def load_plugins(plugins: Sequence[PathLike] | str | None = None) -> tuple[str, ...]:
@@ -82,19 +82,19 @@ def chosen(environment: Mapping[str, str]) -> tuple[Sequence[str], Sequence[str]
     try:
         settings = load_config(environment).plugins
     except ConfigError:
-        said = environment.get(VARIABLE)
-        return ((ALL,) if said is None else names(said)), ()
+        variable = environment.get(VARIABLE)
+        return ((ALL,) if variable is None else names(variable)), ()
     return settings.allow, settings.load
 
 
 def adapt_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """config.json as the plugin for its `model_type` wants it; a copy, unchanged where there is none."""
-    return adapting.adapted(config, get_model_spec(str(config.get("model_type") or "")))
+    return adapting.adapt(config, get_model_spec(str(config.get("model_type") or "")))
 
 
 def apply_weight_remapping(model_type: str | None, tensors: Any, config: Mapping[str, Any] | None = None) -> Any:
     """For whoever converts: a .rkllm file shows no tensors, so nothing that serves a model calls this."""
-    return adapting.remapped(tensors, get_model_spec(model_type), config)
+    return adapting.remap(tensors, get_model_spec(model_type), config)
 
 
 def select_processor(model_type: str | None) -> Callable[..., Any] | None:

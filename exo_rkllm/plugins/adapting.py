@@ -19,32 +19,32 @@ ORIGINAL, BACKEND, LIBRARIES = (
 )
 
 
-def adapted(config: Mapping[str, Any], spec: ModelSpec | None) -> dict[str, Any]:
+def adapt(config: Mapping[str, Any], spec: ModelSpec | None) -> dict[str, Any]:
     """A new one; without a spec an unchanged copy."""
     if spec is None:
         return dict(config)
-    made = _adapted(config, spec)
-    made[ORIGINAL] = config.get("model_type")
+    result = _apply_adapter(config, spec)
+    result[ORIGINAL] = config.get("model_type")
     if libraries := spec.native_libraries():
-        made[LIBRARIES] = list(libraries)
+        result[LIBRARIES] = list(libraries)
     if spec.backend_model_type:
-        made[BACKEND] = made["model_type"] = spec.backend_model_type.lower()
-    return made
+        result[BACKEND] = result["model_type"] = spec.backend_model_type.lower()
+    return result
 
 
-def _adapted(config: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
+def _apply_adapter(config: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
     adapter = spec.config_adapter
     if adapter is None:
         return dict(config)
     if not callable(adapter):
         return {**config, **{key: _value(config, key, value) for key, value in adapter.items()}}
-    made = adapter(dict(config))
-    if not isinstance(made, Mapping):
+    result = adapter(dict(config))
+    if not isinstance(result, Mapping):
+        name, kind = spec.normalized_model_types()[0], type(result).__name__
         raise PluginInvalid(
-            f"The config_adapter for {spec.normalized_model_types()[0]!r} returned {type(made).__name__}, not a dict.",
-            "Let it return the configuration.",
+            f"The config_adapter for {name!r} returned {kind}, not a dict.", "Let it return the configuration."
         )
-    return dict(made)
+    return dict(result)
 
 
 def _value(config: Mapping[str, Any], key: str, value: Any) -> Any:
@@ -57,10 +57,10 @@ def _value(config: Mapping[str, Any], key: str, value: Any) -> Any:
     return config[value[1:]]
 
 
-def guarded(config: Mapping[str, Any], spec: ModelSpec | None) -> dict[str, Any]:
-    """`adapted`, where the fault of foreign code has to be a sentence."""
+def adapt_safely(config: Mapping[str, Any], spec: ModelSpec | None) -> dict[str, Any]:
+    """`adapt`, where the fault of foreign code has to be a sentence."""
     try:
-        return adapted(config, spec)
+        return adapt(config, spec)
     except PluginError:
         raise
     except Exception as error:
@@ -68,16 +68,16 @@ def guarded(config: Mapping[str, Any], spec: ModelSpec | None) -> dict[str, Any]
         raise PluginError(f"A plugin's config_adapter failed on config.json: {says}.", "exo-rkllm plugins") from error
 
 
-def remapped(tensors: Any, spec: ModelSpec | None, config: Mapping[str, Any] | None = None) -> Any:
+def remap(tensors: Any, spec: ModelSpec | None, config: Mapping[str, Any] | None = None) -> Any:
     """The remapper, then the rules in their order."""
     if spec is None:
         return tensors
     for rule in (spec.weight_remapper, *spec.weight_rules):
-        tensors = tensors if rule is None else _ruled(rule, tensors, config)
+        tensors = tensors if rule is None else _apply_rule(rule, tensors, config)
     return tensors
 
 
-def _ruled(rule: WeightRemapper, tensors: Any, config: Mapping[str, Any] | None) -> Any:
+def _apply_rule(rule: WeightRemapper, tensors: Any, config: Mapping[str, Any] | None) -> Any:
     """By its signature: a rule may want the configuration by name, as a second parameter, or not at all."""
     try:
         parameters = inspect.signature(rule).parameters.values()
@@ -85,12 +85,12 @@ def _ruled(rule: WeightRemapper, tensors: Any, config: Mapping[str, Any] | None)
         return rule(tensors, config=config)
     if any(one.kind is one.VAR_KEYWORD or one.name == "config" for one in parameters):
         return rule(tensors, config=config)
-    wanted = [
+    parameters_needed = [
         one
         for one in parameters
         if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
     ]
-    return rule(tensors, config) if len(wanted) > 1 else rule(tensors)
+    return rule(tensors, config) if len(parameters_needed) > 1 else rule(tensors)
 
 
 def processor_of(spec: ModelSpec | None, processors: Mapping[str, Callable[..., Any]]) -> Callable[..., Any] | None:
@@ -100,14 +100,14 @@ def processor_of(spec: ModelSpec | None, processors: Mapping[str, Callable[..., 
     if spec.processor_cls is not None:
         return spec.processor_cls
     if spec.processor:
-        return _named(spec.processor, processors)
+        return _processor_named(spec.processor, processors)
     for name in (spec.backend_model_type or "", *spec.normalized_model_types()):
         if name.lower() in processors:
             return processors[name.lower()]
     return None
 
 
-def _named(name: str, processors: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+def _processor_named(name: str, processors: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     if name.lower() in processors:
         return processors[name.lower()]
     module, colon, path = name.partition(":")
@@ -117,10 +117,10 @@ def _named(name: str, processors: Mapping[str, Callable[..., Any]]) -> Callable[
             f"There are: {', '.join([*sorted(processors), 'module:Class'])}.",
         )
     try:
-        found: Callable[..., Any] = getattr(import_module(module), path)
+        processor: Callable[..., Any] = getattr(import_module(module), path)
     except (ImportError, AttributeError) as error:
         raise PluginError(f"The processor {name} cannot be imported: {error}.", "exo-rkllm plugins") from error
-    return found
+    return processor
 
 
 def preload_of(spec: ModelSpec) -> Preload:

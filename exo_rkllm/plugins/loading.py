@@ -52,13 +52,13 @@ class PluginStatus:
 class PluginRun:
     """One value being loaded, or loaded: `state` and `error` are final once `thread` has ended."""
 
-    def __init__(self, offer: Offer, ended: Callable[[], None]) -> None:
+    def __init__(self, offer: Offer, on_end: Callable[[], None]) -> None:
         self.offer = offer
         self.state: State = "loading"
         self.error = ""
         self.engine: EngineSpec | None = None
-        self._ended = ended
-        self.started = time.monotonic()
+        self._on_end = on_end
+        self.start = time.monotonic()
         self.thread = threading.Thread(target=self._run, name=f"{THREAD}{offer.name}", daemon=True)
         self.thread.start()
 
@@ -79,7 +79,7 @@ class PluginRun:
             log.debug("%s did not load.", offer.value, exc_info=True)
         if self.error:
             _warn(offer, self.error)
-        self._ended()
+        self._on_end()
 
 
 def _warn(offer: Offer, error: object) -> None:
@@ -165,21 +165,21 @@ def _status(offer: Offer, state: State, error: str = "") -> PluginStatus:
 
 
 def run(
-    offered: Sequence[Offer],
+    entries: Sequence[Offer],
     allow: Sequence[str],
     *,
     patience: float = PATIENCE,
-    changed: Callable[[], None] = lambda: None,
+    on_change: Callable[[], None] = lambda: None,
     registry: Registry = PROCESS,
 ) -> LoadedPlugins:
     """Start what is allowed and was not started yet, and wait until each has ended or has run for `patience` seconds.
 
-    They run beside each other: one that hangs takes nothing of another's time. Each calls `changed`, on its own
+    They run beside each other: one that hangs takes nothing of another's time. Each calls `on_change`, on its own
     thread, when it ends.
     """
     rows: list[PluginRun | PluginStatus] = []
     packages: Counter[tuple[str, str]] = Counter()
-    for offer in offered:
+    for offer in entries:
         if offer.group != LISTED and not allowed(offer.name, allow):
             rows.append(_status(offer, "refused", NOT_LISTED))
             continue
@@ -194,12 +194,12 @@ def run(
         # One value in two groups is one plugin; as an engine it is something else.
         key = (ENGINES if offer.group == ENGINES else "", offer.value)
         with registry.lock:
-            started = registry.runs.get(key)
-            if started is None:
-                started = registry.runs[key] = PluginRun(offer, changed)
-        started.thread.join(min(HEAD_START, patience))
-        rows.append(started)
+            plugin = registry.runs.get(key)
+            if plugin is None:
+                plugin = registry.runs[key] = PluginRun(offer, on_change)
+        plugin.thread.join(min(HEAD_START, patience))
+        rows.append(plugin)
     for row in rows:
         if isinstance(row, PluginRun):
-            row.thread.join(max(0.0, row.started + patience - time.monotonic()))
+            row.thread.join(max(0.0, row.start + patience - time.monotonic()))
     return LoadedPlugins(rows, registry)

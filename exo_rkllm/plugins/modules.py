@@ -1,4 +1,7 @@
-"""Plugins without a package: a module by its name, or a file."""
+"""Loads by name or path, once a process: Python modules, and native libraries where somebody asks for them here.
+
+The process of a model loads its own native libraries: `runner.preload`.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,18 @@ import hashlib
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from exo_rkllm.errors import PluginMissing
+from exo_rkllm.plugins.offers import names
 from exo_rkllm.plugins.registry import PROCESS, Registry
 from exo_rkllm.plugins.spec import PathLike
+from exo_rkllm.runner.preload import open_library, where
+
+VARIABLE = "EXO_RKLLM_BACKEND_PLUGINS"
 
 
 def load_plugin(plugin: PathLike, registry: Registry = PROCESS) -> ModuleType:
@@ -55,3 +63,34 @@ def _from_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+# ── native libraries ─────────────────────────────────────────────────────────────────────────────
+
+
+def load_backend_plugin(plugin: PathLike, init: str = "", registry: Registry = PROCESS) -> None:
+    """Once a path, however often it is asked for; `init` is called then, and only then."""
+    path = where(os.fspath(plugin))
+    with registry.lock:
+        if path not in registry.native:
+            registry.native[path] = open_library(path, init)
+
+
+def load_backend_plugins(
+    plugins: Sequence[PathLike] | PathLike | None = None, registry: Registry = PROCESS
+) -> tuple[str, ...]:
+    """A list, or a text with commas. What is loaded by then, of this call and of others."""
+    paths: Sequence[PathLike] = plugins if isinstance(plugins, Sequence) else [] if plugins is None else [plugins]
+    for one in names(paths) if isinstance(paths, str) else paths:
+        load_backend_plugin(one, registry=registry)
+    return loaded_backend_plugins(registry)
+
+
+def load_backend_plugins_from_env(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """What EXO_RKLLM_BACKEND_PLUGINS lists: nothing of the package reads it for the process that it runs in."""
+    return load_backend_plugins(environment.get(VARIABLE, ""))
+
+
+def loaded_backend_plugins(registry: Registry = PROCESS) -> tuple[str, ...]:
+    with registry.lock:
+        return tuple(registry.native)

@@ -28,11 +28,11 @@ class Offer:
 
 def offers() -> tuple[Offer, ...]:
     """In one order wherever they are asked for, so that the same plugin wins in every process."""
-    found = {(one.group, one.name, one.value): one for one in _found()}
-    return tuple(sorted(found.values(), key=lambda offer: (GROUPS.index(offer.group), offer)))
+    unique = {(one.group, one.name, one.value): one for one in _entry_points()}
+    return tuple(sorted(unique.values(), key=lambda offer: (GROUPS.index(offer.group), offer)))
 
 
-def _found() -> Iterator[Offer]:
+def _entry_points() -> Iterator[Offer]:
     from importlib import metadata  # reads archives and mail headers: a plugin that registers needs none of it
 
     try:
@@ -49,7 +49,7 @@ def _found() -> Iterator[Offer]:
         yield Offer(one.group, one.name, one.value, package_name, version)
 
 
-def listed(values: Sequence[str]) -> tuple[Offer, ...]:
+def from_configuration(values: Sequence[str]) -> tuple[Offer, ...]:
     """Modules and files that the operator names; to be named is to be allowed."""
     return tuple(Offer(LISTED, value.rpartition("/")[2].removesuffix(".py"), value) for value in dict.fromkeys(values))
 
@@ -59,7 +59,7 @@ def allowed(name: str, allow: Sequence[str]) -> bool:
     return ALL in allow or name in allow
 
 
-def names(listed: Iterable[str] | str) -> tuple[str, ...]:
+def names(text: Iterable[str] | str) -> tuple[str, ...]:
     """From a list, or a text with commas; blanks around a name mean nothing."""
-    parts = listed.split(",") if isinstance(listed, str) else listed
+    parts = text.split(",") if isinstance(text, str) else text
     return tuple(part.strip() for part in parts if part.strip())

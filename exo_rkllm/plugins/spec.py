@@ -58,8 +58,8 @@ class ModelSpec:
         return types
 
     def native_libraries(self) -> tuple[str, ...]:
-        found = (self.backend_plugin, *_several("backend_plugins", self.backend_plugins))
-        return tuple(dict.fromkeys(os.fspath(path) for path in found if path))
+        paths = (self.backend_plugin, *_several("backend_plugins", self.backend_plugins))
+        return tuple(dict.fromkeys(os.fspath(path) for path in paths if path))
 
 
 def _several(name: str, value: Sequence[Any] | None) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.context import ApiKey
-from exo_rkllm.client.control import connected
+from exo_rkllm.client.control import connect
 from exo_rkllm.config import ApiSettings
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.errors import ConfigError
@@ -50,7 +50,7 @@ def test_the_api_answers_on_its_port_and_on_the_control_socket(house: House) -> 
     daemon = house.start()
     assert said(call(port_of(daemon), "/v1/chat/completions", QUESTION)) == "Hello there"
     connection = HTTPConnection("localhost")
-    connection.sock = connected(house.socket, 10)
+    connection.sock = connect(house.socket, 10)
     connection.request("POST", "/v1/chat/completions", json.dumps(QUESTION), {"Content-Type": "application/json"})
     response = connection.getresponse()
     assert said((response.status, response.read().decode())) == "Hello there"
@@ -124,7 +124,7 @@ def test_a_request_that_makes_no_sense_is_a_sentence(house: House) -> None:
     house.start()
     for method, path, body, sentence in NONSENSE:
         connection = HTTPConnection("localhost")
-        connection.sock = connected(house.socket, 10)
+        connection.sock = connect(house.socket, 10)
         connection.request(method, path, body)
         response = connection.getresponse()
         error = json.loads(response.read())["error"]

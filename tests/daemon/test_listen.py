@@ -30,7 +30,7 @@ def listening(opened: ExitStack, api: ApiSettings) -> list[socket.socket]:
 def test_loopback_needs_no_key(opened: ExitStack) -> None:
     sockets = listening(opened, ApiSettings(listen="127.0.0.1", port=0))
     listen.check_open(sockets, ApiSettings(), keys=False)
-    assert listen.shown(sockets[0]).startswith("127.0.0.1:")
+    assert listen.address_of(sockets[0]).startswith("127.0.0.1:")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::"])  # noqa: S104 - what is refused
@@ -68,7 +68,7 @@ def test_the_control_socket_belongs_to_its_group(tmp_path: Path, opened: ExitSta
     group = grp.getgrgid(os.getgroups()[0] if os.getgroups() else os.getgid())
     sock = opened.enter_context(listen.control_socket(ControlSettings(str(path), group.gr_name)))
     assert (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid) == (0o660, group.gr_gid)
-    assert listen.shown(sock) == str(path)
+    assert listen.address_of(sock) == str(path)
     assert listen.is_loopback(sock)
 
 

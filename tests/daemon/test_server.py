@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_rkllm.daemon.server import inherited_sockets, notify, watchdog_seconds
+from exo_rkllm.daemon.server import notify, systemd_sockets, watchdog_seconds
 from tests.daemon.running import REPOSITORY, House
 
 
@@ -42,10 +42,10 @@ def test_watchdog_is_for_the_process_that_it_names() -> None:
 
 
 def test_sockets_are_taken_only_by_the_process_that_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert inherited_sockets() == ()
+    assert systemd_sockets() == ()
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_PID", "1")
-    assert inherited_sockets() == ()
+    assert systemd_sockets() == ()
 
 
 @pytest.mark.parametrize("program", [["-m", "exo_rkllm"], ["-c"]])

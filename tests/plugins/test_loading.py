@@ -101,7 +101,7 @@ def test_a_plugin_that_fails_conflicts_or_hangs_stops_no_other(here: Shelf) -> N
     every_sort(here)
     heard: list[None] = []
     began = time.monotonic()
-    found = plugins.load(("*",), patience=0.5, changed=lambda: heard.append(None))
+    found = plugins.load(("*",), patience=0.5, on_change=lambda: heard.append(None))
     assert states(found) == {**STATES, "slow": "loading"}
     assert time.monotonic() - began < 1.9, "nobody waits for the slow one"
     assert found.loading == ("slow",)
