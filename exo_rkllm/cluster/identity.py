@@ -1,4 +1,4 @@
-"""The node's id and the word to stay out, kept across restarts."""
+"""The node's id and the reason to stay out of the cluster, both kept across restarts."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from exo_rkllm.cluster.discovery.packets import valid_node_id
 
 
 class NodeIdentity:
-    """An instance outlives a restart if the id does; a new id leaves requests hanging for 40 s (reference 3)."""
+    """Files in the state folder. A new id after a restart would leave requests hanging for 40 s (reference 3)."""
 
     def __init__(self, folder: Path) -> None:
         self._id = folder / "node-id"
         self._out = folder / "stay-out"
 
     def node_id(self) -> str:
-        """The one that was used before, or a new one; an unreadable file is replaced."""
+        """The id of the last start, or a new one; an unreadable file is replaced."""
         try:
-            found = self._id.read_text().strip()
+            node_id = self._id.read_text().strip()
         except (OSError, UnicodeDecodeError):
-            found = ""
-        if valid_node_id(found):
-            return found
-        made = os.urandom(16).hex().lstrip("0")
+            node_id = ""
+        if valid_node_id(node_id):
+            return node_id
+        node_id = os.urandom(16).hex().lstrip("0")
         with contextlib.suppress(OSError):  # a folder that cannot be written costs a new id at each start, no more
-            self._write(self._id, made)
-        return made
+            self._write(self._id, node_id)
+        return node_id
 
     def stay_out(self) -> str:
         """Why the cluster is not to be joined; empty if it may be."""

@@ -1,4 +1,4 @@
-"""The exo node of a board: sockets, threads, timers and jobs around `Membership`, which decides."""
+"""The exo node of a board: sockets, timers and running tasks around `Membership`, which decides."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ RETRY = 0.5
 MOVE_ON = 1.5
 # A link that is down for so long is opened anew whatever zenoh thinks of it.
 START_OVER = 12.0
-# Goodbyes that were not echoed by then are not waited for.
+# Goodbyes that the log has not echoed by then are not waited for.
 GOODBYE = 1.5
 
 
 class ClusterNode:
-    """Started once, stopped once; everything it knows is in `view`."""
+    """Starts and stops once; `view` shows its state."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class ClusterNode:
             self._log.warning("Staying out of the exo cluster: %s", self.membership.sentence)
 
     async def stop(self) -> None:
-        """Leave so that nobody waits for this board."""
+        """Say goodbye to the cluster, wait for its echo for at most GOODBYE seconds, and close everything."""
         self._leaving = True
         self._do(self.membership.leave(self._now()))
         with contextlib.suppress(asyncio.TimeoutError):
@@ -227,7 +227,7 @@ class ClusterNode:
             self._relink = self._loop.call_later(MOVE_ON, self._still_down, self._now())
 
     def _still_down(self, since: float) -> None:
-        """zenoh tries its endpoints for ever; what was discovered meanwhile has to be told to it."""
+        """Open the link anew if new endpoints were discovered: zenoh goes on trying those that it was opened with."""
         fresh = set(self._discovery_state.endpoints()) - set(self._endpoints)
         if fresh or self._now() - since >= START_OVER:
             self._reopen.set()
@@ -235,7 +235,7 @@ class ClusterNode:
         self._relink = self._loop.call_later(MOVE_ON, self._still_down, since)
 
     def _stop_searching(self) -> None:
-        """A good link needs no Hello any more; nodes that start later say theirs."""
+        """Send no Hello while the link is up; nodes that start later send theirs."""
         if self._link_is_up and self.membership.may_publish:
             self._discovery.search(on=False)
 
@@ -244,7 +244,7 @@ class ClusterNode:
         self._has_endpoints.set()
 
     def _on_ambiguity(self, clusters: AmbiguousClusters) -> None:
-        """Several clusters: none is joined, since nobody said which."""
+        """Join none of several clusters: the configuration has to name one."""
         self._ambiguous = clusters.namespaces
         self._log.warning(
             "Several exo clusters are heard (%s) and none is joined. Set namespace in [cluster] to one of them.",
@@ -306,7 +306,7 @@ class ClusterNode:
             self._runs.pop(task.id, None)
 
     def _on_answer(self, task_id: str, event: base.GenerationEvent | ExoRkllmError) -> None:
-        """Events of one turn of the loop go out together."""
+        """Collect the events of one turn of the loop, so that they go out together."""
         if not self._answers:
             self._loop.call_soon(self._deliver_answers)
         self._answers.append((task_id, event))

@@ -1,4 +1,4 @@
-"""What the cluster node needs of the rest of the house: models to offer, answers to give, facts to tell."""
+"""What the cluster node needs of the daemon: models to offer, answers to tasks, facts about the board."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class BoardFacts:
 
 
 class ModelServing(Protocol):
-    """Where the tasks of the cluster go: the common queue, beside everybody else's requests."""
+    """Serves the cluster's tasks from the common queue, beside all other requests."""
 
     def offers(self) -> AsyncGenerator[tuple[Servable, ...], None]:
         """All models that can be served, at once and again whenever one of them changes."""

@@ -56,7 +56,7 @@ def nonce(ear: DiscoveryState, now: float, namespace: bytes = OURS) -> bytes:
     return next(ask.packet.nonce for ask in ear.hellos(now) if ask.packet.namespace == namespace)
 
 
-def test_a_node_that_answers_is_found_once() -> None:
+def test_answering_node_is_discovered_once() -> None:
     ear = hearing()
     asked = nonce(ear, 0.0)
     found = ear.hear(WhatsUp(asked, "aa", 52414), HERE, 0.01)
@@ -76,7 +76,7 @@ def heard(ear: DiscoveryState, namespace: bytes, source: PacketSource, now: floa
     return ear.hear(WhatsUp(ask.packet.nonce, node, 52414), source, now)
 
 
-def test_stale_answers_our_own_and_those_of_nobody_asked_are_dropped() -> None:
+def test_stale_and_unasked_answers_are_dropped() -> None:
     ear = hearing()
     old = nonce(ear, 0.0)
     new = nonce(ear, 1.0)
@@ -86,14 +86,14 @@ def test_stale_answers_our_own_and_those_of_nobody_asked_are_dropped() -> None:
     assert ear.hear(Hello(new, OURS), HERE, 1.1) == []
 
 
-def test_an_answer_that_a_slow_board_hears_in_the_next_round_counts() -> None:
+def test_answer_to_the_hello_before_counts() -> None:
     ear = hearing()
     old = nonce(ear, 0.0)
     ear.hellos(1.0)
     assert ear.hear(WhatsUp(old, "aa", 52414), HERE, 1.1) == [DiscoveredPeer("aa", HERE, 52414)]
 
 
-def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
+def test_own_looped_back_hello_makes_no_cluster() -> None:
     """An emulated board heard itself after it had asked anew, and joined the first cluster of its own guesses."""
     ear = hearing("auto")
     (first,) = ear.hellos(0.0)
@@ -104,7 +104,7 @@ def test_our_own_question_of_a_round_before_is_no_cluster() -> None:
     assert ear.other_clusters(3.0) == ()
 
 
-def test_another_board_of_ours_that_searches_is_no_cluster() -> None:
+def test_searching_board_makes_no_cluster() -> None:
     """Two boards alone on a network told each other their guess, and both joined what nobody served."""
     first, second = boards = hearing("auto", ("0.3.70",)), hearing("auto", ("0.3.71",))
     for at in range(60):
@@ -132,7 +132,7 @@ def test_a_board_that_asks_for_one_cluster_does_not_keep_another_from_the_real_o
     assert ear.namespace == "0.3.71"
 
 
-def test_who_does_not_answer_is_asked_again_but_not_at_every_word() -> None:
+def test_silent_speaker_is_asked_again_at_intervals() -> None:
     ear = hearing()
     asked = [second for second in range(10) if ear.hear(Hello(b"n" * 8, OTHER), HERE, float(second))]
     assert asked == [0, 3, 6, 9]
@@ -149,7 +149,7 @@ def test_a_node_that_starts_later_is_asked_once() -> None:
     assert len(ear.hear(Hello(b"o" * 8, OURS), THERE, 7.0)) == 1
 
 
-def test_a_node_that_restarted_takes_the_place_of_its_former_self() -> None:
+def test_restarted_node_replaces_its_former_entry() -> None:
     ear = hearing()
     ear.hear(WhatsUp(nonce(ear, 0.0), "aa", 52414), HERE, 0.0)
     ear.hear(WhatsUp(nonce(ear, 1.0), "bb", 52414), HERE, 1.0)
@@ -157,7 +157,7 @@ def test_a_node_that_restarted_takes_the_place_of_its_former_self() -> None:
     assert ear.endpoints() == ("tcp/[fe80::2%2]:52414", "tcp/[fe80::1%2]:52414")
 
 
-def test_whoever_spoke_last_is_connected_to_first() -> None:
+def test_latest_speaker_is_the_first_endpoint() -> None:
     """A dead node that stood in front of a living one was tried again and again for half a minute."""
     ear = hearing()
     ear.hear(WhatsUp(nonce(ear, 0.0), "aa", 52414), HERE, 0.0)
@@ -168,7 +168,7 @@ def test_whoever_spoke_last_is_connected_to_first() -> None:
     assert ear.endpoints() == ("tcp/[fe80::2%2]:52414", "tcp/[fe80::1%2]:52414")
 
 
-def test_another_namespace_is_a_stranger() -> None:
+def test_other_namespace_is_listed_as_other_cluster() -> None:
     ear = hearing()
     assert heard(ear, OTHER, HERE, 0.0) == []
     (stranger,) = ear.other_clusters(1.0)
@@ -267,7 +267,7 @@ def test_interfaces_come_and_go_as_the_kernel_says() -> None:
     assert table.usable() == ()
 
 
-def test_an_address_that_is_still_being_checked_cannot_speak() -> None:
+def test_tentative_address_is_not_usable() -> None:
     table = Interfaces()
     table.feed(link(2, "br0") + address(2, "fe80::1", flags=0x40))
     assert table.usable() == ()
@@ -275,21 +275,21 @@ def test_an_address_that_is_still_being_checked_cannot_speak() -> None:
     assert [entry.kind for entry in table.usable()] == ["unknown"]
 
 
-def test_only_the_interfaces_that_were_named() -> None:
+def test_configured_interface_names_limit_the_table() -> None:
     table = Interfaces(["eth1"])
     table.feed(link(2, "eth0") + address(2, "fe80::1") + link(3, "eth1") + address(3, "fe80::2"))
     assert [entry.name for entry in table.usable()] == ["eth1"]
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 40, netlink(16, b"\0"), netlink(20, b"\0" * 8), link(2, "eth0")[:30]])
-def test_half_messages_of_the_kernel_change_nothing_much(data: bytes) -> None:
+def test_truncated_netlink_messages_raise_nothing(data: bytes) -> None:
     table = Interfaces()
     table.feed(data)
     assert table.usable() == ()
     assert not interfaces.ends_dump(data)
 
 
-def test_a_name_that_is_not_told_again_is_kept() -> None:
+def test_interface_keeps_its_name_when_a_message_omits_it() -> None:
     table = Interfaces()
     table.feed(link(2, "eth0") + address(2, "fe80::1"))
     table.feed(netlink(16, struct.pack("=BxHiII", 0, 1, 2, 0x41, 0) + struct.pack("=HH", 2, 3)))
@@ -312,7 +312,7 @@ def test_a_name_that_is_not_told_again_is_kept() -> None:
         (b"", b"404", b""),
     ],
 )
-def test_only_the_node_id_is_told(request_line: bytes, status: bytes, body: bytes) -> None:
+def test_server_answers_only_node_id_requests(request_line: bytes, status: bytes, body: bytes) -> None:
     head, _, said = answer(request_line + b"\r\nHost: x\r\n\r\n", "c0ffee").partition(b"\r\n\r\n")
     assert status in head.splitlines()[0]
     assert said == body
@@ -324,7 +324,7 @@ async def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def test_the_probe_is_answered_where_it_should_be() -> None:
+async def test_node_id_server_listens_on_each_address() -> None:
     port = await free_port()
     reachable = NodeIdServer("c0ffee", port)
     await reachable.listen(["127.0.0.1", "127.0.0.2", "203.0.113.7"])
@@ -380,7 +380,7 @@ async def told(paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, openap
         )
 
 
-async def test_a_node_tells_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_query_returns_state_and_openapi(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = {"/node_id": '"aa"', "/state": {"a": 1}, "/openapi.json": {"b": 2}}
     found = await told(paths, monkeypatch)
     assert (found.node_id, found.state, found.openapi) == ("aa", {"a": 1}, {"b": 2})
@@ -397,15 +397,15 @@ async def test_a_node_tells_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
         {},
     ],
 )
-async def test_whoever_is_no_exo_node_tells_nothing(paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_query_ignores_whoever_is_no_exo_node(paths: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert await told(paths, monkeypatch) is None
 
 
-def test_where_a_node_is_asked() -> None:
+def test_query_urls_prefer_ipv4_and_omit_loopback() -> None:
     assert urls(("fd00::2", "10.0.0.1", "127.0.0.1", "::1"), 5) == ["http://10.0.0.1:5", "http://[fd00::2]:5"]
 
 
-def test_addresses_out_of_zenohs_admin_space() -> None:
+def test_addresses_are_read_from_zenohs_admin_space() -> None:
     told = b'{"zid":"aa","locators":["tcp/[fd00::2]:52414","tcp/10.0.0.1:52414","tcp/[fe80::1%eth0]:1","quic/x:1"]}'
     assert addresses_in(told) == {"aa": ("fd00::2", "10.0.0.1")}
     for nonsense in (b"", b"{}", b"[]", b'{"zid":"aa","locators":5}', b'{"zid":"aa","locators":["tcp/1.2:5"]}'):
@@ -428,7 +428,7 @@ def test_a_broken_file_is_replaced(tmp_path: Path, content: bytes) -> None:
     assert NodeIdentity(tmp_path).node_id() == made
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_folder_costs_only_the_id(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     identity = NodeIdentity(tmp_path / "file" / "cluster")
     assert identity.node_id()
@@ -436,7 +436,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert identity.stay_out() == ""
 
 
-def test_the_word_to_stay_out(tmp_path: Path) -> None:
+def test_stay_out_reason_survives_restarts(tmp_path: Path) -> None:
     identity = NodeIdentity(tmp_path / "new")
     assert identity.stay_out() == ""
     identity.keep_out("It died of us.")
@@ -471,19 +471,19 @@ def test_tool_calls_in_whatever_form_they_were_written() -> None:
         (Finish("abort"), "", "ErrorChunk", "error"),
     ],
 )
-def test_how_an_answer_ends(finish: Finish, calls: str, kind: str, reason: str) -> None:
+def test_last_chunk_matches_the_finish_reason(finish: Finish, calls: str, kind: str, reason: str) -> None:
     chunk = chunks.last("m", finish, calls=calls, thinking=0, memory=0)
     complete = supported()[0].table.shape("Chunk", chunk)
     assert complete[kind]["finish_reason"] == reason
 
 
-def test_statistics_say_nothing_where_nothing_is_known() -> None:
+def test_unknown_timings_give_zero_rates() -> None:
     found = chunks.stats(Finish("stop", Usage(10, 10, 5)), -1)
     assert (found["prompt_tps"], found["generation_tps"], found["prefix_cache_hit"]) == (0.0, 0.0, "exact")
     assert chunks.stats(Finish("stop", Usage(10, 0, 5), Timings(prefill=5e-324)), 0)["prompt_tps"] == 0.0
 
 
-def test_values_made_fit() -> None:
+def test_clean_makes_values_fit_for_the_wire() -> None:
     assert clean.text("a\ud800b") == "a?b"
     assert clean.whole(-5) == 0
     assert clean.whole(2**80) == 2**53

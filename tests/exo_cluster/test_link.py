@@ -17,7 +17,7 @@ def asked(folder: Path, program: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_it_is_found_where_the_package_put_it(tmp_path: Path) -> None:
+def test_packaged_zenoh_is_found_in_the_vendor_folder(tmp_path: Path) -> None:
     (tmp_path / "zenoh").mkdir()
     (tmp_path / "zenoh/__init__.py").write_text("mine = 1\n")
     there = "print(link.zenoh_available(Path(sys.argv[2])), link.zenoh_available(Path(sys.argv[2])), sys.path[-1])"

@@ -74,7 +74,7 @@ async def test_a_board_becomes_ready_and_answers_in_every_way(lab: Lab) -> None:
     assert exo.running
 
 
-async def test_many_at_once_and_clients_that_leave(lab: Lab) -> None:
+async def test_parallel_requests_survive_clients_that_leave(lab: Lab) -> None:
     exo = await lab.exo()
     board = await lab.board(None, "--rate", "200")
     await unpaused(exo)

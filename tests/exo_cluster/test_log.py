@@ -183,7 +183,7 @@ def test_another_master_is_followed_when_ours_is_silent() -> None:
     assert follower.event(B, SILENT_MASTER + 0.1) == Adopt(B, "the master followed so far is silent")
 
 
-def test_after_a_lost_link_it_takes_less() -> None:
+def test_silent_master_is_left_sooner_after_a_lost_link() -> None:
     follower = following()
     follower.event(A, 5.0)
     follower.link_down()
@@ -277,7 +277,7 @@ def test_two_masters_that_both_speak_are_made_to_elect() -> None:
         assert follower.event(B, now) in (None, Adopt(B, "elected"))
 
 
-def test_a_late_word_of_a_former_master_makes_nobody_shout_when_ours_dies() -> None:
+def test_late_event_of_a_former_master_does_not_hasten_nudges() -> None:
     follower = following()
     assert follower.event(B, 0.5) is None
     follower.event(A, 1.0)
@@ -421,14 +421,14 @@ def test_waiting_chunks_of_an_answer_become_one_though_others_stand_between() ->
     assert texts(box) == ["abc", "ABC"]
 
 
-def test_the_end_joins_the_last_words() -> None:
+def test_finish_is_merged_into_the_last_chunk() -> None:
     box = queue()
     put(box, token("bye"))
     put(box, token("", finish_reason="stop", token_id=-1))
     assert chunks_of(taken(box)) == [token("bye", finish_reason="stop")]
 
 
-def test_what_must_not_be_one() -> None:
+def test_chunks_of_different_kinds_are_not_merged() -> None:
     thought, word = token("hm", thinking=True), token("yes", token_id=2)
     end = token("", finish_reason="stop", token_id=-1)
     assert merge(thought, word) is None
@@ -437,7 +437,7 @@ def test_what_must_not_be_one() -> None:
     assert merge(thought, end) == token("hm", finish_reason="stop", thinking=True)
 
 
-def test_chunks_for_somebody_who_has_gone_are_dropped() -> None:
+def test_chunks_of_a_cancelled_command_are_dropped() -> None:
     box = queue()
     put(box, token("a"), "gone")
     put(box, token("b"), "here")

@@ -149,7 +149,7 @@ def sentences(effects: list[ClusterEffect]) -> list[str]:
 # ── joining ──
 
 
-def test_nothing_is_published_before_the_cluster_was_looked_at() -> None:
+def test_nothing_is_published_before_the_cluster_is_compared() -> None:
     wire = Wire()
     assert wire.link() == []
     assert wire.member.phase is Phase.LISTENING
@@ -181,7 +181,7 @@ def test_a_cluster_without_an_api_is_read_from_its_first_event() -> None:
     assert wire.member.phase is Phase.SERVING
 
 
-def test_a_snapshot_of_something_else_is_not_believed() -> None:
+def test_snapshot_of_another_session_is_ignored() -> None:
     wire = Wire()
     wire.sign()
     wire.link()
@@ -191,7 +191,7 @@ def test_a_snapshot_of_something_else_is_not_believed() -> None:
     assert "RequestEventLog" in wire.kinds(effects + wire.tick(0.0))
 
 
-def test_the_choice_of_cluster_is_waited_for() -> None:
+def test_publishing_waits_for_the_choice_of_cluster() -> None:
     wire = Wire()
     wire.member.may_publish = False
     wire.link()
@@ -201,7 +201,7 @@ def test_the_choice_of_cluster_is_waited_for() -> None:
     assert wire.kinds(wire.do(lambda: wire.member.permit(wire.now))) == ["NodeGatheredInfo"] * 5
 
 
-def test_a_node_that_was_looked_at_is_not_looked_at_again() -> None:
+def test_compared_node_is_not_compared_again() -> None:
     wire = Wire()
     wire.join()
     session = {"master_node_id": "bb", "election_clock": 4}
@@ -234,7 +234,7 @@ def test_answers_pass_through_in_turns_of_the_loop() -> None:
     assert view.counters.echoes.count > 0
 
 
-def test_a_cancelled_answer_says_nothing_that_still_waits() -> None:
+def test_cancelled_task_sends_no_waiting_chunk() -> None:
     wire = Wire()
     wire.join()
     wire.ask()
@@ -289,7 +289,7 @@ def test_what_was_not_echoed_is_sent_again_unchanged_and_soon_after_a_lost_link(
     assert wire.member.view(wire.now).counters.resends == len(sent)
 
 
-def test_a_new_session_begins_anew() -> None:
+def test_new_session_cancels_tasks_and_restarts_indices() -> None:
     wire = Wire()
     wire.join()
     wire.ask()
@@ -319,7 +319,7 @@ def test_a_dead_master_is_nudged_away_by_whoever_is_in() -> None:
     assert "ElectionMessage" in wire.kinds(wire.tick(20.0))
 
 
-def test_leaving() -> None:
+def test_leaving_deletes_instances_and_runners() -> None:
     wire = Wire()
     wire.join()
     wire.do(lambda: wire.member.leave(wire.now))
@@ -330,7 +330,7 @@ def test_leaving() -> None:
     assert wire.kinds(wire.tick(30)) == []
 
 
-def test_leaving_before_anything_was_said() -> None:
+def test_leaving_before_joining_waits_for_nothing() -> None:
     wire = Wire()
     wire.do(lambda: wire.member.leave(wire.now))
     assert wire.member.gone
@@ -352,7 +352,7 @@ def test_garbage_is_counted_and_changes_nothing(payload: bytes) -> None:
     assert view.phase is Phase.SERVING
 
 
-def test_events_of_others_than_the_master_do_not_count() -> None:
+def test_global_events_of_others_than_the_master_are_ignored() -> None:
     wire = Wire()
     wire.join()
     before = wire.member.view(wire.now).log_index
@@ -362,7 +362,7 @@ def test_events_of_others_than_the_master_do_not_count() -> None:
     assert wire.member.view(wire.now).log_index == before
 
 
-def test_a_difference_that_turns_up_later_silences_us_too() -> None:
+def test_difference_in_a_running_session_makes_us_passive() -> None:
     wire = Wire()
     wire.join()
     wire.ask()
@@ -377,7 +377,7 @@ def test_a_difference_that_turns_up_later_silences_us_too() -> None:
     assert wire.kinds(wire.tick(60)) == []
 
 
-def test_kinds_that_we_never_send_may_change() -> None:
+def test_unknown_event_is_only_noted() -> None:
     wire = Wire()
     wire.join()
     effects = wire.says("QuorumReached", votes=3)
@@ -424,7 +424,7 @@ def poisoned() -> Wire:
     return wire
 
 
-def test_a_cluster_that_dies_of_our_first_words_is_left_alone() -> None:
+def test_cluster_that_dies_of_our_first_messages_is_left() -> None:
     wire = poisoned()
     (stay,) = [effect for effect in wire.effects if isinstance(effect, StayOutEffect)]
     assert "NodeGatheredInfo/MiscData" in stay.sentence
@@ -433,7 +433,7 @@ def test_a_cluster_that_dies_of_our_first_words_is_left_alone() -> None:
     assert wire.member.view(wire.now).hint == "exo-rkllm cluster join"
 
 
-def test_it_is_joined_again_when_somebody_says_so() -> None:
+def test_left_cluster_is_joined_again_on_invitation() -> None:
     wire = poisoned()
     wire.link()
     wire.sign()
@@ -445,7 +445,7 @@ def test_it_is_joined_again_when_somebody_says_so() -> None:
     assert wire.member.view(wire.now).phase is Phase.SERVING
 
 
-def test_a_node_that_moves_to_another_link_is_no_victim() -> None:
+def test_moved_link_is_not_taken_for_a_crash() -> None:
     wire = Wire()
     wire.link()
     wire.do(lambda: wire.member.liveliness("bb", wire.now, alive=True))
@@ -460,7 +460,7 @@ def test_a_node_that_moves_to_another_link_is_no_victim() -> None:
     assert wire.member.phase is Phase.JOINING
 
 
-def test_a_cut_cable_is_no_poison() -> None:
+def test_cut_cable_is_not_taken_for_a_crash() -> None:
     """What was said first into a dead link proves nothing: the link is seen to be dead after ten seconds."""
     wire = Wire()
     wire.join()
@@ -473,14 +473,14 @@ def test_a_cut_cable_is_no_poison() -> None:
     assert wire.member.phase is Phase.SERVING
 
 
-def test_out_at_the_start_stays_out() -> None:
+def test_node_kept_out_at_start_publishes_nothing() -> None:
     wire = Wire(stay_out="It died of us.")
     assert wire.kinds(wire.link() + wire.sign() + wire.tick(30)) == []
     view = wire.member.view(wire.now)
     assert (view.phase, view.sentence) == (Phase.OUT, "It died of us.")
 
 
-def test_a_twin_is_noticed_and_named() -> None:
+def test_twin_with_our_node_id_is_noticed() -> None:
     wire = Wire()
     wire.join()
     wire.sign(ME)

@@ -172,7 +172,7 @@ class Broken(Desk):
         raise KeyError("oops")
 
 
-async def test_whatever_breaks_whoever_asked_gets_an_end(exo: Exo, tmp_path: Path) -> None:
+async def test_every_failure_ends_the_clients_stream(exo: Exo, tmp_path: Path) -> None:
     async with board(tmp_path, settings(exo), Broken()) as made:
         await in_phase(made, Phase.SERVING)
         await until(lambda: ready(exo), 5)
@@ -218,7 +218,7 @@ async def test_staying_out_and_coming_in(exo: Exo, tmp_path: Path, caplog: pytes
     assert not (tmp_path / "stay-out").exists()
 
 
-async def test_nobody_there(tmp_path: Path) -> None:
+async def test_view_says_that_no_exo_node_is_heard(tmp_path: Path) -> None:
     (discovery,) = free_ports(1)
     async with board(tmp_path, ClusterSettings(discovery_port=discovery)) as made:
         await asyncio.sleep(0.2)
@@ -268,7 +268,7 @@ async def test_a_dead_endpoint_in_front_does_not_hide_a_living_one(exo: Exo, tmp
 # ── the link alone ──
 
 
-async def test_a_link_to_nobody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_link_to_nobody_fails_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "CONNECT_MS", 200)
     made = ZenohLink()
     (port,) = free_ports(1)
@@ -282,7 +282,7 @@ async def test_a_link_to_nobody_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     await made.close()
 
 
-async def test_what_a_link_carries(exo: Exo) -> None:
+async def test_link_carries_messages_both_ways(exo: Exo) -> None:
     first, second = ZenohLink(), ZenohLink()
     await first.open([exo.endpoint])
     await second.open([exo.endpoint])

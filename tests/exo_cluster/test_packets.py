@@ -20,7 +20,7 @@ def test_every_captured_packet_is_read_and_written_back() -> None:
         assert encode(packet).hex() == captured["hex"]
 
 
-def test_the_examples_of_the_reference() -> None:
+def test_reference_examples_are_encoded_and_decoded() -> None:
     hello = decode(bytes.fromhex("45584f00511531a10bb63ba76e2bf1dad2aa1268"))
     assert hello == Hello(bytes.fromhex("511531a10bb63ba7"), digest("0.3.70"))
     answer = decode(bytes.fromhex("45584f01311a05341c0e51fc64d6855e5916b2339ed587b901515ba1becc"))
@@ -28,7 +28,7 @@ def test_the_examples_of_the_reference() -> None:
     assert encode(WhatsUp(bytes(8), "c0ffee00c0ffee00c0ffee00c0ffee01", 52414))[12:].hex().startswith("01eeffc000")
 
 
-def test_namespaces() -> None:
+def test_namespace_hashes_match_captured_ones() -> None:
     assert digest("0.3.70").hex() == "6e2bf1dad2aa1268"
     assert digest("0.3.71").hex() == "90c407a737ac542f"
     assert namespace_of(digest("0.3.71"), ("0.3.70", "0.3.71")) == "0.3.71"

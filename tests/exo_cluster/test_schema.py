@@ -97,7 +97,7 @@ INSTANCE = "command.CreateInstance.instance.MlxRingInstance"
         ("NodeGatheredInfo/MiscData", "local_events", "event.NodeGatheredInfo.when", "yesterday", "is no time"),
     ],
 )
-def test_what_does_not_fit_is_named(
+def test_misfit_is_named_with_its_path(
     revision: Revision, kind: str, topic: str, path: str, value: Any, named: str
 ) -> None:
     message = broken(sample(kind, topic), path, value)
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_named(
         revision.encode(topic, message)
 
 
-def test_a_receiver_fills_in_defaults_and_we_do_not_rely_on_it(revision: Revision) -> None:
+def test_exact_check_demands_fields_that_have_defaults(revision: Revision) -> None:
     message = broken(sample("ChunkGenerated/TokenChunk", "local_events"), f"{CHUNK}.is_thinking", ...)
     revision.accepted.topics["local_events"](message)
     with pytest.raises(Mismatch, match="missing field 'is_thinking'"):
@@ -144,7 +144,7 @@ def test_a_table_with_a_line_that_means_nothing_is_refused() -> None:
         parse("recrod Node")
 
 
-def test_untagged_alternatives(revision: Revision) -> None:
+def test_untagged_alternative_must_fit_one_record(revision: Revision) -> None:
     message = sample("TopologyEdgeCreated", "global_events")
     edge = message["event"]["TopologyEdgeCreated"]["conn"]
     edge["edge"]["sink_multiaddr"]["address"] = "somewhere"
@@ -184,7 +184,7 @@ def test_differences_of_a_newer_exo_are_named(revision: Revision, change: Any, n
 
 
 @pytest.mark.parametrize("document", [{}, {"components": []}, {"components": {"schemas": {}}}])
-def test_something_else_than_exo_answers(revision: Revision, document: Any) -> None:
+def test_openapi_of_another_program_is_a_difference(revision: Revision, document: Any) -> None:
     assert list(drift.openapi(revision, document)) == ["openapi.json names no types"]
 
 

@@ -148,7 +148,7 @@ def test_a_caught_up_worker_makes_its_models_known_and_creates_an_instance() -> 
     assert CARD["backends"] == []
 
 
-def test_what_is_there_already_is_not_made_again() -> None:
+def test_existing_card_and_instance_are_kept() -> None:
     play = Play()
     play.replica.apply(CustomModelCardAdded(ID, CARD))
     play.replica.apply(created("old"))
@@ -229,7 +229,7 @@ def test_a_model_that_is_loaded_on_demand_is_shown_step_by_step() -> None:
     ]
 
 
-def test_what_is_not_for_us_is_refused_and_cleared_away() -> None:
+def test_foreign_instance_is_refused_and_deleted() -> None:
     for instance in (created("x", "mlx-community/Qwen3-0.6B-8bit"), created("x", ID, (ME, "mac"))):
         play = Play()
         play.serve()
@@ -242,14 +242,14 @@ def test_what_is_not_for_us_is_refused_and_cleared_away() -> None:
         assert list(play.worker.instances) == ["i"]
 
 
-def test_instances_of_others_are_none_of_our_business() -> None:
+def test_instances_of_other_nodes_are_ignored() -> None:
     play = Play()
     play.serve()
     assert play.log(created("theirs", nodes=("mac",))) == []
     assert play.log(TaskCreated(Task("t", "TextGeneration", "theirs", "Pending", "c"))) == []
 
 
-def test_what_a_user_deletes_stays_deleted_until_it_is_wanted() -> None:
+def test_deleted_instance_stays_withdrawn_until_joined_again() -> None:
     play = Play()
     play.serve()
     effects = play.log(InstanceDeleted("i"))
@@ -264,7 +264,7 @@ def test_what_a_user_deletes_stays_deleted_until_it_is_wanted() -> None:
     assert created_models(play.on(JoinedEvent())) == [ID]
 
 
-def test_a_user_may_also_create_it_again() -> None:
+def test_created_instance_ends_its_withdrawal() -> None:
     play = Play()
     play.serve()
     play.log(InstanceDeleted("i"))
@@ -272,7 +272,7 @@ def test_a_user_may_also_create_it_again() -> None:
     assert play.worker.withdrawn == frozenset()
 
 
-def test_a_cluster_that_took_us_for_dead_gets_us_back() -> None:
+def test_timed_out_node_introduces_itself_again() -> None:
     play = Play()
     play.serve()
     tell, introduce, *_ = play.log(NodeTimedOut(ME))
@@ -281,7 +281,7 @@ def test_a_cluster_that_took_us_for_dead_gets_us_back() -> None:
     assert created_models(play.log(InstanceDeleted("i"))) == [ID]
 
 
-def test_nothing_is_decided_on_a_picture_known_to_be_old() -> None:
+def test_nothing_is_decided_on_an_outdated_replica() -> None:
     """Our link was out until we were forgotten: the log is read to its end before anything is created."""
     play = Play()
     play.serve()
@@ -345,7 +345,7 @@ def test_tool_calls_end_an_answer() -> None:
     assert (call["name"], call["arguments"]) == ("f", '{"a": 1}')
 
 
-def test_a_failure_is_an_end_too() -> None:
+def test_engine_failure_completes_the_task() -> None:
     play = Play()
     play.serve()
     play.ask()
@@ -358,7 +358,7 @@ def test_a_failure_is_an_end_too() -> None:
     ]
 
 
-def test_whoever_cancels_hears_nothing_more() -> None:
+def test_cancelled_task_publishes_nothing_more() -> None:
     play = Play()
     play.serve()
     play.ask()
@@ -378,7 +378,7 @@ def test_a_deleted_task_is_stopped_as_well() -> None:
     assert play.log(TaskDeleted("t")) == [CancelTaskEffect("t", "c-t")]
 
 
-def test_a_task_of_a_former_life_is_ended() -> None:
+def test_task_running_before_our_start_fails() -> None:
     play = Play()
     play.replica.apply(created("i"))
     play.replica.apply(TaskCreated(Task("t", "TextGeneration", "i", "Running", "c-t")))
@@ -457,7 +457,7 @@ def test_models_that_come_while_we_are_not_in_are_kept_for_later() -> None:
 # ── downloads, the dashboard, leaving ──
 
 
-def test_downloads_are_answered_truthfully() -> None:
+def test_download_commands_report_what_is_here() -> None:
     play = Play()
     play.serve()
 

@@ -1,4 +1,4 @@
-"""Network interfaces as they come and go, told by the kernel over netlink: nothing here asks twice."""
+"""Network interfaces as the kernel reports them over netlink: one dump at the start, then changes only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Interface:
 
     @property
     def kind(self) -> str:
-        """exo's word for it, from the kernel's naming scheme."""
+        """exo's name of the interface's type, derived from the kernel's naming scheme."""
         return next((kind for start, kind in _KINDS if self.name.startswith(start)), "unknown")
 
 
@@ -57,7 +57,7 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class Interfaces:
-    """The table, kept by netlink messages; `names` limits it to some names."""
+    """The interfaces of this machine, kept up to date by `feed`; `names` limits them, an empty one does not."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._names = frozenset(names)
@@ -67,7 +67,7 @@ class Interfaces:
         return tuple(entry for entry in self._selection() if entry.usable)
 
     def addresses(self) -> tuple[Raw, ...]:
-        """As the cluster is told of them; exo tries our `/node_id` on each of these addresses."""
+        """Addresses in exo's words (`NetworkInterfaceInfo`), without link-local ones; exo asks each for `/node_id`."""
         return tuple(
             {"name": entry.name, "ip_address": address, "interface_type": entry.kind}
             for entry in self._selection()
@@ -76,7 +76,7 @@ class Interfaces:
         )
 
     def feed(self, data: bytes) -> bool:
-        """Take in what one read of the socket gave; true if anything changed."""
+        """Take in the data of one read of the netlink socket; returns whether anything changed."""
         before = dict(self._all)
         position = 0
         while position + _HEADER.size <= len(data):
@@ -121,7 +121,7 @@ class Interfaces:
 
 
 def open_netlink() -> socket.socket:
-    """A socket on which the kernel tells of every change from now on."""
+    """A netlink socket that receives every change of links and addresses from now on."""
     netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     netlink.settimeout(0)
     netlink.bind((0, _GROUPS))
@@ -129,13 +129,13 @@ def open_netlink() -> socket.socket:
 
 
 def request_dump(netlink: socket.socket, kind: int) -> None:
-    """Have the kernel list what there is; a dump has to end before the next one is asked for."""
+    """Ask the kernel to list LINKS or ADDRESSES; one dump must end before the next one is requested."""
     body = bytes(_LINK.size)
     netlink.send(_HEADER.pack(_HEADER.size + len(body), kind, _REQUEST | _DUMP, kind, 0) + body)
 
 
 def ends_dump(data: bytes) -> bool:
-    """Whether the kernel has listed all that was asked for."""
+    """Whether the data contains the end of a dump."""
     position = 0
     while position + _HEADER.size <= len(data):
         length, kind, *_ = _HEADER.unpack_from(data, position)

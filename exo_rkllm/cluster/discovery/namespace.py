@@ -59,5 +59,5 @@ def digest(namespace: str) -> bytes:
 
 
 def namespace_of(hashed: bytes, names: Sequence[str]) -> str | None:
-    """The namespace behind eight bytes of a Hello, if it is one that we know a name for."""
+    """The one of `names` whose hash this is, None if there is none."""
     return next((name for name in names if digest(name) == hashed), None)

@@ -12,7 +12,7 @@ LONGEST, PATIENCE = 4096, 5.0
 
 
 def answer(request: bytes, node_id: str) -> bytes:
-    """The reply to one request, whatever it is."""
+    """The reply to one HTTP request: the node's id as JSON for `GET /node_id`, otherwise 404."""
     line = request.split(b"\r\n", 1)[0].split()
     path = line[1].split(b"?")[0] if len(line) == 3 else b""
     if line[:1] not in ([b"GET"], [b"HEAD"]) or path != b"/node_id":
@@ -25,7 +25,7 @@ def answer(request: bytes, node_id: str) -> bytes:
 
 
 class NodeIdServer:
-    """One listener an address, kept in step with the interfaces; the daemon's own API has loopback to itself."""
+    """One listener for each address of the interfaces; loopback is left to the daemon's own API."""
 
     def __init__(self, node_id: str, port: int) -> None:
         self.node_id = node_id
@@ -38,7 +38,7 @@ class NodeIdServer:
         return tuple(self._servers)
 
     async def listen(self, addresses: Iterable[str]) -> None:
-        """An address that cannot be had is left out: our own API may answer on all of them already."""
+        """Listen on exactly these addresses. One that is taken is skipped: our own API may listen on all of them."""
         async with self._turn:
             wanted = set(addresses)
             for address in self._servers.keys() - wanted:

@@ -18,7 +18,7 @@ _NODE_ID = re.compile(r"[1-9a-f][0-9a-f]{0,31}")
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who is there, in this namespace? Answered by every exo node of it, to the sender's port."""
+    """Asks for the nodes of a namespace; each of them answers with a WhatsUp to the sender's address and port."""
 
     nonce: bytes
     namespace: bytes
@@ -26,7 +26,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class WhatsUp:
-    """I am, and zenoh listens on `port` of the address that this came from."""
+    """The answer to a Hello: the sender's node id, and the port on which its zenoh listens."""
 
     nonce: bytes
     node_id: str
@@ -48,7 +48,7 @@ def encode(packet: Packet) -> bytes:
 
 
 def decode(data: bytes) -> Packet | None:
-    """None for whatever is no packet of exo's; anybody can send anything to this port."""
+    """The packet in a datagram, None if it is none of exo's."""
     if len(data) < _HEAD.size:
         return None
     magic, kind, nonce = _HEAD.unpack_from(data)

@@ -40,7 +40,10 @@ def new_nonce() -> bytes:
 
 
 class Discovery:
-    """Tells of exo nodes, of more clusters than one and of interfaces; says Hello to everybody while it searches."""
+    """Feeds `DiscoveryState` from the network and reports peers, ambiguous clusters and changed interfaces.
+
+    While it searches, it sends a Hello to everybody each second.
+    """
 
     def __init__(
         self,
@@ -66,14 +69,14 @@ class Discovery:
         self._socket = self._open_socket()
 
     def start(self) -> None:
-        """Listen; `search` makes us ask as well."""
+        """Start to listen; only `search` makes it send."""
         self._loop.add_reader(self._netlink, self._read_netlink)
         if self._socket is not None:
             self._loop.add_reader(self._socket, self._read_socket)
         interfaces.request_dump(self._netlink, interfaces.LINKS)
 
     def search(self, *, on: bool) -> None:
-        """Ask every second, as exo does, or only those who turn up."""
+        """Send a Hello to everybody each second, as exo does; when off, only new speakers are asked."""
         if on and self._timer is None:
             self.state.forget_answers()
             self._timer = self._loop.call_later(0, self._say_hello)
@@ -128,7 +131,7 @@ class Discovery:
             self._on_interfaces()
 
     def _dump_done(self) -> None:
-        """Links first, then addresses: one dump at a time."""
+        """A dump has ended: after the links, request the addresses."""
         if self._listing == interfaces.LINKS:
             self._listing = interfaces.ADDRESSES
             interfaces.request_dump(self._netlink, interfaces.ADDRESSES)

@@ -1,4 +1,4 @@
-"""Who was heard on the local network, and which cluster that makes: decisions of discovery, without a socket."""
+"""Which exo nodes and clusters are on the local network: the decisions of discovery, without a socket."""
 
 from __future__ import annotations
 
@@ -151,12 +151,12 @@ class DiscoveryState:
         return tuple(OtherCluster(self._label(namespace), source) for namespace, source in others.items())
 
     def endpoints(self) -> tuple[str, ...]:
-        """Whoever spoke last comes first, since a dead one keeps zenoh waiting; older ones may still be there."""
+        """zenoh's addresses of all known peers, the last that spoke first: a dead one keeps zenoh waiting."""
         recent = sorted(self._peers.values(), key=lambda entry: (-entry[1], entry[0].node_id))
         return tuple(peer.endpoint for peer, _ in recent)
 
     def forget_answers(self) -> None:
-        """The link is gone: all nodes of our cluster have to be asked again."""
+        """Ask all nodes of our cluster again; called when the link is lost."""
         self._hello_times.clear()
         self._answer_times = {
             speaker: at for speaker, at in self._answer_times.items() if speaker[0] != self._namespace
@@ -201,7 +201,7 @@ class DiscoveryState:
                 self._peers[node] = (peer, now)
 
     def _compare(self, now: float) -> list[Outcome]:
-        """Another cluster than the chosen one is there."""
+        """Another cluster than ours answered: within the window, that makes the choice ambiguous."""
         if self.setting != AUTO or self._ambiguous or self._since is None or now - self._since >= DISCOVERY_WINDOW:
             return []
         self._ambiguous, self._namespace = True, None
@@ -226,7 +226,7 @@ class DiscoveryState:
 
 
 def _room(speakers: dict[Speaker, float], speaker: Speaker, now: float) -> bool:
-    """Whether one more is remembered; those who have been silent make room."""
+    """Whether the speaker is or can be remembered; silent ones make room."""
     if speaker in speakers or len(speakers) < NODES:
         return True
     for silent in [one for one, at in speakers.items() if now - at >= FORGET]:

@@ -33,7 +33,7 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class DeclareToken:
-    """Make a silent cluster speak: a new liveliness token starts an election, whose result we then know."""
+    """Show a liveliness token: it starts an election in a silent cluster, whose result we then see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Nudge:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Say anything that the master echoes if it lives."""
+    """Publish something, which the master echoes if it lives."""
 
 
 Decision = Adopt | DeclareToken | Nudge | Probe

@@ -1,4 +1,4 @@
-"""The link to a cluster: a zenoh client in threads of its own, so that nothing of it ever waits in the event loop.
+"""The link to a cluster: a zenoh client in threads of its own, so that nothing of it blocks the event loop.
 
 `put` blocks for seconds on a dead link and `close` took nine (reference 3); a connection is therefore one thread that
 can be left alone with its end while the next one opens.
@@ -73,7 +73,7 @@ Incoming: TypeAlias = TopicMessage | Alive | Linked
 
 
 def configuration(endpoints: Sequence[str]) -> Mapping[str, str]:
-    """Settings of zenoh, as its JSON5: a client of the nodes known, which moves on by itself when one ends."""
+    """zenoh's configuration as JSON5 values: a client that moves to the next endpoint when one ends."""
     return {
         "mode": '"client"',
         "connect/endpoints": json.dumps(list(endpoints)),
@@ -92,7 +92,7 @@ def zenoh_available(vendor_folder: Path = VENDOR_FOLDER) -> bool:
 
 
 class Inbox:
-    """Where threads of zenoh leave what comes in, and the event loop picks it up; full means that it is dropped."""
+    """A bounded queue from zenoh's threads to the event loop; messages that find it full are dropped."""
 
     def __init__(self) -> None:
         self.dropped = 0
@@ -146,7 +146,7 @@ class Connection:
         return self._do(lambda session: self._kept.append(session.liveliness().declare_token(key)))
 
     def ask(self, selector: str, timeout: float) -> asyncio.Future[list[bytes]]:
-        """What everybody answers whom the selector means."""
+        """All answers to a zenoh query within `timeout` seconds."""
         answers: list[bytes] = []
         done: asyncio.Future[list[bytes]] = self._loop.create_future()
 
@@ -169,7 +169,7 @@ class Connection:
         return done
 
     def end(self) -> None:
-        """Nothing more comes out of it; the thread closes the session in its own time."""
+        """Deliver nothing more; the thread closes the session in its own time."""
         self._over.set()
         while not self._do(None):
             with contextlib.suppress(Empty):
@@ -224,7 +224,10 @@ class Connection:
     def _callback(
         self, call: Callable[[Any], object], ended: Callable[[], object] = lambda: None
     ) -> zenoh.handlers.Callback[Any]:
-        """A callback and its thread. One that still runs in zenoh when the interpreter ends takes the process along."""
+        """A zenoh callback whose thread is joined before the connection ends.
+
+        A thread that still runs in zenoh when the interpreter ends aborts the process.
+        """
         from zenoh.handlers import Callback
 
         def last() -> None:
@@ -296,7 +299,7 @@ class Connection:
 
 
 class ZenohLink:
-    """What carries messages to and from a cluster: one connection after the other."""
+    """The transport of a cluster: at most one connection at a time."""
 
     def __init__(self) -> None:
         self._inbox = Inbox()
@@ -338,7 +341,7 @@ class ZenohLink:
         return {node: found for answer in answers for node, found in addresses_in(answer).items()}
 
     async def close(self) -> None:
-        """A link that is alive is gone within milliseconds; a dead one is left to itself."""
+        """Close the connection; a dead one is left to its thread after CLOSE_IN seconds."""
         connection = self._give_up()
         if connection is not None:
             await asyncio.wait([connection.closed], timeout=CLOSE_IN)
@@ -362,5 +365,5 @@ def addresses_in(payload: bytes) -> dict[str, tuple[str, ...]]:
 
 
 def _plain(error: Exception) -> str:
-    """zenoh's errors end in paths of its own source."""
+    """The text of a zenoh error without the path of zenoh's source at its end."""
     return re.sub(r"\s+at \S+\.rs:\d+\.?.*$", "", str(error)).rstrip(".")

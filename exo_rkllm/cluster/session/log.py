@@ -34,7 +34,7 @@ class EventLog:
         return self._ask_at
 
     def receive(self, event: LogEntry, now: float) -> list[LogEntry]:
-        """Take one in; what can be released now comes out."""
+        """Take one entry in; returns those that are next in order."""
         self.highest = max(self.highest, event.index)
         if event.index < self.base:
             return []
@@ -51,7 +51,7 @@ class EventLog:
         return released
 
     def start_at(self, base: int, now: float) -> list[LogEntry]:
-        """A snapshot holds everything below `base`; what waits behind it comes out, a hole is asked for at once."""
+        """Start behind a snapshot that holds everything below `base`; a hole behind it is asked for at once."""
         for index in [index for index in self._waiting if index < base]:
             del self._waiting[index]
         self.base = max(self.base, base)

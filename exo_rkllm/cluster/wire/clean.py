@@ -1,4 +1,4 @@
-"""Values from elsewhere made fit for the wire: exo ends itself over half a surrogate pair or an endless number."""
+"""Makes values fit for the wire: a lone surrogate or an infinite number ends every exo process."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def number(value: float | None) -> float | None:
 
 
 def rate(amount: float, seconds: float) -> float:
-    """Amount a second, zero where nothing can be said of it."""
+    """Amount a second, zero if that is unknown or infinite."""
     return number(amount / seconds) or 0.0 if seconds > 0 else 0.0

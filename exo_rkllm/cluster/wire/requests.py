@@ -118,7 +118,7 @@ def _role(value: Any) -> Role:
 
 
 class _Images:
-    """Hands out a task's images in the order in which its messages have places for them."""
+    """A task's images, in the order of the places for them in its messages."""
 
     def __init__(self, store: ImageStore, params: Raw) -> None:
         hashes = params.get("image_hashes") or {}
@@ -194,7 +194,7 @@ def _thinking(params: Raw) -> bool | None:
 
 
 def request(task_id: str, model: str, params: Raw, images: ImageStore) -> GenerationRequest:
-    """What an exo node was asked, for the model of this board that it names."""
+    """The request of an exo task, for a model of this board; raises UsageError if the task cannot be served."""
     longest = params.get("max_output_tokens")
     return GenerationRequest(
         model=model,

@@ -85,7 +85,7 @@ def test_a_snapshot_and_the_log_give_the_same_picture(upto: int) -> None:
     assert same_picture(replica, replayed(log))
 
 
-def test_what_can_never_matter_again_is_not_kept() -> None:
+def test_finished_tasks_and_runners_are_not_kept() -> None:
     replica = replayed(log_of("12_minimal_worker"))
     assert not replica.instances
     assert not replica.runners
@@ -104,7 +104,7 @@ def test_parameters_are_kept_for_our_own_tasks_only() -> None:
     assert not any(task.params for task in theirs.tasks.values())
 
 
-def test_facts_of_a_node_add_up() -> None:
+def test_node_facts_accumulate() -> None:
     replica = Replica(ME)
     for facts in (NodeFacts(name="mac"), NodeFacts(chip="M4", model="mini"), NodeFacts(), NodeFacts(name="mac2")):
         replica.apply(NodeGatheredInfo("aa", facts))
@@ -127,7 +127,7 @@ def test_facts_of_a_node_add_up() -> None:
         (decoding.state, {}),
     ],
 )
-def test_what_lacks_something_needed_is_unreadable(read_as: Any, message: Any) -> None:
+def test_message_without_a_needed_field_is_unreadable(read_as: Any, message: Any) -> None:
     with pytest.raises(Unreadable):
         read_as(message)
 
@@ -141,7 +141,7 @@ def test_an_unreadable_event_changes_nothing() -> None:
         decoding.parse(b"{")
 
 
-def test_sameness_whatever_the_spelling() -> None:
+def test_card_in_camel_case_covers_ours() -> None:
     shape = supported()[0].table.shape
     ours = {"model_id": "m", "tasks": ["a"], "storage_size": {"in_bytes": 5}, "uses_cfg": False}
     theirs = shape("ModelCard", {"modelId": "m", "tasks": ["a"], "storageSize": {"inBytes": 5}, "new": 1})
@@ -206,7 +206,7 @@ def test_a_short_conversation_without_a_template_form() -> None:
     assert question.messages == (Message("system", "be brief"), Message("user", "hi"))
 
 
-def test_an_assistants_past() -> None:
+def test_assistant_messages_keep_reasoning_and_tool_calls() -> None:
     past = {
         "role": "assistant",
         "content": "",
@@ -270,7 +270,7 @@ def test_images_do_not_fill_the_memory() -> None:
     assert 1 <= len(held) <= 11
 
 
-def test_what_is_no_image() -> None:
+def test_invalid_image_data_is_refused() -> None:
     store = ImageStore()
     store.take(InputChunkReceived("c", 0, 0, 1, "%%%"))
     messages = [{"role": "user", "content": [{"type": "image"}]}]
