@@ -87,6 +87,8 @@ class RkllmEngine(Engine):
         super().__init__(model)
         self._host = host
         self._options = SPEC.options_of(model)
+        if model.domain is not None:
+            self._options["base_domain_id"] = model.domain
         self._defaults = sampling_of(model.sampling, model.id)
         self._loaded_sampling: Mapping[str, float] = self._defaults  # what the model was loaded with
         self._runner: Runner | None = None

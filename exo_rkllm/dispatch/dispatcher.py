@@ -23,7 +23,7 @@ from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.decide import deadline, decide
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
 from exo_rkllm.dispatch.life import EngineLife
-from exo_rkllm.dispatch.placement import PlacedModel
+from exo_rkllm.dispatch.placement import placed
 from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
 from exo_rkllm.dispatch.status import DispatchStatus, dispatch_status
@@ -246,9 +246,8 @@ class Dispatcher:
                 sizes = {one: size for one in self._lives if (engine := self._engine(one)) and (size := engine.memory)}
                 self._post(on.MemoryMeasuredEvent(name, self._available(), sizes))
             case on.StartLoadEffect(name, domain):
-                model = self._models[name]
-                placed = PlacedModel(model, domain) if domain else model
-                self._lives[name] = EngineLife(placed, self._make, self._post_of_engine, self._observer)
+                model = placed(self._models[name], domain)
+                self._lives[name] = EngineLife(model, self._make, self._post_of_engine, self._observer)
             case on.CloseEngineEffect(name, reason):
                 for active in self._requests.values():
                     if reason is not None and active.engine is not None and active.model.id == name:

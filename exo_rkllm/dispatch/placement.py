@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
-from exo_rkllm.backends.base import JSON, Model, Sampling, Tokenizer
+from exo_rkllm.backends.base import Model
 from exo_rkllm.dispatch.state import DispatchState, ModelState
 from exo_rkllm.errors import OutOfMemory
-from exo_rkllm.runner.preload import Preload
 
 # "About 3.9 GiB usable per IOMMU domain" of the 32-bit window (reference npu-platform, memory).
 WINDOW = int(3.9 * (1 << 30))
@@ -139,44 +138,10 @@ def gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB"
 
 
-class PlacedModel(Model):
-    """The model in everything but one option: the NPU domain that was chosen for it."""
-
-    def __init__(self, model: Model, domain: int) -> None:
-        self._model = model
-        self._domain = domain
-
-    @property
-    def id(self) -> str:
-        return self._model.id
-
-    @property
-    def engine(self) -> str:
-        return self._model.engine
-
-    @property
-    def path(self) -> Path | None:
-        return self._model.path
-
-    @property
-    def context(self) -> int:
-        return self._model.context
-
-    @property
-    def options(self) -> Mapping[str, JSON]:
-        return {**self._model.options, "base_domain_id": self._domain}
-
-    @property
-    def sampling(self) -> Sampling:
-        return self._model.sampling
-
-    @property
-    def reuse(self) -> bool:
-        return self._model.reuse
-
-    @property
-    def preload(self) -> Preload:
-        return self._model.preload
-
-    def tokenizer(self) -> Tokenizer | None:
-        return self._model.tokenizer()
+def placed(model: Model, domain: int | None) -> Model:
+    """The model as its engine gets it: with the domain that was chosen for it, where that is not the first."""
+    if not domain:
+        return model
+    model = copy.copy(model)
+    model.domain = domain
+    return model

@@ -24,7 +24,10 @@ from exo_rkllm.backends.base import (
 from exo_rkllm.backends.host import EngineHost, engine_host
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.board.detect import detect
+from exo_rkllm.catalogue.card import parse
+from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.config import load
+from exo_rkllm.dispatch.placement import placed
 from exo_rkllm.errors import (
     ExoRkllmError,
     LoadError,
@@ -60,6 +63,13 @@ async def ask(engine: RkllmEngine, prompt: str, **fields: Any) -> tuple[str, Fin
 def test_an_option_that_is_none_is_refused(options: Mapping[str, JSON], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         RkllmEngine(Card(Path("some.rkllm"), options), EngineHost(lambda _: None))
+
+
+def test_domain_that_dispatch_chose_goes_before_the_cards(tmp_path: Path) -> None:
+    card = Entry(tmp_path, parse('id = "m"\n[weights]\nfile = "m.rkllm"\n[options]\nn_keep = 7'))
+    engine = RkllmEngine(placed(card, 2), EngineHost(lambda _: None))
+    assert (engine._options["base_domain_id"], engine._options["n_keep"], engine.model.id) == (2, 7, "m")
+    assert card.domain is None, "the catalogue's entry stays as it is"
 
 
 def test_a_seed_is_refused_since_the_library_has_none() -> None:

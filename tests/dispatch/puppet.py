@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from exo_rkllm.backends.base import (
-    JSON,
     Capabilities,
     Engine,
     Finish,
@@ -45,10 +45,6 @@ class Card(Model):
     @property
     def context(self) -> int:
         return 4096
-
-    @property
-    def options(self) -> Mapping[str, JSON]:
-        return {"base_domain_id": 0}
 
 
 @dataclass
@@ -172,7 +168,11 @@ class Seen:
 class Theatre:
     """A dispatcher over puppets; every model that has a stage exists."""
 
+    # One that is dropped with its engines running is collected in the middle of them.
+    kept: ClassVar[list[Theatre]] = []
+
     def __init__(self, *names: str, memory: int = 10_000, limits: DispatchLimits | None = None) -> None:
+        self.kept.append(self)
         self.stages = {name: Stage() for name in names}
         self.memory = memory
         self.needs = ModelNeeds(1000, 1000)

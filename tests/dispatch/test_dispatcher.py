@@ -330,7 +330,7 @@ async def test_an_idle_model_makes_room_and_the_new_one_gets_its_own_domain() ->
         await theatre.answer(name)
     states = {model.name: model.state for model in theatre.dispatcher.status().models}
     assert states == {"qwen": "cold", "gemma": "ready", "llama": "ready"}
-    assert theatre.puppet("gemma").model.options["base_domain_id"] == 1
+    assert theatre.puppet("gemma").model.domain == 1
     assert theatre.puppet("gemma").model.id == "gemma"
 
 
