@@ -25,7 +25,7 @@ def printed(root: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
     return capsys.readouterr().out
 
 
-def test_a_good_board_says_what_it_is_and_that_models_can_run(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usable_board_is_described_and_can_run_models(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
     lines = printed(board("rk3588-busy"), capsys).splitlines()
     assert lines[0] == "Orange Pi 5 Plus"
     assert "  NPU           fdab0000.npu, 3 cores, IOMMU" in lines
@@ -35,7 +35,7 @@ def test_a_good_board_says_what_it_is_and_that_models_can_run(board: Build, caps
     assert lines[-1].startswith("RKLLM models can run here.")
 
 
-def test_what_is_not_known_has_its_reason(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_value_is_shown_with_its_reason(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(board("debugfs-bind-empty"), capsys)
     assert "Not available here:\n  load  the service was started before the driver" in text
     assert "NPU load" not in text
@@ -48,7 +48,7 @@ def test_unavailable_npu_comes_with_its_repair(board: Build, capsys: pytest.Capt
     assert "Not available" in text
 
 
-def test_limits_and_missing_nodes_are_said(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+def test_limits_and_missing_nodes_are_shown(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
     assert "800 of 1000 MHz, limited to 800" in printed(board("hot"), capsys)
     assert "/dev/dri/card1 (missing)" in printed(board("container-no-nodes"), capsys)
     assert "CMA 13 of 16 MiB free" in printed(board("rk3568-cma"), capsys)
@@ -56,7 +56,7 @@ def test_limits_and_missing_nodes_are_said(board: Build, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("profile", sorted(boards.PROFILES))
-def test_programs_get_json_of_every_board(profile: str, board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_describes_every_board(profile: str, board: Build, capsys: pytest.CaptureFixture[str]) -> None:
     root = board(profile)
     found = json.loads(printed(root, capsys, "--json"))
     assert found["usable"] == (found["unavailable_reason"] is None)
@@ -74,7 +74,7 @@ def test_programs_get_json_of_every_board(profile: str, board: Build, capsys: py
         assert reason.hint in said
 
 
-def test_the_root_comes_from_the_configuration_where_no_flag_names_it(
+def test_root_comes_from_the_configuration_without_a_flag(
     board: Build, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(board("rock-4d")))

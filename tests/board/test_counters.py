@@ -31,7 +31,7 @@ def reading(root: Path) -> Reading:
     return read(sources(root))
 
 
-def test_a_busy_board_tells_everything(board: Build) -> None:
+def test_busy_board_fills_every_field(board: Build) -> None:
     found = reading(board("rk3588-busy"))
     assert found.absent == {}
     assert found.load == (0.65, 0.7, 1)
@@ -46,7 +46,7 @@ def test_a_busy_board_tells_everything(board: Build) -> None:
     assert found.cma_total is None, "CMA says nothing about an NPU with an IOMMU"
 
 
-def test_an_idle_board_is_suspended_and_its_load_is_zero(board: Build) -> None:
+def test_idle_board_is_suspended_with_zero_load(board: Build) -> None:
     found = reading(board("orangepi-5-plus"))
     assert (found.powered, found.status, found.load) == (False, "suspended", (0, 0, 0))
 
@@ -64,7 +64,7 @@ def test_an_idle_board_is_suspended_and_its_load_is_zero(board: Build) -> None:
         ("debugfs-bound", (0, 0, 0)),
     ],
 )
-def test_the_load_of_every_kind_of_driver(name: str, load: tuple[float, ...], board: Build) -> None:
+def test_load_of_every_kind_of_driver_is_read(name: str, load: tuple[float, ...], board: Build) -> None:
     assert reading(board(name)).load == load
 
 
@@ -89,7 +89,7 @@ def test_the_load_of_every_kind_of_driver(name: str, load: tuple[float, ...], bo
         ("acpi", "voltage", "vdd_npu"),
     ],
 )
-def test_what_is_missing_is_absent_with_its_reason(name: str, collector: str, why: str, board: Build) -> None:
+def test_missing_source_is_absent_with_its_reason(name: str, collector: str, why: str, board: Build) -> None:
     found = reading(board(name))
     assert why in found.absent[collector]
     if collector == "load":
@@ -103,7 +103,7 @@ def test_what_is_missing_is_absent_with_its_reason(name: str, collector: str, wh
         ("container-docker", "this container is not shown /sys/kernel/debug/rknpu"),
     ],
 )
-def test_a_user_learns_who_may_read_the_load(name: str, why: str) -> None:
+def test_unreadable_load_names_who_may_read_it(name: str, why: str) -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
         root = Path(folder)
         root.chmod(0o755)
@@ -115,7 +115,7 @@ def test_a_user_learns_who_may_read_the_load(name: str, why: str) -> None:
     assert found.clock is not None
 
 
-def test_rocket_is_known_by_what_needs_no_privilege(board: Build) -> None:
+def test_rocket_driver_is_read_without_privilege(board: Build) -> None:
     found = reading(board("rk3588s-mainline"))
     assert found.powered is False
     assert found.powered_seconds == 1.202
@@ -124,25 +124,25 @@ def test_rocket_is_known_by_what_needs_no_privilege(board: Build) -> None:
     assert found.load is None
 
 
-def test_one_awake_core_of_rocket_means_power(board: Build) -> None:
+def test_one_awake_rocket_core_means_power(board: Build) -> None:
     root = board("rk3588s-mainline")
     rewrite(root / "sys/devices/platform/fdac0000.npu/power/runtime_status", "active\n")
     assert read_power(sources(root)) is True
 
 
-def test_cma_is_told_where_models_live_in_it(board: Build) -> None:
+def test_cma_is_read_only_without_an_iommu(board: Build) -> None:
     for name in ("rk3568-cma", "rv1126b-misc"):
         found = reading(board(name))
         assert (found.cma_total, found.cma_free) == (16384 * 1024, 14000 * 1024)
 
 
-def test_the_zone_is_found_by_its_type(board: Build) -> None:
+def test_thermal_zone_is_found_by_its_type(board: Build) -> None:
     assert reading(board("rock-4d")).zone == "npu-thermal"
     assert reading(board("rock-3a")).zone == "soc-thermal"
     assert reading(board("rv1126b-misc")).zone == "cpu-thermal"
 
 
-def test_a_lowered_maximum_is_throttling(board: Build) -> None:
+def test_lowered_maximum_clock_means_throttling(board: Build) -> None:
     hot, cool = reading(board("hot")), reading(board("rk3588-busy"))
     assert hot.clock
     assert hot.clock.throttled
@@ -169,7 +169,7 @@ def plain_files(root: Path) -> list[Path]:
     [b"", b"\0", b"\xff" * 100, b"9" * 5000, b"-1\n", b"NaN\n", bytes(range(256)) * 400],
     ids=["empty", "nul", "high", "digits", "negative", "nan", "binary"],
 )
-def test_files_full_of_rubbish_crash_nothing(content: bytes, board: Build) -> None:
+def test_rubbish_in_files_raises_nothing(content: bytes, board: Build) -> None:
     root = board("rk3588-busy")
     before = sources(root)
     for path in plain_files(root):
@@ -181,7 +181,7 @@ def test_files_full_of_rubbish_crash_nothing(content: bytes, board: Build) -> No
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_any_file_may_hold_anything(data: st.DataObject, tmp_path: Path) -> None:
+def test_arbitrary_file_contents_raise_nothing(data: st.DataObject, tmp_path: Path) -> None:
     root = tmp_path / "board"
     shutil.rmtree(root, ignore_errors=True)
     boards.write("rk3588-busy", root)
@@ -193,7 +193,7 @@ def test_any_file_may_hold_anything(data: st.DataObject, tmp_path: Path) -> None
         assert found.celsius is None or -60 < found.celsius < 200
 
 
-def test_a_tree_that_vanishes_between_two_reads_leaves_absences(board: Build) -> None:
+def test_vanished_tree_leaves_values_absent(board: Build) -> None:
     root = board("rk3588-busy")
     known = sources(root)
     shutil.rmtree(root)
@@ -204,7 +204,7 @@ def test_a_tree_that_vanishes_between_two_reads_leaves_absences(board: Build) ->
     assert read_power(known) is None
 
 
-def test_folders_pipes_and_loops_in_place_of_files(board: Build) -> None:
+def test_folders_pipes_and_loops_instead_of_files_raise_nothing(board: Build) -> None:
     root = board("rk3588-busy")
     known = sources(root)
     load, zone = root / "sys/kernel/debug/rknpu/load", root / "sys/class/thermal/thermal_zone6/temp"
@@ -220,7 +220,7 @@ def test_folders_pipes_and_loops_in_place_of_files(board: Build) -> None:
     assert found.clock is not None
 
 
-def test_runtime_power_management_that_is_compiled_out_is_not_power(board: Build) -> None:
+def test_missing_runtime_power_management_is_not_power(board: Build) -> None:
     root = board("rk3588-busy")
     rewrite(root / "sys/devices/platform/fdab0000.npu/power/runtime_status", "unsupported\n")
     found = reading(root)
@@ -231,7 +231,7 @@ def test_runtime_power_management_that_is_compiled_out_is_not_power(board: Build
 # ── what a reading costs, and what it must not touch ─────────────────────────────────────────────
 
 
-def test_a_reading_opens_few_files_and_none_that_wakes_the_npu(board: Build, opens: Opens) -> None:
+def test_reading_opens_few_files_and_none_that_wakes_the_npu(board: Build, opens: Opens) -> None:
     for name in ("rk3588-busy", "rk3576-soc-bus", "rv1126b-misc", "rk3588s-mainline", "debugfs-bound"):
         root = board(name)
         known = sources(root)
@@ -241,7 +241,7 @@ def test_a_reading_opens_few_files_and_none_that_wakes_the_npu(board: Build, ope
         assert not [path for path in paths if Path(path).name in WAKING or path.startswith(f"{root}/dev/")]
 
 
-def test_detection_wakes_nothing_either(board: Build, opens: Opens) -> None:
+def test_detection_opens_no_file_that_wakes_the_npu(board: Build, opens: Opens) -> None:
     root = board("rk3588-busy")
     with opens.traced() as paths:
         detect(root)

@@ -85,13 +85,13 @@ PROFILES = {
 }
 
 
-def test_every_profile_has_its_expectation() -> None:
+def test_every_profile_has_an_expectation() -> None:
     assert set(PROFILES) == set(boards.PROFILES)
     assert len(PROFILES) >= 24
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_a_profile_resolves(name: str, board: Callable[[str], Path]) -> None:
+def test_profile_is_detected_as_expected(name: str, board: Callable[[str], Path]) -> None:
     root = board(name)
     expected, found = PROFILES[name], detect(root)
     assert (found.state, found.soc_name) == (expected.state, expected.soc)
@@ -109,7 +109,7 @@ def test_a_profile_resolves(name: str, board: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.parametrize("name", boards.BOARDS)
-def test_a_board_of_the_table_is_named_as_its_maker_does(name: str, board: Callable[[str], Path]) -> None:
+def test_known_board_has_its_makers_name(name: str, board: Callable[[str], Path]) -> None:
     row, found = boards.BOARDS[name], detect(board(name))
     assert (found.model, found.compatible) == (row.model, row.compatible)
     assert found.soc
@@ -122,28 +122,28 @@ def npu_nodes(found: Board) -> list[tuple[str, bool, bool]]:
     return [(node.path, node.present, node.guessed) for node in found.npu.nodes]
 
 
-def test_a_device_in_sysfs_that_dev_lacks_is_absent(board: Callable[[str], Path]) -> None:
+def test_device_node_missing_in_dev_is_not_present(board: Callable[[str], Path]) -> None:
     assert npu_nodes(detect(board("container-no-nodes"))) == [(path, False, False) for path in USUAL]
 
 
-def test_a_card_that_nobody_owns_is_called_a_guess(board: Callable[[str], Path]) -> None:
+def test_card_without_owner_is_marked_as_guessed(board: Callable[[str], Path]) -> None:
     found = detect(board("rk3588-dkms-on-mainline"))
     assert all(guessed for _, _, guessed in npu_nodes(found))
 
 
-def test_cma_mode_is_seen_by_the_missing_iommu_link(board: Callable[[str], Path]) -> None:
+def test_missing_iommu_link_means_cma_mode(board: Callable[[str], Path]) -> None:
     cma, iommu = detect(board("rk3568-cma")).npu, detect(board("rock-3a")).npu
     assert cma
     assert iommu
     assert (cma.iommu, iommu.iommu) == (False, True)
 
 
-def test_the_driver_build_decides_between_drm_and_misc(board: Callable[[str], Path]) -> None:
+def test_driver_build_decides_between_drm_and_misc_nodes(board: Callable[[str], Path]) -> None:
     builds = [detect(board(name)).npu for name in ("rock-4d", "rv1126b-misc", "rk3588s-mainline")]
     assert [npu.build for npu in builds if npu] == ["drm_gem", "dma_heap", "rocket"]
 
 
-def test_the_driver_version_is_open_to_everybody(board: Callable[[str], Path]) -> None:
+def test_driver_version_is_read_without_privilege(board: Callable[[str], Path]) -> None:
     old, unreadable = detect(board("old-driver")).npu, detect(board("debugfs-unreadable")).npu
     assert old
     assert old.version == "0.8.2"
@@ -151,7 +151,7 @@ def test_the_driver_version_is_open_to_everybody(board: Callable[[str], Path]) -
     assert unreadable.version == "0.9.8"
 
 
-def test_the_version_is_found_in_the_drivers_folder_where_the_module_has_none(board: Callable[[str], Path]) -> None:
+def test_driver_version_falls_back_to_the_drivers_folder(board: Callable[[str], Path]) -> None:
     root = board("rv1126b-misc")
     shutil.rmtree(root / "sys/module")
     found = detect(root).npu
@@ -159,31 +159,31 @@ def test_the_version_is_found_in_the_drivers_folder_where_the_module_has_none(bo
     assert found.version == "0.9.8"
 
 
-def test_an_unloaded_driver_leaves_an_unbound_device(board: Callable[[str], Path]) -> None:
+def test_unloaded_driver_leaves_an_unbound_device(board: Callable[[str], Path]) -> None:
     root = board("orangepi-5-plus")
     (root / "sys/bus/platform/drivers/RKNPU/fdab0000.npu").unlink()
     (root / "sys/devices/platform/fdab0000.npu/driver").unlink()
     assert detect(root).state == "no_driver"
 
 
-def test_a_hostile_name_is_one_short_printable_line(board: Callable[[str], Path]) -> None:
+def test_hostile_board_name_becomes_one_printable_line(board: Callable[[str], Path]) -> None:
     model = detect(board("model-hostile")).model
     assert model.startswith('Evil "Board" ')
     assert model.isprintable()
     assert len(model) <= 80
 
 
-def test_a_board_without_a_name_is_called_by_its_soc(board: Callable[[str], Path]) -> None:
+def test_board_without_a_name_is_called_by_its_soc(board: Callable[[str], Path]) -> None:
     assert detect(board("model-missing")).title == "RK3588"
     assert detect(board("acpi")).title == "unknown board"
 
 
-def test_a_coprocessor_on_pci_is_mentioned(board: Callable[[str], Path]) -> None:
+def test_pci_coprocessor_is_listed(board: Callable[[str], Path]) -> None:
     assert detect(board("coprocessor")).coprocessors == ("0000:01:00.0",)
     assert detect(board("rock-5b")).coprocessors == ()
 
 
-def test_containers_are_told_apart(board: Callable[[str], Path], tmp_path: Path) -> None:
+def test_kinds_of_containers_are_recognized(board: Callable[[str], Path], tmp_path: Path) -> None:
     assert detect(board("container-docker")).container == "docker"
     assert detect(board("container-masked")).container == "podman"
     (tmp_path / "run/systemd").mkdir(parents=True)
@@ -191,13 +191,13 @@ def test_containers_are_told_apart(board: Callable[[str], Path], tmp_path: Path)
     assert detect(tmp_path).container == "systemd-nspawn"
 
 
-def test_the_sandboxed_service_reads_its_bound_folder(board: Callable[[str], Path]) -> None:
+def test_sandboxed_service_reads_its_bound_folder(board: Callable[[str], Path]) -> None:
     root = board("debugfs-bound")
     assert driver_folder(root) == root / "run/exo-rkllm/rknpu"
     assert driver_folder(board("debugfs-bind-empty")) is None
 
 
-def test_this_machine_is_something() -> None:
+def test_this_machine_is_detected() -> None:
     found = detect()
     assert found.sentence
     assert (found.unavailable_reason() is None) == (
@@ -205,7 +205,7 @@ def test_this_machine_is_something() -> None:
     )
 
 
-def test_a_mount_that_follows_the_driver_is_found_without_an_event(board: Callable[[str], Path]) -> None:
+def test_mount_that_follows_the_driver_is_found_without_an_event(board: Callable[[str], Path]) -> None:
     root = board("debugfs-bind-empty")
     watch = BoardWatch(root)
     assert watch.sources.folder is None

@@ -27,24 +27,24 @@ Build = Callable[[str], Path]
 )
 @pytest.mark.seed("4.1", "detectors in get_system_info")
 @pytest.mark.seed("4.2", "detector returns bool")
-def test_it_names_an_npu_that_can_be_used(
+def test_detector_names_a_usable_npu(
     profile: str, expected: str | None, board: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(board(profile)))
     assert detect_rockchip_npu() == expected
 
 
-def test_a_root_that_makes_no_sense_is_no_npu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_senseless_root_means_no_npu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", "/\udcff/nowhere")
     assert detect_rockchip_npu() is None
 
 
-def test_a_broken_installation_is_no_npu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_installation_means_no_npu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "exo_rkllm.board.detect", None)
     assert detect_rockchip_npu() is None
 
 
-def test_it_imports_nothing_heavy_and_nothing_of_exo() -> None:
+def test_detector_imports_nothing_heavy_and_nothing_of_exo() -> None:
     code = (
         "import sys; from exo_rkllm.detection import detect_rockchip_npu as d; d();"
         "print(*sorted(name.split('.')[0] for name in sys.modules))"

@@ -22,7 +22,7 @@ from simulator.boards_parts import load_line
         (b"NPU load:  Core0: 104%, Core1:  0%, Core2:  7%,\n", (1, 0, 0.07)),
     ],
 )
-def test_a_line_of_the_driver(line: bytes, expected: tuple[float, ...]) -> None:
+def test_load_line_of_the_driver_is_parsed(line: bytes, expected: tuple[float, ...]) -> None:
     assert parse_load(line) == expected
 
 
@@ -41,12 +41,12 @@ def test_a_line_of_the_driver(line: bytes, expected: tuple[float, ...]) -> None:
         bytes(range(256)),
     ],
 )
-def test_what_is_not_a_whole_line_is_not_idle(line: bytes) -> None:
+def test_partial_load_line_is_unknown(line: bytes) -> None:
     assert parse_load(line) is None
 
 
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=16))
-def test_what_the_driver_prints_is_what_is_read(percent: list[int]) -> None:
+def test_printed_load_is_parsed_back(percent: list[int]) -> None:
     assert parse_load(load_line(percent)) == tuple(value / 100 for value in percent)
 
 
@@ -59,7 +59,7 @@ def test_arbitrary_bytes_never_raise(line: bytes) -> None:
 
 
 @given(st.lists(st.integers(0, 999), min_size=2, max_size=4), st.data())
-def test_a_cut_line_never_invents_a_core(percent: list[int], data: st.DataObject) -> None:
+def test_cut_load_line_never_invents_a_core(percent: list[int], data: st.DataObject) -> None:
     line = load_line(percent)
     cut = line[: data.draw(st.integers(0, len(line) - 2))]
     found = parse_load(cut)

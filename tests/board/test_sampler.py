@@ -22,41 +22,41 @@ Build = Callable[[str], Path]
 # ── decisions ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_first_sample_stands_for_its_own_second() -> None:
+def test_first_sample_counts_one_second() -> None:
     assert integrate(NpuLoad(), (0.5, 1.0), 100.0).seconds == (0.5, 1.0)
 
 
-def test_a_late_timer_is_made_up_for() -> None:
+def test_late_sample_counts_the_whole_time() -> None:
     busy = integrate(integrate(NpuLoad(), (0.5,), 100.0), (0.5,), 101.4)
     assert busy.seconds[0] == pytest.approx(0.5 + 0.7)
 
 
-def test_a_gap_is_not_filled_with_what_was_not_seen() -> None:
+def test_long_gap_counts_one_second_only() -> None:
     busy = integrate(integrate(NpuLoad(), (1.0,), 100.0), (1.0,), 400.0)
     assert busy.seconds == (2.0,)
 
 
-def test_a_scrape_between_two_samples_counts_nothing_twice() -> None:
+def test_scrape_between_two_samples_counts_nothing_twice() -> None:
     busy = NpuLoad()
     for now in (100.0, 100.3, 101.0, 101.9, 102.0):
         busy = integrate(busy, (1.0,), now)
     assert busy.seconds[0] == pytest.approx(3.0)
 
 
-def test_an_unreadable_load_adds_nothing_and_takes_nothing() -> None:
+def test_unreadable_load_leaves_the_counter_unchanged() -> None:
     busy = integrate(integrate(integrate(NpuLoad(), (1.0,), 1.0), None, 2.0), (1.0,), 3.0)
     assert busy.seconds == (2.0,)
     assert integrate(busy, None, 4.0).load is None
 
 
-def test_a_core_that_appears_later_starts_at_zero() -> None:
+def test_core_that_appears_later_starts_at_zero() -> None:
     busy = integrate(integrate(NpuLoad(), (1.0, 1.0), 1.0), (1.0, 1.0, 0.25), 2.0)
     assert busy.seconds == (2.0, 2.0, 0.25)
     assert integrate(busy, (1.0,), 3.0).seconds == (3.0, 2.0, 0.25)
 
 
 @given(st.lists(st.tuples(st.floats(0.05, 2.4), st.floats(0, 1)), min_size=1, max_size=60))
-def test_the_counter_never_falls_and_never_outruns_the_clock(steps: list[tuple[float, float]]) -> None:
+def test_counter_never_falls_and_never_outruns_the_clock(steps: list[tuple[float, float]]) -> None:
     busy, now, before = NpuLoad(), 0.0, 0.0
     for elapsed, load in steps:
         now += elapsed
@@ -76,7 +76,9 @@ def test_the_counter_never_falls_and_never_outruns_the_clock(steps: list[tuple[f
         (None, 0, 11, True),
     ],
 )
-def test_who_keeps_the_sampler_awake(powered: bool | None, watchers: int, until: float, expected: bool) -> None:
+def test_sampler_stays_awake_for_power_watchers_and_interest(
+    powered: bool | None, watchers: int, until: float, expected: bool
+) -> None:
     assert should_sample(powered=powered, watchers=watchers, interest_until=until, now=10.0) is expected
 
 
@@ -140,7 +142,7 @@ def run(loop: JumpingLoop, seconds: float) -> None:
     loop.run_until_complete(asyncio.sleep(seconds))
 
 
-def test_a_minute_of_work_is_a_minute_of_busy_seconds(live: LiveBoard, loop: JumpingLoop) -> None:
+def test_minute_of_work_is_a_minute_of_busy_seconds(live: LiveBoard, loop: JumpingLoop) -> None:
     sampler = Sampler(lambda: live.sources, loop)
     live.set([50, 100, 0], powered=True)
     sampler.touch()
@@ -148,7 +150,7 @@ def test_a_minute_of_work_is_a_minute_of_busy_seconds(live: LiveBoard, loop: Jum
     assert sampler.busy().seconds == pytest.approx((30.5, 61, 0), abs=1.1)
 
 
-def test_it_follows_the_power_to_sleep_and_does_not_wake_again(live: LiveBoard, loop: JumpingLoop) -> None:
+def test_sampler_sleeps_with_the_npu_and_does_not_wake_again(live: LiveBoard, loop: JumpingLoop) -> None:
     sampler = Sampler(lambda: live.sources, loop)
     live.set([50, 50, 50], powered=True)
     sampler.touch()
@@ -162,7 +164,7 @@ def test_it_follows_the_power_to_sleep_and_does_not_wake_again(live: LiveBoard, 
     assert loop.selector.waits - before == 1, "only the test's own timer"
 
 
-def test_a_touch_wakes_it_for_a_moment(live: LiveBoard, loop: JumpingLoop) -> None:
+def test_touch_wakes_the_sampler_for_a_moment(live: LiveBoard, loop: JumpingLoop) -> None:
     sampler = Sampler(lambda: live.sources, loop)
     assert sampler.sleeping
     sampler.touch()
@@ -173,7 +175,7 @@ def test_a_touch_wakes_it_for_a_moment(live: LiveBoard, loop: JumpingLoop) -> No
     assert sampler.sleeping
 
 
-def test_who_watches_keeps_it_awake(live: LiveBoard, loop: JumpingLoop) -> None:
+def test_watcher_keeps_the_sampler_awake(live: LiveBoard, loop: JumpingLoop) -> None:
     sampler = Sampler(lambda: live.sources, loop)
     with sampler.watch():
         run(loop, 100.0)
@@ -182,7 +184,7 @@ def test_who_watches_keeps_it_awake(live: LiveBoard, loop: JumpingLoop) -> None:
     assert sampler.sleeping
 
 
-def test_closing_ends_it(live: LiveBoard, loop: JumpingLoop) -> None:
+def test_close_ends_the_sampler(live: LiveBoard, loop: JumpingLoop) -> None:
     sampler = Sampler(lambda: live.sources, loop)
     sampler.touch()
     sampler.close()
@@ -190,7 +192,7 @@ def test_closing_ends_it(live: LiveBoard, loop: JumpingLoop) -> None:
     sampler.close()
 
 
-def test_a_board_without_a_readable_load_has_no_counter(board: Build, loop: JumpingLoop) -> None:
+def test_board_without_readable_load_has_no_counter(board: Build, loop: JumpingLoop) -> None:
     live = LiveBoard(board("rk3588s-mainline"))
     sampler = Sampler(lambda: live.sources, loop)
     sampler.touch()

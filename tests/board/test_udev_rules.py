@@ -17,7 +17,7 @@ dry = pytest.mark.skipif(
 )
 
 
-def test_the_rules_pass_udevadm_verify(tmp_path: Path) -> None:
+def test_udev_rules_pass_udevadm_verify(tmp_path: Path) -> None:
     command = verifier()
     if isinstance(command, str):
         pytest.skip(command)
@@ -56,7 +56,7 @@ def group(name: str) -> str:
         ("raspberry-pi", {}),
     ],
 )
-def test_only_the_npus_nodes_get_our_groups(profile: str, expected: dict[str, str], tmp_path: Path) -> None:
+def test_only_npu_nodes_get_the_groups(profile: str, expected: dict[str, str], tmp_path: Path) -> None:
     seen = {device: ours(lines) for device, lines in dry_run(profile, tmp_path).items()}
     assert {device: what for device, what in seen.items() if what} == {
         device: {group(name), "MODE 0660"} for device, name in expected.items()
@@ -64,7 +64,7 @@ def test_only_the_npus_nodes_get_our_groups(profile: str, expected: dict[str, st
 
 
 @dry
-def test_systemd_gets_units_for_the_npu_and_for_nothing_else(tmp_path: Path) -> None:
+def test_only_the_npu_gets_systemd_units(tmp_path: Path) -> None:
     lines = dry_run("orangepi-5-plus", tmp_path)
     tagged = {device for device, said in lines.items() if any(":systemd:" in line for line in said if "TAGS=" in line)}
     npu = "/devices/platform/fdab0000.npu"
@@ -73,11 +73,11 @@ def test_systemd_gets_units_for_the_npu_and_for_nothing_else(tmp_path: Path) -> 
 
 
 @dry
-def test_a_device_that_goes_is_left_alone(tmp_path: Path) -> None:
+def test_removed_device_is_left_alone(tmp_path: Path) -> None:
     assert not any(ours(lines) for lines in dry_run("orangepi-5-plus", tmp_path, action="remove").values())
 
 
-def test_nobody_makes_a_device_named_rknpu() -> None:
+def test_rules_create_no_device_named_rknpu() -> None:
     """A link of that name makes the vendor's library speak the wrong ABI (npu-platform 2.3)."""
     text = "\n".join(line for line in RULES.read_text().splitlines() if not line.startswith("#"))
     assert "SYMLINK" not in text

@@ -82,7 +82,7 @@ def settle(seconds: float = 0.3) -> None:
     time.sleep(seconds)
 
 
-def test_changes_of_the_npu_are_told_and_those_of_displays_are_not(bed: TestBed) -> None:
+def test_npu_changes_are_reported_and_display_changes_are_not(bed: TestBed) -> None:
     bed.add("orangepi-5-plus")
     monitor = Monitor()
     bed.uevent(NPU, "unbind")
@@ -100,7 +100,7 @@ def test_changes_of_the_npu_are_told_and_those_of_displays_are_not(bed: TestBed)
     monitor.close()
 
 
-async def test_a_driver_that_goes_and_comes_back_is_followed(bed: TestBed) -> None:
+async def test_unbound_and_rebound_driver_is_followed(bed: TestBed) -> None:
     bed.add("orangepi-5-plus")
     seen: list[tuple[str, str]] = []
     changed = asyncio.Event()
@@ -125,7 +125,7 @@ async def test_a_driver_that_goes_and_comes_back_is_followed(bed: TestBed) -> No
     watch.close()
 
 
-async def test_an_event_that_changes_nothing_tells_nobody(bed: TestBed) -> None:
+async def test_event_without_a_change_is_not_reported(bed: TestBed) -> None:
     bed.add("orangepi-5-plus")
     seen: list[Board] = []
     watch = BoardWatch(ROOT, lambda _, after: seen.append(after))
@@ -164,7 +164,7 @@ def amid_an_answer(house: House, make_model: Callable[..., Path]) -> tuple[Daemo
     return daemon, answer
 
 
-def test_a_driver_that_goes_ends_the_models_with_its_reason_and_its_return_serves_again(
+def test_unbound_driver_ends_the_models_and_a_rebound_one_serves_again(
     bed: TestBed, house: House, make_model: Callable[..., Path]
 ) -> None:
     daemon, answer = amid_an_answer(house, make_model)
@@ -175,7 +175,8 @@ def test_a_driver_that_goes_ends_the_models_with_its_reason_and_its_return_serve
     assert "fdab0000.npu is on and no driver is bound" in lost["unavailable_reason"]
     daemon.wait_for(lambda status: not any(model["state"] == "ready" for model in status["models"]))
     recording = Recording()
-    recording.scrape("unbound", daemon.status()["listening"][0])
+    page = recording.scrape("unbound", daemon.status()["listening"][0])
+    assert page["rkllm_worker_restarts_total", (("model", "lamp"), ("reason", "npu_unavailable"))] == 1
     recording.hold("unbound", 10)
     assert firing(recording, {"unbound": {"RkllmNpuUnusable", "RkllmNotServing"}}, house.folder) == ""
     driver(bed, bound=True)
@@ -183,7 +184,7 @@ def test_a_driver_that_goes_ends_the_models_with_its_reason_and_its_return_serve
     assert "A lamp." in daemon.answer("lamp", "What is a lamp?", max_tokens=8)
 
 
-def test_a_driver_that_is_back_before_anybody_looked_was_away_all_the_same(
+def test_driver_that_is_back_before_anybody_looked_counts_as_unbound(
     bed: TestBed, house: House, make_model: Callable[..., Path]
 ) -> None:
     daemon, answer = amid_an_answer(house, make_model)
@@ -194,7 +195,7 @@ def test_a_driver_that_is_back_before_anybody_looked_was_away_all_the_same(
     assert "A lamp." in daemon.answer("lamp", "What is a lamp?", max_tokens=8)
 
 
-def test_an_idle_daemon_wakes_less_than_once_a_second(house: House) -> None:
+def test_idle_daemon_wakes_less_than_once_a_second(house: House) -> None:
     """Nobody is asked anything meanwhile: each switch of any of its threads is a wake-up of its own."""
     daemon = house.start()
     time.sleep(1)
@@ -211,7 +212,7 @@ class CountingSelector(selectors.EpollSelector):
         return super().select(timeout)
 
 
-def test_an_idle_daemon_sleeps_while_the_npu_is_off(bed: TestBed) -> None:
+def test_idle_daemon_sleeps_while_the_npu_is_off(bed: TestBed) -> None:
     bed.add("orangepi-5-plus")
     selector = CountingSelector()
     loop = asyncio.SelectorEventLoop(selector)

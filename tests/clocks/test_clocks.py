@@ -53,7 +53,7 @@ def saved(tmp_path: Path) -> Path:
 EVERY = ["fdab0000.npu", "dmc", "policy0", "policy4", "policy6"]
 
 
-def test_the_clocks_of_a_board() -> None:
+def test_clocks_of_a_board_are_listed() -> None:
     assert clock_controls(Path("/nonexistent")) == []
 
 
@@ -71,7 +71,7 @@ def test_every_board_has_its_own_clocks(profile: str, names: list[str], board: B
     assert [knob.name for knob in clock_controls(board(profile))] == names
 
 
-def test_up_and_down_leaves_every_file_as_it_was(root: Path, saved: Path) -> None:
+def test_restore_leaves_every_file_as_it_was(root: Path, saved: Path) -> None:
     before = everything(root)
     outcome = raise_clocks(root, saved)
     assert (list(outcome.done), outcome.failed) == (EVERY, ())
@@ -83,7 +83,7 @@ def test_up_and_down_leaves_every_file_as_it_was(root: Path, saved: Path) -> Non
     assert not saved.exists()
 
 
-def test_a_fixed_frequency_comes_back_with_its_governor(root: Path, saved: Path) -> None:
+def test_fixed_frequency_is_restored_with_its_governor(root: Path, saved: Path) -> None:
     raise_clocks(root, saved)
     write(root / NPU / "userspace/set_freq", "1000000000")
     restore_clocks(root, saved)
@@ -91,7 +91,7 @@ def test_a_fixed_frequency_comes_back_with_its_governor(root: Path, saved: Path)
     assert (root / NPU / "userspace/set_freq").read_text().strip() == "700000000"
 
 
-def test_raising_twice_forgets_nothing(root: Path, saved: Path) -> None:
+def test_raising_twice_keeps_the_saved_governors(root: Path, saved: Path) -> None:
     before = everything(root)
     raise_clocks(root, saved)
     raise_clocks(root, saved)
@@ -99,7 +99,7 @@ def test_raising_twice_forgets_nothing(root: Path, saved: Path) -> None:
     assert everything(root) == before
 
 
-def test_a_governor_that_is_not_there_is_named_and_the_others_are_set(root: Path, saved: Path) -> None:
+def test_missing_governor_is_named_and_the_others_are_set(root: Path, saved: Path) -> None:
     write(root / DMC / "available_governors", "dmc_ondemand userspace")
     outcome = raise_clocks(root, saved)
     assert outcome.failed == ("dmc has no governor performance.",)
@@ -107,7 +107,7 @@ def test_a_governor_that_is_not_there_is_named_and_the_others_are_set(root: Path
     assert governors(root)["policy4"] == "performance"
 
 
-def test_a_file_that_refuses_is_named(root: Path, saved: Path) -> None:
+def test_refused_write_is_named(root: Path, saved: Path) -> None:
     path = root / CPU / "policy4/scaling_governor"
     path.unlink()
     path.mkdir()
@@ -121,7 +121,7 @@ def test_a_file_that_refuses_is_named(root: Path, saved: Path) -> None:
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"dmc": 3}', '{"dmc": []}', '{"../x": ["y"]}', '{"dmc": [1, 2]}'])
-def test_a_note_that_makes_no_sense_changes_nothing(note: str, root: Path, saved: Path) -> None:
+def test_senseless_note_changes_nothing(note: str, root: Path, saved: Path) -> None:
     before = everything(root)
     saved.write_text(note)
     assert restore_clocks(root, saved).done == ()
@@ -140,7 +140,7 @@ def unit(root: Path, tmp_path: Path) -> Iterator[Unit]:
     unit.close()
 
 
-async def test_clocks_are_up_as_long_as_the_daemon_holds_on(unit: Unit) -> None:
+async def test_clocks_stay_raised_while_the_daemon_is_connected(unit: Unit) -> None:
     before = everything(unit.root)
     unit.start()
     performance = Performance(unit.socket)
@@ -159,7 +159,7 @@ async def test_clocks_are_up_as_long_as_the_daemon_holds_on(unit: Unit) -> None:
     assert not unit.saved.exists()
 
 
-async def test_two_holders_and_the_last_one_counts(unit: Unit) -> None:
+async def test_clocks_stay_raised_until_the_last_connection_ends(unit: Unit) -> None:
     unit.start()
     first, second = Performance(unit.socket), Performance(unit.socket)
     await first.up()
@@ -172,7 +172,7 @@ async def test_two_holders_and_the_last_one_counts(unit: Unit) -> None:
     assert governors(unit.root)["policy4"] == "ondemand"
 
 
-def test_a_daemon_that_is_killed_lets_go(unit: Unit) -> None:
+def test_killed_daemon_releases_the_clocks(unit: Unit) -> None:
     before = everything(unit.root)
     unit.start()
     code = (
@@ -187,7 +187,7 @@ def test_a_daemon_that_is_killed_lets_go(unit: Unit) -> None:
     assert everything(unit.root) == before
 
 
-async def test_the_units_own_death_is_made_good_by_systemd(unit: Unit) -> None:
+async def test_systemd_restores_the_clocks_of_a_killed_unit(unit: Unit) -> None:
     before = everything(unit.root)
     unit.start()
     performance = Performance(unit.socket)
@@ -203,7 +203,7 @@ async def test_the_units_own_death_is_made_good_by_systemd(unit: Unit) -> None:
     await performance.down()
 
 
-async def test_stopping_the_unit_puts_everything_back(unit: Unit) -> None:
+async def test_stopped_unit_restores_the_clocks(unit: Unit) -> None:
     before = everything(unit.root)
     unit.start()
     performance = Performance(unit.socket)
@@ -215,7 +215,7 @@ async def test_stopping_the_unit_puts_everything_back(unit: Unit) -> None:
     await performance.down()
 
 
-def test_a_talker_gets_no_more_than_a_listener(unit: Unit) -> None:
+def test_data_on_the_connection_is_ignored(unit: Unit) -> None:
     unit.start()
     with socket.socket(socket.AF_UNIX) as talker:
         talker.settimeout(10)
@@ -225,7 +225,7 @@ def test_a_talker_gets_no_more_than_a_listener(unit: Unit) -> None:
     assert unit.end()[0] == 0
 
 
-def test_without_anybody_it_ends_by_itself(unit: Unit) -> None:
+def test_unit_without_a_connection_ends(unit: Unit) -> None:
     started = time.monotonic()
     unit.start()
     code, said = unit.end()
@@ -233,18 +233,18 @@ def test_without_anybody_it_ends_by_itself(unit: Unit) -> None:
     assert time.monotonic() - started < clocks_unit.NOBODY_CONNECTS + 4
 
 
-def test_started_by_hand_it_says_who_starts_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unit_started_by_hand_names_its_socket(capsys: pytest.CaptureFixture[str]) -> None:
     assert clocks_unit.main([]) == 2
     assert "systemctl start exo-rkllm-clocks.socket" in capsys.readouterr().err
 
 
-async def test_the_daemon_says_what_is_missing(tmp_path: Path) -> None:
+async def test_missing_unit_is_named_with_its_command(tmp_path: Path) -> None:
     with pytest.raises(ClocksError) as missing:
         await Performance(tmp_path / "none.sock").up()
     assert "systemctl enable --now exo-rkllm-clocks.socket" in missing.value.hint
 
 
-async def test_an_answer_that_makes_no_sense_is_no_success(tmp_path: Path) -> None:
+async def test_senseless_answer_of_the_unit_is_an_error(tmp_path: Path) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello\n")
         await writer.drain()
@@ -264,7 +264,7 @@ async def test_an_answer_that_makes_no_sense_is_no_success(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_the_privileged_unit_is_confined() -> None:
+def test_privileged_unit_is_confined() -> None:
     command = ["systemd-analyze", "security", "--offline=yes", "--threshold=15"]
     done = subprocess.run(
         [*command, str(REPOSITORY / "systemd/exo-rkllm-clocks.service")], capture_output=True, text=True, timeout=30

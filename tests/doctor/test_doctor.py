@@ -141,13 +141,13 @@ OTHER_SOC = ("rk3576-vendor", "rk3576-busy", "rk3576-soc-bus", "rk3576-android",
 ELSEWHERE = {"rk3576-mainline", "rk3576-slow", "load-single", "debugfs-unreadable"}
 
 
-def test_every_profile_has_its_verdict() -> None:
+def test_every_profile_has_an_expected_result() -> None:
     rows = [*GOOD, *POOR, *BROKEN, *OTHER_SOC, *ELSEWHERE]
     assert sorted(rows) == sorted(boards.PROFILES)
 
 
 @pytest.mark.parametrize("profile", GOOD)
-def test_a_good_board_passes(profile: str, examine: Examine) -> None:
+def test_good_board_passes_every_check(profile: str, examine: Examine) -> None:
     report = examine(profile)
     assert findings(report, "fail") == {}
     assert findings(report, "warn") == {}
@@ -155,7 +155,7 @@ def test_a_good_board_passes(profile: str, examine: Examine) -> None:
 
 
 @pytest.mark.parametrize("profile", POOR)
-def test_what_slows_a_board_down_is_a_warning(profile: str, examine: Examine) -> None:
+def test_slow_board_gets_warnings(profile: str, examine: Examine) -> None:
     report = examine(profile)
     assert findings(report, "fail") == {}
     warnings = findings(report, "warn")
@@ -164,14 +164,14 @@ def test_what_slows_a_board_down_is_a_warning(profile: str, examine: Examine) ->
 
 
 @pytest.mark.parametrize("profile", BROKEN)
-def test_a_broken_board_has_one_failure_and_its_repair(profile: str, examine: Examine) -> None:
+def test_broken_board_has_one_failure_with_its_repair(profile: str, examine: Examine) -> None:
     check, repair = BROKEN[profile]
     failures = findings(examine(profile), "fail")
     assert list(failures) == [check]
     assert repair in failures[check]
 
 
-def test_a_model_of_another_soc_is_the_one_failure(examine: Examine, make_model: Callable[..., Path]) -> None:
+def test_model_for_another_soc_is_the_one_failure(examine: Examine, make_model: Callable[..., Path]) -> None:
     """The profiles of other SoCs are good boards; the demo model is what does not fit."""
     for profile in (*OTHER_SOC, "load-single"):
         failures = findings(examine(profile), "fail")
@@ -182,7 +182,7 @@ def test_a_model_of_another_soc_is_the_one_failure(examine: Examine, make_model:
     assert (check, "linux-image-vendor-rk35xx" in repair) == ("NPU driver", True)
 
 
-def test_a_slow_npu_clock_is_held_against_the_vendors_figure(examine: Examine, make_model: Callable[..., Path]) -> None:
+def test_slow_npu_clock_is_compared_with_the_vendors_figure(examine: Examine, make_model: Callable[..., Path]) -> None:
     report = examine("rk3576-slow", model=str(make_model(platform="RK3576", npu_cores=2)))
     [line] = [line for line in report.lines if line.check == "NPU clock"]
     assert line.finding.level == "warn"
@@ -191,7 +191,7 @@ def test_a_slow_npu_clock_is_held_against_the_vendors_figure(examine: Examine, m
     assert "performance = true" in line.finding.repair
 
 
-def test_the_daemon_speaks_for_what_only_it_may_read(examine: Examine) -> None:
+def test_counters_that_only_the_daemon_reads_pass(examine: Examine) -> None:
     told = DaemonStatus({**(RUNNING.status or {}), "npu": {"load": [0.5, 0, 7]}})
     [line] = [line for line in examine("debugfs-bind-empty", told).lines if line.check == "NPU counters"]
     assert (line.finding.level, line.finding.fact) == ("pass", "the service reads them: 50%, 0%, 100% load")
@@ -210,13 +210,13 @@ def counters_of_a_user(scene: Scene, container: str) -> Finding:
     return next(line.finding for line in lines if line.check == "NPU counters")
 
 
-def test_what_only_root_may_read_is_no_fault_of_the_board(scene: Scene) -> None:
+def test_counters_that_only_root_reads_are_skipped(scene: Scene) -> None:
     finding = counters_of_a_user(scene, "")
     assert (finding.level, finding.repair) == ("skip", "")
     assert "only root may read" in finding.fact
 
 
-def test_a_container_is_told_of_the_mount_that_it_lacks(scene: Scene) -> None:
+def test_container_without_counters_is_told_the_mount(scene: Scene) -> None:
     finding = counters_of_a_user(scene, "docker")
     assert finding.level == "warn"
     assert "this container is not shown /sys/kernel/debug/rknpu/load" in finding.fact
@@ -246,7 +246,7 @@ def own(scene: Scene, gid: int, mode: int = 0o660) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
-def test_who_is_not_in_the_group_is_told_to_join_it(scene: Scene) -> None:
+def test_user_outside_the_group_is_told_to_join_it(scene: Scene) -> None:
     video = grp.getgrnam("video").gr_gid
     own(scene, video)
     level, repair = access(scene, UserIdentity("pi", 1000, frozenset({1000}), own=False))
@@ -257,19 +257,19 @@ def test_who_is_not_in_the_group_is_told_to_join_it(scene: Scene) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
-def test_in_a_container_groups_are_given_by_number(scene: Scene) -> None:
+def test_container_gets_its_groups_by_number(scene: Scene) -> None:
     own(scene, 44)
     inside = replace(scene, board=replace(scene.board, container="docker"))
     assert "--group-add 44" in access(inside, UserIdentity("1000", 1000, frozenset(), own=False))[1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give device nodes to another group")
-def test_nodes_of_roots_group_want_the_udev_rules(scene: Scene) -> None:
+def test_nodes_of_roots_group_need_the_udev_rules(scene: Scene) -> None:
     own(scene, 0, 0o600)
     assert "udevadm trigger" in access(scene, UserIdentity("pi", 1000, frozenset({1000}), own=False))[1]
 
 
-def test_modes_decide_for_another_user(tmp_path: Path) -> None:
+def test_file_modes_decide_for_another_user(tmp_path: Path) -> None:
     path = tmp_path / "node"
     path.touch()
     path.chmod(0o606)
@@ -296,7 +296,7 @@ def level(report: DoctorReport, check: str) -> str:
     return next(line.finding.level for line in report.lines if line.check == check)
 
 
-def test_what_is_there_is_said_with_its_version_and_its_target(
+def test_runtime_and_models_are_shown_with_version_and_target(
     examine: Examine, make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "models"
@@ -314,9 +314,7 @@ def test_what_is_there_is_said_with_its_version_and_its_target(
     assert line.finding.fact.endswith("(1 more like it.)")
 
 
-def test_a_model_that_is_larger_than_the_board_is_a_warning(
-    board: Build, environment: dict[str, str], model: str
-) -> None:
+def test_model_larger_than_the_board_is_a_warning(board: Build, environment: dict[str, str], model: str) -> None:
     path = board("orangepi-5-plus") / "proc/meminfo"
     path.chmod(0o644)
     path.write_bytes(b"MemTotal:        200000 kB\nMemAvailable:     150000 kB\n")
@@ -327,17 +325,17 @@ def test_a_model_that_is_larger_than_the_board_is_a_warning(
     assert "exo-rkllm show" in line.finding.repair
 
 
-def test_no_runtime_is_one_failure(examine: Examine, tmp_path: Path) -> None:
+def test_missing_runtime_is_one_failure(examine: Examine, tmp_path: Path) -> None:
     failures = findings(examine("orangepi-5-plus", EXO_RKLLM_RUNTIME_LIBRARY=str(tmp_path / "none.so")), "fail")
     assert list(failures) == ["runtime"]
 
 
-def test_an_unsupported_runtime_is_one_failure(examine: Examine, library: Library) -> None:
+def test_unsupported_runtime_is_one_failure(examine: Examine, library: Library) -> None:
     failures = findings(examine("orangepi-5-plus", EXO_RKLLM_RUNTIME_LIBRARY=str(library("9.9.0"))), "fail")
     assert list(failures) == ["runtime"]
 
 
-def test_a_broken_configuration_is_one_failure(examine: Examine, tmp_path: Path) -> None:
+def test_broken_configuration_is_one_failure(examine: Examine, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("[api]\nprot = 1\n")
     report = examine("orangepi-5-plus", EXO_RKLLM_CONFIG=str(file))
@@ -345,18 +343,18 @@ def test_a_broken_configuration_is_one_failure(examine: Examine, tmp_path: Path)
     assert level(report, "models") == "skip"
 
 
-def test_a_model_that_is_no_model_is_one_failure(examine: Examine, tmp_path: Path) -> None:
+def test_broken_model_file_is_one_failure(examine: Examine, tmp_path: Path) -> None:
     broken = tmp_path / "broken.rkllm"
     broken.write_bytes(b"<!DOCTYPE html>")
     assert list(findings(examine("orangepi-5-plus", model=str(broken)), "fail")) == ["models"]
     assert list(findings(examine("orangepi-5-plus", model="no-such-model"), "fail")) == ["models"]
 
 
-def test_no_model_yet_is_a_warning(examine: Examine) -> None:
+def test_empty_catalogue_is_a_warning(examine: Examine) -> None:
     assert "exo-rkllm pull" in findings(examine("orangepi-5-plus", model=""), "warn")["models"]
 
 
-def test_an_unreadable_models_folder_is_a_failure(examine: Examine, tmp_path: Path) -> None:
+def test_unreadable_models_folder_is_a_failure(examine: Examine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     report = examine("orangepi-5-plus", model="", EXO_RKLLM_MODELS_DIRECTORY=str(tmp_path / "file"))
     assert list(findings(report, "fail")) == ["models"]
@@ -378,13 +376,15 @@ def test_an_unreadable_models_folder_is_a_failure(examine: Examine, tmp_path: Pa
         (DaemonStatus({"cluster": {"phase": "out", "sentence": "Told to stay out."}}), "cluster", "warn", "cluster"),
     ],
 )
-def test_the_daemons_own_word(service: DaemonStatus, check: str, expected: str, repair: str, examine: Examine) -> None:
+def test_daemons_status_is_judged(
+    service: DaemonStatus, check: str, expected: str, repair: str, examine: Examine
+) -> None:
     report = examine("orangepi-5-plus", service)
     assert level(report, check) == expected
     assert repair in next(line.finding.repair for line in report.lines if line.check == check)
 
 
-def test_a_pc_is_told_that_it_is_none(environment: Mapping[str, str]) -> None:
+def test_pc_without_an_npu_is_told_so(environment: Mapping[str, str]) -> None:
     report = diagnose(look(environment, current_identity(), DaemonStatus(), shelf(environment), Path("/"), ""))
     assert level(report, "system") in ("warn", "pass", "fail")
 
@@ -408,7 +408,7 @@ def test_little_memory_is_a_warning(board: Build, environment: dict[str, str], m
 # ── the kernel's log ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_errors_of_the_npu_are_counted_and_benign_lines_are_not(board: Build) -> None:
+def test_kernel_log_counts_npu_errors_and_no_benign_lines(board: Build) -> None:
     found = kernel_log.count(kernel_log.read(board("job-errors")))
     assert found == {"hung jobs": 2, "soft resets": 1}
 
@@ -425,7 +425,7 @@ def at_home(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("at_home")
-def test_the_exit_code_tells(board: Build, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_follows_the_worst_finding(board: Build, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--root", str(board("orangepi-5-plus")), "--model", model]) == 0
     assert "Nothing failed, 1 warning." in capsys.readouterr().out
     assert main(["doctor", "--root", str(board("no-driver")), "--model", model]) == 1
@@ -436,7 +436,7 @@ def test_the_exit_code_tells(board: Build, model: str, capsys: pytest.CaptureFix
 
 @pytest.mark.usefixtures("at_home")
 @pytest.mark.parametrize("profile", sorted(boards.PROFILES))
-def test_no_board_gets_a_stack_trace_or_a_control_character(
+def test_doctor_never_prints_a_stack_trace_or_control_character(
     profile: str, board: Build, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["doctor", "--root", str(board(profile))]) in (0, 1)
@@ -457,7 +457,7 @@ exec "$@"
 @pytest.mark.usefixtures("at_home")
 @pytest.mark.skipif(not namespaces(), reason="a /var/lib of one's own needs user namespaces")
 @pytest.mark.parametrize("verb", ["doctor", "selftest"])
-def test_root_is_told_of_the_services_models(verb: str, board: Build, tmp_path: Path) -> None:
+def test_root_sees_the_services_models(verb: str, board: Build, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "exo_rkllm", verb, "--root", str(board("orangepi-5-plus"))]
     if verb == "selftest":
         command += ["--only", "mdwe", "--output", str(tmp_path / "report.md")]
@@ -474,7 +474,7 @@ def test_root_is_told_of_the_services_models(verb: str, board: Build, tmp_path: 
 
 
 @pytest.mark.usefixtures("at_home")
-def test_programs_get_json(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_prints_json(board: Build, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--root", str(board("container-no-nodes"))]) == 1
     printed: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert printed["ok"] is False

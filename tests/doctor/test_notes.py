@@ -16,18 +16,18 @@ SOURCE = re.compile(r"\((?:npu-platform |rkllm-runtime )?\d+(?:\.\d+)?[^()]*\)|n
 
 
 @pytest.mark.parametrize("page", [*PAGES, REPOSITORY / "docs/monitoring.md"], ids=lambda page: page.stem)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_in_the_notes_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_statements_name_their_source(page: Path) -> None:
+def test_statements_in_the_notes_name_their_source(page: Path) -> None:
     if page.name != "README.md":
         assert SOURCE.search(page.read_text())
 
 
-def test_the_front_page_lists_every_page() -> None:
+def test_front_page_of_the_notes_lists_every_page() -> None:
     front = (NOTES / "README.md").read_text()
     listed = {NOTES / target for target in LINK.findall(front)}
     assert {page for page in PAGES if page.name != "README.md"} == listed

@@ -55,7 +55,7 @@ def speaking(make_model: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.usefixtures("at_home")
-async def test_every_measurement_on_a_board_that_works(
+async def test_every_measurement_passes_on_a_good_board(
     board: Build, speaking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RKLLM_SIM_ROOT", "")
@@ -82,7 +82,7 @@ async def test_every_measurement_on_a_board_that_works(
 
 
 @pytest.mark.usefixtures("at_home")
-async def test_a_board_that_answers_without_its_npu_is_caught(
+async def test_answer_without_npu_load_is_a_failure(
     board: Build, speaking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RKLLM_SIM_ROOT", "")
@@ -94,7 +94,7 @@ async def test_a_board_that_answers_without_its_npu_is_caught(
 
 
 @pytest.mark.usefixtures("at_home")
-async def test_what_cannot_be_read_cannot_be_measured(
+async def test_unreadable_counters_skip_their_measurements(
     board: Build, speaking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RKLLM_SIM_ROOT", "")
@@ -118,7 +118,7 @@ class Waking(Bench):
         return seen
 
 
-async def test_a_reading_that_wakes_the_npu_is_a_failure(board: Build) -> None:
+async def test_reading_that_wakes_the_npu_is_a_failure(board: Build) -> None:
     root = board("orangepi-5-plus")
     found = detect(root)
     sources: Sources = find_sources(root, found)
@@ -127,7 +127,7 @@ async def test_a_reading_that_wakes_the_npu_is_a_failure(board: Build) -> None:
     assert (await measure.reading_wakes_nothing(waking)).level == "fail"
 
 
-def test_devices_that_a_process_has_open_are_named() -> None:
+def test_open_devices_of_a_process_are_named() -> None:
     assert measure.device_nodes(os.getpid()) == set()
     assert measure.device_nodes(2**22 + 1) == set()
 
@@ -135,12 +135,12 @@ def test_devices_that_a_process_has_open_are_named() -> None:
 # ── the table and the report ─────────────────────────────────────────────────────────────────────
 
 
-def test_the_page_of_the_notes_is_the_table() -> None:
+def test_hardware_checks_page_matches_the_table() -> None:
     page = (REPOSITORY / "firmware_notes/hardware-checks.md").read_text()
     assert page == probes.page(), "write exo_rkllm.doctor.probes.page() to firmware_notes/hardware-checks.md"
 
 
-def test_the_table_is_sound() -> None:
+def test_probe_table_is_consistent() -> None:
     keys = [probe.key for probe in PROBES]
     assert len(set(keys)) == len(keys)
     assert {probe.key for probe in PROBES if probe.kind == "measured"} == set(MEASUREMENTS)
@@ -148,7 +148,7 @@ def test_the_table_is_sound() -> None:
     assert all(bool(probe.shows) == (probe.kind == "command") for probe in PROBES)
 
 
-def test_commands_get_the_boards_own_names(board: Build) -> None:
+def test_probe_commands_name_the_boards_devices(board: Build) -> None:
     found = detect(board("rk3576-vendor"))
     assert selftest.fill_in("{npu} {address} {card} {render}", found) == (
         "27700000.npu 27700000 /dev/dri/card1 /dev/dri/renderD129"
@@ -165,7 +165,7 @@ def outcomes(root: Path, *keys: str) -> dict[str, Finding]:
 @pytest.mark.parametrize(
     "profile", ["rk3588-busy", "orangepi-5-plus", "rk3576-vendor", "rk3576-soc-bus", "rk3562-vendor"]
 )
-def test_commands_look_below_the_root_and_are_judged(profile: str, board: Build) -> None:
+def test_probe_commands_read_below_the_root_and_are_judged(profile: str, board: Build) -> None:
     levels = {key: finding.level for key, finding in outcomes(board(profile)).items()}
     live = {"udev", "classes", "service-view", "kernel-log"}
     assert {key for key, level in levels.items() if level == "skip"} == live
@@ -183,14 +183,14 @@ def test_commands_look_below_the_root_and_are_judged(profile: str, board: Build)
         ("acpi", {"identity", "driver", "nodes", "devfreq", "thermal", "interrupts", "load-line"}),
     ],
 )
-def test_what_is_not_as_expected_says_what_was(profile: str, strange: set[str], board: Build) -> None:
+def test_unexpected_output_is_a_warning_with_the_expectation(profile: str, strange: set[str], board: Build) -> None:
     found = {key: finding for key, finding in outcomes(board(profile)).items() if finding.level == "warn"}
     assert set(found) == strange
     expected = {probe.key: probe.expect for probe in PROBES}
     assert all(finding.fact == f"Not as expected: {expected[key]}" for key, finding in found.items())
 
 
-def test_the_kernels_log_is_judged_by_its_errors() -> None:
+def test_kernel_log_probe_is_judged_by_its_errors() -> None:
     [probe] = [probe for probe in PROBES if probe.key == "kernel-log"]
     benign = "[1.2] RKNPU fdab0000.npu: RKNPU: rknpu iommu is enabled, using iommu mode\n"
     hung = benign + "[9.9] RKNPU: job timeout, flags: 0x5, irq status: 0x0\n" + benign
@@ -199,7 +199,7 @@ def test_the_kernels_log_is_judged_by_its_errors() -> None:
     assert selftest.judge(probe, hung, machine).level == "warn"
 
 
-def test_a_root_with_blanks_is_one_word_to_the_shell(board: Build, tmp_path: Path) -> None:
+def test_root_with_blanks_is_one_shell_word(board: Build, tmp_path: Path) -> None:
     odd = board("orangepi-5-plus").rename(tmp_path / "it's a board")
     assert outcomes(odd, "identity", "nodes", "devfreq").keys() == {"identity", "nodes", "devfreq"}
     assert {finding.level for finding in outcomes(odd, "identity", "nodes", "devfreq").values()} == {"pass"}
@@ -207,14 +207,14 @@ def test_a_root_with_blanks_is_one_word_to_the_shell(board: Build, tmp_path: Pat
     assert selftest.paths_below(Path("/"), "cat /sys/x") == "cat /sys/x"
 
 
-def test_a_command_that_hangs_or_is_missing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_or_missing_command_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "COMMAND_SECONDS", 0.3)
     assert selftest.command("echo begun; sleep 5").startswith("begun\n")
     assert "(no end after 0 s)" in selftest.command("sleep 5")
     assert "not found" in selftest.command("/no/such/program")
 
 
-def test_the_report_hides_addresses_and_survives_its_contents(board: Build) -> None:
+def test_report_hides_addresses_and_escapes_output(board: Build) -> None:
     probe = HardwareProbe("odd", "command", "Odd", "true", "x")
     output = "link 00:e0:4c:68:01:2A at 192.168.1.17\n```\n# head\n\x1b[2J" + "line\n" * 300
     outcomes = [
@@ -234,7 +234,7 @@ def test_the_report_hides_addresses_and_survives_its_contents(board: Build) -> N
 
 
 @pytest.mark.usefixtures("at_home")
-def test_the_verb_runs_it_all_and_writes_the_report(
+def test_selftest_runs_every_probe_and_writes_the_report(
     board: Build, speaking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = board("rk3588-busy")
@@ -254,7 +254,9 @@ def test_the_verb_runs_it_all_and_writes_the_report(
 
 
 @pytest.mark.usefixtures("at_home")
-def test_without_a_model_only_files_are_read(board: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_selftest_without_a_model_only_reads_files(
+    board: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["selftest", "--root", str(board("orangepi-5-plus"))]) == 0
     assert "needs --model NAME" in capsys.readouterr().out
     [report] = tmp_path.glob("exo-rkllm-selftest-*.md")
@@ -262,7 +264,7 @@ def test_without_a_model_only_files_are_read(board: Build, tmp_path: Path, capsy
 
 
 @pytest.mark.usefixtures("at_home")
-def test_a_model_that_does_not_load_is_a_failure_with_its_sentence(
+def test_model_that_does_not_load_fails_with_its_sentence(
     board: Build, make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = board("rock-4d")
@@ -272,7 +274,7 @@ def test_a_model_that_does_not_load_is_a_failure_with_its_sentence(
     assert "is built for RK3588, and this board is RK3576" in capsys.readouterr().out
 
 
-def test_checks_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_probes_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["selftest", "--list"]) == 0
     assert capsys.readouterr().out.count("\n") == len(PROBES)
     assert main(["selftest", "--only", "nonsense"]) == 2

@@ -137,13 +137,13 @@ ON_EVERY_BOARD = [name for name, expr in expressions().items() if name not in EL
 
 @needs_prometheus
 @pytest.mark.parametrize("where", ON_EVERY_BOARD)
-def test_a_real_daemon_fills_its_panels(where: str, world: World) -> None:
+def test_real_daemon_fills_its_panels(where: str, world: World) -> None:
     expression = as_grafana_sends_it(expressions()[where], board=world.daemon)
     assert until(lambda: bool(world.prometheus.query(expression)), 10), expression
 
 
 @needs_prometheus
-def test_the_model_variable_narrows_the_serving_panels(world: World) -> None:
+def test_model_variable_narrows_the_serving_panels(world: World) -> None:
     narrowed = [expr for expr in expressions().values() if "$model" in expr]
     assert narrowed
     for expression in narrowed:
@@ -182,7 +182,7 @@ def test_daemon_that_answers_strikes_no_alert(world: World) -> None:
 
 
 @needs_prometheus
-def test_the_busy_counter_of_the_daemon_gives_the_boards_utilization(world: World) -> None:
+def test_busy_counters_rate_is_the_utilization(world: World) -> None:
     """The tree says 65, 70 and 100 % all the time; the sampler integrates that once a second."""
     expression = f'rate(rknpu_core_busy_seconds_total{{instance="{world.daemon}"}}[4s])'
     found = {sample["metric"]["core"]: float(sample["value"][1]) for sample in world.prometheus.query(expression)}
@@ -200,13 +200,13 @@ def test_promtool_accepts_the_rules() -> None:
 
 
 @needs_promtool
-def test_the_rules_own_tests_pass() -> None:
+def test_shipped_rule_tests_pass() -> None:
     command = ["promtool", "test", "rules", "exo-rkllm.test.yml"]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_dashboard_is_the_tables() -> None:
+def test_dashboard_matches_its_table() -> None:
     spec = importlib.util.spec_from_file_location("build_dashboard", FOLDER / "build.py")
     assert spec
     assert spec.loader
@@ -215,7 +215,7 @@ def test_the_dashboard_is_the_tables() -> None:
     assert build.text() == (FOLDER / "exo-rkllm.json").read_text(), "run: python3 packaging/grafana/build.py"
 
 
-def test_the_dashboard_imports_anywhere() -> None:
+def test_dashboard_imports_into_any_grafana() -> None:
     """No id of our own database, no fixed data source, unique panels that fit the grid and do not overlap."""
     assert "id" not in DASHBOARD
     assert "__inputs" not in DASHBOARD

@@ -46,7 +46,7 @@ def value(found: Samples, name: str, **labels: str) -> float:
 # ── the board ────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_busy_board(board: Build) -> None:
+def test_busy_board_exports_every_counter(board: Build) -> None:
     daemon = Daemon(board("rk3588-busy"))
     daemon.work()
     found = samples(daemon)
@@ -89,14 +89,14 @@ def test_a_busy_board(board: Build) -> None:
         ("acpi", {"rknpu_temperature_celsius", "rknpu_memory_frequency_hertz"}, "temperature"),
     ],
 )
-def test_what_cannot_be_read_is_left_out_and_said_so(name: str, gone: set[str], collector: str, board: Build) -> None:
+def test_unreadable_source_is_left_out_and_marked(name: str, gone: set[str], collector: str, board: Build) -> None:
     found = samples(Daemon(board(name)))
     assert not names(found) & gone
     assert value(found, "rknpu_collector_success", collector=collector) == 0
     assert value(found, "rknpu_collector_success", collector="memory") == 1
 
 
-def test_counters_of_a_driver_that_went_away_vanish(board: Build) -> None:
+def test_counters_vanish_with_the_driver(board: Build) -> None:
     root = board("rk3588-busy")
     daemon = Daemon(root)
     daemon.work()
@@ -106,11 +106,11 @@ def test_counters_of_a_driver_that_went_away_vanish(board: Build) -> None:
     assert value(found, "rknpu_collector_success", collector="load") == 0
 
 
-def test_models_in_cma_show_it(board: Build) -> None:
+def test_board_without_iommu_exports_cma(board: Build) -> None:
     assert value(samples(Daemon(board("rk3568-cma"))), "rknpu_cma_free_bytes") == 14000 * 1024
 
 
-def test_a_hostile_name_stays_one_label(board: Build) -> None:
+def test_hostile_board_name_stays_one_label(board: Build) -> None:
     daemon = Daemon(board("model-hostile"))
     page, _ = render_page(daemon.registry(), "")
     [line] = [line for line in page.decode().splitlines() if line.startswith("rknpu_info{")]
@@ -141,7 +141,7 @@ def test_answers_are_counted_by_how_they_ended(board: Build) -> None:
     assert value(found, "rkllm_request_seconds_count", model="qwen3-0.6b") == 4
 
 
-def test_what_an_engine_does_not_know_is_not_a_time_of_zero(board: Build) -> None:
+def test_unknown_time_is_not_observed_as_zero(board: Build) -> None:
     daemon = Daemon(board("orangepi-5-plus"))
     daemon.serving.answered(AnswerReport("remote", "stop", 1.0))
     found = samples(daemon)
@@ -149,7 +149,7 @@ def test_what_an_engine_does_not_know_is_not_a_time_of_zero(board: Build) -> Non
     assert "rkllm_time_to_first_token_seconds_count" not in names(found)
 
 
-def test_loads_and_restarts(board: Build) -> None:
+def test_loads_and_restarts_are_counted_by_result(board: Build) -> None:
     daemon = Daemon(board("orangepi-5-plus"))
     daemon.serving.loaded(LoadReport("a", 4.0))
     daemon.serving.loaded(LoadReport("b", 1.0, "out_of_memory"))
@@ -162,7 +162,7 @@ def test_loads_and_restarts(board: Build) -> None:
     assert value(found, "rkllm_generated_tokens_total", model="a") == 0, "its first tokens will have a rate"
 
 
-def test_the_queue_is_the_one_of_now(board: Build) -> None:
+def test_queue_is_read_at_scrape_time(board: Build) -> None:
     daemon = Daemon(board("orangepi-5-plus"))
     found = samples(daemon)
     assert value(found, "rkllm_requests_running", model="qwen3-0.6b") == 1
@@ -177,7 +177,7 @@ def test_the_queue_is_the_one_of_now(board: Build) -> None:
     assert not names(found) & {"rkllm_requests_running", "rkllm_runtime_info"}
 
 
-def test_labels_cannot_grow_without_end(board: Build) -> None:
+def test_number_of_label_values_is_bounded(board: Build) -> None:
     daemon = Daemon(board("orangepi-5-plus"))
     for number in range(10 * MOST_VALUES):
         daemon.serving.answered(AnswerReport(f"model-{number}", f"reason-{number}", 1.0))
@@ -187,7 +187,7 @@ def test_labels_cannot_grow_without_end(board: Build) -> None:
     assert {"model": OTHER, "finish_reason": OTHER} in found
 
 
-def test_the_cluster(board: Build) -> None:
+def test_cluster_view_is_exported(board: Build) -> None:
     daemon = Daemon(board("orangepi-5-plus"))
     daemon.work()
     found = samples(daemon)
@@ -200,7 +200,7 @@ def test_the_cluster(board: Build) -> None:
     assert not [name for name in names(samples(daemon)) if name.startswith("rkllm_cluster")]
 
 
-def test_gaps_are_counted_from_the_second_token_on() -> None:
+def test_token_gaps_start_with_the_second_token() -> None:
     gaps = TokenGaps()
     for moment in (10.0, 10.05, 20.0):
         gaps.tick(moment)
@@ -209,7 +209,7 @@ def test_gaps_are_counted_from_the_second_token_on() -> None:
     assert gaps.total == pytest.approx(10.0)
 
 
-def test_buckets_are_cumulative() -> None:
+def test_histogram_buckets_are_cumulative() -> None:
     histogram = Histogram((1.0, 2.0))
     for seconds in (0.5, 1.0, 1.5, 99.0):
         histogram.observe(seconds)
@@ -220,7 +220,7 @@ def test_buckets_are_cumulative() -> None:
 # ── format and cost ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_row_of_the_table_is_told_by_some_daemon(board: Build) -> None:
+def test_every_metric_of_the_table_is_exported(board: Build) -> None:
     busy, cma = Daemon(board("rk3588-busy")), Daemon(board("rk3568-cma"))
     busy.work()
     busy.suffer()
@@ -232,12 +232,12 @@ def test_every_row_of_the_table_is_told_by_some_daemon(board: Build) -> None:
     assert set(EVERY) <= told
 
 
-def test_the_page_of_the_docs_is_the_table() -> None:
+def test_metrics_page_matches_the_table() -> None:
     page = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
     assert page == document(), "write exo_rkllm.metrics.families.document() to docs/metrics.md"
 
 
-def test_names_say_their_unit() -> None:
+def test_metric_names_end_with_their_unit() -> None:
     units = ("_seconds", "_bytes", "_hertz", "_celsius", "_volts", "_ratio", "_info", "_total")
     plain = {name for name in BOARD if not name.endswith(units)}
     assert plain == {"rknpu_up", "rknpu_state", "rknpu_collector_success", "rknpu_cores", "rknpu_powered"}
@@ -245,7 +245,7 @@ def test_names_say_their_unit() -> None:
     assert all(name.endswith("_total") for name in counters)
 
 
-def test_the_format_is_the_one_asked_for(board: Build) -> None:
+def test_accept_header_chooses_the_format(board: Build) -> None:
     daemon = Daemon(board("rk3588-busy"))
     daemon.work()
     page, content_type = render_page(daemon.registry(), OPENMETRICS)
@@ -259,7 +259,7 @@ def test_the_format_is_the_one_asked_for(board: Build) -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed: apt install prometheus")
-def test_promtool_has_nothing_to_say_against_it(board: Build) -> None:
+def test_promtool_accepts_the_page(board: Build) -> None:
     daemon = Daemon(board("rk3588-busy"))
     daemon.work()
     daemon.suffer()
@@ -268,7 +268,7 @@ def test_promtool_has_nothing_to_say_against_it(board: Build) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
 
 
-def test_a_scrape_is_cheap_and_wakes_nothing(board: Build, opens: Opens) -> None:
+def test_scrape_is_cheap_and_wakes_nothing(board: Build, opens: Opens) -> None:
     for name in ("rk3588-busy", "rk3588s-mainline", "rv1126b-misc"):
         root = board(name)
         daemon = Daemon(root)
