@@ -105,7 +105,7 @@ async def test_fifty_requests_of_which_ten_are_abandoned_and_the_next_is_served(
     assert descriptors_open() <= descriptors
 
 
-async def test_a_request_that_is_asked_on_too_late_ends_without_an_error(
+async def test_token_asked_for_too_late_ends_the_request_without_an_error(
     add: Add, make_engine: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("EXO_RKLLM_CLASSIC_IDLE", "0.1")

@@ -70,7 +70,7 @@ def test_tasks_of_exo_are_answered_each_with_its_own(start: Start) -> None:
     assert {chunk.model for chunk in one.chunks} == {"rkllm/parrot"}, "in the name that exo asked for"
 
 
-def test_a_limit_is_told_as_exo_tells_it(start: Start) -> None:
+def test_token_limit_ends_an_answer_with_reason_length(start: Start) -> None:
     (heard,) = start("parrot").work(task("one", "a b c d e f g", max_output_tokens=3))
     assert [one.finish_reason for one in heard.chunks if isinstance(one, TokenChunk)][-1] == "length"
 
@@ -153,7 +153,7 @@ def test_a_model_is_never_cut(cancels: Cancels) -> None:
         NpuBuilder(cancels, EXO).connect(instance("parrot", nodes=2))
 
 
-def test_a_model_that_is_not_here_is_named_and_no_thread_stays(add: Add, cancels: Cancels) -> None:
+def test_missing_model_is_named_and_leaves_no_thread(add: Add, cancels: Cancels) -> None:
     add("parrot")
     before = threading.active_count()
     builder = NpuBuilder(cancels, EXO)

@@ -157,12 +157,12 @@ async def test_exo_keeps_this_engine_and_replaces_others(
     assert other.inference_engine == "tinygrad"
 
 
-def test_there_is_no_node_to_keep_it_in() -> None:
+def test_hooks_do_nothing_without_a_host() -> None:
     assert not hooks.keep_engine(RKLLMInferenceEngine)
     assert not hooks.hide_end_tokens(tuple)
 
 
-async def test_the_end_of_an_answer_is_no_text_of_it(
+async def test_end_token_is_hidden_from_the_answers_text(
     add: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """exo decodes every token that it was given, with a tokenizer that it reads itself."""

@@ -111,7 +111,7 @@ def test_two_models_take_turns_on_the_npu(board_house: House, make_model: Make) 
     assert {model["name"]: model["domain"] for model in daemon.status()["models"]} == {"qwen": 0, "gemma": 1}
 
 
-def test_who_hangs_up_frees_the_npu_and_who_hung_up_waiting_never_had_it(board_house: House, make_model: Make) -> None:
+def test_client_that_leaves_frees_the_npu_and_never_starts_while_waiting(board_house: House, make_model: Make) -> None:
     board_house.simulated("qwen", make_model, reply="word " * 50, endless=True, decode_tps=50, abort_delay_ms=100)
     daemon = board_house.start()
     running = daemon.ask("qwen", "Hi")
@@ -154,7 +154,7 @@ def test_a_model_that_dies_while_it_loads_is_not_loaded_again_at_once(board_hous
     assert daemon.model("qwen")["error"].startswith("The process of qwen was killed by SIGSEGV")
 
 
-def test_an_idle_model_gives_its_memory_back(board_house: House, make_model: Make) -> None:
+def test_idle_model_is_unloaded(board_house: House, make_model: Make) -> None:
     board_house.simulated("qwen", make_model, reply="Hello", malloc_bytes=30_000_000)
     daemon = board_house.start()
     assert daemon.answer("qwen", "Hi", keep_alive=0.2) == "Hello"
@@ -173,7 +173,7 @@ def meminfo(house: House, available: int) -> None:
     new.replace(path)  # which nobody may write, as the kernel's, and which a reader never finds missing
 
 
-def test_memory_that_is_missing_is_made_or_named(board_house: House, make_model: Make) -> None:
+def test_load_makes_room_or_names_the_missing_memory(board_house: House, make_model: Make) -> None:
     board_house.simulated("small", make_model, reply="small", memory=2 * GB)
     board_house.simulated("large", make_model, reply="large", memory=int(4.6 * GB))
     meminfo(board_house, int(3.4 * GB))
@@ -194,7 +194,7 @@ def test_memory_that_is_missing_is_made_or_named(board_house: House, make_model:
     assert daemon.model("small")["state"] == "cold", "it was idle, so it made room"
 
 
-def test_a_load_that_the_library_refuses_is_its_sentence(board_house: House, make_model: Make) -> None:
+def test_refused_load_answers_with_the_librarys_sentence(board_house: House, make_model: Make) -> None:
     board_house.simulated("wrong", make_model, platform="RK3576")
     daemon = board_house.start()
     with pytest.raises(ExoRkllmError) as caught:
@@ -217,7 +217,7 @@ def test_figures_are_the_runtimes_own(board_house: House, make_model: Make) -> N
         assert connection.getresponse().status == 200
 
 
-def test_the_librarys_own_words_are_in_the_log_when_they_are_wanted(board_house: House, make_model: Make) -> None:
+def test_log_level_of_the_runtime_brings_its_lines_into_the_log(board_house: House, make_model: Make) -> None:
     board_house.simulated("qwen", make_model, reply="Hello")
     quiet = board_house.start()
     quiet.answer("qwen", "Hi")

@@ -58,7 +58,7 @@ def test_a_daemon_that_is_killed_leaves_no_high_clocks(board_house: House, unit:
     until(lambda: everything(unit.root) == before)
 
 
-def test_a_missing_unit_is_said_once_and_models_load(board_house: House) -> None:
+def test_missing_clocks_unit_is_logged_once_and_models_load(board_house: House) -> None:
     words = board_house.words()
     daemon = board_house.start(EXO_RKLLM_BOARD_PERFORMANCE="true")
     daemon.client.post("/control/load", model=words)
@@ -67,7 +67,7 @@ def test_a_missing_unit_is_said_once_and_models_load(board_house: House) -> None
     assert daemon.text.count("the unit that does it is not enabled") == 1
 
 
-def test_nothing_is_asked_for_by_default(board_house: House, unit: Unit) -> None:
+def test_clocks_stay_as_they_are_by_default(board_house: House, unit: Unit) -> None:
     before = everything(unit.root)
     words = board_house.words()
     daemon = board_house.start()

@@ -42,9 +42,7 @@ async def dispatcher(node: Node) -> AsyncIterator[Dispatcher]:
     await dispatcher.drain(1.0)
 
 
-async def test_models_are_offered_as_they_are_loaded_and_not_while_the_board_is_away(
-    dispatcher: Dispatcher, node: Node
-) -> None:
+async def test_offers_follow_the_models_state_and_are_empty_without_an_npu(dispatcher: Dispatcher, node: Node) -> None:
     offered = DispatchServing(dispatcher, node)
     async with aclosing(offered.offers()) as offers:
         (cold,) = await anext(offers)
@@ -166,14 +164,14 @@ async def test_model_whose_driver_came_back_is_offered_as_it_is(on_board: tuple[
     watching.cancel()
 
 
-async def test_a_task_stands_in_the_common_queue(dispatcher: Dispatcher, node: Node) -> None:
+async def test_task_of_the_cluster_joins_the_common_queue(dispatcher: Dispatcher, node: Node) -> None:
     request = GenerationRequest(model="echo", messages=(Message("user", "hello cluster"),))
     events = [event async for event in DispatchServing(dispatcher, node).generate(request, client="exo")]
     assert "".join(event.text for event in events if isinstance(event, Piece)) == "hello cluster"
     assert dispatcher.status().models[0].state == "ready"
 
 
-async def test_a_node_is_made_only_where_it_is_wanted(dispatcher: Dispatcher, node: Node, tmp_path: Path) -> None:
+async def test_cluster_node_exists_only_where_it_is_enabled(dispatcher: Dispatcher, node: Node, tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "EXO_RKLLM_CLUSTER_NAME": "kitchen"}
     board = detect(tmp_path)
     off = load({**environment, "EXO_RKLLM_CLUSTER_ENABLED": "false"})

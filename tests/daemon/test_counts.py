@@ -74,7 +74,7 @@ def test_every_runtime_and_every_api_counts_the_same_prompt_alike(
     assert " rkllm: " not in daemon.text, "the runtime's lines are for whoever wants them"
 
 
-def test_where_the_runtime_counts_nothing_a_guess_is_called_one(
+def test_uncounted_prompt_is_reported_as_an_estimate(
     board_house: House, make_model: Callable[..., Path], library: Library
 ) -> None:
     board_house.simulated("qwen", make_model, reply="Hello there", template="none")

@@ -66,7 +66,7 @@ async def daemon(config: Config, written: Written) -> AsyncIterator[Daemon]:
     await one.stop()
 
 
-async def test_a_driver_that_goes_is_in_the_way_until_it_is_back(daemon: Daemon, tmp_path: Path) -> None:
+async def test_missing_driver_makes_the_npu_unavailable_until_it_is_back(daemon: Daemon, tmp_path: Path) -> None:
     assert daemon.dispatcher.status().unavailable_reason == ""
     root = Path(daemon.config.board.root)
     (root / "sys").rename(tmp_path / "sys")
@@ -84,7 +84,7 @@ async def test_the_library_is_named_with_its_generation(daemon: Daemon) -> None:
     assert str(daemon.facts()["library"]).endswith("librkllmrt.so")
 
 
-async def test_a_new_configuration_is_taken_over_as_far_as_it_can(daemon: Daemon, written: Written) -> None:
+async def test_reload_takes_over_what_needs_no_restart(daemon: Daemon, written: Written) -> None:
     old = written.config
     written.config = replace(
         old,
@@ -107,7 +107,7 @@ async def test_a_new_configuration_is_taken_over_as_far_as_it_can(daemon: Daemon
     assert daemon.config is written.config
 
 
-async def test_a_stop_is_told_while_it_lasts(daemon: Daemon) -> None:
+async def test_headline_says_that_the_daemon_is_stopping(daemon: Daemon) -> None:
     await daemon.dispatcher.drain(0.0)
     assert headline(daemon.dispatcher.status()) == "Stopping: running answers may end."
 
@@ -119,12 +119,12 @@ async def test_a_model_is_removed_with_its_folder(daemon: Daemon) -> None:
     assert [model.state for model in daemon.dispatcher.status().models] == ["cold"]
 
 
-async def test_a_pull_that_makes_no_sense_is_refused_before_it_begins(daemon: Daemon) -> None:
+async def test_malformed_pull_is_refused_before_it_begins(daemon: Daemon) -> None:
     with pytest.raises(UsageError, match="is no repository"):
         daemon.pull(PullRequest("no repository"))
 
 
-async def test_whoever_pins_a_model_that_does_not_load_reads_why(
+async def test_failed_preload_is_logged_with_its_reason(
     config: Config, written: Written, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.rmtree(Path(config.models.directory) / "two")

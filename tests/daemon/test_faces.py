@@ -77,7 +77,7 @@ def test_the_network_needs_a_key_and_a_reload_changes_it(house: House) -> None:
     assert said(call(address, "/v1/chat/completions", QUESTION, "another-key-of-a-client")) == "Hello there"
 
 
-def test_metrics_for_a_prometheus_elsewhere_and_nothing_else_there(house: House) -> None:
+def test_metrics_port_serves_metrics_only(house: House) -> None:
     house.words()
     daemon = house.start(EXO_RKLLM_METRICS_LISTEN="0.0.0.0:0")
     daemon.answer("words", "one two three")
@@ -90,7 +90,7 @@ def test_metrics_for_a_prometheus_elsewhere_and_nothing_else_there(house: House)
     assert call(port_of(daemon), "/metrics")[0] == 200
 
 
-def test_an_address_for_metrics_has_a_port(house: House) -> None:
+def test_metrics_address_without_a_port_is_refused(house: House) -> None:
     daemon = house.start(wait=False, EXO_RKLLM_METRICS_LISTEN="everywhere")
     assert daemon.wait() == 1
     assert "metrics.listen = 'everywhere' is no address with a port." in daemon.text
@@ -119,7 +119,7 @@ NONSENSE = (
 )
 
 
-def test_a_request_that_makes_no_sense_is_a_sentence(house: House) -> None:
+def test_malformed_request_is_answered_with_a_sentence(house: House) -> None:
     house.words()
     house.start()
     for method, path, body, sentence in NONSENSE:
@@ -136,7 +136,7 @@ def test_a_request_that_makes_no_sense_is_a_sentence(house: House) -> None:
 # ── the file with keys ───────────────────────────────────────────────────────────────────────────
 
 
-def test_a_key_a_line_with_or_without_the_right_to_control(house: House) -> None:
+def test_key_opens_the_api_and_control_only_with_its_right(house: House) -> None:
     path = house.folder / "keys"
     path.write_text(f"# for the kitchen\n{SECRET}\n\n{ADMIN} control # mine\n")
     assert read_keys(ApiSettings(keys=str(path)), {}) == (ApiKey("key 2", SECRET), ApiKey("key 4", ADMIN, control=True))
@@ -155,7 +155,7 @@ def test_a_key_a_line_with_or_without_the_right_to_control(house: House) -> None
         (None, "No such file or directory"),
     ],
 )
-def test_a_file_with_keys_that_cannot_be_used(house: House, content: bytes | None, sentence: str) -> None:
+def test_unusable_key_file_is_refused_without_showing_a_key(house: House, content: bytes | None, sentence: str) -> None:
     path = house.folder / "keys"
     if content is not None:
         path.write_bytes(content)

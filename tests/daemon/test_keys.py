@@ -19,11 +19,11 @@ def written(folder: Path, text: str | bytes) -> ApiSettings:
     return ApiSettings(keys=str(path))
 
 
-def test_without_a_file_there_are_none() -> None:
+def test_there_are_no_keys_without_a_file() -> None:
     assert read_keys(ApiSettings(), {}) == ()
 
 
-def test_a_key_a_line_and_control_for_some(tmp_path: Path) -> None:
+def test_file_holds_one_key_a_line(tmp_path: Path) -> None:
     api = written(tmp_path, f"# of the house\n{LONG}\n\n{LONG}4 control  # the operator's\n")
     first, second = read_keys(api, {})
     assert (first.secret, first.control) == (LONG, False)
@@ -46,14 +46,14 @@ def test_systemds_credential_is_taken_where_nobody_names_a_file(tmp_path: Path) 
         (b"\xff\xfe", "not UTF-8"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(text: str | bytes, says: str, tmp_path: Path) -> None:
+def test_malformed_key_is_named_with_its_line(text: str | bytes, says: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=says) as caught:
         read_keys(written(tmp_path, text), {})
     assert LONG not in str(caught.value), "an error must not show a key"
     assert caught.value.hint
 
 
-def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_key_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         read_keys(ApiSettings(keys=str(tmp_path / "none")), {})
 

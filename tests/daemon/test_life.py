@@ -18,7 +18,7 @@ from tests.daemon.running import House
 from tests.simulated import Library
 
 
-def test_it_starts_without_board_library_or_model_and_says_so(house: House, tmp_path: Path) -> None:
+def test_daemon_starts_without_board_library_or_model(house: House, tmp_path: Path) -> None:
     daemon = house.start(EXO_RKLLM_BOARD_ROOT=str(tmp_path / "nothing"))
     status = daemon.status()
     assert status["unavailable_reason"]
@@ -33,12 +33,12 @@ def test_it_starts_without_board_library_or_model_and_says_so(house: House, tmp_
     assert "Traceback" not in daemon.text
 
 
-def test_it_is_ready_soon(house: House) -> None:
+def test_daemon_is_ready_within_its_time(house: House) -> None:
     daemon = house.start()
     assert daemon.until("READY=1") < 10, "1 s is the bar on a machine that does nothing else; bench/start.py measures"
 
 
-def test_it_comes_alive_when_the_library_appears(board_house: House, library: Library, tmp_path: Path) -> None:
+def test_daemon_serves_once_the_library_appears(board_house: House, library: Library, tmp_path: Path) -> None:
     place = tmp_path / "later/librkllmrt.so"
     daemon = board_house.start(EXO_RKLLM_RUNTIME_LIBRARY=str(place))
     assert "librkllmrt" in daemon.status()["unavailable_reason"]
@@ -74,7 +74,7 @@ def test_preloaded_models_are_there_from_the_start(house: House) -> None:
         ),
     ],
 )
-def test_a_mistake_is_a_sentence_and_an_exit_code(house: House, variables: dict[str, str], sentence: str) -> None:
+def test_mistake_at_start_is_a_sentence_and_exit_code_1(house: House, variables: dict[str, str], sentence: str) -> None:
     daemon = house.start(wait=False, **variables)
     assert daemon.wait() == 1
     assert sentence in daemon.text
@@ -94,7 +94,7 @@ def test_a_second_daemon_leaves_the_first_alone(house: House) -> None:
 # ── stop, reload, watchdog, sockets ──────────────────────────────────────────────────────────────
 
 
-def test_a_stop_lets_the_answer_end_and_sends_away_who_waits(house: House) -> None:
+def test_stop_lets_the_answer_end_and_refuses_waiting_requests(house: House) -> None:
     house.words(tokens_per_second=20)
     daemon = house.start()
     with ThreadPoolExecutor() as pool:
@@ -108,7 +108,7 @@ def test_a_stop_lets_the_answer_end_and_sends_away_who_waits(house: House) -> No
     assert daemon.wait() == 0
 
 
-def test_asked_twice_it_does_not_wait(house: House) -> None:
+def test_second_stop_signal_ends_running_answers(house: House) -> None:
     house.words(tokens_per_second=0.1)
     daemon = house.start()
     with ThreadPoolExecutor() as pool:
@@ -166,7 +166,7 @@ def test_a_reload_with_a_mistake_leaves_the_old_one_in_force(house: House) -> No
     )
 
 
-def test_the_watchdog_hears_of_every_half_of_its_time(house: House) -> None:
+def test_watchdog_is_notified_twice_in_its_time(house: House) -> None:
     daemon = house.start(WATCHDOG_USEC="100000")
     daemon.hear()
     daemon.until("WATCHDOG=1")
@@ -190,7 +190,7 @@ def test_sockets_that_systemd_opened_are_used_and_left(house: House, tmp_path: P
     assert house.socket.exists()
 
 
-def test_ready_children_and_sockets_are_gone_with_it(board_house: House, make_model: Callable[..., Path]) -> None:
+def test_stopped_daemon_leaves_no_child_and_no_socket(board_house: House, make_model: Callable[..., Path]) -> None:
     board_house.simulated("qwen", make_model, reply="Hello")
     daemon = board_house.start()
     assert daemon.answer("qwen", "Hi") == "Hello"
@@ -220,7 +220,7 @@ def house_answers(house: House) -> str:
         daemon.stop()
 
 
-def test_nothing_of_it_needs_the_repository(house: House) -> None:
+def test_daemon_runs_outside_the_repository(house: House) -> None:
     said = house.command("serve", "--help")
     assert said.returncode == 0
     assert sys.executable not in said.stdout

@@ -34,7 +34,7 @@ def test_loopback_needs_no_key(opened: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::"])  # noqa: S104 - what is refused
-def test_the_network_needs_keys_or_a_word_that_it_does_not(opened: ExitStack, address: str) -> None:
+def test_network_needs_keys_or_an_explicit_waiver(opened: ExitStack, address: str) -> None:
     sockets = listening(opened, ApiSettings(listen=address, port=0))
     with pytest.raises(ConfigError, match="for the whole network, and there are no API keys") as caught:
         listen.check_open(sockets, ApiSettings(), keys=False)

@@ -20,15 +20,13 @@ def test_the_daemon_answers_with_its_own_copy(house: House) -> None:
     assert daemon.model("words")["state"] == "ready", "the model stays where it is"
 
 
-def test_what_the_daemon_says_is_said(house: House) -> None:
+def test_run_reports_the_daemons_refusal(house: House) -> None:
     house.start()
     told = house.command("run", "nobody", "hi")
     assert (told.returncode, "No model 'nobody'" in told.stderr) == (1, True)
 
 
-def test_a_file_is_nobodys_but_the_commands(
-    board_house: House, make_model: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_run_loads_a_bare_file_itself(board_house: House, make_model: Callable[..., Path], tmp_path: Path) -> None:
     file = make_model(reply="here")
     daemon = board_house.start()
     assert board_house.command("run", str(file), "hi").stdout == "here\n"

@@ -57,7 +57,7 @@ def test_without_the_library_nothing_answers_in_its_place(
     assert not children(daemon)
 
 
-def test_a_library_is_no_npu(
+def test_library_without_an_npu_answers_nothing(
     house: House, make_model: Callable[..., Path], make_board: Callable[..., Path], library: Library
 ) -> None:
     """A library on the disk was taken for the hardware, on any machine."""

@@ -150,7 +150,7 @@ def test_the_users_own_daemon_is_found_before_the_service(tmp_path: Path) -> Non
 # ── with one ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_from_load_to_unload(board_house: House) -> None:
+def test_load_ps_and_unload_follow_a_model(board_house: House) -> None:
     house = board_house
     house.words("words", load_seconds=0.1)
     daemon = house.start()
@@ -170,7 +170,7 @@ def test_from_load_to_unload(board_house: House) -> None:
     assert re.search(r"\(uid \d+, pid \d+\) unloads words\.", daemon.text), "who did it is in the log"
 
 
-def test_a_model_that_is_not_there(house: House) -> None:
+def test_load_names_a_missing_model(house: House) -> None:
     house.start()
     done = house.command("load", "nothing")
     assert done.returncode == 1
@@ -254,7 +254,7 @@ def test_a_loaded_model_is_removed_by_its_full_name(house: House) -> None:
     assert daemon.model("words")["state"] == "cold"
 
 
-async def test_a_pull_is_the_daemons_work(house: House, make_model: Callable[..., Path]) -> None:
+async def test_pull_is_done_by_the_daemon(house: House, make_model: Callable[..., Path]) -> None:
     async with LocalHub() as hub:
         hub.add("org/tiny", {"tiny-W8A8-rk3588.rkllm": large(make_model().read_bytes()), "config.json": b"{}"})
         daemon = house.start(HF_ENDPOINT="http://127.0.0.1:1")
@@ -271,7 +271,7 @@ async def test_a_pull_is_the_daemons_work(house: House, make_model: Callable[...
 # ── how it is shown ──────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_is_in_the_way_is_shown_before_the_models() -> None:
+def test_ps_shows_the_unavailable_reason_first() -> None:
     status = {
         "unavailable_reason": "The NPU is gone.",
         "hint": "exo-rkllm doctor",
@@ -315,11 +315,11 @@ def model(**facts: object) -> dict[str, object]:
         ({"retry_at": 0.0, "state": "cold", "waiting": [{}]}, ["qwen", "cold", "-", "-", "1"]),
     ],
 )
-def test_a_models_row(facts: dict[str, object], cells: list[str]) -> None:
+def test_ps_shows_a_models_figures_in_a_row(facts: dict[str, object], cells: list[str]) -> None:
     assert list(ps.row(model(**facts))[:5]) == cells
 
 
-def test_until_when_a_model_stays() -> None:
+def test_ps_shows_until_when_a_model_stays() -> None:
     assert ps.row(model())[6] == "until unloaded"
     assert ps.row(model(pinned=True))[6] == "pinned"
     assert ps.row(model(running=[{"tokens": 1}]))[6] == ""
@@ -336,7 +336,7 @@ def test_durations_and_sizes_use_their_largest_units() -> None:
     ]  # fmt: skip
 
 
-def test_a_time_that_is_none_is_wrong_usage() -> None:
+def test_malformed_time_is_wrong_usage() -> None:
     assert seconds_of("5m") == 300.0
     with pytest.raises(argparse.ArgumentTypeError, match="such as 90s, 1h30m or 1d, not 'soon'"):
         seconds_of("soon")

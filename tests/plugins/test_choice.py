@@ -220,7 +220,7 @@ def test_rules_for_the_names_of_files(rules: Mapping[str, str], builtin: bool, e
     assert describe.usual_names(files, spec) == expected
 
 
-def test_its_engine_is_written_into_the_card(tmp_path: Path, make_model: Callable[..., Path]) -> None:
+def test_plugins_engine_is_written_into_the_card(tmp_path: Path, make_model: Callable[..., Path]) -> None:
     make_model().rename(tmp_path / "w.bin")
     card = describe.describe(
         tmp_path,

@@ -61,7 +61,7 @@ def test_the_family_of_a_slow_plugin_counts_when_it_is_there(board_house: House,
     daemon.wait_for(lambda _status: daemon.model("early")["state"] == "ready")
 
 
-def test_until_then_who_asks_for_its_engine_hears_that_it_loads(house: House, shelf: Shelf) -> None:
+def test_request_for_a_slow_plugins_engine_says_that_it_loads(house: House, shelf: Shelf) -> None:
     shelf.add("hangs", {"exo_rkllm.backends": {"slow": "hangs:SPEC"}}, hangs=packages.HANGS.replace("(2)", "(60)"))
     house.add("m", 'engine = "slow"\n')
     daemon = house.start()
@@ -99,7 +99,7 @@ def test_the_configuration_of_the_daemon_chooses(house: House, shelf: Shelf) -> 
     }
 
 
-def test_the_list_says_what_came_after_the_daemon(house: House, shelf: Shelf) -> None:
+def test_list_marks_plugins_installed_after_the_daemon_started(house: House, shelf: Shelf) -> None:
     house.start()
     shelf.add("zorg", {"exo_rkllm.plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
     listed = house.command("plugins")
@@ -109,12 +109,12 @@ def test_the_list_says_what_came_after_the_daemon(house: House, shelf: Shelf) ->
     assert json.loads(house.command("plugins", "--here", "--json").stdout)[0]["state"] == "used"
 
 
-def test_without_plugins_the_list_says_where_they_would_be(house: House) -> None:
+def test_empty_list_names_the_entry_point_groups(house: House) -> None:
     assert "exo_rkllm.plugins, exo_rkllm.general_plugins, exo_rkllm.backends" in house.command("plugins").stdout
     assert json.loads(house.command("plugins", "--json").stdout) == []
 
 
-def test_a_command_says_which_plugin_it_goes_without(house: House, shelf: Shelf) -> None:
+def test_command_names_the_plugin_that_it_does_without(house: House, shelf: Shelf) -> None:
     shelf.add("raises", {"exo_rkllm.plugins": {"b": "raises:register"}}, raises=packages.RAISES)
     done = house.command("engines", "--json")
     assert (done.returncode, json.loads(done.stdout)["engines"][0]["name"]) == (0, "dummy")

@@ -272,7 +272,7 @@ def test_its_libraries_and_modules_are_in_the_models_process_and_nowhere_else(
         ("runner_modules=['no_such_zorg']", "A plugin's no_such_zorg failed in the model's process"),
     ],
 )
-def test_what_cannot_be_loaded_there_is_the_answer_and_the_daemon_goes_on(
+def test_unloadable_runner_module_fails_the_load_and_not_the_daemon(
     board_house: House, make_model: MakeModel, zorg: Callable[..., None], more: str, says: str
 ) -> None:
     zorg(more)
@@ -287,7 +287,7 @@ def test_what_cannot_be_loaded_there_is_the_answer_and_the_daemon_goes_on(
 # ── without a daemon ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_run_speaks_to_it_as_the_daemon_does(
+def test_run_renders_a_plugins_template_as_the_daemon_does(
     board_house: House, make_model: MakeModel, zorg: Callable[..., None]
 ) -> None:
     zorg()

@@ -115,7 +115,7 @@ def test_a_file_of_its_family_for_the_npu_is_known_by_its_name(
     assert "<|squawk|>" in house.command("show", "p7", "--template").stdout
 
 
-def test_without_leave_nothing_of_it_is_used(house: House, tmp_path: Path) -> None:
+def test_plugin_that_is_not_allowed_has_no_effect(house: House, tmp_path: Path) -> None:
     rows = json.loads(house.command("plugins", "--json", EXO_RKLLM_PLUGINS="").stdout)
     assert {row["state"] for row in rows} == {"refused"}
     imported = house.command("import", str(parrot(tmp_path / "polly-1b")), "--offline", EXO_RKLLM_PLUGINS="")

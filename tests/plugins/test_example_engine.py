@@ -93,7 +93,7 @@ async def test_requests_together_are_answered_one_after_the_other(engine: Engine
     assert texts == [f"number {number} says Polly<|squawk|>" for number in range(4)]
 
 
-async def test_what_it_cannot_do_is_said(kind: EngineSpec, engine: Engine, tmp_path: Path) -> None:
+async def test_example_engine_refuses_what_it_cannot_do(kind: EngineSpec, engine: Engine, tmp_path: Path) -> None:
     with pytest.raises(ContextOverflow):
         await answer(engine, prompt="word " * 5000)
     with pytest.raises(NotSupported):

@@ -47,4 +47,5 @@ PACKAGES = (
     "python3-numpy",
     "python3-prometheus-client",
     "python3-pyudev",
+    "python3-systemd",
 )
