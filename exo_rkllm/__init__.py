@@ -1,3 +1,3 @@
 """exo-rkllm: local language models on Rockchip NPUs, as a daemon, an API and an exo node."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -41,9 +41,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=int, default=0, metavar="N", help="context length, prompt and answer together"
     )
+    sampling = parser.add_argument_group("sampling")
     for setting in SETTINGS:
         flag, kind = "--" + setting.name.replace("_", "-"), int if isinstance(setting.kind, Whole) else float
-        parser.add_argument(flag, type=kind, metavar="X", help=f"sampling: {setting.about}")
+        sampling.add_argument(flag, type=kind, metavar="X", help=setting.about)
     parser.add_argument("--engine", default="", metavar="NAME", help="use this engine instead of the card's")
     parser.add_argument("--library", type=Path, metavar="FILE", help="use this librkllmrt.so")
     parser.add_argument("--verbose", action="store_true", help="print the library's log lines, and timings")
