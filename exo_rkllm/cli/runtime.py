@@ -16,7 +16,7 @@ from exo_rkllm.config import load
 from exo_rkllm.errors import ConfigError, UsageError
 from exo_rkllm.runtime import abi, locate
 from exo_rkllm.runtime.install import Progress, install
-from exo_rkllm.runtime.locate import Place, Search
+from exo_rkllm.runtime.locate import LibraryPlace, Search
 from exo_rkllm.runtime.version import supported_text
 
 # Why the search looked at one place only.
@@ -113,7 +113,7 @@ def report(search: Search) -> Iterator[str]:
     yield f"supported: {supported_text()}"
 
 
-def finding(place: Place) -> str:
+def finding(place: LibraryPlace) -> str:
     """What was found at a place, without the path and the supported versions, which the report shows anyway."""
     return place.held.removeprefix(f"{place.path} ").partition("; supported are")[0].removesuffix(".")
 
@@ -127,7 +127,7 @@ def search_json(search: Search) -> dict[str, Any]:
     }
 
 
-def place_json(place: Place) -> dict[str, Any]:
+def place_json(place: LibraryPlace) -> dict[str, Any]:
     version, problem = place.version, place.problem
     return {
         "path": str(place.path),

@@ -17,7 +17,7 @@ from exo_rkllm.dispatch.state import DispatchLimits
 from exo_rkllm.dispatch.status import DispatchStatus
 from exo_rkllm.errors import ClocksError, ExoRkllmError
 from exo_rkllm.runtime import locate
-from exo_rkllm.runtime.locate import Place
+from exo_rkllm.runtime.locate import LibraryPlace
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Hardware:
 
     def __init__(self, config: Config, on_change: Callable[[], None]) -> None:
         self.root = Path(config.board.root)
-        self.library: Place | None = None
+        self.library: LibraryPlace | None = None
         self._configured_library = Path(config.runtime.library) if config.runtime.library else None
         self._library_error: ExoRkllmError | None = None
         self._on_change = on_change

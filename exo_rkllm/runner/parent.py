@@ -6,7 +6,6 @@ Nothing here waits for the vendor library: a crash, a hang or garbage ends in on
 from __future__ import annotations
 
 import asyncio
-import mmap
 import os
 import socket
 import time
@@ -396,15 +395,6 @@ class Runner:
             run.end(event)
 
     def _rows(self, frame: Frame) -> ArrayRows:
-        head = frame.json()
         if not self._fds:
             raise wire.ProtocolError("rows without their memory file")
-        fd = self._fds.popleft()
-        try:
-            size = head["rows"] * head["width"] * 4
-            view = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
-        except (OSError, ValueError) as error:
-            raise wire.ProtocolError("rows that do not fill their memory file") from error
-        finally:
-            os.close(fd)
-        return ArrayRows(head["output"], head["rows"], head["width"], view)
+        return ArrayRows.mapped(self._fds.popleft(), **frame.json())

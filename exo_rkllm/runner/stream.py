@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import mmap
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.runner.wire import ProtocolError
 
 Token: TypeAlias = Any
 MakeToken: TypeAlias = Callable[[str, int], Token]
@@ -27,6 +30,18 @@ class ArrayRows:
     rows: int
     width: int
     data: memoryview
+
+    @classmethod
+    def mapped(cls, fd: int, output: str, rows: int, width: int) -> ArrayRows:
+        """Those of a memory file, whose descriptor is closed; raises ProtocolError where the file is shorter."""
+        try:
+            size = rows * width * 4
+            view = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+        except (OSError, ValueError) as error:
+            raise ProtocolError("rows that do not fill their memory file") from error
+        finally:
+            os.close(fd)
+        return cls(output, rows, width, view)
 
 
 @dataclass(frozen=True, slots=True)

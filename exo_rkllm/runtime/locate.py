@@ -30,7 +30,7 @@ DIRECTORIES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LibraryPlace:
     """One path that was looked at: `version` where it can be used, `problem` where it holds what cannot."""
 
     path: Path
@@ -48,14 +48,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    places: tuple[Place, ...]
+    places: tuple[LibraryPlace, ...]
 
     @property
-    def found(self) -> Place | None:
+    def found(self) -> LibraryPlace | None:
         """The first place that can be used."""
         return next((place for place in self.places if place.version is not None), None)
 
-    def require(self) -> Place:
+    def require(self) -> LibraryPlace:
         """The place that is used, or the error that says most: what a file lacks before that there is none."""
         if self.found is not None:
             return self.found
@@ -80,16 +80,16 @@ def candidates(explicit: Path | None, environ: Mapping[str, str], root: Path) ->
     return tuple((root / directory.relative_to("/") / NAME, "system") for directory in loader + DIRECTORIES)
 
 
-def look(path: Path, origin: Origin) -> Place:
+def look(path: Path, origin: Origin) -> LibraryPlace:
     """What one place holds. A directory stands for the library in it."""
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where this user may not look
         path = path / NAME
     try:
-        return Place(path, origin, version=version.check(path))
+        return LibraryPlace(path, origin, version=version.check(path))
     except ExoRkllmError as error:
         if origin == "system" and not os.path.lexists(path):
-            return Place(path, origin)
-        return Place(path, origin, problem=error)
+            return LibraryPlace(path, origin)
+        return LibraryPlace(path, origin, problem=error)
 
 
 def search(explicit: Path | None = None, environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> Search:
