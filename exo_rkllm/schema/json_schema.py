@@ -68,7 +68,7 @@ class Checker:
             return f"{where} is nested too deeply to be checked"
         if isinstance(schema, bool):
             return "" if schema else f"{where} is not allowed"
-        place = Place(self, schema, where, depth)
+        place = AnswerPlace(self, schema, where, depth)
         for keyword, operand in schema.items():
             kind, rule = RULES.get(keyword, ("", None))
             if rule and (not kind or TYPES[kind](value)) and (why := rule(operand, value, place)):
@@ -128,7 +128,7 @@ class Checker:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AnswerPlace:
     """Where in the answer a rule is applied, and the schema that it stands in."""
 
     checker: Checker
@@ -155,59 +155,59 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def _type(names: Any, value: Any, place: Place) -> str:
+def _type(names: Any, value: Any, place: AnswerPlace) -> str:
     names = names if isinstance(names, list) else [names]
     fits = any(TYPES[name](value) for name in names)
     return "" if fits else f"{place.where} is not of type {' or '.join(names)}"
 
 
-def _enum(values: Any, value: Any, place: Place) -> str:
+def _enum(values: Any, value: Any, place: AnswerPlace) -> str:
     return "" if any(same(value, one) for one in values) else f"{place.where} is none of the values allowed"
 
 
-def _const(only: Any, value: Any, place: Place) -> str:
+def _const(only: Any, value: Any, place: AnswerPlace) -> str:
     return "" if same(value, only) else f"{place.where} is not the value required"
 
 
-def _required(names: Any, value: Any, place: Place) -> str:
+def _required(names: Any, value: Any, place: AnswerPlace) -> str:
     missing = [name for name in names if name not in value]
     return f"{place.where} has no {missing[0]!a}" if missing else ""
 
 
-def _properties(schemas: Any, value: Any, place: Place) -> str:
+def _properties(schemas: Any, value: Any, place: AnswerPlace) -> str:
     return place.first((schema, value[name], f".{name}") for name, schema in schemas.items() if name in value)
 
 
-def _additional(schema: Any, value: Any, place: Place) -> str:
+def _additional(schema: Any, value: Any, place: AnswerPlace) -> str:
     named = place.schema.get("properties", {})
     return place.first((schema, member, f".{name}") for name, member in value.items() if name not in named)
 
 
-def _prefix(schemas: Any, value: Any, place: Place) -> str:
+def _prefix(schemas: Any, value: Any, place: AnswerPlace) -> str:
     pairs = enumerate(zip(schemas, value))  # noqa: B905 - either may be the longer one
     return place.first((schema, item, f"[{index}]") for index, (schema, item) in pairs)
 
 
-def _items(schema: Any, value: Any, place: Place) -> str:
+def _items(schema: Any, value: Any, place: AnswerPlace) -> str:
     first = len(place.schema.get("prefixItems", ()))
     return place.first((schema, item, f"[{index}]") for index, item in enumerate(value[first:], first))
 
 
-def _any(schemas: Any, value: Any, place: Place) -> str:
+def _any(schemas: Any, value: Any, place: AnswerPlace) -> str:
     reasons = [place.check(schema, value) for schema in schemas]
     return "" if "" in reasons else f"{place.where} fits none of the alternatives ({reasons[0]})"
 
 
-def _one(schemas: Any, value: Any, place: Place) -> str:
+def _one(schemas: Any, value: Any, place: AnswerPlace) -> str:
     fitting = [place.check(schema, value) for schema in schemas].count("")
     return "" if fitting == 1 else f"{place.where} fits {fitting} of the alternatives, not one"
 
 
-def _not(schema: Any, value: Any, place: Place) -> str:
+def _not(schema: Any, value: Any, place: AnswerPlace) -> str:
     return "" if place.check(schema, value) else f"{place.where} is what it must not be"
 
 
-def _unique(wanted: Any, value: Any, place: Place) -> str:
+def _unique(wanted: Any, value: Any, place: AnswerPlace) -> str:
     twice = wanted and any(same(one, other) for index, one in enumerate(value) for other in value[:index])
     return f"{place.where} holds the same thing twice" if twice else ""
 
@@ -225,7 +225,7 @@ def _multiple(value: float, step: float) -> bool:
     return abs(quotient - round(quotient)) < 1e-9
 
 
-Rule: TypeAlias = Callable[[Any, Any, Place], str]
+Rule: TypeAlias = Callable[[Any, Any, AnswerPlace], str]
 # Keyword, the type of the values that it is about (empty: all), and the reason why a value breaks it.
 RULES: Mapping[str, tuple[str, Rule | None]] = {
     "type": ("", _type),

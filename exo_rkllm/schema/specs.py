@@ -17,7 +17,7 @@ Schema: TypeAlias = dict[str, Any]
 N = TypeVar("N", int, float)
 LONGEST_SHOWN = 60
 INT32, INT64 = 2**31 - 1, 2**63 - 1
-WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class FieldError(UsageError):
@@ -187,7 +187,7 @@ def from_text(kind: ValueSpec, text: str) -> Any:
     """What the text of a variable, a flag or a Modelfile means as JSON; `kind.check` then judges it."""
     match kind:
         case Switch():
-            return WORDS.get(text.lower(), text)
+            return TRUTH.get(text.lower(), text)
         case List():
             return [part.strip() for part in text.split(",") if part.strip()]
         case Whole() | Number():
