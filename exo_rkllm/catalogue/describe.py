@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exo_rkllm import sampling
+from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
@@ -88,9 +89,13 @@ def cache_bytes(shape: Mapping[str, Any], context: int) -> int:
     return 2 * _number(shape, "num_hidden_layers", "num_layers") * kv_heads * head * 2 * context
 
 
-def sampling_of(folder: Path) -> Sampling:
-    """The defaults that the model's makers publish."""
-    return sampling.read(read_json(folder / "generation_config.json"), sampling.TRANSFORMERS)
+def sampling_of(folder: Path, engine: str) -> Sampling:
+    """The defaults that the model's makers publish, as far as the engine takes them: it would refuse the others."""
+    published = sampling.read(read_json(folder / "generation_config.json"), sampling.TRANSFORMERS)
+    spec = EngineRegistry().get(engine)
+    takes = spec.sampling if spec else sampling.SAMPLING_NAMES
+    defaults = Sampling(**published.for_engine(takes)[0])
+    return dataclasses.replace(defaults, top_k=defaults.top_k or None)  # transformers switches it off by 0
 
 
 def pretty(model: str) -> str:
@@ -147,7 +152,7 @@ def describe(
         memory=weights.size + OVERHEAD + cache,
         reuse=contributions.families[contributions.family(config_type, *telling)].reuse,
         weights=weights,
-        sampling=sampling_of(folder) if settings is None else settings.over(sampling_of(folder)),
+        sampling=(settings or Sampling()).over(sampling_of(folder, engine)),
         chat=chat or ChatSettings(),
     )
     # Tags that are special tokens reach us only where the runtime is told not to leave those out.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -261,3 +262,15 @@ def test_modelfile_is_read_in_either_notation() -> None:
     )
     assert modelfile.parse("SYSTEM='x'\nSEED=\nNUM_CTX=-1") == Modelfile(system="x")
     assert modelfile.parse('SYSTEM """never ends\nx').system == "never ends\nx"
+
+
+async def test_published_sampling_that_the_engine_refuses_is_left_out(
+    make_model: Make, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lfm"
+    folder.mkdir()
+    make_model().rename(folder / "lfm.rkllm")
+    config = {"temperature": 0.3, "min_p": 0.15, "top_k": 0, "repetition_penalty": 1.05, "top_p": 7}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    await imported(catalogue, folder)
+    assert catalogue.get("lfm").sampling == Sampling(temperature=0.3, repeat_penalty=1.05)
