@@ -1,4 +1,4 @@
-"""Every failure a user can meet: one sentence, and the command that repairs it."""
+"""Every failure that a user can meet: a sentence with the facts, and the command that repairs it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Literal, TypeAlias
 
 
 class ExoRkllmError(Exception):
-    """The one class behind all of them; the journal, the CLI and every API print the same two lines.
+    """The base of all of them; the journal, the CLI and every API show the same two lines.
 
-    `sentence` says what is wrong with the facts in it, `hint` says what to do (a command where there is one).
-    `code` is stable, for programs; `status` is the HTTP status that the faces answer with.
+    `sentence` says what is wrong, with its facts; `hint` says what to do, with a command if there is one. `code` is
+    stable, for programs; `status` is the HTTP status of the APIs.
     """
 
     code = "error"
@@ -30,7 +30,7 @@ class ExoRkllmError(Exception):
 
 
 class UsageError(ExoRkllmError):
-    """What was asked for makes no sense, whatever the machine: exit code 2."""
+    """The request makes no sense on any machine: exit code 2."""
 
     code = "usage"
     status = 400
@@ -50,7 +50,7 @@ class RuntimeMissing(ExoRkllmError):
 
 
 class RuntimeUnsupported(ExoRkllmError):
-    """A librkllmrt.so was found whose layout is not known: it is refused, never guessed at."""
+    """The layout of this librkllmrt.so is not known: it is refused, never guessed."""
 
     code = "runtime_unsupported"
     status = 503
@@ -78,21 +78,21 @@ class ClocksError(ExoRkllmError):
 
 
 class ModelNotFound(ExoRkllmError):
-    """No such file, or no such entry in the catalogue."""
+    """There is no such file, or no such entry in the catalogue."""
 
     code = "model_not_found"
     status = 404
 
 
 class ModelFileError(ExoRkllmError):
-    """The file is there and is not a model that can be loaded here."""
+    """The file exists but is not a model that can be loaded here."""
 
     code = "model_file"
     status = 422
 
 
 class ModelExists(ExoRkllmError):
-    """The catalogue has an entry of that name already."""
+    """The catalogue already has an entry of that name."""
 
     code = "model_exists"
     status = 409
@@ -106,32 +106,32 @@ class CardError(ExoRkllmError):
 
 
 class PluginError(ExoRkllmError):
-    """A plugin, or something that it brought, cannot be used."""
+    """A plugin, or something that it contributes, cannot be used."""
 
     code = "plugin"
 
 
 class PluginMissing(PluginError, ImportError):
-    """A plugin was asked for by name, and there is none."""
+    """There is no plugin of that name."""
 
     code = "plugin_missing"
     status = 404
 
 
 class PluginInvalid(PluginError, ValueError):
-    """What a plugin registers says nothing, or says it wrongly."""
+    """What a plugin registers is incomplete or wrong."""
 
     code = "plugin_invalid"
 
 
 class PluginConflict(PluginError, ValueError):
-    """Two plugins want the same name, or one wants a name of ours."""
+    """Two plugins claim the same name, or one claims a built-in name."""
 
     code = "plugin_conflict"
 
 
 class PullError(ExoRkllmError):
-    """A model could not be fetched."""
+    """A model could not be downloaded."""
 
     code = "pull_failed"
     status = 502
@@ -152,7 +152,7 @@ class LoadError(ExoRkllmError):
 
 
 class OutOfMemory(LoadError):
-    """Neither RAM nor NPU address space for the model."""
+    """There is too little RAM or NPU address space for the model."""
 
     code = "out_of_memory"
 
@@ -174,9 +174,9 @@ LossCause: TypeAlias = Literal["crash", "hang", "protocol", "unreachable", "unlo
 
 
 class RunnerLost(ExoRkllmError):
-    """The process or the server that held the model serves it no more; `cause` is a row of `observer.RESTART_REASONS`.
+    """The process or server that held the model is gone; `cause` is a row of `observer.RESTART_REASONS`.
 
-    `unloaded` is the one cause that is no failure: we ended it ourselves.
+    The cause `unloaded` is no failure: the daemon ended it.
     """
 
     code = "runner_lost"
@@ -188,12 +188,12 @@ class RunnerLost(ExoRkllmError):
 
 
 def unloaded(model: str) -> RunnerLost:
-    """What an engine gives to whoever still reads from it once it is closed."""
+    """The error for a reader of an engine that has been closed."""
     return RunnerLost(f"{model} was unloaded.", "Ask again: it is loaded on demand.", "unloaded")
 
 
 class Busy(ExoRkllmError):
-    """A queue is full; `retry_after` is the honest guess in seconds."""
+    """A queue is full; `retry_after` is the estimated wait in seconds."""
 
     code = "busy"
     status = 503
@@ -204,16 +204,16 @@ class Busy(ExoRkllmError):
 
 
 def _all_classes(base: type[ExoRkllmError]) -> list[type[ExoRkllmError]]:
-    return [base, *(found for child in base.__subclasses__() for found in _all_classes(child))]
+    return [base, *(kind for child in base.__subclasses__() for kind in _all_classes(child))]
 
 
 def codes() -> dict[str, str]:
-    """Every code, with the first line of what it means; plugins' own error classes are not among them."""
+    """Every code with the first line of its meaning."""
     return {kind.code: (kind.__doc__ or "").partition("\n")[0] for kind in _all_classes(ExoRkllmError)}
 
 
 def from_code(code: str, sentence: str, hint: str = "") -> ExoRkllmError:
-    """Rebuild an error that crossed a process boundary as its code and its two lines."""
+    """Rebuild an error from the code and the two lines that crossed a process boundary."""
     for kind in _all_classes(ExoRkllmError):
         if kind.code == code:
             return kind.rebuilt(sentence, hint)

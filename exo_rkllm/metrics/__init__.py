@@ -1,1 +1,1 @@
-"""Prometheus: collectors that read at scrape time, so that a scrape never shows what was true a while ago."""
+"""Prometheus metrics: collectors read at scrape time, prometheus_client encodes the page."""

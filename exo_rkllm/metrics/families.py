@@ -1,6 +1,6 @@
-"""One table of every metric: name, kind, help and labels (npu-platform 9, field-notes 4.5). Collectors fill the rows.
+"""The table of every metric: name, kind, help and labels (npu-platform 9, field-notes 4.5). Collectors fill its rows.
 
-Names carry base units; a label takes its values from a bounded set, and free text only ever stands in an info metric.
+Names end with base units. Labels take their values from bounded sets; only info metrics hold free text.
 """
 
 from __future__ import annotations

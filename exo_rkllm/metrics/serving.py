@@ -1,4 +1,4 @@
-"""What was served: counters and histograms that dispatch feeds, and the state of now, asked for at scrape time."""
+"""Serving metrics: counters and histograms that dispatch feeds, and its status as it is at the scrape."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOUNDS = {
     "rkllm_model_load_seconds": SECONDS,
 }
 TOKENS = ("rkllm_prompt_tokens_total", "rkllm_cached_prompt_tokens_total", "rkllm_generated_tokens_total")
-# Names come from the catalogue and from error classes, both short; whatever makes them grow ends up in one series.
+# Names come from the catalogue and from error classes, both short; values beyond this number share one series.
 MOST_VALUES = 64
 OTHER = "other"
 
@@ -55,7 +55,7 @@ class Histogram:
 
 
 class Bounded:
-    """Label values that were seen, up to a number; later ones are `other`."""
+    """Label values up to a number; later ones become `other`."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -69,7 +69,7 @@ class Bounded:
 
 
 class ServingMetrics:
-    """An `Observer` that counts; one a daemon."""
+    """The daemon's Observer, which counts."""
 
     def __init__(self) -> None:
         self.counters: dict[tuple[str, tuple[str, ...]], float] = {}
@@ -90,7 +90,7 @@ class ServingMetrics:
             self._observe("rkllm_time_to_first_token_seconds", event.first_token, model)
         if event.gaps is not None:
             self._histogram("rkllm_inter_token_seconds", model).merge(event.gaps.counts, event.gaps.total)
-        # Zero is "the engine does not know" (Timings), not an instant.
+        # Zero means that the engine does not know (Timings).
         if event.timings.prefill > 0:
             self._observe("rkllm_prefill_seconds", event.timings.prefill, model)
         if event.timings.decode > 0:
@@ -127,7 +127,7 @@ class ServingMetrics:
 
 
 class ServingCollector:
-    """`runtime` gives the vendor library's version and generation, None where there is none."""
+    """`runtime` gives the vendor library's version and generation, or None without one."""
 
     def __init__(
         self,
