@@ -7,7 +7,6 @@ import os
 import select
 import socket
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 
 from exo_rkllm.log.fields import fields_of, text_of
 from exo_rkllm.log.ring import Ring
@@ -38,7 +37,7 @@ class JournalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not journal_reads(self._address):
             return
-        with suppress(OSError):
+        try:
             self._send(
                 text_of(record),
                 PRIORITY=str(PRIORITIES.get(record.levelname, 6)),
@@ -50,6 +49,8 @@ class JournalHandler(logging.Handler):
                 CODE_FUNC=record.funcName,
                 **{f"EXO_RKLLM_{name.upper()}": value for name, value in fields_of(record).items()},
             )
+        except Exception:  # noqa: BLE001 - a line must never fail whoever logs it
+            self.handleError(record)
 
 
 def journal_reads(address: str) -> bool:
