@@ -74,7 +74,7 @@ def is_loopback(host: str) -> bool:
 def check_site(headers: Mapping[str, str], settings: ApiServerSettings) -> None:
     """A web page must not reach the board behind its reader's back: neither by a rebound name nor by a cross post."""
     host = headers.get("Host", "")
-    if settings.loopback and host and not is_loopback(host_of(host)) and host_of(host) not in settings.hosts:
+    if settings.loopback and host and not is_loopback(host_of(host)) and host_of(host) not in settings.config.hosts:
         raise Forbidden(
             f"This daemon answers on loopback, and not under the name {host_of(host)[:100]!a}.",
             "Call it as localhost, or add the name to [api] hosts.",
@@ -85,7 +85,7 @@ def check_site(headers: Mapping[str, str], settings: ApiServerSettings) -> None:
 
 
 def _is_allowed_origin(origin: str, host: str, settings: ApiServerSettings) -> bool:
-    if "*" in settings.origins or origin in settings.origins:
+    if "*" in settings.config.origins or origin in settings.config.origins:
         return True
     try:
         return bool(host) and urlsplit(origin).netloc.casefold() == host.casefold()
@@ -99,7 +99,7 @@ def common_headers(request: web.Request, settings: ApiServerSettings, request_id
     if request.path.startswith("/v1/messages"):
         headers["request-id"] = request_id
     origin = request.headers.get("Origin", "")
-    if origin and settings.origins and _is_allowed_origin(origin, request.headers.get("Host", ""), settings):
+    if origin and settings.config.origins and _is_allowed_origin(origin, request.headers.get("Host", ""), settings):
         headers |= {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
     return headers
 

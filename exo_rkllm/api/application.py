@@ -39,7 +39,7 @@ def endpoints() -> tuple[Endpoint, ...]:
 
 
 def application(context: ApiContext) -> web.Application:
-    app = web.Application(middlewares=[_middleware(context)], client_max_size=context.settings().body_bytes)
+    app = web.Application(middlewares=[_middleware(context)], client_max_size=context.settings().config.body_bytes)
     for endpoint in endpoints():
         app.router.add_route(endpoint.method, endpoint.path, _serve(endpoint, context))
     return app

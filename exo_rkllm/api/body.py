@@ -20,16 +20,16 @@ DEEPEST = 64
 
 
 async def read_body(request: web.Request, settings: ApiServerSettings) -> Any:
-    if (request.content_length or 0) > settings.body_bytes:
+    if (request.content_length or 0) > settings.config.body_bytes:
         raise BodyTooLarge(
-            f"The body has {request.content_length} bytes, {settings.body_bytes} are allowed.",
+            f"The body has {request.content_length} bytes, {settings.config.body_bytes} are allowed.",
             "Raise [api] body_bytes.",
         )
     try:
-        raw = await asyncio.wait_for(request.read(), settings.body_seconds)
+        raw = await asyncio.wait_for(request.read(), settings.config.body_seconds)
     except asyncio.TimeoutError:
         raise BodyTooSlow(
-            f"The body did not arrive within {settings.body_seconds:g} seconds.", "Send it faster."
+            f"The body did not arrive within {settings.config.body_seconds:g} seconds.", "Send it faster."
         ) from None
     return parse(raw)
 

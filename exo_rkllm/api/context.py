@@ -20,6 +20,7 @@ from exo_rkllm.backends.base import JSON, Model
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.config import ApiSettings
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.schema.specs import ObjectSpec
 
@@ -44,24 +45,18 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class ApiServerSettings:
-    """Who may call, and how much of them is taken at a time; SIGHUP brings new ones.
+    """The section [api] and the keys it leads to; SIGHUP brings new ones.
 
     `loopback` says that every listener is bound to a loopback address or a Unix socket.
     """
 
+    config: ApiSettings = field(default_factory=ApiSettings)
     keys: tuple[ApiKey, ...] = ()
     loopback: bool = True
-    allow_anonymous: bool = False
-    hosts: frozenset[str] = frozenset()  # names under which a loopback listener may be called, besides localhost
-    origins: frozenset[str] = frozenset()  # web pages of other origins that may call; "*" is any
-    body_bytes: int = 32 << 20
-    body_seconds: float = 30.0
-    idle_seconds: float = 60.0  # how long a client may take nothing of its answer
-    strict: bool = False  # refuse sampling settings that an engine does not take, instead of ignoring them
 
     @property
     def needs_key(self) -> bool:
-        return not self.loopback and not self.allow_anonymous
+        return not self.loopback and not self.config.allow_anonymous
 
 
 class IgnoredLog:

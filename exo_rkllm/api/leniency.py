@@ -21,7 +21,7 @@ def without_unsupported(call: Call, request: GenerationRequest) -> GenerationReq
         return request
     spec = engine_spec(call.entry(request.model))
     values, unsupported = request.sampling.for_engine(spec.sampling)
-    if unsupported and call.context.settings().strict:
+    if unsupported and call.context.settings().config.strict:
         raise NotSupported(
             f"{request.model} runs on engine {spec.name}, which does not take {unsupported[0]}.",
             "Leave it out, or let it be ignored: strict = false under [api].",

@@ -290,7 +290,7 @@ class StreamWatchdog:
         self._is_writing = False
         self._had_traffic = False
         self._blocked_seconds = 0.0
-        self._idle_seconds = call.context.settings().idle_seconds
+        self._idle_seconds = call.context.settings().config.idle_seconds
         self._period = min(PULSE, self._idle_seconds)
         self._timer = asyncio.get_running_loop().call_later(self._period, self._beat)
 

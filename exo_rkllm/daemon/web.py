@@ -10,10 +10,9 @@ from aiohttp import web
 
 from exo_rkllm.api import application as api
 from exo_rkllm.api import control
-from exo_rkllm.api.context import ApiContext, ApiKey, ApiServerSettings
+from exo_rkllm.api.context import ApiContext, ApiServerSettings
 from exo_rkllm.api.status import board_value
 from exo_rkllm.board.counters import read
-from exo_rkllm.config import ApiSettings
 from exo_rkllm.daemon.daemon import Daemon
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def application(daemon: Daemon, *, loopback: bool) -> web.Application:
         ApiContext(
             dispatcher=daemon.dispatcher,
             catalogue=daemon.node.catalogue,
-            settings=_settings(daemon, loopback=loopback),
+            settings=lambda: ApiServerSettings(daemon.config.api, daemon.keys, loopback),
             pull=lambda name: daemon.pull(control.PullRequest(name)),
             metrics=scrape(daemon) if daemon.config.metrics.enabled else None,
             board=lambda: board_value(daemon.hardware.watch.board, read(daemon.hardware.watch.sources)),
@@ -56,26 +55,6 @@ def metrics_application(daemon: Daemon) -> web.Application:
     app = web.Application(client_max_size=1024)
     app.add_routes([web.get("/metrics", metrics)])
     return app
-
-
-def _settings(daemon: Daemon, *, loopback: bool) -> Callable[[], ApiServerSettings]:
-    """For every request as they are then; built anew only where a reload brought another configuration."""
-
-    @functools.lru_cache(maxsize=1)
-    def settings(config: ApiSettings, keys: tuple[ApiKey, ...]) -> ApiServerSettings:
-        return ApiServerSettings(
-            keys=keys,
-            loopback=loopback,
-            allow_anonymous=config.allow_anonymous,
-            hosts=frozenset(config.hosts),
-            origins=frozenset(config.origins),
-            body_bytes=config.body_bytes,
-            body_seconds=config.body_seconds,
-            idle_seconds=config.idle_seconds,
-            strict=config.strict,
-        )
-
-    return lambda: settings(daemon.config.api, daemon.keys)
 
 
 def scrape(daemon: Daemon) -> Callable[[str], tuple[bytes, str]]:

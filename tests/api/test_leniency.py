@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.context import ApiServerSettings
+from exo_rkllm.config import ApiSettings
 from exo_rkllm.sampling import Sampling
 from tests.api.test_serving import ask, post
 from tests.api.world import World, world
@@ -48,7 +49,7 @@ async def test_unknown_fields_are_listed_in_streams_and_inside_options(server: W
 
 @pytest.mark.parametrize("path", QUESTIONS)
 async def test_strict_daemon_refuses_unsupported_sampling(path: str) -> None:
-    async with world(settings=ApiServerSettings(strict=True)) as server:
+    async with world(settings=ApiServerSettings(ApiSettings(strict=True))) as server:
         status, body, _ = await post(server, path, {"model": "qwen", **QUESTIONS[path]})
         assert status == 400
         assert "qwen runs on engine scripted, which does not take" in str(body["error"])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.context import ApiServerSettings
+from exo_rkllm.config import ApiSettings
 from tests.api.test_serving import LAN, ask, post, raw
 from tests.api.world import CARDS, World, world
 
@@ -242,7 +243,7 @@ async def test_garbage_bytes_are_refused(server: World, head: str) -> None:
 
 @pytest.mark.parametrize("path", QUESTIONS)
 async def test_body_over_the_limit_is_refused(path: str) -> None:
-    async with world(settings=ApiServerSettings(body_bytes=1000)) as server:
+    async with world(settings=ApiServerSettings(ApiSettings(body_bytes=1000))) as server:
         announced = request(path, length=10**12)
         for data in (announced, request(path, wrong(x="y" * 2000)), chunked(path, *[b" " * 500] * 5)):
             answer = await sent(server, data)
@@ -254,7 +255,7 @@ async def test_body_over_the_limit_is_refused(path: str) -> None:
 @pytest.mark.parametrize("path", QUESTIONS)
 async def test_slow_body_times_out(path: str) -> None:
     """A byte now and then, for ever."""
-    async with world(settings=ApiServerSettings(body_seconds=0.3)) as server:
+    async with world(settings=ApiServerSettings(ApiSettings(body_seconds=0.3))) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(request(path, TALK[:1].encode(), length=len(TALK)))
 
@@ -274,7 +275,7 @@ async def test_slow_body_times_out(path: str) -> None:
 
 
 async def test_an_answer_goes_on_whatever_others_send() -> None:
-    async with world(settings=ApiServerSettings(body_bytes=100_000, body_seconds=0.2)) as server:
+    async with world(settings=ApiServerSettings(ApiSettings(body_bytes=100_000, body_seconds=0.2))) as server:
         said = "word " * 150
         answer = asyncio.create_task(post(server, CHAT, ask(said, "slow"), Authorization="Bearer somebody"))
         await asyncio.sleep(0.1)

@@ -14,6 +14,7 @@ import pytest
 
 from exo_rkllm.api.access import host_of, is_loopback
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
+from exo_rkllm.config import ApiSettings
 from exo_rkllm.dispatch.state import DispatchLimits
 from exo_rkllm.errors import NpuUnavailable
 from tests.api.world import CARDS, World, world
@@ -59,7 +60,7 @@ async def test_daemon_beyond_loopback_needs_a_key(path: str) -> None:
 
 
 async def test_an_anonymous_opt_out_needs_no_key() -> None:
-    async with world(settings=ApiServerSettings(loopback=False, allow_anonymous=True)) as server:
+    async with world(settings=ApiServerSettings(ApiSettings(allow_anonymous=True), loopback=False)) as server:
         assert (await post(server, "/v1/chat/completions", ask(), Host="board.lan"))[0] == 200
 
 
@@ -141,7 +142,7 @@ async def test_loopback_answers_under_its_own_names(server: World, host: str) ->
 
 
 async def test_names_and_origins_can_be_allowed() -> None:
-    settings = ApiServerSettings(hosts=frozenset({"llm.example"}), origins=frozenset({"https://chat.example"}))
+    settings = ApiServerSettings(ApiSettings(hosts=("llm.example",), origins=("https://chat.example",)))
     async with world(settings=settings) as server:
         assert (await post(server, "/v1/chat/completions", ask(), Host="llm.example"))[0] == 200
         _, _, headers = await post(server, "/v1/chat/completions", ask(), Origin="https://chat.example")
@@ -201,7 +202,7 @@ async def test_a_broken_body_is_a_400_in_the_apis_own_shape(server: World, path:
 
 
 async def test_an_oversized_body_is_refused_before_it_is_read() -> None:
-    async with world(settings=ApiServerSettings(body_bytes=1000)) as server:
+    async with world(settings=ApiServerSettings(ApiSettings(body_bytes=1000))) as server:
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n"
         assert b"413" in (await raw(server, head, seconds=2)).split(b"\r\n")[0]
         status, said, _ = await post(server, "/v1/chat/completions", ask("x" * 2000))
@@ -213,7 +214,7 @@ async def test_an_oversized_body_is_refused_before_it_is_read() -> None:
 
 
 async def test_a_slow_body_is_given_up() -> None:
-    async with world(settings=ApiServerSettings(body_seconds=0.2)) as server:
+    async with world(settings=ApiServerSettings(ApiSettings(body_seconds=0.2))) as server:
         head = b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"mo'
         answer = await raw(server, head, seconds=3)
         assert b"408" in answer.split(b"\r\n")[0] and b"body_too_slow" in answer
@@ -360,7 +361,7 @@ async def test_many_clients_on_one_model_never_mix(server: World) -> None:
 
 
 async def test_a_client_that_reads_nothing_holds_up_nobody() -> None:
-    async with world(settings=ApiServerSettings(idle_seconds=0.5)) as server:
+    async with world(settings=ApiServerSettings(ApiSettings(idle_seconds=0.5))) as server:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", server.port))
@@ -383,7 +384,7 @@ async def test_a_client_that_reads_nothing_holds_up_nobody() -> None:
 
 async def test_a_stream_that_waits_long_begins_with_a_comment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxy gives up on a model that loads, and the SDKs skip comments."""
-    async with world(settings=ApiServerSettings(idle_seconds=0.1)) as server:
+    async with world(settings=ApiServerSettings(ApiSettings(idle_seconds=0.1))) as server:
         first = asyncio.create_task(post(server, "/v1/chat/completions", ask("x" * 120, "slow")))
         await asyncio.sleep(0.05)
         async with server.http.post(
