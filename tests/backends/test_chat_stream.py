@@ -124,7 +124,7 @@ def test_an_error_amid_the_answer_is_the_answers_error() -> None:
 
 
 @pytest.mark.parametrize("value", ["1e999", "-1e999", "NaN", "1" * 400, "-5", "true", '"7"', "null", "[]"])
-def test_a_figure_that_is_none_counts_nothing(value: str) -> None:
+def test_invalid_figure_counts_nothing(value: str) -> None:
     line = f'data: {{"choices": [], "usage": {{"prompt_tokens": {value}}}, "timings": {{"prompt_ms": {value}}}}}\n'
     _, (finish,), _ = read(line.encode())
     assert isinstance(finish, Finish)

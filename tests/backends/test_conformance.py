@@ -108,7 +108,7 @@ async def answer(engine: Engine, request: GenerationRequest) -> tuple[str, Finis
 
 
 @pytest.mark.seed("4.3", "Engine.initialize, generate, warmup")
-async def test_it_answers_with_pieces_and_one_finish(engine: Engine) -> None:
+async def test_answer_is_pieces_and_one_finish(engine: Engine) -> None:
     text, finish = await answer(engine, ask())
     assert text == QUESTION
     assert finish.reason == "stop"
@@ -182,7 +182,7 @@ async def test_a_prompt_beyond_the_context_is_refused_and_the_next_one_works(
 
 
 @pytest.mark.seed("4.3", "challenge: formats / APIs / parallelism / performance")
-async def test_context_is_told(engine: Engine) -> None:
+async def test_loaded_engine_reports_its_context(engine: Engine) -> None:
     assert engine.capabilities.context == 4096
 
 
@@ -206,7 +206,7 @@ async def test_warmup_answers_nothing_wrong_later(engine: Engine) -> None:
     assert (await answer(engine, ask()))[0] == QUESTION
 
 
-async def test_close_ends_who_waits_and_may_be_called_twice(engine: Engine) -> None:
+async def test_close_ends_waiting_requests_and_may_be_called_twice(engine: Engine) -> None:
     async def listen(request: GenerationRequest) -> list[GenerationEvent]:
         return [event async for event in engine.generate(request)]
 

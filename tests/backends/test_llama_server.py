@@ -78,7 +78,7 @@ async def answer(engine: Any, request: GenerationRequest) -> tuple[str, Finish]:
     return "".join(event.text for event in events if isinstance(event, Piece)), events[-1]
 
 
-async def test_it_answers_and_counts(engine: Any, said: list[str]) -> None:
+async def test_server_answers_and_counts(engine: Any, said: list[str]) -> None:
     text, finish = await answer(engine, ask("Say:f"))
     assert text == alphabet.following("f")
     assert finish.reason == "stop"
@@ -97,7 +97,7 @@ async def test_the_second_turn_finds_the_first_in_the_cache(engine: Any) -> None
     assert finish.usage.cached >= len("one two three")
 
 
-async def test_limits_stops_and_prompts(engine: Any) -> None:
+async def test_server_honours_limits_stop_strings_and_prompts(engine: Any) -> None:
     text, finish = await answer(engine, ask("a", max_tokens=3))
     assert (text, finish.reason, finish.usage.completion) == ("bcd", "length", 3)
     text, finish = await answer(engine, ask("a", stop=("gh",)))
@@ -155,7 +155,7 @@ async def test_an_answer_that_fills_the_context_ends_by_length(make: Make, said:
     await engine.close()
 
 
-async def test_leaving_early_frees_it(engine: Any) -> None:
+async def test_client_that_leaves_frees_the_server(engine: Any) -> None:
     for _ in range(5):
         async with aclosing(engine.generate(ask("!"))) as events:
             async for event in events:
@@ -182,7 +182,7 @@ async def test_runs_together_are_never_mixed(make: Make, said: list[str]) -> Non
     await engine.close()
 
 
-async def test_what_it_has_no_word_for_is_refused(engine: Any) -> None:
+async def test_setting_without_a_name_at_llama_cpp_is_refused(engine: Any) -> None:
     with pytest.raises(NotSupported, match="no hidden"):
         await answer(engine, ask("x", output="hidden"))
 
@@ -197,12 +197,12 @@ async def test_a_file_that_was_cut_is_named_with_the_reason(make: Make, said: li
         await loaded(entry, said)
 
 
-async def test_a_flag_that_it_does_not_have(make: Make, said: list[str]) -> None:
+async def test_unknown_argument_is_named_with_the_servers_reason(make: Make, said: list[str]) -> None:
     with pytest.raises(LoadError, match="exit code 1: error: invalid argument: --nonsense"):
         await loaded(make(arguments=["--nonsense"]), said)
 
 
-async def test_too_little_memory_is_called_so(make: Make, said: list[str], tmp_path: Path) -> None:
+async def test_load_without_memory_is_out_of_memory(make: Make, said: list[str], tmp_path: Path) -> None:
     """A shell sets the limit, then becomes the server; the context is what does not fit."""
     limited = tmp_path / "limited"
     limited.write_text(f'#!/bin/sh\nulimit -v 1500000\nexec {program()} "$@"\n')
@@ -242,7 +242,7 @@ async def test_killed_fifty_times_amid_an_answer_the_next_request_works(make: Ma
             os.kill(engine.pid, 0)
 
 
-def test_it_dies_with_the_process_that_started_it(make: Make, tmp_path: Path) -> None:
+def test_server_dies_with_the_process_that_started_it(make: Make, tmp_path: Path) -> None:
     """Whatever ends the daemon, here SIGKILL, ends the server."""
     script = f"""
 import asyncio, sys

@@ -83,7 +83,7 @@ async def engine(folder: Path, server: Server) -> AsyncIterator[Any]:
     await engine.close()
 
 
-async def test_it_answers_and_counts(engine: Any) -> None:
+async def test_server_answers_and_counts(engine: Any) -> None:
     text, finish = await answer(engine, ask("Say:f"))
     assert text == alphabet.following("f")
     assert finish.reason == "stop"
@@ -91,7 +91,7 @@ async def test_it_answers_and_counts(engine: Any) -> None:
     assert finish.usage.completion == len(text) + 1
 
 
-async def test_limits_stops_and_prompts(engine: Any) -> None:
+async def test_server_honours_limits_stop_strings_and_prompts(engine: Any) -> None:
     text, finish = await answer(engine, ask("a", max_tokens=3))
     assert (text, finish.reason, finish.usage.completion) == ("bcd", "length", 3)
     text, finish = await answer(engine, ask("a", stop=("gh",)))
@@ -99,7 +99,7 @@ async def test_limits_stops_and_prompts(engine: Any) -> None:
     assert (await answer(engine, GenerationRequest(prompt="x", sampling=Sampling(temperature=0.0))))[0] == "yz"
 
 
-async def test_settings_and_tools_are_taken(engine: Any) -> None:
+async def test_server_takes_settings_and_tools(engine: Any) -> None:
     sampling = Sampling(
         temperature=0.1, top_k=1, top_p=0.9, repeat_penalty=1.0, frequency_penalty=0.1, presence_penalty=0.1, seed=7
     )
@@ -113,7 +113,7 @@ async def test_settings_and_tools_are_taken(engine: Any) -> None:
     assert finish.usage.prompt > 100, "tool and call are in the prompt"
 
 
-async def test_what_it_refuses_is_told_in_its_words_and_the_next_one_works(engine: Any) -> None:
+async def test_refusal_is_told_in_the_servers_words_and_the_next_request_works(engine: Any) -> None:
     with pytest.raises(ContextOverflow):
         await answer(engine, ask("a" * 900))
     picture = Message("user", "w", images=(Image(b"\x89PNG\r\n\x1a\n", "image/png"),))
@@ -150,7 +150,7 @@ async def test_a_wrong_key_and_a_wrong_name_are_called_so(folder: Path, server: 
     assert "letters" in caught.value.hint
 
 
-async def test_a_server_that_dies_amid_an_answer(folder: Path, server: Server) -> None:
+async def test_server_that_dies_ends_the_answer_with_an_error(folder: Path, server: Server) -> None:
     other = Server(folder)
     engine = await loaded(far(folder, other))
     with pytest.raises(RunnerLost):

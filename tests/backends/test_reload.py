@@ -72,7 +72,7 @@ async def test_requests_at_once_wait_for_one_another(reloading: Opened, make_mod
     assert [type(events[-1]) for events in (cold, hot, again)] == [Finish] * 3
 
 
-async def test_who_leaves_during_the_load_leaves_a_model_that_answers(
+async def test_client_that_leaves_during_a_reload_leaves_a_working_model(
     reloading: Opened, make_model: Callable[..., Path]
 ) -> None:
     async with reloading(make_model(reply=DICE, template="none", load_seconds=0.3)) as engine:
@@ -109,7 +109,7 @@ async def test_a_load_that_fails_is_the_answers_error_and_the_engines_end(
         assert isinstance(await asyncio.wait_for(lost, 5), ModelNotFound)
 
 
-async def test_unasked_it_is_refused_and_newer_runtimes_need_none(
+async def test_other_sampling_is_refused_unless_reload_is_configured(
     reloading: Opened, make_model: Callable[..., Path]
 ) -> None:
     model = make_model(reply=DICE, template="none")

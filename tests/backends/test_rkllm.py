@@ -60,7 +60,7 @@ async def ask(engine: RkllmEngine, prompt: str, **fields: Any) -> tuple[str, Fin
         ({"cpus": 4}, "cpus must be a list"),
     ],
 )
-def test_an_option_that_is_none_is_refused(options: Mapping[str, JSON], says: str) -> None:
+def test_unknown_option_or_wrong_type_is_refused(options: Mapping[str, JSON], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         RkllmEngine(Card(Path("some.rkllm"), options), EngineHost(lambda _: None))
 
@@ -102,7 +102,7 @@ async def test_a_model_without_a_file_says_how_to_get_one() -> None:
     assert "exo-rkllm pull" in caught.value.hint
 
 
-async def test_before_it_is_loaded_it_answers_nobody_and_can_be_closed() -> None:
+async def test_engine_that_is_not_loaded_answers_nobody_and_can_be_closed() -> None:
     engine = RkllmEngine(Card(Path("some.rkllm"), {}), EngineHost(lambda _: None))
     with pytest.raises(RunnerLost):
         await ask(engine, "hello")
@@ -156,7 +156,7 @@ async def test_a_card_may_say_which_adapter_answers(
             pass
 
 
-async def test_what_one_adapter_computed_is_not_taken_for_anothers(
+async def test_cache_of_one_adapter_is_not_reused_for_another(
     opened: Callable[..., Any], make_model: Callable[..., Path]
 ) -> None:
     """The library compares the words of a prompt only; whether it minds who computed them, nobody has told."""
@@ -227,7 +227,7 @@ async def test_a_missing_prompt_cache_ends_the_load(
 # ── what it cannot do ────────────────────────────────────────────────────────────────────────────
 
 
-async def test_what_needs_a_template_of_ours_says_so(
+async def test_request_that_needs_our_template_is_refused_without_it(
     opened: Callable[..., Any], make_model: Callable[..., Path]
 ) -> None:
     user = Message("user", "hello")
@@ -324,13 +324,13 @@ async def test_an_abort_by_id_ends_the_answer_as_one(
     assert reasons == ["abort"]
 
 
-async def test_memory_is_the_childs(opened: Callable[..., Any], make_model: Callable[..., Path]) -> None:
+async def test_engine_memory_is_its_childs(opened: Callable[..., Any], make_model: Callable[..., Path]) -> None:
     async with opened(make_model(malloc_bytes=64 << 20)) as engine:
         assert 64 << 20 < engine.memory < 160 << 20
     assert engine.memory is None
 
 
-def test_the_board_says_soc_and_cpus(board_root: Path, tmp_path: Path) -> None:
+def test_board_decides_soc_and_cpus(board_root: Path, tmp_path: Path) -> None:
     host = engine_host(load({}), None, lambda _: None, board_root)
     assert (host.platform, host.cpus) == ("RK3588", (4, 5, 6, 7))
     nowhere = engine_host(load({}), None, lambda _: None, tmp_path / "none")

@@ -96,7 +96,7 @@ async def test_figures_and_times_are_the_servers(serve: Serve, gguf: Gguf) -> No
         ("one two nonsense at 2", RunError, "no JSON"),
     ],
 )
-async def test_what_a_server_refuses_is_one_of_our_errors(
+async def test_refusal_of_a_server_becomes_one_of_our_errors(
     serve: Serve, question: str, error: type[Exception], says: str
 ) -> None:
     engine = await loaded(await serve())
@@ -161,7 +161,7 @@ async def test_closing_ends_a_run_that_has_no_word_yet(serve: Serve) -> None:
         await asyncio.wait_for(reader, 20)
 
 
-async def test_who_waits_for_the_end_may_stop_waiting(serve: Serve) -> None:
+async def test_waiting_for_the_loss_may_be_cancelled(serve: Serve) -> None:
     engine = await loaded(await serve())
     waiting = asyncio.ensure_future(engine.lost())
     await asyncio.sleep(0)
@@ -171,7 +171,7 @@ async def test_who_waits_for_the_end_may_stop_waiting(serve: Serve) -> None:
     await engine.close()
 
 
-async def test_a_list_of_models_longer_than_a_packet(serve: Serve) -> None:
+async def test_long_list_of_models_is_read_whole(serve: Serve) -> None:
     """A board of ours with a full catalogue answers in many."""
     engine = await loaded(await serve(more=5000, model="far/model"))
     assert await answer(engine, "hello") == "hello"
@@ -212,7 +212,7 @@ def test_a_key_is_a_file_or_a_credential(tmp_path: Path) -> None:
         read_key(str(tmp_path / "gone"), {})
 
 
-async def test_nobody_there_and_a_model_that_is_not_there(serve: Serve) -> None:
+async def test_missing_server_and_missing_model_are_named(serve: Serve) -> None:
     with pytest.raises(LoadError, match="does not answer: Connect"):
         await loaded(await serve(base_url="http://127.0.0.1:9/v1"))
     with pytest.raises(ModelNotFound, match="has no model other") as caught:
@@ -259,7 +259,7 @@ async def test_killed_fifty_times_amid_an_answer_and_nothing_stays(gguf: Gguf) -
     await engine.close()
 
 
-async def test_its_own_death_is_told_by_its_signal(gguf: Gguf) -> None:
+async def test_death_of_the_server_is_explained_by_its_signal(gguf: Gguf) -> None:
     engine = await loaded(gguf())
     with pytest.raises(RunnerLost):
         await answer(engine, "one two die at 2")
@@ -292,7 +292,7 @@ async def test_a_start_that_fails_says_why(
         await loaded(gguf(**options))
 
 
-async def test_a_file_that_is_no_gguf_or_not_there(gguf: Gguf, tmp_path: Path) -> None:
+async def test_file_that_is_no_gguf_or_missing_is_refused(gguf: Gguf, tmp_path: Path) -> None:
     entry = gguf()
     (tmp_path / "m.gguf").write_bytes(b"PK")
     with pytest.raises(ModelFileError, match=r"m\.gguf is no GGUF file"):
@@ -345,6 +345,6 @@ def test_a_conversation_in_the_words_of_the_api() -> None:
     ("request_", "says"),
     [(ask("x", sampling=Sampling(mirostat=2)), "X takes no mirostat"), (ask("x", output="hidden"), "no hidden")],
 )
-def test_what_a_server_has_no_word_for_is_refused(request_: GenerationRequest, says: str) -> None:
+def test_setting_that_a_server_cannot_take_is_refused(request_: GenerationRequest, says: str) -> None:
     with pytest.raises(NotSupported, match=says):
         body(request_, "m", Sampling(), (), "X")

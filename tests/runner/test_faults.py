@@ -91,7 +91,7 @@ async def hear(engine: RkllmEngine, text: str = "hello") -> str:
         ("hang@prefill", "said nothing for 0.6 s"),
     ],
 )
-async def test_everybody_who_waits_hears_the_same_reason(
+async def test_every_waiting_caller_gets_the_same_reason(
     fault: str, said: str, host: EngineHost, make_model: Callable[..., Path]
 ) -> None:
     engine = await loaded(host, make_model(reply=ANSWER, faults=(fault,)))

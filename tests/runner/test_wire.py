@@ -46,7 +46,7 @@ def test_garbage_is_a_protocol_error_or_waits_for_more(data: bytes) -> None:
         wire.HEADER.pack(wire.MAX_PAYLOAD + 1, FrameKind.TOKEN, 1),
     ],
 )
-def test_what_no_child_says_is_refused(data: bytes) -> None:
+def test_frame_kind_that_no_child_sends_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         Reader(wire.TO_PARENT).feed(data)
 

@@ -38,7 +38,7 @@ def refused(load: Load, kind: type[ExoRkllmError], release: str, *arguments: Any
 
 
 @every
-def test_a_missing_file(load: Load, release: str) -> None:
+def test_missing_file_is_named(load: Load, release: str) -> None:
     error = refused(load, ModelNotFound, release, {"model_path": "/nowhere/model.rkllm"})
     assert "/nowhere/model.rkllm" in error.sentence
 
@@ -49,7 +49,7 @@ def test_a_missing_file(load: Load, release: str) -> None:
     [b"GGUF" + bytes(4096), b"<!DOCTYPE html>" * 99, b"", os.urandom(4096)],
     ids=["gguf", "html", "empty", "noise"],
 )
-def test_a_file_that_is_no_model(load: Load, release: str, tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_model_is_refused(load: Load, release: str, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "model.rkllm"
     path.write_bytes(content)
     error = refused(load, ModelFileError, release, {"model_path": str(path)})
@@ -57,28 +57,28 @@ def test_a_file_that_is_no_model(load: Load, release: str, tmp_path: Path, conte
 
 
 @every
-def test_a_file_that_is_cut_off(load: Load, release: str, make_model: Callable[..., Path]) -> None:
+def test_cut_off_file_is_refused(load: Load, release: str, make_model: Callable[..., Path]) -> None:
     path = make_model()
     os.truncate(path, path.stat().st_size // 2)
     refused(load, ModelFileError, release, {"model_path": str(path)})
 
 
 @every
-def test_a_file_for_another_soc(load: Load, release: str) -> None:
+def test_file_for_another_soc_is_refused(load: Load, release: str) -> None:
     error = refused(load, ModelFileError, release, platform="RK3576", npu_cores=2)
     assert "this board is RK3588" in error.sentence
     assert ("RK3576" in error.sentence) == (release != "1.1.4")  # which does not print what the file is for
 
 
 @every
-def test_a_newer_toolkit_than_runtime(load: Load, release: str) -> None:
+def test_toolkit_newer_than_the_runtime_is_refused(load: Load, release: str) -> None:
     error = refused(load, ExoRkllmError, release, toolkit="9.1.0")
     assert error.code in {"load_failed", "model_file"}
     assert "model-0.rkllm" in error.sentence
 
 
 @every
-def test_a_context_over_the_limit(load: Load, release: str) -> None:
+def test_context_over_the_limit_is_refused(load: Load, release: str) -> None:
     error = refused(load, LoadError, release, {"max_context_len": 8192}, max_context=4096)
     assert "4096 tokens at most, and 8192 were asked for" in error.sentence
     assert "--context 4096" in error.hint
@@ -102,27 +102,29 @@ def test_settings_that_the_library_refuses(load: Load, release: str, params: dic
 
 
 @every
-def test_no_npu_memory(load: Load, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_without_npu_memory_is_out_of_memory(load: Load, release: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """1.1.x says that all is well, and would abort the process in the first run."""
     monkeypatch.setenv("RKLLM_SIM_NPU_BYTES", "1000")
     error = refused(load, OutOfMemory, release)
     assert "base_domain_id" in error.hint
 
 
-def test_a_full_domain_and_another_one(load: Load) -> None:
+def test_full_domain_fails_and_another_one_loads(load: Load) -> None:
     model: dict[str, Any] = {"full_domains": (0,)}
     refused(load, OutOfMemory, "1.2.3", **model)
     assert load("1.2.3", {"base_domain_id": 1}, **model).facts.context
 
 
 @every
-def test_no_driver(load: Load, release: str, make_board: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_without_a_driver_is_refused(
+    load: Load, release: str, make_board: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RKLLM_SIM_ROOT", str(make_board(driver="")))
     assert "cannot be opened" in refused(load, NpuUnavailable, release).sentence
 
 
 @every
-def test_a_soc_without_support(
+def test_unsupported_soc_is_refused(
     load: Load, release: str, make_board: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RKLLM_SIM_ROOT", str(make_board("rk3566")))
@@ -130,7 +132,7 @@ def test_a_soc_without_support(
 
 
 @every
-def test_a_soc_that_cannot_be_read(load: Load, release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_soc_is_explained(load: Load, release: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "container"
     driver = root / "sys/module/rknpu"
     driver.mkdir(parents=True)
@@ -140,7 +142,7 @@ def test_a_soc_that_cannot_be_read(load: Load, release: str, tmp_path: Path, mon
 
 
 @every
-def test_init_that_says_0_and_gives_no_handle(load: Load, release: str) -> None:
+def test_init_without_a_handle_is_a_failed_load(load: Load, release: str) -> None:
     error = refused(load, LoadError, release, false_success="null")
     assert "without a reason" in error.sentence
 

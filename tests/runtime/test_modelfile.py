@@ -246,7 +246,7 @@ def test_a_file_that_is_cut_off_is_told(make_model: Make, keep: float) -> None:
         modelfile.inspect(path)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound) as caught:
         modelfile.inspect(tmp_path / "model.rkllm")
     assert caught.value.hint == f"ls {tmp_path}"

@@ -63,7 +63,7 @@ def test_text_may_be_null_and_may_be_empty(release: str) -> None:
 
 
 @every
-def test_results_may_move(release: str) -> None:
+def test_result_struct_may_move_between_callbacks(release: str) -> None:
     """Each call at another address, and then the first one again."""
     call = Caller(release)
     texts = [b"%d" % number for number in range(50)]

@@ -113,7 +113,7 @@ def test_sessions_of_one_process_do_not_mix(load: Load, release: str) -> None:
 
 
 @pytest.mark.parametrize("release", SINCE_1_2_1)
-def test_the_runtime_counts_where_it_can(load: Load, release: str) -> None:
+def test_runtime_figures_are_used_where_it_has_them(load: Load, release: str) -> None:
     answer = ask(load(release, reply="one two three", prefill_tps=5000.0, decode_tps=200.0), TokenInput([1, 2, 3, 4]))
     stats = answer.stats
     assert (stats.source, stats.prefill_tokens, stats.generate_tokens) == ("runtime", 4, len(answer.pieces))
@@ -126,7 +126,7 @@ def test_the_runtime_counts_where_it_can(load: Load, release: str) -> None:
 
 
 @pytest.mark.parametrize("release", BEFORE_1_2_1)
-def test_we_count_where_it_cannot_and_say_so(load: Load, release: str) -> None:
+def test_session_counts_where_the_runtime_cannot(load: Load, release: str) -> None:
     answer = ask(load(release, reply="one two three", prefill_tps=200.0, decode_tps=100.0), TokenInput([1, 2, 3, 4]))
     stats = answer.stats
     assert (stats.source, stats.prefill_tokens, stats.generate_tokens) == ("measured", None, len(answer.pieces))
@@ -146,7 +146,7 @@ def test_unknown_figures_are_left_out_of_json(load: Load) -> None:
 # ── facts ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_facts_of_a_loaded_model(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loaded_model_reports_its_facts(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RKLLM_LOG_LEVEL", "2")
     facts = load("1.3.0", {"cpus": (4, 5, 6, 7), "max_context_len": 2048}, toolkit="1.2.3").facts
     assert (facts.release, facts.generation, facts.context) == ("1.3.0", "1.3.0", 2048)
@@ -456,7 +456,7 @@ def test_an_image_is_seen(load: Load, release: str) -> None:
 
 
 @pytest.mark.parametrize("release", VERSIONS[2:])
-def test_several_images_and_their_size(load: Load, release: str) -> None:
+def test_several_images_reach_the_model_with_their_size(load: Load, release: str) -> None:
     session = load(release, vision=True, reply="{media} seen")
     two = MultimodalInput("<image> or <image>?", image(2, width=56, height=56))
     assert ask(session, two).text == "2 seen"
@@ -583,7 +583,7 @@ def test_what_fails_asynchronously_is_raised_by_wait(load: Load, release: str) -
 
 
 @pytest.mark.parametrize("release", SINCE_1_3_0)
-def test_a_tokenizer_and_embeddings_of_ours(load: Load, release: str) -> None:
+def test_tokenizer_and_embeddings_of_the_caller_are_used(load: Load, release: str) -> None:
     texts: list[bytes] = []
     asked: list[int] = []
 

@@ -150,7 +150,7 @@ def test_abort_ends_a_batch_and_rows_too(load: Load, release: str) -> None:
 
 @every
 @pytest.mark.parametrize("keep", [False, True])
-def test_what_a_callback_raises_ends_the_run_and_comes_out(load: Load, release: str, keep: bool) -> None:
+def test_error_of_a_callback_ends_the_run_and_is_raised(load: Load, release: str, keep: bool) -> None:
     session = load(release, LIMIT, **ENDLESS)
     keep = keep and session.library.supports("keep_history")
     on_token, heard = after(3, fail)
@@ -173,7 +173,7 @@ def test_a_session_answers_after_a_callback_has_raised(load: Load, release: str)
 
 
 @every
-def test_even_what_should_end_the_program_comes_out(load: Load, release: str) -> None:
+def test_exit_raised_in_a_callback_leaves_the_run(load: Load, release: str) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -246,7 +246,7 @@ def test_a_run_with_history_cannot_be_paused(load: Load, release: str) -> None:
 
 
 @every
-def test_an_answer_that_means_nothing_is_an_error(load: Load, release: str) -> None:
+def test_unknown_answer_of_a_callback_is_an_error(load: Load, release: str) -> None:
     on_token, _ = after(3, lambda: 7)
     with pytest.raises(UsageError, match="A callback answered 7"):
         load(release, LIMIT, **ENDLESS).run(PromptInput("x"), on_token)
@@ -299,7 +299,7 @@ def test_closing_twice_frees_once(load: Load, release: str) -> None:
         session.is_running()
 
 
-def test_a_run_that_does_not_end_is_not_freed_under_its_feet(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_is_not_freed_under_a_run_that_does_not_end(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "CLOSE_SECONDS", 0.05)
     session = load("1.3.0", {"max_new_tokens": 200}, **ENDLESS, ignore_abort=True)
     errors: list[str] = []

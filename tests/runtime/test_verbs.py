@@ -94,7 +94,7 @@ def test_inspect_works_where_the_configuration_does_not(
     assert "RK3588" in capsys.readouterr().out
 
 
-def test_inspect_for_programs(make_model: Make, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_prints_json(make_model: Make, capsys: pytest.CaptureFixture[str]) -> None:
     path = make_model(toolkit="1.2.2")
     assert main(["inspect", "--json", str(path)]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -175,7 +175,7 @@ def test_runtime_takes_the_configured_library(
     assert "searched (library in section [runtime] of the configuration" in out
 
 
-def test_runtime_for_programs(
+def test_runtime_prints_json(
     library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(library("1.3.0")))
