@@ -309,7 +309,9 @@ def put(box: PublishQueue, chunk: Tagged, command: str = "c") -> None:
 
 
 def queue() -> PublishQueue:
-    return PublishQueue("o", A)
+    box = PublishQueue()
+    box.start("o", A)
+    return box
 
 
 def encode(message: Any) -> bytes:

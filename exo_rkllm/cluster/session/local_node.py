@@ -38,7 +38,7 @@ class LocalNode:
         """Cancel the board's tasks, and forget what the session's worker knew and had to say."""
         tasks = [one.task for one in self.worker.active_tasks()]
         self._publisher.effects += [CancelTaskEffect(task.id, task.command_id) for task in tasks]
-        self._publisher.end_session()
+        self._publisher.queue.stop()
         self.worker = self._new_worker()
 
     def apply(self, event: Event) -> None:

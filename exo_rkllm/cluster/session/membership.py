@@ -156,7 +156,7 @@ class Membership:
     @property
     def gone(self) -> bool:
         """Whether there is nothing more to wait for before the link is closed."""
-        pending = self.local.deletes_instances or not self._publisher.idle
+        pending = self.local.deletes_instances or not self._publisher.queue.idle
         return not (pending and self._publisher.has_link and self.phase is Phase.LEAVING)
 
     def tick(self, now: float) -> list[ClusterEffect]:
@@ -176,7 +176,7 @@ class Membership:
         """When `tick` has something to do."""
         times = [self._follower.deadline, self._query_until, self._publisher.crash_watch.deadline]
         if self._publishes:
-            times += [self._log.deadline, self._resend_at, self._publisher.deadline]
+            times += [self._log.deadline, self._resend_at, self._publisher.queue.deadline]
             if self.phase is not Phase.LEAVING:
                 times.append(self.local.deadline)
         return min((time for time in times if time is not None), default=None)
@@ -373,7 +373,7 @@ class Membership:
         return {node: facts.addresses for node, facts in self.local.replica.nodes.items() if facts.addresses}
 
     def view(self, now: float) -> ClusterView:
-        session, queue = self._follower.session, self._publisher.queue
+        session = self._follower.session
         phase, sentence = self.phase, self.sentence
         if not self._publisher.has_link and phase not in (Phase.OUT, Phase.LEAVING):
             phase, sentence = Phase.SEARCHING, sentence or "No link to any exo node."
@@ -392,7 +392,7 @@ class Membership:
             tasks=sum(1 for _ in self.local.worker.active_tasks()),
             log_index=self._log.base - 1,
             lag=self._log.behind,
-            unechoed=queue.unechoed if queue else 0,
+            unechoed=self._publisher.queue.unechoed,
             drift=self._compatibility.drift,
             notes=self._compatibility.notes,
             counters=self._publisher.counters(),

@@ -71,17 +71,27 @@ def merge(earlier: Tagged, later: Tagged) -> Tagged | None:
 
 
 class PublishQueue:
-    """One a session: the master ignores an origin that starts again, and dies of one that contradicts itself."""
+    """Takes events from `start` to `stop`; what it counts outlives the sessions."""
 
-    def __init__(self, origin: str, session: SessionId) -> None:
-        self.session = session
+    def __init__(self) -> None:
         self.resends = 0
         self.echoes = Echoes()
-        self._envelope = {"origin": origin, "session": asdict(session)}
+        self._envelope: Raw = {}
         self._next = 0
         self._queue: deque[_Waiting] = deque()
         self._tails: dict[str, _Waiting] = {}  # a command's latest waiting chunk
         self._sent: dict[str, _Sent] = {}  # by the event's id, oldest first
+
+    def start(self, origin: str, session: SessionId) -> None:
+        """Begin a session, with a new origin: the master ignores one that starts again at 0."""
+        self.stop()
+        self._envelope = {"origin": origin, "session": asdict(session)}
+
+    def stop(self) -> None:
+        """Drop what has not been sent or echoed, and take no more events."""
+        self._envelope, self._next = {}, 0
+        for waiting in (self._queue, self._tails, self._sent):
+            waiting.clear()
 
     @property
     def unechoed(self) -> int:
@@ -93,6 +103,8 @@ class PublishQueue:
 
     def put(self, event_id: str, event: PublishEventEffect) -> None:
         """Queue an event; a chunk joins the one of its answer that still waits."""
+        if not self._envelope:
+            return
         waiting = _Waiting(event_id, event.tag, event.fields)
         if waiting.command_id:
             tail = self._tails.get(waiting.command_id)
@@ -159,41 +171,18 @@ class Publisher:
         self.crash_watch = CrashWatch()
         self.tally: Counter[str] = Counter()
         self.has_link = False
-        self.queue: PublishQueue | None = None
+        self.queue = PublishQueue()
         self._me = me
         self._revision = revision
         self._sources = sources
         self._command_origin = sources.new_id()  # no session binds commands
-        self._echoes = Echoes()
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything that was to be published is in the log."""
-        return self.queue is None or self.queue.idle
-
-    @property
-    def deadline(self) -> float | None:
-        """When an event has to be sent again."""
-        return None if self.queue is None else self.queue.deadline
 
     def start_session(self, session: SessionId) -> None:
-        self.end_session()
-        self.queue = PublishQueue(self._sources.new_id(), session)
-
-    def end_session(self) -> None:
-        """Drop what has not been sent or echoed; what was counted is kept."""
-        if self.queue is not None:
-            self.tally["resends"] += self.queue.resends
-            self._echoes += self.queue.echoes
-            self.queue = None
+        self.queue.start(self._sources.new_id(), session)
 
     def counters(self) -> ClusterCounters:
         tally: dict[str, Any] = dict(self.tally)
-        echoes = self._echoes
-        if self.queue is not None:
-            tally["resends"] = self.tally["resends"] + self.queue.resends
-            echoes += self.queue.echoes
-        return ClusterCounters(**tally, echoes=echoes)
+        return ClusterCounters(**tally, resends=self.queue.resends, echoes=self.queue.echoes)
 
     def carry_out(self, effect: ClusterEffect, now: float) -> None:
         """Publish what is to be published, and pass everything else on to the shell."""
@@ -204,32 +193,30 @@ class Publisher:
             case PublishCommandEffect(tag, fields):
                 self.command(tag, fields, now)
                 return
-            case CancelTaskEffect(_, command_id) if self.queue is not None:
+            case CancelTaskEffect(_, command_id):
                 self.queue.drop_chunks(command_id)
             case BeginTaskEffect():
                 self.tally["tasks"] += 1
         self.effects.append(effect)
 
     def event(self, event: PublishEventEffect, event_id: str = "") -> None:
-        if self.queue is not None:
-            self.queue.put(event_id or self._sources.new_id(), event)
+        self.queue.put(event_id or self._sources.new_id(), event)
 
     def acknowledge(self, event_id: str, now: float) -> None:
         """The log has this event, which may be ours."""
-        sent_at = None if self.queue is None else self.queue.acknowledge(event_id, now)
+        sent_at = self.queue.acknowledge(event_id, now)
         if sent_at is not None:
             self.crash_watch.clear(sent_at)
 
     def flush(self, now: float) -> None:
         """Send what waits, as far as the window and the link allow."""
-        if self.queue is not None and self.has_link:
+        if self.has_link:
             for payload in self.queue.take(now, lambda message: self._encode_event(message, now)):
                 self._send(EVENTS, payload)
 
     def resend(self, now: float, patience: float) -> None:
-        if self.queue is not None:
-            for payload in self.queue.overdue(now, patience):
-                self._send(EVENTS, payload)
+        for payload in self.queue.overdue(now, patience):
+            self._send(EVENTS, payload)
 
     def command(self, tag: str, fields: Raw, now: float) -> None:
         """Events come first, as they were meant: what a command relies on is said by then."""
