@@ -32,7 +32,7 @@ from exo_rkllm.cluster.serving import BoardFacts, ModelServing, Servable
 from exo_rkllm.cluster.session.link import Alive, Linked, LinkFailed, TopicMessage, ZenohLink
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import query_nodes
-from exo_rkllm.cluster.session.presence import MembershipSources
+from exo_rkllm.cluster.session.publishing import MembershipSources
 from exo_rkllm.cluster.session.view import ClusterView, Phase
 from exo_rkllm.cluster.wire import requests
 from exo_rkllm.cluster.wire.events import Task

@@ -27,7 +27,7 @@ from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.session.crash_watch import kind_of
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import NodeAnswer
-from exo_rkllm.cluster.session.presence import MembershipSources
+from exo_rkllm.cluster.session.publishing import MembershipSources
 from exo_rkllm.cluster.wire.revisions import supported
 from exo_rkllm.config.table import Placement
 from exo_rkllm.errors import ExoRkllmError, RunError

@@ -24,9 +24,10 @@ from exo_rkllm.cluster.effects import (
 from exo_rkllm.cluster.serving import BoardFacts
 from exo_rkllm.cluster.session import membership as m
 from exo_rkllm.cluster.session.crash_watch import RECOVERY
+from exo_rkllm.cluster.session.local_node import TWIN
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import NodeAnswer
-from exo_rkllm.cluster.session.presence import TWIN, MembershipSources
+from exo_rkllm.cluster.session.publishing import MembershipSources
 from exo_rkllm.cluster.session.view import Phase
 from exo_rkllm.cluster.wire.revisions import supported
 from tests.exo_cluster.captured import openapi

@@ -14,7 +14,7 @@ from exo_rkllm.backends.base import Finish, GenerationEvent, Piece, Progress, Sa
 from exo_rkllm.cluster.effects import LogEffect, QueryNodesEffect, SendEffect
 from exo_rkllm.cluster.serving import BoardFacts, Servable
 from exo_rkllm.cluster.session.membership import Membership
-from exo_rkllm.cluster.session.presence import MembershipSources
+from exo_rkllm.cluster.session.publishing import MembershipSources
 from exo_rkllm.cluster.wire import drift
 from exo_rkllm.cluster.wire.revisions import supported
 from exo_rkllm.cluster.wire.table import WireTable

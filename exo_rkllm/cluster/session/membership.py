@@ -15,8 +15,7 @@ from exo_rkllm.cluster.session.election import SETTLE_LINK, Adopt, Decision, Dec
 from exo_rkllm.cluster.session.local_node import LocalNode
 from exo_rkllm.cluster.session.log import EventLog
 from exo_rkllm.cluster.session.node_query import NodeAnswer
-from exo_rkllm.cluster.session.presence import MembershipSources, Presence
-from exo_rkllm.cluster.session.publishing import ELECTION, RESEND, Publisher
+from exo_rkllm.cluster.session.publishing import ELECTION, RESEND, MembershipSources, Publisher
 from exo_rkllm.cluster.session.view import ClusterView, Phase, instance_views, node_views
 from exo_rkllm.cluster.wire import decoding, drift
 from exo_rkllm.cluster.wire.decoding import Unreadable
@@ -54,7 +53,7 @@ class Membership:
         self.may_publish = True
         sources = sources or MembershipSources()
         self._publisher = Publisher(me, revision, sources)
-        self.local = LocalNode(me, Presence(facts, placement, sources), self._publisher, sources)
+        self.local = LocalNode(me, facts, placement, self._publisher, sources)
         self._follower = Follower(me)
         self._log = EventLog()
         self._compatibility = Compatibility(revision)
@@ -120,10 +119,10 @@ class Membership:
         return self._done(now)
 
     def interfaces_changed(self, interfaces: tuple[Raw, ...], now: float) -> list[ClusterEffect]:
-        if interfaces != self.local.presence.interfaces:
-            self.local.presence.interfaces = interfaces
+        if interfaces != self.local.interfaces:
+            self.local.interfaces = interfaces
             if self.phase in ACTIVE:
-                self.local.publish_info(self.local.presence.addresses, now)
+                self.local.publish_info(self.local.addresses, now)
         return self._done(now)
 
     def permit(self, now: float) -> list[ClusterEffect]:
@@ -221,13 +220,12 @@ class Membership:
 
     def _own_sign(self, event_id: str, now: float) -> None:
         """A sign of life under our id came back in the log."""
-        presence = self.local.presence
-        if presence.is_ours(event_id):
-            if self.phase is Phase.JOINING and presence.is_latest(event_id):
+        if self.local.is_ours(event_id):
+            if self.phase is Phase.JOINING and self.local.is_latest(event_id):
                 self.phase = Phase.SERVING
-                self._publisher.log("info", f"In the exo cluster as {presence.facts.name} ({self.me[:8]}).")
+                self._publisher.log("info", f"In the exo cluster as {self.local.facts.name} ({self.me[:8]}).")
                 self.local.decide(events.CaughtUpEvent(), now)
-        elif self.phase is Phase.SERVING and presence.has_twin(now):
+        elif self.phase is Phase.SERVING and self.local.has_twin(now):
             sentence = f"Another board in the exo cluster uses our node id {self.me}, perhaps from a copied SD card."
             self._step_out(sentence, remember=False)
 
@@ -249,7 +247,7 @@ class Membership:
                 self._publisher.log("info", "The exo cluster is silent; asking it to elect a master.")
                 self._publisher.effects.append(DeclareTokenEffect())
             case Probe() if self._publishes and self.phase is not Phase.LEAVING:
-                self.local.publish_info(self.local.presence.name, now)
+                self.local.publish_info(self.local.name, now)
             case Nudge(candidate, why, again) if self.phase in ACTIVE and self._publisher.has_link:
                 if not again:
                     self._publisher.log("warning", f"{why}; asking for an election.")
@@ -312,8 +310,8 @@ class Membership:
         if self._resend_at is not None and now >= self._resend_at:
             self._resend_at, patience = None, SETTLE_LINK
         self._publisher.resend(now, patience)
-        if now >= self.local.presence.deadline and self.phase is not Phase.LEAVING:
-            self.local.publish_info(self.local.presence.sign_of_life(), now)
+        if now >= self.local.next_sign_at and self.phase is not Phase.LEAVING:
+            self.local.publish_sign_of_life(now)
         self.local.decide(events.TickedEvent(), now)
 
     # ── being kept out ───────────────────────────────────────────────────────────────────────────
@@ -380,7 +378,7 @@ class Membership:
         return ClusterView(
             phase=phase,
             node_id=self.me,
-            name=self.local.presence.facts.name,
+            name=self.local.facts.name,
             sentence=sentence,
             hint="exo-rkllm cluster join" if phase is Phase.OUT else "",
             revision=self._compatibility.revision.name,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from typing import Any, Literal, TypeAlias
 
 from exo_rkllm.cluster.effects import (
@@ -18,7 +20,6 @@ from exo_rkllm.cluster.effects import (
     node_info,
 )
 from exo_rkllm.cluster.session.crash_watch import CrashWatch
-from exo_rkllm.cluster.session.presence import MembershipSources
 from exo_rkllm.cluster.session.view import ClusterCounters, Echoes
 from exo_rkllm.cluster.wire.checks import Mismatch
 from exo_rkllm.cluster.wire.events import ElectionMessage, Raw, SessionId, Tagged
@@ -32,6 +33,15 @@ EVENTS, COMMANDS, ELECTION = "local_events", "commands", "election_messages"
 
 # Turns an event's message into what is sent.
 Encode: TypeAlias = Callable[[Raw], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipSources:
+    """Where ids, the time of day and the disk's size (total, free) come from; tests and replays bring their own."""
+
+    new_id: Callable[[], str] = lambda: str(uuid.uuid4())
+    time_of_day: Callable[[], str] = lambda: str(datetime.now(timezone.utc))
+    disk: Callable[[], tuple[int, int] | None] = lambda: None
 
 
 @dataclass(slots=True)
