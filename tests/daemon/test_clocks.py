@@ -49,8 +49,8 @@ def test_clocks_follow_the_models(board_house: House, unit: Unit) -> None:
 def test_a_daemon_that_is_killed_leaves_no_high_clocks(board_house: House, unit: Unit) -> None:
     before = everything(unit.root)
     words = board_house.words()
-    unit.start()
     daemon = board_house.start(EXO_RKLLM_BOARD_PERFORMANCE="true")
+    unit.start()  # not earlier: it ends where nobody connects for two seconds, and here no systemd starts it again
     daemon.client.post("/control/load", model=words)
     until(lambda: set(governors(unit.root).values()) == {"performance"})
     daemon.signal(signal.SIGKILL)
