@@ -107,3 +107,11 @@ def test_every_named_class_and_function_exists(page: Path) -> None:
             assert not member or member in classes[name], f"{page.relative_to(ROOT)} names {word}"
         elif match := FUNCTION.fullmatch(word):
             assert match[1] in functions, f"{page.relative_to(ROOT)} names {word}"
+
+
+def test_entry_points_of_the_manual_are_the_examples() -> None:
+    manual = (ROOT / "docs/writing-plugins.md").read_text()
+    example = (ROOT / "docs/examples/exo-rkllm-parrot/pyproject.toml").read_text()
+    entry_points = re.findall(r'^[\w-]+ = "exo_rkllm_parrot\.\w+:\w+"$', manual, re.MULTILINE)
+    assert entry_points
+    assert all(line in example for line in entry_points)

@@ -14,7 +14,7 @@ from typing import Any
 from exo_rkllm.board.counters import Clock, Reading, read
 from exo_rkllm.board.detect import Board, Npu, detect
 from exo_rkllm.board.sources import find_sources
-from exo_rkllm.cli.output import Paint, repair_lines, terminal_width, wrap
+from exo_rkllm.cli.output import Paint, error_value, repair_lines, terminal_width, wrap
 from exo_rkllm.config import load
 from exo_rkllm.socs import default_cpus
 
@@ -43,7 +43,7 @@ def as_json(board: Board, reading: Reading) -> dict[str, Any]:
         **asdict(board),
         "title": board.title,
         "usable": reason is None,
-        "unavailable_reason": None if reason is None else {"sentence": reason.sentence, "hint": reason.hint},
+        "unavailable_reason": error_value(reason),
         "reading": asdict(reading),
     }
 

@@ -13,7 +13,7 @@ from exo_rkllm.backends.registry import BUILT_IN, EngineRegistry, EngineSpec
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cli import place
-from exo_rkllm.cli.output import table
+from exo_rkllm.cli.output import error_value, table
 from exo_rkllm.errors import CardError, ExoRkllmError
 from exo_rkllm.plugins.offers import ENGINES
 from exo_rkllm.schema import toml
@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     node = place.node(args.models)
     if args.model:
-        return one(args, node)
+        return explain(args, node)
     rows = [as_json(spec, node) for name in node.engines.names() if (spec := node.engines.get(name)) is not None]
     if args.json:
         print(json.dumps({"engines": rows}, indent=2))
@@ -60,27 +60,17 @@ def as_json(spec: EngineSpec, node: Node) -> dict[str, Any]:
 
 
 def report(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield from table(
-        [
-            HEAD,
-            *(
-                (row["name"], " ".join(row["formats"]) or "-", row["parallelism"], row["from"], row["says"])
-                for row in rows
-            ),
-        ]
-    )
+    cells = [
+        (row["name"], " ".join(row["formats"]) or "-", row["parallelism"], row["from"], row["says"]) for row in rows
+    ]
+    yield from table([HEAD, *cells])
     for row in rows:
-        if row["options"]:
+        if options := row["options"].items():
             yield f"\n[options] of {row['name']}"
-            yield from table(
-                [
-                    (f"  {name}", option["type"], json.dumps(option["default"]), option["says"])
-                    for name, option in row["options"].items()
-                ]
-            )
+            yield from table([(f"  {name}", it["type"], json.dumps(it["default"]), it["says"]) for name, it in options])
 
 
-def one(args: argparse.Namespace, node: Node) -> int:
+def explain(args: argparse.Namespace, node: Node) -> int:
     model = node.find(args.model)
     name, why = node.engines.name_for(model), reason(model, node.engines)
     problem: ExoRkllmError | None = None
@@ -91,8 +81,8 @@ def one(args: argparse.Namespace, node: Node) -> int:
     except ExoRkllmError as error:
         problem = error
     if args.json:
-        says = None if problem is None else {"sentence": problem.sentence, "hint": problem.hint}
-        print(json.dumps({"model": model.id, "engine": name, "why": why, "error": says}, indent=2))
+        value = {"model": model.id, "engine": name, "why": why, "error": error_value(problem)}
+        print(json.dumps(value, indent=2))
         return 0 if problem is None else 1
     print(f"{model.id}: {name}, {why}")
     if problem is not None:
@@ -102,11 +92,11 @@ def one(args: argparse.Namespace, node: Node) -> int:
 
 def reason(model: Model, engines: EngineRegistry) -> str:
     if engines.instead:
-        return "because `engine` under [models], or EXO_RKLLM_MODELS_ENGINE, says so for every model"
+        return "because `engine` under [models], or EXO_RKLLM_MODELS_ENGINE, sets it for every model"
     if isinstance(model, Entry):
         card = model.folder / cards.FILE
         if "engine" in toml.parse(card.read_text(encoding="utf-8"), str(card), CardError, ""):
             return "because its card names it"
     if model.path is None:
-        return "because nothing says otherwise"
+        return "because it is the default"
     return f"because its file is a {model.path.suffix}"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.cli.output import size
+from exo_rkllm.cli.output import error_value, size
 from exo_rkllm.cli.runtime import LocalRuntime, local_runtime
 from exo_rkllm.runtime import modelfile
 from exo_rkllm.runtime.modelfile import Fact, ModelFacts, Objection
@@ -67,11 +67,9 @@ def as_json(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRun
         "runtime": here.release or None,
         "platform": here.platform or None,
         "objections": [
-            {"code": objection.error.code, "sentence": objection.error.sentence, "hint": objection.error.hint,
-             "certain": objection.certain}
-            for objection in objections
+            {**(error_value(objection.error) or {}), "certain": objection.certain} for objection in objections
         ],
-    }  # fmt: skip
+    }
 
 
 def report(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRuntime) -> Iterator[str]:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TextIO
 
+from exo_rkllm.errors import ExoRkllmError
+
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "grey": 90, "bold": 1}
 CLEAR = "\x1b[H\x1b[2J"
 # Files and pipes have no width.
@@ -68,6 +70,11 @@ def table(rows: Sequence[Sequence[str]], numbers: Collection[int] = ()) -> list[
         ).rstrip()
         for row in rows
     ]
+
+
+def error_value(error: ExoRkllmError | None) -> dict[str, str] | None:
+    """An error as a verb's --json has it."""
+    return None if error is None else {"code": error.code, "sentence": error.sentence, "hint": error.hint}
 
 
 def size(number: float) -> str:

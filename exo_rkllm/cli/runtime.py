@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.board.detect import detect
+from exo_rkllm.cli.output import error_value
 from exo_rkllm.config import load
 from exo_rkllm.errors import ConfigError, UsageError
 from exo_rkllm.runtime import abi, locate
@@ -128,14 +129,12 @@ def search_json(search: Search) -> dict[str, Any]:
 
 
 def place_json(place: LibraryPlace) -> dict[str, Any]:
-    version, problem = place.version, place.problem
+    version = place.version
     return {
         "path": str(place.path),
         "origin": place.origin,
         "version": None if version is None else version.release,
         "evidence": None if version is None else version.evidence,
         "generation": None if version is None else abi.load(version.release).name,
-        "problem": None
-        if problem is None
-        else {"code": problem.code, "sentence": problem.sentence, "hint": problem.hint},
+        "problem": error_value(place.problem),
     }
