@@ -24,26 +24,26 @@ Values = dict[str, dict[str, Any]]
 def load(environment: Mapping[str, str], file: Path | None = None) -> Config:
     """The configuration in force. `file` is what `--config` named; it must exist, while the usual files need not."""
     here = places(environment)
-    chosen = environment.get(FILE)
-    named = Path(chosen) if file is None and chosen else file
+    variable = environment.get(FILE)
+    paths = _files(here, Path(variable) if file is None and variable else file)
     values: Values = {section: {} for section in SECTIONS}
-    read = _files(here, named)
-    for path in read:
+    for path in paths:
         _merge(values, read_file(path))
     _merge(values, read_variables(environment))
-    return _with_places(_config(values, read), here)
+    return _with_places(_config(values, paths), here)
 
 
-def _files(here: Places, named: Path | None) -> list[Path]:
-    if named is not None and not named.is_file():
-        raise ConfigError(f"There is no configuration file {named}.", "exo-rkllm config show --defaults prints one")
-    found: list[Path] = []
-    for path in here.configs if named is None else (named,):
+def _files(here: Places, only: Path | None) -> list[Path]:
+    """The files that are there, in the order of reading; raises a ConfigError where `only` is not."""
+    if only is not None and not only.is_file():
+        raise ConfigError(f"There is no configuration file {only}.", "exo-rkllm config show --defaults prints one")
+    paths: list[Path] = []
+    for path in here.configs if only is None else (only,):
         # A home that this user may not enter counts as empty.
         with suppress(PermissionError):
-            found += [path] if path.is_file() else []
-            found += sorted((path.parent / "conf.d").glob("*.toml"))
-    return found
+            paths += [path] if path.is_file() else []
+            paths += sorted((path.parent / "conf.d").glob("*.toml"))
+    return paths
 
 
 def read_file(path: Path) -> Values:
@@ -97,10 +97,10 @@ def _config(values: Values, read: Sequence[Path]) -> Config:
 def _with_places(config: Config, here: Places) -> Config:
     """Fill in what was left empty for the service or user that runs this."""
     keys = config.api.keys
-    handed = here.credentials / "api-keys" if here.credentials is not None else None
+    credential = here.credentials / "api-keys" if here.credentials is not None else None
     # What systemd starts beside the daemon, as for a reload, may not look into its credentials.
-    if not keys and handed is not None and os.path.isfile(handed):  # noqa: PTH113 - Path.is_file raises there
-        keys = str(handed)
+    if not keys and credential is not None and os.path.isfile(credential):  # noqa: PTH113 - Path.is_file raises there
+        keys = str(credential)
     return replace(
         config,
         api=replace(config.api, keys=keys),

@@ -26,10 +26,10 @@ class Places:
 def places(environment: Mapping[str, str]) -> Places:
     """systemd tells a service its folders (StateDirectory=, RuntimeDirectory=); a user has the XDG ones."""
     credentials = environment.get("CREDENTIALS_DIRECTORY")
-    chosen = environment.get("EXO_RKLLM_CONFIG")
+    only = environment.get("EXO_RKLLM_CONFIG")
     home = Path(environment.get("HOME") or "/")
     own = _xdg(environment, "XDG_CONFIG_HOME", home / ".config") / "exo-rkllm/config.toml"
-    configs = (Path(chosen),) if chosen else (SYSTEM_CONFIG, own)
+    configs = (Path(only),) if only else (SYSTEM_CONFIG, own)
     secret = Path(credentials) if credentials else None
     if "STATE_DIRECTORY" in environment:
         state = _first(environment["STATE_DIRECTORY"])

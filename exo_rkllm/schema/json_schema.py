@@ -52,7 +52,7 @@ class Checker:
 
     def __init__(self, schema: Any) -> None:
         self._root = schema
-        self._walked: set[int] = set()
+        self._visits: set[int] = set()
         self._steps = 0
         self._walk(schema, WHERE, 0)
 
@@ -90,11 +90,11 @@ class Checker:
     def _walk(self, schema: Any, where: str, depth: int) -> None:
         if depth > DEEPEST:
             raise FieldError(WHERE, f"The schema is nested more than {DEEPEST} levels deep.")
-        if isinstance(schema, bool) or id(schema) in self._walked:
+        if isinstance(schema, bool) or id(schema) in self._visits:
             return
         if not isinstance(schema, dict):
             raise wrong(where, "a schema, which is an object or a boolean", schema)
-        self._walked.add(id(schema))
+        self._visits.add(id(schema))
         for keyword, operand in schema.items():
             place = f"{where}.{keyword}"
             if keyword in OPERANDS:
@@ -179,8 +179,8 @@ def _properties(schemas: Any, value: Any, place: AnswerPlace) -> str:
 
 
 def _additional(schema: Any, value: Any, place: AnswerPlace) -> str:
-    named = place.schema.get("properties", {})
-    return place.first((schema, member, f".{name}") for name, member in value.items() if name not in named)
+    properties = place.schema.get("properties", {})
+    return place.first((schema, member, f".{name}") for name, member in value.items() if name not in properties)
 
 
 def _prefix(schemas: Any, value: Any, place: AnswerPlace) -> str:
@@ -207,8 +207,8 @@ def _not(schema: Any, value: Any, place: AnswerPlace) -> str:
     return "" if place.check(schema, value) else f"{place.where} is what it must not be"
 
 
-def _unique(wanted: Any, value: Any, place: AnswerPlace) -> str:
-    twice = wanted and any(same(one, other) for index, one in enumerate(value) for other in value[:index])
+def _unique(unique: Any, value: Any, place: AnswerPlace) -> str:
+    twice = unique and any(same(one, other) for index, one in enumerate(value) for other in value[:index])
     return f"{place.where} holds the same thing twice" if twice else ""
 
 

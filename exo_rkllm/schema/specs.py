@@ -75,7 +75,7 @@ def _schema(kind: str, **keywords: Any) -> Schema:
     return {"type": kind, **{name: value for name, value in keywords.items() if value}}
 
 
-def meant(word: str, words: Collection[str]) -> str:
+def suggestion(word: str, words: Collection[str]) -> str:
     """A hint with the one of `words` that is nearest, empty where none is near."""
     from difflib import get_close_matches  # here, since only a mistake needs it: importing it costs every start
 
@@ -85,7 +85,7 @@ def meant(word: str, words: Collection[str]) -> str:
 
 def nearest(word: str, words: Collection[str]) -> str:
     """The same, with all that there are where none is near."""
-    return meant(word, words) or f"There are: {', '.join(sorted(words)) or 'none'}."
+    return suggestion(word, words) or f"There are: {', '.join(sorted(words)) or 'none'}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Text:
         if not isinstance(value, str):
             raise wrong(where, "a string", value)
         if self.values and value not in self.values:
-            raise wrong(where, self.what, value, meant(value, self.values))
+            raise wrong(where, self.what, value, suggestion(value, self.values))
         if len(value) < self.least:
             raise wrong(where, "a string that is not empty", value)
         if self.most and len(value) > self.most:

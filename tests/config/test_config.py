@@ -93,6 +93,7 @@ def test_conf_d_overrides_the_file_and_variables_override_both(tmp_path: Path, f
         ("EXO_RKLLM_MODELS_PRELOAD", "qwen3, gemma", "models", "preload", ("qwen3", "gemma")),
         ("EXO_RKLLM_PLUGINS", "", "plugins", "allow", ()),
         ("EXO_RKLLM_MODELS_KEEP_ALIVE", "-1", "models", "keep_alive", -1.0),
+        ("EXO_RKLLM_MODELS_KEEP_ALIVE", "1h30m", "models", "keep_alive", 5400.0),
         ("EXO_RKLLM_MODELS_RESERVE_MEMORY", "1GB", "models", "reserve_memory", 10**9),
     ],
 )
