@@ -17,7 +17,7 @@ TABLES = (
     "waiter",
     "start",
     "callback",
-    "dialogue",
+    "parser",
     "daemon",
     "board",
     "fair",

@@ -234,7 +234,7 @@ class RkllmEngine(Engine):
 
     def _job(self, request: GenerationRequest) -> RunnerJob:
         """The request in the runtime's terms, or the sentence that says what the runtime cannot do."""
-        # The dialogue has rendered its tools into the prompt; they come along for the reading of the answer.
+        # The tools are rendered into the prompt; they come along for whoever reads the answer.
         if request.messages and (request.tools or any(message.images for message in request.messages)):
             what = "tools" if request.tools else "images"
             raise NotSupported(f"{self.model.id} takes no {what} without a chat template of ours.", IMPORT_HINT)

@@ -1,4 +1,4 @@
-"""A dialogue turns what a model writes into answer, thoughts and calls, however its tokens cut the text."""
+"""A parser turns what a model writes into answer, thoughts and calls, however its tokens cut the text."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ class Heard:
     reason: FinishReason
 
 
-def feed(dialogue: ResponseParser, texts: Sequence[str], finish: Finish = DONE) -> Heard:
+def feed(parser: ResponseParser, texts: Sequence[str], finish: Finish = DONE) -> Heard:
     """Everything that comes out of one run."""
     out: list[Piece] = []
     for token, text in enumerate(texts):
-        out += dialogue.feed(Piece(text, token))
-        if dialogue.stopped:
+        out += parser.feed(Piece(text, token))
+        if parser.stopped:
             break
-    *rest, last = dialogue.end(finish)
+    *rest, last = parser.end(finish)
     out += [piece for piece in rest if isinstance(piece, Piece)]
     assert isinstance(last, Finish)
     calls = tuple(
@@ -284,30 +284,30 @@ def test_parser_reads_the_same_wherever_the_text_is_cut(data: st.DataObject) -> 
     pieces = [text[start:end] for start, end in itertools.pairwise(edges)]
     request = GenerationRequest(prompt="", stop=("STOP",), tools=(WEATHER,))
 
-    def dialogue() -> ResponseParser:
+    def parser() -> ResponseParser:
         return ResponseParser(Prompt.of(request, ("<|end|>",), reasoning=THINK, tools=HERMES))
 
-    whole, cut = feed(dialogue(), [text]), feed(dialogue(), pieces)
+    whole, cut = feed(parser(), [text]), feed(parser(), pieces)
     assert cut == whole
-    assert feed(dialogue(), list(text)) == whole
+    assert feed(parser(), list(text)) == whole
     assert "STOP" not in whole.answer
     assert "<|end|>" not in whole.answer + whole.thinking
 
 
 @given(st.text(alphabet="ab <\n", max_size=40), st.integers(1, 5))
 def test_parser_without_tags_passes_every_piece_on_at_once(text: str, size: int) -> None:
-    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="")))
+    parser = ResponseParser(Prompt.of(GenerationRequest(prompt="")))
     for at in range(0, len(text), size):
         part = text[at : at + size]
-        assert [piece.text for piece in dialogue.feed(Piece(part))] == [part]
+        assert [piece.text for piece in parser.feed(Piece(part))] == [part]
 
 
 def test_pieces_keep_their_tokens() -> None:
-    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt=""), reasoning=THINK))
+    parser = ResponseParser(Prompt.of(GenerationRequest(prompt=""), reasoning=THINK))
     out = [
         piece
         for token, text in enumerate(["<th", "ink>", "a", "</", "b", "</think>c", "d"])
-        for piece in dialogue.feed(Piece(text, token))
+        for piece in parser.feed(Piece(text, token))
     ]
     assert [(piece.text, piece.token, piece.kind) for piece in out] == [
         ("a", 2, "thinking"),
@@ -319,33 +319,33 @@ def test_pieces_keep_their_tokens() -> None:
 
 
 def test_only_what_may_become_a_tag_is_held_back() -> None:
-    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", stop=("END",)), reasoning=THINK))
-    assert [piece.text for piece in dialogue.feed(Piece("one E"))] == ["one "]
-    assert [piece.text for piece in dialogue.feed(Piece("N"))] == []
-    assert [piece.text for piece in dialogue.feed(Piece("T"))] == ["E", "N", "T"]
+    parser = ResponseParser(Prompt.of(GenerationRequest(prompt="", stop=("END",)), reasoning=THINK))
+    assert [piece.text for piece in parser.feed(Piece("one E"))] == ["one "]
+    assert [piece.text for piece in parser.feed(Piece("N"))] == []
+    assert [piece.text for piece in parser.feed(Piece("T"))] == ["E", "N", "T"]
 
 
 def test_a_stop_string_ends_the_run_and_nothing_follows() -> None:
-    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", stop=("\nUser:", "###"))))
-    heard = [piece.text for text in ("Hi", "\nUs", "er: more", "yet more") for piece in dialogue.feed(Piece(text))]
+    parser = ResponseParser(Prompt.of(GenerationRequest(prompt="", stop=("\nUser:", "###"))))
+    heard = [piece.text for text in ("Hi", "\nUs", "er: more", "yet more") for piece in parser.feed(Piece(text))]
     assert heard == ["Hi"]
-    assert dialogue.stopped
-    assert dialogue.end(Finish("abort")) == (Finish("stop", stop="\nUser:"),)
+    assert parser.stopped
+    assert parser.end(Finish("abort")) == (Finish("stop", stop="\nUser:"),)
 
 
 def test_a_users_stop_string_does_not_end_thoughts() -> None:
     request = GenerationRequest(prompt="", stop=("\n\n",))
-    dialogue = ResponseParser(Prompt.of(request, reasoning=THINK, ends=("<|end|>",)))
-    assert feed(dialogue, ["<think>a\n\nb</think>", "c\n\nd"]) == Heard("a\n\nb", "c", (), "stop")
-    dialogue = ResponseParser(Prompt.of(request, reasoning=THINK, ends=("<|end|>",)))
-    assert feed(dialogue, ["<think>a<|end|>b"]) == Heard("a", "", (), "stop")
+    parser = ResponseParser(Prompt.of(request, reasoning=THINK, ends=("<|end|>",)))
+    assert feed(parser, ["<think>a\n\nb</think>", "c\n\nd"]) == Heard("a\n\nb", "c", (), "stop")
+    parser = ResponseParser(Prompt.of(request, reasoning=THINK, ends=("<|end|>",)))
+    assert feed(parser, ["<think>a<|end|>b"]) == Heard("a", "", (), "stop")
 
 
 @pytest.mark.parametrize("reason", ["length", "abort"])
 def test_answer_that_is_cut_off_finishes_with_length(reason: FinishReason) -> None:
-    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
+    parser = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
     text = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call><tool_call>{"name": "get'
-    heard = feed(dialogue, [text], Finish(reason))
+    heard = feed(parser, [text], Finish(reason))
     assert heard.calls == (TIME,)
     assert heard.answer == '<tool_call>{"name": "get'
     assert heard.reason == reason
@@ -363,8 +363,8 @@ def test_answer_that_is_cut_off_finishes_with_length(reason: FinishReason) -> No
     ],
 )
 def test_malformed_call_is_given_back_as_answer_text(text: str) -> None:
-    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
-    assert feed(dialogue, ["So:\n", text, " ok"]) == Heard("", f"So:\n{text} ok", (), "stop")
+    parser = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
+    assert feed(parser, ["So:\n", text, " ok"]) == Heard("", f"So:\n{text} ok", (), "stop")
 
 
 @pytest.mark.parametrize(
@@ -391,20 +391,20 @@ def test_malformed_call_is_given_back_as_answer_text(text: str) -> None:
 def test_calls_amid_thoughts_are_made_and_words_about_them_stay_thoughts(text: str, heard: Heard) -> None:
     for pieces in cuts(text):
         request = GenerationRequest(prompt="", tools=(WEATHER, CLOCK), stop=("here",))
-        dialogue = ResponseParser(Prompt.of(request, ("<|end|>",), reasoning=THINK, tools=HERMES))
-        assert feed(dialogue, pieces) == heard, pieces
+        parser = ResponseParser(Prompt.of(request, ("<|end|>",), reasoning=THINK, tools=HERMES))
+        assert feed(parser, pieces) == heard, pieces
 
 
 def test_arguments_may_be_text_that_is_json() -> None:
-    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
-    heard = feed(dialogue, ['<tool_call>{"function": {"name": "x", "arguments": "{\\"a\\": 1}"}}</tool_call>'])
+    parser = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,)), tools=HERMES))
+    heard = feed(parser, ['<tool_call>{"function": {"name": "x", "arguments": "{\\"a\\": 1}"}}</tool_call>'])
     assert heard.calls == (("x", {"a": 1}),)
 
 
 def test_parser_without_tools_takes_nothing_for_a_call(tmp_path: Path) -> None:
     text = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
-    dialogue = ResponseParser(render(GenerationRequest(messages=(ASK,)), entry(tmp_path, "qwen2.5"), RKLLM))
-    assert feed(dialogue, [text]).answer == text
+    parser = ResponseParser(render(GenerationRequest(messages=(ASK,)), entry(tmp_path, "qwen2.5"), RKLLM))
+    assert feed(parser, [text]).answer == text
     chosen = GenerationRequest(messages=(ASK,), tools=(WEATHER,), tool_choice="none")
     prompt = render(chosen, entry(tmp_path, "qwen2.5"), RKLLM)
     assert "get_weather" not in (prompt.request.prompt or "")
@@ -438,26 +438,26 @@ def test_engines_that_chat_get_the_request_as_it_is() -> None:
 
 
 def test_pieces_of_engines_that_chat_keep_their_kind() -> None:
-    dialogue = ResponseParser(render(GenerationRequest(messages=(HELLO,)), DummyModel(), Capabilities(chat=True)))
+    parser = ResponseParser(render(GenerationRequest(messages=(HELLO,)), DummyModel(), Capabilities(chat=True)))
     made = tool_call_piece(new_tool_call("x", {}))
-    pieces = [piece for sent in (Piece("hm", 1, "thinking"), made, Piece("a")) for piece in dialogue.feed(sent)]
+    pieces = [piece for sent in (Piece("hm", 1, "thinking"), made, Piece("a")) for piece in parser.feed(sent)]
     assert [piece.kind for piece in pieces] == ["thinking", "tool_call", "answer"]
-    assert dialogue.end(Finish("tool_calls")) == (Finish("tool_calls"),)
+    assert parser.end(Finish("tool_calls")) == (Finish("tool_calls"),)
 
 
 def test_text_that_waits_comes_out_before_an_engines_own_call() -> None:
     request = GenerationRequest(messages=(HELLO,), stop=("STOP",))
-    dialogue = ResponseParser(render(request, DummyModel(), Capabilities(chat=True)))
+    parser = ResponseParser(render(request, DummyModel(), Capabilities(chat=True)))
     made = tool_call_piece(new_tool_call("S", {}))
-    assert [piece.text for sent in (Piece("a ST"), made) for piece in dialogue.feed(sent)] == ["a ", "ST", made.text]
+    assert [piece.text for sent in (Piece("a ST"), made) for piece in parser.feed(sent)] == ["a ", "ST", made.text]
 
 
 def test_text_that_ends_undecided_is_an_answer() -> None:
     for text in ("get_wea", "  ", ""):
-        dialogue = ResponseParser(
+        parser = ResponseParser(
             Prompt.of(GenerationRequest(prompt="", tools=(WEATHER,), stop=("\n",)), tools=TOOLS["glm"])
         )
-        assert feed(dialogue, [text]).answer == text
+        assert feed(parser, [text]).answer == text
 
 
 def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
@@ -550,14 +550,14 @@ def test_a_forced_call_begins_in_the_prompt(way: str) -> None:
     assert format_.call_start("get_weather") == begun
     request = GenerationRequest(prompt=begun, tools=(WEATHER, CLOCK))
     for pieces in cuts(rest):
-        dialogue = ResponseParser(Prompt.of(request, tools=format_, call_start=begun))
-        assert feed(dialogue, pieces) == Heard("", "", (ROME,), "tool_calls")
+        parser = ResponseParser(Prompt.of(request, tools=format_, call_start=begun))
+        assert feed(parser, pieces) == Heard("", "", (ROME,), "tool_calls")
     if way == "glm":
         return  # its calls begin with the name itself, so there is nothing to begin for any tool
     open_ = format_.call_start("")
     assert begun.startswith(open_)
-    dialogue = ResponseParser(Prompt.of(request, tools=format_, call_start=open_))
-    assert feed(dialogue, [begun.removeprefix(open_), rest]) == Heard("", "", (ROME,), "tool_calls")
+    parser = ResponseParser(Prompt.of(request, tools=format_, call_start=open_))
+    assert feed(parser, [begun.removeprefix(open_), rest]) == Heard("", "", (ROME,), "tool_calls")
 
 
 def test_forcing_a_tool_ends_thoughts_and_names_it(tmp_path: Path) -> None:
@@ -672,7 +672,7 @@ def test_values_are_typed_by_the_tools_schema() -> None:
             "v": "7",
         }.items()
     )
-    dialogue = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(tool,)), tools=TOOLS["qwen-xml"]))
-    assert feed(dialogue, [text + "</function></tool_call>"]).calls == (
+    parser = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(tool,)), tools=TOOLS["qwen-xml"]))
+    assert feed(parser, [text + "</function></tool_call>"]).calls == (
         ("t", {"s": "12", "n": 12, "b": True, "o": {"a": [1]}, "e": None, "u": "x y", "v": 7}),
     )

@@ -161,7 +161,7 @@ async def test_client_that_leaves_before_its_first_step_frees_the_place() -> Non
     assert await theatre.answer("qwen") == "one two three"
 
 
-# ── stop strings, through the catalogue's dialogue ───────────────────────────────────────────────
+# ── stop strings, through chat ─────────────────────────────────────────────────────────────
 
 
 def staged_dispatcher(stage: Stage) -> Dispatcher:

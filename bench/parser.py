@@ -1,6 +1,6 @@
 """What reading an answer costs a token: nothing to find, thoughts, tags about, a stop string about.
 
-python -m bench.dialogue
+python -m bench.parser
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ CASES = (
 )
 
 
-def microseconds(dialogue: ResponseParser, texts: Sequence[str]) -> float:
+def microseconds(parser: ResponseParser, texts: Sequence[str]) -> float:
     """A token's cost, over pieces made beforehand."""
     pieces = [Piece(texts[index % len(texts)], index) for index in range(TOKENS)]
-    feed = dialogue.feed
+    feed = parser.feed
     started = time.perf_counter()
     for piece in pieces:
         feed(piece)
     spent = time.perf_counter() - started
-    dialogue.end(Finish("stop"))
+    parser.end(Finish("stop"))
     return spent / TOKENS * 1e6
 
 
