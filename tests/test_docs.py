@@ -115,3 +115,9 @@ def test_entry_points_of_the_manual_are_the_examples() -> None:
     entry_points = re.findall(r'^[\w-]+ = "exo_rkllm_parrot\.\w+:\w+"$', manual, re.MULTILINE)
     assert entry_points
     assert all(line in example for line in entry_points)
+
+
+def test_glossary_defines_each_word_once() -> None:
+    words = re.findall(r"^\| (.+?) \|", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)
+    words = [word for word in words if word not in ("word", "---")]
+    assert len(words) == len(set(words))
