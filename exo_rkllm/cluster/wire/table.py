@@ -93,9 +93,9 @@ class WireTable:
             if given is NO_VALUE:
                 given = value.get(entry.camel, entry.default)
             if given is not NO_VALUE:
-                shaped[entry.name] = self.shape(entry.type, given)
-        for name in value.keys() - record.spellings:
-            shaped[name] = value[name]
+                shaped[entry.name] = self.shape(entry.type, given) if isinstance(given, dict | list) else given
+        if not value.keys() <= record.spellings:
+            shaped.update({name: value[name] for name in value.keys() - record.spellings})
         return shaped
 
 
