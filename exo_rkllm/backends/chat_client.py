@@ -1,4 +1,4 @@
-"""Runs over HTTP: one connection a run, closed to end it; both engines that speak to a server have one of these."""
+"""Runs of a server with OpenAI's chat API, over HTTP: a connection a run, closed to end it; and the engines' base."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONNECT = 10.0
 
 
 class ChatClient:
-    """`who` names the server in every sentence. Nothing but `base` is ever asked: redirects are refused."""
+    """`who` names the server in every sentence. Only `base` is ever contacted: redirects are refused."""
 
     def __init__(self, who: str, base: str, key: str, *, silence: float, grace: float = 0.0) -> None:
         self.who = who
@@ -54,7 +54,7 @@ class ChatClient:
     # ── plain questions ──────────────────────────────────────────────────────────────────────────
 
     async def get(self, path: str, *, root: bool = False) -> dict[str, Any]:
-        """Of the API, or of the server's own root, where llama.cpp has its health and properties."""
+        """A JSON object of the API, or of the server's `root`, where llama.cpp has its health and properties."""
         url = (self._base.removesuffix("/v1") if root else self._base) + path
         async with self._response("GET", url) as response:
             if response.status != 200:
@@ -66,7 +66,7 @@ class ChatClient:
         return value if isinstance(value, dict) else {}
 
     async def knock(self) -> None:
-        """Is the key taken? An empty question tells; the list of models does not, llama.cpp shows it to everybody."""
+        """Raises LoadError where the key is refused. By an empty request: llama.cpp lists its models without a key."""
         async with self._response("POST", self._base + "/chat/completions", json={}) as response:
             if response.status in (401, 403):
                 raise await self._refusal(response)
@@ -130,7 +130,7 @@ class ChatClient:
     # ── the end ──────────────────────────────────────────────────────────────────────────────────
 
     def fail(self, error: ExoRkllmError) -> None:
-        """Everybody who waits hears it; the first reason counts."""
+        """Fails every waiting caller. The first reason stands for all later calls."""
         if not self.lost.done():
             self.lost.set_result(error)
         for end in tuple(self._ends.values()):
@@ -142,7 +142,7 @@ class ChatClient:
             await self._session.close()
 
     async def _obituary(self) -> None:
-        """A connection breaks a moment before its process is known to be dead, and of what."""
+        """Raises why the server died, if it did: its connections break a moment before its exit status is known."""
         if self._grace:
             await asyncio.wait({self.lost}, timeout=self._grace)
         self._check()
@@ -211,7 +211,7 @@ class ChatServerEngine(Engine):
 
 
 async def whole(response: aiohttp.ClientResponse) -> bytes:
-    """A reply as it comes, packet by packet; one beyond all reason is cut, and so no JSON."""
+    """A reply's bytes. One longer than LONGEST_REPLY is cut, and is no JSON then."""
     value = b""
     async for data in response.content.iter_any():
         value += data

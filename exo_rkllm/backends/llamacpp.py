@@ -152,7 +152,7 @@ class LlamaCppEngine(ChatServerEngine):
                 return
 
     def _load_error(self, error: ExoRkllmError) -> LoadError:
-        """It ended while it loaded: for want of memory, or for what it said."""
+        """Why the server ended while it loaded: OutOfMemory where its output says so."""
         if any(word in line.lower() for line in self._output for word in NO_MEMORY):
             return OutOfMemory(error.sentence, "exo-rkllm ps shows what could be unloaded; or set a smaller context.")
         return LoadError(error.sentence, error.hint)
@@ -204,7 +204,7 @@ class LlamaCppEngine(ChatServerEngine):
         return path, {**value, "cache_prompt": self.model.reuse}
 
     async def close(self) -> None:
-        """Asked to end, then made to."""
+        """SIGTERM, and SIGKILL after CLOSE seconds."""
         await super().close()
         process = self._process
         if process is None or not self._tasks:
@@ -219,13 +219,14 @@ class LlamaCppEngine(ChatServerEngine):
 
 
 def environment(key: str) -> dict[str, str]:
-    """The key is no argument, which everybody may read; what systemd gave the daemon is not for its child."""
+    """The child's environment: with the key, which other users could read among the arguments, and without what systemd
+    gave the daemon."""
     rest = {name: value for name, value in os.environ.items() if name not in DAEMONS_OWN}
     return {**rest, "LLAMA_API_KEY": key}
 
 
 def free_port() -> int:
-    """One that nobody listens on now; the key keeps a stranger out who is quicker."""
+    """A port that nobody listens on now. If another program takes it first, the key keeps it from being served."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         return int(trial.getsockname()[1])

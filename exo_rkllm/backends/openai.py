@@ -1,4 +1,4 @@
-"""Any server with OpenAI's chat API: vLLM, another board. The model is there; here is only its card."""
+"""Any server with OpenAI's chat API, such as vLLM or another board: the model is there, only its card is here."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class OpenAIEngine(ChatServerEngine):
 
 
 def read_key(reference: str, environment: Mapping[str, str]) -> str:
-    """A card is no place for a secret: it names the file, or one of systemd's credentials."""
+    """The key in a file, or in one of systemd's credentials, by its path or name; raises ConfigError."""
     if not reference:
         return ""
     path = Path(reference)

@@ -142,7 +142,7 @@ class RkllmEngine(Engine):
         await self._settle_reload()
 
     async def _reload_with(self, sampling: Mapping[str, float]) -> ExoRkllmError | None:
-        """Its outcome is for whoever asked, and for `lost`."""
+        """The error of a failed reload, for the request that asked for it and for `lost`; None after a good one."""
         try:
             await self._loaded().close()
             await self._start(sampling)
@@ -157,7 +157,7 @@ class RkllmEngine(Engine):
             raise error
 
     async def _prepare(self, runner: Runner, session_facts: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
-        """What is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
+        """Sets what is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
         features = session_facts["supports"]
         if "set_chat_template" in features and not self._options["runtime_template"]:
             await runner.call("set_chat_template", system_prompt="", prefix="", postfix="")
@@ -187,7 +187,7 @@ class RkllmEngine(Engine):
 
     @property
     def pid(self) -> int | None:
-        """Of the child, for whoever measures or explains."""
+        """The child's process id, for measurements and reports."""
         return None if self._runner is None else self._runner.pid
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
@@ -233,7 +233,7 @@ class RkllmEngine(Engine):
         return self._host.reload and not self._capabilities.sampling_per_run
 
     def _job(self, request: GenerationRequest) -> RunnerJob:
-        """The request in the runtime's terms, or the sentence that says what the runtime cannot do."""
+        """The request in the runner's terms; raises NotSupported or UsageError for what the runtime cannot do."""
         # The tools are rendered into the prompt; they come along for whoever reads the answer.
         if request.messages and (request.tools or any(message.images for message in request.messages)):
             what = "tools" if request.tools else "images"
@@ -273,7 +273,8 @@ class RkllmEngine(Engine):
         return {**self._defaults, **sampling_of(sampling, self.model.id)}
 
     def _sampling(self, sampling: Sampling) -> Mapping[str, float]:
-        """Per run from runtime 1.3.0 on; before, only what the model was loaded with can be honoured."""
+        """Settings for this run. Before runtime 1.3.0 there are none: raises NotSupported where the request's differ
+        from those of the load."""
         values = self._effective_sampling(sampling)
         if self._capabilities.sampling_per_run or values == self._loaded_sampling:
             return values if self._capabilities.sampling_per_run else {}
@@ -285,7 +286,7 @@ class RkllmEngine(Engine):
         )
 
     def _remember(self, request: GenerationRequest, answer: str, done: RunDone) -> None:
-        """What the runtime's cache holds after this run."""
+        """Keeps the messages that the runtime's own history holds after this run."""
         if done.stopped or not request.messages or not self._keeps_history:
             self._history = ()
         else:
@@ -360,7 +361,7 @@ class RkllmEngine(Engine):
             await self._runner.settled()
 
     async def lost(self) -> ExoRkllmError:
-        """A process that was left for one with another sampling is no loss."""
+        """Returns when the engine is lost; a child that a reload replaced is no loss."""
         while True:
             runner = self._loaded()
             error = await runner.lost()

@@ -49,7 +49,7 @@ class ChildCall(NamedTuple):
 
 
 class Listener(threading.Thread):
-    """Reads frames, queues work for the main thread, and aborts a run: the one that was meant, no other."""
+    """The second thread: reads frames, queues work for the main thread, and aborts the run that an ABORT names."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(name="listener", daemon=True)
@@ -65,7 +65,7 @@ class Listener(threading.Thread):
         self._stops: set[int] = set()
 
     def begin(self, run: int, session: Session) -> bool:
-        """Main thread: a run starts; False where it was aborted while it waited."""
+        """Called by the main thread when a run starts; False where it was aborted while it waited."""
         with self._lock:
             if run in self._stops:
                 self._stops.discard(run)
@@ -75,7 +75,7 @@ class Listener(threading.Thread):
             return True
 
     def end(self, run: int) -> bool:
-        """Main thread: the run is over; True where somebody had told it to stop."""
+        """Called by the main thread when the run is over; True where it had been told to stop."""
         with self._lock:
             stopped = run in self._stops
             self._stops.discard(run)
@@ -83,7 +83,7 @@ class Listener(threading.Thread):
             return stopped
 
     def stop(self, run: int) -> None:
-        """Any thread, also inside a callback, where the library itself must not be called."""
+        """Callable from any thread, also inside a callback, where the library itself must not be called."""
         with self._lock:
             if run > self._last_run:
                 self._stops.add(run)
@@ -104,7 +104,7 @@ class Listener(threading.Thread):
             aborting = self._abort()
 
     def _listen(self) -> bool:
-        """False when the daemon is gone, talks nonsense or says goodbye."""
+        """Reads once; False when the daemon is gone, sent what is no frame, or said BYE."""
         try:
             data, fds = wire.receive(self._sock)
             frames = self._frames.feed(data)
@@ -123,7 +123,10 @@ class Listener(threading.Thread):
         return bool(data)
 
     def _abort(self) -> bool:
-        """Holding the lock, so that the run cannot end and the next one begin in between."""
+        """Aborts the active run if it is to stop; True while it may have to be repeated.
+
+        The lock keeps that run from ending and the next one from beginning in between.
+        """
         with self._lock:
             if self._session is None or self._running not in self._stops:
                 return False
@@ -131,7 +134,7 @@ class Listener(threading.Thread):
             return True
 
     def _leave(self) -> None:
-        """Let the main thread free the model; where it hangs in the library, the kernel frees it."""
+        """Lets the main thread free the model, and ends the process where it hangs in the library."""
         self.inbox.put(ChildCall(Frame(FrameKind.BYE, 0, b""), []))
         with self._lock:
             self._stops.add(self._running)
@@ -258,7 +261,8 @@ class Child:
 
 
 def settle(parent: int, *, die_with_parent: bool) -> None:
-    """Make this process one that can be killed, cannot be interrupted by the terminal, and leaves no core file."""
+    """Prepares this process: it dies with its parent if asked to, ignores the terminal's interrupt, leaves no core,
+    has descriptors enough for the library, and is the first that the out-of-memory killer takes."""
     # A group of its own, but not a session: the kernel schedules sessions against each other (autogroup), and on a busy
     # machine a token then waited 3 to 8 ms for the daemon instead of 0.3 (bench/tokens.py).
     os.setpgid(0, 0)
@@ -278,6 +282,6 @@ def settle(parent: int, *, die_with_parent: bool) -> None:
 
 
 def main(sock: int, box: int, parent: int, die_with_parent: int) -> None:
-    """Called by the command line that `parent.start` builds, with descriptors it inherited."""
+    """Called by the command line that `launch.start_child` builds, with descriptors that it inherited."""
     settle(parent, die_with_parent=bool(die_with_parent))
     Child(socket.socket(fileno=sock), BlackBox(box)).serve()

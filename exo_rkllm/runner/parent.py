@@ -1,4 +1,4 @@
-"""The daemon's end of a child process: start it, feed it runs, and say why when it is lost.
+"""The daemon's end of a child process: it sends runs, receives their events, and watches for silence and death.
 
 Nothing here waits for the vendor library: a crash, a hang or garbage ends in one `RunnerLost` for everybody who waits.
 """
@@ -45,7 +45,7 @@ class RunnerLimits:
 
 
 class Runner:
-    """One child. `start` gives a loaded one or raises; after `lost` it answers nobody."""
+    """One child with one loaded model, made by `start`. Once `lost` has returned, other calls raise its reason."""
 
     def __init__(self, name: str, limits: RunnerLimits, report: LineSink, environment: Mapping[str, str]) -> None:
         self._name = name
@@ -83,7 +83,10 @@ class Runner:
         preload: Preload = Preload(),
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Runner, Mapping[str, Any]]:
-        """The child with its model loaded, and what the runtime said of the model. `environment` goes over ours."""
+        """A child with its model loaded, and the facts of its session. `environment` overrides the daemon's own.
+
+        Raises what the child reports, or why it died; no process is left then.
+        """
         runner = cls(name, limits, report, environment)
         order = {"library": str(library), "params": params.to_json(), "preload": preload.order()}
         try:
@@ -96,7 +99,7 @@ class Runner:
     # ── what the engine asks for ─────────────────────────────────────────────────────────────────
 
     def number(self) -> int:
-        """A name for the next run, under which it can be aborted."""
+        """The number of the next run, by which it can be aborted."""
         self._number += 1
         return self._number
 
@@ -131,7 +134,7 @@ class Runner:
                 self._abort(number, started=run.started)
 
     def abort(self, number: int) -> None:
-        """Ends a run that is being iterated: its Done comes soon."""
+        """Ends a run that is being iterated: its RunDone follows. An unknown number is ignored."""
         if not self._lost.done() and (run := self._runs.get(number)) is not None:
             self._abort(number, started=run.started)
 
@@ -143,19 +146,19 @@ class Runner:
             self._watch(self._abort_by)
 
     async def settled(self) -> None:
-        """Returns when the runs that were left early are over in the child, too."""
+        """Returns when the runs that were left early are over in the child, too: the hardware is free."""
         for over in list(self._left_runs.values()):
             await over.wait()
 
     async def call(self, function: str, /, **arguments: Any) -> Any:
-        """One of the session's rare functions, after the runs that wait already."""
+        """The result of one of the session's functions in `child.CALLS`, called after the runs that wait already."""
         return (await self._ask(FrameKind.CALL, {"name": function, "arguments": arguments}))["result"]
 
     async def lost(self) -> ExoRkllmError:
         return await asyncio.shield(self._lost)
 
     async def close(self) -> None:
-        """Goodbye, then SIGKILL where the library does not let go."""
+        """Asks the child to free its model and end; kills it after `RunnerLimits.close`. May be called twice."""
         self._closing = True
         self._post(wire.pack(FrameKind.BYE, 0))
         self._fail(unloaded(self._name))
@@ -171,7 +174,7 @@ class Runner:
 
     @property
     def memory(self) -> int | None:
-        """Resident bytes of the child: what unloading gives back of RAM."""
+        """Resident bytes of the child, which unloading frees; None where they cannot be read."""
         return resident_bytes(self.pid)
 
     # ── the process ──────────────────────────────────────────────────────────────────────────────
@@ -197,7 +200,7 @@ class Runner:
             self._process.kill()
 
     def _on_exit(self) -> None:
-        """The child is gone: take what it still said, then tell everybody why."""
+        """The child is dead: read what it still sent, then fail every waiting caller with the reason."""
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         status = self._process.wait()
@@ -219,7 +222,7 @@ class Runner:
         self._exited.set()
 
     def _fail(self, error: ExoRkllmError) -> None:
-        """Only the first reason counts; every waiting caller hears it at once."""
+        """Fails every waiting caller. The first reason stands for all later calls."""
         if not self._lost.done():
             self._lost.set_result(error)
         if self._watchdog is not None:
@@ -244,14 +247,14 @@ class Runner:
     # ── silence ──────────────────────────────────────────────────────────────────────────────────
 
     def _expect(self, patience: float | None) -> None:
-        """From now on, so many seconds of silence are too many; None while nothing is to be heard."""
+        """From now on the child may be silent for so many seconds; None while it has nothing to send."""
         self._patience = patience
         if patience is not None:
             self._last_read = self._loop.time()
             self._watch(self._last_read + patience)
 
     def _watch(self, when: float) -> None:
-        """One timer, moved only when it fires: a token costs an assignment, not a timer."""
+        """Wakes at `when` or before. One timer, moved only when it fires: a token costs an assignment, not a timer."""
         if self._watchdog is None or when < self._watchdog.when():
             if self._watchdog is not None:
                 self._watchdog.cancel()
@@ -325,7 +328,7 @@ class Runner:
             self._kill()
 
     def _receive(self) -> bool:
-        """One read and what it means; False at the end of the stream."""
+        """Reads once and dispatches the frames; False at the end of the stream."""
         try:
             if self._array_runs:
                 data, fds = wire.receive(self._sock)
@@ -370,7 +373,7 @@ class Runner:
             call.set_result(frame.json())
 
     def _on_run_frame(self, run: RunStream | None, frame: Frame) -> None:
-        """`run` is None where whoever asked has left; the child's state must be followed all the same."""
+        """`run` is None where its reader has left; the child's state is followed all the same."""
         event: Any
         if frame.kind is FrameKind.STARTED:
             self._expect(self._limits.prefill if run is None else run.prefill)

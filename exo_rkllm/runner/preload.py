@@ -1,4 +1,4 @@
-"""What plugins want in a model's own process before the vendor's library is opened. Standard library only."""
+"""Libraries and modules that plugins load into a model's process before the vendor's library. Standard library only."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Preload:
     path: tuple[str, ...] = ()  # a child starts without site-packages
 
     def after(self, libraries: tuple[str, ...]) -> Preload:
-        """With the operator's libraries before a plugin's; `init` is the plugin's own matter."""
+        """The same with the operator's `libraries` opened first; `init` is not called for them."""
         return replace(self, first=libraries) if libraries else self
 
     def order(self) -> dict[str, Any] | None:
-        """For the child; None where there is nothing to do."""
+        """The JSON form for the child; None where there is nothing to load."""
         if self == Preload():
             return None
         path = [entry or os.curdir for entry in sys.path] if self.modules else []
@@ -62,7 +62,7 @@ class Preload:
 
 
 def open_library(path: str, init: str = "") -> ctypes.CDLL:
-    """Its symbols are there for what is opened later; `init` takes nothing and returns 0 where all is well."""
+    """Opens a library whose symbols later ones may use. `init` takes no argument and returns 0, else PluginError."""
     import ctypes  # only where there is something to open: a plugin's own import stays cheap
 
     try:
@@ -82,7 +82,7 @@ def open_library(path: str, init: str = "") -> ctypes.CDLL:
 
 
 def where(path: str) -> str:
-    """One spelling a file; a bare name is left to the loader's own search."""
+    """The absolute path of a file; a bare name is left to the loader's own search."""
     return str(Path(path).expanduser().resolve()) if os.sep in path or path.startswith("~") else path
 
 
