@@ -96,3 +96,37 @@ def test_hardware_addresses_stand_only_in_tables(address: str) -> None:
     """Others looked for fdab0000.npu by name, and found nothing on any other SoC."""
     tables = {PACKAGE / "socs.py", PACKAGE / "doctor" / "probes.py"}  # the SoCs; what to look for on a board
     assert not [path for path in MODULES if path not in tables and address in path.read_text()]
+
+
+# ── one builder ──────────────────────────────────────────────────────────────────────────────────
+
+BUILT_HERE = {
+    "Catalogue",
+    "PluginContributions",
+    "from_plugins",
+    "EngineRegistry",
+    "EngineHost",
+    "engine_host",
+    "Dispatcher",
+}
+# Where a class is defined it may also name itself.
+OWN = {"backends/host.py": {"EngineHost"}, "catalogue/contributions.py": {"PluginContributions"}}
+
+
+def calls(source: str) -> set[str]:
+    """Names that are called, as they are or as an attribute of something."""
+    functions = [one.func for one in ast.walk(ast.parse(source)) if isinstance(one, ast.Call)]
+    return {one.id for one in functions if isinstance(one, ast.Name)} | {
+        one.attr for one in functions if isinstance(one, ast.Attribute)
+    }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_assembly_builds_catalogue_engines_and_dispatcher(path: Path) -> None:
+    name = str(path.relative_to(PACKAGE))
+    if name != "assembly.py":
+        assert not (calls(path.read_text()) & BUILT_HERE) - OWN.get(name, set())
+
+
+def test_another_builder_would_be_seen() -> None:
+    assert "Dispatcher" in calls("from exo_rkllm.dispatch import dispatcher\nx = dispatcher.Dispatcher(find=None)")

@@ -99,6 +99,15 @@ class EngineSpec:
         return {name: values.get(name, option.default) for name, option in self.options.items()}
 
 
+def built_in(name: str) -> EngineSpec | None:
+    """One of ours; its module is imported here."""
+    if name not in BUILT_IN:
+        return None
+    module, _, attribute = BUILT_IN[name].partition(":")
+    spec: EngineSpec = getattr(import_module(module), attribute)
+    return spec
+
+
 class EngineRegistry:
     """Our engines and those that plugins bring. A plugin's may not take the name of one of ours.
 
@@ -116,11 +125,7 @@ class EngineRegistry:
         return sorted({*BUILT_IN, *self._plugins})
 
     def get(self, name: str) -> EngineSpec | None:
-        if name not in BUILT_IN:
-            return self._plugins.get(name)
-        module, _, attribute = BUILT_IN[name].partition(":")
-        spec: EngineSpec = getattr(import_module(module), attribute)
-        return spec
+        return built_in(name) or self._plugins.get(name)
 
     def name_for(self, model: Model) -> str:
         return self.instead or model.engine

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exo_rkllm.backends.registry import EngineSpec, built_in
 from exo_rkllm.catalogue.card import Card, telling_names
 from exo_rkllm.catalogue.names import SUFFIXES
 from exo_rkllm.chat.chat_format import ChatFormat, model_type, read_chat_format, reasoning_of
@@ -28,6 +29,11 @@ class PluginContributions:
     processors: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     families: Mapping[str, Family] = field(default_factory=lambda: FAMILIES)
     suffixes: Mapping[str, str] = field(default_factory=lambda: SUFFIXES)
+    engines: Mapping[str, EngineSpec] = field(default_factory=dict)
+
+    def engine(self, name: str) -> EngineSpec | None:
+        """What that engine takes, whether it is ours or a plugin's."""
+        return built_in(name) or self.engines.get(name)
 
     def family(self, config_type: object, *names: str) -> str:
         """The name of a row: config.json's type where a plugin knows it, else what the first telling name means."""
@@ -77,7 +83,7 @@ def from_plugins(plugins: LoadedPlugins) -> PluginContributions:
     own = {kind: row for kind, spec in specs.items() if (row := family(kind, spec)) is not None}
     suffixes = {suffix.lower(): engine.name for engine in plugins.engines.values() for suffix in engine.formats}
     ours = {name: row for name, row in FAMILIES.items() if name not in own}
-    return PluginContributions(specs, plugins.processors, {**own, **ours}, {**suffixes, **SUFFIXES})
+    return PluginContributions(specs, plugins.processors, {**own, **ours}, {**suffixes, **SUFFIXES}, plugins.engines)
 
 
 def family(kind: str, spec: ModelSpec) -> Family | None:

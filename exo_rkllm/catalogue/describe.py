@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exo_rkllm import sampling
-from exo_rkllm.backends.registry import EngineRegistry
+from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue import names
 from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
@@ -89,11 +89,10 @@ def cache_bytes(shape: Mapping[str, Any], context: int) -> int:
     return 2 * _number(shape, "num_hidden_layers", "num_layers") * kv_heads * head * 2 * context
 
 
-def sampling_of(folder: Path, engine: str) -> Sampling:
+def sampling_of(folder: Path, engine: EngineSpec | None) -> Sampling:
     """The defaults that the model's makers publish, as far as the engine takes them: it would refuse the others."""
     published = sampling.read(read_json(folder / "generation_config.json"), sampling.TRANSFORMERS)
-    spec = EngineRegistry().get(engine)
-    takes = spec.sampling if spec else sampling.SAMPLING_NAMES
+    takes = engine.sampling if engine else sampling.SAMPLING_NAMES
     defaults = Sampling(**published.for_engine(takes)[0])
     return dataclasses.replace(defaults, top_k=defaults.top_k or None)  # transformers switches it off by 0
 
@@ -152,7 +151,7 @@ def describe(
         memory=weights.size + OVERHEAD + cache,
         reuse=contributions.families[contributions.family(config_type, *telling)].reuse,
         weights=weights,
-        sampling=(settings or Sampling()).over(sampling_of(folder, engine)),
+        sampling=(settings or Sampling()).over(sampling_of(folder, contributions.engine(engine))),
         chat=chat or ChatSettings(),
     )
     # Tags that are special tokens reach us only where the runtime is told not to leave those out.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from exo_rkllm.backends.base import Model
+from exo_rkllm.backends.base import Model, Sampling
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption, EngineRegistry, EngineSpec
@@ -253,3 +254,12 @@ def test_engines_lists_ours_and_those_of_plugins(house: House, shelf: Shelf) -> 
 def test_a_bare_file_is_named_by_its_file(house: House) -> None:
     done = house.command("engines", "--for", "./some.rkllm")
     assert done.stdout == "some: rkllm, because its file is a .rkllm\n"
+
+
+def test_published_sampling_that_a_plugins_engine_refuses_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "m.echo").write_text("x")
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.3, "top_p": 0.9}')
+    echo = replace(ECHO, sampling=frozenset({"temperature"}))
+    contributions = PluginContributions(suffixes={".echo": "echo"}, engines={"echo": echo})
+    card = describe.describe(tmp_path, Weights("m.echo", 1), contributions=contributions)
+    assert card.sampling == Sampling(temperature=0.3)
