@@ -379,7 +379,9 @@ class Runner:
             self._expect(self._limits.prefill if run is None else run.prefill)
             event = RunStarted()
         elif frame.kind is FrameKind.ROWS:
-            event = self._rows(frame)
+            if not self._fds:
+                raise wire.ProtocolError("rows without their memory file")
+            event = ArrayRows.mapped(self._fds.popleft(), **frame.json())
         else:
             self._abort_by = None
             self._runs.pop(frame.run, None)
@@ -396,8 +398,3 @@ class Runner:
             run.wake()
         else:
             run.end(event)
-
-    def _rows(self, frame: Frame) -> ArrayRows:
-        if not self._fds:
-            raise wire.ProtocolError("rows without their memory file")
-        return ArrayRows.mapped(self._fds.popleft(), **frame.json())
