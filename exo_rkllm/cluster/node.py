@@ -28,7 +28,7 @@ from exo_rkllm.cluster.effects import (
     StayOutEffect,
 )
 from exo_rkllm.cluster.identity import NodeIdentity
-from exo_rkllm.cluster.serving import BoardFacts, ModelServing, Servable
+from exo_rkllm.cluster.serving import ModelServing, NodeDescription, Servable
 from exo_rkllm.cluster.session.link import Alive, Linked, LinkFailed, TopicMessage, ZenohLink
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import query_nodes
@@ -56,7 +56,7 @@ class ClusterNode:
     def __init__(
         self,
         settings: ClusterSettings,
-        facts: BoardFacts,
+        facts: NodeDescription,
         serving: ModelServing,
         folder: Path,
         *,

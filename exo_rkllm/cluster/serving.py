@@ -35,7 +35,7 @@ class Servable:
 
 
 @dataclass(frozen=True, slots=True)
-class BoardFacts:
+class NodeDescription:
     """What the dashboard of exo shows about a node."""
 
     name: str

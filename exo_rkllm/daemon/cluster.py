@@ -13,7 +13,7 @@ from exo_rkllm.assembly import Node
 from exo_rkllm.backends.base import GenerationEvent, GenerationRequest
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.cluster.serving import BoardFacts, ModelState, Servable
+from exo_rkllm.cluster.serving import ModelState, NodeDescription, Servable
 from exo_rkllm.cluster.session.link import zenoh_available
 from exo_rkllm.config import Config, places
 from exo_rkllm.dispatch.dispatcher import Dispatcher
@@ -110,7 +110,7 @@ def cluster_node(
 
     return ClusterNode(
         config.cluster,
-        BoardFacts(
+        NodeDescription(
             name=config.cluster.name or socket.gethostname(),
             model=board.title,
             chip=board.soc.title if board.soc else "Rockchip NPU",

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exo_rkllm.cluster.node import ClusterNode
-from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.serving import NodeDescription
 from exo_rkllm.config import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
 
@@ -63,7 +63,7 @@ async def main() -> None:
     settings = ClusterSettings(
         namespace=args.namespace, endpoints=tuple(args.endpoint), placement=args.placement, name=args.name
     )
-    facts = BoardFacts(args.name, "Orange Pi 5 Plus", "RK3588", "Linux", "6.1")
+    facts = NodeDescription(args.name, "Orange Pi 5 Plus", "RK3588", "Linux", "6.1")
     node = ClusterNode(settings, facts, desk, args.folder, models_folder=Path("/"))
     await node.start()
     print(json.dumps("started"), flush=True)

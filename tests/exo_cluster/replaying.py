@@ -23,7 +23,7 @@ from exo_rkllm.cluster.effects import (
     QueryNodesEffect,
     SendEffect,
 )
-from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.serving import NodeDescription
 from exo_rkllm.cluster.session.crash_watch import kind_of
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import NodeAnswer
@@ -35,7 +35,7 @@ from tests.exo_cluster.captured import Record
 from tests.exo_cluster.desk import MODEL
 
 ETH = {"name": "eth0", "ip_address": "10.77.0.3", "interface_type": "ethernet"}
-FACTS = BoardFacts("opi5", "Orange Pi 5 Plus", "RK3588", "Linux", "6.1")
+FACTS = NodeDescription("opi5", "Orange Pi 5 Plus", "RK3588", "Linux", "6.1")
 CAPTURED_MODEL = replace(MODEL, sampling=Sampling(temperature=0.8), folder="/models/x")
 BOOKKEEPING = {"CreateRunner", "LoadModel", "StartWarmup", "Shutdown", "DownloadModel", "CancelTask"}
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -21,7 +21,7 @@ from exo_rkllm.cluster.effects import (
     SendEffect,
     StayOutEffect,
 )
-from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.serving import NodeDescription
 from exo_rkllm.cluster.session import membership as m
 from exo_rkllm.cluster.session.crash_watch import RECOVERY
 from exo_rkllm.cluster.session.local_node import TWIN
@@ -44,7 +44,7 @@ class Wire:
 
     def __init__(self, **options: Any) -> None:
         self.member = Membership(
-            ME, supported()[0], BoardFacts("opi5"), sources=MembershipSources(disk=lambda: (100, 50)), **options
+            ME, supported()[0], NodeDescription("opi5"), sources=MembershipSources(disk=lambda: (100, 50)), **options
         )
         self.now = 100.0
         self.log: list[Any] = []

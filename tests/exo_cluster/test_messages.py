@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Finish, GenerationEvent, Piece, Progress, Sampling, Timings, Usage
 from exo_rkllm.cluster.effects import LogEffect, QueryNodesEffect, SendEffect
-from exo_rkllm.cluster.serving import BoardFacts, Servable
+from exo_rkllm.cluster.serving import NodeDescription, Servable
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.publishing import MembershipSources
 from exo_rkllm.cluster.wire import drift
@@ -115,13 +115,16 @@ MODELS = st.builds(
     progress=REAL,
     problem=TEXT,
 )
-FACTS = st.builds(BoardFacts, TEXT, TEXT, TEXT, TEXT, TEXT)
+FACTS = st.builds(NodeDescription, TEXT, TEXT, TEXT, TEXT, TEXT)
+
+
+Answers: TypeAlias = "list[list[GenerationEvent | ExoRkllmError]]"
 
 
 class Cluster:
     """The least of a master: it echoes what it is sent and makes instances and tasks."""
 
-    def __init__(self, facts: BoardFacts) -> None:
+    def __init__(self, facts: NodeDescription) -> None:
         self.sent: list[tuple[str, bytes]] = []
         self.effects: deque[Any] = deque()
         self.busy = False
@@ -186,7 +189,10 @@ class Cluster:
 
 
 def drive(
-    facts: BoardFacts, models: list[Servable], answers: list[list[GenerationEvent | ExoRkllmError]], data: st.DataObject
+    facts: NodeDescription,
+    models: list[Servable],
+    answers: Answers,
+    data: st.DataObject,
 ) -> int:
     """`Membership` refuses an unfit message in words; here none may even be tried."""
     revision = supported()[0]
@@ -231,7 +237,10 @@ QUIET = settings(suppress_health_check=list(HealthCheck), deadline=None, max_exa
 @QUIET
 @given(*LIVES)
 def test_whatever_happens_only_fit_messages_leave(
-    facts: BoardFacts, models: list[Servable], answers: list[list[GenerationEvent | ExoRkllmError]], data: st.DataObject
+    facts: NodeDescription,
+    models: list[Servable],
+    answers: Answers,
+    data: st.DataObject,
 ) -> None:
     drive(facts, models, answers, data)
 
@@ -243,9 +252,9 @@ def test_a_hundred_thousand_messages_fit() -> None:
     @settings(QUIET, max_examples=2000, phases=[Phase.generate])
     @given(*LIVES)
     def lives(
-        facts: BoardFacts,
+        facts: NodeDescription,
         models: list[Servable],
-        answers: list[list[GenerationEvent | ExoRkllmError]],
+        answers: Answers,
         data: st.DataObject,
     ) -> None:
         nonlocal sent

@@ -20,7 +20,7 @@ import pytest
 from exo_rkllm.cluster.discovery.service import Discovery
 from exo_rkllm.cluster.discovery.state import AmbiguousClusters
 from exo_rkllm.cluster.node import ClusterNode
-from exo_rkllm.cluster.serving import BoardFacts
+from exo_rkllm.cluster.serving import NodeDescription
 from exo_rkllm.cluster.session import link
 from exo_rkllm.cluster.session.link import Alive, Connection, Inbox, Linked, LinkFailed, TopicMessage, ZenohLink
 from exo_rkllm.cluster.session.view import Phase
@@ -91,7 +91,7 @@ def settings(exo: Exo, **more: Any) -> ClusterSettings:
 
 @contextlib.asynccontextmanager
 async def board(tmp_path: Path, chosen: ClusterSettings, desk: Desk | None = None) -> AsyncIterator[ClusterNode]:
-    made = ClusterNode(chosen, BoardFacts("opi5"), desk or Desk(), tmp_path, models_folder=tmp_path)
+    made = ClusterNode(chosen, NodeDescription("opi5"), desk or Desk(), tmp_path, models_folder=tmp_path)
     await made.start()
     try:
         yield made

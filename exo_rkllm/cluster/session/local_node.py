@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from exo_rkllm.cluster.effects import CancelTaskEffect, PublishNodeInfoEffect, node_info
-from exo_rkllm.cluster.serving import BoardFacts, Servable
+from exo_rkllm.cluster.serving import NodeDescription, Servable
 from exo_rkllm.cluster.session.publishing import MembershipSources, Publisher
 from exo_rkllm.cluster.session.replica import Replica
 from exo_rkllm.cluster.wire import clean
@@ -30,10 +30,10 @@ REMEMBERED = 256
 
 class LocalNode:
     def __init__(
-        self, me: str, facts: BoardFacts, placement: Placement, publisher: Publisher, sources: MembershipSources
+        self, me: str, facts: NodeDescription, placement: Placement, publisher: Publisher, sources: MembershipSources
     ) -> None:
         self.me = me
-        self.facts = replace(facts, **{name: clean.text(getattr(facts, name)) for name in BoardFacts.__slots__})
+        self.facts = replace(facts, **{name: clean.text(getattr(facts, name)) for name in NodeDescription.__slots__})
         self.images = ImageStore()
         self.interfaces: tuple[Raw, ...] = ()
         self.replica = Replica(me)

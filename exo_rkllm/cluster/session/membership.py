@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from exo_rkllm.backends import base
 from exo_rkllm.cluster.effects import ClusterEffect, DeclareTokenEffect, QueryNodesEffect, SendEffect, StayOutEffect
-from exo_rkllm.cluster.serving import BoardFacts, Servable
+from exo_rkllm.cluster.serving import NodeDescription, Servable
 from exo_rkllm.cluster.session.compatibility import Compatibility
 from exo_rkllm.cluster.session.election import SETTLE_LINK, Adopt, Decision, DeclareToken, Follower, Nudge, Probe
 from exo_rkllm.cluster.session.local_node import LocalNode
@@ -41,7 +41,7 @@ class Membership:
         self,
         me: str,
         revision: Revision,
-        facts: BoardFacts,
+        facts: NodeDescription,
         *,
         placement: Placement = "own",
         sources: MembershipSources | None = None,
