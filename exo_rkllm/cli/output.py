@@ -44,12 +44,12 @@ def wrap(sentence: str, width: int) -> list[str]:
 
 def repair_lines(repair: str, paint: Paint, width: int, indent: str) -> Iterator[str]:
     """`try: ...`, broken only between commands, so that each can be copied."""
-    first, *more = _packed(SEAM.split(repair), max(width - len(indent) - len("try: "), MINIMUM_WIDTH))
+    first, *more = _pack(SEAM.split(repair), max(width - len(indent) - len("try: "), MINIMUM_WIDTH))
     yield f"{indent}{paint('try:', 'bold')} {first}"
     yield from (f"{indent}     {line}" for line in more)
 
 
-def _packed(parts: list[str], width: int) -> Iterator[str]:
+def _pack(parts: list[str], width: int) -> Iterator[str]:
     line = parts[0]
     for part in parts[1:]:
         if len(line) + 1 + len(part) <= width:

@@ -53,8 +53,8 @@ def report(rows: Sequence[PluginStatus]) -> Iterator[str]:
     if not rows:
         yield f"No package has an entry point in {', '.join(GROUPS)}."
         return
-    labelled = [replace(row, package=f"{row.package} {row.version}".strip()) for row in rows]
-    yield from table([HEAD, *((row.group, row.name, row.value, row.package, row.state) for row in labelled)])
+    with_versions = [replace(row, package=f"{row.package} {row.version}".strip()) for row in rows]
+    yield from table([HEAD, *((row.group, row.name, row.value, row.package, row.state) for row in with_versions)])
     for row in rows:
         if row.error and row.state != "refused":
             yield f"{row.name}: {row.error}"

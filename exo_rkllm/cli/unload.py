@@ -12,6 +12,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    unloaded = daemon().post("/control/unload", model=args.model)["unloaded"]
-    print(f"{args.model} is unloaded." if unloaded else f"{args.model} was not loaded.")
+    was_loaded = daemon().post("/control/unload", model=args.model)["unloaded"]
+    print(f"{args.model} is unloaded." if was_loaded else f"{args.model} was not loaded.")
     return 0
