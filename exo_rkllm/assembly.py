@@ -31,6 +31,10 @@ if TYPE_CHECKING:  # imported where they are used: a command that only looks at 
 # What a load takes besides the file where no card says more (reference 3.2, an estimate).
 OVERHEAD = 300 << 20
 UNLIMITED = 1 << 62
+# Where programs on librknnrt start, llama.cpp's NPU build among them (rknn-vision 3). It puts 2 GiB into a domain, half
+# of what placement counts with, and goes on in the next one.
+RKNN_DOMAIN = 0
+RKNN_SHARE = 2
 # Seconds that the running answers of a process without a daemon get when it ends.
 DRAIN = 0.5
 NO_PLUGINS = LoadedPlugins()
@@ -148,8 +152,10 @@ class Node:
                 size = model.path.stat().st_size
         memory = model.card.memory if isinstance(model, Entry) and model.card.memory else size and size + OVERHEAD
         spec = self.engines.get(self.engines.name_for(model))
-        if spec is None or not spec.on_npu:
+        if spec is None or not self.engines.uses_npu(model):
             return ModelNeeds(memory)
+        if not spec.on_npu:  # a build of llama.cpp for the NPU
+            return ModelNeeds(memory, RKNN_SHARE * max(size, 1), RKNN_DOMAIN, library=False)
         domain = model.options.get("base_domain_id")
         return ModelNeeds(memory, max(size, 1), domain if isinstance(domain, int) else None)
 

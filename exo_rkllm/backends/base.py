@@ -171,7 +171,7 @@ class Tokenizer(ABC):
 class Model(ABC):
     """What is known of a model before it is loaded; a catalogue entry is one, a bare file is another."""
 
-    domain: int | None = None  # the NPU address window that dispatch chose for this load; None for the first
+    domain: int | None = None  # the NPU address window that dispatch chose for this load; None leaves it to the engine
 
     @property
     @abstractmethod

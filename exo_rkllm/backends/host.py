@@ -6,16 +6,24 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exo_rkllm.board.detect import detect
+from exo_rkllm.board.detect import Board, detect
+from exo_rkllm.board.driver import is_older
 from exo_rkllm.config import Config
 from exo_rkllm.runner.parent import LineSink, RunnerLimits
+from exo_rkllm.runtime.version import order
 from exo_rkllm.socs import default_cpus
+
+# The first driver whose NPU addresses have more than one window (reference npu-platform, drivers).
+SEVERAL_WINDOWS = "0.9.6"
+WINDOWS = 16
+DOMAINS_SINCE = "1.2.0"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineHost:
     """`report` gets the library's own lines. An empty `platform` refuses no file for another SoC's sake.
 
+    `domain` is the NPU address window in which this board's language models start where nothing else is said.
     `native` are libraries that a model's process opens before the vendor's. `reload`: a request whose sampling the
     runtime takes at load only has the model loaded again with it, where it would be refused otherwise.
     """
@@ -24,6 +32,7 @@ class EngineHost:
     library: Path | None = None
     platform: str = ""
     cpus: tuple[int, ...] = ()
+    domain: int = 0
     limits: RunnerLimits = RunnerLimits()
     native: tuple[str, ...] = ()
     reload: bool = False
@@ -36,8 +45,29 @@ def engine_host(config: Config, library: Path | None, report: LineSink, root: Pa
     """
     root = root or Path(config.board.root)
     host = EngineHost(report, library, native=config.plugins.native, reload=config.runtime.reloads)
-    soc = detect(root).soc
-    if soc is None:
+    board = detect(root)
+    if (soc := board.soc) is None:
         return host
     allowed = os.sched_getaffinity(0) if root == Path("/") else range(soc.cpus)
-    return replace(host, platform=soc.title, cpus=default_cpus(soc, allowed, soc.cpus))
+    cpus = default_cpus(soc, allowed, soc.cpus)
+    return replace(host, platform=soc.title, cpus=cpus, domain=language_domain(board))
+
+
+# ── address windows ──────────────────────────────────────────────────────────────────────────────
+
+
+def windows(board: Board) -> int:
+    """How many IOMMU domains the board's driver has for models."""
+    npu = board.npu
+    return 1 if npu is not None and is_older(npu.version, SEVERAL_WINDOWS) else WINDOWS
+
+
+def language_domain(board: Board) -> int:
+    """The domain in which language models start: programs on librknnrt, which knows domain 0 only, hang beside them."""
+    several = board.npu is not None and board.npu.iommu and windows(board) > 1
+    return board.soc.language_domain if board.soc is not None and several else 0
+
+
+def supported_domain(domain: int, release: str) -> int:
+    """The same where this release of the vendor's library takes it, else 0: others crash 1.1.x (rknn-vision 3)."""
+    return 0 if release and order(release) < order(DOMAINS_SINCE) else domain

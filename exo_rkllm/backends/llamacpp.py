@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import secrets
@@ -27,6 +28,7 @@ from exo_rkllm.runner.launch import resident_bytes
 OPTIONS: Mapping[str, EngineOption] = {
     "program": EngineOption(str, "llama-server", "llama.cpp's server, by name or path"),
     "arguments": EngineOption(list, [], "more arguments for it, such as those of a build for the NPU"),
+    "npu": EngineOption(bool, False, "it computes on the NPU, in turns with the others; --device RKNPU implies it"),
     "threads": EngineOption(int, 0, "CPU threads; 0 leaves it to llama.cpp"),
     "gpu_layers": EngineOption(int, 0, "layers for an accelerator that the build knows"),
     "parallel": EngineOption(int, 1, "runs at a time, which share the context"),
@@ -37,6 +39,9 @@ TAKES = frozenset(
     ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "mirostat",
      "mirostat_tau", "mirostat_eta", "seed")
 )  # fmt: skip
+# The devices of the builds that compute on the NPU: rk-llama.cpp's and oRKLLM's (board-facts 12).
+DEVICE_FLAGS = ("--device", "-dev")
+NPU_DEVICES = ("rknpu", "ork")
 MAGIC = b"GGUF"
 KEPT_LINES = 200
 # It says nothing that a program could wait for, so it is asked, less and less often, while it loads and never again.
@@ -218,6 +223,18 @@ class LlamaCppEngine(ChatServerEngine):
             await asyncio.wait(self._tasks)
 
 
+def uses_npu(model: Model) -> bool:
+    """As the card says, else where its arguments choose a device of an NPU build."""
+    declared = model.options.get("npu")
+    if isinstance(declared, bool):
+        return declared
+    arguments = model.options.get("arguments")
+    words = [str(word) for word in arguments] if isinstance(arguments, list | tuple) else []
+    devices = [value for flag, value in itertools.pairwise(words) if flag in DEVICE_FLAGS]
+    devices += [word.partition("=")[2] for word in words if word.startswith(tuple(f"{flag}=" for flag in DEVICE_FLAGS))]
+    return any(name.strip().lower().startswith(NPU_DEVICES) for value in devices for name in value.split(","))
+
+
 def environment(key: str) -> dict[str, str]:
     """The child's environment: with the key, which other users could read among the arguments, and without what systemd
     gave the daemon."""
@@ -238,6 +255,7 @@ SPEC = EngineSpec(
     make=LlamaCppEngine,
     options=OPTIONS,
     formats=(".gguf",),
+    npu_model=uses_npu,
     sampling=TAKES,
     images=True,
 )

@@ -63,7 +63,8 @@ KINDS: Mapping[type, ValueSpec] = {
 class EngineSpec:
     """One engine, as it is known before it loads anything.
 
-    `formats` are file suffixes, none where no file is loaded; models of one `on_npu` share the NPU's memory.
+    `formats` are file suffixes, none where no file is loaded. Models of one `on_npu` share the NPU and its memory; an
+    engine that uses it for some models only says by `npu_model` for which.
     `sampling`, `images`, `tools` and `logprobs` are what its models may take; a loaded one narrows them by its
     `Capabilities`. `sampling` holds names of `Sampling`'s fields.
     """
@@ -75,6 +76,7 @@ class EngineSpec:
     formats: tuple[str, ...] = ()
     parallelism: str = "none"
     on_npu: bool = False
+    npu_model: Callable[[Model], bool] = lambda _model: False
     sampling: frozenset[str] = SAMPLING_NAMES
     images: bool = False
     tools: bool = True
@@ -140,6 +142,11 @@ class EngineRegistry:
                 f"There are: {', '.join(self.names())}.{coming or ' exo-rkllm plugins says why one is not used.'}",
             )
         return kind
+
+    def uses_npu(self, model: Model) -> bool:
+        """Whether the model computes on the NPU, where only one program may at a time."""
+        spec = self.get(self.name_for(model))
+        return spec is not None and (spec.on_npu or spec.npu_model(model))
 
     def make(self, model: Model, host: EngineHost) -> Engine:
         kind = self.of(model)

@@ -26,7 +26,7 @@ from exo_rkllm.backends.base import (
     Timings,
     Usage,
 )
-from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.host import EngineHost, supported_domain
 from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.backends.rkllm_load import (
@@ -114,6 +114,8 @@ class RkllmEngine(Engine):
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
         library = find(self._host.library)
         release = version.check(library).release
+        if self.model.domain is None and "base_domain_id" not in self.model.options:
+            self._options["base_domain_id"] = supported_domain(self._host.domain, release)
         facts = modelfile.inspect(self.model.path)
         check_file(facts, self._host.platform, release, self.model.context)
         adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"], self._options["lora"])

@@ -155,14 +155,15 @@ class Daemon:
             self._closing.callback(FileWatch(paths, catalogue.notify).close)
 
     def _hardware_changed(self) -> None:
-        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, self._pinned()))
+        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, self._pinned(), self.hardware.release))
         self._update_availability()
 
     def _update_availability(self) -> None:
         library, reason = self.hardware.library, self.hardware.unavailable_reason
         self.node.library = None if library is None else library.path
         if reason is not None:
-            self.dispatcher.npu_unavailable(reason)
+            npu_lost = self.hardware.board.unavailable_reason() is not None
+            self.dispatcher.npu_unavailable(reason, npu_lost=npu_lost)
         else:
             self.dispatcher.npu_available()
 
@@ -187,7 +188,7 @@ class Daemon:
     def _apply(self) -> None:
         set_level(self.config.log.level)
         pinned = self._pinned()
-        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, pinned))
+        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, pinned, self.hardware.release))
         self._update_availability()
         for name in sorted(pinned):
             self._spawn(self._preload(name))
@@ -251,9 +252,8 @@ class Daemon:
 
     def runtime(self) -> tuple[str, str] | None:
         """Release and generation of the vendor's library, for the metrics."""
-        library = self.hardware.library
-        version = None if library is None else library.version
-        return None if version is None else (version.release, abi.RELEASES[version.release])
+        release = self.hardware.release
+        return (release, abi.RELEASES[release]) if release else None
 
     def facts(self) -> Mapping[str, JSON]:
         """What a status says besides the dispatcher's own."""

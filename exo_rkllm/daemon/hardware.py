@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
 
+from exo_rkllm.backends.host import language_domain, supported_domain, windows
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.performance import Performance
 from exo_rkllm.board.watch import BoardWatch, Monitor
@@ -21,9 +22,6 @@ from exo_rkllm.runtime.locate import LibraryPlace
 
 log = logging.getLogger(__name__)
 
-# The first driver whose NPU addresses have more than one window (reference npu-platform, drivers).
-SEVERAL_WINDOWS = (0, 9, 6)
-WINDOWS = 16
 KILOBYTE = 1024
 
 
@@ -51,6 +49,12 @@ class Hardware:
     def unavailable_reason(self) -> ExoRkllmError | None:
         """The first thing that keeps every model from the NPU; the board comes before the library."""
         return self.board.unavailable_reason() or self._library_error
+
+    @property
+    def release(self) -> str:
+        """The vendor library's release; empty where there is no library."""
+        version = None if self.library is None else self.library.version
+        return "" if version is None else version.release
 
     def start(self) -> None:
         """Look for the library and follow both. Must run on the loop."""
@@ -87,7 +91,8 @@ class Hardware:
             log.info("%s is %s.", place.path, place.held)
 
 
-def limits(config: Config, board: Board, pinned: frozenset[str]) -> DispatchLimits:
+def limits(config: Config, board: Board, pinned: frozenset[str], release: str = "") -> DispatchLimits:
+    """What the dispatcher keeps to on this board, with this release of the vendor's library."""
     return DispatchLimits(
         queue=config.dispatch.queue,
         queue_per_client=config.dispatch.queue_per_client,
@@ -97,16 +102,9 @@ def limits(config: Config, board: Board, pinned: frozenset[str]) -> DispatchLimi
         pinned=pinned,
         reserve=config.models.reserve_memory,
         domains=windows(board),
+        lowest_domain=supported_domain(language_domain(board), release),
         npu_parallel=config.dispatch.npu_parallel,
     )
-
-
-def windows(board: Board) -> int:
-    """How many IOMMU domains the board's driver has for models."""
-    if board.npu is None:
-        return WINDOWS
-    numbers = tuple(int(part) for part in board.npu.version.split(".") if part.isdecimal())
-    return WINDOWS if not numbers or numbers >= SEVERAL_WINDOWS else 1
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────

@@ -198,12 +198,12 @@ class Decision:
     # ── what the operator and the board do ───────────────────────────────────────────────────────
 
     def npu_unavailable(self, event: on.NpuUnavailableEvent) -> None:
-        self.state = replace(self.state, unavailable_reason=event.reason)
+        self.state = replace(self.state, unavailable_reason=event.reason, npu_lost=event.npu_lost)
         if event.reason is None:
             self.forgive()
             return
         for model in self.state.models.values():
-            if not model.needs.npu:
+            if not self.state.lacks_npu(model):
                 continue
             has_engine = model.phase in ("loading", "ready")
             if model.load_ticket is not None or model.phase == "loading":

@@ -158,9 +158,12 @@ class Dispatcher:
         self._post(on.UnloadEvent(name))
         return await waiter
 
-    def npu_unavailable(self, reason: ExoRkllmError) -> None:
-        """Nothing can use the NPU any more: what runs fails with the reason, what waits goes on waiting."""
-        self._post(on.NpuUnavailableEvent(reason))
+    def npu_unavailable(self, reason: ExoRkllmError, *, npu_lost: bool = True) -> None:
+        """Nothing can use the NPU any more: what runs fails with the reason, what waits goes on waiting.
+
+        `npu_lost` is False where only the vendor's library is missing, which not every model on the NPU takes.
+        """
+        self._post(on.NpuUnavailableEvent(reason, npu_lost))
 
     def npu_available(self) -> None:
         self._post(on.NpuUnavailableEvent(None))

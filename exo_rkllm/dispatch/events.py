@@ -82,9 +82,10 @@ class EngineClosedEvent:
 
 @dataclass(frozen=True, slots=True)
 class NpuUnavailableEvent:
-    """The NPU cannot be used any more, or (None) can be used again."""
+    """The NPU cannot be used any more, or (None) can be used again; `npu_lost` False: only for want of the library."""
 
     reason: ExoRkllmError | None
+    npu_lost: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,11 @@ def windows(size: int) -> int:
     return max(1, -(-size // WINDOW))
 
 
-def free_domain(model: ModelState, loaded: Iterable[ModelState], domains: int) -> int | None:
-    """The base domain for a model: a window of its own where there is one, else the first with enough room."""
+def free_domain(model: ModelState, loaded: Iterable[ModelState], domains: int, lowest: int = 0) -> int | None:
+    """The base domain for a model: a window of its own where there is one, else the first with enough room.
+
+    From `lowest` upwards, except where the card names another one or the model is too large for what is there.
+    """
     left = [WINDOW] * domains
     for other in loaded:
         rest = other.needs.npu
@@ -53,7 +56,8 @@ def free_domain(model: ModelState, loaded: Iterable[ModelState], domains: int) -
             rest -= taken
     count = windows(model.needs.npu)
     last = model.needs.npu - WINDOW * (count - 1)
-    bases = range(domains - count + 1) if model.needs.domain is None else [model.needs.domain]
+    lowest = min(lowest, max(0, domains - count))
+    bases = range(lowest, domains - count + 1) if model.needs.domain is None else [model.needs.domain]
     for own in (True, False):
         for base in bases:
             span = left[base : base + count]
@@ -84,7 +88,7 @@ def plan(state: DispatchState, name: str, available: int) -> Plan:
         if model.needs.npu == 0:
             return Fits(None)
         on_npu = [other for other in stay if other.needs.npu]
-        domain = free_domain(model, on_npu, state.limits.domains)
+        domain = free_domain(model, on_npu, state.limits.domains, state.limits.lowest_domain)
         return None if domain is None else Fits(domain)
 
     def smallest(candidates: Sequence[ModelState]) -> frozenset[str] | None:
@@ -139,8 +143,8 @@ def gigabytes(size: int) -> str:
 
 
 def placed(model: Model, domain: int | None) -> Model:
-    """The model as its engine gets it: with the domain that was chosen for it, where that is not the first."""
-    if not domain:
+    """The model as its engine gets it: with the domain that was chosen for it, where it takes one."""
+    if domain is None:
         return model
     model = copy.copy(model)
     model.domain = domain

@@ -25,6 +25,7 @@ class DispatchLimits:
     pinned: frozenset[str] = frozenset()
     reserve: int = 256 << 20  # bytes that stay free for the rest of the system
     domains: int = 16  # NPU address windows; 1 before driver 0.9.6 (reference npu-platform, drivers)
+    lowest_domain: int = 0  # where language models begin, so that those below are left to librknnrt
     npu_parallel: int = 1  # models that compute at a time: the NPU runs jobs one by one anyway (reference 2.13)
 
 
@@ -34,7 +35,8 @@ class ModelNeeds:
 
     memory: int = 0
     npu: int = 0
-    domain: int | None = None  # where its card insists on one
+    domain: int | None = None  # where its card or its engine insists on one
+    library: bool = True  # whether what it does on the NPU takes the vendor's library
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class DispatchState:
     limits: DispatchLimits = DispatchLimits()
     models: Mapping[str, ModelState] = field(default_factory=dict)
     unavailable_reason: ExoRkllmError | None = None  # why nothing can use the NPU now: no board, no runtime library
+    npu_lost: bool = False  # the NPU itself, not only the vendor's library
     draining: bool = False
     runs: int = 0  # started so far
 
@@ -112,7 +115,8 @@ class DispatchState:
         return model.pinned or model.name in self.limits.pinned
 
     def lacks_npu(self, model: ModelState) -> bool:
-        return self.unavailable_reason is not None and model.needs.npu > 0
+        lost = self.unavailable_reason is not None and (self.npu_lost or model.needs.library)
+        return lost and model.needs.npu > 0
 
     def may_load(self, model: ModelState) -> bool:
         """Somebody wants the model, and nothing but time and memory stands in the way."""

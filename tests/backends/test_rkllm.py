@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from exo_rkllm.errors import (
     ModelFileError,
     ModelNotFound,
     NotSupported,
+    OutOfMemory,
     RunnerLost,
     UsageError,
 )
@@ -70,6 +71,32 @@ def test_domain_that_dispatch_chose_goes_before_the_cards(tmp_path: Path) -> Non
     engine = RkllmEngine(placed(card, 2), EngineHost(lambda _: None))
     assert (engine._options["base_domain_id"], engine._options["n_keep"], engine.model.id) == (2, 7, "m")
     assert card.domain is None, "the catalogue's entry stays as it is"
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "full", "loads"),
+    [
+        ("1.2.3", {}, [0], True),
+        ("1.2.3", {"base_domain_id": 0}, [0], False),
+        ("1.2.3", {"base_domain_id": 4}, [0, 1, 2, 3], True),
+        ("1.1.4", {}, [1], True),
+    ],
+)
+async def test_model_without_a_dispatcher_starts_in_the_boards_language_domain(
+    library: Library,
+    board_root: Path,
+    make_model: Callable[..., Path],
+    version: str,
+    options: Mapping[str, JSON],
+    full: list[int],
+    loads: bool,
+) -> None:
+    """`exo-rkllm run` without a daemon must not sit in librknnrt's domain either; 1.1.x crashes in any other."""
+    card = Card(make_model(full_domains=tuple(full)), options)
+    engine = RkllmEngine(card, EngineHost(lambda _: None, library(version), domain=1))
+    with nullcontext() if loads else pytest.raises(OutOfMemory):
+        await engine.initialize()
+    await engine.close()
 
 
 def test_a_seed_is_refused_since_the_library_has_none() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from exo_rkllm.backends.host import WINDOWS, windows
 from exo_rkllm.board.detect import detect
 from exo_rkllm.config import load
-from exo_rkllm.daemon.hardware import WINDOWS, Hardware, available_memory, windows
+from exo_rkllm.daemon.hardware import Hardware, available_memory, limits
 
 GIB = 1 << 30
 
@@ -18,6 +19,22 @@ def test_old_driver_has_one_address_window(board: Callable[[str], Path]) -> None
     assert windows(detect(board("orangepi-5-plus"))) == WINDOWS
     assert windows(detect(board("old-driver"))) == 1
     assert windows(detect(Path("/nonexistent"))) == WINDOWS
+
+
+@pytest.mark.parametrize(
+    ("profile", "release", "lowest"),
+    [
+        ("orangepi-5-plus", "1.2.3", 1),
+        ("orangepi-5-plus", "", 1),
+        ("orangepi-5-plus", "1.1.4", 0),  # reported to crash in any other (rknn-vision 3)
+        ("old-driver", "1.2.3", 0),
+    ],
+)
+def test_language_models_leave_domain_0_to_librknnrt(
+    board: Callable[[str], Path], tmp_path: Path, profile: str, release: str, lowest: int
+) -> None:
+    config = load({"HOME": str(tmp_path)})
+    assert limits(config, detect(board(profile)), frozenset(), release).lowest_domain == lowest
 
 
 async def test_board_is_the_reason_before_the_library(board: Callable[[str], Path], tmp_path: Path) -> None:

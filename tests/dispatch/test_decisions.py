@@ -322,6 +322,30 @@ def test_a_card_may_insist_on_a_domain() -> None:
     assert world.state.models[QWEN].domain == 7
 
 
+def test_language_models_leave_the_lowest_domain_to_others() -> None:
+    world = board(domains=4, lowest_domain=1)
+    world.memory = 64 * GB
+    world.needs = {**world.needs, LLAMA: ModelNeeds(1, 1, domain=0)}
+    world.up(QWEN, LLAMA, GEMMA)
+    assert [world.state.models[name].domain for name in (QWEN, LLAMA, GEMMA)] == [1, 0, 2], "a card's own wins"
+
+
+def test_driver_with_one_window_has_only_the_lowest_domain() -> None:
+    world = board(domains=1, lowest_domain=1)
+    world.up(QWEN)
+    assert world.state.models[QWEN].domain == 0
+
+
+def test_model_on_the_npu_without_the_vendors_library_goes_on_when_that_is_missing() -> None:
+    world = board()
+    world.needs = {**world.needs, LLAMA: ModelNeeds(1, 1, library=False)}
+    world.up(QWEN, LLAMA)
+    world.happen(on.NpuUnavailableEvent(NpuUnavailable("No library."), npu_lost=False))
+    assert world.engines == {QWEN: "closing", LLAMA: "ready"}
+    world.happen(on.NpuUnavailableEvent(NpuUnavailable("No NPU.")))
+    assert world.engines == {QWEN: "closing", LLAMA: "closing"}
+
+
 # ── idle ─────────────────────────────────────────────────────────────────────────────────────────
 
 
