@@ -34,6 +34,7 @@ PLACES = ("init", "destroy", "prefill", "token")
 FAULT = re.compile(rf"({'|'.join(ACTIONS)})(:\d+)?@(({'|'.join(PLACES[:-1])})|token:\d+)")
 
 MASK = bytes((167 * i + 91) % 256 for i in range(256))  # our own, the real container has another one
+UNSIGNED_ENDS = ("1.2.2", "1.2.3")  # toolkits whose end ids 1.3.0 misreads (EOS, rknn-llm issue 534)
 FOOTER = "rkllm-toolkit version: "
 
 
@@ -125,6 +126,27 @@ class SimModel:
     npu_bytes: int = 0  # 0 = the file's size; loading fails when over RKLLM_SIM_NPU_BYTES
     full_domains: tuple[int, ...] = ()  # IOMMU domains without room
     malloc_bytes: int = 0  # memory that is really taken and touched
+    # ── where boards were measured to differ (README.md: rows); None = as this version was measured, or assumed ──
+    window_shifts: bool | None = None  # row 1: with n_keep -1 too, so that only max_new_tokens bounds an answer
+    end_event: bool | None = None  # row 2: an empty NORMAL event with the end token before FINISH
+    counts_first: bool | None = None  # row 3: perf's generate_tokens counts the first token
+    overlong: Literal["both", "return", "callback"] | None = None  # row 4: as error_style, for prompts that do not fit
+    saves_on_abort: bool | None = None  # row 5: the prompt cache file of an aborted run is written
+    saves_any_run: bool | None = None  # row 6: and that of embedding inputs and of logits
+    saves_hybrid: bool | None = None  # row 6b: and that of qwen35
+    saves_answer: bool | None = None  # row 6c: the file holds the answer too, not the prompt alone
+    load_after_abort_crashes: bool | None = None  # row 7: the run after loading a file in a process that aborted
+    appends_to_loaded: bool | None = None  # row 8: with keep_history, loaded positions are the history
+    cache_fixed_bytes: int | None = None  # row 9: what stands in the file before the values; -1 = 4 a token id + 7627
+    vectors_finish: bool | None = None  # row 10: hidden and logits runs: an empty call, the data, FINISH; or the data
+    vector_residue_ms: float | None = None  # row 11: added to prefills by each vector run until a clear
+    resume_reads: bool | None = None  # row 12: after a pause the new prompt is read, then the answer goes on
+    abort_in_prefill: bool | None = None  # row 13: looked for every 128 tokens, or after the prefill only
+    decode_slowdown: float | None = None  # row 16: share of the rate that is lost with 1000 positions
+    reads_unsigned_ends: bool | None = None  # row 17: end ids that the file keeps as UINT32
+    warns_of_reuse: bool | None = None  # row 18: a line where a linear-attention model cannot reuse what is cached
+    conflict: Literal["", "submit", "hang"] | None = None  # row 19: while another process is on RKLLM_SIM_NPU_FILE
+    unsigned_ends: bool | None = None  # the file's own: None = as the toolkit wrote them, UINT32 in 1.2.2 and 1.2.3
 
     def __post_init__(self) -> None:
         for fault in self.faults:
@@ -145,6 +167,7 @@ class SimModel:
             prefill_base_ms=self.prefill_base_ms or speed.prefill_base_ms,
             prefill_tps=self.prefill_tps or speed.prefill_tps,
             decode_tps=self.decode_tps or speed.decode_tps,
+            decode_slowdown=speed.decode_slowdown if self.decode_slowdown is None else self.decode_slowdown,
             npu_bytes=self.npu_bytes or int(speed.memory_mb * (1 << 20)),
         )
 
@@ -164,6 +187,10 @@ SIM_FIELDS = (
     ),
     *("embedding_outputs", "prefill_base_ms", "prefill_tps", "decode_tps", "load_seconds", "abort_delay_ms"),
     *("faults", "ignore_abort", "error_style", "false_success", "npu_bytes", "full_domains", "malloc_bytes", "dtype"),
+    *("window_shifts", "end_event", "counts_first", "overlong", "saves_on_abort", "saves_any_run", "saves_hybrid"),
+    *("saves_answer", "load_after_abort_crashes", "appends_to_loaded", "cache_fixed_bytes", "vectors_finish"),
+    *("vector_residue_ms", "resume_reads", "abort_in_prefill", "decode_slowdown", "reads_unsigned_ends"),
+    *("warns_of_reuse", "conflict"),
 )
 
 U32, I32, F32, BOOL, STRING, ARRAY, I64, F64 = 4, 5, 6, 7, 8, 9, 11, 12  # GGUF value types
@@ -202,16 +229,16 @@ def _kind(value: object) -> int:
     return kinds[type(value)]
 
 
-def _tokenizer_entries(template: Template) -> Iterator[tuple[str, int, Value]]:
+def _tokenizer_entries(template: Template, end_kind: int) -> Iterator[tuple[str, int, Value]]:
     pieces = tokenizer.pieces()
     texts = [f"<0x{piece[0]:02X}>".encode() if kind == tokenizer.BYTE else piece for piece, kind in pieces]
     yield "tokenizer.ggml.model", STRING, "gpt2"
     yield "tokenizer.ggml.tokens", STRING, texts
     yield "tokenizer.ggml.token_type", I32, [kind for _, kind in pieces]
     yield "tokenizer.ggml.bos_token_id", U32, tokenizer.token(template.bos)
-    yield "tokenizer.ggml.eos_token_id", U32, tokenizer.token(template.eos)
+    yield "tokenizer.ggml.eos_token_id", end_kind, tokenizer.token(template.eos)
     ends = dict.fromkeys((template.eos, "<|endoftext|>"))
-    yield "tokenizer.ggml.eos_token_ids", I32, [tokenizer.token(end) for end in ends]
+    yield "tokenizer.ggml.eos_token_ids", end_kind, [tokenizer.token(end) for end in ends]
 
 
 def entries(model: SimModel) -> Iterator[tuple[str, int, Value]]:
@@ -241,10 +268,11 @@ def entries(model: SimModel) -> Iterator[tuple[str, int, Value]]:
     yield f"{arch}.attention.head_count_kv", U32, model.kv_heads
     yield f"{arch}.attention.key_length", U32, model.head_dim
     if model.has_tokenizer:
-        yield from _tokenizer_entries(template)
+        old = model.toolkit in UNSIGNED_ENDS if model.unsigned_ends is None else model.unsigned_ends
+        yield from _tokenizer_entries(template, U32 if old else I32)
     for field in SIM_FIELDS:
-        value = getattr(model, field)
-        yield f"sim.{field}", _kind(value), value
+        if (value := getattr(model, field)) is not None:
+            yield f"sim.{field}", _kind(value), value
     yield "sim.rules.match", STRING, [match for match, _ in model.rules]
     yield "sim.rules.reply", STRING, [reply for _, reply in model.rules]
 
@@ -285,10 +313,12 @@ def _arguments() -> argparse.ArgumentParser:
             parser.add_argument("--fault", dest="faults", action="append", metavar="ACTION@PLACE")
         elif field.name == "full_domains":
             parser.add_argument("--full-domain", dest="full_domains", action="append", type=int, metavar="N")
-        elif isinstance(field.default, bool):
+        elif isinstance(field.default, bool) or field.type == "bool | None":
             parser.add_argument(flag, action=argparse.BooleanOptionalAction)
         else:
+            kinds = {"int | None": int, "float | None": float}
             kind = str if isinstance(field.default, (str, bytes)) else type(field.default)
+            kind = kind if field.default is not None else kinds.get(str(field.type), str)
             parser.add_argument(flag, type=kind)
     return parser
 

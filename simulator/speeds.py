@@ -75,6 +75,15 @@ qwen3-vl-2b      196 649 14.91    1587 10.36
 deepseekocr-3b   128 696 31.8     1010 22.3
 qwen3.5-0.8b     216 1560 27      3400 15.4
 """
+# What users measured: base ms and ms a prompt token (fitted to several lengths), ms a decode step. GZA, 1.2.3; RLL,
+# 1.2.1, a 16K file, which slows it down; ORK, 1.2.3, its step by the vendor's table.
+_MEASURED = """
+rk3588/qwen3-1.7b  63 2.3 76.5
+rk3588/qwen3-0.6b  37 3.4 60.5
+rk3576/qwen3-4b    198 18 200
+"""
+# 17.5 tokens/s at 70 positions, 13.3 at about 1000 (RLL).
+MEASURED_SLOWDOWN = 0.25
 _TABLES = (
     ("rk3588", ("w8a8",), _RK3588),
     ("rk3576", ("w4a16", "w4a16_g128", "w8a8"), _RK3576),
@@ -85,24 +94,27 @@ _TABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """One cell of the benchmark; `memory_mb` is 0 where the table has none."""
+    """One cell of the benchmark, or one measurement; `memory_mb` is 0 where the table has none."""
 
     prompt_tokens: int
     ttft_ms: float
     decode_tps: float
     memory_mb: float
+    base_ms: float | None = None
+    decode_slowdown: float = 0.0
 
     @property
     def prefill_base_ms(self) -> float:
-        return round(self.ttft_ms * FIXED_SHARE, 3)
+        return round(self.ttft_ms * FIXED_SHARE, 3) if self.base_ms is None else self.base_ms
 
     @property
     def prefill_tps(self) -> float:
-        return self.prompt_tokens / (self.ttft_ms * (1 - FIXED_SHARE) / 1000)
+        base = self.ttft_ms * FIXED_SHARE if self.base_ms is None else self.base_ms
+        return self.prompt_tokens / ((self.ttft_ms - base) / 1000)
 
 
 def speeds() -> dict[str, Speed]:
-    """Every cell by `soc/model/quantisation`, and each model's first column by `soc/model` too."""
+    """Every cell by `soc/model/quantisation`, each model's first column by `soc/model`, and `measured/soc/model`."""
     found: dict[str, Speed] = {}
     for soc, columns, table in _TABLES:
         for line in table.strip().splitlines():
@@ -113,6 +125,10 @@ def speeds() -> dict[str, Speed]:
                 speed = Speed(128, float(ttft), float(tps), float(memory))
                 found[f"{soc}/{model}/{column}"] = speed
                 found.setdefault(f"{soc}/{model}", speed)
+    for line in _MEASURED.strip().splitlines():
+        name, *cells = line.split()
+        base, slope, step = map(float, cells)
+        found[f"measured/{name}"] = Speed(128, base + 128 * slope, 1000 / step, 0.0, base, MEASURED_SLOWDOWN)
     for line in _IMAGES.strip().splitlines():
         model, *cells = line.split()
         tokens, *numbers = map(float, cells)

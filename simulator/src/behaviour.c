@@ -1,5 +1,6 @@
 #include "behaviour.h"
 
+#include "board.h"
 #include "bytes.h"
 
 #include <stdlib.h>
@@ -15,6 +16,9 @@ static struct text text_of(const struct model *model, const char *key, const cha
     }
     return text;
 }
+
+/* What differs between versions; everything else is a constant below. */
+#define BEFORE(version) (version_compare(SIM_VERSION, version) < 0)
 
 struct behaviour behaviour_read(const struct model *m)
 {
@@ -37,6 +41,25 @@ struct behaviour behaviour_read(const struct model *m)
         .split_multibyte = model_int(m, "sim.split_multibyte", 0),
         .clock = model_int(m, "sim.clock", 0),
         .logits_last_only = model_int(m, "sim.logits_last_only", 0),
+        .window_shifts = model_int(m, "sim.window_shifts", 0),
+        .end_event = model_int(m, "sim.end_event", 0),
+        .counts_first = model_int(m, "sim.counts_first", 1),
+        .overlong = text_of(m, "sim.overlong", "both").at,
+        .saves_on_abort = model_int(m, "sim.saves_on_abort", 0),
+        .saves_any_run = model_int(m, "sim.saves_any_run", 1),
+        .saves_hybrid = model_int(m, "sim.saves_hybrid", 1),
+        .saves_answer = model_int(m, "sim.saves_answer", 1),
+        .load_after_abort_crashes = model_int(m, "sim.load_after_abort_crashes", 0),
+        .appends_to_loaded = model_int(m, "sim.appends_to_loaded", 0),
+        .cache_fixed_bytes = model_int(m, "sim.cache_fixed_bytes", 615 * 1024),
+        .vectors_finish = model_int(m, "sim.vectors_finish", 1),
+        .vector_residue_ms = model_real(m, "sim.vector_residue_ms", 0),
+        .resume_reads = model_int(m, "sim.resume_reads", 1),
+        .abort_in_prefill = model_int(m, "sim.abort_in_prefill", 1),
+        .decode_slowdown = model_real(m, "sim.decode_slowdown", 0),
+        .reads_unsigned_ends = model_int(m, "sim.reads_unsigned_ends", 1),
+        .warns_of_reuse = model_int(m, "sim.warns_of_reuse", 0),
+        .conflict = text_of(m, "sim.conflict", "").at,
         .false_success = text_of(m, "sim.false_success", "").at,
         .error_style = text_of(m, "sim.error_style", "both").at,
         .dtype = text_of(m, "sim.dtype", "").at,
@@ -76,6 +99,8 @@ void behaviour_free(struct behaviour *b)
     free(b->full_domains);
     free(b->false_success);
     free(b->error_style);
+    free(b->overlong);
+    free(b->conflict);
     free(b->dtype);
     free(b->faults);
     *b = (struct behaviour){0};

@@ -34,6 +34,26 @@ struct behaviour {
     bool split_multibyte;
     bool clock; /* each token's text is the monotonic clock in ns, read just before its callback */
     bool logits_last_only;
+    /* Rows of the boards' measurements: README.md has their sources, behaviour.c each version's default. */
+    bool window_shifts;
+    bool end_event;
+    bool counts_first;
+    bool saves_on_abort;
+    bool saves_any_run;
+    bool saves_hybrid;
+    bool saves_answer;
+    bool load_after_abort_crashes;
+    bool appends_to_loaded;
+    bool vectors_finish;
+    bool resume_reads;
+    bool abort_in_prefill;
+    bool reads_unsigned_ends;
+    bool warns_of_reuse;
+    int64_t cache_fixed_bytes; /* -1: by the vocabulary's size */
+    double vector_residue_ms;
+    double decode_slowdown;
+    char *overlong; /* as error_style, for a prompt that does not fit */
+    char *conflict; /* "", "submit" or "hang" */
     char *false_success; /* "", "abort" or "null" */
     char *error_style;   /* "both", "return" or "callback" */
     char *dtype;

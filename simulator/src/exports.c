@@ -161,6 +161,7 @@ EXPORT int rkllm_release_prompt_cache(LLMHandle handle)
     if (!alive(handle) || !session_begin(handle))
         return -1;
     cache_free(&((struct session *)handle)->loaded);
+    ((struct session *)handle)->loaded_waits = false;
     session_end(handle);
     return 0;
 }
@@ -188,6 +189,8 @@ static void clear_all(struct session *s, int keep_system_prompt)
         s->lanes[i].before = cache->count;
     }
     s->paused = false;
+    s->loaded_waits = false;
+    s->residue_ms = 0;
 }
 
 #if RKLLM_GEN < RKLLM_G4

@@ -145,12 +145,13 @@ static void log_details(const struct session *s)
     if (v->bos >= 0 && (size_t)v->bos < v->count)
         log_line('I', "BOS token: %d '%s'", v->bos, v->pieces[v->bos].text);
     for (size_t i = 0; i < v->n_eos; i++) {
-        if (v->eos[i] < 0 || (size_t)v->eos[i] >= v->count)
+        if (v->eos[i] < 0)
             continue;
+        const char *text = (size_t)v->eos[i] < v->count ? v->pieces[v->eos[i]].text : "";
         if (RKLLM_GEN >= RKLLM_G5)
-            log_line('I', "EOS token[%zu]: %d '%s'", i, v->eos[i], v->pieces[v->eos[i]].text);
+            log_line('I', "EOS token[%zu]: %d '%s'", i, v->eos[i], text);
         else
-            log_line('I', "EOS token: %d '%s'", v->eos[i], v->pieces[v->eos[i]].text);
+            log_line('I', "EOS token: %d '%s'", v->eos[i], text);
     }
 }
 
@@ -214,7 +215,7 @@ static void read_model(struct session *s)
     s->kv_heads = (int32_t)model_int(m, ".attention.head_count_kv", 1);
     s->head_dim = (int32_t)model_int(m, ".attention.key_length", 64);
     s->behaviour = behaviour_read(m);
-    s->vocabulary = vocabulary_read(m);
+    s->vocabulary = vocabulary_read(m, s->behaviour.reads_unsigned_ends);
     s->chat = chat_read(m);
     s->chat.thinks = s->behaviour.thinking.len > 0;
     if (s->behaviour.npu_bytes == 0)
@@ -264,6 +265,7 @@ int session_open(const RKLLMParam *param, const struct callbacks *callbacks, str
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->idle, NULL);
     s->log_level = log_level();
+    s->npu = -1;
     bool good = open_steps(param, callbacks, s);
     const char *lie = s->behaviour.false_success;
     if (good && lie != NULL && strcmp(lie, "abort") == 0)

@@ -348,6 +348,12 @@ static double number(enum type type, const uint8_t *at)
     }
 }
 
+bool model_unsigned(const struct model *model, const char *key)
+{
+    const struct entry *entry = find(model, key);
+    return entry != NULL && entry->type == U32;
+}
+
 bool model_has(const struct model *model, const char *key)
 {
     return find(model, key) != NULL;

@@ -21,6 +21,7 @@ uint64_t model_fingerprint(const struct model *model);  /* tells two models apar
 /* Values by key; a leading '.' stands for the architecture's name. A key that is absent gives the default. */
 int64_t model_int(const struct model *model, const char *key, int64_t otherwise);
 double model_real(const struct model *model, const char *key, double otherwise);
+bool model_unsigned(const struct model *model, const char *key); /* a UINT32 */
 bool model_has(const struct model *model, const char *key);
 char *model_text(const struct model *model, const char *key, size_t *len); /* malloc'd, NULL when absent */
 /* Arrays, malloc'd and empty when absent. */

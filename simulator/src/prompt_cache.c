@@ -8,8 +8,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define KIND 43             /* first word of the one file that was looked at */
-#define FIXED (615 * 1024)  /* what stands before the values in it */
+#define KIND 43    /* first word of the one file that was looked at */
+#define STATE 7627 /* what stands before the values beside the last position's logits, in Qwen3-4B's files */
 
 struct header {
     int32_t kind;
@@ -64,22 +64,41 @@ int prompt_cache_load(struct session *s, const char *path)
     }
     cache_free(&s->loaded);
     s->loaded = loaded;
+    s->loaded_waits = true;
+    s->poisoned = s->was_aborted && s->behaviour.load_after_abort_crashes;
     return 0;
 }
 
-bool prompt_cache_save(struct session *s, const char *path)
+void prompt_cache_take_up(struct session *s)
+{
+    struct cache *cache = &s->lanes[0].cache;
+    cache_cut(cache, 0);
+    for (size_t i = 0; i < s->loaded.count; i++)
+        cache_add(cache, s->loaded.keys[i]);
+    cache->history = cache->count;
+}
+
+bool prompt_cache_save(struct session *s, const char *path, size_t count)
 {
     const struct cache *cache = &s->lanes[0].cache;
     if (!supported(s))
         return false;
     if (path == NULL)
         path = "./prompt_cache.bin";
+    bool hybrid = strncmp(model_architecture(s->model), "qwen35", 6) == 0;
+    if (hybrid && !s->behaviour.saves_hybrid) {
+        log_line('E', "failed to save prompt cache to %s", path);
+        return false;
+    }
+    int64_t fixed = s->behaviour.cache_fixed_bytes;
+    if (fixed < 0)
+        fixed = (int64_t)s->vocabulary.count * (int64_t)sizeof(float) + STATE;
     FILE *file = fopen(path, "wbe");
-    struct header header = {.kind = KIND, .tokens = (int32_t)cache->count, .fingerprint = model_fingerprint(s->model)};
+    struct header header = {.kind = KIND, .tokens = (int32_t)count, .fingerprint = model_fingerprint(s->model)};
     size_t token = 2 * 2 * (size_t)s->layers * (size_t)s->kv_heads * (size_t)s->head_dim + 16;
     bool good = file != NULL && fwrite(&header, sizeof header, 1, file) == 1 &&
-                fwrite(cache->keys, sizeof *cache->keys, cache->count, file) == cache->count && fflush(file) == 0 &&
-                ftruncate(fileno(file), (off_t)(FIXED + cache->count * token)) == 0;
+                fwrite(cache->keys, sizeof *cache->keys, count, file) == count && fflush(file) == 0 &&
+                ftruncate(fileno(file), (off_t)((size_t)fixed + count * token)) == 0;
     if (file != NULL)
         fclose(file);
     if (!good)

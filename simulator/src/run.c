@@ -6,8 +6,10 @@
 #include "reply.h"
 #include "timings.h"
 #include "vectors.h"
+#include "window.h"
 
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +29,9 @@ struct task {
     struct perf perf;
     double started;
     bool aborted;
+    bool prefilled;
+    bool overlong;
+    bool continues; /* the positions of a prompt cache file, which need no prompt */
 };
 
 enum end { END_FINISHED, END_ABORTED, END_PAUSED, END_FAILED };
@@ -43,7 +48,7 @@ static bool abort_due(const struct session *s)
 static int failed(struct task *task)
 {
     struct session *s = task->s;
-    const char *style = s->behaviour.error_style;
+    const char *style = task->overlong ? s->behaviour.overlong : s->behaviour.error_style;
     for (size_t i = 0; s->paused && i < task->lanes; i++)
         s->lanes[i].cache.history = s->lanes[i].before;
     s->paused = false;
@@ -52,58 +57,19 @@ static int failed(struct task *task)
     return strcmp(style, "callback") == 0 ? 0 : -1;
 }
 
-/* ── the context window ────────────────────────────────────────────────────────────────────────── */
-
-static bool make_room(const struct session *s, struct cache *cache, size_t count)
-{
-    size_t most = (size_t)s->load.context;
-    if (count > most) {
-        log_line('E', "the length of prompt is greater than max context (prompt: %zu tokens, max context: %zu)", count,
-                 most);
-        return false;
-    }
-    if (cache->history + count < most)
-        return true;
-    size_t keep = s->load.n_keep >= 0 ? (size_t)s->load.n_keep : cache->system;
-    size_t over = cache->history + count + 1 - most;
-    if (keep + over > cache->history) {
-        log_line('E', "the context is not enough! (history: %zu, prompt: %zu, max context: %zu)", cache->history, count,
-                 most);
-        return false;
-    }
-    cache_cut(cache, cache->history); /* what stands behind the history would move under it */
-    if (s->log_level >= 2)
-        log_line('I', "context to be full[%zu], delete the kv cache in [%zu, %zu), total: %zu", most, keep, keep + over,
-                 over);
-    cache_remove(cache, keep, keep + over);
-    return true;
-}
-
-/* While decoding: with n_keep the window moves on, without it (-1) the answer ends. */
-static bool room_for_token(const struct session *s, struct cache *cache)
-{
-    size_t most = (size_t)s->load.context;
-    if (cache->count < most)
-        return true;
-    if (s->load.n_keep < 0)
-        return false;
-    size_t keep = (size_t)s->load.n_keep;
-    size_t over = (cache->count - keep + 1) / 2;
-    if (s->log_level >= 2)
-        log_line('I', "context to be full[%zu], delete the kv cache in [%zu, %zu), total: %zu", most, keep, keep + over,
-                 over);
-    cache_remove(cache, keep, keep + over);
-    return true;
-}
-
 /* ── prefill ───────────────────────────────────────────────────────────────────────────────────── */
+
+static bool linear_without_reuse(const struct session *s)
+{
+    const char *architecture = model_architecture(s->model);
+    bool linear = strncmp(architecture, "rwkv", 4) == 0 || strncmp(architecture, "qwen35", 6) == 0;
+    return linear && version_compare(SIM_VERSION, "1.3.1") < 0;
+}
 
 static bool reuses(const struct session *s, const struct input *input)
 {
     bool rows = input->type == RKLLM_INPUT_EMBED || input->type == RKLLM_INPUT_MULTIMODAL;
-    bool linear = strncmp(model_architecture(s->model), "rwkv", 4) == 0 ||
-                  strncmp(model_architecture(s->model), "qwen35", 6) == 0;
-    return !(rows && version_compare(SIM_VERSION, "1.2.3") < 0) && !(linear && version_compare(SIM_VERSION, "1.3.1") < 0);
+    return !(rows && version_compare(SIM_VERSION, "1.2.3") < 0) && !linear_without_reuse(s);
 }
 
 /* How many of the prompt's positions need not be computed. The last one always is: it gives the first token. */
@@ -157,8 +123,12 @@ static bool prefill(struct task *task, const struct input *inputs)
     for (size_t i = 0; i < task->lanes; i++) {
         struct cache *cache = &s->lanes[i].cache;
         struct prompt *prompt = &task->prompts[i];
-        if (!make_room(s, cache, prompt->count))
+        if (linear_without_reuse(s) && s->behaviour.warns_of_reuse && cache->count > cache->history)
+            log_line('W', "Current model does not support kv cache reuse. clearing all caches.");
+        if (!window_make_room(s, cache, prompt->count)) {
+            task->overlong = true;
             return false;
+        }
         size_t matched = whole ? 0 : reusable(s, cache, prompt, &inputs[i]);
         if (s->log_level >= 2)
             log_line('I', "kv cache matches %zu / %zu tokens of prompt", matched, prompt->count);
@@ -170,6 +140,7 @@ static bool prefill(struct task *task, const struct input *inputs)
             cache->system = prompt->system;
         for (size_t k = 0; k < prompt->count; k++)
             cache_add(cache, prompt->keys[k]);
+        s->lanes[i].prompted = cache->count;
         task->perf.prefill_tokens += (int)fresh;
         most = fresh > most ? fresh : most;
     }
@@ -177,14 +148,19 @@ static bool prefill(struct task *task, const struct input *inputs)
         return false;
 
     const struct behaviour *b = &s->behaviour;
-    double base = b->prefill_base_ms / 1000;
+    double base = (b->prefill_base_ms + s->residue_ms) / 1000;
     double step = b->prefill_tps > 0 ? 1 / b->prefill_tps : 0;
-    for (size_t done = 0; done < most && !task->aborted; done += PREFILL_CHUNK) {
-        size_t now = done + PREFILL_CHUNK < most ? done + PREFILL_CHUNK : most;
+    size_t chunk = b->abort_in_prefill ? PREFILL_CHUNK : most;
+    for (size_t done = 0; done < most && !task->aborted; done += chunk) {
+        size_t now = done + chunk < most ? done + chunk : most;
         if (base + step > 0)
             pace_until(task->started + base + (double)now * step);
         task->aborted = abort_due(s);
+        task->prefilled = now == most;
+        if (!npu_undisturbed(s))
+            return false;
     }
+    task->prefilled |= most == 0;
     return true;
 }
 
@@ -206,26 +182,29 @@ static bool is_eos(const struct session *s, int32_t id)
 /* The next token of one element. False when the answer is over. */
 static bool next_token(const struct session *s, struct lane *lane)
 {
-    int32_t eos = s->vocabulary.n_eos > 0 ? s->vocabulary.eos[0] : -1;
-    bool ended = eos >= 0 && lane->token == eos;
-    if (lane->said >= lane->reply.count && (ended || s->behaviour.endless || (s->load.ignore_eos && eos < 0)))
+    int32_t end = s->vocabulary.end;
+    bool missed = s->load.ignore_eos || (end >= 0 && !is_eos(s, end));
+    bool ended = end >= 0 && lane->token == end;
+    if (lane->said >= lane->reply.count && (ended || s->behaviour.endless || (missed && end < 0)))
         lane->said = 0; /* past an ignored end the model tells it all again */
     if (lane->said < lane->reply.count) {
         lane->token = lane->reply.ids[lane->said++];
         return true;
     }
-    lane->token = eos;
-    return eos >= 0 && (s->load.ignore_eos || !s->load.skip_special);
+    lane->token = end;
+    return end >= 0 && (missed || !s->load.skip_special || s->behaviour.end_event);
 }
 
 /* One step of one element: its token and the text that it shows. False when the answer is over. */
 static bool advance(struct session *s, struct lane *lane, struct output *output)
 {
     *output = (struct output){.token = -1};
-    lane->done = lane->done || !room_for_token(s, &lane->cache) || !next_token(s, lane);
+    lane->done = lane->done || !window_room_for_token(s, &lane->cache) || !next_token(s, lane);
     if (lane->done)
         return false;
-    cache_add(&lane->cache, (uint32_t)lane->token);
+    lane->done = is_eos(s, lane->token) && !s->load.ignore_eos;
+    if (!lane->done) /* an end is sampled, but nothing follows that it would be computed for */
+        cache_add(&lane->cache, (uint32_t)lane->token);
     output->token = lane->token;
     lane->waiting = false;
     if (!s->has_tokenizer || (s->load.skip_special && is_control(s, lane->token))) {
@@ -247,15 +226,21 @@ static bool advance(struct session *s, struct lane *lane, struct output *output)
             }
         }
     }
-    lane->done = is_eos(s, lane->token) && !s->load.ignore_eos;
     return true;
+}
+
+/* A decode step reads all positions: its length grows with them. */
+static double step_at(const struct task *task)
+{
+    const struct behaviour *b = &task->s->behaviour;
+    double slower = b->decode_slowdown / (1 - b->decode_slowdown) * (double)task->s->lanes[0].cache.count / 1000;
+    return b->decode_tps > 0 ? (1 + slower) / b->decode_tps : 0;
 }
 
 static enum end generate(struct task *task)
 {
     struct session *s = task->s;
     const struct behaviour *b = &s->behaviour;
-    double step = b->decode_tps > 0 ? 1 / b->decode_tps : 0;
     double deadline = pace_now();
     int64_t fault = faults_next(b->faults, b->n_faults, 0);
 
@@ -267,15 +252,17 @@ static enum end generate(struct task *task)
         }
         if (made >= task->most)
             return END_FINISHED;
-        if (made > 0 && step > 0) {
+        if (made > 0 && b->decode_tps > 0) {
             double now = pace_now();
-            deadline += step;
+            deadline += step_at(task);
             if (deadline < now) /* the callback took longer than a step: what is lost is not caught up */
                 deadline = now;
             pace_until(deadline);
         }
         if (abort_due(s))
             return END_ABORTED;
+        if (!npu_undisturbed(s))
+            return END_FAILED;
         bool some = false, shown = false;
         for (size_t i = 0; i < task->lanes; i++) {
             if (!advance(s, &s->lanes[i], &task->outputs[i]))
@@ -324,7 +311,8 @@ static enum end rows(struct task *task)
         output.logits = true;
     }
     struct output nothing = {.token = -1};
-    deliver(s, task->userdata, RKLLM_RUN_NORMAL, &nothing, NULL); /* seen on 1.2.x: one call without data first */
+    if (s->behaviour.vectors_finish)
+        deliver(s, task->userdata, RKLLM_RUN_NORMAL, &nothing, NULL); /* seen on 1.2.x: one call without data first */
     deliver(s, task->userdata, state, &output, NULL);
     task->perf.generate_tokens = 1;
     return END_FINISHED;
@@ -350,11 +338,12 @@ static bool prepare(struct task *task, const struct input *inputs)
     for (size_t i = 0; i < task->lanes; i++) {
         struct lane *lane = &s->lanes[i];
         bool resumed = s->paused;
-        if (resumed && inputs[i].type == RKLLM_INPUT_PROMPT && *inputs[i].text == 0)
-            continue; /* nothing was put in: it just goes on */
+        bool empty = inputs[i].type == RKLLM_INPUT_PROMPT && *inputs[i].text == 0;
+        if (resumed && (empty || !s->behaviour.resume_reads))
+            continue; /* it just goes on */
         if (!prompt_build(s, lane, &inputs[i], &task->prompts[i]))
             return false;
-        if (task->prompts[i].count == 0) {
+        if (task->prompts[i].count == 0 && !task->continues) {
             log_line('E', "the prompt is empty");
             return false;
         }
@@ -372,11 +361,30 @@ static bool prepare(struct task *task, const struct input *inputs)
     return true;
 }
 
+/* The file is complete before FINISH is told. What an abort inside the prefill leaves is not known: nothing here. */
+static void save_cache(const struct task *task, const struct input *inputs, enum end end)
+{
+    struct session *s = task->s;
+    const struct behaviour *b = &s->behaviour;
+    const struct lane *lane = &s->lanes[0];
+    if (!task->infer->save_cache || end == END_PAUSED || !task->prefilled || (end == END_ABORTED && !b->saves_on_abort))
+        return;
+    bool logits = task->infer->mode != RKLLM_INFER_GENERATE && task->infer->mode != RKLLM_INFER_GET_LAST_HIDDEN_LAYER;
+    bool none = inputs[0].type == RKLLM_INPUT_EMBED || logits;
+    if (none && !b->saves_any_run)
+        return;
+    bool answer = b->saves_answer || lane->prompted > lane->cache.count;
+    prompt_cache_save(s, task->infer->cache_path, answer ? lane->cache.count : lane->prompted);
+}
+
 static void settle(struct task *task, enum end end)
 {
     struct session *s = task->s;
     size_t added = s->lanes[0].cache.count - s->lanes[0].cache.history;
     s->paused = end == END_PAUSED;
+    s->was_aborted |= end == END_ABORTED;
+    if (task->infer->mode != RKLLM_INFER_GENERATE)
+        s->residue_ms += s->behaviour.vector_residue_ms;
     for (size_t i = 0; i < task->lanes; i++) {
         struct cache *cache = &s->lanes[i].cache;
         if (task->infer->keep_history || end == END_PAUSED)
@@ -384,8 +392,6 @@ static void settle(struct task *task, enum end end)
         else
             cache->history = s->lanes[i].before < cache->count ? s->lanes[i].before : cache->count;
     }
-    if (task->infer->save_cache && end == END_FINISHED)
-        prompt_cache_save(s, task->infer->cache_path);
     if (s->log_level >= 1 && getenv("RKLLM_SIM_NO_TIMINGS") == NULL)
         timings_log(s, &task->perf);
     if (s->log_level >= 2) {
@@ -404,11 +410,21 @@ static int perform(struct task *task, const struct input *inputs)
                   "ggml_nbytes(view_src)) failed");
         abort();
     }
+    if (s->poisoned) {
+        log_line('W', "SIMULATOR: a prompt cache that is loaded after an aborted run crashes the next one");
+        signal(SIGSEGV, SIG_DFL);
+        raise(SIGSEGV);
+    }
+    if (s->loaded_waits && task->infer->keep_history && s->behaviour.appends_to_loaded) {
+        prompt_cache_take_up(s);
+        s->loaded_waits = false;
+        task->continues = task->infer->mode == RKLLM_INFER_GENERATE;
+    }
     if (s->log_level >= 2)
         log_line('I', "current kv cache size: %zu", s->lanes[0].cache.history);
     for (size_t i = 0; i < task->lanes && !s->paused; i++)
         s->lanes[i].before = s->lanes[i].cache.history;
-    if (!prepare(task, inputs) || !prefill(task, inputs))
+    if (!npu_begin(s) || !prepare(task, inputs) || !prefill(task, inputs))
         return failed(task);
     double prefilled = pace_now();
     task->perf.prefill_ms = (prefilled - task->started) * 1000;
@@ -420,7 +436,11 @@ static int perform(struct task *task, const struct input *inputs)
         return failed(task);
     if (task->infer->mode == RKLLM_INFER_GENERATE)
         task->perf.generate_ms = (pace_now() - prefilled) * 1000;
-    if (end != END_PAUSED) {
+    bool vectors = task->infer->mode != RKLLM_INFER_GENERATE;
+    if (!vectors && !s->behaviour.counts_first && task->perf.generate_tokens > 0)
+        task->perf.generate_tokens--; /* the first token belongs to the prefill */
+    save_cache(task, inputs, end);
+    if (end != END_PAUSED && (!vectors || s->behaviour.vectors_finish)) {
         struct output *finish = task->outputs;
         memset(finish, 0, task->lanes * sizeof *finish);
         for (size_t i = 0; i < task->lanes; i++) {
@@ -451,6 +471,7 @@ int run(struct session *s, const struct input *inputs, const struct infer *infer
     s->runs++;
     board_show_load(&s->board, true);
     int status = perform(&task, inputs);
+    npu_end(s);
     board_show_load(&s->board, false);
     for (size_t i = 0; i < lanes; i++)
         prompt_free(&task.prompts[i]);

@@ -34,6 +34,7 @@ struct lane {
     int32_t token;
     bool waiting;
     bool done;
+    size_t prompted; /* positions once the prompt had been read */
 };
 
 struct session {
@@ -50,6 +51,11 @@ struct session {
     size_t n_adapters;
     struct lane *lanes;
     struct cache loaded; /* a prompt cache file's positions */
+    bool loaded_waits;   /* no run has taken them up yet */
+    bool was_aborted;    /* some run of this handle */
+    bool poisoned;       /* the next run crashes */
+    double residue_ms;   /* what vector runs have left behind */
+    int npu;             /* RKLLM_SIM_NPU_FILE, held while a run lasts; -1 otherwise */
     char *ballast;       /* sim.malloc_bytes, touched, so that it counts as resident */
     int log_level;
     double init_ms;
@@ -99,6 +105,12 @@ int adapter_load(struct session *session, const char *path, const char *name);
 const struct adapter *adapter_named(const struct session *session, const char *name);
 
 int prompt_cache_load(struct session *session, const char *path);
-bool prompt_cache_save(struct session *session, const char *path);
+bool prompt_cache_save(struct session *session, const char *path, size_t count); /* the first `count` positions */
+void prompt_cache_take_up(struct session *session); /* the loaded positions become the history */
+
+/* Whether no other process uses the NPU; otherwise what sim.conflict says, which may be to return never. */
+bool npu_begin(struct session *session);
+bool npu_undisturbed(const struct session *session);
+void npu_end(struct session *session);
 
 #endif

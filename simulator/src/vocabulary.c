@@ -34,7 +34,10 @@ static void insert(struct vocabulary *vocabulary, int32_t id)
     vocabulary->table[slot] = id;
 }
 
-struct vocabulary vocabulary_read(const struct model *model)
+/* Any number that is no token: which one 1.3.0 makes of it depends on memory. */
+#define NONSENSE 1065353216
+
+struct vocabulary vocabulary_read(const struct model *model, bool reads_unsigned)
 {
     struct vocabulary v = {.bos = (int32_t)model_int(model, "tokenizer.ggml.bos_token_id", -1), .slots = 64};
     size_t *lengths, kinds_count, eos_count;
@@ -67,6 +70,10 @@ struct vocabulary vocabulary_read(const struct model *model)
     v.eos[0] = (int32_t)model_int(model, "tokenizer.ggml.eos_token_id", -1);
     for (size_t i = 0; i < eos_count; i++)
         v.eos[i] = (int32_t)eos[i];
+    v.end = v.eos[0];
+    if (!reads_unsigned && model_unsigned(model, "tokenizer.ggml.eos_token_id"))
+        for (size_t i = 0; i < v.n_eos; i++)
+            v.eos[i] = NONSENSE;
     free(texts);
     free(lengths);
     free(kinds);

@@ -23,7 +23,8 @@ struct vocabulary {
     size_t slots;
     int32_t bytes[256];
     int32_t bos;
-    int32_t *eos;
+    int32_t end;  /* what the model says when it is done */
+    int32_t *eos; /* what the library takes for that */
     size_t n_eos;
 };
 
@@ -33,7 +34,8 @@ struct tokens {
     size_t room;
 };
 
-struct vocabulary vocabulary_read(const struct model *model);
+/* Without `reads_unsigned`, end ids that the file keeps as UINT32 are read as nonsense. */
+struct vocabulary vocabulary_read(const struct model *model, bool reads_unsigned);
 void vocabulary_free(struct vocabulary *vocabulary);
 /* Where `plain` (of the text's length, NULL for nowhere) is not 0, a tag such as <|im_end|> is text like any other. */
 void encode(const struct vocabulary *vocabulary, const char *text, size_t len, const char *plain, struct tokens *to);
