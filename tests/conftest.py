@@ -30,6 +30,7 @@ FIRST = (
     "tests/exo_cluster/test_strange_clusters.py",
     "tests/runtime/test_calls.py",
     "tests/catalogue/test_pull.py",
+    "tests/catalogue/test_swapped_links.py",
     "tests/runner/test_faults.py",
     "tests/packaging/test_package.py",
     "tests/api/test_fuzz.py",

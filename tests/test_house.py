@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "exo_rkllm"
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("schema", "socs"),
-    ("config", "sampling", "log"),
+    ("config", "sampling", "log", "privileges"),
     ("runtime", "board"),
     ("runner",),
     ("backends",),

@@ -24,6 +24,8 @@ from exo_rkllm.board.clocks import ClocksOutcome, raise_clocks, restore_clocks
 FIRST_SOCKET = 3
 # Seconds after which it ends without a connection, for instance when it was started by hand.
 NOBODY_CONNECTS = 2.0
+# The daemon needs one connection. Without a limit a client could use up the descriptors and end this program.
+MOST_HOLDERS = 32
 NOTE = "governors.json"
 
 
@@ -65,6 +67,9 @@ def hold(listener: socket.socket, root: Path, saved: Path) -> None:
             for source in ready:
                 if source is listener:
                     holder, _ = listener.accept()
+                    if len(holders) == MOST_HOLDERS:
+                        holder.close()
+                        continue
                     if not holders:
                         outcome = raise_clocks(root, saved)
                         answer = json.dumps(asdict(outcome)).encode() + b"\n"

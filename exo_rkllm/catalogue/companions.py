@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import AsyncGenerator
+import stat
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
+from typing import IO
 
 from exo_rkllm.catalogue import describe
 from exo_rkllm.catalogue.contributions import PluginContributions
@@ -102,12 +106,38 @@ def _put(target: Path, body: bytes) -> None:
     new.rename(target)
 
 
-def copy_companions(folder: Path, stage: Path, contributions: PluginContributions, *model_names: str) -> None:
-    """The tokenizer's files, by name and size only: nothing else of the folder is taken."""
+def open_companions(
+    folder: Path, contributions: PluginContributions, stack: contextlib.ExitStack, *model_names: str
+) -> Mapping[str, IO[bytes]]:
+    """The tokenizer's files, by name and size only: nothing else of the folder is taken. `stack` closes them."""
     model_type = describe.read_json(folder / "config.json").get("model_type")
     spec = contributions.spec("", model_type, *model_names)
     usual = describe.usual_names(sorted(path.name for path in folder.iterdir() if path.is_file()), spec)
+    opened: dict[str, IO[bytes]] = {}
     for name, limit in describe.COMPANIONS.items():
-        path = folder / usual.get(name, name)
-        if name in usual and path.stat().st_size <= limit:
-            shutil.copyfile(path, stage / name)
+        if name in usual:
+            with contextlib.suppress(OSError):
+                file = stack.enter_context(open_original(folder / usual[name]))
+                if os.fstat(file.fileno()).st_size <= limit:
+                    opened[name] = file
+    return opened
+
+
+def open_original(path: Path) -> IO[bytes]:
+    """A plain file to import; anything else is an OSError.
+
+    Root follows another account's link only to that account's own file, or importing a folder of the service's would
+    hand the service what only root may read.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and (os.geteuid() != 0 or path.lstat().st_uid in (0, status.st_uid)):
+        return file
+    file.close()
+    raise PermissionError(errno.EPERM, "it is no plain file of its owner's", str(path))
+
+
+def copy_companions(opened: Mapping[str, IO[bytes]], stage: Path) -> None:
+    for name, file in opened.items():
+        with (stage / name).open("xb") as copy:
+            shutil.copyfileobj(file, copy)

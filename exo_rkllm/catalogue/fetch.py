@@ -14,10 +14,9 @@ from pathlib import Path, PurePosixPath
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.hub import Body, File, Hub, Interrupted, Repository
 from exo_rkllm.catalogue.progress import PullProgress, PullStage
-from exo_rkllm.catalogue.staging import LOCK
+from exo_rkllm.catalogue.staging import LOCK, check_room
 from exo_rkllm.errors import PullError
 
-RESERVE = 64 * 1024 * 1024  # bytes of the disk that stay free
 TRIES = 5
 PAUSE = 0.25
 STATE = ".state.json"
@@ -72,17 +71,8 @@ def _prepare(stage: Path, target: Path, part: Path, repo: Repository, file: File
                 path.unlink()
         state = fresh
     have = part.stat().st_size if part.exists() else 0
-    need, free = (file.size or 0) - have, shutil.disk_usage(stage).free
-    if need + RESERVE > free:
-        raise PullError(
-            f"The file needs {_gb(need)} and {stage.parent} has {_gb(free)} free.",
-            "Free some with: exo-rkllm rm MODEL, or set models.directory to another disk.",
-        )
+    check_room(stage.parent, (file.size or 0) - have)
     return state
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.2f} GB"
 
 
 def _read_state(stage: Path) -> PartState | None:
@@ -196,6 +186,8 @@ class Download:
         self._digest.update(chunk)
         self.have += len(chunk)
         due = self.have - self._last_report >= REPORT_EVERY
+        if due:
+            check_room(self._stage.parent, (self.total or self.have) - self.have)
         self._last_report = self.have if due else self._last_report
         return due
 

@@ -11,22 +11,23 @@ import contextlib
 import functools
 import hashlib
 import os
-import shutil
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, modelfile, names
-from exo_rkllm.catalogue.companions import copy_companions, fetch_companions
-from exo_rkllm.catalogue.fetch import RESERVE
+from exo_rkllm.catalogue.companions import copy_companions, fetch_companions, open_companions, open_original
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
 from exo_rkllm.catalogue.progress import PullProgress, PullStage
+from exo_rkllm.catalogue.staging import check_room
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.errors import ExoRkllmError, ModelExists, ModelFileError, ModelNotFound, UsageError
+from exo_rkllm.privileges import give_up_root
 from exo_rkllm.runtime import modelfile as model_files
 
 BLOCK = 1 << 24
@@ -39,6 +40,15 @@ class ImportSource:
     weights: Path
     folder: Path | None = None
     modelfile: Modelfile = field(default_factory=Modelfile)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSource:
+    """The files of a source, opened with the rights of whoever asked for the import."""
+
+    source: ImportSource
+    file: IO[bytes]
+    companions: Mapping[str, IO[bytes]]
 
 
 def find(path: Path, suffixes: Mapping[str, str] = names.SUFFIXES) -> tuple[ImportSource, ...]:
@@ -96,46 +106,65 @@ async def import_(
 ) -> AsyncGenerator[PullProgress, None]:
     """A step `done` for each model; `access` is for tokenizer files that are not there, None stays offline."""
     names.check_id(name)
-    sources = await asyncio.to_thread(find, path, catalogue.contributions.suffixes)
+    sources = find(path, catalogue.contributions.suffixes)
     if name and len(sources) > 1:
         raise UsageError(
             f"{path} has {len(sources)} models, which cannot all be named {name!r}.", "Import one of them."
         )
-    await asyncio.to_thread(catalogue.clean)
     errors: list[ExoRkllmError] = []
-    for source in sources:
-        try:
-            async with aclosing(_import(catalogue, source, access, name, move=move, replace=replace)) as steps:
-                async for step in steps:
-                    yield step
-        except ExoRkllmError as error:
-            errors.append(error)
-            if len(sources) > 1:
-                yield PullProgress("note", f"{source.weights.name}: {error.sentence}")
+    with ExitStack() as stack:
+        opened = [_open(catalogue, source, stack) for source in sources]
+        give_up_root(catalogue.directory)
+        await asyncio.to_thread(catalogue.clean)
+        for source, files in zip(sources, opened, strict=True):
+            try:
+                if isinstance(files, ExoRkllmError):
+                    raise files
+                async with aclosing(_import(catalogue, files, access, name, move=move, replace=replace)) as steps:
+                    async for step in steps:
+                        yield step
+            except ExoRkllmError as error:
+                errors.append(error)
+                if len(sources) > 1:
+                    yield PullProgress("note", f"{source.weights.name}: {error.sentence}")
     if len(errors) == len(sources):
         raise errors[0]
 
 
+def _open(catalogue: Catalogue, source: ImportSource, stack: ExitStack) -> OpenSource | ExoRkllmError:
+    """The source's files, which `stack` closes, or why it cannot be imported."""
+    file, folder, contributions = source.weights, source.folder, catalogue.contributions
+    try:
+        if file.suffix.lower() == ".rkllm":
+            model_files.inspect(file)
+        elif file.suffix.lower() not in contributions.suffixes:
+            raise ModelFileError(f"{file} is no .rkllm file.", f"exo-rkllm inspect {file}")
+        weights = stack.enter_context(open_original(file))
+    except ExoRkllmError as error:
+        return error
+    except OSError as error:
+        return ModelFileError(f"{file} cannot be read: {error.strerror}.", f"ls -l {file}")
+    telling = source.modelfile.base_model, file.name
+    return OpenSource(
+        source, weights, {} if folder is None else open_companions(folder, contributions, stack, *telling)
+    )
+
+
 async def _import(
-    catalogue: Catalogue, source: ImportSource, access: Access | None, name: str, *, move: bool, replace: bool
+    catalogue: Catalogue, files: OpenSource, access: Access | None, name: str, *, move: bool, replace: bool
 ) -> AsyncGenerator[PullProgress, None]:
+    source = files.source
     file, folder, settings = source.weights, source.folder, source.modelfile
-    if file.suffix.lower() == ".rkllm":
-        await asyncio.to_thread(model_files.inspect, file)
-    elif file.suffix.lower() not in catalogue.contributions.suffixes:
-        raise ModelFileError(f"{file} is no .rkllm file.", f"exo-rkllm inspect {file}")
     id_ = name or (names.plain_id(folder.name) if folder and settings.weights else "")
     id_ = id_ or names.id_from(file.name, catalogue.contributions.suffixes)
     if not replace and any(entry.id == id_ for entry in catalogue.list()):
         raise ModelExists(f"There is a model {id_!r} already.", f"exo-rkllm import {file} --name NAME")
     with catalogue.stage() as stage:
         target = stage / (file.name if names.plain_file_name(file.name) else f"model{file.suffix}")
-        async with aclosing(_take_over(file, target)) as steps:
+        async with aclosing(_take_over(file, files.file, target)) as steps:
             async for step in steps:
                 yield step
-        if folder is not None:
-            telling = settings.base_model, file.name
-            await asyncio.to_thread(copy_companions, folder, stage, catalogue.contributions, *telling)
+        await asyncio.to_thread(copy_companions, files.companions, stage)
         base = repos([settings.base_model])
         if access is not None and base:
             async with Hub(access) as hub, aclosing(fetch_companions(hub, stage, None, base)) as notes:
@@ -158,20 +187,25 @@ async def _import(
         card = await asyncio.to_thread(make)
         entry = await asyncio.to_thread(functools.partial(catalogue.publish, stage, card, replace=replace))
     if move:
-        await asyncio.to_thread(file.unlink)
+        try:
+            await asyncio.to_thread(file.unlink)
+        except OSError as error:
+            yield PullProgress("note", f"the original is still there ({error.strerror}): rm {file}")
     yield PullProgress("done", f"{entry.id} is ready", str(file), step.sha256, step.done, step.done, entry.id)
 
 
-async def _take_over(file: Path, target: Path) -> AsyncGenerator[PullProgress, None]:
+async def _take_over(file: Path, original: IO[bytes], target: Path) -> AsyncGenerator[PullProgress, None]:
     """The file under a second name where the file system and the owner allow one, else a copy. The last step has its
     size and digest."""
-    linked, size = await asyncio.to_thread(_link, file, target)
+    size = os.fstat(original.fileno()).st_size
+    linked = await asyncio.to_thread(_link, file, original, target)
     stage: PullStage = "verifying" if linked else "writing"
     done, digest = 0, hashlib.sha256()
-    with file.open("rb") as reader, contextlib.ExitStack() as stack:
-        writer = None if linked else stack.enter_context(target.open("wb"))
-        while block := await asyncio.to_thread(reader.read, BLOCK):
+    with ExitStack() as stack:
+        writer = None if linked else stack.enter_context(target.open("xb"))
+        while block := await asyncio.to_thread(original.read, BLOCK):
             if writer is not None:
+                check_room(target.parent.parent, size - done)
                 await asyncio.to_thread(writer.write, block)
             await asyncio.to_thread(digest.update, block)
             done += len(block)
@@ -179,16 +213,11 @@ async def _take_over(file: Path, target: Path) -> AsyncGenerator[PullProgress, N
     yield PullProgress(stage, file.name, str(file), digest.hexdigest(), done, size)
 
 
-def _link(file: Path, target: Path) -> tuple[bool, int]:
-    """Whether the file got a second name, and its size; raises a ModelFileError where there is no room for a copy."""
-    need = file.stat().st_size
+def _link(file: Path, original: IO[bytes], target: Path) -> bool:
+    """Whether the file got a second name; never another file that has taken its path."""
     with contextlib.suppress(OSError):
         os.link(file, target)
-        return True, need
-    free = shutil.disk_usage(target.parent).free
-    if need + RESERVE > free:
-        raise ModelFileError(
-            f"{file} has {need / 1e9:.2f} GB and {target.parent.parent} has {free / 1e9:.2f} GB free.",
-            "Free some with: exo-rkllm rm MODEL, or set models.directory to the file's own disk.",
-        )
-    return False, need
+        if os.path.samestat(target.lstat(), os.fstat(original.fileno())):
+            return True
+        target.unlink()
+    return False

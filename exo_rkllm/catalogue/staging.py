@@ -6,12 +6,11 @@ import contextlib
 import fcntl
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from exo_rkllm.catalogue import names
-from exo_rkllm.errors import ConfigError, ModelExists
+from exo_rkllm.errors import ConfigError, ModelExists, PullError
 
 INCOMING = ".incoming-"
 REPLACED = ".replaced-"
@@ -19,6 +18,7 @@ TRASH = ".trash-"
 PULL = ".pull-"
 LOCK = ".lock"
 PULLS_KEPT = 7 * 24 * 3600.0
+RESERVE = 64 * 1024 * 1024  # bytes of the disk that stay free
 
 
 def sync(path: Path) -> None:
@@ -42,19 +42,17 @@ def writing(directory: Path) -> Iterator[None]:
         ) from None
 
 
-def hand_over(path: Path, folder: Path) -> None:
-    """Give what root made for a service to the folder's owner, or the service could not read it.
+def check_room(folder: Path, need: int) -> None:
+    """Raise a PullError unless `need` bytes fit on the folder's disk, and RESERVE stays free.
 
-    An import's link is the original, too: it keeps its owner where everybody may read it.
+    Asked before each part that is written, since others write to the disk, too.
     """
-    if os.geteuid() != 0:
-        return
-    owner, status = folder.stat(), path.lstat()
-    if owner.st_uid in (0, status.st_uid) or (
-        stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and status.st_mode & 0o004
-    ):
-        return
-    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    free = shutil.disk_usage(folder).free
+    if need + RESERVE > free:
+        raise PullError(
+            f"The file needs {need / 1e9:.2f} GB and {folder} has {free / 1e9:.2f} GB free.",
+            "Free some with: exo-rkllm rm MODEL, or set models.directory to another disk.",
+        )
 
 
 class Stage:
@@ -64,7 +62,6 @@ class Stage:
         self.folder = folder
         with writing(folder.parent):
             folder.mkdir(parents=True, exist_ok=True)
-            hand_over(folder.parent, folder.parent.parent)
             self._handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

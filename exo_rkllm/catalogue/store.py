@@ -21,7 +21,7 @@ from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.tokenizer import plugin_tokenizer, read_tokenizer
 from exo_rkllm.chat.chat_format import ChatFormat, ChatModel, model_type
-from exo_rkllm.errors import CardError, ExoRkllmError, ModelExists, ModelNotFound
+from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 from exo_rkllm.plugins.adapting import preload_of, processor_of
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.runner.preload import Preload
@@ -302,8 +302,6 @@ class Catalogue:
         staging.sync(stage)
         for hidden in stage.glob(".*"):
             hidden.unlink()  # the lock, and what a pull kept for resuming
-        for path in (*stage.iterdir(), stage):
-            staging.hand_over(path, self.directory)
         if replace and target.exists():
             old = self.directory / (staging.REPLACED + id_)
             shutil.rmtree(old, ignore_errors=True)
@@ -339,6 +337,11 @@ class Catalogue:
             folder.rename(trash)
             staging.sync(self.directory)
         shutil.rmtree(trash, ignore_errors=True)
+        if trash.exists():
+            raise ConfigError(
+                f"{folder.name} was removed, but its files belong to another account and still take space.",
+                f"sudo rm -rf {trash}",
+            )
 
     def clean(self, now: float | None = None) -> None:
         """Take away what a crash or a power cut left: half-made entries, removed ones, pulls nobody resumed."""

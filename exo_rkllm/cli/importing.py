@@ -20,7 +20,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="do not download missing tokenizer files")
     parser.add_argument("--json", action="store_true", help="print one JSON object per step")
     place.argument(parser)
-    parser.epilog = "On the same file system the import shares the original's bytes; otherwise it copies the file."
+    parser.epilog = (
+        "On the same file system the import shares the original's bytes if the folder's owner may write to it; "
+        "otherwise, and with sudo into the service's folder, it copies the file."
+    )
 
 
 def main(args: argparse.Namespace) -> int:

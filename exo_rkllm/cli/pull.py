@@ -13,6 +13,7 @@ from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.pull import PullTarget, pull
 from exo_rkllm.cli import place, progress
 from exo_rkllm.client import control
+from exo_rkllm.privileges import give_up_root
 from exo_rkllm.socs import family_of
 
 
@@ -53,8 +54,10 @@ async def pull_by_daemon(daemon: control.Client, args: argparse.Namespace) -> As
 
 
 def pull_here(args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
+    catalogue = place.node(args.models).catalogue
+    give_up_root(catalogue.directory)
     return pull(
-        place.node(args.models).catalogue,
+        catalogue,
         PullTarget.parse(args.model),
         Access.of(os.environ),
         soc=soc(args),

@@ -7,6 +7,7 @@ import argparse
 from exo_rkllm.cli import place
 from exo_rkllm.cli.output import size
 from exo_rkllm.client import control
+from exo_rkllm.privileges import give_up_root
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +22,7 @@ def main(args: argparse.Namespace) -> int:
             print(f"removed {daemon.post('/control/rm', model=name)['removed']}")
         return 0
     catalogue = place.node(args.models, plugged=False).catalogue
+    give_up_root(catalogue.directory)
     names = [catalogue.removable(name) for name in args.models_]  # all or none: one wrong name removes nothing
     sizes = {entry.id: entry.card.weights.size for entry in catalogue.list() if entry.card.weights}
     for name in names:

@@ -16,6 +16,7 @@ from typing import IO, TypeAlias
 from urllib.request import urlopen
 
 from exo_rkllm.errors import ExoRkllmError, RuntimeMissing, UsageError
+from exo_rkllm.privileges import give_up_root
 from exo_rkllm.runtime import version
 from exo_rkllm.runtime.locate import NAME
 from exo_rkllm.runtime.version import Version
@@ -70,6 +71,7 @@ def _opened(source: str) -> Iterator[tuple[IO[bytes], int]]:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A file of its own in the target's directory, which is gone afterwards unless it was renamed."""
+    give_up_root(target.parent)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{NAME}.", delete=False) as file:

@@ -19,7 +19,7 @@ from exo_rkllm.catalogue.importing import import_
 from exo_rkllm.catalogue.modelfile import Modelfile
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.errors import CardError, ModelExists, ModelFileError, ModelNotFound, UsageError
+from exo_rkllm.errors import CardError, ModelExists, ModelFileError, ModelNotFound, PullError, UsageError
 from tests.hub import LocalHub
 
 RKLLAMA = """\
@@ -99,7 +99,7 @@ async def test_import_copies_across_file_systems(
     assert path.read_bytes() == file.read_bytes()
     assert {step.stage for step in steps} == {"writing", "done"}
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
-    with pytest.raises(ModelFileError, match=r"has 0\.00 GB and .* has 0\.00 GB free"):
+    with pytest.raises(PullError, match=r"needs 0\.00 GB and .* has 0\.00 GB free"):
         await imported(catalogue, file, name="again")
     assert [path.name for path in catalogue.directory.iterdir()] == ["copy"]
 

@@ -413,31 +413,3 @@ def test_the_tokenizer_is_optional(catalogue: Catalogue) -> None:
 
 def test_catalogue_raises_our_errors_only() -> None:
     assert issubclass(CardError, ExoRkllmError)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
-def test_entry_made_by_root_belongs_to_the_folders_owner(tmp_path: Path) -> None:
-    """`sudo exo-rkllm import` works for the service, which could not read root's files otherwise."""
-    state = tmp_path / "state"
-    state.mkdir()
-    os.chown(state, 4711, 4712)
-    entry = put(Catalogue(state / "models"), "demo")
-    made = [state / "models", entry.folder, *entry.folder.iterdir()]
-    assert len(made) == 4
-    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(4711, 4712)}
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
-@pytest.mark.parametrize(("mode", "owner"), [(0o644, 0), (0o600, 4711)])
-def test_linked_original_keeps_its_owner(tmp_path: Path, mode: int, owner: int) -> None:
-    state = tmp_path / "state"
-    state.mkdir()
-    os.chown(state, 4711, 4711)
-    original = tmp_path / "w.rkllm"
-    original.write_bytes(b"weights")
-    original.chmod(mode)
-    catalogue = Catalogue(state / "models")
-    with catalogue.stage() as stage:
-        os.link(original, stage / "w.rkllm")
-        catalogue.publish(stage, Card("demo", weights=Weights("w.rkllm", 7)))
-    assert original.stat().st_uid == owner

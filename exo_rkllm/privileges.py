@@ -1,0 +1,90 @@
+"""Root's rights, given up before anything is written where another account could swap a folder for a link.
+
+`sudo exo-rkllm import` works in a folder of the service's user. Whatever that account does there meanwhile, the kernel
+then lets the command change only what the account could change itself.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections import deque
+from pathlib import Path
+
+from exo_rkllm.errors import ConfigError
+
+NOBODY = 65534
+MAX_LINKS = 40  # as the kernel's own walk
+
+
+def give_up_root(folder: Path) -> None:
+    """Let the whole process become the owner of `folder` for good; nothing where only root can change or swap it.
+
+    `folder` need not exist. Raises a ConfigError where others may change a folder of root's: there is nobody to become.
+    What only root can read must be open by now.
+    """
+    if os.geteuid() != 0:
+        return
+    uid = owner_of(folder)
+    if uid == 0:
+        return
+    try:
+        gid = pwd.getpwuid(uid).pw_gid or NOBODY
+    except KeyError:
+        gid = NOBODY
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    _check_python(uid, folder)
+
+
+def _check_python(uid: int, folder: Path) -> None:
+    """Modules that are imported later must be readable for the account, which they are not in root's home."""
+    for module in (os.__file__, __file__):
+        if not os.access(module, os.R_OK):
+            raise ConfigError(
+                f"Root may write in {folder} only as its owner (user id {uid}), who cannot read {module}.",
+                f"sudo -u '#{uid}' exo-rkllm ..., with exo-rkllm installed where every user may read it",
+            )
+
+
+def owner_of(folder: Path) -> int:
+    """The first account other than root that owns a part of the path to `folder`, itself included; 0 where none does.
+
+    From that part on the account can lead the path elsewhere, so no other may write there, either.
+    """
+    place, parts, links = Path("/"), deque((Path.cwd() / folder).parts[1:]), 0
+    while parts:
+        part = parts.popleft()
+        if part == "..":
+            place = place.parent
+            continue
+        _check_closed(place, last=False)
+        try:
+            status = (place / part).lstat()
+        except FileNotFoundError:
+            return 0
+        if status.st_uid != 0:
+            return status.st_uid
+        if stat.S_ISLNK(status.st_mode):
+            links += 1
+            if links > MAX_LINKS:
+                raise ConfigError(f"{folder} is a link that leads to itself.", f"ls -l {place / part}")
+            target = (place / part).readlink()
+            parts.extendleft(reversed(target.parts[1:] if target.is_absolute() else target.parts))
+            place = Path("/") if target.is_absolute() else place
+        else:
+            place /= part
+    _check_closed(place, last=True)
+    return 0
+
+
+def _check_closed(folder: Path, *, last: bool) -> None:
+    """In a folder with the sticky bit, such as /tmp, others cannot swap what is root's."""
+    mode = folder.lstat().st_mode
+    if mode & (stat.S_IWGRP | stat.S_IWOTH) and (last or not mode & stat.S_ISVTX):
+        raise ConfigError(
+            f"{folder} is root's, and other accounts may change it: root does not write there.",
+            f"chmod go-w {folder}, or chown it to the one account that writes there",
+        )
