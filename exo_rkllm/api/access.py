@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -13,6 +14,10 @@ from aiohttp import web
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings, Caller
 from exo_rkllm.api.faults import Forbidden, KeyNeeded
+from exo_rkllm.api.rights import Right
+
+# `[address]` or a name, and a port. A browser sends nothing else.
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.%\w-]+)\]|([^\[\]:]+))(?::\d*)?", re.ASCII)
 
 
 def check_api_key(
@@ -20,20 +25,24 @@ def check_api_key(
 ) -> Caller:
     """The caller, or KeyNeeded where `required` and the settings want a key that the request does not bring.
 
-    `local`: over a Unix socket, whose file permissions have decided already. On loopback any key will do.
+    `local`: over a Unix socket, whose file permissions have decided already. Where no key is needed any will do.
     """
     if local:
-        return Caller("local", control=True)
+        return Caller("local", "control")
     secret = _bearer(headers)
+    if not secret.isascii():
+        raise KeyNeeded("An API key has ASCII characters only, and this one has others.", "Copy it again.")
     key = _matching_key(secret, settings.keys)
     if key is not None:
-        return Caller(key.name, control=key.control)
-    if required and settings.needs_key:
+        return Caller(key.name, "control" if key.control else "ask")
+    from_loopback = is_loopback(address)
+    if required and settings.needs_key(from_loopback=from_loopback):
         if secret:
             raise KeyNeeded("This API key is not known here.", "exo-rkllm config show lists where keys are kept.")
         raise KeyNeeded("An API key is needed here.", "Send it as: Authorization: Bearer KEY")
     # Clients of one machine differ in nothing else, and each has to send some key anyway.
-    return Caller(f"{address} {hashlib.sha256(secret.encode()).hexdigest()[:8]}" if secret else address)
+    client = f"{address} {hashlib.sha256(secret.encode()).hexdigest()[:8]}" if secret else address
+    return Caller(client, "load" if from_loopback and not settings.keys else "ask")
 
 
 def _bearer(headers: Mapping[str, str]) -> str:
@@ -43,45 +52,65 @@ def _bearer(headers: Mapping[str, str]) -> str:
 
 def _matching_key(secret: str, keys: tuple[ApiKey, ...]) -> ApiKey | None:
     """Every key is compared, so that the time tells nothing about which was nearly right."""
-    candidate = secret.encode("utf-8", "surrogateescape")
+    candidate = secret.encode()
     matches = [key for key in keys if hmac.compare_digest(candidate, key.secret.encode()) and candidate]
     return matches[-1] if matches else None
 
 
-def check_control(caller: Caller) -> None:
-    if not caller.control:
+def check_right(caller: Caller, right: Right) -> None:
+    """Raise Forbidden where the caller lacks the right."""
+    if not caller.may(right):
         raise Forbidden(
             "This changes the daemon for everybody, and needs a key with the right to control.",
-            "Use the command line (exo-rkllm pull, load, unload, rm), or a key with control = true.",
+            "Use the command line (exo-rkllm pull, load, unload, rm), or a key with the word control after it.",
         )
 
 
 def host_of(header: str) -> str:
-    """The name in a Host header, without port and brackets."""
-    name = header.partition("]")[0][1:] if header.startswith("[") else header.partition(":")[0]
-    return name.rstrip(".").casefold()
+    """The name in a Host header, without port and brackets; empty where the header is none."""
+    match = HOST.fullmatch(header)
+    return (match[1] or match[2]).rstrip(".").casefold() if match else ""
 
 
 def is_loopback(host: str) -> bool:
+    """Whether the name or address is this machine's own; ::ffff:127.0.0.1, as a socket of both families says it, is."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
-def check_site(headers: Mapping[str, str], settings: ApiServerSettings) -> None:
-    """A web page must not reach the board behind its reader's back: neither by a rebound name nor by a cross post."""
+def check_site(headers: Mapping[str, str], remote: str, settings: ApiServerSettings) -> None:
+    """A web page must not reach the board behind its reader's back: neither by a rebound name nor by a cross post.
+
+    A name that the page's owner can point here is refused wherever no key stands in the way. An address cannot be
+    rebound, so beyond loopback every address is taken.
+    """
     host = headers.get("Host", "")
-    if settings.loopback and host and not is_loopback(host_of(host)) and host_of(host) not in settings.config.hosts:
+    exposed = settings.loopback or not settings.needs_key(from_loopback=is_loopback(remote))
+    if exposed and host and not _is_own_name(host_of(host), settings):
+        where = "on loopback" if settings.loopback else "without a key"
         raise Forbidden(
-            f"This daemon answers on loopback, and not under the name {host_of(host)[:100]!a}.",
-            "Call it as localhost, or add the name to [api] hosts.",
+            f"This daemon answers {where}, and not under the name {host[:100]!a}.",
+            "Call it as localhost or by its address, or add the name to [api] hosts.",
         )
     origin = headers.get("Origin", "")
     if origin and not _is_allowed_origin(origin, host, settings):
         raise Forbidden(f"Web pages of {origin[:100]!a} may not call this daemon.", "Add the origin to [api] origins.")
+
+
+def _is_own_name(host: str, settings: ApiServerSettings) -> bool:
+    if is_loopback(host) or (host and host in settings.config.hosts):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return not settings.loopback
 
 
 def _is_allowed_origin(origin: str, host: str, settings: ApiServerSettings) -> bool:

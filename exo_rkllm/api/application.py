@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from aiohttp import web
 
 from exo_rkllm.api import anthropic, faults, ollama, openai, openapi, page, responses, status
-from exo_rkllm.api.access import check_api_key, check_control, check_site, common_headers, is_unix
+from exo_rkllm.api.access import check_api_key, check_right, check_site, common_headers, is_unix
 from exo_rkllm.api.body import read_body
 from exo_rkllm.api.context import ApiContext, Call, Endpoint
 from exo_rkllm.api.encoding import json_response
@@ -54,7 +54,7 @@ def _middleware(context: ApiContext) -> Any:
         request[ID] = request_id = own_id if REQUEST_ID.fullmatch(own_id) else secrets.token_hex(16)
         settings = context.settings()
         try:
-            check_site(request.headers, settings)
+            check_site(request.headers, request.remote or "", settings)
             response = _preflight(request) if _is_preflight(request) else await handler(request)
         except web.HTTPException as error:
             response = _refusal(request, _of_http(error, request))
@@ -81,8 +81,7 @@ def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
         caller = check_api_key(
             request.headers, request.remote or "", settings, local=local, required=endpoint.right != "open"
         )
-        if endpoint.right == "control":
-            check_control(caller)
+        check_right(caller, endpoint.right)
         values: dict[str, Any] = {}
         ignored: list[str] = []
         if endpoint.body is not None:
@@ -134,7 +133,7 @@ def _refusal(request: web.Request, error: ExoRkllmError) -> web.Response:
 def _of_http(error: web.HTTPException, request: web.Request) -> ExoRkllmError:
     path = ascii(request.path[:100])
     if error.status == 404:
-        return faults.NoSuchPlace(f"Nothing answers under {path}.", "GET /openapi.json lists what does.")
+        return faults.NoSuchPlace("Nothing answers under this path.", "GET /openapi.json lists what does.")
     if error.status == 405:
         return faults.WrongMethod(f"{path} does not take {request.method}.", "GET /openapi.json lists what it takes.")
     if error.status == 413:

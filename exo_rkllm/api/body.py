@@ -8,7 +8,9 @@ import math
 import re
 from typing import Any, NoReturn
 
+import aiohttp
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage
 
 from exo_rkllm.api.context import ApiServerSettings
 from exo_rkllm.api.faults import BodyTooLarge, BodyTooSlow
@@ -27,6 +29,10 @@ async def read_body(request: web.Request, settings: ApiServerSettings) -> Any:
         )
     try:
         raw = await asyncio.wait_for(request.read(), settings.config.body_seconds)
+    except (aiohttp.ClientPayloadError, web.RequestPayloadError, BadHttpMessage):
+        raise FieldError(
+            "", "The body is not in the encoding that its Content-Encoding names.", "Send it as plain JSON."
+        ) from None
     except asyncio.TimeoutError:
         raise BodyTooSlow(
             f"The body did not arrive within {settings.config.body_seconds:g} seconds.", "Send it faster."

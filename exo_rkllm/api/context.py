@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 from aiohttp import web
 
 from exo_rkllm.api.faults import Language
+from exo_rkllm.api.rights import Right, includes, right_of
 from exo_rkllm.backends.base import JSON, Model
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.progress import PullProgress
@@ -30,8 +31,6 @@ MOST_IGNORED = 20
 IGNORED_LOG_SECONDS = 60.0
 
 Plain: TypeAlias = Mapping[str, JSON]
-# `open`: anybody who reaches the port; `use`: whoever may ask models; `control`: whoever may change the daemon.
-Right: TypeAlias = Literal["open", "use", "control"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,11 @@ class ApiServerSettings:
     keys: tuple[ApiKey, ...] = ()
     loopback: bool = True
 
-    @property
-    def needs_key(self) -> bool:
-        return not self.loopback and not self.config.allow_anonymous
+    def needs_key(self, *, from_loopback: bool) -> bool:
+        """Whether who calls from there has to show a key. Keys count on every listener, unless that is waived."""
+        if self.config.allow_anonymous:
+            return False
+        return not (from_loopback and self.config.loopback_open) if self.keys else not self.loopback
 
 
 class IgnoredLog:
@@ -98,7 +99,10 @@ class Caller:
     """`client` is whom the queue is fair to: a key where one was sent, otherwise an address."""
 
     client: str
-    control: bool = False
+    right: Right = "ask"
+
+    def may(self, right: Right) -> bool:
+        return includes(self.right, right)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,10 @@ class Endpoint:
     handler: Handler
     about: str
     language: Language = "openai"
-    right: Right = "use"
     body: ObjectSpec | None = None
     content_type: str = "application/json"
     stream_type: str = ""
+
+    @property
+    def right(self) -> Right:
+        return right_of(self.method, self.path)

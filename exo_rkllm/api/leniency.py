@@ -1,10 +1,12 @@
-"""What a request asks for and its model's engine cannot do: left out and told, or refused where the settings say so."""
+"""What a request asks for and cannot have from its engine or by its right: left out and named, or refused if strict."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from exo_rkllm.api.access import check_right
 from exo_rkllm.api.context import Call
+from exo_rkllm.api.rights import KEEP_ALIVE
 from exo_rkllm.backends.base import GenerationRequest
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.sampling import Sampling
@@ -33,3 +35,17 @@ def without_unsupported(call: Call, request: GenerationRequest) -> GenerationReq
             "ignored."
         )
     return replace(request, sampling=Sampling(**values))
+
+
+def permitted_keep_alive(call: Call, keep_alive: float | None) -> float | None:
+    """A question's `keep_alive`, or None (the daemon's own) for a caller who may not load and unload models.
+
+    Clients send one with every question: Home Assistant -1, Open WebUI what its settings say. It has no part in the
+    answer, so it is only named in X-Ignored-Fields; `[api] strict` raises Forbidden.
+    """
+    if keep_alive is None or call.caller.may(KEEP_ALIVE.right):
+        return keep_alive
+    if call.context.settings().config.strict:
+        check_right(call.caller, KEEP_ALIVE.right)
+    call.ignored.append("keep_alive")
+    return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from exo_rkllm.api.application import endpoints
 from exo_rkllm.api.context import Endpoint
 from exo_rkllm.api.openapi import plain_path
+from exo_rkllm.api.rights import Right
 from exo_rkllm.schema.specs import (
     Anything,
     Either,
@@ -33,9 +34,11 @@ The daemon listens on port 52415, on loopback by default. Point any OpenAI, Anth
 | Anthropic | `base_url = "http://localhost:52415"`, any key |
 | Ollama | `OLLAMA_HOST=http://localhost:52415` |
 
-Beyond loopback, requests need a key from `[api] keys`, as `Authorization: Bearer KEY` or `x-api-key: KEY`. Endpoints
-that change the daemon for everyone (pull, delete, load, unload) need a key with the right to control; the command
-line can always use them.
+As soon as there are API keys (`[api] keys`), requests need one, on loopback too, as `Authorization: Bearer KEY` or
+`x-api-key: KEY`; `[api] loopback_open` exempts loopback. Without keys the daemon serves loopback only, unless
+`[api] allow_anonymous` opens it. Endpoints that change the daemon for everyone (pull, delete, load, unload) need a key
+with the right to control; the command line can always use them. Ollama's ways to load and unload (an empty question,
+`keep_alive`) need that right, too, or a caller on loopback while there are no keys; see [security.md](security.md).
 
 * Every response has an `X-Request-Id`, which is the client's own if it sent one.
 * Errors have the format of the API that was called, and always contain a sentence and a hint. A full queue answers 503
@@ -53,7 +56,12 @@ line can always use them.
 `GET /openapi.json` returns the same as an OpenAPI document. This page is generated from the tables that check requests.
 """
 TITLES = {"openai": "OpenAI, and the daemon itself", "anthropic": "Anthropic", "ollama": "Ollama"}
-RIGHTS = {"open": "everyone", "use": "clients", "control": "clients with control"}
+RIGHTS: Mapping[Right, str] = {
+    "open": "everyone",
+    "ask": "clients",
+    "load": "local clients, and those with control",
+    "control": "clients with control",
+}
 
 
 def manual(rows: Iterable[Endpoint]) -> str:

@@ -98,4 +98,4 @@ async def _send(body: str, call: Call) -> web.StreamResponse:
 
 def endpoint(endpoints: Iterable[Endpoint]) -> Endpoint:
     body = encode(document(endpoints))
-    return Endpoint("GET", "/openapi.json", partial(_send, body), "Returns this document.", right="open")
+    return Endpoint("GET", "/openapi.json", partial(_send, body), "Returns this document.")

@@ -49,12 +49,10 @@ def endpoints() -> tuple[Endpoint, ...]:
     page = partial(root, bodies["/"])
     html, about = "text/html", "Returns a file of the status page."
     return (
-        Endpoint(
-            "GET", "/", page, "Returns the status page.", right="open", content_type=html, stream_type="text/plain"
-        ),
-        Endpoint("HEAD", "/", page, "Tells Ollama's clients that it runs.", right="open", content_type=html),
+        Endpoint("GET", "/", page, "Returns the status page.", content_type=html, stream_type="text/plain"),
+        Endpoint("HEAD", "/", page, "Tells Ollama's clients that it runs.", content_type=html),
         *(
-            Endpoint("GET", path, partial(file, bodies[path], kind), about, right="open", content_type=kind)
+            Endpoint("GET", path, partial(file, bodies[path], kind), about, content_type=kind)
             for path, (_, kind) in FILES.items()
             if path != "/"
         ),

@@ -50,7 +50,7 @@ def snapshot(call: Call) -> dict[str, Any]:
         "problems": [_problem_value(problem) for problem in listing.problems],
         "board": context.board(),
         "cluster": context.cluster(),
-        "may": {"control": call.caller.control},
+        "may": {"control": call.caller.may("control")},
     }
 
 
@@ -183,10 +183,10 @@ TEXT = "text/plain"
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/status", status, "Returns the state of board, models, queue and cluster."),
     Endpoint("GET", "/v1/events", events, "Streams the status as it changes.", content_type=SSE),
-    Endpoint("POST", "/v1/models/{model:.+}/load", load, "Loads a model.", right="control"),
-    Endpoint("POST", "/v1/models/{model:.+}/unload", unload, "Unloads a model.", right="control"),
-    Endpoint("GET", "/healthz", healthz, "Answers while the daemon lives.", right="open", content_type=TEXT),
-    Endpoint("GET", "/readyz", readyz, "Tells whether models can be asked.", right="open", content_type=TEXT),
+    Endpoint("POST", "/v1/models/{model:.+}/load", load, "Loads a model."),
+    Endpoint("POST", "/v1/models/{model:.+}/unload", unload, "Unloads a model."),
+    Endpoint("GET", "/healthz", healthz, "Answers while the daemon lives.", content_type=TEXT),
+    Endpoint("GET", "/readyz", readyz, "Tells whether models can be asked.", content_type=TEXT),
     Endpoint("GET", "/metrics", metrics, "Returns the metrics for Prometheus.", content_type=TEXT),
-    Endpoint("GET", "/node_id", node_id, "Returns the node's id in its exo cluster, as a JSON string.", right="open"),
+    Endpoint("GET", "/node_id", node_id, "Returns the node's id in its exo cluster, as a JSON string."),
 )

@@ -37,8 +37,15 @@ class ApiSettings:
     allow_anonymous: bool = row(
         Switch(), "Serve the network without keys: everyone who can reach the port may ask.", False, True
     )
+    loopback_open: bool = row(
+        Switch(), "Let programs on this machine ask without a key although there are keys.", False, True
+    )
     hosts: tuple[str, ...] = row(
-        TEXTS, "Host names, besides localhost, that clients may use for an API on loopback.", (), ("rock5.local",)
+        TEXTS,
+        "Host names, besides localhost, that clients may use where no key is needed: on loopback, and with "
+        "`allow_anonymous`.",
+        (),
+        ("rock5.local",),
     )
     origins: tuple[str, ...] = row(
         TEXTS, "Web origins whose pages may call the API; `*` allows any.", (), ("https://chat.example.org",)

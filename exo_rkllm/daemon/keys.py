@@ -41,9 +41,10 @@ def read_keys(api: ApiSettings, environment: Mapping[str, str]) -> tuple[ApiKey,
         words = line.partition("#")[0].split()
         if not words:
             continue
-        if len(words[0]) < SHORTEST or words[1:] not in ([], [CONTROL]):
+        if len(words[0]) < SHORTEST or not words[0].isascii() or words[1:] not in ([], [CONTROL]):
             raise ConfigError(
-                f"{path}, line {number}: a key has {SHORTEST} characters or more, and {CONTROL!r} or nothing after it.",
+                f"{path}, line {number}: a key has {SHORTEST} characters or more, and {CONTROL!r} or nothing "
+                "after it; all of it is ASCII.",
                 "openssl rand -hex 24 makes one",
             )
         keys.append(ApiKey(f"key {number}", words[0], control=words[1:] == [CONTROL]))

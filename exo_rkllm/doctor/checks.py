@@ -34,6 +34,7 @@ def diagnose(scene: Scene) -> DoctorReport:
 
 CHECKS: tuple[Check, ...] = (
     Check("configuration", software.configuration),
+    Check("API keys", software.api_keys, ("configuration",)),
     Check("SoC", board.soc),
     Check("device tree", board.device_tree, ("SoC",)),
     Check("NPU driver", board.driver, ("SoC",)),

@@ -24,6 +24,15 @@ def configuration(scene: Scene) -> Finding:
     return good(f"read from {', '.join(read)}" if read else "no file, so everything has its default")
 
 
+def api_keys(scene: Scene) -> Finding:
+    if scene.config is not None and scene.config.api.loopback_open:
+        return poor(
+            "Programs on this machine, a reverse proxy included, ask without an API key: [api] loopback_open is set.",
+            "Write loopback_open = false under [api], and: sudo systemctl reload exo-rkllm",
+        )
+    return good("needed on every listener, as soon as there are any")
+
+
 def system(scene: Scene) -> Finding:
     if scene.root != Path("/"):
         return unseen("a simulated board has no system of its own")

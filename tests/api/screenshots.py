@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
+from exo_rkllm.config import ApiSettings
 from tests.api.browser import Tab, browser
 from tests.api.world import World, world
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
 SETTINGS = ApiServerSettings(
-    keys=(ApiKey("desk", "sesame", control=True), ApiKey("kitchen", "k"), ApiKey("home-assistant", "h"))
+    ApiSettings(loopback_open=True),
+    keys=(ApiKey("desk", "sesame", control=True), ApiKey("kitchen", "k"), ApiKey("home-assistant", "h")),
 )
 CARDS = {
     "qwen3-1.7b": 'engine = "scripted"\nquantization = "w8a8"\ncontext = 16384\n[chat]\nfamily = "qwen3"\n[options]\n'

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings, Plain
+from exo_rkllm.config import ApiSettings
 from exo_rkllm.errors import NpuUnavailable
 from tests.api.browser import PROGRAM, Tab, browser
 from tests.api.world import CARDS, World, world
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine (apt install chromium)")
 
-KEYS = ApiServerSettings(keys=(ApiKey("admin", "sesame", control=True), ApiKey("guest", "guest")))
+KEYS = ApiServerSettings(
+    ApiSettings(loopback_open=True), keys=(ApiKey("admin", "sesame", control=True), ApiKey("guest", "guest"))
+)
 BOARD: dict[str, Any] = {
     "title": "Orange Pi 5 <b>Plus</b>",
     "soc": "RK3588",

@@ -60,7 +60,9 @@ async def test_daemon_beyond_loopback_needs_a_key(path: str) -> None:
 
 
 async def test_an_anonymous_opt_out_needs_no_key() -> None:
-    async with world(settings=ApiServerSettings(ApiSettings(allow_anonymous=True), loopback=False)) as server:
+    async with world(
+        settings=ApiServerSettings(ApiSettings(allow_anonymous=True, hosts=("board.lan",)), loopback=False)
+    ) as server:
         assert (await post(server, "/v1/chat/completions", ask(), Host="board.lan"))[0] == 200
 
 

@@ -112,7 +112,7 @@ async def test_no_image_is_ever_fetched(server: World, url: str) -> None:
 
 
 async def test_loopback_accepts_any_key(server: World) -> None:
-    for header in ({"Authorization": "Bearer sk-1234"}, {"x-api-key": "é"}, {"Authorization": "Basic eDp5"}, {}):
+    for header in ({"Authorization": "Bearer sk-1234"}, {"x-api-key": "any"}, {"Authorization": "Basic eDp5"}, {}):
         assert (await post(server, "/v1/chat/completions", ask(), **header))[0] == 200
 
 

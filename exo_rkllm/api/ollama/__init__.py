@@ -10,10 +10,13 @@ from typing import Any
 from aiohttp import web
 
 from exo_rkllm import __version__
+from exo_rkllm.api import rights
+from exo_rkllm.api.access import check_right
 from exo_rkllm.api.context import Call, Endpoint
 from exo_rkllm.api.embedding import embed
 from exo_rkllm.api.encoding import NDJSON, json_line, json_response
 from exo_rkllm.api.faults import error_body
+from exo_rkllm.api.leniency import permitted_keep_alive
 from exo_rkllm.api.ollama import tables, translate
 from exo_rkllm.api.ollama.stream import OllamaEncoder
 from exo_rkllm.api.response_format import ResponseFormat
@@ -44,6 +47,7 @@ async def generate(call: Call) -> web.StreamResponse:
 
 async def _load_only(call: Call, model: str, content: dict[str, Any]) -> web.StreamResponse:
     """A question without words: Ollama's way to load a model beforehand, or to unload it."""
+    check_right(call.caller, rights.LOAD_OR_UNLOAD.right)
     keep_alive = translate.keep_alive_of(call.values)
     if keep_alive == 0:
         await call.context.dispatcher.unload(model)
@@ -58,7 +62,7 @@ async def _load_only(call: Call, model: str, content: dict[str, Any]) -> web.Str
 async def _answer(
     call: Call, request: GenerationRequest, content: translate.Content, shape: ResponseFormat
 ) -> web.StreamResponse:
-    keep_alive = translate.keep_alive_of(call.values)
+    keep_alive = permitted_keep_alive(call, translate.keep_alive_of(call.values))
     began = time.monotonic()
     name = call.values["model"]
     if call.values.get("stream", True):
@@ -141,7 +145,8 @@ async def embed_many(call: Call) -> web.StreamResponse:
     began = time.monotonic()
     texts = [values["input"]] if isinstance(values["input"], str) else values["input"]
     entry = call.entry(values["model"])
-    vectors = await embed(call, entry, texts, values.get("dimensions"), translate.keep_alive_of(values))
+    keep_alive = permitted_keep_alive(call, translate.keep_alive_of(values))
+    vectors = await embed(call, entry, texts, values.get("dimensions"), keep_alive)
     return json_response(
         {
             "model": values["model"],
@@ -155,7 +160,8 @@ async def embed_many(call: Call) -> web.StreamResponse:
 
 async def embed_one(call: Call) -> web.StreamResponse:
     values = call.values
-    vectors = await embed(call, call.entry(values["model"]), [values["prompt"]], None, translate.keep_alive_of(values))
+    keep_alive = permitted_keep_alive(call, translate.keep_alive_of(values))
+    vectors = await embed(call, call.entry(values["model"]), [values["prompt"]], None, keep_alive)
     return json_response({"embedding": vectors.lists()[0]})
 
 
@@ -177,15 +183,14 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         pull,
         "Fetches a model from the Hub.",
         "ollama",
-        "control",
         body=tables.PULL,
         stream_type=NDJSON,
     ),
-    Endpoint("DELETE", "/api/delete", delete, "Deletes a model.", "ollama", "control", body=tables.NAMED),
-    Endpoint("POST", "/api/create", refuse, "Is not supported.", "ollama", "control"),
-    Endpoint("POST", "/api/copy", refuse, "Is not supported.", "ollama", "control"),
-    Endpoint("POST", "/api/push", refuse, "Is not supported.", "ollama", "control"),
+    Endpoint("DELETE", "/api/delete", delete, "Deletes a model.", "ollama", body=tables.NAMED),
+    Endpoint("POST", "/api/create", refuse, "Is not supported.", "ollama"),
+    Endpoint("POST", "/api/copy", refuse, "Is not supported.", "ollama"),
+    Endpoint("POST", "/api/push", refuse, "Is not supported.", "ollama"),
     Endpoint("POST", "/api/embed", embed_many, "Embeds texts as vectors of length one.", "ollama", body=tables.EMBED),
     Endpoint("POST", "/api/embeddings", embed_one, "Embeds one text as a vector.", "ollama", body=tables.EMBEDDINGS),
-    Endpoint("GET", "/api/version", version, "Returns the daemon's version.", "ollama", "open"),
+    Endpoint("GET", "/api/version", version, "Returns the daemon's version.", "ollama"),
 )

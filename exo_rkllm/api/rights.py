@@ -1,0 +1,72 @@
+"""The one table of rights: which right each route and each action within a request needs, and who holds it.
+
+`Endpoint.right`, docs/api.md and docs/security.md are read from here. A route without a row needs `ask`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Right: TypeAlias = Literal["open", "ask", "load", "control"]
+# In rising order, each with its holders; whoever has a right has those before it.
+HOLDERS: Mapping[Right, str] = {
+    "open": "everyone who reaches the port",
+    "ask": "holders of a key; without keys everyone on loopback, and with `allow_anonymous` everyone",
+    "load": "holders of a `control` key; without keys everyone on loopback",
+    "control": "holders of a `control` key",
+}
+ORDER: tuple[Right, ...] = tuple(HOLDERS)
+
+ROUTES: Mapping[str, Right] = {
+    "GET /": "open",
+    "HEAD /": "open",
+    "GET /page.css": "open",
+    "GET /page.js": "open",
+    "GET /icon.svg": "open",
+    "GET /openapi.json": "open",
+    "GET /healthz": "open",
+    "GET /readyz": "open",
+    "GET /node_id": "open",
+    "GET /api/version": "open",
+    "POST /v1/models/{model:.+}/load": "control",
+    "POST /v1/models/{model:.+}/unload": "control",
+    "POST /api/pull": "control",
+    "DELETE /api/delete": "control",
+    "POST /api/create": "control",
+    "POST /api/copy": "control",
+    "POST /api/push": "control",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a request may want beyond its route's purpose, and the right that this takes."""
+
+    about: str
+    right: Right
+    without: str
+
+
+LOAD_OR_UNLOAD = Action(
+    "an empty question to `/api/generate` or `/api/chat`, as from `ollama stop`: load or unload a model",
+    "load",
+    "is refused",
+)
+KEEP_ALIVE = Action(
+    "`keep_alive` in a question: unload a model early, or keep it loaded",
+    "load",
+    "is ignored and listed in `X-Ignored-Fields`, or refused with `[api] strict`",
+)
+ACTIONS = (LOAD_OR_UNLOAD, KEEP_ALIVE)
+
+
+def right_of(method: str, path: str) -> Right:
+    """The right that a route needs."""
+    return ROUTES.get(f"{method} {path}", "ask")
+
+
+def includes(held: Right, needed: Right) -> bool:
+    """Whether who holds the one right has the other."""
+    return ORDER.index(held) >= ORDER.index(needed)
