@@ -15,13 +15,15 @@ from exo_rkllm.errors import ExoRkllmError, UsageError
 class Verb(NamedTuple):
     """`module` has `arguments(parser)`, which declares the flags, and `main(args)`, which returns the exit code.
 
-    A verb that `passes_on` gives all its arguments to another program unchanged.
+    A verb that `passes_on` gives all its arguments to another program unchanged; one that `runs` a command gets what
+    follows `--` as `args.command`.
     """
 
     name: str
     module: str
     summary: str
     passes_on: bool = False
+    runs: bool = False
 
 
 VERBS: tuple[Verb, ...] = (
@@ -42,6 +44,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("engines", "exo_rkllm.cli.engines", "list the engines, and explain which one a model gets"),
     Verb("plugins", "exo_rkllm.cli.plugins", "list the plugins, and explain why one is not used"),
     Verb("runtime", "exo_rkllm.cli.runtime", "find, check or install the vendor library"),
+    Verb("npu", "exo_rkllm.cli.npu", "run another program's command while it has the NPU for itself", runs=True),
     Verb("board", "exo_rkllm.cli.board", "describe this machine and its NPU"),
     Verb("doctor", "exo_rkllm.cli.doctor", "check everything a model needs, and name each repair"),
     Verb("top", "exo_rkllm.cli.top", "watch the NPU, the models and the requests live"),
@@ -84,6 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next(verb for verb in VERBS if verb.name == command.verb)
     if verb.passes_on and command.rest[:1] not in (["-h"], ["--help"]):
         args = verb_parser(verb).parse_args(["--", *command.rest])
+    elif verb.runs:
+        own = command.rest.index("--") if "--" in command.rest else len(command.rest)
+        args = verb_parser(verb).parse_intermixed_args(command.rest[:own])
+        args.command = command.rest[own + 1 :]
     else:
         # Flags may stand between positional arguments: `run MODEL --max-tokens 9 PROMPT`.
         args = verb_parser(verb).parse_intermixed_args(command.rest)

@@ -40,6 +40,11 @@ def places(environment: Mapping[str, str]) -> Places:
     return Places(configs, state / "models", state, socket, (socket, SYSTEM_SOCKET), secret)
 
 
+def lease_socket(control: str | Path) -> Path:
+    """Where other programs take turns on the NPU: beside the control socket."""
+    return Path(control).with_name("npu.sock")
+
+
 def _first(directories: str) -> Path:
     """systemd gives several folders with colons between them."""
     return Path(directories.split(":")[0])

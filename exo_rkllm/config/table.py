@@ -109,6 +109,12 @@ class DispatchSettings:
         1,
         2,
     )
+    lease_timeout: float = row(
+        Seconds(1),
+        "How long another program may hold the NPU by `exo-rkllm npu run` or the lease socket before it has to stop.",
+        600.0,
+        60.0,
+    )
     drain_timeout: float = row(
         Seconds(0), "Time that running answers get to finish when the daemon stops.", 30.0, 120.0
     )

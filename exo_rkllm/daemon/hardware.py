@@ -97,6 +97,7 @@ def limits(config: Config, board: Board, pinned: frozenset[str], release: str = 
         queue=config.dispatch.queue,
         queue_per_client=config.dispatch.queue_per_client,
         queue_seconds=config.dispatch.queue_timeout,
+        lease_seconds=config.dispatch.lease_timeout,
         keep_alive=config.models.keep_alive,
         max_loaded=config.models.max_loaded,
         pinned=pinned,

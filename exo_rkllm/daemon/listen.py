@@ -89,8 +89,11 @@ def _cannot_listen(key: str, host: str, port: int, error: OSError | None) -> Con
 
 
 def control_socket(control: ControlSettings) -> socket.socket:
+    return unix_socket(Path(control.socket), "control", control.group)
+
+
+def unix_socket(path: Path, purpose: str, group: str) -> socket.socket:
     """Closed to everybody but its owner until it belongs to its group."""
-    path = Path(control.socket)
     _clear(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o077)
@@ -100,12 +103,12 @@ def control_socket(control: ControlSettings) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ConfigError(
-            f"The control socket {path} cannot be made: {error.strerror or error}.", f"ls -ld {path.parent}"
+            f"The {purpose} socket {path} cannot be made: {error.strerror or error}.", f"ls -ld {path.parent}"
         ) from None
     finally:
         os.umask(mask)
     sock.listen(BACKLOG)
-    give_to_group(path, control.group)
+    give_to_group(path, group)
     return sock
 
 

@@ -20,8 +20,10 @@ from aiohttp.web import Application, AppRunner, BaseRunner, SockSite
 from exo_rkllm import __version__
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.config import Config
+from exo_rkllm.config.places import lease_socket
 from exo_rkllm.daemon import listen, web
 from exo_rkllm.daemon.daemon import Daemon, headline
+from exo_rkllm.daemon.lease import LeaseServer
 from exo_rkllm.errors import ConfigError
 from exo_rkllm.log.setup import set_up
 
@@ -48,6 +50,8 @@ class Server:
         self._systemd_sockets = systemd_sockets()
         self._listening: list[socket.socket] = []
         self._control: Path | None = None
+        self._leases = LeaseServer(daemon.dispatcher.lease)
+        self._lease_socket: Path | None = None
         self._runners: list[AppRunner] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._signals: list[signal.Signals] = []
@@ -69,6 +73,9 @@ class Server:
         await self._serve(web.application(daemon, loopback=loopback), sockets)
         controls = web.control_application(daemon, daemon.controls(self._facts))
         await self._serve(controls, [self._control_socket(config)])
+        path = lease_socket(config.control.socket)
+        await self._leases.start(listen.unix_socket(path, "lease", config.control.group))
+        self._lease_socket = path  # ours to remove, as the control socket
         if config.metrics.enabled and config.metrics.listen:
             await self._serve(web.metrics_application(daemon), listen.metrics_sockets(config.metrics))
         self._tasks = [asyncio.create_task(self._follow_status()), asyncio.create_task(self._beat())]
@@ -93,10 +100,12 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._leases.close()
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
         await self._daemon.stop()
-        if self._control is not None:
-            listen.remove(self._control)
+        for path in (self._control, self._lease_socket):
+            if path is not None:
+                listen.remove(path)
         log.info("Stopped.")
 
     async def _drain(self) -> None:

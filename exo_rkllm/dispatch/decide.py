@@ -15,8 +15,10 @@ from exo_rkllm.backends.observer import RestartReason, restart_reason
 from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch import placement
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
-from exo_rkllm.dispatch.queue import QueueEntry
+from exo_rkllm.dispatch.lease import LeaseState
+from exo_rkllm.dispatch.queue import FairQueue, QueueEntry
 from exo_rkllm.dispatch.state import DispatchState, ModelNeeds, ModelState
+from exo_rkllm.dispatch.turns import next_turn
 from exo_rkllm.errors import Busy, ExoRkllmError, RunnerLost
 
 # Seconds before an engine that crashed is loaded again, for each crash without an answer in between; after the last
@@ -37,13 +39,13 @@ def decide(state: DispatchState, event: DispatchEvent, now: float) -> tuple[Disp
 
 def deadline(state: DispatchState, now: float) -> float | None:
     """When something is due although nothing happens; None lets the daemon sleep."""
-    due = [
+    moments = [
         moment
         for model in state.models.values()
-        for moment in (state.idle_deadline(model), _patience(state, model), model.retry_at)
-        if now < moment < math.inf
+        for moment in (state.idle_deadline(model), _patience(state, model.queue), model.retry_at)
     ]
-    return min(due, default=None)
+    moments += [state.lease.deadline(state.limits.lease_seconds), _patience(state, state.lease.queue)]
+    return min((moment for moment in moments if now < moment < math.inf), default=None)
 
 
 @dataclass(slots=True)
@@ -103,6 +105,25 @@ class Decision:
             if event.seconds is not None:
                 mean = 0.7 * model.run_seconds + 0.3 * event.seconds if model.run_seconds else event.seconds
                 self.change(event.model, run_seconds=mean, crashes=())
+
+    # ── other programs on the NPU ────────────────────────────────────────────────────────────────
+
+    def lease(self, event: on.LeaseEvent) -> None:
+        lease, refusal = self.state.lease, self.state.unavailable_reason if self.state.npu_lost else None
+        if self.state.draining:
+            refusal = _shutting_down()
+        elif len(lease.queue) >= self.state.limits.queue:
+            refusal = Busy(f"{len(lease.queue)} programs wait for the NPU already.", "Try again later.")
+        if refusal is not None:
+            self.effects.append(on.RefuseEffect(event.ticket, refusal))
+            return
+        self.change_lease(replace(lease, queue=lease.queue.join(QueueEntry(event.ticket, event.name, self.now))))
+
+    def lease_over(self, event: on.LeaseOverEvent) -> None:
+        self.change_lease(self.state.lease.without(event.ticket))
+
+    def change_lease(self, lease: LeaseState) -> None:
+        self.state = replace(self.state, lease=lease)
 
     # ── engines ──────────────────────────────────────────────────────────────────────────────────
 
@@ -223,6 +244,8 @@ class Decision:
     def drain(self, event: on.DrainEvent) -> None:
         for name in self.state.models:
             self.give_up(name, _shutting_down())
+        for entry in self.state.lease.queue.entries:
+            self.refuse_lease(entry, _shutting_down())
         self.state = replace(self.state, draining=True)
 
     def stop(self, event: on.StopEvent) -> None:
@@ -237,11 +260,16 @@ class Decision:
 
     def settle(self, *, measured: bool) -> None:
         self.refuse_overdue()
-        while (turn := _next_turn(self.state)) is not None:
+        self.expire_lease()
+        while (turn := next_turn(self.state)) is not None:
             model, entry = turn
-            self.effects.append(on.StartRunEffect(entry.ticket, model.name))
             runs = self.state.runs + 1
             self.state = replace(self.state, runs=runs)
+            if model is None:
+                self.effects.append(on.GrantLeaseEffect(entry.ticket))
+                self.change_lease(self.state.lease.grant(entry.ticket, self.now, runs))
+                continue
+            self.effects.append(on.StartRunEffect(entry.ticket, model.name))
             queue, running = model.queue.start(entry.ticket), model.running | {entry.ticket}
             self.change(model.name, queue=queue, running=running, last_turn=runs)
             self.change(model.name, keep_alive_after_request=entry.keep_alive)
@@ -264,6 +292,24 @@ class Decision:
                     sentence = f"The request waited {limit:.0f} s for {model.name}, which is the limit."
                     self.effects.append(on.RefuseEffect(entry.ticket, self.busy(model, sentence)))
                     self.change(model.name, queue=self.state.models[model.name].queue.leave(entry.ticket))
+
+        for entry in self.state.lease.queue.entries:
+            if entry.since + limit <= self.now:
+                sentence = f"{entry.client} waited {limit:.0f} s for the NPU, which is the limit."
+                self.refuse_lease(entry, Busy(sentence, "exo-rkllm ps shows what computes on it."))
+
+    def refuse_lease(self, entry: QueueEntry, error: ExoRkllmError) -> None:
+        self.effects.append(on.RefuseEffect(entry.ticket, error))
+        self.change_lease(self.state.lease.without(entry.ticket))
+
+    def expire_lease(self) -> None:
+        """Twice: first the holder is told to stop, and then it has lost the NPU."""
+        while (ticket := self.state.lease.holder) is not None:
+            lease = self.state.lease
+            if self.now < lease.deadline(self.state.limits.lease_seconds):
+                return
+            self.effects.append(on.ExpireLeaseEffect(ticket, ended=lease.expired))
+            self.change_lease(lease.without(ticket) if lease.expired else replace(lease, expired=True))
 
     # ── refusals ─────────────────────────────────────────────────────────────────────────────────
 
@@ -305,6 +351,8 @@ RECORDERS: Mapping[type, Callable[[Decision, Any], None]] = {
     on.EngineLostEvent: Decision.engine_lost,
     on.EngineClosedEvent: Decision.engine_closed,
     on.NpuUnavailableEvent: Decision.npu_unavailable,
+    on.LeaseEvent: Decision.lease,
+    on.LeaseOverEvent: Decision.lease_over,
     on.LimitsChangedEvent: Decision.limits_changed,
     on.DrainEvent: Decision.drain,
     on.StopEvent: Decision.stop,
@@ -312,33 +360,9 @@ RECORDERS: Mapping[type, Callable[[Decision, Any], None]] = {
 }
 
 
-def _next_turn(state: DispatchState) -> tuple[ModelState, QueueEntry] | None:
-    """Who may start next: models take turns on the NPU, clients take turns on a model."""
-    heads = [(model, entry) for model in state.models.values() if (entry := _head(state, model)) is not None]
-    holders = {model.name for model in state.models.values() if model.needs.npu and model.running}
-    on_npu = [model.name for model, _ in heads if model.needs.npu]
-
-    def may_start(model: ModelState) -> bool:
-        if not model.needs.npu:
-            return True
-        if model.name in holders:  # it goes on adding runs only while no other model waits for its turn
-            return all(name in holders for name in on_npu)
-        return len(holders) < state.limits.npu_parallel
-
-    return min((head for head in heads if may_start(head[0])), key=lambda head: head[0].last_turn, default=None)
-
-
-def _head(state: DispatchState, model: ModelState) -> QueueEntry | None:
-    """A model for whose end another one waits serves only who came before that one was wanted."""
-    if model.phase != "ready" or model.unload_when_idle or len(model.running) >= model.slots:
-        return None
-    others = (other for other in state.models.values() if model.name in other.waits_for_models)
-    return model.queue.next(min((other.claim for other in others if state.may_load(other)), default=None))
-
-
-def _patience(state: DispatchState, model: ModelState) -> float:
+def _patience(state: DispatchState, queue: FairQueue) -> float:
     """When the first of those who wait has waited too long."""
-    return min((entry.since + state.limits.queue_seconds for entry in model.queue.entries), default=math.inf)
+    return min((entry.since + state.limits.queue_seconds for entry in queue.entries), default=math.inf)
 
 
 def _shutting_down() -> Busy:

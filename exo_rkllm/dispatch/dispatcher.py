@@ -13,7 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Model, Piece, Progress
 from exo_rkllm.backends.observer import NullObserver, Observer, RestartReport
@@ -22,6 +22,7 @@ from exo_rkllm.chat.prompt import render
 from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.decide import deadline, decide
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
+from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.life import EngineLife
 from exo_rkllm.dispatch.placement import placed
 from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
@@ -57,6 +58,7 @@ class Dispatcher:
         self._state = DispatchState(limits)
         self._tickets = 0
         self._requests: dict[int, ActiveRequest] = {}
+        self._leases: dict[int, NpuLease] = {}
         self._models: dict[str, Model] = {}
         self._lives: dict[str, EngineLife] = {}
         self._load_waiters: dict[str, list[asyncio.Future[None]]] = {}
@@ -158,6 +160,20 @@ class Dispatcher:
         self._post(on.UnloadEvent(name))
         return await waiter
 
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncGenerator[NpuLease, None]:
+        """Another program's turn on the NPU: entered once no model of ours computes there, and none starts until it is
+        left or has ended. Raises why there is none: no NPU, too many that wait, a wait longer than the limit."""
+        lease = NpuLease(self._ticket(), name, time.monotonic())
+        self._leases[lease.ticket] = lease
+        try:
+            self._post(on.LeaseEvent(lease.ticket, name))
+            await lease.granted
+            yield lease
+        finally:
+            del self._leases[lease.ticket]
+            self._post(on.LeaseOverEvent(lease.ticket))
+
     def npu_unavailable(self, reason: ExoRkllmError, *, npu_lost: bool = True) -> None:
         """Nothing can use the NPU any more: what runs fails with the reason, what waits goes on waiting.
 
@@ -212,7 +228,7 @@ class Dispatcher:
 
     def status(self) -> DispatchStatus:
         engines = {name: engine for name in self._lives if (engine := self._engine(name)) is not None}
-        return dispatch_status(self._state, self._models, engines, self._requests)
+        return dispatch_status(self._state, self._models, engines, self._requests, self._leases)
 
     # ── the run loop ─────────────────────────────────────────────────────────────────────────────
 
@@ -245,6 +261,13 @@ class Dispatcher:
             case on.RefuseEffect(ticket, error):
                 if ticket in self._requests:
                     self._requests[ticket].fail(error)
+                elif ticket in self._leases and not self._leases[ticket].granted.done():
+                    self._leases[ticket].granted.set_exception(copy_of(error))
+            case on.GrantLeaseEffect(ticket):
+                self._leases[ticket].grant(time.monotonic())
+            case on.ExpireLeaseEffect(ticket, ended):
+                lease = self._leases[ticket]
+                (lease.ended if ended else lease.expired).set()
             case on.MeasureMemoryEffect(name):
                 sizes = {one: size for one in self._lives if (engine := self._engine(one)) and (size := engine.memory)}
                 self._post(on.MemoryMeasuredEvent(name, self._available(), sizes))

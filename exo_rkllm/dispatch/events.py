@@ -89,6 +89,21 @@ class NpuUnavailableEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseEvent:
+    """Another program, of that name, wants the NPU for itself; GrantLeaseEffect or RefuseEffect answers."""
+
+    ticket: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOverEvent:
+    """The program does not want the NPU any more, whether it had it or not."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
 class LimitsChangedEvent:
     limits: DispatchLimits
 
@@ -118,6 +133,8 @@ DispatchEvent: TypeAlias = (
     | EngineLostEvent
     | EngineClosedEvent
     | NpuUnavailableEvent
+    | LeaseEvent
+    | LeaseOverEvent
     | LimitsChangedEvent
     | DrainEvent
     | StopEvent
@@ -149,7 +166,7 @@ class StartRunEffect:
 
 @dataclass(frozen=True, slots=True)
 class RefuseEffect:
-    """Raise `error` to a request that waits."""
+    """Raise `error` to a request, or a lease, that waits."""
 
     ticket: int
     error: ExoRkllmError
@@ -188,6 +205,21 @@ class UnloadSettledEffect:
     closed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class GrantLeaseEffect:
+    """The NPU is the other program's now."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireLeaseEffect:
+    """The other program's time is over: it has to stop, or (`ended`) has lost the NPU whether it stopped or not."""
+
+    ticket: int
+    ended: bool = False
+
+
 DispatchEffect: TypeAlias = (
     MeasureMemoryEffect
     | StartLoadEffect
@@ -197,4 +229,6 @@ DispatchEffect: TypeAlias = (
     | ReportLossEffect
     | LoadSettledEffect
     | UnloadSettledEffect
+    | GrantLeaseEffect
+    | ExpireLeaseEffect
 )

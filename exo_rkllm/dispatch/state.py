@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from exo_rkllm.dispatch.lease import NO_LEASE, LeaseState
 from exo_rkllm.dispatch.queue import EMPTY, FairQueue
 from exo_rkllm.errors import ExoRkllmError
 
@@ -20,6 +21,7 @@ class DispatchLimits:
     queue: int = 128  # requests that may wait for one model
     queue_per_client: int = 32
     queue_seconds: float = 600.0
+    lease_seconds: float = 600.0  # another program may hold the NPU
     keep_alive: float = 300.0  # seconds an idle model stays; negative means for ever
     max_loaded: int = 0  # 0 means as many as fit
     pinned: frozenset[str] = frozenset()
@@ -90,6 +92,7 @@ class DispatchState:
     npu_lost: bool = False  # the NPU itself, not only the vendor's library
     draining: bool = False
     runs: int = 0  # started so far
+    lease: LeaseState = NO_LEASE
 
     def put(self, model: ModelState) -> DispatchState:
         return replace(self, models={**self.models, model.name: model})
@@ -117,6 +120,13 @@ class DispatchState:
     def lacks_npu(self, model: ModelState) -> bool:
         lost = self.unavailable_reason is not None and (self.npu_lost or model.needs.library)
         return lost and model.needs.npu > 0
+
+    @property
+    def lease_ticket(self) -> int | None:
+        """The lease that is the next to be granted, once nothing computes on the NPU; None where nobody waits."""
+        gone = self.unavailable_reason is not None and self.npu_lost
+        entry = None if gone or self.lease.holder is not None else self.lease.queue.next()
+        return None if entry is None else entry.ticket
 
     def may_load(self, model: ModelState) -> bool:
         """Somebody wants the model, and nothing but time and memory stands in the way."""

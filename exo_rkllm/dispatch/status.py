@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from exo_rkllm.backends.base import Engine, Model
+from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.request import ActiveRequest
 from exo_rkllm.dispatch.state import DispatchState, ModelState
 
@@ -55,6 +56,16 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseStatus:
+    """Other programs that take turns on the NPU by a lease: the one that has it, since when, and those that wait."""
+
+    name: str = ""
+    since: float | None = None
+    expires_at: float | None = None
+    waiting: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DispatchStatus:
     """`unavailable_reason` is why the NPU cannot be used at all."""
 
@@ -62,6 +73,7 @@ class DispatchStatus:
     unavailable_reason: str = ""
     hint: str = ""
     draining: bool = False
+    lease: LeaseStatus = LeaseStatus()
 
     @property
     def running(self) -> int:
@@ -84,6 +96,7 @@ def dispatch_status(
     models: Mapping[str, Model],
     engines: Mapping[str, Engine],
     requests: Mapping[int, ActiveRequest],
+    leases: Mapping[int, NpuLease],
 ) -> DispatchStatus:
     """The state of this moment with what the engines and the requests know of themselves."""
     now, epoch = time.monotonic(), time.time() - time.monotonic()
@@ -96,7 +109,17 @@ def dispatch_status(
         "" if reason is None else reason.sentence,
         "" if reason is None else reason.hint,
         state.draining,
+        _lease_status(state, leases, epoch),
     )
+
+
+def _lease_status(state: DispatchState, leases: Mapping[int, NpuLease], epoch: float) -> LeaseStatus:
+    waiting = tuple(entry.client for entry in state.lease.queue.entries)
+    holder = None if state.lease.holder is None else leases.get(state.lease.holder)
+    if holder is None:
+        return LeaseStatus(waiting=waiting)
+    since = epoch + state.lease.since
+    return LeaseStatus(holder.name, since, since + state.limits.lease_seconds, waiting)
 
 
 def _model_status(

@@ -32,7 +32,7 @@ class Anything(RuleBasedStateMachine):
     def begin(self, slots: int, parallel: int, most: int) -> None:
         limits = DispatchLimits(
             queue=6, queue_per_client=4, queue_seconds=60, keep_alive=20, max_loaded=most, npu_parallel=parallel,
-            reserve=0, domains=3,
+            reserve=0, domains=3, lease_seconds=40,
         )  # fmt: skip
         self.world = World(NEEDS, limits, slots={"small": slots, "remote": slots})
 
@@ -79,6 +79,16 @@ class Anything(RuleBasedStateMachine):
     def closed(self, data: st.DataObject) -> None:
         self.world.closed(data.draw(st.sampled_from(self.engines("closing"))))
 
+    @rule(name=CLIENTS)
+    def ask_lease(self, name: str) -> None:
+        self.world.ask_lease(name)
+
+    @precondition(lambda self: self.world.leases_waiting or self.world.lease)
+    @rule(data=st.data())
+    def end_lease(self, data: st.DataObject) -> None:
+        tickets = [*self.world.leases_waiting, *([] if self.world.lease is None else [self.world.lease])]
+        self.world.end_lease(data.draw(st.sampled_from(sorted(tickets))))
+
     @rule(away=st.booleans())
     def board(self, away: bool) -> None:
         self.world.happen(on.NpuUnavailableEvent(NpuUnavailable("No NPU.") if away else None))
@@ -102,18 +112,21 @@ class Anything(RuleBasedStateMachine):
         for model in list(world.state.models):
             world.happen(on.UnloadEvent(model))  # pins may keep others out for ever, which is their purpose
         for _ in range(400):
-            if world.running:
+            if world.lease is not None:
+                world.end_lease(world.lease)
+            elif world.running:
                 world.finish(min(world.running))
             elif loading := self.engines("loading"):
                 world.loaded(loading[0])
             elif closing := self.engines("closing"):
                 world.closed(closing[0])
-            elif world.waiting:
+            elif world.waiting or world.leases_waiting:
                 world.wait(10.0)  # a back-off
             else:
                 break
         assert not world.waiting
         assert not world.running
+        assert not world.leases_waiting
         world.wait(1000.0)
         for model in self.engines("closing"):
             world.closed(model)

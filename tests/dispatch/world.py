@@ -36,6 +36,10 @@ class World:
     log: list[str] = field(default_factory=list)
     starts: list[tuple[str, str]] = field(default_factory=list)  # model and client, in order
     clients: dict[int, str] = field(default_factory=dict)
+    lease: int | None = None
+    leases_waiting: set[int] = field(default_factory=set)
+    leases_granted: list[int] = field(default_factory=list)
+    leases_expired: list[int] = field(default_factory=list)
     events: list[DispatchEvent] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -60,6 +64,18 @@ class World:
         self.clients[self.tickets] = client
         self.happen(on.SubmitEvent(self.tickets, model, self.needs[model], client, keep_alive))
         return self.tickets
+
+    def ask_lease(self, name: str = "frigate") -> int:
+        self.tickets += 1
+        self.leases_waiting.add(self.tickets)
+        self.happen(on.LeaseEvent(self.tickets, name))
+        return self.tickets
+
+    def end_lease(self, ticket: int) -> None:
+        """Given back, or its holder died; also for one that waits."""
+        self.leases_waiting.discard(ticket)
+        self.lease = None if self.lease == ticket else self.lease
+        self.happen(on.LeaseOverEvent(ticket))
 
     def load(self, model: str, keep_alive: float | None = None, *, pin: bool = False) -> None:
         self.tickets += 1
@@ -114,6 +130,19 @@ class World:
                 assert self.engines[model] == "ready"
                 self.running[ticket] = model
                 self.starts.append((model, self.clients[ticket]))
+            case on.RefuseEffect(ticket, error) if ticket in self.leases_waiting:
+                self.leases_waiting.remove(ticket)
+                self.refused[ticket] = error
+            case on.GrantLeaseEffect(ticket):
+                self.leases_waiting.remove(ticket)
+                assert self.lease is None, "one lease at a time"
+                assert not [model for model in self.running.values() if self.needs[model].npu], "and nothing of ours"
+                self.lease = ticket
+                self.leases_granted.append(ticket)
+            case on.ExpireLeaseEffect(ticket, ended):
+                assert self.lease == ticket
+                self.leases_expired.append(ticket)
+                self.lease = None if ended else ticket
             case on.RefuseEffect(ticket, error):
                 del self.waiting[ticket]
                 assert error.sentence
@@ -154,6 +183,9 @@ class World:
         runs = Counter(ticket for model in self.state.models.values() for ticket in model.running)
         assert runs == Counter(list(self.running)), "and every running one is known to run once"
         assert not self.over & set(held), "whoever left waits no more"
+        assert self.state.lease.holder == self.lease
+        assert {entry.ticket for entry in self.state.lease.queue.entries} == self.leases_waiting
+        assert self.lease is None or not any(self.needs[model].npu for model in self.running.values()), "two at once"
         on_npu = {model for model in self.running.values() if self.needs[model].npu}
         assert len(on_npu) <= self.limits.npu_parallel, "the NPU computes for one model at a time"
         for model, count in Counter(self.running.values()).items():
