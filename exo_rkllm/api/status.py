@@ -18,6 +18,7 @@ from exo_rkllm.api.streaming import open_stream
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.board.counters import Clock, Reading
 from exo_rkllm.board.detect import Board
+from exo_rkllm.board.kernel_log import KernelLogWatch
 from exo_rkllm.catalogue.store import Entry, Problem
 from exo_rkllm.dispatch.status import ModelStatus
 
@@ -97,6 +98,22 @@ def board_value(board: Board, reading: Reading) -> Plain:
         "memory_total": reading.memory_total,
         "memory_available": reading.memory_available,
         "absent": dict(reading.absent),
+    }
+
+
+def kernel_log_value(watch: KernelLogWatch, board: Board) -> dict[str, JSON]:
+    """The NPU's errors in the kernel's log by kind, and the fault that still holds; null where it cannot be read."""
+    state = watch.state
+    if state is None:
+        return {"errors": None, "fault": None, "stops": False, "sentence": "", "hint": "", "absent": watch.absent}
+    fault = state.fault
+    return {
+        "errors": dict(state.counts),
+        "fault": None if fault is None else fault.name,
+        "stops": state.stopping_fault is not None,
+        "sentence": "" if fault is None else fault.sentence,
+        "hint": "" if fault is None else fault.repair_on(board.npu.device if board.npu else "DEVICE"),
+        "absent": "",
     }
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from exo_rkllm import plugins
 from exo_rkllm.api.control import ControlContext, PullRequest
+from exo_rkllm.api.status import kernel_log_value
 from exo_rkllm.assembly import NO_PLUGINS, open_node
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.board.counters import read_load
@@ -24,7 +25,7 @@ from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.config import Config
 from exo_rkllm.daemon.cluster import cluster_node
 from exo_rkllm.daemon.file_watch import ANY, FileWatch
-from exo_rkllm.daemon.hardware import Hardware, available_memory, limits, raise_clocks
+from exo_rkllm.daemon.hardware import Hardware, NpuWitness, available_memory, limits, raise_clocks
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.dispatch.status import DispatchStatus
 from exo_rkllm.errors import ConfigError, ExoRkllmError
@@ -77,7 +78,7 @@ class Daemon:
         self._closing.callback(self.sampler.close)
         self.dispatcher = self.node.dispatcher(
             limits(config, self.hardware.board, frozenset()),
-            observer=self.serving,
+            observer=NpuWitness(self.serving, self._on_npu, self.hardware.kernel_log),
             available=lambda: available_memory(self.hardware.root),
         )
 
@@ -250,6 +251,12 @@ class Daemon:
             replace=asked.replace,
         )
 
+    def _on_npu(self, name: str) -> bool:
+        with suppress(ExoRkllmError):
+            spec = self.node.engines.get(self.node.engines.name_for(self.node.catalogue.resolve(name)))
+            return spec is not None and spec.on_npu
+        return False  # it was removed meanwhile
+
     def runtime(self) -> tuple[str, str] | None:
         """Release and generation of the vendor's library, for the metrics."""
         release = self.hardware.release
@@ -263,6 +270,7 @@ class Daemon:
             "board_says": board.sentence,
             # For `top` of a user who may not read the driver's counters.
             "npu": {"load": read_load(self.hardware.watch.sources)},
+            "kernel_log": kernel_log_value(self.hardware.kernel_log, board),
             "cluster": None if self.cluster is None else self.cluster.view().plain(),
             "library": "" if library is None else str(library.path),
             "models_directory": str(self.node.catalogue.directory),

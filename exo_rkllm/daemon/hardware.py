@@ -9,7 +9,9 @@ from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
 
 from exo_rkllm.backends.host import language_domain, supported_domain, windows
+from exo_rkllm.backends.observer import FINISH_REASONS, AnswerReport, LoadReport, Observer, RestartReport
 from exo_rkllm.board.detect import Board
+from exo_rkllm.board.kernel_log import KernelLogWatch
 from exo_rkllm.board.performance import Performance
 from exo_rkllm.board.watch import BoardWatch, Monitor
 from exo_rkllm.config import Config
@@ -34,7 +36,8 @@ class Hardware:
         self._configured_library = Path(config.runtime.library) if config.runtime.library else None
         self._library_error: ExoRkllmError | None = None
         self._on_change = on_change
-        self._watch = BoardWatch(self.root, lambda _before, _after: on_change())
+        self._watch = BoardWatch(self.root, self._board_changed)
+        self.kernel_log = KernelLogWatch(self.root, on_change)
         self._closing = ExitStack()
 
     @property
@@ -48,7 +51,9 @@ class Hardware:
     @property
     def unavailable_reason(self) -> ExoRkllmError | None:
         """The first thing that keeps every model from the NPU; the board comes before the library."""
-        return self.board.unavailable_reason() or self._library_error
+        log_state, npu = self.kernel_log.state, self.board.npu
+        wedged = None if log_state is None or npu is None else log_state.unavailable_reason(npu.device)
+        return self.board.unavailable_reason() or wedged or self._library_error
 
     @property
     def release(self) -> str:
@@ -60,6 +65,8 @@ class Hardware:
         """Look for the library and follow both. Must run on the loop."""
         log.info("%s", self.board.sentence)
         self._follow_board()
+        self.kernel_log.start()
+        self._closing.callback(self.kernel_log.close)
         places = [place.path.absolute() for place in locate.search(self._configured_library).places]
         with suppress(OSError):
             self._closing.callback(FileWatch(lambda: places, self._library_changed).close)
@@ -76,6 +83,11 @@ class Hardware:
             self._watch.start(asyncio.get_running_loop(), Monitor())
             self._closing.callback(self._watch.close)
 
+    def _board_changed(self, before: Board, after: Board) -> None:
+        if before.npu is None and after.npu is not None:
+            self.kernel_log.driver_bound()
+        self._on_change()
+
     def _library_changed(self) -> None:
         self._find_library()
         self._on_change()
@@ -89,6 +101,36 @@ class Hardware:
         else:
             self._library_error = None
             log.info("%s is %s.", place.path, place.held)
+
+
+class NpuWitness:
+    """An Observer that passes every report on, and clears a fault of the NPU once a model has worked on it again.
+
+    `on_npu` says of a model's name whether its engine uses the NPU; it is asked only while there is a fault.
+    """
+
+    def __init__(self, observer: Observer, on_npu: Callable[[str], bool], kernel_log: KernelLogWatch) -> None:
+        self._observer = observer
+        self._on_npu = on_npu
+        self._kernel_log = kernel_log
+
+    def answered(self, event: AnswerReport) -> None:
+        self._observer.answered(event)
+        if event.reason in FINISH_REASONS and event.usage.completion:
+            self._worked(event.model)
+
+    def loaded(self, event: LoadReport) -> None:
+        self._observer.loaded(event)
+        if not event.error:
+            self._worked(event.model)
+
+    def restarted(self, event: RestartReport) -> None:
+        self._observer.restarted(event)
+
+    def _worked(self, model: str) -> None:
+        state = self._kernel_log.state
+        if state is not None and state.fault is not None and self._on_npu(model):
+            self._kernel_log.npu_worked()
 
 
 def limits(config: Config, board: Board, pinned: frozenset[str], release: str = "") -> DispatchLimits:

@@ -11,7 +11,7 @@ from aiohttp import web
 from exo_rkllm.api import application as api
 from exo_rkllm.api import control
 from exo_rkllm.api.context import ApiContext, ApiServerSettings
-from exo_rkllm.api.status import board_value
+from exo_rkllm.api.status import board_value, kernel_log_value
 from exo_rkllm.board.counters import read
 from exo_rkllm.daemon.daemon import Daemon
 
@@ -28,7 +28,10 @@ def application(daemon: Daemon, *, loopback: bool) -> web.Application:
             settings=lambda: ApiServerSettings(daemon.config.api, daemon.keys, loopback),
             pull=lambda name: daemon.pull(control.PullRequest(name)),
             metrics=scrape(daemon) if daemon.config.metrics.enabled else None,
-            board=lambda: board_value(daemon.hardware.watch.board, read(daemon.hardware.watch.sources)),
+            board=lambda: {
+                **board_value(daemon.hardware.watch.board, read(daemon.hardware.watch.sources)),
+                "kernel_log": kernel_log_value(daemon.hardware.kernel_log, daemon.hardware.board),
+            },
             watch=daemon.sampler.watch,
             cluster=lambda: {} if daemon.cluster is None else daemon.cluster.view().plain(),
             engine_spec=lambda model: daemon.node.engines.of(model),  # noqa: PLW0108 - plugins bring another registry
@@ -67,10 +70,16 @@ def scrape(daemon: Daemon) -> Callable[[str], tuple[bytes, str]]:
         from exo_rkllm.metrics.scrape import registry
         from exo_rkllm.metrics.serving import ServingCollector
 
-        watch, sampler = daemon.hardware.watch, daemon.sampler
+        watch, sampler, kernel_log = daemon.hardware.watch, daemon.sampler, daemon.hardware.kernel_log
         return registry(
             [
-                BoardCollector(lambda: watch.board, lambda: watch.sources, sampler.busy, sampler.touch),
+                BoardCollector(
+                    lambda: watch.board,
+                    lambda: watch.sources,
+                    sampler.busy,
+                    sampler.touch,
+                    lambda: kernel_log.state,
+                ),
                 ServingCollector(daemon.serving, daemon.dispatcher.status, daemon.runtime),
                 ClusterCollector(lambda: None if daemon.cluster is None else daemon.cluster.view()),
             ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from exo_rkllm.board.counters import Clock
 from exo_rkllm.board.detect import UPGRADE, DeviceNode, Npu
 from exo_rkllm.board.driver import MINIMUM, RECOMMENDED, is_older
+from exo_rkllm.board.kernel_log import KINDS
 from exo_rkllm.board.performance import ENABLE, SOCKET
 from exo_rkllm.board.states import UNMASK
 from exo_rkllm.doctor.identity import SERVICE_USER, group_name
@@ -244,12 +245,28 @@ def counters(scene: Scene) -> Finding:
 
 
 def kernel_log(scene: Scene) -> Finding:
-    if isinstance(scene.kernel_log, str):
-        return unseen(scene.kernel_log)
-    if not scene.kernel_log:
+    state = scene.kernel_log
+    if isinstance(state, str):
+        return kernel_log_of_daemon(scene, state)
+    npu = scene.board.npu.device if scene.board.npu is not None else "DEVICE"
+    if (reason := state.unavailable_reason(npu)) is not None:
+        return from_error(reason)
+    if not state.counts:
         return good("no error of the NPU since boot")
-    errors = ", ".join(f"{number} {kind}" for kind, number in sorted(scene.kernel_log.items()))
+    errors = ", ".join(f"{state.counts[kind.name]} {kind.plural}" for kind in KINDS if kind.name in state.counts)
+    rebound = " The driver was bound again since, and the next load shows whether it helped." if state.on_trial else ""
+    helps = f". {state.fault.repair_on(npu)}" if state.fault is not None else ""
     return poor(
-        f"{errors} since boot. Seen with weak power supplies, old drivers, and models made for another SoC.",
-        "sudo dmesg | grep -i rknpu",
+        f"{errors} since boot.{rebound} Seen with weak power supplies, old drivers, and models made for another SoC.",
+        f"sudo dmesg | grep -i rknpu{helps}",
     )
+
+
+def kernel_log_of_daemon(scene: Scene, absent: str) -> Finding:
+    """What a running daemon read, for a user who may not read the log."""
+    value = (scene.service.status or {}).get("kernel_log") or {}
+    if value.get("errors") is None:
+        return unseen(absent)
+    if value["fault"] is None:
+        return good("the service reads it: no error of the NPU that still holds")
+    return (bad if value["stops"] else poor)(value["sentence"], value["hint"])

@@ -30,7 +30,7 @@ class HardwareProbe(NamedTuple):
     live: bool = False
 
 
-QUIET = r"\A(?![\s\S]*(?:{}))".format("|".join(kind.pattern for kind in kernel_log.KINDS.values()))
+QUIET = r"\A(?![\s\S]*(?:{}))".format("|".join(kind.pattern.pattern for kind in kernel_log.KINDS))
 OWN = "exo-rkllm selftest --model NAME --only "
 PROBES: tuple[HardwareProbe, ...] = (
     # ── the kernel's files ──────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ from exo_rkllm import plugins
 from exo_rkllm.board import files, kernel_log
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board, detect
+from exo_rkllm.board.kernel_log import NpuLog
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.classic.launcher import HostKind, host_kind
@@ -70,7 +71,7 @@ class Scene:
     search: Search
     models: tuple[ModelInspection, ...]
     models_error: ExoRkllmError | None
-    kernel_log: Mapping[str, int] | str  # errors by kind, or why it cannot be read
+    kernel_log: NpuLog | str  # what it says of the NPU, or why it cannot be read
     service: DaemonStatus
     plugins: tuple[PluginStatus, ...]
     exo: HostKind
@@ -185,8 +186,8 @@ def _cpus(root: Path) -> list[CpuPolicy]:
     ]
 
 
-def _kernel_log(root: Path) -> Mapping[str, int] | str:
+def _kernel_log(root: Path) -> NpuLog | str:
     try:
-        return kernel_log.count(kernel_log.read(root))
+        return kernel_log.summarize(kernel_log.read(root))
     except OSError as error:
         return files.reason(error, root / "dev/kmsg", root)

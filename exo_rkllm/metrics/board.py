@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 
 from exo_rkllm.board.counters import COLLECTORS, Reading, read
 from exo_rkllm.board.detect import Board
+from exo_rkllm.board.kernel_log import KINDS, NpuLog
 from exo_rkllm.board.sampler import NpuLoad
 from exo_rkllm.board.sources import Sources
 from exo_rkllm.board.states import NpuState
@@ -38,11 +39,13 @@ class BoardCollector:
         sources: Callable[[], Sources],
         busy: Callable[[], NpuLoad],
         touch: Callable[[], None],
+        kernel_log: Callable[[], NpuLog | None] = lambda: None,
     ) -> None:
         self._board = board
         self._sources = sources
         self._busy = busy
         self._touch = touch
+        self._kernel_log = kernel_log
 
     def describe(self) -> Iterable[Metric]:
         """Empty: registering must not read the hardware."""
@@ -52,6 +55,7 @@ class BoardCollector:
         self._touch()
         scrape = Scrape()
         add_board(scrape, self._board(), read(self._sources()), self._busy())
+        add_kernel_log(scrape, self._kernel_log())
         return scrape.families()
 
 
@@ -84,3 +88,13 @@ def add_board(scrape: Scrape, board: Board, reading: Reading, busy: NpuLoad) -> 
     scrape.add("rknpu_voltage_volts", reading.volts, device)
     for name, field in CLOCK.items() if reading.clock is not None else ():
         scrape.add(name, getattr(reading.clock, field), device)
+
+
+def add_kernel_log(scrape: Scrape, state: NpuLog | None) -> None:
+    """Errors by kind since boot, and the fault that still holds; nothing where the log cannot be read."""
+    if state is None:
+        return
+    for kind in KINDS:
+        scrape.add("rknpu_job_errors_total", state.counts.get(kind.name, 0), kind.name)
+        if kind.effect != "counted":
+            scrape.add("rknpu_fault", 1 if kind == state.fault else 0, kind.name)

@@ -51,6 +51,14 @@ BOARD: Mapping[str, FamilySpec] = {
     "rknpu_powered": FamilySpec("gauge", "1 while the NPU is powered.", DEVICE),
     "rknpu_powered_seconds_total": FamilySpec("counter", "Seconds since boot in which the NPU was powered.", DEVICE),
     "rknpu_interrupts_total": FamilySpec("counter", "Interrupts of the core since boot; each ends a job.", CORE),
+    "rknpu_job_errors_total": FamilySpec(
+        "counter",
+        "Errors of the NPU in the kernel's log since boot, by kind.",
+        ("kind",),
+    ),
+    "rknpu_fault": FamilySpec(
+        "gauge", "1 while this error of the kernel's log holds; exo-rkllm doctor says what helps.", ("kind",)
+    ),
     "rknpu_voltage_volts": FamilySpec("gauge", "Voltage of the NPU's supply.", DEVICE),
     "rknpu_temperature_celsius": FamilySpec(
         "gauge", "Temperature of the NPU, or of the chip if the NPU has no sensor.", ("zone",)

@@ -310,6 +310,13 @@ TABLE: tuple[FailureRule, ...] = (
         "Lower the context (4096 or less on older files), or get the file from another source",
     ),
     FailureRule(
+        r"failed to submit!",  # npu-platform 6, note 7: the job hung, or another program uses the NPU
+        NpuUnavailable,
+        "The NPU did not finish a job of {model}.",
+        "End other programs that use the NPU, then exo-rkllm unload {model}; sudo exo-rkllm doctor reads what the "
+        "kernel says and names what helps",
+    ),
+    FailureRule(
         r"matmul\(\S+\) run failed",
         NpuUnavailable,
         "The NPU driver failed to compute (driver {driver}).",

@@ -24,9 +24,13 @@ def scrape(daemon: Daemon) -> str:
 
 
 def waking(paths: list[str], root: Path) -> list[str]:
-    """Files that power the NPU up or may crash the kernel, and devices, whose ioctls do so, too (npu-platform 3.1)."""
+    """Files that power the NPU up or may crash the kernel, and devices, whose ioctls do so, too (npu-platform 3.1).
+
+    The kernel's log is no device of the NPU's.
+    """
+    devices = (f"{root}/dev/", "/dev/dri", "/dev/rk")
     return [
-        path for path in paths if Path(path).name in WAKING or path.startswith((f"{root}/dev/", "/dev/dri", "/dev/rk"))
+        path for path in paths if Path(path).name in WAKING or (path.startswith(devices) and path != f"{root}/dev/kmsg")
     ]
 
 

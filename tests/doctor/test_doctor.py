@@ -409,8 +409,36 @@ def test_little_memory_is_a_warning(board: Build, environment: dict[str, str], m
 
 
 def test_kernel_log_counts_npu_errors_and_no_benign_lines(board: Build) -> None:
-    found = kernel_log.count(kernel_log.read(board("job-errors")))
-    assert found == {"hung jobs": 2, "soft resets": 1}
+    state = kernel_log.summarize(kernel_log.read(board("job-errors")))
+    assert state.counts == {"hung_job": 2, "soft_reset": 1}
+
+
+@pytest.mark.parametrize(
+    ("lines", "level", "repair"),
+    [
+        (["RKNPU: switch iommu domain time out"], "fail", "sudo poweroff"),
+        (["RKNPU: failed to switch iommu domain"], "fail", "echo fdab0000.npu | sudo tee"),
+        (["RKNPU: failed to switch iommu domain", "[drm] Initialized rknpu 0.9.8 20240828"], "warn", "unbind"),
+        (["RKNPU: job timeout, flags: 0x0:"], "warn", "exo-rkllm unload NAME"),
+        (["RKNPU: failed to allocate IOVA: -12"], "warn", "sudo dmesg | grep -i rknpu"),
+        (["RKNPU: switch iommu domain from 0 to 1"], "pass", ""),
+    ],
+)
+def test_kernel_log_check_names_what_helps(scene: Scene, lines: list[str], level: str, repair: str) -> None:
+    records = [f"3,{number},{number}00,-;{line}" for number, line in enumerate(lines)]
+    [line] = [
+        line
+        for line in diagnose(replace(scene, kernel_log=kernel_log.summarize(records))).lines
+        if line.check == "kernel log"
+    ]
+    assert line.finding.level == level
+    assert repair in line.finding.repair
+
+
+def test_kernel_log_that_only_the_daemon_reads_is_judged(examine: Examine) -> None:
+    value = {"errors": {"submit": 1}, "fault": "submit", "stops": True, "sentence": "It is stuck.", "hint": "Unload."}
+    report = examine("orangepi-5-plus", DaemonStatus({**(RUNNING.status or {}), "kernel_log": value}))
+    assert findings(report, "fail") == {"kernel log": "Unload."}
 
 
 # ── the verb ─────────────────────────────────────────────────────────────────────────────────────

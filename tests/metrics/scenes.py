@@ -13,6 +13,7 @@ from exo_rkllm.backends.base import Timings, Usage
 from exo_rkllm.backends.observer import AnswerReport, LoadReport, RestartReport, TokenGaps
 from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import detect
+from exo_rkllm.board.kernel_log import NpuLog
 from exo_rkllm.board.sampler import NpuLoad, integrate
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cluster.session import view
@@ -49,6 +50,7 @@ class Daemon:
         self.status = DispatchStatus((model_status(QWEN, running=1, waiting=2), model_status(GEMMA, "cold")))
         self.cluster: view.ClusterView | None = cluster_view()
         self.runtime: tuple[str, str] | None = ("1.2.3", "v1_2_1")
+        self.kernel_log: NpuLog | None = NpuLog({"hung_job": 2})
         self.touched = 0
         self.busy = NpuLoad()
         self.now = 0.0
@@ -56,7 +58,9 @@ class Daemon:
     def registry(self) -> CollectorRegistry:
         return registry(
             [
-                BoardCollector(lambda: self.board, lambda: self.sources, lambda: self.busy, self._touch),
+                BoardCollector(
+                    lambda: self.board, lambda: self.sources, lambda: self.busy, self._touch, lambda: self.kernel_log
+                ),
                 ServingCollector(self.serving, lambda: self.status, lambda: self.runtime),
                 ClusterCollector(lambda: self.cluster),
             ]

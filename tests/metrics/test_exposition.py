@@ -240,7 +240,14 @@ def test_metrics_page_matches_the_table() -> None:
 def test_metric_names_end_with_their_unit() -> None:
     units = ("_seconds", "_bytes", "_hertz", "_celsius", "_volts", "_ratio", "_info", "_total")
     plain = {name for name in BOARD if not name.endswith(units)}
-    assert plain == {"rknpu_up", "rknpu_state", "rknpu_collector_success", "rknpu_cores", "rknpu_powered"}
+    assert plain == {
+        "rknpu_up",
+        "rknpu_state",
+        "rknpu_collector_success",
+        "rknpu_cores",
+        "rknpu_powered",
+        "rknpu_fault",
+    }
     counters = {name for name, row in EVERY.items() if row.kind == "counter"}
     assert all(name.endswith("_total") for name in counters)
 

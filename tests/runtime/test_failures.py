@@ -48,6 +48,12 @@ CASES: list[tuple[str | list[str], type[ExoRkllmError], str, str]] = [
         "0.9.8",
     ),
     (
+        "E RKNN: [10:25:31.5] failed to submit!, op id: 3, op name: MatMul",
+        NpuUnavailable,
+        "did not finish a job",
+        "sudo exo-rkllm doctor",
+    ),
+    (
         [RUNTIME, "E rkllm: matmul(w8a8) run failed"],
         NpuUnavailable,
         "failed to compute (driver 0.9.6)",
