@@ -28,6 +28,8 @@ class Soc:
     benchmark: str = ""  # a row of the vendor's table at these clocks (rkllm-runtime 5.1)
     bins: tuple[str, ...] = ()  # names under which the same silicon is sold with less of it enabled
     language_domain: int = 0  # where the vendor's multimodal demo puts the language model (rknn-vision 3)
+    slow_cpus: tuple[int, ...] = ()  # where it has two clusters
+    workers: int = 4  # threads for the vendor's library: its default; 2 on RK3576 (board-facts 10)
     header: int | None = None  # `rkllm.platform` in a model file (rkllm-runtime 3.1: no other was ever seen)
 
     @property
@@ -52,6 +54,7 @@ SOCS: tuple[Soc, ...] = (
         zones=("npu-thermal", "soc-thermal", "package-thermal"),
         quantizations=("w8a8", "w8a8_g512", "w8a8_g256", "w8a8_g128"),
         bins=("rk3582", "rk3583"),
+        slow_cpus=(0, 1, 2, 3),
         header=0,
         language_domain=1,
         benchmark="32.9 tokens/s for Qwen3 0.6B w8a8",
@@ -66,6 +69,8 @@ SOCS: tuple[Soc, ...] = (
         ddr_hz=2_112_000_000,
         zones=("npu-thermal", "soc-thermal", "package-thermal"),
         quantizations=("w4a16_g128", "w4a16_g64", "w4a16_g32", "w4a16", "w8a8"),
+        slow_cpus=(0, 1, 2, 3),
+        workers=2,
         benchmark="24.9 tokens/s for Qwen3 0.6B w4a16",
         language_domain=1,
     ),

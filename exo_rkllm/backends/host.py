@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from exo_rkllm.board.affinity import given_cpus
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.driver import is_older
 from exo_rkllm.config import Config
@@ -48,7 +48,7 @@ def engine_host(config: Config, library: Path | None, report: LineSink, root: Pa
     board = detect(root)
     if (soc := board.soc) is None:
         return host
-    allowed = os.sched_getaffinity(0) if root == Path("/") else range(soc.cpus)
+    allowed = given_cpus() if root == Path("/") else range(soc.cpus)
     cpus = default_cpus(soc, allowed, soc.cpus)
     return replace(host, platform=soc.title, cpus=cpus, domain=language_domain(board))
 

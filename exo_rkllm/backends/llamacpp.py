@@ -22,6 +22,7 @@ from exo_rkllm.backends.chat_body import body as chat_body
 from exo_rkllm.backends.chat_client import ChatClient, ChatServerEngine
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
+from exo_rkllm.board import affinity
 from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, OutOfMemory, RunnerLost
 from exo_rkllm.runner.launch import resident_bytes
 
@@ -87,14 +88,15 @@ class LlamaCppEngine(ChatServerEngine):
             grace=GRACE,
         )
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", BOOT, str(os.getpid())),
-                *(program, *self._arguments(path, port)),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=environment(key),
-            )
+            with affinity.for_child():
+                self._process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", "-c", BOOT, str(os.getpid())),
+                    *(program, *self._arguments(path, port)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    env=environment(key),
+                )
             loop = asyncio.get_running_loop()
             self._tasks = [loop.create_task(self._listen(self._process)), loop.create_task(self._mourn(self._process))]
             await asyncio.wait_for(self._ready(self._client), self._options["load_seconds"])

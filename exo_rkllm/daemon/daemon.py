@@ -17,6 +17,7 @@ from exo_rkllm.api.control import ControlContext, PullRequest
 from exo_rkllm.api.status import kernel_log_value
 from exo_rkllm.assembly import NO_PLUGINS, open_node
 from exo_rkllm.backends.base import JSON
+from exo_rkllm.board import affinity
 from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
@@ -25,7 +26,7 @@ from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.config import Config
 from exo_rkllm.daemon.cluster import cluster_node
 from exo_rkllm.daemon.file_watch import ANY, FileWatch
-from exo_rkllm.daemon.hardware import Hardware, NpuWitness, available_memory, limits, raise_clocks
+from exo_rkllm.daemon.hardware import Hardware, NpuWitness, available_memory, keep_off_fast_cores, limits, raise_clocks
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.dispatch.status import DispatchStatus
 from exo_rkllm.errors import ConfigError, ExoRkllmError
@@ -113,6 +114,8 @@ class Daemon:
         self.hardware.start()
         self._watch_models()
         self._apply()
+        if slow := affinity.slow_cpus(self.hardware.root, self.hardware.board.soc):
+            self._spawn(keep_off_fast_cores(self.dispatcher.subscribe(), slow))
         if self.config.board.performance:
             unit = self.hardware.root / SOCKET.relative_to("/")
             self._spawn(raise_clocks(self.dispatcher.subscribe(), Performance(unit)))
@@ -270,6 +273,7 @@ class Daemon:
             "board_says": board.sentence,
             # For `top` of a user who may not read the driver's counters.
             "npu": {"load": read_load(self.hardware.watch.sources)},
+            "cpus": {"given": sorted(affinity.given_cpus()), "own": sorted(os.sched_getaffinity(0))},
             "kernel_log": kernel_log_value(self.hardware.kernel_log, board),
             "cluster": None if self.cluster is None else self.cluster.view().plain(),
             "library": "" if library is None else str(library.path),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
 
 from exo_rkllm.backends.host import language_domain, supported_domain, windows
 from exo_rkllm.backends.observer import FINISH_REASONS, AnswerReport, LoadReport, Observer, RestartReport
+from exo_rkllm.board import affinity
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.kernel_log import KernelLogWatch
 from exo_rkllm.board.performance import Performance
@@ -178,6 +179,31 @@ def _left_of_limit(root: Path) -> int | None:
         return max(0, int(limit) - current + int(stat.get("inactive_file", 0)))
     except (OSError, IndexError, ValueError):
         return None
+
+
+# ── CPUs ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def keep_off_fast_cores(changes: AsyncGenerator[DispatchStatus, None], slow: frozenset[int]) -> None:
+    """Keep our own threads on the slow cores while a model is loaded; its process runs on all that we were given."""
+    away = False
+    try:
+        async with aclosing(changes):
+            async for status in changes:
+                loaded = any(model.state in ("loading", "ready") for model in status.models)
+                if loaded and not away:
+                    away = True
+                    if chosen := affinity.keep_to(slow):
+                        log.info("The daemon keeps to CPU %s while a model is loaded.", _names(chosen))
+                elif not loaded and away:
+                    away = False
+                    affinity.restore()
+    finally:
+        affinity.restore()
+
+
+def _names(cpus: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(cpus)))
 
 
 # ── clocks ───────────────────────────────────────────────────────────────────────────────────────

@@ -208,6 +208,24 @@ def cpu_clock(scene: Scene) -> Finding:
     return good(", ".join(f"CPU{policy.first}: {policy.governor}" for policy in scene.cpus))
 
 
+def cpu_cores(scene: Scene) -> Finding:
+    """Where the service runs, and whether the library gets the threads that it wants."""
+    soc_row, value = scene.board.soc, (scene.service.status or {}).get("cpus")
+    if soc_row is None or not value:
+        return unseen("the service is not asked" if soc_row is not None else "no SoC is known here")
+    given, own = frozenset(value["given"]), frozenset(value["own"])
+    listed = ", ".join(map(str, sorted(given)))
+    if len(given) < soc_row.workers:
+        return poor(
+            f"The service may use CPU {listed} only; the vendor's library wants {soc_row.workers} threads on the "
+            f"{soc_row.title}, each with a CPU of its own.",
+            "systemctl show exo-rkllm -p CPUAffinity -p AllowedCPUs; in a container, its --cpuset-cpus",
+        )
+    if own < given:
+        return good(f"models may use CPU {listed}, the service itself keeps to {', '.join(map(str, sorted(own)))}")
+    return good(f"models may use CPU {listed}; the service leaves the fast cores while one is loaded")
+
+
 def performance(scene: Scene) -> Finding:
     if scene.config is None or not scene.config.board.performance:
         return unseen("[board] performance is off")

@@ -47,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     Check("NPU clock", board.npu_clock, ("NPU driver",)),
     Check("memory clock", board.ddr_clock),
     Check("CPU clock", board.cpu_clock),
+    Check("CPU cores", board.cpu_cores),
     Check("performance", board.performance),
     Check("temperature", board.temperature),
     Check("NPU counters", board.counters, ("NPU driver",)),

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import exo_rkllm
+from exo_rkllm.board import affinity
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost
 from exo_rkllm.runtime import failures
 
@@ -40,14 +41,15 @@ def start_child(name: str, sock: int, box: int, environment: Mapping[str, str]) 
     die_with_us = threading.current_thread() is threading.main_thread()
     numbers = [sock, box, os.getpid(), int(die_with_us)]
     try:
-        return subprocess.Popen(
-            [sys.executable, *FLAGS, "-c", BOOT, *map(str, numbers), HOME],
-            stdin=subprocess.DEVNULL,
-            stdout=box,
-            stderr=box,
-            pass_fds=(sock, box),
-            env={**os.environ, **environment},
-        )
+        with affinity.for_child():
+            return subprocess.Popen(
+                [sys.executable, *FLAGS, "-c", BOOT, *map(str, numbers), HOME],
+                stdin=subprocess.DEVNULL,
+                stdout=box,
+                stderr=box,
+                pass_fds=(sock, box),
+                env={**os.environ, **environment},
+            )
     except OSError as error:
         raise LoadError(f"The process of {name} cannot be started: {error.strerror}.", "ulimit -a") from error
 

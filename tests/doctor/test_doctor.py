@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -439,6 +439,24 @@ def test_kernel_log_that_only_the_daemon_reads_is_judged(examine: Examine) -> No
     value = {"errors": {"submit": 1}, "fault": "submit", "stops": True, "sentence": "It is stuck.", "hint": "Unload."}
     report = examine("orangepi-5-plus", DaemonStatus({**(RUNNING.status or {}), "kernel_log": value}))
     assert findings(report, "fail") == {"kernel log": "Unload."}
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "level", "says"),
+    [
+        (range(8), range(4), "pass", "the service itself keeps to 0, 1, 2, 3"),
+        (range(8), range(8), "pass", "leaves the fast cores while one is loaded"),
+        ((4, 5), (4, 5), "warn", "wants 4 threads on the RK3588"),
+    ],
+)
+def test_cpus_of_service_and_models_are_named(
+    examine: Examine, given: Iterable[int], own: Iterable[int], level: str, says: str
+) -> None:
+    cpus = {"given": list(given), "own": list(own)}
+    report = examine("orangepi-5-plus", DaemonStatus({**(RUNNING.status or {}), "cpus": cpus}))
+    [line] = [line for line in report.lines if line.check == "CPU cores"]
+    assert line.finding.level == level
+    assert says in line.finding.fact
 
 
 # ── the verb ─────────────────────────────────────────────────────────────────────────────────────
