@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Coroutine
+import socket
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ class ClusterNode:
             stay_out=self._identity.stay_out(),
         )
         self.membership.may_publish = settings.namespace != AUTO or bool(settings.endpoints)
-        self._discovery_state = DiscoveryState(self.node_id, settings.namespace, new_nonce, self._revision.versions)
+        self._discovery_state = DiscoveryState(
+            self.node_id, settings.namespace, new_nonce, self._revision.versions, zenoh_ports(settings.discovery_port)
+        )
         self._interfaces = Interfaces(settings.interfaces)
         self._node_id_server = NodeIdServer(self.node_id, settings.api_port)
         self._ambiguous: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ class ClusterNode:
             self._discovery_state,
             self._interfaces,
             self.settings.discovery_port,
+            configured=hosts_in(self.settings.endpoints),
             on_peer=self._on_peer,
             on_ambiguity=self._on_ambiguity,
             on_interfaces=self._on_interfaces,
@@ -272,8 +276,15 @@ class ClusterNode:
 
     async def _query_nodes(self, query: QueryNodesEffect) -> None:
         addresses = {**self.membership.addresses(), **await self._transport.addresses()}
-        answer = await query_nodes(query, addresses, self.settings.api_port)
+        reachable = {node: tuple(filter(self._may_query, told)) for node, told in addresses.items()}
+        answer = await query_nodes(query, reachable, self.settings.api_port)
         self._do(self.membership.node_answered(answer, self._now()))
+
+    def _may_query(self, address: str) -> bool:
+        """Nodes tell addresses of themselves. Beyond our networks they are used only if [cluster] names nodes there."""
+        _, _, scope = address.partition("%")
+        index = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope) if scope else 0
+        return bool(self.settings.endpoints) or self._interfaces.is_neighbour(address, index)
 
     # ── the board ────────────────────────────────────────────────────────────────────────────────
 
@@ -374,6 +385,16 @@ class ClusterNode:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def hosts_in(endpoints: Sequence[str]) -> frozenset[str]:
+    """The addresses in zenoh's endpoints, such as fd00::10 of tcp/[fd00::10]:52414."""
+    return frozenset(one.partition("/")[2].rpartition(":")[0].strip("[]").partition("%")[0] for one in endpoints)
+
+
+def zenoh_ports(discovery_port: int) -> range:
+    """The hundred ports around exo's discovery port, where its zenoh listens, too: 52400 to 52499."""
+    return range(discovery_port // 100 * 100, discovery_port // 100 * 100 + 100)
 
 
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -144,7 +144,7 @@ def test_a_node_that_starts_later_is_asked_once() -> None:
     assert isinstance(ask, SendHello)
     assert ask.source == THERE
     assert ear.hear(Hello(b"m" * 8, OURS), THERE, 6.0) == []
-    assert ear.hear(WhatsUp(ask.packet.nonce, "bb", 1), THERE, 6.1) == [DiscoveredPeer("bb", THERE, 1)]
+    assert ear.hear(WhatsUp(ask.packet.nonce, "bb", 52414), THERE, 6.1) == [DiscoveredPeer("bb", THERE, 52414)]
     ear.forget_answers()
     assert len(ear.hear(Hello(b"o" * 8, OURS), THERE, 7.0)) == 1
 
@@ -195,7 +195,7 @@ def test_auto_takes_the_one_that_is_heard() -> None:
 
 def test_auto_guesses_so_that_a_known_cluster_answers_at_once() -> None:
     ear = hearing("auto")
-    assert len(ear.hear(WhatsUp(nonce(ear, 0.0), "aa", 1), HERE, 0.01)) == 1
+    assert len(ear.hear(WhatsUp(nonce(ear, 0.0), "aa", 52414), HERE, 0.01)) == 1
     assert ear.namespace == "0.3.70"
 
 
@@ -203,7 +203,7 @@ def test_auto_joins_none_of_two_until_one_is_left() -> None:
     ear = hearing("auto")
     asked = nonce(ear, 0.0)
     assert len(heard(ear, OTHER, HERE, 0.2)) == 1
-    assert ear.hear(WhatsUp(asked, "aa", 1), THERE, 0.3) == [AmbiguousClusters(("0.3.70", "0.3.71"))]
+    assert ear.hear(WhatsUp(asked, "aa", 52414), THERE, 0.3) == [AmbiguousClusters(("0.3.70", "0.3.71"))]
     assert not ear.is_settled(5.0)
     assert ear.namespace == ""
     assert ear.hellos(5.0) == []
@@ -222,8 +222,8 @@ def test_a_flood_of_names_and_nodes_is_bounded() -> None:
         ear.hear(Hello(number.to_bytes(8, "little"), number.to_bytes(8, "big")), source, 0.0)
         for outcome in ear.hear(Hello(number.to_bytes(8, "little"), OURS), source, 0.0):
             assert isinstance(outcome, SendHello)
-            ear.hear(WhatsUp(outcome.packet.nonce, f"{number:x}", 1), source, 0.0)
-        ear.hear(WhatsUp(nonce(ear, 0.0), f"{number + 1:x}", 1), source, 0.0)
+            ear.hear(WhatsUp(outcome.packet.nonce, f"{number:x}", 52414), source, 0.0)
+        ear.hear(WhatsUp(nonce(ear, 0.0), f"{number + 1:x}", 52414), source, 0.0)
     assert len(ear.other_clusters(0.0)) <= NODES
     assert len(ear.endpoints()) <= NODES
     assert heard(ear, OTHER, PacketSource("fe80::f"), FORGET) == [], "those that are silent make room"

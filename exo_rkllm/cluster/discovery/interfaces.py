@@ -34,6 +34,7 @@ class Interface:
     up: bool = False
     loopback: bool = False
     addresses: tuple[str, ...] = ()
+    networks: tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -75,6 +76,20 @@ class Interfaces:
             if not ipaddress.ip_address(address).is_link_local
         )
 
+    def is_neighbour(self, address: str, scope: int = 0) -> bool:
+        """Whether the address is link-local on one of these interfaces, or in a network that one has an address in.
+
+        `scope` is the index of the interface that a link-local address belongs to.
+        """
+        try:
+            ip = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return False
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        if ip.is_link_local and ip.version == 6:
+            return any(entry.index == scope for entry in self._selection())
+        return any(ip in one.network for entry in self._selection() for one in entry.networks)
+
     def feed(self, data: bytes) -> bool:
         """Take in the data of one read of the netlink socket; returns whether anything changed."""
         before = dict(self._all)
@@ -107,17 +122,22 @@ class Interfaces:
                 loopback=bool(flags & _LOOPBACK),
             )
         elif kind in (_NEWADDR, _DELADDR) and len(body) >= _ADDRESS.size:
-            family, _, flags, _, index = _ADDRESS.unpack_from(body)
+            family, prefix, flags, _, index = _ADDRESS.unpack_from(body)
             found = dict(_attributes(body[_ADDRESS.size :]))
             raw = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
             if family not in (socket.AF_INET, socket.AF_INET6) or raw is None:
                 return
-            self._address(index, str(ipaddress.ip_address(raw)), there=kind == _NEWADDR and not flags & _TENTATIVE)
+            ip = ipaddress.ip_address(raw)
+            address = ipaddress.ip_interface(f"{ip}/{min(prefix, ip.max_prefixlen)}")
+            self._address(index, address, there=kind == _NEWADDR and not flags & _TENTATIVE)
 
-    def _address(self, index: int, address: str, *, there: bool) -> None:
+    def _address(self, index: int, address: ipaddress.IPv4Interface | ipaddress.IPv6Interface, *, there: bool) -> None:
         known = self._all.get(index, Interface(index))
-        others = tuple(one for one in known.addresses if one != address)
-        self._all[index] = replace(known, addresses=tuple(sorted((*others, address))) if there else others)
+        networks = tuple(one for one in known.networks if one.ip != address.ip)
+        if there:
+            networks = (*networks, address)
+        addresses = tuple(sorted(str(one.ip) for one in networks))
+        self._all[index] = replace(known, addresses=addresses, networks=networks)
 
 
 def open_netlink() -> socket.socket:

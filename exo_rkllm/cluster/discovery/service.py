@@ -42,6 +42,9 @@ def new_nonce() -> bytes:
 class Discovery:
     """Feeds `DiscoveryState` from the network and reports peers, ambiguous clusters and changed interfaces.
 
+    Only neighbours are heard, and the addresses in `configured`: exo has no authentication, and a datagram from a
+    routed network would bring this board into a cluster of any stranger.
+
     While it searches, it sends a Hello to everybody each second.
     """
 
@@ -51,6 +54,7 @@ class Discovery:
         table: Interfaces,
         port: int,
         *,
+        configured: frozenset[str] = frozenset(),
         on_peer: Callable[[DiscoveredPeer], None],
         on_ambiguity: Callable[[AmbiguousClusters], None],
         on_interfaces: Callable[[], None],
@@ -59,6 +63,7 @@ class Discovery:
         self.table = table
         self.garbage = 0
         self._port = port
+        self._configured = configured
         self._on_peer, self._on_ambiguity, self._on_interfaces = on_peer, on_ambiguity, on_interfaces
         self._groups: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -182,11 +187,14 @@ class Discovery:
             except OSError:
                 return
             packet = decode(data)
-            if packet is None:
+            source = PacketSource(sender[0].partition("%")[0], sender[3])
+            if packet is None or not self._is_heard(source):
                 self.garbage += 1
                 continue
-            source = PacketSource(sender[0].partition("%")[0], sender[3])
             self._report(self.state.hear(packet, source, self._loop.time()))
+
+    def _is_heard(self, source: PacketSource) -> bool:
+        return source.address in self._configured or self.table.is_neighbour(source.address, source.scope)
 
     def _report(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:

@@ -18,6 +18,8 @@ FORGET = 30.0
 VALID = 10.0
 # A Hello that nobody answered for is asked about again, but not at each repetition.
 ASK_AGAIN = 3.0
+# Ports that exo's zenoh may have: the hundred around its own. Nobody makes a board connect to any other.
+ZENOH_PORTS = range(52400, 52500)
 # Nodes that are remembered: the port is open to everybody.
 NODES = 64
 # exo's default namespace is its version; hashes of these are known by name.
@@ -83,10 +85,18 @@ class DiscoveryState:
     `auto` the first one that answers is connected to at once, and nothing is said to it before `is_settled`.
     """
 
-    def __init__(self, me: str, setting: str, new_nonce: Callable[[], bytes], guesses: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        me: str,
+        setting: str,
+        new_nonce: Callable[[], bytes],
+        guesses: Sequence[str] = (),
+        ports: range = ZENOH_PORTS,
+    ) -> None:
         self.setting = setting
         self._me = me
         self._new_nonce = new_nonce
+        self._ports = ports
         self._guesses = tuple(digest(guess) for guess in guesses)
         self._questions: dict[bytes, tuple[bytes, float]] = {}  # nonces: the namespace asked for, and when
         self._namespace: bytes | None = None if setting == AUTO else digest(setting)
@@ -170,7 +180,7 @@ class DiscoveryState:
 
     def _answer(self, packet: WhatsUp, source: PacketSource, now: float) -> list[Outcome]:
         namespace, asked_at = self._questions.get(packet.nonce, (b"", -VALID))
-        if now - asked_at >= VALID or packet.node_id == self._me:
+        if now - asked_at >= VALID or packet.node_id == self._me or packet.port not in self._ports:
             return []
         speaker = namespace, source
         if not _room(self._answer_times, speaker, now):
