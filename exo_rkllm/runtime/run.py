@@ -17,6 +17,8 @@ from exo_rkllm.runtime.values import RunStats
 
 # What a callback of ours may answer; None and 0 go on.
 PAUSE, RELEASE = 1, 2
+# How often a run that has told nothing of its end is asked for.
+SILENT_END_SECONDS = 0.1
 FINISH, ERROR = int(CallState.FINISH), int(CallState.ERROR)
 
 OnToken: TypeAlias = "Callable[[bytes, int, bool], int | None]"
@@ -176,18 +178,31 @@ class RunCollector:
 class AsyncRun:
     """A run on the library's thread. Until `wait` has returned, the session takes nothing else but `abort`."""
 
-    def __init__(self, run: RunCollector, finish: Callable[[], RunStats]) -> None:
+    def __init__(self, run: RunCollector, is_running: Callable[[], bool], finish: Callable[[], RunStats]) -> None:
         self._run = run
+        self._is_running = is_running
         self._finish: Callable[[], RunStats] | None = finish
 
     def wait(self, timeout: float | None = None) -> RunStats:
         """What `run` would return or raise; once."""
-        if not self._run.heard_end.wait(timeout):
+        if not self._ended(None if timeout is None else time.monotonic() + timeout):
             raise RunError("The run has not ended yet.", "Wait longer, or abort it")
         finish, self._finish = self._finish, None
         if finish is None:
             raise RunError("This run was waited for already.", "Keep what wait returned")
         return finish()
+
+    def _ended(self, until: float | None) -> bool:
+        """Some runs end without an event: a prompt that does not fit, and vector runs of 1.2.3 (SEAT, ORK). A run whose
+        thread has not begun yet looks the same, so the library is asked twice."""
+        idle = 0
+        while not self._run.heard_end.is_set() and idle < 2:
+            left = SILENT_END_SECONDS if until is None else until - time.monotonic()
+            if left <= 0:
+                return False
+            self._run.heard_end.wait(min(left, SILENT_END_SECONDS))
+            idle = 0 if self._is_running() else idle + 1
+        return True
 
 
 # ── results taken whole ──────────────────────────────────────────────────────────────────────────

@@ -195,7 +195,7 @@ class Session:
         if status != 0:
             run.failed = True
             run.heard_end.set()
-        return AsyncRun(run, lambda: self._finish_async(run, mark, arguments))
+        return AsyncRun(run, self.is_running, lambda: self._finish_async(run, mark, arguments))
 
     def _prepare(
         self, inputs: Sequence[Input], on_token: OnToken, spec: RunSpec, on_rows: OnRows | None
@@ -255,6 +255,8 @@ class Session:
         until = time.monotonic() + ASYNC_END_SECONDS
         while self.is_running() and time.monotonic() < until:
             time.sleep(0.001)
+        if not run.heard_end.is_set():
+            run.failed = any(line.startswith("E ") for line in self._log.since(mark))
         self._end()
         try:
             return self._outcome(run, 0, mark)
