@@ -17,8 +17,9 @@ static struct text text_of(const struct model *model, const char *key, const cha
     return text;
 }
 
-/* What differs between versions; everything else is a constant below. */
+/* What was measured on one version and is known to be otherwise on another. */
 #define BEFORE(version) (version_compare(SIM_VERSION, version) < 0)
+#define IS(version) (version_compare(SIM_VERSION, version) == 0)
 
 struct behaviour behaviour_read(const struct model *m)
 {
@@ -44,21 +45,21 @@ struct behaviour behaviour_read(const struct model *m)
         .window_shifts = model_int(m, "sim.window_shifts", 0),
         .end_event = model_int(m, "sim.end_event", 0),
         .counts_first = model_int(m, "sim.counts_first", 1),
-        .overlong = text_of(m, "sim.overlong", "both").at,
-        .saves_on_abort = model_int(m, "sim.saves_on_abort", 0),
-        .saves_any_run = model_int(m, "sim.saves_any_run", 1),
-        .saves_hybrid = model_int(m, "sim.saves_hybrid", 1),
+        .overlong = text_of(m, "sim.overlong", "return").at,
+        .saves_on_abort = model_int(m, "sim.saves_on_abort", 1),
+        .saves_any_run = model_int(m, "sim.saves_any_run", 0),
+        .saves_hybrid = model_int(m, "sim.saves_hybrid", !BEFORE("1.3.1")),
         .saves_answer = model_int(m, "sim.saves_answer", 1),
-        .load_after_abort_crashes = model_int(m, "sim.load_after_abort_crashes", 0),
-        .appends_to_loaded = model_int(m, "sim.appends_to_loaded", 0),
-        .cache_fixed_bytes = model_int(m, "sim.cache_fixed_bytes", 615 * 1024),
+        .load_after_abort_crashes = model_int(m, "sim.load_after_abort_crashes", IS("1.2.3")),
+        .appends_to_loaded = model_int(m, "sim.appends_to_loaded", 1),
+        .cache_fixed_bytes = model_int(m, "sim.cache_fixed_bytes", -1),
         .vectors_finish = model_int(m, "sim.vectors_finish", 1),
         .vector_residue_ms = model_real(m, "sim.vector_residue_ms", 0),
-        .resume_reads = model_int(m, "sim.resume_reads", 1),
+        .resume_reads = model_int(m, "sim.resume_reads", BEFORE("1.3.0")),
         .abort_in_prefill = model_int(m, "sim.abort_in_prefill", 1),
         .decode_slowdown = model_real(m, "sim.decode_slowdown", 0),
-        .reads_unsigned_ends = model_int(m, "sim.reads_unsigned_ends", 1),
-        .warns_of_reuse = model_int(m, "sim.warns_of_reuse", 0),
+        .reads_unsigned_ends = model_int(m, "sim.reads_unsigned_ends", !IS("1.3.0")),
+        .warns_of_reuse = model_int(m, "sim.warns_of_reuse", IS("1.3.0")),
         .conflict = text_of(m, "sim.conflict", "").at,
         .false_success = text_of(m, "sim.false_success", "").at,
         .error_style = text_of(m, "sim.error_style", "both").at,

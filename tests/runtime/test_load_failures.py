@@ -163,7 +163,7 @@ def test_the_next_load_works(load: Load, release: str) -> None:
 @pytest.mark.parametrize("style", ["both", "return", "callback"])
 def test_a_prompt_that_is_too_long(load: Load, release: str, style: str) -> None:
     """However a release shows that a run failed."""
-    session = load(release, max_context=64, error_style=style)
+    session = load(release, max_context=64, overlong=style)
     with pytest.raises(ContextOverflow) as caught:
         ask(session, TokenInput([1] * 99))
     assert "The prompt has 99 tokens" in caught.value.sentence

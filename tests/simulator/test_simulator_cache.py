@@ -220,7 +220,7 @@ def long_prompt(tokens: int) -> list[int]:
 def test_a_prompt_over_the_context_is_refused(runtime: Runtime, make_model: Make, said: Read) -> None:
     handle = runtime.open(make_model(), context=64)
     run = runtime.run(handle, runtime.inputs(tokens=long_prompt(65)))
-    assert (run.status, len(run.events)) == (-1, 1)
+    assert (run.status, run.events) == (-1, [])
     assert "E rkllm: the length of prompt is greater than max context (prompt: 65 tokens, max context: 64)" in said()
     assert runtime.run(handle, runtime.inputs(tokens=long_prompt(60))).status == 0
     runtime.close(handle)
@@ -276,7 +276,7 @@ def test_a_saved_prompt_is_not_computed_again(counted: Runtime, make_model: Make
     run = counted.ask(handle, save=str(path))
     counted.close(handle)
     tokens = run.perf.prefill_tokens + 1
-    assert path.stat().st_size == 615 * 1024 + tokens * (2 * 24 * 2 * 64 * 2 + 16)
+    assert path.stat().st_size == 4 * len(tokenizer.pieces()) + 7627 + tokens * (2 * 24 * 2 * 64 * 2 + 16)
 
     handle = counted.open(model)
     assert counted.call("load_prompt_cache", handle, str(path).encode()) == 0
@@ -309,7 +309,7 @@ def test_without_a_name_it_is_saved_where_one_stands(
     monkeypatch.chdir(tmp_path)
     handle = runtime.open(make_model(reply="a"))
     runtime.ask(handle, save="")
-    assert (tmp_path / "prompt_cache.bin").stat().st_size > 600_000
+    assert (tmp_path / "prompt_cache.bin").stat().st_size > 300_000
     runtime.close(handle)
 
 

@@ -363,7 +363,7 @@ def test_a_pause_keeps_the_cache_and_goes_on(pausable: Runtime, make_model: Make
 
 
 def test_a_paused_cache_can_be_cut_and_added_to(pausable: Runtime, make_model: Make) -> None:
-    handle = pausable.open(make_model(reply="one two three four"))
+    handle = pausable.open(make_model(reply="one two three four", resume_reads=True))
     pausable.on_event = lambda event: int(event.text == b" two")
     pausable.ask(handle)
     sizes = (ctypes.c_int * 1)()
