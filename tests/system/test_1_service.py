@@ -129,6 +129,13 @@ def test_the_journal_is_clean_of_warnings(served: Served) -> None:
     assert [one for one in complaints if "No librkllmrt.so was found" not in one] == []
 
 
+def test_systemd_finds_nothing_wrong_with_the_installed_units(served: Served) -> None:
+    """Ordering cycles, unknown settings and missing programs; manual pages may be left out of a small system."""
+    units = [UNIT, "exo-rkllm.socket", "exo-rkllm-clocks.service", "exo-rkllm-clocks.socket", "run-rkllm-npu.mount"]
+    told = served.container.ask(f"systemd-analyze verify --man=no {' '.join(units)} 2>&1")
+    assert (told.code, told.out) == (0, "")
+
+
 def test_systemd_finds_little_exposure(served: Served) -> None:
     told = served.container.run(f"systemd-analyze security --no-pager {UNIT}")
     level = float(told.rpartition("Overall exposure level for exo-rkllm.service:")[2].split()[0])
