@@ -15,13 +15,14 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-from aiohttp.web import Application, AppRunner, BaseRunner, SockSite
+from aiohttp.web import Application, AppRunner, BaseRunner
 
 from exo_rkllm import __version__
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.config import Config
 from exo_rkllm.config.places import lease_socket
 from exo_rkllm.daemon import listen, web
+from exo_rkllm.daemon.connections import Connections, Listener, watched
 from exo_rkllm.daemon.daemon import Daemon, headline
 from exo_rkllm.daemon.lease import LeaseServer
 from exo_rkllm.errors import ConfigError
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 
 # What connections get after the last answer has ended, before they are cut.
 GOODBYE = 2.0
-# aiohttp 3.8, which Debian 12 and Ubuntu 22.04 have, takes that time with each site; given to its runner as an unknown
-# keyword it would make the runner drop every connection.
+# aiohttp 3.8, which Debian 12 and Ubuntu 22.04 have, takes that time when its server is shut down; its runner would
+# drop every connection for an unknown keyword.
 PATIENT_RUNNER = "shutdown_timeout" in inspect.signature(BaseRunner.__init__).parameters
 # systemd is asked for this much more than the answers may take.
 SPARE = 15.0
@@ -53,6 +54,8 @@ class Server:
         self._leases = LeaseServer(daemon.dispatcher.lease)
         self._lease_socket: Path | None = None
         self._runners: list[AppRunner] = []
+        self._listeners: dict[AppRunner, list[Listener]] = {}
+        self._connections = Connections()
         self._tasks: list[asyncio.Task[None]] = []
         self._signals: list[signal.Signals] = []
 
@@ -101,7 +104,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._leases.close()
-        await asyncio.gather(*(runner.cleanup() for runner in self._runners))
+        await asyncio.gather(*(self._end(runner) for runner in self._runners))
         await self._daemon.stop()
         for path in (self._control, self._lease_socket):
             if path is not None:
@@ -114,8 +117,8 @@ class Server:
         notify("STOPPING=1")
         notify(f"EXTEND_TIMEOUT_USEC={int((patience + SPARE) * 1e6)}")
         log.info("Stopping; running answers have %g s.", patience)
-        for site in list(self._runners[0].sites):
-            await site.stop()
+        for listener in self._listeners[self._runners[0]]:
+            await listener.close()
         drain = asyncio.ensure_future(self._daemon.dispatcher.drain(patience))
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
@@ -142,13 +145,21 @@ class Server:
         return sock
 
     async def _serve(self, app: Application, sockets: Sequence[socket.socket]) -> None:
-        timeout: dict[str, Any] = {"shutdown_timeout": GOODBYE}
-        runner = AppRunner(app, access_log=None, handle_signals=False, **(timeout if PATIENT_RUNNER else {}))
+        timeout: dict[str, Any] = {"shutdown_timeout": GOODBYE} if PATIENT_RUNNER else {}
+        app.middlewares.insert(0, watched)
+        runner = AppRunner(app, access_log=None, handle_signals=False, **timeout)
         self._runners.append(runner)
         await runner.setup()
-        for sock in sockets:
-            await SockSite(runner, sock, **({} if PATIENT_RUNNER else timeout)).start()
-            self._listening.append(sock)
+        server: Any = runner.server
+        self._listeners[runner] = [Listener(sock, server, self._connections) for sock in sockets]
+        self._listening += sockets
+
+    async def _end(self, runner: AppRunner) -> None:
+        for listener in self._listeners.get(runner, ()):
+            await listener.close()
+        if not PATIENT_RUNNER and runner.server is not None:
+            await runner.server.shutdown(GOODBYE)
+        await runner.cleanup()
 
     def _facts(self) -> Mapping[str, JSON]:
         return {"listening": [listen.address_of(sock) for sock in self._listening if sock.fileno() >= 0]}

@@ -35,9 +35,9 @@ class JournalHandler(logging.Handler):
         self._address = address
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not journal_reads(self._address):
-            return
         try:
+            if not journal_reads(self._address):  # which needs a descriptor of its own
+                return
             self._send(
                 text_of(record),
                 PRIORITY=str(PRIORITIES.get(record.levelname, 6)),

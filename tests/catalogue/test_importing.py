@@ -101,6 +101,12 @@ async def test_import_copies_across_file_systems(
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(PullError, match=r"needs 0\.00 GB and .* has 0\.00 GB free"):
         await imported(catalogue, file, name="again")
+    # Something else fills the disk while the copy is written.
+    monkeypatch.setattr("exo_rkllm.catalogue.importing.BLOCK", 100)
+    free = iter([10_000_000_000, 10_000_000_000])
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=next(free, 10)))
+    with pytest.raises(PullError, match=r"needs 0\.00 GB and .* has 0\.00 GB free"):
+        await imported(catalogue, file, name="again")
     assert [path.name for path in catalogue.directory.iterdir()] == ["copy"]
 
 

@@ -391,6 +391,24 @@ async def test_pull_checks_free_space_first(
     assert left(catalogue) == []
 
 
+async def test_pull_stops_before_the_disk_is_full_and_keeps_the_part(
+    hub: LocalHub, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else fills the disk meanwhile."""
+    monkeypatch.setattr("exo_rkllm.catalogue.fetch.REPORT_EVERY", 1)
+    free = iter([10_000_000_000, 10_000_000_000])
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=next(free, 60_000_000)))
+    with pytest.raises(PullError, match=r"needs 0\.00 GB and .* has 0\.06 GB free"):
+        await pulled(hub, catalogue)
+    assert catalogue.list() == ()
+    monkeypatch.undo()
+    sent = hub.sent
+    steps = await pulled(hub, catalogue)
+    assert steps[-1].stage == "done"
+    assert any(step.stage == "verifying" and 0 < step.done < step.total for step in steps), "the part was kept"
+    assert sent
+
+
 async def test_full_disk_is_explained_and_the_part_kept(hub: LocalHub, catalogue: Catalogue) -> None:
     """The kernel's limit on file sizes stands for the disk: the write fails in the middle."""
     child = await begun(hub, catalogue, EXO_TEST_LARGEST="1000000")
