@@ -16,6 +16,8 @@ from exo_rkllm.backends.base import Usage
 
 # Prompts whose lengths are remembered, by their hashes: a conversation has one more each turn.
 MOST_LENGTHS = 256
+# Bytes a token in texts that take few tokens; plain English has four to five.
+MOST_BYTES = 6
 
 
 class CachedRun(NamedTuple):
@@ -58,6 +60,16 @@ class Ledger:
     def keep(self, cache: CachedRun | None) -> None:
         """The run is over and has left this."""
         self._cache = cache
+
+    def least(self, prompt: str, *, follows: bool = False) -> int:
+        """How many tokens this prompt takes up at least, before its run: exactly, where that is known."""
+        if not follows and (length := self._lengths.get(hash(prompt))) is not None:
+            return length
+        last = self._cache or EMPTY
+        text = last.prompt + last.answer
+        shared = 0 if follows else len(os.path.commonprefix((prompt, text)))  # noqa: RUF071 - compared by character
+        held = last.tokens if follows else last.tokens_within(shared)
+        return held + len(prompt[shared:].encode(errors="replace")) // MOST_BYTES
 
     def usage(self, prompt: str, computed: int | None, completion: int, *, follows: bool = False) -> Usage:
         """Of a run that computed so many of the prompt's tokens: exact, or `guessed`.

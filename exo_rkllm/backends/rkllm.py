@@ -39,7 +39,15 @@ from exo_rkllm.backends.rkllm_load import (
     log_environment,
     sampling_of,
 )
-from exo_rkllm.errors import ExoRkllmError, ModelFileError, NotSupported, RunnerLost, UsageError, unloaded
+from exo_rkllm.errors import (
+    ContextOverflow,
+    ExoRkllmError,
+    ModelFileError,
+    NotSupported,
+    RunnerLost,
+    UsageError,
+    unloaded,
+)
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.parent import Runner
 from exo_rkllm.runner.stream import ArrayRows, RunDone, RunStarted
@@ -98,7 +106,6 @@ class RkllmEngine(Engine):
         self._capabilities = Capabilities()
         self._numbers: dict[str, int] = {}
         self._ledger = Ledger()
-        self._end_tokens: set[int] = set()
         self._keeps_history = False
         self._clears = True  # before 1.2.0 nothing can be cleared, since nothing is kept between two runs
         # Whose work the cache holds, where there are adapters; None while that is not known.
@@ -122,14 +129,13 @@ class RkllmEngine(Engine):
         runner, session_facts = await Runner.start(
             self.model.id,
             library,
-            load_params(self.model, self.model.path, self._options, self._host, release, sampling),
+            load_params(self.model, facts, self._options, self._host, release, sampling),
             report=self._host.report,
             limits=self._host.limits,
             preload=self.model.preload.after(self._host.native),
             environment=log_environment(release),
         )
         self._runner, self._loaded_sampling = runner, sampling
-        self._end_tokens = {*session_facts["eos"], *([] if facts.end_token is None else [facts.end_token.value])}
         # A saved prompt is in the cache at once, and stays behind every one that is cleared.
         self._ledger = Ledger(None if self._options["prompt_cache"] else EMPTY)
         self._adapter, self._history = self._options["lora"], ()
@@ -208,7 +214,7 @@ class RkllmEngine(Engine):
             started = time.monotonic()
             answer: list[str] = []
             self._adapter = None
-            cleared = job.clear_first or not self._clears
+            cleared = job.clear_first or job.output != "text" or not self._clears
             self._ledger.begin(cleared=cleared and not self._options["prompt_cache"])
             number = self._numbers[request.id] = runner.number()
             run = runner.run(number, job, Piece)
@@ -249,16 +255,28 @@ class RkllmEngine(Engine):
             prompt=None if request.tokens is not None else self._prompt(request, follows=follows),
             tokens=request.tokens,
             output=request.output,
-            max_tokens=request.max_tokens,
+            max_tokens=self._limit(request, follows=follows),
             sampling=self._sampling(request.sampling),
             lora=lora,
             keep_history=self._keeps_history and bool(request.messages),
-            # Runs for vectors slow down without it: from 0.3 to 26 s within hours on an RK3588.
-            clear_first=not self.model.reuse
-            or foreign
-            or request.output != "text"
-            or (self._keeps_history and not follows),
+            clear_first=not self.model.reuse or foreign or (self._keeps_history and not follows),
         )
+
+    def _limit(self, request: GenerationRequest, *, follows: bool) -> int | None:
+        """What is left of the context, or less where less is asked for: past it the window would shift, the model
+        forget its instructions, and an answer have no end. Raises ContextOverflow for tokens that don't fit."""
+        context = self._capabilities.context
+        if request.output != "text" or not context:
+            return request.max_tokens
+        if request.tokens is not None and len(request.tokens) >= context:
+            raise ContextOverflow(
+                f"The prompt has {len(request.tokens)} tokens, and {self.model.id} has a context of {context}.",
+                "Shorten the prompt, or load the model with a larger context",
+            )
+        prompt = self._prompt(request, follows=follows) if request.tokens is None else ""
+        known = self._ledger.least(prompt, follows=follows) if request.tokens is None else len(request.tokens)
+        room = max(1, context - known)
+        return room if request.max_tokens is None else min(request.max_tokens, room)
 
     def _prompt(self, request: GenerationRequest, *, follows: bool) -> str:
         if request.prompt is not None:
@@ -296,13 +314,13 @@ class RkllmEngine(Engine):
 
     def _finish(self, job: RunnerJob, done: RunDone, answer: str, queued: float, load: float) -> Finish:
         figures = done.figures
-        completion = figures.get("sent", 0)
+        completion = figures.get("generate_tokens", 0)
         usage = self._usage(job, figures.get("prefill_tokens"), completion)
-        if "sent" in figures:  # it ran
+        if "generate_tokens" in figures:  # it ran
             self._ledger.keep(self._cached(job, done, usage, answer))
             self._adapter = job.lora
         return Finish(
-            self._reason(job, done, usage.prompt + completion if usage.counted else completion, completion),
+            self._reason(done, usage.prompt + completion if usage.counted else completion),
             usage,
             Timings(
                 queued=queued,
@@ -314,7 +332,7 @@ class RkllmEngine(Engine):
 
     def _cached(self, job: RunnerJob, done: RunDone, usage: Usage, answer: str) -> CachedRun | None:
         """What the KV cache holds after this run; None where nobody knows."""
-        if done.figures.get("aborted"):
+        if done.figures.get("aborted") or job.output != "text":
             return EMPTY if self._clears and not self._options["prompt_cache"] else None
         if job.prompt is None or not usage.counted:
             return None
@@ -333,19 +351,13 @@ class RkllmEngine(Engine):
             return Usage(len(job.tokens), 0, completion, counted=False)
         return Usage(len(job.tokens), max(0, len(job.tokens) - computed), completion)
 
-    def _reason(self, job: RunnerJob, done: RunDone, total: int, completion: int) -> FinishReason:
-        if job.max_tokens is not None and completion >= job.max_tokens:
-            return "stop" if self._is_end(done.figures.get("last") or {}) else "length"
+    def _reason(self, done: RunDone, total: int) -> FinishReason:
+        """`total` counts prompt and answer, for releases that end an answer themselves where the context is full."""
+        if finish := done.figures.get("finish"):
+            return "stop" if finish == "stop" else "length"
         if done.stopped:
             return "abort"
         return "length" if 0 < self._capabilities.context <= total else "stop"
-
-    def _is_end(self, token: Mapping[str, Any]) -> bool:
-        """Whether the last token allowed is the answer's own end: by its number, or a special one, which has no text.
-
-        Runtimes that send no event for an end token never come here with one: it is then no token of the answer.
-        """
-        return token.get("token") in self._end_tokens or token.get("silent", False)
 
     def _loaded(self) -> Runner:
         if self._runner is None:

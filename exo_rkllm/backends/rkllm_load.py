@@ -13,6 +13,7 @@ from exo_rkllm.backends.registry import EngineOption
 from exo_rkllm.errors import ModelNotFound, NotSupported, UsageError
 from exo_rkllm.runtime import modelfile
 from exo_rkllm.runtime.abi.shared import SAMPLING_NAMES
+from exo_rkllm.runtime.ends import end_tokens
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.values import LoadParams
 
@@ -24,6 +25,7 @@ OPTIONS: Mapping[str, EngineOption] = {
     "cpus": EngineOption(list, [], "CPUs that help the NPU; empty means the big ones"),
     "skip_special_token": EngineOption(bool, True, "leave special tokens out of the text"),
     "ignore_eos_token": EngineOption(bool, False, "go on after the end-of-text token"),
+    "end_tokens": EngineOption(list, [], "ids that end an answer, beside those that the model's files name"),
     "loras": EngineOption(dict, {}, "adapters: name to file, or to its path and scale"),
     "lora": EngineOption(str, "", "the adapter that answers are given with; empty means none"),
     "prompt_cache": EngineOption(str, "", "a saved prompt to start from"),
@@ -63,14 +65,23 @@ def check_file(facts: modelfile.ModelFacts, platform: str, release: str, context
 
 
 def load_params(
-    model: Model, path: Path, options: Mapping[str, Any], host: EngineHost, release: str, sampling: Mapping[str, float]
+    model: Model,
+    facts: modelfile.ModelFacts,
+    options: Mapping[str, Any],
+    host: EngineHost,
+    release: str,
+    sampling: Mapping[str, float],
 ) -> LoadParams:
-    """The board's choice of CPUs is for runtimes that take one; the card's is an order, which an old one refuses."""
+    """The end tokens are our own: an answer must end where the runtime doesn't know them.
+
+    The board's choice of CPUs is for runtimes that take one; the card's is an order, which an old one refuses.
+    """
     cpus = host.cpus if Features(release).has("cpus") else ()
     return LoadParams(
-        model_path=str(path),
+        model_path=str(facts.path),
         max_context_len=model.context,
         cpus=tuple(options["cpus"]) or cpus,
+        end_tokens=(*options["end_tokens"], *end_tokens(facts, facts.path.parent)),
         **{name: options[name] for name in PARAMETERS},
         **sampling,  # type: ignore[arg-type]  # integers stay integers
     )

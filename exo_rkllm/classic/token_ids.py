@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends.base import Tokenizer
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported
+from exo_rkllm.runtime.ends import ids_beside
 
 # No token of any vocabulary; only for models that come without tokenizer files.
 NO_ID = -1
-CONFIGS = ("generation_config.json", "config.json")
 
 
 class TokenIds:
@@ -48,17 +46,4 @@ def _flat(ids: Any) -> list[int]:
 
 
 def token_ids_of(entry: Entry) -> TokenIds:
-    return TokenIds(entry.id, entry.tokenizer(), ends_of(entry.folder))
-
-
-def ends_of(folder: Path) -> list[int]:
-    """The ids that end an answer, from the most specific of the model's files that names any."""
-    for name in CONFIGS:
-        try:
-            value = json.loads((folder / name).read_bytes()).get("eos_token_id")
-        except (OSError, ValueError, AttributeError):
-            continue
-        ids = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)]
-        if ids:
-            return ids
-    return []
+    return TokenIds(entry.id, entry.tokenizer(), ids_beside(entry.folder))

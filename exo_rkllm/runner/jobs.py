@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from exo_rkllm.runtime.library import Library
 from exo_rkllm.runtime.values import (
     AudioEmbeds,
     EmbedInput,
@@ -70,12 +69,11 @@ def inputs_of(job: RunnerJob, fds: Sequence[int]) -> Input:
     )
 
 
-def spec_of(job: RunnerJob, library: Library) -> RunSpec:
-    """Where the runtime takes no limit per run, the child counts (see `child.py`)."""
+def spec_of(job: RunnerJob) -> RunSpec:
     return RunSpec(
         mode=MODES[job.output],  # type: ignore[arg-type]  # the table's values are the literals
         sampling=job.sampling,
-        max_new_tokens=job.max_tokens if library.supports("max_new_tokens_per_run") else None,
+        max_new_tokens=job.max_tokens,
         keep_history=job.keep_history,
         lora=job.lora,
         save_prompt_cache=job.save_prompt_cache,

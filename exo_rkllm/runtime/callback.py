@@ -48,10 +48,16 @@ def result_callback(generation: Generation, turn: ActiveRun) -> Any:
             if address != last_address:
                 result = result_at(address)
                 last_address = address
+            token = result.token_id
+            if token in run.ends:
+                return run.over("stop")
             run.tokens += 1
-            answer = run.on_token(result.text or b"", result.token_id, state == WAITING)
+            text = result.text
+            answer = run.on_token(text, token, state == WAITING) if text else run.silent(token, state == WAITING)
             if answer:
                 return run.verdict(answer)
+            if run.tokens == run.limit:
+                return run.over("length")
         except BaseException as error:  # noqa: BLE001 - C cannot carry it to the caller
             return run.fail(error)
         return 0

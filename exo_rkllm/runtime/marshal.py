@@ -45,7 +45,7 @@ GATED: Mapping[str, str] = {
 }
 EXTENDED = ("base_domain_id", "embed_flash", "n_batch", "use_cross_attn")
 TAGS = ("img_start", "img_end", "img_content")
-APART = frozenset({"model_path", "cpus", *EXTENDED, *TAGS})
+APART = frozenset({"model_path", "cpus", "end_tokens", *EXTENDED, *TAGS})
 MODES: Mapping[Mode, InferMode] = {
     "generate": InferMode.GENERATE,
     "hidden": InferMode.GET_LAST_HIDDEN_LAYER,
@@ -206,10 +206,8 @@ def infer_param_of(generation: Generation, features: Features, params: LoadParam
         path = os.fsencode(text_free_of_nul(spec.save_prompt_cache))
         infer.prompt_cache_params = ctypes.pointer(RKLLMPromptCacheParam(1, path))
     _fill_sampling(infer, features, params, spec.sampling)
-    limit = params.max_new_tokens if spec.max_new_tokens is None else spec.max_new_tokens
-    if limit != params.max_new_tokens:
-        features.require("max_new_tokens_per_run")
     if features.has("max_new_tokens_per_run"):
+        limit = params.max_new_tokens if spec.max_new_tokens is None else spec.max_new_tokens
         # Always said: what 0 means in this field, nobody has written down.
         assign(infer, "max_new_tokens", limit)
     return infer

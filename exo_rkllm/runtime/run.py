@@ -6,8 +6,8 @@ import ctypes
 import resource
 import time
 from collections.abc import Callable, Sequence
-from threading import Event, Thread
-from typing import Any, TypeAlias
+from threading import Event
+from typing import Any, Literal, TypeAlias
 
 from exo_rkllm.errors import RunError, UsageError
 from exo_rkllm.runtime.abi.shared import CallState, Generation
@@ -20,6 +20,7 @@ PAUSE, RELEASE = 1, 2
 # How often a run that has told nothing of its end is asked for.
 SILENT_END_SECONDS = 0.1
 FINISH, ERROR = int(CallState.FINISH), int(CallState.ERROR)
+NO_ENDS: frozenset[int] = frozenset()
 
 OnToken: TypeAlias = "Callable[[bytes, int, bool], int | None]"
 # Kind of the rows (hidden or logits), how many, their width, and the float32 values: valid during the call only.
@@ -36,27 +37,44 @@ ROW_BLOCKS = (
 
 
 class RunCollector:
-    """`on_token` is swapped rather than tested: once for the first token, once more to drain what comes after a stop.
+    """`on_token` is swapped rather than tested: once for the first token, once more to drop what comes after the end.
 
+    `ends` and `limit` (0: none) are the end that an answer has of its own, whatever the library makes of it. Two events
+    are no token of the answer: the end token, and a last one without text, which is an end token whose id nobody knew.
     `rare` takes the results whole, where a run wants more of them than one text and one token.
     """
 
     __slots__ = (
-        "_abort", "_features", "_pausable", "_stoppers", "_target",
-        "aborted", "began", "drained", "ended", "error", "failed", "first", "heard_end", "on_token", "paused", "perf",
-        "rare", "tokens",
+        "_abort", "_dropped", "_features", "_pausable", "_resume", "_silent", "_target",
+        "aborted", "began", "drained", "ended", "ends", "error", "failed", "finish", "first", "heard_end", "held",
+        "limit", "on_token", "paused", "perf", "rare", "rows", "tokens",
     )  # fmt: skip
 
-    def __init__(self, features: Features, abort: Callable[[], None], on_token: OnToken, *, keep_history: bool) -> None:
+    def __init__(
+        self,
+        features: Features,
+        abort: Callable[[], None],
+        on_token: OnToken,
+        *,
+        keep_history: bool = False,
+        ends: frozenset[int] = NO_ENDS,
+        limit: int = 0,
+    ) -> None:
         self._features = features
         self._abort = abort
         self._target = on_token
         # Only a run without history can be paused (reference 2.9).
         self._pausable = features.has("pause") and not keep_history
-        self._stoppers: list[Thread] = []
         self.on_token: OnToken = self._first_token
+        self._resume: OnToken = self._first_token
         self.rare: Rare | None = None
-        self.tokens = 0
+        self.ends = ends
+        self.limit = limit
+        self.finish: Literal["stop", "length"] | None = None
+        self.held: int | None = None
+        # Events with a token, and those among them that nobody got to hear.
+        self.tokens = self._dropped = self._silent = 0
+        self.rows = 0
         self.began = time.monotonic()
         self.first = self.ended = self.drained = 0.0
         self.perf: tuple[float, int, float, int, float] | None = None
@@ -65,7 +83,7 @@ class RunCollector:
         self.heard_end = Event()
 
     def _first_token(self, *token: Any) -> int | None:
-        self.first = time.monotonic()
+        self.first = self.first or time.monotonic()
         if self.on_token == self._first_token:
             self.on_token = self._target
         return self._target(*token)
@@ -86,6 +104,34 @@ class RunCollector:
             self.heard_end.set()
         return 0
 
+    def silent(self, token: int, waiting: bool) -> int | None:  # noqa: FBT001 - the callback's signature
+        """A token without text. One that begins a character goes on; any other waits for its successor, since a runtime
+        announces its end by an empty event (measured on 1.3.1)."""
+        if waiting or self.drained or self.finish:
+            return self.on_token(b"", token, waiting)
+        self.first = self.first or time.monotonic()
+        self._silent += 1
+        if self.held is None:
+            self._resume, self.on_token = self.on_token, self._after_silent
+        answer = self._release()
+        self.held = token
+        return answer
+
+    def _after_silent(self, *token: Any) -> int | None:
+        if self.on_token == self._after_silent:
+            self.on_token = self._resume
+        answer = self._release()
+        return self.on_token(*token) or answer
+
+    def _release(self) -> int | None:
+        held, self.held = self.held, None
+        return None if held is None else self._target(b"", held, False)
+
+    def settle(self) -> None:
+        """After the run: a last token without text is no end where no token has any, for want of a tokenizer."""
+        if self._silent == self.tokens and not self.drained:
+            self._release()
+
     def verdict(self, answer: int) -> int:
         """What a callback of ours answered, if the release and the run have that."""
         if answer == PAUSE:
@@ -102,6 +148,23 @@ class RunCollector:
 
     # ── stopping ─────────────────────────────────────────────────────────────────────────────────
 
+    def over(self, finish: Literal["stop", "length"]) -> int:
+        """Inside the callback: the answer is complete. A library that knows it, too, is left to end its run, which
+        keeps its KV cache; it is aborted at its next token. One that takes no limit per run is aborted at once."""
+        if self.drained or self.finish:
+            return 0
+        self.finish = "stop" if self.held is not None else finish
+        self.ends = NO_ENDS
+        if finish == "length" and not self._features.has("max_new_tokens_per_run"):
+            return self.stop()
+        self._hear_with(self._beyond)
+        return 0
+
+    def _beyond(self, *_token: object) -> None:
+        """The library has missed the end: 1.3.0 does with end tokens of toolkits 1.2.2 and 1.2.3."""
+        self._dropped += 1
+        self.stop()
+
     def note(self, error: BaseException) -> None:
         """The first error is the caller's; what follows from it is not."""
         if self.error is None:
@@ -114,12 +177,11 @@ class RunCollector:
         return self.stop()
 
     def stop(self) -> int:
-        """Inside the callback, where the library must not be called: by pausing, else by an abort on another thread."""
+        """Inside the callback, by rkllm_abort: it returns at once, one FINISH follows, and the next run is clean
+        (measured on 1.3.1). A pause would not do: on 1.3.0 no FINISH follows, and the next run resumes this answer."""
+        self.aborted = True
         self.drain()
-        if self._pausable:
-            self.heard_end.set()
-            return PAUSE
-        self.stop_elsewhere()
+        self._abort()
         return 0
 
     def drain(self) -> None:
@@ -134,44 +196,37 @@ class RunCollector:
 
     def _drop_first(self, *_token: object) -> None:
         """An abort that came before the library had begun is lost. Now it has begun, so it is said once more."""
+        self._dropped += 1
         self._hear_with(self._drop)
-        self.stop_elsewhere()
+        self._abort()
 
-    @staticmethod
-    def _drop(*_token: object) -> None:
+    def _drop(self, *_token: object) -> None:
         """A release that honours an abort late says much until then."""
-
-    def stop_elsewhere(self) -> None:
-        thread = Thread(target=self._abort, name="rkllm-abort", daemon=True)
-        self._stoppers.append(thread)
-        thread.start()
-
-    def settle(self) -> None:
-        """After the run: nobody calls the library on its behalf any more."""
-        for thread in self._stoppers:
-            thread.join()
+        self._dropped += 1
 
     # ── figures ──────────────────────────────────────────────────────────────────────────────────
 
     def stats(self) -> RunStats:
+        """Tokens are those that were heard: the library's own count lacks the first (measured on 1.3.1)."""
         ended = self.ended or time.monotonic()
         # What was computed after a stop belongs to no token that was heard.
         late = ended - max(self.drained, self.first or ended) if self.drained else 0.0
-        if self.perf is not None and (self.perf[3] or (self.perf[1] and not self.tokens)):
-            prefill_ms, prefill_tokens, generate_ms, generate_tokens, memory_mb = self.perf
-            generate_ms = max(0.0, generate_ms - late * 1000)
-            return RunStats(
-                prefill_tokens, prefill_ms, generate_tokens, generate_ms, memory_mb, self.aborted, self.paused
-            )
+        perf = self.perf if self.perf is not None and (self.perf[1] or self.perf[3]) else None
+        if perf is not None and perf[3]:
+            generate_ms: float | None = max(0.0, perf[2] - late * 1000)
+        else:
+            generate_ms = (ended - late - self.first) * 1000 if self.first else None
         return RunStats(
-            prefill_ms=((self.first or ended) - self.began) * 1000,
-            generate_tokens=self.tokens,
-            generate_ms=(ended - late - self.first) * 1000 if self.first else None,
+            prefill_tokens=perf[1] if perf else self.rows or None,
+            prefill_ms=perf[0] if perf else ((self.first or ended) - self.began) * 1000,
+            generate_tokens=self.tokens - self._dropped - (self.held is not None),
+            generate_ms=generate_ms,
             # Kilobytes on Linux; the same VmHWM that the library reports where it does.
-            memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            memory_mb=perf[4] if perf else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             aborted=self.aborted,
             paused=self.paused,
-            source="measured",
+            finish=self.finish,
+            source="runtime" if perf else "measured",
         )
 
 
@@ -222,7 +277,9 @@ def rows_of(generation: Generation, on_rows: OnRows, run: RunCollector) -> Rare:
             block = getattr(result, name)
             count, columns, values = block.num_tokens, getattr(block, width), getattr(block, pointer)
             if count > 0 and columns > 0 and values:
+                run.rows = count if kind == "hidden" else 0  # of logits, some releases may give the last row only
                 answer = _show(on_rows, kind, count, columns, values) or answer
+                run.heard_end.set()  # no FINISH follows on 1.2.3
         return answer
 
     return take

@@ -24,7 +24,18 @@ from exo_rkllm.runtime.library import Library
 from exo_rkllm.runtime.log import facts as facts_of
 from exo_rkllm.runtime.log import stages
 from exo_rkllm.runtime.memory import floats, text, token_ids, zeroed
-from exo_rkllm.runtime.run import PAUSE, RELEASE, AsyncRun, OnBatch, OnRows, OnToken, RunCollector, batch_of, rows_of
+from exo_rkllm.runtime.run import (
+    NO_ENDS,
+    PAUSE,
+    RELEASE,
+    AsyncRun,
+    OnBatch,
+    OnRows,
+    OnToken,
+    RunCollector,
+    batch_of,
+    rows_of,
+)
 from exo_rkllm.runtime.values import (
     AudioEmbeds,
     Buffer,
@@ -95,7 +106,7 @@ class Session:
         # Guards `_active.run` against an abort that would hit the next run.
         self._guard = threading.Lock()
         self._running: RunCollector | None = None
-        self._run_thread = 0
+        self._ends = NO_ENDS if params.ignore_eos_token else frozenset(params.end_tokens)
         self._active = ActiveRun(self._new_run(_ignore, PLAIN))
         self._callbacks: list[Any] = []
         # What the library may still read after the call that handed it over.
@@ -122,6 +133,9 @@ class Session:
         features, generation, params = self.library.features, self.library.generation, self.params
         marshal.check_params(params, features)
         context = params.max_context_len or _context_of(params.model_path)
+        if not 0 < params.max_new_tokens <= context:
+            # Without a limit an answer may never end: past the context the window shifts, and the model goes on.
+            self.params = params = replace(params, max_new_tokens=context)
         param = marshal.param_of(generation, params, context, self._cpus)
         self._references["param"] = param
         try:
@@ -160,8 +174,9 @@ class Session:
     # ── running ──────────────────────────────────────────────────────────────────────────────────
 
     def run(self, inputs: Input, on_token: OnToken, spec: RunSpec = PLAIN, on_rows: OnRows | None = None) -> RunStats:
-        """Until the answer is over. `on_token(text, token, waiting)` is called on this thread, once a token.
+        """Until the answer is over: at its end token, at `spec.max_new_tokens`, or when the library says so.
 
+        `on_token(text, token, waiting)` is called on this thread, once a token; the end token is none.
         It may answer PAUSE. What it raises stops the run and is raised here. Hidden states and logits go to `on_rows`.
         """
         with self._handle.alone("a run"):
@@ -216,7 +231,14 @@ class Session:
         return run, (array, ctypes.byref(infer), None)
 
     def _new_run(self, on_token: OnToken, spec: RunSpec) -> RunCollector:
-        return RunCollector(self.library.features, self._abort_running, on_token, keep_history=spec.keep_history)
+        return RunCollector(
+            self.library.features,
+            self._abort_inside,
+            on_token,
+            keep_history=spec.keep_history,
+            ends=self._ends,
+            limit=0 if spec.max_new_tokens is None else max(0, spec.max_new_tokens),
+        )
 
     def _run(self, run: RunCollector, function: str, arguments: tuple[Any, ...]) -> RunStats:
         mark = self._begin(run)
@@ -230,13 +252,12 @@ class Session:
         mark = self._log.mark()
         with self._guard:
             self._active.run = self._running = run
-            self._run_thread = threading.get_ident()
         return mark
 
     def _end(self) -> None:
         """From here on an abort finds nothing to abort."""
         with self._guard:
-            run, self._running, self._run_thread = self._running, None, 0
+            run, self._running = self._running, None
         if run is not None:
             run.settle()
 
@@ -280,17 +301,13 @@ class Session:
             if not run.aborted:
                 run.aborted = True
                 run.drain()
-            if self._run_thread != threading.get_ident():
-                self._handle.call("rkllm_abort")
-                return True
-        # Inside the callback the library must not be called (reference 2.8).
-        run.stop_elsewhere()
+            self._handle.call("rkllm_abort")
         return True
 
-    def _abort_running(self) -> None:
-        with self._guard:
-            if self._running is not None:
-                self._handle.call("rkllm_abort")
+    def _abort_inside(self) -> None:
+        """In the callback of the run, which therefore can't end meanwhile: without the guard, which another thread may
+        hold while it waits for the library."""
+        self._handle.call("rkllm_abort")
 
     def is_running(self) -> bool:
         """What the library says. Its header had it the wrong way round until 1.2.3: 1 means running (reference 2.8)."""

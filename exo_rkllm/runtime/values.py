@@ -31,6 +31,8 @@ class LoadParams:
     n_keep: int = -1
     skip_special_token: bool = True
     ignore_eos_token: bool = False
+    # Ids that end an answer, whether the library knows them or not (see `ends.py`).
+    end_tokens: tuple[int, ...] = ()
     is_async: bool = False
     base_domain_id: int = 0
     embed_flash: bool = True
@@ -48,7 +50,7 @@ class LoadParams:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> LoadParams:
-        return cls(**{**value, "cpus": tuple(value.get("cpus", ()))})
+        return cls(**{**value, **{name: tuple(value.get(name, ())) for name in ("cpus", "end_tokens")}})
 
 
 # ── what a run starts from ───────────────────────────────────────────────────────────────────────
@@ -138,6 +140,7 @@ Input: TypeAlias = PromptInput | TokenInput | EmbedInput | MultimodalInput
 class RunSpec:
     """How one run goes. A `max_new_tokens` of None, or a setting that `sampling` lacks, leaves what the load said.
 
+    The session itself keeps to `max_new_tokens` where the library can't be told.
     `sampling` takes the sampling settings of LoadParams, `top_k` to `mirostat_eta`, by their names.
     """
 
@@ -170,6 +173,8 @@ class RunStats:
     memory_mb: float | None = None
     aborted: bool = False
     paused: bool = False
+    # What ended the answer where it had an end of its own; None where the library or an abort ended it.
+    finish: Literal["stop", "length"] | None = None
     source: Literal["runtime", "measured"] = "runtime"
 
     def to_json(self) -> dict[str, Any]:

@@ -59,6 +59,7 @@ def test_text_may_be_null_and_may_be_empty(release: str) -> None:
     call = Caller(release)
     assert call(NORMAL, text=None, token_id=7) == 0
     assert call(NORMAL, text=b"", token_id=8) == 0
+    call.run.settle()
     assert call.heard.pieces == [(b"", 7, False), (b"", 8, False)]
 
 

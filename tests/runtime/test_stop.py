@@ -55,7 +55,7 @@ def test_abort_from_another_thread_ends_the_run(load: Load, release: str) -> Non
 
 @every
 def test_abort_from_inside_the_callback_ends_the_run(load: Load, release: str) -> None:
-    """Where the library itself must not be called."""
+    """It returns at once there, one FINISH follows, and the next run is clean (1.3.1, certainty A)."""
     session = load(release, LIMIT, **ENDLESS)
     on_token, heard = after(3, session.abort)
     answered: list[RunStats] = []
@@ -124,10 +124,11 @@ def test_tokens_that_come_after_an_abort_are_dropped(load: Load, release: str) -
     """The library honours it late (reference 2.8); nobody wants to hear what it says until then."""
     session = load(release, LIMIT, **ENDLESS, abort_delay_ms=300)
     on_token, heard = after(3, session.abort)
+    began = time.monotonic()
     stats = session.run(PromptInput("x"), lambda *token: on_token(*token) and None)
+    assert time.monotonic() - began > 0.3
     assert stats.aborted
-    assert len(heard.pieces) == 3
-    assert stats.generate_tokens > 3
+    assert len(heard.pieces) == stats.generate_tokens == 3
 
 
 @pytest.mark.parametrize("release", SINCE_1_2_1)
