@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from exo_rkllm.api.application import endpoints
 from exo_rkllm.api.context import Endpoint
 from exo_rkllm.api.openapi import plain_path
-from exo_rkllm.api.rights import Right
+from exo_rkllm.api.rights import ACTIONS, HOLDERS, ROUTES, Right, right_of
 from exo_rkllm.schema.specs import (
     Anything,
     Either,
@@ -76,6 +76,19 @@ def manual(rows: Iterable[Endpoint]) -> str:
                 parts.append(f"\n### {row.method} {plain_path(row)}\n\n| field | type | meaning |\n|---|---|---|\n")
                 parts += list(_fields(row.body))
     return "".join(parts)
+
+
+def rights_table() -> str:
+    """The table of rights, for docs/security.md."""
+    rows = ["| right | who holds it | what needs it |", "|---|---|---|"]
+    for right, holders in HOLDERS.items():
+        routes = [f"`{route.replace(':.+', '')}`" for route, needed in ROUTES.items() if needed == right]
+        actions = [
+            f"{action.about} (without the right it {action.without})" for action in ACTIONS if action.right == right
+        ]
+        needs = [*(["everything else"] if right == right_of("", "") else []), *([", ".join(routes)] if routes else [])]
+        rows.append(f"| `{right}` | {holders} | {'; '.join([*needs, *actions])} |")
+    return "\n".join(rows) + "\n"
 
 
 def _fields(table: ObjectSpec) -> Iterator[str]:

@@ -163,7 +163,13 @@ class BoardSettings:
 class ClusterSettings:
     """The exo cluster on the network."""
 
-    enabled: bool = row(Switch(), "Join an exo cluster that is discovered on the network.", True, False)
+    enabled: bool = row(
+        Switch(),
+        "Join an exo cluster that is discovered on the network. A board with API keys joins only one that `namespace` "
+        "or `endpoints` names.",
+        True,
+        False,
+    )
     namespace: str = row(
         TEXT, "The cluster's namespace. `auto` joins the one that is discovered, if there is exactly one.", AUTO, "lab"
     )

@@ -15,7 +15,8 @@ from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cluster.serving import ModelState, NodeDescription, Servable
 from exo_rkllm.cluster.session.link import zenoh_available
-from exo_rkllm.config import Config, places
+from exo_rkllm.config import ClusterSettings, Config, places
+from exo_rkllm.config.table import AUTO
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus, ServingState
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+UNNAMED = (
+    "No exo cluster is joined: this board has API keys, and exo asks for none. Write namespace or endpoints under "
+    "[cluster] to name the cluster that may use its models."
+)
 # A model that is just being closed is loaded again by the next task.
 STATES: Mapping[ServingState, ModelState] = {
     "cold": "cold",
@@ -97,11 +102,25 @@ def servable(entry: Entry, status: ModelStatus | None, engine: EngineSpec | None
     )
 
 
+def may_join(cluster: ClusterSettings, *, keys: bool) -> bool:
+    """exo asks nobody for a key: who has API keys has to name the cluster that may ask without one."""
+    return not keys or cluster.namespace != AUTO or bool(cluster.endpoints)
+
+
 def cluster_node(
-    config: Config, environment: Mapping[str, str], dispatcher: Dispatcher, node: Node, board: Board
+    config: Config,
+    environment: Mapping[str, str],
+    dispatcher: Dispatcher,
+    node: Node,
+    board: Board,
+    *,
+    keys: bool = False,
 ) -> ClusterNode | None:
-    """None where the cluster is switched off, or where its transport is not installed."""
+    """None where the cluster is switched off or not named beside API keys, or where its transport is not installed."""
     if not config.cluster.enabled:
+        return None
+    if not may_join(config.cluster, keys=keys):
+        log.warning("%s", UNNAMED)
         return None
     if not zenoh_available():
         log.info("No exo cluster is joined: eclipse-zenoh is not installed. pip install 'exo-rkllm[cluster]'")

@@ -24,7 +24,7 @@ from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.catalogue import card
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.config import Config
-from exo_rkllm.daemon.cluster import cluster_node
+from exo_rkllm.daemon.cluster import UNNAMED, cluster_node, may_join
 from exo_rkllm.daemon.file_watch import ANY, FileWatch
 from exo_rkllm.daemon.hardware import Hardware, NpuWitness, available_memory, keep_off_fast_cores, limits, raise_clocks
 from exo_rkllm.daemon.keys import read_keys
@@ -123,7 +123,14 @@ class Daemon:
     async def join_cluster(self) -> None:
         """Once the API answers: a board that cannot join still serves."""
         try:
-            joining = cluster_node(self.config, self._environment, self.dispatcher, self.node, self.hardware.board)
+            joining = cluster_node(
+                self.config,
+                self._environment,
+                self.dispatcher,
+                self.node,
+                self.hardware.board,
+                keys=bool(self.keys),
+            )
             if joining is not None:
                 await joining.start()
                 self.cluster = joining
@@ -183,6 +190,9 @@ class Daemon:
         changes = [name for name in differing(self.config, new) if name not in pending]
         changes += ["API keys"] if keys != self.keys else []
         self.config, self.keys = new, keys
+        if self.cluster is not None and not may_join(self.cluster.settings, keys=bool(keys)):
+            log.warning("%s", UNNAMED)
+            self._spawn(self.leave_cluster())
         self._apply()
         log.info("Configuration taken over: %s.", ", ".join(changes) or "nothing changed")
         if pending:

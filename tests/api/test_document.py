@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from exo_rkllm.api.application import endpoints
-from exo_rkllm.api.manual import manual
+from exo_rkllm.api.manual import manual, rights_table
 from exo_rkllm.api.openapi import document
+from exo_rkllm.api.rights import ROUTES
 from tests.api.world import World
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "api.md"
@@ -31,3 +32,11 @@ async def test_daemon_serves_the_document(server: World) -> None:
     fields = served["components"]["schemas"]["ChatCompletionRequest"]["properties"]
     assert fields["n"]["anyOf"][0] == {"enum": [1]}
     assert fields["temperature"]["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 2}
+
+
+def test_security_page_has_the_table_of_rights() -> None:
+    assert rights_table() in (PAGE.parent / "security.md").read_text()
+
+
+def test_table_of_rights_names_only_routes_that_exist() -> None:
+    assert set(ROUTES) <= {f"{one.method} {one.path}" for one in endpoints()}

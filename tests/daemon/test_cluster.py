@@ -21,6 +21,7 @@ from exo_rkllm.daemon.cluster import DispatchServing, cluster_node
 from exo_rkllm.dispatch import decide
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ExoRkllmError, NpuUnavailable
+from tests.daemon.running import House
 from tests.dispatch.puppet import until
 from tests.simulated import Library
 
@@ -181,3 +182,33 @@ async def test_cluster_node_exists_only_where_it_is_enabled(dispatcher: Dispatch
     again = cluster_node(load(environment), environment, dispatcher, node, board)
     assert again is not None
     assert first.node_id == again.node_id, "the board is the same node after a restart"
+
+
+@pytest.mark.parametrize(
+    ("variables", "joins"),
+    [
+        ({}, False),
+        ({"EXO_RKLLM_CLUSTER_NAMESPACE": "lab"}, True),
+        ({"EXO_RKLLM_CLUSTER_ENDPOINTS": "tcp/[fd00::10]:52414"}, True),
+    ],
+)
+async def test_board_with_keys_joins_only_a_cluster_that_is_named(
+    dispatcher: Dispatcher, node: Node, tmp_path: Path, variables: dict[str, str], joins: bool
+) -> None:
+    environment = {"HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), **variables}
+    config, board = load(environment), detect(tmp_path)
+    assert (cluster_node(config, environment, dispatcher, node, board, keys=True) is not None) == joins
+    assert cluster_node(config, environment, dispatcher, node, board) is not None
+
+
+def test_daemon_with_keys_says_why_it_joins_no_cluster(house: House) -> None:
+    """A stranger's exo asked a board that wanted keys of everybody else."""
+    (house.folder / "keys").write_text("0123456789abcdef01\n")
+    daemon = house.start(
+        EXO_RKLLM_API_KEYS=str(house.folder / "keys"),
+        EXO_RKLLM_CLUSTER_ENABLED="true",
+        EXO_RKLLM_CLUSTER_DISCOVERY_PORT="52613",
+    )
+    assert daemon.status()["cluster"] is None
+    daemon.stop()
+    assert "exo asks for none" in daemon.text

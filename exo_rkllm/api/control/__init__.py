@@ -180,7 +180,8 @@ class ControlApi:
         if node is None:
             raise NotSupported(
                 "This daemon joins no exo cluster.",
-                "Write enabled = true under [cluster] and restart it; exo-rkllm logs says where it could not.",
+                "Write enabled = true under [cluster], with API keys also namespace, and restart it; exo-rkllm logs "
+                "says where it could not.",
             )
         return node
 
