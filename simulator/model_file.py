@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from exo_rkllm.board.speeds import speeds
 from simulator import tokenizer
-from simulator.speeds import speeds
 
 ECHO = "{user}"
 DEFAULT_REPLY = (
@@ -112,7 +112,7 @@ class SimModel:
     logits_last_only: bool = False  # GET_LOGITS gives the last row only
     embedding_outputs: int = 1  # image embeddings are so many times as wide (Qwen3-VL's deep stack)
     # ── how fast; 0 = no delay ──
-    speed: str = ""  # a name of `simulator.speeds`, for what is not given below
+    speed: str = ""  # a name of `exo_rkllm.board.speeds`, for what is not given below
     prefill_base_ms: float = 0.0
     prefill_tps: float = 0.0
     decode_tps: float = 0.0

@@ -9,6 +9,7 @@ from exo_rkllm.board.detect import UPGRADE, DeviceNode, Npu
 from exo_rkllm.board.driver import MINIMUM, RECOMMENDED, is_older
 from exo_rkllm.board.kernel_log import KINDS
 from exo_rkllm.board.performance import ENABLE, SOCKET
+from exo_rkllm.board.speeds import CPU_GOVERNOR, MEMORY_CLOCK
 from exo_rkllm.board.states import UNMASK
 from exo_rkllm.doctor.identity import SERVICE_USER, group_name
 from exo_rkllm.doctor.report import Finding, bad, from_error, good, poor, unseen
@@ -182,12 +183,13 @@ def expected(scene: Scene) -> str:
 def ddr_clock(scene: Scene) -> Finding:
     clock: Clock | None = scene.reading.ddr
     if clock is None or not clock.top:
-        return unseen(scene.reading.absent.get("ddr", "the kernel lists no clocks of the memory"))
+        absent = scene.reading.absent.get("ddr", "the kernel lists no clocks of the memory")
+        return unseen(f"{absent}; a memory that stays at its low clock costs {MEMORY_CLOCK}")
     fact = f"{clock.hertz / 1e6:.0f} of {clock.top / 1e6:.0f} MHz"
     if clock.hertz < SLOW * clock.top:
         return poor(
-            f"{fact} ({clock.governor}). Where it stays there while a model answers, tokens come at half speed "
-            f"(5.5 instead of 11.2 a second were seen).{expected(scene)}",
+            f"{fact} ({clock.governor}). Where it stays there while a model answers, it costs {MEMORY_CLOCK}."
+            f"{expected(scene)}",
             PERFORMANCE,
         )
     return good(fact)
@@ -205,7 +207,10 @@ def cpu_clock(scene: Scene) -> Finding:
                 f"{policy.top / 1e3:.0f} MHz.",
                 f"cat /sys/devices/system/cpu/cpufreq/policy{policy.first}/scaling_max_freq; {COOLING}",
             )
-    return good(", ".join(f"CPU{policy.first}: {policy.governor}" for policy in scene.cpus))
+    fact = ", ".join(f"CPU{policy.first}: {policy.governor}" for policy in scene.cpus)
+    if all(policy.governor == "performance" for policy in scene.cpus):
+        return good(fact)
+    return good(f"{fact}; others than performance cost {CPU_GOVERNOR}")
 
 
 def cpu_cores(scene: Scene) -> Finding:

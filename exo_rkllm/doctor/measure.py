@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Message, Piece
+from exo_rkllm.board import speeds
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.sources import Sources
@@ -107,9 +108,20 @@ async def answers(bench: Bench) -> Finding:
         facts.append(f"answer {speed:.1f} tokens/s")
     if memory is not None:
         facts.append(f"memory {memory / MIB:.0f} MiB")
-    vendor = bench.board.soc.benchmark if bench.board.soc is not None else ""
-    compare = f" (the vendor: {vendor})" if vendor else ""
-    return good(", ".join(facts) + compare)
+    return good(", ".join(facts) + comparison(bench.board, engine.model.path, usage.prompt + usage.completion))
+
+
+def comparison(board: Board, path: Path | None, length: int) -> str:
+    """What the vendor measured for this model at full clocks, else for a usual one, and the file's own brake."""
+    if board.soc is None or path is None:
+        return ""
+    name = f"{path.parent.name}-{path.name}"
+    known = speeds.expected_speed(board.soc.name, name, length)
+    if known is not None:
+        text = f" (expected at full clocks and {length} tokens: {known[0]:.1f} tokens/s, the vendor's {known[1]})"
+    else:
+        text = f" (the vendor: {board.soc.benchmark})" if board.soc.benchmark else ""
+    return text + (f"; w8a8_g128 costs {speeds.GROUPED_W8A8}" if speeds.grouped(name) else "")
 
 
 async def load_follows(bench: Bench) -> Finding:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simulator import model_file, speeds, tokenizer
+from exo_rkllm.board import speeds
+from simulator import model_file, tokenizer
 from simulator.model_file import ECHO, SIM_FIELDS, SimModel
 from tests.simulated import REPOSITORY
 from tests.simulator.raw import Runtime

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from exo_rkllm.board.speeds import speeds
 from simulator import tokenizer
-from simulator.speeds import speeds
 from tests.simulator.raw import FINISH, NORMAL, WAITING, Event, Runtime
 
 Make = Callable[..., Path]

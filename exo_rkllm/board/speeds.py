@@ -135,3 +135,38 @@ def speeds() -> dict[str, Speed]:
         for soc, (ttft_ms, decode_tps) in zip(("rk3588", "rk3576"), (numbers[:2], numbers[2:]), strict=True):
             found[f"{soc}/{model}/image"] = Speed(int(tokens), ttft_ms, decode_tps, 0.0)
     return found
+
+
+# ── what slows a model down ──────────────────────────────────────────────────────────────────────
+
+
+# Weight and source of each brake; A: measured with numbers, one variable at a time (board-facts 11).
+MEMORY_CLOCK = "about half the tokens a second (5.5 instead of 11.2 were measured; rknn-llm issues 532 and 409)"
+CPU_GOVERNOR = "5 to 8 % of the tokens a second (rknn-llm issues 532 and 409, measured)"
+GROUPED_W8A8 = "28 % of the tokens a second against w8a8 (rknn-llm issues 532 and 409, measured)"
+# Qwen3 0.6B on RK3588: 17.5 tokens/s at 70 tokens fall to 13.3 at about 1000 (RockchipLlama, A). Other models and
+# longer contexts were not measured, so nothing is extrapolated beyond.
+SLOWDOWN, SLOWDOWN_TOKENS = 0.25, 1000
+
+
+def expected_speed(soc: str, model: str, length: int = 0) -> tuple[float, str] | None:
+    """Tokens a second that the vendor measured for a model of this name, less the slope for `length` tokens.
+
+    The second value names the cell of the benchmark. None where no figure is known.
+    """
+    words = model.lower().replace("_", "-")
+    rows = speeds()
+    names = {name.split("/")[1] for name in rows if name.startswith(f"{soc}/")}
+    best = max((name for name in names if name in words), key=len, default=None)
+    if best is None:
+        return None
+    quantizations = [name.split("/")[2] for name in rows if name.startswith(f"{soc}/{best}/")]
+    hits = [one for one in quantizations if one != "image" and one.replace("_", "-") in words]
+    cell = f"{soc}/{best}/{max(hits, key=len)}" if hits else f"{soc}/{best}"
+    slope = 1 - SLOWDOWN * min(length, SLOWDOWN_TOKENS) / SLOWDOWN_TOKENS
+    return rows[cell].decode_tps * slope, cell
+
+
+def grouped(model: str) -> bool:
+    """Whether a file of this name is quantised in groups of 128 on eight bits, which are slower."""
+    return "w8a8-g128" in model.lower().replace("_", "-")
