@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from exo_rkllm.board.speeds import speeds
 from simulator import tokenizer
-from simulator.speeds import speeds
 from tests.simulated import REPOSITORY, Library
 from tests.simulator.raw import ERROR, FINISH, HIDDEN, LOGITS, NORMAL, Run, Runtime
 
