@@ -19,6 +19,7 @@ from exo_rkllm.backends.base import JSON
 from exo_rkllm.board.counters import Clock, Reading
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.kernel_log import KernelLogWatch
+from exo_rkllm.board.neighbours import Neighbours
 from exo_rkllm.catalogue.store import Entry, Problem
 from exo_rkllm.dispatch.status import ModelStatus
 
@@ -47,6 +48,7 @@ def snapshot(call: Call) -> dict[str, Any]:
         "hint": status.hint,
         "running": status.running,
         "waiting": status.waiting,
+        "lease": asdict(status.lease),
         "models": [*entries, *map(_status_value, asked_for.values())],
         "problems": [_problem_value(problem) for problem in listing.problems],
         "board": context.board(),
@@ -77,7 +79,7 @@ def _problem_value(problem: Problem) -> dict[str, Any]:
     return {"folder": problem.folder.name, "sentence": problem.error.sentence, "hint": problem.error.hint}
 
 
-def board_value(board: Board, reading: Reading) -> Plain:
+def board_value(board: Board, reading: Reading, neighbours: Neighbours | None = None) -> Plain:
     """Facts and readings of the board; what cannot be read is null, and `absent` has its reason."""
     npu = board.npu
     return {
@@ -97,6 +99,7 @@ def board_value(board: Board, reading: Reading) -> Plain:
         "volts": reading.volts,
         "memory_total": reading.memory_total,
         "memory_available": reading.memory_available,
+        "neighbours": None if neighbours is None else neighbours.plain(),
         "absent": dict(reading.absent),
     }
 

@@ -19,6 +19,7 @@ from exo_rkllm.assembly import NO_PLUGINS, open_node
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.board import affinity
 from exo_rkllm.board.counters import read_load
+from exo_rkllm.board.neighbours import NeighbourWatch, find_neighbours
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.catalogue import card
@@ -74,6 +75,9 @@ class Daemon:
         self.node = open_node(config, NO_PLUGINS, report=self._report)
         self.hardware = Hardware(config, self._hardware_changed)
         self._closing.callback(self.hardware.close)
+        self.neighbours = NeighbourWatch(
+            lambda: find_neighbours(self.hardware.root, self.hardware.watch.board, os.getpid())
+        )
         self.serving = ServingMetrics()
         self.sampler = Sampler(lambda: self.hardware.watch.sources, asyncio.get_running_loop())
         self._closing.callback(self.sampler.close)
@@ -282,9 +286,10 @@ class Daemon:
             "board": board.title,
             "board_says": board.sentence,
             # For `top` of a user who may not read the driver's counters.
-            "npu": {"load": read_load(self.hardware.watch.sources)},
             "cpus": {"given": sorted(affinity.given_cpus()), "own": sorted(os.sched_getaffinity(0))},
             "kernel_log": kernel_log_value(self.hardware.kernel_log, board),
+            "npu": {"load": read_load(self.hardware.watch.sources), "neighbours": self.neighbours.read().plain()},
+            "pid": os.getpid(),
             "cluster": None if self.cluster is None else self.cluster.view().plain(),
             "library": "" if library is None else str(library.path),
             "models_directory": str(self.node.catalogue.directory),

@@ -29,7 +29,9 @@ def application(daemon: Daemon, *, loopback: bool) -> web.Application:
             pull=lambda name: daemon.pull(control.PullRequest(name)),
             metrics=scrape(daemon) if daemon.config.metrics.enabled else None,
             board=lambda: {
-                **board_value(daemon.hardware.watch.board, read(daemon.hardware.watch.sources)),
+                **board_value(
+                    daemon.hardware.watch.board, read(daemon.hardware.watch.sources), daemon.neighbours.read()
+                ),
                 "kernel_log": kernel_log_value(daemon.hardware.kernel_log, daemon.hardware.board),
             },
             watch=daemon.sampler.watch,
@@ -79,6 +81,7 @@ def scrape(daemon: Daemon) -> Callable[[str], tuple[bytes, str]]:
                     sampler.busy,
                     sampler.touch,
                     lambda: kernel_log.state,
+                    daemon.neighbours.read,
                 ),
                 ServingCollector(daemon.serving, daemon.dispatcher.status, daemon.runtime),
                 ClusterCollector(lambda: None if daemon.cluster is None else daemon.cluster.view()),

@@ -118,6 +118,18 @@ def impostor(scene: Scene) -> Finding:
     )
 
 
+def neighbours(scene: Scene) -> Finding:
+    """Loaded beside each other is harmless; two that compute at once hang the NPU or the board (board-facts 5)."""
+    if scene.neighbours.names:
+        return poor(
+            f"Held by other programs as well: {scene.neighbours.text}. The NPU hangs when one computes beside a model.",
+            "Let them take turns: exo-rkllm npu run -- COMMAND",
+        )
+    if not scene.neighbours.complete:
+        return unseen("this user may not look into other users' processes: sudo exo-rkllm doctor")
+    return good("no other program holds the NPU")
+
+
 def heap(scene: Scene) -> Finding:
     folder = scene.root / HEAPS.get(npu_of(scene).build, "dev/dma_heap")
     name = "/" + str(folder.relative_to(scene.root))

@@ -42,6 +42,7 @@ CHECKS: tuple[Check, ...] = (
     Check("device nodes", board.nodes, ("NPU driver",)),
     Check("device access", board.access, ("device nodes",)),
     Check("/dev/rknpu", board.impostor, ("NPU driver",)),
+    Check("other programs", board.neighbours, ("device nodes",)),
     Check("DMA heap", board.heap, ("NPU driver",)),
     Check("memory", board.memory),
     Check("NPU clock", board.npu_clock, ("NPU driver",)),

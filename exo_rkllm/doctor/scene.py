@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from exo_rkllm.board import files, kernel_log
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.kernel_log import NpuLog
+from exo_rkllm.board.neighbours import Neighbours, find_neighbours
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.classic.launcher import HostKind, host_kind
@@ -75,6 +77,7 @@ class Scene:
     service: DaemonStatus
     plugins: tuple[PluginStatus, ...]
     exo: HostKind
+    neighbours: Neighbours = Neighbours({}, complete=False)  # noqa: RUF009 - a frozen value
 
     @property
     def runtime(self) -> str:
@@ -117,7 +120,14 @@ def look(
         service=service,
         plugins=_plugins(environment, service),
         exo=host_kind(),
+        neighbours=find_neighbours(base, board, _daemon_process(service)),
     )
+
+
+def _daemon_process(service: DaemonStatus) -> int:
+    """Whose children are no neighbours."""
+    process = (service.status or {}).get("pid")
+    return process if isinstance(process, int) else os.getpid()
 
 
 def _release(search: Search) -> str:

@@ -10,11 +10,14 @@ from prometheus_client.core import Metric
 from exo_rkllm.board.counters import COLLECTORS, Reading, read
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.kernel_log import KINDS, NpuLog
+from exo_rkllm.board.neighbours import Neighbours
 from exo_rkllm.board.sampler import NpuLoad
 from exo_rkllm.board.sources import Sources
 from exo_rkllm.board.states import NpuState
 from exo_rkllm.metrics.scrape import Scrape
 
+# Programs that hold the NPU are few; a label takes no more values than these.
+MOST_NEIGHBOURS = 16
 # Fields of a Reading, and of its Clock.
 MEMORY = {
     "rknpu_system_memory_total_bytes": "memory_total",
@@ -40,12 +43,14 @@ class BoardCollector:
         busy: Callable[[], NpuLoad],
         touch: Callable[[], None],
         kernel_log: Callable[[], NpuLog | None] = lambda: None,
+        neighbours: Callable[[], Neighbours] = lambda: Neighbours({}, complete=False),
     ) -> None:
         self._board = board
         self._sources = sources
         self._busy = busy
         self._touch = touch
         self._kernel_log = kernel_log
+        self._neighbours = neighbours
 
     def describe(self) -> Iterable[Metric]:
         """Empty: registering must not read the hardware."""
@@ -56,6 +61,8 @@ class BoardCollector:
         scrape = Scrape()
         add_board(scrape, self._board(), read(self._sources()), self._busy())
         add_kernel_log(scrape, self._kernel_log())
+        for name, count in list(self._neighbours().names.items())[:MOST_NEIGHBOURS]:
+            scrape.add("rknpu_neighbours", count, name)
         return scrape.families()
 
 

@@ -60,6 +60,11 @@ BOARD: Mapping[str, FamilySpec] = {
         "gauge", "1 while this error of the kernel's log holds; exo-rkllm doctor says what helps.", ("kind",)
     ),
     "rknpu_voltage_volts": FamilySpec("gauge", "Voltage of the NPU's supply.", DEVICE),
+    "rknpu_neighbours": FamilySpec(
+        "gauge",
+        "Processes of other programs that hold the NPU's device nodes, where the daemon may see them.",
+        ("program",),
+    ),
     "rknpu_temperature_celsius": FamilySpec(
         "gauge", "Temperature of the NPU, or of the chip if the NPU has no sensor.", ("zone",)
     ),

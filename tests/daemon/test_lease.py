@@ -76,6 +76,7 @@ def test_neighbour_waits_for_the_answer_and_the_next_answer_for_the_neighbour(
         assert neighbour.line() == "GRANTED"
         assert first.done() or not npu_daemon.model("qwen")["running"]
         assert holder(npu_daemon.status()) == "frigate"
+        assert "frigate has the NPU by a lease" in board_house.command("top", "--once").stdout
         second = pool.submit(npu_daemon.answer, "qwen", "one two")
         npu_daemon.wait_for(lambda status: any(model["waiting"] for model in status["models"]))
         time.sleep(0.2)

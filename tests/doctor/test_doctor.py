@@ -20,6 +20,7 @@ import pytest
 from exo_rkllm.board import kernel_log
 from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
+from exo_rkllm.board.neighbours import Neighbours
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.board.states import LOAD_DRIVER
 from exo_rkllm.catalogue.store import Catalogue
@@ -221,6 +222,22 @@ def test_container_without_counters_is_told_the_mount(scene: Scene) -> None:
     assert finding.level == "warn"
     assert "this container is not shown /sys/kernel/debug/rknpu/load" in finding.fact
     assert finding.repair == "Start the container with -v /sys/kernel/debug/rknpu:/run/rkllm/npu:ro"
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "level", "says"),
+    [
+        (Neighbours({"frigate": 2, "serve.py": 1}, complete=False), "warn", "frigate (2 processes), serve.py"),
+        (Neighbours({}, complete=False), "skip", "sudo exo-rkllm doctor"),
+        (Neighbours({}, complete=True), "pass", "no other program"),
+    ],
+)
+def test_other_programs_on_the_npu_are_named_and_unseen_ones_are_not_nobody(
+    scene: Scene, neighbours: Neighbours, level: str, says: str
+) -> None:
+    lines = diagnose(replace(scene, neighbours=neighbours)).lines
+    [finding] = [line.finding for line in lines if line.check == "other programs"]
+    assert (finding.level, says in f"{finding.fact} {finding.repair}") == (level, True)
 
 
 # ── permissions ──────────────────────────────────────────────────────────────────────────────────

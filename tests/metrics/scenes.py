@@ -14,6 +14,7 @@ from exo_rkllm.backends.observer import AnswerReport, LoadReport, RestartReport,
 from exo_rkllm.board.counters import read_load
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.kernel_log import NpuLog
+from exo_rkllm.board.neighbours import Neighbours
 from exo_rkllm.board.sampler import NpuLoad, integrate
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cluster.session import view
@@ -52,6 +53,7 @@ class Daemon:
         self.runtime: tuple[str, str] | None = ("1.2.3", "v1_2_1")
         self.kernel_log: NpuLog | None = NpuLog({"hung_job": 2})
         self.touched = 0
+        self.neighbours = Neighbours({"frigate.detector": 2}, complete=True)
         self.busy = NpuLoad()
         self.now = 0.0
 
@@ -59,7 +61,12 @@ class Daemon:
         return registry(
             [
                 BoardCollector(
-                    lambda: self.board, lambda: self.sources, lambda: self.busy, self._touch, lambda: self.kernel_log
+                    lambda: self.board,
+                    lambda: self.sources,
+                    lambda: self.busy,
+                    self._touch,
+                    lambda: self.kernel_log,
+                    lambda: self.neighbours,
                 ),
                 ServingCollector(self.serving, lambda: self.status, lambda: self.runtime),
                 ClusterCollector(lambda: self.cluster),

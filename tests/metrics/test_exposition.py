@@ -247,6 +247,7 @@ def test_metric_names_end_with_their_unit() -> None:
         "rknpu_cores",
         "rknpu_powered",
         "rknpu_fault",
+        "rknpu_neighbours",
     }
     counters = {name for name, row in EVERY.items() if row.kind == "counter"}
     assert all(name.endswith("_total") for name in counters)

@@ -138,6 +138,8 @@ function absent(board, ...names) {
 function drawNpu(board) {
   const asleep = board.powered === false;
   $("npu-state").textContent = asleep ? "powered off until there is work" : "last two minutes";
+  const others = Object.keys(board.neighbours?.names || {});
+  if (others.length) $("npu-state").textContent += ` · also open in ${others.join(", ")}`;
   const cores = board.load?.length || past.findLast((loads) => loads)?.length || 0;
   if (!cores) {
     put($("lanes"), h("p", { class: "absent" }, h("b", {}, "Use of the cores is not readable: "), absent(board, "load")));

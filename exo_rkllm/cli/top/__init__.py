@@ -11,6 +11,7 @@ from pathlib import Path
 
 from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
+from exo_rkllm.board.neighbours import NeighbourWatch, find_neighbours
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli.top import draw
 from exo_rkllm.cli.top.view import Snapshot, View, view
@@ -39,6 +40,8 @@ def snapshots(root: Path) -> Callable[[], Snapshot]:
     """A function that takes a snapshot. It detects the board again when the driver came or went."""
     board = detect(root)
     sources = find_sources(root, board)
+    own = [os.getpid()]  # whose children are no neighbours
+    neighbours = NeighbourWatch(lambda: find_neighbours(root, board, own[0]))
 
     def look() -> Snapshot:
         nonlocal board, sources
@@ -47,7 +50,9 @@ def snapshots(root: Path) -> Callable[[], Snapshot]:
             board = detect(root)
             sources = find_sources(root, board)
             reading = read(sources)
-        return Snapshot(time.monotonic(), time.time(), board, reading, daemon_status(os.environ))
+        service = daemon_status(os.environ)
+        own[0] = (service.status or {}).get("pid", os.getpid())
+        return Snapshot(time.monotonic(), time.time(), board, reading, service, neighbours.read().text)
 
     return look
 

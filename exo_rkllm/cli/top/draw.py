@@ -180,7 +180,9 @@ def _clock(clock: Clock) -> str:
 
 
 def _notices(view: View) -> Iterator[str]:
-    yield from (text for text in (view.board_unavailable_reason, view.unavailable_reason, view.service) if text)
+    yield from (
+        text for text in (view.board_unavailable_reason, view.unavailable_reason, view.neighbours, view.service) if text
+    )
 
 
 def _wrap(notice: str, width: int) -> Iterator[Line]:

@@ -26,6 +26,7 @@ class Snapshot:
     board: Board
     reading: Reading
     service: DaemonStatus
+    neighbours: str = ""  # other programs that hold the NPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class View:
     memory_models: int
     service: str  # empty while the daemon answers
     unavailable_reason: str
+    neighbours: str = ""
     models: tuple[ModelRow, ...] = ()
     requests: tuple[RequestRow, ...] = ()
     speed: float | None = None  # of all requests; None without a daemon
@@ -108,6 +110,7 @@ def view(
         memory_models=sum(model.memory for model in models if model.state == "ready"),
         service=_service(snapshot.service),
         unavailable_reason=_unavailable_reason(status, reason.sentence if reason is not None else ""),
+        neighbours=_neighbours(snapshot),
         models=models,
         requests=_in_order(requests, order),
         speed=None if status is None else sum(row.speed or 0.0 for row in requests),
@@ -140,6 +143,18 @@ def _unavailable_reason(status: Mapping[str, Any] | None, board_reason: str) -> 
         if reason and reason != board_reason
         else ""
     )
+
+
+def _neighbours(snapshot: Snapshot) -> str:
+    """Other programs on the NPU, as this user or the daemon sees them, and the one that has it by a lease."""
+    status = snapshot.service.status or {}
+    npu, lease = status.get("npu"), status.get("lease")
+    told = npu.get("neighbours") if isinstance(npu, Mapping) else None
+    told_names = told.get("names") if isinstance(told, Mapping) else None
+    names = snapshot.neighbours or clean(", ".join(map(str, told_names or ())), 200)
+    holder = clean(str(lease.get("name") or ""), 60) if isinstance(lease, Mapping) else ""
+    parts = [f"{holder} has the NPU by a lease, and models wait."] if holder else []
+    return " ".join([*parts, *([f"The NPU is also held by {names}."] if names else [])])
 
 
 def _service(service: DaemonStatus) -> str:
