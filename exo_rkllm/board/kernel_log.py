@@ -53,7 +53,7 @@ POWER_CYCLE = "Cut the board's power: sudo poweroff, wait some seconds, and swit
 # job is recovered by the driver's soft reset (npu-platform 6, note 7); after "failed to submit" boards hung until
 # their power was cut (board-facts 5: rknn-llm 315, 306; A); a domain switch that timed out stays so until the board
 # is started anew (board-facts 5 and 12, ork-driver; A). That a reload of the driver cures a switch that failed at
-# once is inferred from the driver's source (C).
+# once is our inference (C).
 KINDS: tuple[FaultKind, ...] = (
     FaultKind(
         "hung_job",
