@@ -108,7 +108,7 @@ def test_two_models_take_turns_on_the_npu(board_house: House, make_model: Make) 
             most = max(most, sum(len(model["running"]) for model in daemon.status()["models"]))
         assert sorted(answer.result() for answer in asked) == ["gemma answers"] * 3 + ["qwen answers"] * 3
     assert most == 1
-    assert {model["name"]: model["domain"] for model in daemon.status()["models"]} == {"qwen": 0, "gemma": 1}
+    assert {model["name"]: model["domain"] for model in daemon.status()["models"]} == {"qwen": 1, "gemma": 2}
 
 
 def test_client_that_leaves_frees_the_npu_and_never_starts_while_waiting(board_house: House, make_model: Make) -> None:
