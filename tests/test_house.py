@@ -130,3 +130,15 @@ def test_only_the_assembly_builds_catalogue_engines_and_dispatcher(path: Path) -
 
 def test_another_builder_would_be_seen() -> None:
     assert "Dispatcher" in calls("from exo_rkllm.dispatch import dispatcher\nx = dispatcher.Dispatcher(find=None)")
+
+
+def test_every_class_name_stands_for_one_thing() -> None:
+    """Two classes of one name cost every reader a look at the import; the ABI's generations share theirs by nature."""
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        if "abi" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
