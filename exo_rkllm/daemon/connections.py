@@ -65,7 +65,7 @@ class Connections:
             log.warning("New connections wait: %s, and %d are open.", reason, self.open)
 
 
-class Listener:
+class ConnectionListener:
     """Accepts on one socket, which it owns, until it is closed."""
 
     def __init__(self, sock: socket.socket, server: Callable[[], Any], connections: Connections) -> None:

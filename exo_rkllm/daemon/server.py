@@ -22,7 +22,7 @@ from exo_rkllm.backends.base import JSON
 from exo_rkllm.config import Config
 from exo_rkllm.config.places import lease_socket
 from exo_rkllm.daemon import listen, web
-from exo_rkllm.daemon.connections import Connections, Listener, watched
+from exo_rkllm.daemon.connections import ConnectionListener, Connections, watched
 from exo_rkllm.daemon.daemon import Daemon, headline
 from exo_rkllm.daemon.lease import LeaseServer
 from exo_rkllm.errors import ConfigError
@@ -54,7 +54,7 @@ class Server:
         self._leases = LeaseServer(daemon.dispatcher.lease)
         self._lease_socket: Path | None = None
         self._runners: list[AppRunner] = []
-        self._listeners: dict[AppRunner, list[Listener]] = {}
+        self._listeners: dict[AppRunner, list[ConnectionListener]] = {}
         self._connections = Connections()
         self._tasks: list[asyncio.Task[None]] = []
         self._signals: list[signal.Signals] = []
@@ -151,7 +151,7 @@ class Server:
         self._runners.append(runner)
         await runner.setup()
         server: Any = runner.server
-        self._listeners[runner] = [Listener(sock, server, self._connections) for sock in sockets]
+        self._listeners[runner] = [ConnectionListener(sock, server, self._connections) for sock in sockets]
         self._listening += sockets
 
     async def _end(self, runner: AppRunner) -> None:
