@@ -26,9 +26,10 @@ sys.path.insert(0, sys.argv.pop(1))
 from exo_rkllm.__main__ import main
 raise SystemExit(main())
 """
+# Its package depends on exo-rkllm, whose table of the vendor's speeds it reads.
 SIMULATOR = """\
 import sys
-sys.path.insert(0, sys.argv.pop(1))
+sys.path[:0] = sys.argv.pop(1).split(":")
 from simulator.command import main
 raise SystemExit(main())
 """
@@ -49,8 +50,9 @@ class Installed:
         return done.stdout
 
     def simulator(self, *argv: str) -> str:
-        library = self.built.simulator.files / "usr/share/exo-rkllm-simulator"
-        done = subprocess.run([PYTHON, "-IB", "-c", SIMULATOR, str(library), *argv], capture_output=True, text=True)
+        packages = self.built.exo_rkllm.files / "usr/lib/python3/dist-packages"
+        path = f"{self.built.simulator.files / 'usr/share/exo-rkllm-simulator'}:{packages}"
+        done = subprocess.run([PYTHON, "-IB", "-c", SIMULATOR, path, *argv], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

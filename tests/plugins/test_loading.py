@@ -47,7 +47,11 @@ def settled(found: plugins.LoadedPlugins) -> plugins.LoadedPlugins:
 
 
 @pytest.mark.seed("4.5", "group, name, value")
-def test_group_name_value_package_and_version_are_known_before_anything_is_imported(here: Shelf) -> None:
+def test_group_name_value_package_and_version_are_known_before_anything_is_imported(
+    here: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("raises", "zorg"):  # which another test of this process may have imported
+        monkeypatch.delitem(sys.modules, name, raising=False)
     here.add("raises", {"exo_rkllm.plugins": {"b": "raises:register"}}, version="2.1", raises=packages.RAISES)
     here.add("zorg", {"exo_rkllm.general_plugins": {"a": "zorg:register"}}, zorg=packages.REGISTERS)
     assert [(one.group, one.name, one.value, one.package, one.version) for one in offers()] == [
