@@ -186,10 +186,9 @@ class ClusterNode:
         failures = 0
         while True:
             await self._has_endpoints.wait()
+            if not self._has_endpoints.is_set():
+                continue  # cleared again before this task ran
             endpoints = (*self.settings.endpoints, *self._discovery_state.endpoints())
-            if not endpoints:
-                self._has_endpoints.clear()
-                continue
             self._reopen.clear()
             # zenoh spends its time on the first one, dead or not: each attempt begins with another one
             turn = failures % len(endpoints)
@@ -203,6 +202,10 @@ class ClusterNode:
             failures = 0
             self._endpoints = endpoints
             await self._reopen.wait()
+            # nothing more is received of a link that is given up, not even that it is down
+            self._on_link(up=False)
+            if not self._has_endpoints.is_set():
+                await self._transport.close()
 
     async def _receive(self) -> None:
         while True:
@@ -256,7 +259,6 @@ class ClusterNode:
         )
         self._has_endpoints.clear()
         self._reopen.set()
-        self._spawn(self._transport.close())
         self._on_link(up=False)
 
     def _settle_cluster(self) -> None:

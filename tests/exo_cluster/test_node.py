@@ -9,7 +9,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,15 @@ def settings(exo: Exo, **more: Any) -> ClusterSettings:
 
 
 @contextlib.asynccontextmanager
-async def board(tmp_path: Path, chosen: ClusterSettings, desk: Desk | None = None) -> AsyncIterator[ClusterNode]:
-    made = ClusterNode(chosen, NodeDescription("opi5"), desk or Desk(), tmp_path, models_folder=tmp_path)
+async def board(
+    tmp_path: Path,
+    chosen: ClusterSettings,
+    desk: Desk | None = None,
+    transport: Callable[[], ZenohLink] = ZenohLink,
+) -> AsyncIterator[ClusterNode]:
+    made = ClusterNode(
+        chosen, NodeDescription("opi5"), desk or Desk(), tmp_path, models_folder=tmp_path, transport=transport
+    )
     await made.start()
     try:
         yield made
@@ -246,6 +254,39 @@ async def test_several_clusters_are_left_alone(exo: Exo, tmp_path: Path, monkeyp
         assert "namespace" in view.hint
 
 
+class HeldLink(ZenohLink):
+    """Connects once it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opening, self.released, self.opened = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def open(self, endpoints: Sequence[str]) -> None:
+        self.opening.set()
+        await self.released.wait()
+        await super().open(endpoints)
+        self.opened.set()
+
+
+async def test_link_that_opens_while_a_second_cluster_is_heard_is_closed(exo: Exo, tmp_path: Path) -> None:
+    """It stayed open, and the board followed a cluster that nobody had chosen."""
+    held = HeldLink()
+    async with board(tmp_path, settings(exo), transport=lambda: held) as made:
+        await asyncio.wait_for(held.opening.wait(), 5)
+        made._on_ambiguity(AmbiguousClusters(("0.3.70", "home")))
+        held.released.set()
+        await asyncio.wait_for(held.opened.wait(), 5)
+
+        async def closed() -> bool:
+            return held._connection is None
+
+        await until(closed, 5)
+        view = made.view()
+        assert view.phase is Phase.SEARCHING
+        assert "0.3.70, home" in view.sentence
+        assert view.counters.events_out == view.counters.commands_out == 0
+
+
 async def test_an_interface_that_appears_is_asked_on(tmp_path: Path) -> None:
     """Discovery on this machine's own interfaces, whatever they are: the kernel's lists are read to their end."""
     (port,) = free_ports(1)
@@ -341,11 +382,26 @@ async def test_a_process_ends_well_after_its_link(exo: Exo) -> None:
     assert [await end.wait() for end in ends] == [0] * 40
 
 
+async def test_closed_link_delivers_nothing_that_it_had_received(exo: Exo) -> None:
+    """News of a link that was closed brought it up again for the node."""
+    made = ZenohLink()
+    await made.open([exo.endpoint])
+
+    async def received() -> bool:
+        return Linked(True) in [incoming for incoming, _ in made._inbox._waiting]
+
+    await until(received, 5)
+    await made.close()
+    later = Alive("c0ffee", there=True)
+    made._inbox.put(later, threading.Event())
+    assert await asyncio.wait_for(made.receive(), 5) == [later]
+
+
 async def test_an_inbox_that_is_not_emptied_drops_messages_and_keeps_news_of_the_link() -> None:
-    inbox = Inbox()
+    inbox, over = Inbox(), threading.Event()
     for _ in range(link.ROOM_IN + 10):
-        inbox.put(TopicMessage("t", b""))
-    inbox.put(Linked(False))
+        inbox.put(TopicMessage("t", b""), over)
+    inbox.put(Linked(False), over)
     assert inbox.dropped == 10
     taken = await inbox.take()
     assert len(taken) == link.ROOM_IN + 1

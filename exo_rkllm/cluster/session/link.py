@@ -92,22 +92,25 @@ def zenoh_available(vendor_folder: Path = VENDOR_FOLDER) -> bool:
 
 
 class Inbox:
-    """A bounded queue from zenoh's threads to the event loop; messages that find it full are dropped."""
+    """A bounded queue from zenoh's threads to the event loop.
+
+    Messages that find it full are dropped, and so is all that a connection has left in it when `over` is set.
+    """
 
     def __init__(self) -> None:
         self.dropped = 0
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._lock = threading.Lock()
-        self._waiting: deque[Incoming] = deque()
+        self._waiting: deque[tuple[Incoming, threading.Event]] = deque()
 
-    def put(self, incoming: Incoming) -> None:
+    def put(self, incoming: Incoming, over: threading.Event) -> None:
         with self._lock:
             if len(self._waiting) >= ROOM_IN and isinstance(incoming, TopicMessage):
                 self.dropped += 1
                 return
             wake = not self._waiting
-            self._waiting.append(incoming)
+            self._waiting.append((incoming, over))
         if wake:
             with contextlib.suppress(RuntimeError):  # the loop may end before the thread does
                 self._loop.call_soon_threadsafe(self._ready.set)
@@ -115,7 +118,7 @@ class Inbox:
     async def take(self) -> list[Incoming]:
         await self._ready.wait()
         with self._lock:
-            taken = list(self._waiting)
+            taken = [incoming for incoming, over in self._waiting if not over.is_set()]
             self._waiting.clear()
             self._ready.clear()
         return taken
@@ -169,7 +172,7 @@ class Connection:
         return done
 
     def end(self) -> None:
-        """Deliver nothing more; the thread closes the session in its own time."""
+        """Deliver nothing more, not even what waits; the thread closes the session in its own time."""
         self._over.set()
         while not self._do(None):
             with contextlib.suppress(Empty):
@@ -280,7 +283,7 @@ class Connection:
 
     def _pass(self, incoming: Incoming) -> None:
         if not self._over.is_set():
-            self._inbox.put(incoming)
+            self._inbox.put(incoming, self._over)
 
     def _ended(self) -> None:
         if not self.closed.done():
@@ -310,7 +313,9 @@ class ZenohLink:
         return self._inbox.dropped
 
     async def open(self, endpoints: Sequence[str]) -> None:
-        """Connect to any one of them and listen; raises `LinkFailed`. A connection that was open is given up."""
+        """Connect to any one of them and listen; raises `LinkFailed`. A connection that was open is given up:
+        nothing more is received of it, not even that it is down.
+        """
         self._give_up()
         connection = Connection(endpoints, self._inbox)
         try:
