@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "exo_rkllm"
 
-# Lowest first. A module may import rooms of its own row only where `SAME_ROW` says so, and any lower row.
+# Lowest first. A module may import its own room and the rooms of lower rows, not those of its own row.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("schema", "socs"),
@@ -67,6 +68,41 @@ def test_imports_go_downwards(path: Path) -> None:
     assert room in RANK, f"{room} has no place in the house: give it a row in {Path(__file__).name}"
     for other in rooms_imported(path.read_text()):
         assert other == room or RANK[other] < RANK[room], f"{room} must not import {other}"
+
+
+def modules_imported(source: str, modules: Collection[str]) -> set[str]:
+    """Which of the package's modules a module's text imports from, wherever in the text the import stands."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    names = [(str(node.module), f"{node.module}.{alias.name}") for node in nodes for alias in node.names]
+    return {inner if inner in modules else outer for outer, inner in names}
+
+
+def circle(imports: dict[str, set[str]]) -> set[str]:
+    """What is left when modules that import nothing else are taken away, again and again."""
+    left = dict(imports)
+    while leaves := [name for name, others in left.items() if not others & left.keys() - {name}]:
+        for name in leaves:
+            del left[name]
+    return set(left)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Whoever reads one of them has to read them all; an import inside a function only hides that."""
+    sources = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path.read_text()
+        for path in MODULES
+    }
+    assert circle({name: modules_imported(text, sources) for name, text in sources.items()}) == set()
+
+
+def test_circle_of_imports_would_be_seen() -> None:
+    sources = {
+        "exo_rkllm.chat.template": "from exo_rkllm.chat.chat_format import TemplateSource",
+        "exo_rkllm.chat.chat_format": "def f():\n    from exo_rkllm.chat import template, formats",
+        "exo_rkllm.chat.formats": "import ast",
+    }
+    imports = {name: modules_imported(text, sources) for name, text in sources.items()}
+    assert circle(imports) == {"exo_rkllm.chat.template", "exo_rkllm.chat.chat_format"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -13,6 +13,7 @@ from typing import Any
 from exo_rkllm.backends.base import Model
 from exo_rkllm.chat.families import FAMILIES, Family, family_of
 from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning, ToolFormat
+from exo_rkllm.chat.template_source import TemplateSource
 from exo_rkllm.errors import CardError
 from exo_rkllm.schema.specs import nearest
 
@@ -44,14 +45,6 @@ class ChatSettings:
     family: str = ""  # a row of families.FAMILIES, or a plugin's
     stop: tuple[str, ...] = ()
     system: str = ""  # said first where a conversation brings no system message
-
-
-@dataclass(frozen=True, slots=True)
-class TemplateSource:
-    """A chat template as text, with the special tokens that it may name; `template.compiled` makes it a program."""
-
-    text: str
-    special: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from exo_rkllm.backends.base import Capabilities, GenerationRequest, Message, Model, Tool
-from exo_rkllm.chat.chat_format import ChatFormat, TemplateSource, chat_format_of
+from exo_rkllm.chat.chat_format import ChatFormat, chat_format_of
 from exo_rkllm.chat.formats import TOOLS, Reasoning, ToolFormat
+from exo_rkllm.chat.template_source import TemplateSource
 from exo_rkllm.errors import NotSupported, TemplateError, UsageError
 
 

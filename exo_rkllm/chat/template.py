@@ -24,7 +24,7 @@ from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from exo_rkllm.chat.chat_format import TemplateSource
+from exo_rkllm.chat.template_source import TemplateSource
 from exo_rkllm.errors import TemplateError
 
 SOURCE_LIMIT = 128 * 1024

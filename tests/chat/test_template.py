@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from exo_rkllm.chat.chat_format import TemplateSource
 from exo_rkllm.chat.families import FAMILIES
 from exo_rkllm.chat.prompt import render_template
 from exo_rkllm.chat.template import Template
+from exo_rkllm.chat.template_source import TemplateSource
 from exo_rkllm.errors import TemplateError
 from tests.chat.conversations import ASK, CALL, HELLO, RESULT, SCENARIOS, SYSTEM, WEATHER
 from tests.chat.make_goldens import TOKENS, sources, undated, values
