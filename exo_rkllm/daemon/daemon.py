@@ -177,8 +177,7 @@ class Daemon:
         library, reason = self.hardware.library, self.hardware.unavailable_reason
         self.node.library = None if library is None else library.path
         if reason is not None:
-            npu_lost = self.hardware.board.unavailable_reason() is not None
-            self.dispatcher.npu_unavailable(reason, npu_lost=npu_lost)
+            self.dispatcher.npu_unavailable(reason, npu_lost=self.hardware.npu_error is not None)
         else:
             self.dispatcher.npu_available()
 

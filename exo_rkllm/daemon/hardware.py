@@ -37,24 +37,25 @@ class Hardware:
         self._configured_library = Path(config.runtime.library) if config.runtime.library else None
         self._library_error: ExoRkllmError | None = None
         self._on_change = on_change
-        self._watch = BoardWatch(self.root, self._board_changed)
+        self.watch = BoardWatch(self.root, self._board_changed)
         self.kernel_log = KernelLogWatch(self.root, on_change)
         self._closing = ExitStack()
 
     @property
     def board(self) -> Board:
-        return self._watch.board
+        return self.watch.board
 
     @property
-    def watch(self) -> BoardWatch:
-        return self._watch
+    def npu_error(self) -> ExoRkllmError | None:
+        """Why nothing can compute on the NPU, whatever library it uses: the board, or what the kernel's log says."""
+        log_state, npu = self.kernel_log.state, self.board.npu
+        stuck = None if log_state is None or npu is None else log_state.unavailable_reason(npu.device)
+        return self.board.unavailable_reason() or stuck
 
     @property
     def unavailable_reason(self) -> ExoRkllmError | None:
-        """The first thing that keeps every model from the NPU; the board comes before the library."""
-        log_state, npu = self.kernel_log.state, self.board.npu
-        wedged = None if log_state is None or npu is None else log_state.unavailable_reason(npu.device)
-        return self.board.unavailable_reason() or wedged or self._library_error
+        """The first thing that keeps the vendor library's models from the NPU; the NPU comes before the library."""
+        return self.npu_error or self._library_error
 
     @property
     def release(self) -> str:
@@ -81,8 +82,8 @@ class Hardware:
         if self.root != Path("/"):
             return
         with suppress(OSError, ImportError):
-            self._watch.start(asyncio.get_running_loop(), Monitor())
-            self._closing.callback(self._watch.close)
+            self.watch.start(asyncio.get_running_loop(), Monitor())
+            self._closing.callback(self.watch.close)
 
     def _board_changed(self, before: Board, after: Board) -> None:
         if before.npu is None and after.npu is not None:

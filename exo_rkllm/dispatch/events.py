@@ -174,7 +174,7 @@ class RefuseEffect:
 
 @dataclass(frozen=True, slots=True)
 class CloseEngineEffect:
-    """End the engine; whatever it was answering fails with `reason`. May be given twice for one engine."""
+    """End the engine; whatever it was answering fails with `reason`. Given once for one engine."""
 
     model: str
     reason: ExoRkllmError | None = None

@@ -84,6 +84,8 @@ def test_npu_that_cannot_compute_is_named_and_loads_wait_for_a_rebound_driver(
         daemon.answer("qwen", "Hi")
     assert str(refusal.value).startswith(status["unavailable_reason"])
     assert helps in refusal.value.hint
+    lease = board_house.command("npu", "run", "--", "true")
+    assert (lease.returncode, status["unavailable_reason"] in lease.stderr) == (1, True), "nobody's program, either"
     page = metrics(daemon)
     assert f'rknpu_fault{{kind="{fault}"}} 1.0' in page
     assert f'rknpu_job_errors_total{{kind="{fault}"}} 1.0' in page

@@ -97,7 +97,7 @@ class World:
         self.happen(on.EngineReadyEvent(model, self.slots.get(model, 1)))
 
     def lost(self, model: str, error: ExoRkllmError) -> None:
-        self.engines[model] = "closing"
+        self.engines[model] = "lost"
         self._fail_runs(model)
         self.happen(on.EngineLostEvent(model, error))
 
@@ -155,6 +155,7 @@ class World:
                 assert (domain is None) == (self.needs[model].npu == 0)
                 self.engines[model] = "loading"
             case on.CloseEngineEffect(model, _):
+                assert self.engines[model] in ("loading", "ready", "lost")
                 self.engines[model] = "closing"
                 self._fail_runs(model)
             case on.LoadSettledEffect(model, error):
