@@ -36,6 +36,7 @@ from exo_rkllm.dispatch.state import ModelNeeds
 from simulator.model_file import SimModel, write
 
 ROUNDS = 3
+ALTERNATIONS = 7
 BURST = 50_000
 PACE = 20.0
 # Enough that the last one, which comes with the end of the answer, is not the 99th percentile.
@@ -270,6 +271,36 @@ def first() -> list[Row]:
             times = [time.monotonic() for _ in connection.ask("dummy", "hi", 1)]
             delays.append((times[0] - began) * 1e3)
     return [Row("request to first byte, dummy engine", "ms", delays[1:], "3")]
+
+
+# ── two served sides beside one another ──────────────────────────────────────────────────────────
+
+
+def compare(title: str, plain: tuple[str, str], faster: tuple[str, str]) -> None:
+    """The table of two served sides, each its name and its module; `faster` is worth a tenth of what a token costs.
+
+    Rounds of the two alternate, so that whatever else the machine does hits both.
+    """
+    rounds: list[tuple[Round, Round]] = []
+    with served(plain[1]) as (plain_pid, plain_client), served(faster[1]) as (faster_pid, faster_client):
+        for connection in (plain_client, faster_client):
+            for _ in connection.ask("paced", "hi", 5):
+                pass
+        for _ in range(ALTERNATIONS):
+            one = of_server(plain_pid, plain_client, "paced")
+            rounds.append((one, of_server(faster_pid, faster_client, "paced")))
+    over = f"  {plain[0]} over {faster[0]}"
+    show(
+        f"{title} at {PACE:g} tokens/s",
+        [
+            Row(f"CPU a token, {plain[0]}", "µs", [one.cpu for one, _ in rounds]),
+            Row(f"CPU a token, {faster[0]}", "µs", [other.cpu for _, other in rounds]),
+            Row(over, "times", [one.cpu / other.cpu for one, other in rounds], "1.1"),
+            Row(f"callback to client, median, {plain[0]}", "ms", [one.median for one, _ in rounds]),
+            Row(f"callback to client, median, {faster[0]}", "ms", [other.median for _, other in rounds]),
+            Row(over, "times", [one.median / other.median for one, other in rounds]),
+        ],
+    )
 
 
 def main() -> None:

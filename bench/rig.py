@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.backends.host import EngineHost
-from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.backends.rkllm import RkllmEngine
+from exo_rkllm.backends.rkllm_file import RkllmFile
 from simulator.model_file import SimModel, write
 
 VERSION = "1.3.0"

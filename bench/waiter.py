@@ -1,8 +1,7 @@
 """What going on inside the reader's callback would save against a plain future, on a cold loop at 20 tokens a second.
 
-Rounds of the two alternate, so that whatever else the machine does hits both. The daemon used the inline waiter below,
-which speaks asyncio's private protocol between tasks and futures, until this table showed that it saves less than a
-tenth of what a token costs.
+The daemon used the inline waiter below, which speaks asyncio's private protocol between tasks and futures, until this
+table showed that it saves less than a tenth of what a token costs.
 """
 
 from __future__ import annotations
@@ -15,12 +14,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from bench import http
-from bench.rounds import Round
-from bench.table import Row, show
 from exo_rkllm.runner import parent
 from exo_rkllm.runner.stream import MakeToken, RunStream
-
-ROUNDS = 7
 
 Step: TypeAlias = Callable[[Any], object]
 
@@ -67,32 +62,8 @@ class InlineStream(RunStream):
         self._waiter.now()
 
 
-def rounds() -> list[tuple[Round, Round]]:
-    """Each round with a plain future beside one with the inline waiter."""
-    pairs = []
-    with http.served() as (plain_pid, plain), http.served("bench.waiter") as (inline_pid, inline):
-        for connection in (plain, inline):
-            for _ in connection.ask("paced", "hi", 5):
-                pass
-        for _ in range(ROUNDS):
-            first = http.of_server(plain_pid, plain, "paced")
-            pairs.append((first, http.of_server(inline_pid, inline, "paced")))
-    return pairs
-
-
 def main() -> None:
-    pairs = rounds()
-    show(
-        f"plain future and inline waiter at {http.PACE:g} tokens/s",
-        [
-            Row("CPU a token, plain future", "µs", [plain.cpu for plain, _ in pairs]),
-            Row("CPU a token, inline waiter", "µs", [inline.cpu for _, inline in pairs]),
-            Row("  plain over inline", "times", [plain.cpu / inline.cpu for plain, inline in pairs], "1.1"),
-            Row("callback to client, median, plain", "ms", [plain.median for plain, _ in pairs]),
-            Row("callback to client, median, inline", "ms", [inline.median for _, inline in pairs]),
-            Row("  plain over inline", "times", [plain.median / inline.median for plain, inline in pairs]),
-        ],
-    )
+    http.compare("plain future and inline waiter", ("plain future", "bench.http"), ("inline waiter", "bench.waiter"))
 
 
 if __name__ == "__main__":  # the served side with the inline waiter

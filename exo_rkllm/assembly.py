@@ -97,7 +97,7 @@ class Node:
         """The model file of that path where `name` looks like one, else the catalogue's entry; raises ModelNotFound."""
         if not is_file(name):
             return self.catalogue.resolve(name)
-        from exo_rkllm.backends.rkllm import RkllmFile
+        from exo_rkllm.backends.rkllm_file import RkllmFile
 
         return RkllmFile(Path(name))
 

@@ -32,6 +32,11 @@ class CachedRun(NamedTuple):
     def tokens(self) -> int:
         return self.prompt_tokens + self.answer_tokens
 
+    def shared_with(self, prompt: str) -> int:
+        """How many characters `prompt` begins with that this begins with, too."""
+        texts = (prompt, self.prompt + self.answer)
+        return len(os.path.commonprefix(texts))  # noqa: RUF071 - texts, compared by character
+
     def tokens_within(self, length: int) -> int:
         """About how many tokens its first `length` characters take."""
         prompt = min(1.0, length / max(1, len(self.prompt)))
@@ -66,8 +71,7 @@ class Ledger:
         if not follows and (length := self._lengths.get(hash(prompt))) is not None:
             return length
         last = self._cache or EMPTY
-        text = last.prompt + last.answer
-        shared = 0 if follows else len(os.path.commonprefix((prompt, text)))  # noqa: RUF071 - compared by character
+        shared = 0 if follows else last.shared_with(prompt)
         held = last.tokens if follows else last.tokens_within(shared)
         return held + len(prompt[shared:].encode(errors="replace")) // MOST_BYTES
 
@@ -100,8 +104,9 @@ class Ledger:
         last = self._before
         if last is None:
             return max(0, Usage.guess(prompt, 0).prompt - computed)
-        text = last.prompt + last.answer
-        shared = len(os.path.commonprefix((prompt, text)))  # noqa: RUF071 - texts, compared by character
+        shared = last.shared_with(prompt)
         cached = last.tokens_within(shared)
-        whole = len(prompt) * last.tokens / max(1, len(text))
+        if shared == len(prompt):  # held whole: its last token is computed all the same
+            return max(0, cached - computed)
+        whole = len(prompt) * last.tokens / max(1, len(last.prompt + last.answer))
         return 0 if abs(computed - whole) < abs(computed + cached - whole) else cached

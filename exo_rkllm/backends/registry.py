@@ -54,7 +54,7 @@ class EngineOption:
 
 
 # What an option of each type may hold.
-KINDS: Mapping[type, ValueSpec] = {
+OPTION_SPECS: Mapping[type, ValueSpec] = {
     str: Text(), int: Whole(), float: Number(), bool: Switch(), list: List(Anything()), dict: Free(),
 }  # fmt: skip
 
@@ -93,7 +93,7 @@ class EngineSpec:
 
     def options_of(self, model: Model) -> dict[str, Any]:
         """The card's options over the defaults; raises a UsageError for an unknown name or a wrong type."""
-        rows = tuple(FieldSpec(name, KINDS[option.type], option.says) for name, option in self.options.items())
+        rows = tuple(FieldSpec(name, OPTION_SPECS[option.type], option.says) for name, option in self.options.items())
         try:
             values = ObjectSpec(self.name, rows, strict=True).check(dict(model.options), "options")
         except FieldError as error:
@@ -134,14 +134,14 @@ class EngineRegistry:
 
     def of(self, model: Model) -> EngineSpec:
         name = self.name_for(model)
-        kind = self.get(name)
-        if kind is None:
+        spec = self.get(name)
+        if spec is None:
             coming = f" Still loading: {', '.join(self._coming)}." if self._coming else ""
             raise NotSupported(
                 f"{model.id} wants the engine {name!r}, which is not installed.",
                 f"There are: {', '.join(self.names())}.{coming or ' exo-rkllm plugins says why one is not used.'}",
             )
-        return kind
+        return spec
 
     def uses_npu(self, model: Model) -> bool:
         """Whether the model computes on the NPU, where only one program may at a time."""
@@ -149,6 +149,6 @@ class EngineRegistry:
         return spec is not None and (spec.on_npu or spec.npu_model(model))
 
     def make(self, model: Model, host: EngineHost) -> Engine:
-        kind = self.of(model)
-        kind.check_file(model)
-        return kind.make(model, host)
+        spec = self.of(model)
+        spec.check_file(model)
+        return spec.make(model, host)

@@ -6,11 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends.base import (
-    JSON,
     Array,
     Capabilities,
     Engine,
@@ -55,39 +53,6 @@ from exo_rkllm.runtime import modelfile, version
 from exo_rkllm.runtime.locate import find
 
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
-
-
-class RkllmFile(Model):
-    """A bare .rkllm file, without a catalogue entry: the template inside it has to do."""
-
-    def __init__(self, path: Path, context: int = 0, sampling: Sampling | None = None) -> None:
-        self._path = path
-        self._context = context
-        self._sampling = sampling or Sampling()
-
-    @property
-    def id(self) -> str:
-        return self._path.stem
-
-    @property
-    def engine(self) -> str:
-        return "rkllm"
-
-    @property
-    def path(self) -> Path | None:
-        return self._path
-
-    @property
-    def context(self) -> int:
-        return self._context
-
-    @property
-    def sampling(self) -> Sampling:
-        return self._sampling
-
-    @property
-    def options(self) -> Mapping[str, JSON]:
-        return {"runtime_template": True}
 
 
 class RkllmEngine(Engine):
@@ -251,30 +216,30 @@ class RkllmEngine(Engine):
         lora = request.lora or self._options["lora"]
         foreign = bool(self._options["loras"]) and lora != self._adapter
         follows = bool(self._history) and not foreign and request.messages[:-1] == self._history
+        prompt = None if request.tokens is not None else self._prompt(request, follows=follows)
         return RunnerJob(
-            prompt=None if request.tokens is not None else self._prompt(request, follows=follows),
+            prompt=prompt,
             tokens=request.tokens,
             output=request.output,
-            max_tokens=self._limit(request, follows=follows),
+            max_tokens=self._limit(request, prompt, follows=follows),
             sampling=self._sampling(request.sampling),
             lora=lora,
             keep_history=self._keeps_history and bool(request.messages),
             clear_first=not self.model.reuse or foreign or (self._keeps_history and not follows),
         )
 
-    def _limit(self, request: GenerationRequest, *, follows: bool) -> int | None:
+    def _limit(self, request: GenerationRequest, prompt: str | None, *, follows: bool) -> int | None:
         """What is left of the context, or less where less is asked for: past it the window would shift, the model
         forget its instructions, and an answer have no end. Raises ContextOverflow for tokens that don't fit."""
         context = self._capabilities.context
         if request.output != "text" or not context:
             return request.max_tokens
-        if request.tokens is not None and len(request.tokens) >= context:
+        known = len(request.tokens or ()) if prompt is None else self._ledger.least(prompt, follows=follows)
+        if prompt is None and known >= context:
             raise ContextOverflow(
-                f"The prompt has {len(request.tokens)} tokens, and {self.model.id} has a context of {context}.",
+                f"The prompt has {known} tokens, and {self.model.id} has a context of {context}.",
                 "Shorten the prompt, or load the model with a larger context",
             )
-        prompt = self._prompt(request, follows=follows) if request.tokens is None else ""
-        known = self._ledger.least(prompt, follows=follows) if request.tokens is None else len(request.tokens)
         room = max(1, context - known)
         return room if request.max_tokens is None else min(request.max_tokens, room)
 

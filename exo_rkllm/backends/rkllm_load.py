@@ -97,7 +97,7 @@ def adapters_of(model: str, folder: Path, loras: Mapping[str, object], default: 
     """The adapters that a card names under `loras`: `NAME`, a file, or a table with `path` and `scale`.
 
     A relative path is one from the model's own `folder`. Raises before a load begins: UsageError for a table that is
-    none, or a `chosen` adapter that is not among them, and ModelNotFound for a file that cannot be read.
+    none, or a `default` adapter that is not among them, and ModelNotFound for a file that cannot be read.
     """
     if default and default not in loras:
         raise UsageError(f"{model} is to answer with the adapter {default}, which is none of its loras.", LORAS_HINT)

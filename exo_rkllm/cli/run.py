@@ -20,7 +20,7 @@ from exo_rkllm import dispatch
 from exo_rkllm.assembly import LocalSource, Node, is_file
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Model, Piece, Sampling
 from exo_rkllm.backends.registry import BUILT_IN
-from exo_rkllm.backends.rkllm import RkllmFile
+from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.cli import place
 from exo_rkllm.client.answers import AnswerSource, DaemonSource
 from exo_rkllm.client.control import Client, NotInTheGroup, find

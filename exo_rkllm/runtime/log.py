@@ -1,11 +1,13 @@
-"""The library's lines, read: level and source of one, and the facts that init prints (reference 4.1)."""
+"""The library's lines, read: level and source of one, the facts that init prints, a run's figures (reference 4.1)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
+
+from exo_rkllm.runtime.values import RunStats
 
 Level: TypeAlias = Literal["T", "D", "I", "W", "E", ""]
 
@@ -109,3 +111,14 @@ def stages(lines: Iterable[str]) -> Mapping[str, tuple[float, int]]:
     """What the last run printed of itself: milliseconds and tokens of `Prefill` and `Generate`."""
     rows = (STAGE.fullmatch(line.message) for line in map(parse, lines) if line.source == "rkllm")
     return {row[1]: (float(row[2]), int(row[3])) for row in rows if row is not None}
+
+
+def with_log_figures(stats: RunStats, lines: Iterable[str]) -> RunStats:
+    """The same with what the run printed of itself: runtimes before 1.2.1 tell it nowhere else, from level 1 on."""
+    rows = stages(lines)
+    if not {"Prefill", "Generate"} <= rows.keys():
+        return stats
+    (prefill_ms, prefill), (generate_ms, _) = rows["Prefill"], rows["Generate"]
+    if stats.aborted and stats.generate_ms is not None:
+        generate_ms = stats.generate_ms  # theirs goes on until the abort took effect
+    return replace(stats, prefill_tokens=prefill, prefill_ms=prefill_ms, generate_ms=generate_ms, source="runtime")

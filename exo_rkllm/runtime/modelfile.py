@@ -51,8 +51,9 @@ SOCS: Mapping[str, tuple[int, tuple[str, ...]]] = {
 PLATFORMS: Mapping[int, str] = {soc.header: soc.title for soc in socs.SOCS if soc.header is not None}
 # The first release whose files later runtimes read (reference 3.4).
 OLDEST_TOOLKIT = "1.1.0"
-# Files of this toolkit lose their end of text on this runtime (rknn-llm issue 534).
-ENDLESS = ("1.2.2", "1.3.0")
+# Files of these toolkits keep their end tokens in a form that this runtime misreads (board-facts 13; rknn-llm issue
+# 534). The session ends their answers by an abort, after which nothing in the KV cache can be used.
+UNSIGNED_ENDS, MISREADS_ENDS = frozenset({"1.2.2", "1.2.3"}), "1.3.0"
 # What a runtime needs beside weights and KV cache: an estimate (reference 3.2).
 OVERHEAD = 200 << 20
 
@@ -113,7 +114,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Objection:
-    """Why a file will not work here. `certain` where the file itself says so, not only its name."""
+    """Why a file will not work here, or not well. `certain` where it cannot, by the file itself and not its name."""
 
     error: ExoRkllmError
     certain: bool
@@ -286,9 +287,10 @@ def _toolkit(facts: ModelFacts, model: str, runtime: str) -> tuple[Objection, ..
             "Get a file that was converted with toolkit 1.1.0 or newer",
         )
         return (Objection(error, certain=False),)
-    if (toolkit, runtime) == ENDLESS:
+    if toolkit in UNSIGNED_ENDS and runtime == MISREADS_ENDS:
         error = ModelFileError(
-            f"{model} was converted with toolkit {toolkit}: on runtime {runtime} its answers may never end.",
+            f"{model} was converted with toolkit {toolkit}, whose end token runtime {runtime} misses: exo-rkllm ends"
+            " each answer itself, which empties the KV cache, so every prompt is computed from its start.",
             "exo-rkllm runtime --install FILE with librkllmrt 1.3.1 or 1.2.3",
         )
         return (Objection(error, certain=False),)

@@ -22,7 +22,7 @@ from exo_rkllm.runtime.callback import ActiveRun, Embed, Tokenize, embed_callbac
 from exo_rkllm.runtime.handle import Handle
 from exo_rkllm.runtime.library import Library
 from exo_rkllm.runtime.log import facts as facts_of
-from exo_rkllm.runtime.log import stages
+from exo_rkllm.runtime.log import with_log_figures
 from exo_rkllm.runtime.memory import floats, text, token_ids, zeroed
 from exo_rkllm.runtime.run import (
     NO_ENDS,
@@ -70,17 +70,6 @@ PLAIN = RunSpec()
 
 def _ignore(*_token: object) -> None:
     """Nobody listens: between the runs, and where results are taken whole."""
-
-
-def _with_log_figures(stats: RunStats, lines: Sequence[str]) -> RunStats:
-    """Runtimes before 1.2.1 tell a run's figures in their log only, from level 1 on."""
-    rows = stages(lines)
-    if not {"Prefill", "Generate"} <= rows.keys():
-        return stats
-    (prefill_ms, prefill), (generate_ms, _) = rows["Prefill"], rows["Generate"]
-    if stats.aborted and stats.generate_ms is not None:
-        generate_ms = stats.generate_ms  # theirs goes on until the abort took effect
-    return replace(stats, prefill_tokens=prefill, prefill_ms=prefill_ms, generate_ms=generate_ms, source="runtime")
 
 
 def _context_of(path: str) -> int:
@@ -269,7 +258,7 @@ class Session:
             raise run.error
         if (status != 0 or run.failed) and not run.aborted:
             raise self._handle.failure("a run", self._log.since(mark))
-        return stats if stats.prefill_tokens is not None else _with_log_figures(stats, self._log.since(mark))
+        return stats if stats.prefill_tokens is not None else with_log_figures(stats, self._log.since(mark))
 
     def _finish_async(self, run: RunCollector, mark: int, arguments: tuple[Any, ...]) -> RunStats:
         """FINISH comes from the library's thread, which has still to end. `arguments` are what it reads until then."""

@@ -30,7 +30,8 @@ from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.llamacpp import free_port
 from exo_rkllm.backends.registry import EngineRegistry
-from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.backends.rkllm import RkllmEngine
+from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunnerLost

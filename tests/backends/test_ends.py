@@ -62,6 +62,7 @@ async def test_answers_end_at_an_end_token_that_the_runtime_misses(
             pieces, finish = await ask(engine, "count")
             assert ("".join(pieces), finish.reason) == (REPLY, "stop")
             assert len(pieces) == finish.usage.completion
+            assert finish.usage.cached == 0, "the abort that ended the answer before this one has emptied the cache"
 
 
 @every

@@ -10,8 +10,9 @@ import pytest
 from exo_rkllm.backends.base import JSON, Engine, Model, Tokenizer
 from exo_rkllm.backends.dummy import DummyEngine, DummyModel
 from exo_rkllm.backends.host import EngineHost
-from exo_rkllm.backends.registry import BUILT_IN, KINDS, EngineRegistry, EngineSpec
-from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.backends.registry import BUILT_IN, OPTION_SPECS, EngineRegistry, EngineSpec
+from exo_rkllm.backends.rkllm import RkllmEngine
+from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.catalogue.card import parse
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported, UsageError
@@ -40,7 +41,7 @@ def test_each_row_is_filed_under_its_own_name(name: str) -> None:
     assert kind.name == name
     for option in kind.options.values():
         assert option.says
-        KINDS[option.type].check(option.default, name)
+        OPTION_SPECS[option.type].check(option.default, name)
 
 
 def test_a_plugin_cannot_take_the_name_of_one_of_ours() -> None:

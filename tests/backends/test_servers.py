@@ -332,7 +332,9 @@ def test_a_conversation_in_the_words_of_the_api() -> None:
         stop=("END",),
         sampling=Sampling(temperature=0.5),
     )
-    path, asked = body(request, "m", Sampling(top_p=0.9, repeat_penalty=1.0), {"temperature", "top_p"}, "X", "vllm")
+    path, asked = body(
+        request, "m", Sampling(top_p=0.9, temperature=1.0, repeat_penalty=1.0), {"temperature", "top_p"}, "X", "vllm"
+    )
     assert path == "/chat/completions"
     assert (asked["temperature"], asked["top_p"], asked["stop"]) == (0.5, 0.9, ["END"])
     assert asked["messages"][0]["content"][1]["image_url"]["url"] == "data:image/png;base64,eA=="

@@ -199,12 +199,34 @@ async def test_prompt_that_begins_in_a_saved_one_is_an_estimate(
 # ── the ledger alone ─────────────────────────────────────────────────────────────────────────────
 
 
+LAST = CachedRun("user: hi there\n", 5, "hello to you", 4)
+NEXT = "user: hi there\nhello to you\nuser: and now\n"
+
+
+def after_last(prompt: str, computed: int) -> Usage:
+    ledger = Ledger(LAST)
+    ledger.begin(cleared=False)
+    return ledger.usage(prompt, computed, 1)
+
+
+def test_next_turn_counts_question_and_answer_as_cached() -> None:
+    assert after_last(NEXT, 6) == Usage(15, 9, 1, guessed=True)
+
+
+@pytest.mark.parametrize(("prompt", "length"), [("user: hi there\n", 5), ("user: hi there\nhello to you", 9)])
+@pytest.mark.parametrize("computed", [1, 3, 20])
+def test_prompt_that_is_held_whole_has_the_length_it_had(prompt: str, length: int, computed: int) -> None:
+    """Its last token is computed all the same, and is not counted twice."""
+    assert after_last(prompt, computed).cached == max(0, length - computed)
+
+
+def test_unrelated_prompt_has_nothing_cached() -> None:
+    assert after_last("system: be brief\nuser: hi\n", 8) == Usage(8, 0, 1, guessed=True)
+
+
 def test_runtime_that_cannot_reuse_is_believed() -> None:
     """Linear-attention models compute everything again before 1.3.1: the count itself says so."""
-    ledger = Ledger(CachedRun("user: hi there\n", 5, "hello to you", 4))
-    ledger.begin(cleared=False)
-    usage = ledger.usage("user: hi there\nhello to you\nuser: and now\n", 14, 1)
-    assert (usage.prompt, usage.cached, usage.guessed) == (14, 0, True)
+    assert after_last(NEXT, 14) == Usage(14, 0, 1, guessed=True)
 
 
 def test_count_without_the_runtimes_own_is_made_from_the_text() -> None:

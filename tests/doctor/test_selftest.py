@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.backends.host import engine_host
-from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.backends.rkllm import RkllmEngine
+from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import Sources, find_sources

@@ -20,7 +20,8 @@ import pytest
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.observer import restart_reason
-from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.backends.rkllm import RkllmEngine
+from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.parent import RunnerLimits
@@ -229,7 +230,8 @@ async def test_the_child_dies_with_its_parent(
 import asyncio, sys
 from pathlib import Path
 from exo_rkllm.backends.host import EngineHost
-from exo_rkllm.backends.rkllm import RkllmEngine, RkllmFile
+from exo_rkllm.backends.rkllm import RkllmEngine
+from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.backends.base import GenerationRequest, Message
 async def main():
     engine = RkllmEngine(RkllmFile(Path({str(model)!r})), EngineHost(lambda _: None, Path({str(library("1.3.0"))!r})))

@@ -255,6 +255,3 @@ def test_what_a_run_leaves_open_is_what_was_loaded(release: str) -> None:
     found = in_memory(release, "RKLLMInferParam", ctypes.addressof(infer))
     sampling = in_memory(release, "RKLLMSamplingParam", found["sampling_params"])
     assert sampling == {name: getattr(PARAMS, name) for name in SAMPLING} | {"temperature": 1.5}
-
-
-# ── CPUs ─────────────────────────────────────────────────────────────────────────────────────────

@@ -361,7 +361,8 @@ def facts(**known: Any) -> ModelFacts:
         ({"dtype": "W4A16"}, ("RK3588",), ModelFileError, "is quantised as W4A16, which RK3588 does not have", False),
         ({"toolkit": "1.3.0"}, ("", "1.2.3"), LoadError, "toolkit 1.3.0, which runtime 1.2.3 is too old for", True),
         ({"toolkit": "1.0.1"}, ("", "1.2.3"), ModelFileError, "whose files runtime 1.2.3 does not read", False),
-        ({"toolkit": "1.2.2"}, ("", "1.3.0"), ModelFileError, "its answers may never end", False),
+        ({"toolkit": "1.2.2"}, ("", "1.3.0"), ModelFileError, "ends each answer itself, which empties the KV", False),
+        ({"toolkit": "1.2.3"}, ("", "1.3.0"), ModelFileError, "whose end token runtime 1.3.0 misses", False),
         ({"max_context": 4096}, ("", "", 8192), LoadError, "4096 tokens at most, and 8192 were asked for", True),
     ],
 )
@@ -382,6 +383,8 @@ def test_what_will_not_work_is_said_before_it_is_tried(
         ({"platform": "RK3588", "toolkit": "1.2.1", "max_context": 4096}, ("RK3588", "1.2.3", 4096)),
         ({"toolkit": "1.1.4"}, ("RK3588", "1.3.1")),
         ({"toolkit": "1.2.2"}, ("RK3588", "1.3.1")),
+        ({"toolkit": "1.2.3"}, ("RK3588", "1.3.1")),
+        ({"toolkit": "1.2.1"}, ("RK3588", "1.3.0")),
         ({"toolkit": "unknown"}, ("RK3588", "1.3.1")),
         ({"toolkit": "1.2.1b1"}, ("", "1.2.1")),
         ({"platform": "RK3576"}, ()),

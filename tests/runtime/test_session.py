@@ -577,6 +577,17 @@ def test_what_fails_asynchronously_is_raised_by_wait(load: Load, release: str) -
     assert ask(session, TokenInput([1])).pieces
 
 
+@every
+def test_async_vector_run_ends_without_finish(load: Load, release: str) -> None:
+    """1.2.3 on RK3576 sends one call with the data (certainty A); waiting for FINISH hung a server."""
+    heard = Answer()
+    session = load(release, vectors_finish=False)
+    run = session.run_async(PromptInput("hello"), heard.on_token, RunSpec(mode="hidden"), heard.on_rows)
+    stats = run.wait(10)
+    assert [kind for kind, *_ in heard.rows] == ["hidden"]
+    assert stats.prefill_tokens == heard.rows[0][1]
+
+
 # ── models without tokenizer or embeddings ───────────────────────────────────────────────────────
 
 

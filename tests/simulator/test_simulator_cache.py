@@ -309,7 +309,9 @@ def test_without_a_name_it_is_saved_where_one_stands(
     monkeypatch.chdir(tmp_path)
     handle = runtime.open(make_model(reply="a"))
     runtime.ask(handle, save="")
-    assert (tmp_path / "prompt_cache.bin").stat().st_size > 300_000
+    tokens = count(SYSTEM + turn("Hello")) + 1
+    fixed = 4 * len(tokenizer.pieces()) + 7627
+    assert (tmp_path / "prompt_cache.bin").stat().st_size == fixed + tokens * (2 * 24 * 2 * 64 * 2 + 16)
     runtime.close(handle)
 
 

@@ -169,15 +169,10 @@ def test_row_06c_cache_file_holds_the_answer_or_the_prompt_alone(
     sizes = []
     for answer in (True, False):
         handle = counted.open(make_model(reply="one two three", saves_answer=answer))
-        run = counted.ask(handle, save=str(tmp_path / "p"))
+        counted.ask(handle, save=str(tmp_path / "p"))
         sizes.append((tmp_path / "p").stat().st_size)
         counted.close(handle)
-        handle = counted.open(make_model(reply="one two three", saves_answer=answer))
-        again = counted.open(make_model(reply="one two three", saves_answer=answer))
-        counted.close(again)
-        counted.close(handle)
     assert sizes[0] - sizes[1] == 3 * TOKEN_BYTES
-    assert run.perf.prefill_tokens > 1
 
 
 CHILD = """
