@@ -6,11 +6,13 @@ then lets the command change only what the account could change itself.
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
 from collections import deque
 from pathlib import Path
+from typing import IO
 
 from exo_rkllm.errors import ConfigError
 
@@ -47,6 +49,20 @@ def _check_python(uid: int, folder: Path) -> None:
                 f"Root may write in {folder} only as its owner (user id {uid}), who cannot read {module}.",
                 f"sudo -u '#{uid}' exo-rkllm ..., with exo-rkllm installed where every user may read it",
             )
+
+
+def open_original(path: Path) -> IO[bytes]:
+    """A plain file to import; anything else is an OSError.
+
+    Root follows another account's link only to that account's own file, or importing a folder of the service's would
+    hand the service what only root may read.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    status = os.fstat(file.fileno())
+    if stat.S_ISREG(status.st_mode) and (os.geteuid() != 0 or path.lstat().st_uid in (0, status.st_uid)):
+        return file
+    file.close()
+    raise PermissionError(errno.EPERM, "it is no plain file of its owner's", str(path))
 
 
 def owner_of(folder: Path) -> int:

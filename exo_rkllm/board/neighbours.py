@@ -45,11 +45,13 @@ def find_neighbours(root: Path, board: Board, own: int) -> Neighbours:
     nodes = {node.path for node in board.npu.nodes} if board.npu is not None else set()
     proc = root / "proc"
     pids = [int(name) for name in files.names(proc) if name.isdecimal()]
-    ours = _descendants(proc, pids, own)
-    names: Counter[str] = Counter()
     # Where processes are hidden (ProtectProc=, hidepid=), so is the first one.
     complete = 1 in pids
-    for pid in pids if nodes else ():
+    if not nodes:
+        return Neighbours({}, complete)
+    ours = _descendants(proc, pids, own)
+    names: Counter[str] = Counter()
+    for pid in pids:
         if pid in ours:
             continue
         try:

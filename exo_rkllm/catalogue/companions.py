@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import shutil
-import stat
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import IO
@@ -19,6 +17,7 @@ from exo_rkllm.catalogue.contributions import PluginContributions
 from exo_rkllm.catalogue.hub import Hub, Repository, repos
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.errors import ExoRkllmError, PullError
+from exo_rkllm.privileges import open_original
 
 
 async def base_models(hub: Hub, repo: Repository) -> tuple[str, ...]:
@@ -121,20 +120,6 @@ def open_companions(
                 if os.fstat(file.fileno()).st_size <= limit:
                     opened[name] = file
     return opened
-
-
-def open_original(path: Path) -> IO[bytes]:
-    """A plain file to import; anything else is an OSError.
-
-    Root follows another account's link only to that account's own file, or importing a folder of the service's would
-    hand the service what only root may read.
-    """
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    status = os.fstat(file.fileno())
-    if stat.S_ISREG(status.st_mode) and (os.geteuid() != 0 or path.lstat().st_uid in (0, status.st_uid)):
-        return file
-    file.close()
-    raise PermissionError(errno.EPERM, "it is no plain file of its owner's", str(path))
 
 
 def copy_companions(opened: Mapping[str, IO[bytes]], stage: Path) -> None:

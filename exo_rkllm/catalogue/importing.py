@@ -19,7 +19,7 @@ from typing import IO
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, modelfile, names
-from exo_rkllm.catalogue.companions import copy_companions, fetch_companions, open_companions, open_original
+from exo_rkllm.catalogue.companions import copy_companions, fetch_companions, open_companions
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
 from exo_rkllm.catalogue.progress import PullProgress, PullStage
@@ -27,7 +27,7 @@ from exo_rkllm.catalogue.staging import check_room
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.errors import ExoRkllmError, ModelExists, ModelFileError, ModelNotFound, UsageError
-from exo_rkllm.privileges import give_up_root
+from exo_rkllm.privileges import give_up_root, open_original
 from exo_rkllm.runtime import modelfile as model_files
 
 BLOCK = 1 << 24
@@ -61,7 +61,10 @@ def find(path: Path, suffixes: Mapping[str, str] = names.SUFFIXES) -> tuple[Impo
     folder = path.resolve()
     if models_in(folder, suffixes):
         return (_source(folder, suffixes),)
-    children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
+    try:
+        children = [child for child in sorted(folder.iterdir()) if child.is_dir()]
+    except OSError as error:
+        raise ModelNotFound(f"{path} cannot be read: {error.strerror}.", f"ls -ld {path}") from None
     sources = tuple(_source(child, suffixes) for child in children if models_in(child, suffixes))
     if not sources:
         raise ModelNotFound(f"{path} has no .rkllm file, nor has a folder in it.", f"ls {path}")

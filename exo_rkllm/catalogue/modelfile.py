@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.errors import CardError
+from exo_rkllm.privileges import open_original
 from exo_rkllm.sampling import SETTINGS, Sampling
 from exo_rkllm.schema.specs import FieldError, ValueSpec, Whole, from_text
 
@@ -48,11 +49,15 @@ def parse(text: str, where: str = FILE) -> Modelfile:
 
 
 def read(folder: Path) -> Modelfile | None:
+    """None without the file; raises CardError if it cannot be read or makes no sense."""
     path = folder / FILE
     if not path.is_file():
         return None
-    with path.open("rb") as file:
-        raw = file.read(LARGEST + 1)
+    try:
+        with open_original(path) as file:
+            raw = file.read(LARGEST + 1)
+    except OSError as error:
+        raise CardError(f"{path} cannot be read: {error.strerror}.", f"ls -l {path}") from None
     if len(raw) > LARGEST:
         raise CardError(f"{path} has more than {LARGEST // 1024} KiB.", "A Modelfile is a few lines of text.")
     return parse(raw.decode("utf-8", "replace"), str(path))

@@ -14,7 +14,6 @@ from exo_rkllm.catalogue.pull import PullTarget, pull
 from exo_rkllm.cli import place, progress
 from exo_rkllm.client import control
 from exo_rkllm.privileges import give_up_root
-from exo_rkllm.socs import family_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def soc(args: argparse.Namespace) -> str:
     """The SoC of --soc or of this board; empty without an NPU, where the repository must contain a single file."""
     if args.soc is not None:
-        return family_of(args.soc)
+        return str(args.soc)
     local = detect().soc
     return local.name if local is not None else ""
 

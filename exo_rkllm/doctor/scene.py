@@ -77,7 +77,7 @@ class Scene:
     service: DaemonStatus
     plugins: tuple[PluginStatus, ...]
     exo: HostKind
-    neighbours: Neighbours = Neighbours({}, complete=False)  # noqa: RUF009 - a frozen value
+    neighbours: Neighbours
 
     @property
     def runtime(self) -> str:

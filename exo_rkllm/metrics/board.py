@@ -42,8 +42,8 @@ class BoardCollector:
         sources: Callable[[], Sources],
         busy: Callable[[], NpuLoad],
         touch: Callable[[], None],
-        kernel_log: Callable[[], NpuLog | None] = lambda: None,
-        neighbours: Callable[[], Neighbours] = lambda: Neighbours({}, complete=False),
+        kernel_log: Callable[[], NpuLog | None],
+        neighbours: Callable[[], Neighbours],
     ) -> None:
         self._board = board
         self._sources = sources

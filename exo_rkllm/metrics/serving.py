@@ -133,7 +133,7 @@ class ServingCollector:
         self,
         serving: ServingMetrics,
         status: Callable[[], DispatchStatus],
-        runtime: Callable[[], tuple[str, str] | None] = lambda: None,
+        runtime: Callable[[], tuple[str, str] | None],
     ) -> None:
         self._serving = serving
         self._status = status

@@ -24,7 +24,7 @@ class Registry:
         self.lock = threading.RLock()
         self.modules: dict[str, ModuleType] = {}
         self.native: dict[str, Any] = {}
-        self.runs: dict[tuple[str, str], Any] = {}  # `Run`s of loading.py, once a process
+        self.runs: dict[tuple[str, str], Any] = {}  # `PluginRun`s of loading.py, once a process
         self._specs: dict[str, ModelSpec] = {}
         self._by: dict[str, str] = {}
         self._processors: dict[str, Callable[..., Any]] = {}

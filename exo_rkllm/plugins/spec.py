@@ -40,8 +40,8 @@ class ModelSpec:
     template: str = ""  # Jinja, for a model that comes without a template
     stop: Sequence[str] = ()
     bos: str = ""
-    tools: Any = ""  # a row of catalogue.formats.TOOLS by name, or a ToolFormat
-    reasoning: Any = ""  # a row of catalogue.formats.REASONING by name, or the two tags
+    tools: Any = ""  # a row of chat.formats.TOOLS by name, or a ToolFormat
+    reasoning: Any = ""  # a row of chat.formats.REASONING by name, or the two tags
     reuse: bool | None = None
     engine: str = ""
     file_names: Mapping[str, str] = field(default_factory=dict)  # how a folder calls its tokenizer files -> usual name

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from exo_rkllm.board.detect import detect
+from exo_rkllm.board.detect import DeviceNode, detect
 from exo_rkllm.board.neighbours import Neighbours, NeighbourWatch, find_neighbours
 from tests.boards import ordinary_user
 
 DAEMON = 700
+NOBODY = 2**22 + 1  # above the highest process number
 
 
 def process(root: Path, pid: int, comm: str, *opened: str, parent: int = 1, cmdline: str = "") -> Path:
@@ -72,8 +75,19 @@ def test_hidden_processes_are_never_nobody(board: Callable[[str], Path]) -> None
     assert look(root) == Neighbours({}, complete=False)
 
 
-def test_this_machine_can_be_read() -> None:
-    assert find_neighbours(Path("/"), detect(Path("/nonexistent")), os.getpid()).names == {}
+def test_processes_of_this_machine_are_read(board: Callable[[str], Path]) -> None:
+    """As if /dev/full, which no program keeps open, were the NPU's node."""
+    found = detect(board("orangepi-5-plus"))
+    assert found.npu is not None
+    here = replace(found, npu=replace(found.npu, nodes=(DeviceNode("/dev/full", "card", present=True),)))
+    with Path("/dev/full").open("rb") as node:
+        sleeper = subprocess.Popen(["sleep", "60"], stdin=node)
+    try:
+        assert find_neighbours(Path("/"), here, NOBODY).names == {"sleep": 1}
+        assert find_neighbours(Path("/"), here, os.getpid()).names == {}
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 def test_latest_look_is_kept_for_a_while() -> None:

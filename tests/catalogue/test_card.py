@@ -131,7 +131,6 @@ def test_wrong_card_is_explained_with_its_line(text: str, says: tuple[int, str, 
 TEXT = st.text(max_size=30)
 NAME = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9_-]{0,20}[A-Za-z0-9])?", fullmatch=True)
 WHOLE_NUMBER = st.integers(0, 2**50)
-NUMBER = st.none() | st.floats(0, 1)
 JSON_VALUE = st.recursive(
     st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
@@ -147,7 +146,12 @@ CARDS = st.builds(
     memory=WHOLE_NUMBER,
     reuse=st.booleans(),
     weights=st.builds(Weights, file=NAME, size=WHOLE_NUMBER, sha256=st.sampled_from(["", "0f" * 32])),
-    sampling=st.builds(Sampling, temperature=NUMBER, top_p=NUMBER, top_k=st.none() | st.integers(-1, 5)),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.none() | st.floats(0, 2),
+        top_p=st.none() | st.floats(0, 1),
+        top_k=st.none() | st.integers(-1, 2**31 - 1),
+    ),
     chat=st.builds(ChatSettings, stop=st.lists(TEXT, max_size=3).map(tuple), system=TEXT),
     options=st.dictionaries(TEXT, JSON_VALUE, max_size=4),
 )

@@ -52,7 +52,7 @@ def bench(root: Path, model: Path, **changes: object) -> Bench:
 
 @pytest.fixture
 def speaking(make_model: Callable[..., Path]) -> Path:
-    return make_model(reply="A lamp turns, and a lens throws its light far over the sea.", decode_tps=400)
+    return make_model(reply="A lamp turns, and a lens throws its light far over the sea.", decode_tps=40)
 
 
 @pytest.mark.usefixtures("at_home")
@@ -77,7 +77,7 @@ async def test_every_measurement_passes_on_a_good_board(
         "memory-freed": "pass",
     }, found
     pace = re.search(r"answer (\d+\.\d) tokens/s", found["answers"].fact)
-    assert pace and 40 < float(pace[1]) < 440, "the model's is 400, and other tests take the processors, too"
+    assert pace and float(pace[1]) == pytest.approx(40, rel=0.1), found["answers"].fact
     assert "the vendor: 32.9 tokens/s for Qwen3 0.6B w8a8" in found["answers"].fact
     assert "peak 65%, 70%, 100%, 44 to 44 degrees, 1000 MHz" in found["load-follows"].fact
 

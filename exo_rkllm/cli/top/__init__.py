@@ -40,18 +40,18 @@ def snapshots(root: Path) -> Callable[[], Snapshot]:
     """A function that takes a snapshot. It detects the board again when the driver came or went."""
     board = detect(root)
     sources = find_sources(root, board)
-    own = [os.getpid()]  # whose children are no neighbours
-    neighbours = NeighbourWatch(lambda: find_neighbours(root, board, own[0]))
+    own = os.getpid()  # whose children are no neighbours
+    neighbours = NeighbourWatch(lambda: find_neighbours(root, board, own))
 
     def look() -> Snapshot:
-        nonlocal board, sources
+        nonlocal board, sources, own
         reading = read(sources)
         if board.npu is None or "power" in reading.absent or "load" in reading.absent:
             board = detect(root)
             sources = find_sources(root, board)
             reading = read(sources)
         service = daemon_status(os.environ)
-        own[0] = (service.status or {}).get("pid", os.getpid())
+        own = (service.status or {}).get("pid", os.getpid())
         return Snapshot(time.monotonic(), time.time(), board, reading, service, neighbours.read().text)
 
     return look
