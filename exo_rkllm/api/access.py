@@ -25,7 +25,8 @@ def check_api_key(
 ) -> Caller:
     """The caller, or KeyNeeded where `required` and the settings want a key that the request does not bring.
 
-    `local`: over a Unix socket, whose file permissions have decided already. Where no key is needed any will do.
+    `local`: over a Unix socket, whose file permissions have decided already. Where no key is needed, any text of ASCII
+    will do.
     """
     if local:
         return Caller("local", "control")

@@ -85,7 +85,7 @@ STOP = FieldSpec(
     "Up to 64 strings of up to 1000 characters; the answer ends before the first of them.",
 )
 EFFORT = Text(("none", "minimal", "low", "medium", "high", "xhigh"))
-EFFORT_ABOUT = "none switches thinking off, every other value on: models know no degrees."
+EFFORT_ABOUT = "Whether the model thinks before it answers: none switches it off, every other value on."
 PARALLEL_CALLS = FieldSpec(
     "parallel_tool_calls", Switch(), "Whether an answer may hold several tool calls; true by default."
 )

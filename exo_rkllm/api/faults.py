@@ -30,7 +30,7 @@ class Forbidden(ExoRkllmError):
 
 
 class NoSuchPlace(ExoRkllmError):
-    """Nothing answers under this path, or not to this method."""
+    """Nothing answers under this path."""
 
     code = "not_found"
     status = 404

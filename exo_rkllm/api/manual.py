@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from exo_rkllm.api.application import endpoints
 from exo_rkllm.api.context import Endpoint
 from exo_rkllm.api.openapi import plain_path
-from exo_rkllm.api.rights import ACTIONS, HOLDERS, ROUTES, Right, right_of
+from exo_rkllm.api.rights import ACTIONS, DEFAULT, HOLDERS, ROUTES
 from exo_rkllm.schema.specs import (
     Anything,
     Either,
@@ -38,14 +38,16 @@ As soon as there are API keys (`[api] keys`), requests need one, on loopback too
 `x-api-key: KEY`; `[api] loopback_open` exempts loopback. Without keys the daemon serves loopback only, unless
 `[api] allow_anonymous` opens it. Endpoints that change the daemon for everyone (pull, delete, load, unload) need a key
 with the right to control; the command line can always use them. Ollama's ways to load and unload (an empty question,
-`keep_alive`) need that right, too, or a caller on loopback while there are no keys; see [security.md](security.md).
+`keep_alive`) need that right, too, or a caller on loopback while there are no keys. The tables below name the right
+that each endpoint needs; [security.md](security.md#rights-of-the-api) says who has it.
 
 * Every response has an `X-Request-Id`, which is the client's own if it sent one.
 * Errors have the format of the API that was called, and always contain a sentence and a hint. A full queue answers 503
   with `Retry-After`.
-* Unknown parameters are ignored, and so are sampling settings that the model's engine does not take; both are listed
-  in the response's `X-Ignored-Fields`. `strict = true` under `[api]` refuses such settings. A parameter whose effect
-  would change the meaning of the answer is refused by name.
+* Unknown parameters are ignored, and so are sampling settings that the model's engine does not take and a `keep_alive`
+  that the client may not set; all are listed in the response's `X-Ignored-Fields`. `strict = true` under `[api]`
+  refuses such settings and such a `keep_alive`. A parameter whose effect would change the meaning of the answer is
+  refused by name.
 * When a client disconnects, its own run ends at once, and no other.
 * The runtime reports how many prompt tokens it computed (in its statistics; before 1.2.1 in its log), but not how
   many its cache already held. The length of a prompt is therefore exact on an empty cache and for a prompt that was
@@ -56,12 +58,6 @@ with the right to control; the command line can always use them. Ollama's ways t
 `GET /openapi.json` returns the same as an OpenAPI document. This page is generated from the tables that check requests.
 """
 TITLES = {"openai": "OpenAI, and the daemon itself", "anthropic": "Anthropic", "ollama": "Ollama"}
-RIGHTS: Mapping[Right, str] = {
-    "open": "everyone",
-    "ask": "clients",
-    "load": "local clients, and those with control",
-    "control": "clients with control",
-}
 
 
 def manual(rows: Iterable[Endpoint]) -> str:
@@ -69,11 +65,13 @@ def manual(rows: Iterable[Endpoint]) -> str:
     parts = [INTRODUCTION]
     for language, title in TITLES.items():
         mine = [row for row in rows if row.language == language]
-        parts.append(f"\n## {title}\n\n| endpoint | what it does | open to |\n|---|---|---|\n")
-        parts += [f"| `{row.method} {plain_path(row)}` | {row.about} | {RIGHTS[row.right]} |\n" for row in mine]
+        parts.append(f"\n## {title}\n\n| endpoint | what it does | right |\n|---|---|---|\n")
+        parts += [f"| `{row.method} {plain_path(row.path)}` | {row.about} | `{row.right}` |\n" for row in mine]
         for row in mine:
             if row.body is not None:
-                parts.append(f"\n### {row.method} {plain_path(row)}\n\n| field | type | meaning |\n|---|---|---|\n")
+                parts.append(
+                    f"\n### {row.method} {plain_path(row.path)}\n\n| field | type | meaning |\n|---|---|---|\n"
+                )
                 parts += list(_fields(row.body))
     return "".join(parts)
 
@@ -82,11 +80,11 @@ def rights_table() -> str:
     """The table of rights, for docs/security.md."""
     rows = ["| right | who holds it | what needs it |", "|---|---|---|"]
     for right, holders in HOLDERS.items():
-        routes = [f"`{route.replace(':.+', '')}`" for route, needed in ROUTES.items() if needed == right]
+        routes = [f"`{plain_path(route)}`" for route, needed in ROUTES.items() if needed == right]
         actions = [
             f"{action.about} (without the right it {action.without})" for action in ACTIONS if action.right == right
         ]
-        needs = [*(["everything else"] if right == right_of("", "") else []), *([", ".join(routes)] if routes else [])]
+        needs = [*(["everything else"] if right == DEFAULT else []), *([", ".join(routes)] if routes else [])]
         rows.append(f"| `{right}` | {holders} | {'; '.join([*needs, *actions])} |")
     return "\n".join(rows) + "\n"
 

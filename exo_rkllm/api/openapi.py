@@ -28,9 +28,9 @@ ERRORS: dict[Language, dict[str, Any]] = {
 PARAMETER = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 
 
-def plain_path(endpoint: Endpoint) -> str:
-    """Without aiohttp's regular expressions."""
-    return PARAMETER.sub(r"{\1}", endpoint.path)
+def plain_path(path: str) -> str:
+    """A route's path without aiohttp's regular expressions."""
+    return PARAMETER.sub(r"{\1}", path)
 
 
 def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     for endpoint in endpoints:
         if endpoint.body is not None:
             schemas[endpoint.body.name] = endpoint.body.schema()
-        paths.setdefault(plain_path(endpoint), {})[endpoint.method.lower()] = _operation(endpoint)
+        paths.setdefault(plain_path(endpoint.path), {})[endpoint.method.lower()] = _operation(endpoint)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -66,7 +66,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
     if endpoint.path == "/readyz":
         error = {"text/plain": {"schema": TEXT}}
     operation: dict[str, Any] = {
-        "operationId": re.sub(r"\W+", "-", f"{endpoint.method.lower()}{plain_path(endpoint)}").strip("-"),
+        "operationId": re.sub(r"\W+", "-", f"{endpoint.method.lower()}{plain_path(endpoint.path)}").strip("-"),
         "tags": [endpoint.language],
         "summary": endpoint.about,
         "responses": {
@@ -98,4 +98,4 @@ async def _send(body: str, call: Call) -> web.StreamResponse:
 
 def endpoint(endpoints: Iterable[Endpoint]) -> Endpoint:
     body = encode(document(endpoints))
-    return Endpoint("GET", "/openapi.json", partial(_send, body), "Returns this document.")
+    return Endpoint("GET", "/openapi.json", partial(_send, body), "Returns the API as an OpenAPI document.")

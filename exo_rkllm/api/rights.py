@@ -1,6 +1,6 @@
 """The one table of rights: which right each route and each action within a request needs, and who holds it.
 
-`Endpoint.right`, docs/api.md and docs/security.md are read from here. A route without a row needs `ask`.
+`Endpoint.right`, docs/api.md and docs/security.md are read from here. A route without a row needs `DEFAULT`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ Right: TypeAlias = Literal["open", "ask", "load", "control"]
 # In rising order, each with its holders; whoever has a right has those before it.
 HOLDERS: Mapping[Right, str] = {
     "open": "everyone who reaches the port",
-    "ask": "holders of a key; without keys everyone on loopback, and with `allow_anonymous` everyone",
+    "ask": "holders of a key; all on loopback without keys or with `loopback_open`; everyone with `allow_anonymous`",
     "load": "holders of a `control` key; without keys everyone on loopback",
     "control": "holders of a `control` key",
 }
 ORDER: tuple[Right, ...] = tuple(HOLDERS)
+DEFAULT: Right = "ask"
 
 ROUTES: Mapping[str, Right] = {
     "GET /": "open",
@@ -64,7 +65,7 @@ ACTIONS = (LOAD_OR_UNLOAD, KEEP_ALIVE)
 
 def right_of(method: str, path: str) -> Right:
     """The right that a route needs."""
-    return ROUTES.get(f"{method} {path}", "ask")
+    return ROUTES.get(f"{method} {path}", DEFAULT)
 
 
 def includes(held: Right, needed: Right) -> bool:

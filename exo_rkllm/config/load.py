@@ -97,10 +97,9 @@ def _config(values: Values, read: Sequence[Path]) -> Config:
 def _with_places(config: Config, here: Places) -> Config:
     """Fill in what was left empty for the service or user that runs this."""
     keys = config.api.keys
-    credential = here.credentials / "api-keys" if here.credentials is not None else None
     # What systemd starts beside the daemon, as for a reload, may not look into its credentials.
-    if not keys and credential is not None and os.path.isfile(credential):  # noqa: PTH113 - Path.is_file raises there
-        keys = str(credential)
+    if not keys and here.api_keys is not None and os.path.isfile(here.api_keys):  # noqa: PTH113 - Path.is_file raises
+        keys = str(here.api_keys)
     return replace(
         config,
         api=replace(config.api, keys=keys),

@@ -13,31 +13,33 @@ SYSTEM_STATE = Path("/var/lib/exo-rkllm")
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """`configs` are read in this order; `sockets` are tried in this order by the command line."""
+    """`configs` are read in this order; `sockets` are tried in this order by the command line.
+
+    `api_keys` is systemd's credential with API keys, if it hands over any credentials at all.
+    """
 
     configs: tuple[Path, ...]
     models: Path
     state: Path
     socket: Path
     sockets: tuple[Path, ...]
-    credentials: Path | None
+    api_keys: Path | None
 
 
 def places(environment: Mapping[str, str]) -> Places:
     """systemd tells a service its folders (StateDirectory=, RuntimeDirectory=); a user has the XDG ones."""
-    credentials = environment.get("CREDENTIALS_DIRECTORY")
-    only = environment.get("EXO_RKLLM_CONFIG")
     home = Path(environment.get("HOME") or "/")
     own = _xdg(environment, "XDG_CONFIG_HOME", home / ".config") / "exo-rkllm/config.toml"
-    configs = (Path(only),) if only else (SYSTEM_CONFIG, own)
-    secret = Path(credentials) if credentials else None
+    configs = (SYSTEM_CONFIG, own)
+    credentials = environment.get("CREDENTIALS_DIRECTORY")
+    api_keys = Path(credentials) / "api-keys" if credentials else None
     if "STATE_DIRECTORY" in environment:
         state = _first(environment["STATE_DIRECTORY"])
         socket = _first(environment.get("RUNTIME_DIRECTORY", str(SYSTEM_SOCKET.parent))) / SYSTEM_SOCKET.name
-        return Places(configs[:1], state / "models", state, socket, (socket,), secret)
+        return Places(configs[:1], state / "models", state, socket, (socket,), api_keys)
     state = _xdg(environment, "XDG_DATA_HOME", home / ".local/share") / "exo-rkllm"
     socket = _xdg(environment, "XDG_RUNTIME_DIR", home / ".cache") / "exo-rkllm" / SYSTEM_SOCKET.name
-    return Places(configs, state / "models", state, socket, (socket, SYSTEM_SOCKET), secret)
+    return Places(configs, state / "models", state, socket, (socket, SYSTEM_SOCKET), api_keys)
 
 
 def lease_socket(control: str | Path) -> Path:

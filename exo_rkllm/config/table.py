@@ -59,8 +59,8 @@ class ApiSettings:
     )
     strict: bool = row(
         Switch(),
-        "Refuse requests with sampling settings that the model's engine does not support. Otherwise such settings are "
-        "ignored and listed in the response's `X-Ignored-Fields`.",
+        "Refuse requests with sampling settings that the model's engine does not support, or with a `keep_alive` that "
+        "the client may not set. Otherwise these are ignored and listed in the response's `X-Ignored-Fields`.",
         False,
         True,
     )

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm import plugins
-from exo_rkllm.api.control import ControlContext, PullRequest
+from exo_rkllm.api.control import ControlContext
+from exo_rkllm.api.control.tables import PullRequest
 from exo_rkllm.api.status import kernel_log_value
 from exo_rkllm.assembly import NO_PLUGINS, open_node
 from exo_rkllm.backends.base import JSON

@@ -6,30 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exo_rkllm.api.context import ApiKey
-from exo_rkllm.config import ApiSettings
+from exo_rkllm.config import ApiSettings, places
 from exo_rkllm.errors import ConfigError
 
-CREDENTIAL = "api-keys"
 CONTROL = "control"
 SHORTEST = 16
 
 
-def keys_file(api: ApiSettings, environment: Mapping[str, str]) -> Path | None:
-    if api.keys:
-        return Path(api.keys)
-    path = credential(environment)
-    return path if path is not None and path.is_file() else None
-
-
-def credential(environment: Mapping[str, str]) -> Path | None:
-    folder = environment.get("CREDENTIALS_DIRECTORY")
-    return Path(folder) / CREDENTIAL if folder else None
-
-
 def read_keys(api: ApiSettings, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:
     """A key a line; the word `control` after it lets its holder pull, load, unload and delete. `#` begins a comment."""
-    path = keys_file(api, environment)
-    if path is None:
+    credential = places(environment).api_keys
+    path = Path(api.keys) if api.keys else credential
+    if path is None or not (api.keys or path.is_file()):
         return ()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -48,7 +36,7 @@ def read_keys(api: ApiSettings, environment: Mapping[str, str]) -> tuple[ApiKey,
                 "openssl rand -hex 24 makes one",
             )
         keys.append(ApiKey(f"key {number}", words[0], control=words[1:] == [CONTROL]))
-    # The package's own file begins without a key, and every service is path it.
-    if not keys and path != credential(environment):
+    # The package's own file begins without a key, and every service is given it.
+    if not keys and path != credential:
         raise ConfigError(f"There is no key in {path}.", f"openssl rand -hex 24 >> {path}")
     return tuple(keys)

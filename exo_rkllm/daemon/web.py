@@ -1,4 +1,4 @@
-"""The faces over HTTP, given what they need of the daemon's daemon."""
+"""The faces over HTTP, given what they need of the daemon."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from aiohttp import web
 from exo_rkllm.api import application as api
 from exo_rkllm.api import control
 from exo_rkllm.api.context import ApiContext, ApiServerSettings
+from exo_rkllm.api.control.tables import PullRequest
 from exo_rkllm.api.status import board_value, kernel_log_value
 from exo_rkllm.board.counters import read
 from exo_rkllm.daemon.daemon import Daemon
@@ -26,7 +27,7 @@ def application(daemon: Daemon, *, loopback: bool) -> web.Application:
             dispatcher=daemon.dispatcher,
             catalogue=daemon.node.catalogue,
             settings=lambda: ApiServerSettings(daemon.config.api, daemon.keys, loopback),
-            pull=lambda name: daemon.pull(control.PullRequest(name)),
+            pull=lambda name: daemon.pull(PullRequest(name)),
             metrics=scrape(daemon) if daemon.config.metrics.enabled else None,
             board=lambda: {
                 **board_value(

@@ -17,13 +17,20 @@ KINDS: Mapping[str, ValueSpec] = {
 
 
 def row(
-    kind: ValueSpec, about: str = "", default: Any = None, example: Any = None, *, factory: Any = None, **more: Any
+    kind: ValueSpec,
+    about: str = "",
+    default: Any = None,
+    example: Any = None,
+    *,
+    factory: Any = None,
+    secret: bool = False,
+    **more: Any,
 ) -> Any:
-    """A field of a table. `more` is kept in its metadata for the table's own use."""
+    """A field of a table. A `secret` is not in its repr; `more` is kept in its metadata for the table's own use."""
     metadata = {SPEC: FieldSpec("", kind, about, example=example), **more}
     if factory is not None:
-        return dataclasses.field(default_factory=factory, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+        return dataclasses.field(default_factory=factory, repr=not secret, metadata=metadata)
+    return dataclasses.field(default=default, repr=not secret, metadata=metadata)
 
 
 def specs_of(table: type) -> tuple[FieldSpec, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import ollama
@@ -133,7 +134,24 @@ async def test_only_a_full_name_deletes() -> None:
         assert [entry.id for entry in server.catalogue.list()] == ["other"]
 
 
-@pytest.mark.parametrize("keep_alive", [300, "5m", "1h30m", "1d", "-1", "5 m", "250ms", ""])
-async def test_keep_alive_is_taken_in_every_form(client: Any, keep_alive: float | str) -> None:
+@pytest.mark.parametrize(
+    ("keep_alive", "seconds"),
+    [
+        (None, 300), (600, 600), ("10m", 600), ("1h30m", 5400), ("1d", 86400), ("-1", None), ("-1s", None), (-1, None),
+        ("10 m", 600), ("60000ms", 60), ("", 300),
+    ],
+)  # fmt: skip
+async def test_keep_alive_is_taken_in_every_form(
+    server: World, client: Any, keep_alive: float | str | None, seconds: float | None
+) -> None:
+    """None and an empty one leave it to the configuration."""
     loaded = await client.generate("qwen", keep_alive=keep_alive)
     assert loaded.done_reason == "load"
+    (model,) = server.dispatcher.status().models
+    assert (model.unload_at and model.unload_at - time.time()) == (seconds and pytest.approx(seconds, abs=30))
+
+
+@pytest.mark.parametrize("keep_alive", ["0", "0s", 0])
+async def test_keep_alive_of_zero_unloads_in_every_form(client: Any, keep_alive: float | str) -> None:
+    await client.generate("qwen")
+    assert (await client.generate("qwen", keep_alive=keep_alive)).done_reason == "unload"

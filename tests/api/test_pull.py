@@ -9,6 +9,7 @@ import ollama
 import pytest
 
 from exo_rkllm.api.context import ApiContext, ApiKey, ApiServerSettings
+from exo_rkllm.api.control.tables import PULL, PullRequest
 from exo_rkllm.catalogue.hub import Access
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.pull import PullTarget, pull
@@ -55,3 +56,9 @@ async def test_a_daemon_that_fetches_nothing_says_how() -> None:
         client = ollama.AsyncClient(server.url, headers={"Authorization": "Bearer sesame"})
         with pytest.raises(ollama.ResponseError, match="exo-rkllm pull org/repo"):
             await client.pull("org/repo")
+
+
+def test_token_of_a_pull_is_not_shown() -> None:
+    """A request that is logged as a whole must not show it."""
+    request = PullRequest(**PULL.check({"model": "a/b", "token": "hf_sesame", "replace": True}, ""))
+    assert (request.token, request.replace) == ("hf_sesame", True) and "sesame" not in repr(request)

@@ -116,7 +116,11 @@ def test_variable_sets_any_key(file: Path, variable: str, text: str, section: st
         ("[api]\nport = 70000", "FILE, line 2: api.port must be from 0 to 65535, not 70000.", None),
         ("[api]\nlisten = 1", "FILE, line 2: api.listen must be a string, not 1.", 'For example: listen = "0.0.0.0"'),
         ("[api]\nhosts = 1", "FILE, line 2: api.hosts must be a list of strings, not 1.", None),
-        ("[api]\nhosts = [1]", "FILE, line 2: api.hosts[0] must be a string, not 1.", "For example: hosts = ["),
+        (
+            "[api]\nhosts = [1]",
+            "FILE, line 2: api.hosts[0] must be a string, not 1.",
+            'For example: hosts = ["rock5.local"]',
+        ),
         ("[api]\nallow_anonymous = 1", "FILE, line 2: api.allow_anonymous must be true or false, not 1.", None),
         (
             "[models]\nkeep_alive = '5 parsecs'",
@@ -136,7 +140,7 @@ def test_mistake_is_reported_with_file_line_and_nearest_key(
 ) -> None:
     found = complaint(file, text)
     assert sentence is None or found[0] == sentence
-    assert hint is None or found[1].startswith(hint)
+    assert hint is None or found[1] == hint
     assert all(found)
 
 
@@ -166,7 +170,7 @@ def test_named_file_must_exist_and_be_utf8(file: Path) -> None:
 
 VALUES = {
     Text: st.text(st.characters(codec="utf-8")),
-    Whole: st.integers(0, 1 << 30),
+    Whole: st.integers(-(1 << 31), (1 << 31) - 1),
     Switch: st.booleans(),
     List: st.lists(st.text("ab\\\"#'[],= "), max_size=3),
     Seconds: st.floats(-10, 1e6) | st.integers(0, 1 << 40).map(float),

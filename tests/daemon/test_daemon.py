@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from exo_rkllm.api.control import PullRequest
+from exo_rkllm.api.control.tables import PullRequest
 from exo_rkllm.config import Config, load
 from exo_rkllm.daemon.cluster import DispatchServing
 from exo_rkllm.daemon.daemon import Daemon, differing, headline

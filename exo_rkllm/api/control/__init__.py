@@ -10,13 +10,13 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
 
 from aiohttp import web
 
 from exo_rkllm import __version__
-from exo_rkllm.api.control.tables import ASK, LOAD, MODEL_ONLY, PULL
+from exo_rkllm.api.control.tables import ASK, LOAD, MODEL_ONLY, PULL, PullRequest
 from exo_rkllm.api.control.translate import line_count, log_change, question_of, read_body
 from exo_rkllm.api.encoding import JSON_LINES, json_line, json_response
 from exo_rkllm.api.faults import known_error
@@ -30,20 +30,7 @@ PREFIX = "/control"
 VERSION_HEADER = "X-Exo-Rkllm-Version"
 # A cluster of many nodes changes many times a second; who watches it reads once.
 CLUSTER_EVERY = 1.0
-Plain: TypeAlias = Mapping[str, Any]
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True, slots=True)
-class PullRequest:
-    """`endpoint` and `token` are the asker's own; empty, the daemon's count."""
-
-    model: str
-    name: str = ""
-    soc: str = ""
-    replace: bool = False
-    endpoint: str = ""
-    token: str = field(default="", repr=False)
 
 
 class PlainView(Protocol):
@@ -123,7 +110,7 @@ class ControlApi:
 
     async def _answer(
         self, question: GenerationRequest, keep_alive: float | None, client: str
-    ) -> AsyncGenerator[Plain, None]:
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
         """The queue is fair to whom the asker speaks for: a host in front of many names each of them."""
         answer = self._context.dispatcher.generate(question, client=f"local {client}".strip(), keep_alive=keep_alive)
         async with aclosing(answer):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
+
 from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import FieldSpec, Free, List, Number, ObjectSpec, Switch, Text, Whole
+from exo_rkllm.schema.tables import row, specs_of
 
-MODEL = FieldSpec("model", Text(least=1), "exo-rkllm models lists them.", required=True)
+MODEL = FieldSpec("model", Text(least=1), "Name of the model, as exo-rkllm models lists it.", required=True)
 KEEP_ALIVE = FieldSpec("keep_alive", Number(), "How many seconds the model stays loaded afterwards; negative: always.")
 SAMPLING = ObjectSpec("Sampling", SETTINGS, strict=True)
 # Of a question, as `GenerationRequest` has it; `client` is whom the asker speaks for.
@@ -20,16 +23,21 @@ ASK_ROWS = (
     KEEP_ALIVE,
     FieldSpec("client", Text(), "Name of the asker's own client."),
 )
-# Of a pull, as `PullRequest` has it.
-PULL_ROWS = (
-    MODEL,
-    FieldSpec("name", Text(), "Name of the new entry."),
-    FieldSpec("soc", Text(), "SoC that the file is chosen for."),
-    FieldSpec("replace", Switch(), "Whether to replace an entry of that name."),
-    FieldSpec("endpoint", Text(), "Address of the Hub."),
-    FieldSpec("token", Text(), "Token for the Hub."),
-)
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """A model to fetch. `endpoint` and `token` are the asker's own; empty, the daemon's count."""
+
+    model: str = row(Text(least=1), "ORG/REPO or ORG/REPO:FILE of the Hub.", MISSING)
+    name: str = row(Text(), "Name of the new entry; by default the file's name gives it.", "")
+    soc: str = row(Text(), "SoC that the file is chosen for; by default the board's.", "")
+    replace: bool = row(Switch(), "Whether to replace an entry of that name.", False)
+    endpoint: str = row(Text(), "Address of the Hub.", "")
+    token: str = row(Text(), "Token for the Hub.", "", secret=True)
+
+
 ASK = ObjectSpec("Ask", ASK_ROWS, strict=True)
 LOAD = ObjectSpec("Load", (MODEL, KEEP_ALIVE, FieldSpec("pin", Switch(), "Whether it stays loaded.")), strict=True)
 MODEL_ONLY = ObjectSpec("ModelName", (MODEL,), strict=True)
-PULL = ObjectSpec("Pull", PULL_ROWS, strict=True)
+PULL = ObjectSpec("Pull", specs_of(PullRequest), strict=True)
