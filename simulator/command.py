@@ -35,7 +35,7 @@ def settings(board: Path, library: Path) -> str:
 
 
 def use(argv: Sequence[str]) -> int:
-    """The service works on an imitated board from its next start on."""
+    """The service works on a simulated board from its next start on."""
     own = argparse.ArgumentParser(prog="exo-rkllm-simulator use", description=use.__doc__)
     own.add_argument("--board", default=BOARD, help=f"a profile of `boards`; {BOARD} without")
     own.add_argument("--runtime", default=RUNTIME, help=f"a version of `libraries`; {RUNTIME} without")

@@ -109,6 +109,23 @@ def test_every_named_class_and_function_exists(page: Path) -> None:
             assert match[1] in functions, f"{page.relative_to(ROOT)} names {word}"
 
 
+def test_readme_links_to_every_page_once() -> None:
+    listed = re.findall(r"\((docs/[\w-]+\.md)\):", (ROOT / "README.md").read_text().partition("## Documentation")[2])
+    assert len(listed) == len(set(listed))
+    text = (ROOT / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        if page.name != "seed-conformance.md":  # a page of the tests
+            assert f"(docs/{page.name})" in text, page.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_below_usr_share_is_one_that_the_package_installs(page: Path) -> None:
+    rows = [line.split() for line in (ROOT / "packaging/debian/exo-rkllm.install").read_text().splitlines()]
+    installed = {f"/{row[1]}{path.name}" for row in rows if row for path in ROOT.glob(row[0])}
+    for path in re.findall(r"/usr/share/exo-rkllm/[\w./-]*\w", page.read_text()):
+        assert path in installed, f"{page.relative_to(ROOT)} names {path}"
+
+
 def test_entry_points_of_the_manual_are_the_examples() -> None:
     manual = (ROOT / "docs/writing-plugins.md").read_text()
     example = (ROOT / "docs/examples/exo-rkllm-parrot/pyproject.toml").read_text()

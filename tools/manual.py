@@ -24,6 +24,7 @@ FILES = (
     ("/etc/default/exo-rkllm", "Environment variables of the service, such as HTTPS_PROXY, HF_ENDPOINT or HF_TOKEN."),
     ("/var/lib/exo-rkllm/models", "The service's models, one folder each."),
     ("/run/exo-rkllm/control.sock", "The control socket, for members of the group exo-rkllm."),
+    ("/run/exo-rkllm/npu.sock", "The lease socket, on which other programs take turns on the NPU; for the same group."),
     ("/usr/lib/exo-rkllm/librkllmrt.so", "The vendor's library, installed by exo-rkllm runtime --install."),
     ("/usr/share/exo-rkllm", "A Grafana dashboard and Prometheus rules."),
 )
@@ -139,7 +140,7 @@ def simulator(epoch: int) -> str:
     """exo-rkllm-simulator(1)."""
     parts = [
         head("exo-rkllm-simulator", 1, epoch),
-        ".SH NAME\nexo\\-rkllm\\-simulator \\- an imitated board for exo\\-rkllm",
+        ".SH NAME\nexo\\-rkllm\\-simulator \\- a simulated board for exo\\-rkllm",
         ".SH SYNOPSIS\n.B exo\\-rkllm\\-simulator\n.I VERB\n.RI [ OPTIONS ]",
         ".SH DESCRIPTION\n"
         + fill(

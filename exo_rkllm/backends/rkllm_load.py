@@ -20,7 +20,7 @@ from exo_rkllm.runtime.values import LoadParams
 # Keys of an rkllm model's [options].
 OPTIONS: Mapping[str, EngineOption] = {
     "n_keep": EngineOption(int, -1, "prompt tokens that stay when the context is full"),
-    "base_domain_id": EngineOption(int, 0, "the NPU address window to start in; unset, the daemon chooses one"),
+    "base_domain_id": EngineOption(int, 0, "the IOMMU domain to start in; unset, the daemon chooses one"),
     "embed_flash": EngineOption(bool, True, "read embeddings from storage, not from memory"),
     "cpus": EngineOption(list, [], "CPUs that help the NPU; empty means the big ones"),
     "skip_special_token": EngineOption(bool, True, "leave special tokens out of the text"),

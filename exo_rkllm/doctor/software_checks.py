@@ -120,7 +120,7 @@ def service(scene: Scene) -> Finding:
 def cluster(scene: Scene) -> Finding:
     view = (scene.service.status or {}).get("cluster")
     if not isinstance(view, Mapping):
-        return unseen("the daemon says nothing of a cluster")
+        return unseen("the daemon joins no exo cluster: exo-rkllm cluster says what it needs, exo-rkllm logs why")
     if view.get("drift"):
         return poor(f"The cluster's exo differs from what we speak: {', '.join(view['drift'])}.", "exo-rkllm cluster")
     if view.get("phase") in ("serving", "off", "searching"):

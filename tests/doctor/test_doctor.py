@@ -401,6 +401,12 @@ def test_daemons_status_is_judged(
     assert repair in next(line.finding.repair for line in report.lines if line.check == check)
 
 
+def test_daemon_without_a_cluster_leads_to_the_reason(examine: Examine) -> None:
+    report = examine("orangepi-5-plus", DaemonStatus({"cluster": None}))
+    assert level(report, "cluster") == "skip"
+    assert "exo-rkllm logs" in next(line.finding.fact for line in report.lines if line.check == "cluster")
+
+
 def test_pc_without_an_npu_is_told_so(environment: Mapping[str, str]) -> None:
     report = diagnose(look(environment, current_identity(), DaemonStatus(), shelf(environment), Path("/"), ""))
     assert level(report, "system") in ("warn", "pass", "fail")
