@@ -26,10 +26,8 @@ def give_up_root(folder: Path) -> None:
     `folder` need not exist. Raises a ConfigError where others may change a folder of root's: there is nobody to become.
     What only root can read must be open by now.
     """
-    if os.geteuid() != 0:
-        return
-    uid = owner_of(folder)
-    if uid == 0:
+    uid = account_for(folder)
+    if uid is None:
         return
     try:
         gid = pwd.getpwuid(uid).pw_gid or NOBODY
@@ -39,6 +37,11 @@ def give_up_root(folder: Path) -> None:
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     _check_python(uid, folder)
+
+
+def account_for(folder: Path) -> int | None:
+    """Who has to write in `folder` instead of this process; None where it may itself."""
+    return owner_of(folder) or None if os.geteuid() == 0 else None
 
 
 def _check_python(uid: int, folder: Path) -> None:

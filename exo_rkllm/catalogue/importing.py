@@ -12,7 +12,7 @@ import functools
 import hashlib
 import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -22,12 +22,12 @@ from exo_rkllm.catalogue import describe, modelfile, names
 from exo_rkllm.catalogue.companions import copy_companions, fetch_companions, open_companions
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
+from exo_rkllm.catalogue.originals import Original, Originals
 from exo_rkllm.catalogue.progress import PullProgress, PullStage
 from exo_rkllm.catalogue.staging import check_room
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.errors import ExoRkllmError, ModelExists, ModelFileError, ModelNotFound, UsageError
-from exo_rkllm.privileges import give_up_root, open_original
 from exo_rkllm.runtime import modelfile as model_files
 
 BLOCK = 1 << 24
@@ -47,7 +47,7 @@ class OpenSource:
     """The files of a source, opened with the rights of whoever asked for the import."""
 
     source: ImportSource
-    file: IO[bytes]
+    original: Original
     companions: Mapping[str, IO[bytes]]
 
 
@@ -115,15 +115,17 @@ async def import_(
             f"{path} has {len(sources)} models, which cannot all be named {name!r}.", "Import one of them."
         )
     errors: list[ExoRkllmError] = []
-    with ExitStack() as stack:
-        opened = [_open(catalogue, source, stack) for source in sources]
-        give_up_root(catalogue.directory)
+    with closing(Originals()) as originals, ExitStack() as stack:
+        opened = [_open(catalogue, source, originals, stack) for source in sources]
+        originals.give_up_root(catalogue.directory)
         await asyncio.to_thread(catalogue.clean)
         for source, files in zip(sources, opened, strict=True):
             try:
                 if isinstance(files, ExoRkllmError):
                     raise files
-                async with aclosing(_import(catalogue, files, access, name, move=move, replace=replace)) as steps:
+                async with aclosing(
+                    _import(catalogue, files, originals, access, name, move=move, replace=replace)
+                ) as steps:
                     async for step in steps:
                         yield step
             except ExoRkllmError as error:
@@ -134,15 +136,17 @@ async def import_(
         raise errors[0]
 
 
-def _open(catalogue: Catalogue, source: ImportSource, stack: ExitStack) -> OpenSource | ExoRkllmError:
-    """The source's files, which `stack` closes, or why it cannot be imported."""
+def _open(
+    catalogue: Catalogue, source: ImportSource, originals: Originals, stack: ExitStack
+) -> OpenSource | ExoRkllmError:
+    """The source's files, which `originals` and `stack` close, or why it cannot be imported."""
     file, folder, contributions = source.weights, source.folder, catalogue.contributions
     try:
         if file.suffix.lower() == ".rkllm":
             model_files.inspect(file)
         elif file.suffix.lower() not in contributions.suffixes:
             raise ModelFileError(f"{file} is no .rkllm file.", f"exo-rkllm inspect {file}")
-        weights = stack.enter_context(open_original(file))
+        weights = originals.open(file)
     except ExoRkllmError as error:
         return error
     except OSError as error:
@@ -154,7 +158,14 @@ def _open(catalogue: Catalogue, source: ImportSource, stack: ExitStack) -> OpenS
 
 
 async def _import(
-    catalogue: Catalogue, files: OpenSource, access: Access | None, name: str, *, move: bool, replace: bool
+    catalogue: Catalogue,
+    files: OpenSource,
+    originals: Originals,
+    access: Access | None,
+    name: str,
+    *,
+    move: bool,
+    replace: bool,
 ) -> AsyncGenerator[PullProgress, None]:
     source = files.source
     file, folder, settings = source.weights, source.folder, source.modelfile
@@ -164,7 +175,7 @@ async def _import(
         raise ModelExists(f"There is a model {id_!r} already.", f"exo-rkllm import {file} --name NAME")
     with catalogue.stage() as stage:
         target = stage / (file.name if names.plain_file_name(file.name) else f"model{file.suffix}")
-        async with aclosing(_take_over(file, files.file, target)) as steps:
+        async with aclosing(_take_over(originals, files.original, target)) as steps:
             async for step in steps:
                 yield step
         await asyncio.to_thread(copy_companions, files.companions, stage)
@@ -191,36 +202,37 @@ async def _import(
         entry = await asyncio.to_thread(functools.partial(catalogue.publish, stage, card, replace=replace))
     if move:
         try:
-            await asyncio.to_thread(file.unlink)
+            await asyncio.to_thread(originals.remove, files.original)
         except OSError as error:
             yield PullProgress("note", f"the original is still there ({error.strerror}): rm {file}")
     yield PullProgress("done", f"{entry.id} is ready", str(file), step.sha256, step.done, step.done, entry.id)
 
 
-async def _take_over(file: Path, original: IO[bytes], target: Path) -> AsyncGenerator[PullProgress, None]:
-    """The file under a second name where the file system and the owner allow one, else a copy. The last step has its
+async def _take_over(originals: Originals, original: Original, target: Path) -> AsyncGenerator[PullProgress, None]:
+    """The file under a second name where the file system and the rights allow one, else a copy. The last step has its
     size and digest."""
-    size = os.fstat(original.fileno()).st_size
-    linked = await asyncio.to_thread(_link, file, original, target)
+    name, path = original.path.name, str(original.path)
+    size = os.fstat(original.file.fileno()).st_size
+    linked = await asyncio.to_thread(_link, originals, original, target)
     stage: PullStage = "verifying" if linked else "writing"
     done, digest = 0, hashlib.sha256()
     with ExitStack() as stack:
         writer = None if linked else stack.enter_context(target.open("xb"))
-        while block := await asyncio.to_thread(original.read, BLOCK):
+        while block := await asyncio.to_thread(original.file.read, BLOCK):
             if writer is not None:
                 check_room(target.parent.parent, size - done)
                 await asyncio.to_thread(writer.write, block)
             await asyncio.to_thread(digest.update, block)
             done += len(block)
-            yield PullProgress(stage, file.name, str(file), "", done, size)
-    yield PullProgress(stage, file.name, str(file), digest.hexdigest(), done, size)
+            yield PullProgress(stage, name, path, "", done, size)
+    yield PullProgress(stage, name, path, digest.hexdigest(), done, size)
 
 
-def _link(file: Path, original: IO[bytes], target: Path) -> bool:
-    """Whether the file got a second name; never another file that has taken its path."""
+def _link(originals: Originals, original: Original, target: Path) -> bool:
+    """Whether the file got a second name that this account can read, too."""
     with contextlib.suppress(OSError):
-        os.link(file, target)
-        if os.path.samestat(target.lstat(), os.fstat(original.fileno())):
+        originals.link(original, target)
+        with contextlib.suppress(PermissionError), target.open("rb"):
             return True
         target.unlink()
     return False

@@ -21,8 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object per step")
     place.argument(parser)
     parser.epilog = (
-        "On the same file system the import shares the original's bytes if the folder's owner may write to it; "
-        "otherwise, and with sudo into the service's folder, it copies the file."
+        "On the same file system the import shares the original's bytes if you may link it and the models folder's "
+        "owner may read it; otherwise it copies the file."
     )
 
 

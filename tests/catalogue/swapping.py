@@ -133,7 +133,8 @@ def warm_up(verbs: dict[str, Callable[[], None]], state: Path) -> None:
         verbs[verb]()
     privileges._check_python = lambda _uid, _folder: None  # type: ignore[assignment]  # nothing is imported any more
     for path in [state, *state.rglob("*")]:
-        os.chown(path, SERVICE, SERVICE)
+        if path.lstat().st_nlink == 1 or path.is_dir():  # the model is also root's own
+            os.chown(path, SERVICE, SERVICE)
     gc.freeze()
 
 

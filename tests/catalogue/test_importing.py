@@ -87,7 +87,7 @@ async def test_import_links_the_file(make_model: Make, catalogue: Catalogue) -> 
 async def test_import_copies_across_file_systems(
     make_model: Make, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other_file_system(*_: object) -> None:
+    def other_file_system(*_: object, **_named: object) -> None:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", other_file_system)
