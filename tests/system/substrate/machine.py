@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.system.substrate import devicetree, host
 from tests.system.substrate.computer import Computer
 
-BOOT = 240
+BOOT = 600
 # What a kernel does against eavesdroppers at each entry is work for an emulated processor.
 TRUSTING = "mitigations=off kpti=off"
 
