@@ -82,8 +82,9 @@ rk3588/qwen3-1.7b  63 2.3 76.5
 rk3588/qwen3-0.6b  37 3.4 60.5
 rk3576/qwen3-4b    198 18 200
 """
-# 17.5 tokens/s at 70 positions, 13.3 at about 1000 (RLL).
-MEASURED_SLOWDOWN = 0.25
+# Qwen3 0.6B on RK3588: 17.5 tokens/s at 70 positions fall to 13.3 at about 1000 (RLL, A). Other models and longer
+# contexts were not measured, so nothing is extrapolated beyond.
+MEASURED_SLOWDOWN, SLOWDOWN_TOKENS = 0.25, 1000
 _TABLES = (
     ("rk3588", ("w8a8",), _RK3588),
     ("rk3576", ("w4a16", "w4a16_g128", "w8a8"), _RK3576),
@@ -144,9 +145,6 @@ def speeds() -> dict[str, Speed]:
 MEMORY_CLOCK = "about half the tokens a second (5.5 instead of 11.2 were measured; rknn-llm issues 532 and 409)"
 CPU_GOVERNOR = "5 to 8 % of the tokens a second (rknn-llm issues 532 and 409, measured)"
 GROUPED_W8A8 = "28 % of the tokens a second against w8a8 (rknn-llm issues 532 and 409, measured)"
-# Qwen3 0.6B on RK3588: 17.5 tokens/s at 70 tokens fall to 13.3 at about 1000 (RockchipLlama, A). Other models and
-# longer contexts were not measured, so nothing is extrapolated beyond.
-SLOWDOWN, SLOWDOWN_TOKENS = 0.25, 1000
 
 
 def expected_speed(soc: str, model: str, length: int = 0) -> tuple[float, str] | None:
@@ -163,7 +161,7 @@ def expected_speed(soc: str, model: str, length: int = 0) -> tuple[float, str] |
     quantizations = [name.split("/")[2] for name in rows if name.startswith(f"{soc}/{best}/")]
     hits = [one for one in quantizations if one != "image" and one.replace("_", "-") in words]
     cell = f"{soc}/{best}/{max(hits, key=len)}" if hits else f"{soc}/{best}"
-    slope = 1 - SLOWDOWN * min(length, SLOWDOWN_TOKENS) / SLOWDOWN_TOKENS
+    slope = 1 - MEASURED_SLOWDOWN * min(length, SLOWDOWN_TOKENS) / SLOWDOWN_TOKENS
     return rows[cell].decode_tps * slope, cell
 
 

@@ -115,7 +115,7 @@ async def import_(
             f"{path} has {len(sources)} models, which cannot all be named {name!r}.", "Import one of them."
         )
     errors: list[ExoRkllmError] = []
-    with closing(Originals()) as originals, ExitStack() as stack:
+    with closing(Originals(move=move)) as originals, ExitStack() as stack:
         opened = [_open(catalogue, source, originals, stack) for source in sources]
         originals.give_up_root(catalogue.directory)
         await asyncio.to_thread(catalogue.clean)

@@ -2,8 +2,8 @@
 
 `sudo exo-rkllm import` gives root up before it writes (`privileges`), and may then neither link root's files nor remove
 them. A child that stays root does both for it, and can do nothing else: it knows only the files that were opened
-before, links them only into folders of the account that the import became, and removes a name only while it leads to
-its file.
+before, links them only into folders of the account that the import became, and removes them only where they are to be
+moved, by a name that still leads to its file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import IO, NoReturn
 from exo_rkllm.privileges import account_for, give_up_root, open_original
 
 LONGEST = 4096  # bytes of a message
+NUMBER = 4  # bytes of a file's number before a name, and of an error's as the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,13 @@ class Original:
 
 
 class Originals:
-    """The files of one import. All are opened before `give_up_root`; `link` and `remove` raise an OSError."""
+    """The files of one import. All are opened before `give_up_root`; `link` and `remove` raise an OSError.
 
-    def __init__(self) -> None:
+    `move`: whether they may be removed.
+    """
+
+    def __init__(self, *, move: bool) -> None:
+        self._move = move
         self._closing = ExitStack()
         self._files: list[Original] = []
         self._root: socket.socket | None = None
@@ -68,7 +73,7 @@ class Originals:
             child = os.fork()
             if child == 0:
                 ours.close()
-                _stay_root(theirs, self._files, account)
+                _stay_root(theirs, self._files, account, move=self._move)
             theirs.close()
             self._root = ours
             self._closing.callback(os.waitpid, child, 0)
@@ -92,41 +97,42 @@ class Originals:
             self._ask(self._root, original, "", [])
 
     def _ask(self, root: socket.socket, original: Original, name: str, folders: list[int]) -> None:
-        number = self._files.index(original)
-        socket.send_fds(root, [bytes([number % 256, number // 256]) + os.fsencode(name)], folders)
-        code = int.from_bytes(root.recv(4) or errno.EPIPE.to_bytes(4, "big"), "big")
+        number = self._files.index(original).to_bytes(NUMBER, "big")
+        socket.send_fds(root, [number + os.fsencode(name)], folders)
+        answer = root.recv(NUMBER)  # empty where the child is gone
+        code = int.from_bytes(answer, "big") if answer else errno.EPIPE
         if code:
             raise OSError(code, os.strerror(code), str(original.path))
 
 
-def _stay_root(asked: socket.socket, files: list[Original], account: int) -> NoReturn:
+def _stay_root(asked: socket.socket, files: list[Original], account: int, *, move: bool) -> NoReturn:
     """The child: a message is a file's number and the name of a link, or no name for the original to be removed."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when the import does
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
+    try:  # whatever happens, this copy of the import never goes on as one
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends when the import does
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         while True:
             message, folders, _flags, _address = socket.recv_fds(asked, LONGEST, 1)
             if not message:
                 break
             try:
-                _obey(files[message[0] + message[1] * 256], os.fsdecode(message[2:]), folders, account)
+                number, name = int.from_bytes(message[:NUMBER], "big"), os.fsdecode(message[NUMBER:])
+                _obey(files[number], name, folders, account, move=move)
                 code = 0
             except OSError as error:
                 code = error.errno or errno.EIO
             finally:
                 for folder in folders:
                     os.close(folder)
-            asked.send(code.to_bytes(4, "big"))
+            asked.send(code.to_bytes(NUMBER, "big"))
     finally:
         os._exit(0)
 
 
-def _obey(original: Original, name: str, folders: list[int], account: int) -> None:
-    if not name:
+def _obey(original: Original, name: str, folders: list[int], account: int, *, move: bool) -> None:
+    if not name and move:
         original.remove()
-        return
-    (folder,) = folders
-    if "/" in name or os.fstat(folder).st_uid != account:
+    elif name and "/" not in name and [os.fstat(folder).st_uid for folder in folders] == [account]:
+        original.link(folders[0], name)
+    else:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-    original.link(folder, name)

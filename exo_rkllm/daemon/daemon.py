@@ -285,9 +285,9 @@ class Daemon:
         return {
             "board": board.title,
             "board_says": board.sentence,
-            # For `top` of a user who may not read the driver's counters.
             "cpus": {"given": sorted(affinity.given_cpus()), "own": sorted(os.sched_getaffinity(0))},
             "kernel_log": kernel_log_value(self.hardware.kernel_log, board),
+            # For `top` of a user who may not read the driver's counters.
             "npu": {"load": read_load(self.hardware.watch.sources), "neighbours": self.neighbours.read().plain()},
             "pid": os.getpid(),
             "cluster": None if self.cluster is None else self.cluster.view().plain(),
