@@ -112,7 +112,7 @@ def test_inspect_tells_doubts_to_programs_too(
     main(["inspect", "--json", str(make_model(toolkit="1.2.2"))])
     (objection,) = json.loads(capsys.readouterr().out)["objections"]
     assert objection["certain"] is False
-    assert "never end" in objection["sentence"]
+    assert "ends each answer itself" in objection["sentence"]
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
