@@ -27,13 +27,17 @@ def argument(parser: argparse.ArgumentParser) -> None:
 
 
 def configured(system: Path = SYSTEM_STATE) -> Path:
-    """Where nothing is configured: the service's models for root and members of its group, who may look there and have
-    no daemon of their own; everybody else's are in their home."""
-    folder, here = Path(load(os.environ).models.directory), places(os.environ)
+    """The models folder; where nothing is configured, the one in `state`."""
+    folder = Path(load(os.environ).models.directory)
+    return state(system) / "models" if folder == places(os.environ).models else folder
+
+
+def state(system: Path = SYSTEM_STATE) -> Path:
+    """The service's state folder for root and members of its group, who may look there and have no daemon of their own;
+    everybody else's is in their home."""
+    here = places(os.environ)
     own_daemon = here.sockets[0] != here.sockets[-1] and os.access(here.sockets[0], os.F_OK)
-    if folder == here.models and not own_daemon and os.access(system, os.R_OK | os.X_OK):
-        return system / "models"
-    return folder
+    return system if not own_daemon and os.access(system, os.R_OK | os.X_OK) else here.state
 
 
 def node(

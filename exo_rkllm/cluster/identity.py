@@ -1,4 +1,4 @@
-"""The node's id and the reason to stay out of the cluster, both kept across restarts."""
+"""What a node keeps across restarts: its id, the reason to stay out, and the clusters it has joined."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import os
 from pathlib import Path
 
 from exo_rkllm.cluster.discovery.packets import valid_node_id
+
+FOLDER = "cluster"  # in the state folder
+# The reason to stay out that `exo-rkllm cluster leave` gives; until `join`, the board does not even search.
+LEFT = "The board was told to leave the exo cluster and joins none."
+JOIN = "exo-rkllm cluster join"
 
 
 class NodeIdentity:
@@ -26,7 +31,7 @@ class NodeIdentity:
             return node_id
         node_id = os.urandom(16).hex().lstrip("0")
         with contextlib.suppress(OSError):  # a folder that cannot be written costs a new id at each start, no more
-            self._write(self._id, node_id)
+            _write(self._id, node_id)
         return node_id
 
     def stay_out(self) -> str:
@@ -37,14 +42,46 @@ class NodeIdentity:
             return ""
 
     def keep_out(self, sentence: str) -> None:
-        with contextlib.suppress(OSError):
-            if sentence:
-                self._write(self._out, sentence)
-            else:
-                self._out.unlink(missing_ok=True)
+        """Stay out from now on, or with an empty sentence no more; raises the OSError of a folder that is closed."""
+        if sentence:
+            _write(self._out, sentence)
+        else:
+            self._out.unlink(missing_ok=True)
 
-    def _write(self, path: Path, text: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".new")
-        beside.write_text(text + "\n")
-        beside.replace(path)
+
+class KnownClusters:
+    """The clusters that this board joined although nobody had named them, and which of them the operator confirmed.
+
+    A folder that cannot be written makes each start the first one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "known-clusters"
+
+    def add(self, namespace: str, *, confirmed: bool = False) -> tuple[bool, bool]:
+        """Whether it is new, and whether it is confirmed, now or earlier."""
+        known = self._read()
+        new, confirmed = namespace not in known, confirmed or known.get(namespace, False)
+        if known.get(namespace) != confirmed:
+            known[namespace] = confirmed
+            lines = [f"{name}{CONFIRMED if sure else ''}" for name, sure in known.items()]
+            with contextlib.suppress(OSError):
+                _write(self._path, "\n".join(lines))
+        return new, confirmed
+
+    def _read(self) -> dict[str, bool]:
+        try:
+            lines = self._path.read_text(errors="replace").splitlines()
+        except OSError:
+            return {}
+        return {line.removesuffix(CONFIRMED): line.endswith(CONFIRMED) for line in lines}
+
+
+CONFIRMED = " confirmed"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".new")
+    beside.write_text(text + "\n")
+    beside.replace(path)

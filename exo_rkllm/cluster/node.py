@@ -7,13 +7,13 @@ import contextlib
 import logging
 import shutil
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends import base
-from exo_rkllm.cluster.discovery.interfaces import Interfaces
+from exo_rkllm.cluster.discovery.interfaces import Interfaces, hosts_in
 from exo_rkllm.cluster.discovery.node_id_server import NodeIdServer
 from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
 from exo_rkllm.cluster.discovery.state import DISCOVERY_WINDOW, AmbiguousClusters, DiscoveredPeer, DiscoveryState
@@ -28,13 +28,13 @@ from exo_rkllm.cluster.effects import (
     SendEffect,
     StayOutEffect,
 )
-from exo_rkllm.cluster.identity import NodeIdentity
+from exo_rkllm.cluster.identity import KnownClusters, NodeIdentity
 from exo_rkllm.cluster.serving import ModelServing, NodeDescription, Servable
 from exo_rkllm.cluster.session.link import Alive, Linked, LinkFailed, TopicMessage, ZenohLink
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import query_nodes
 from exo_rkllm.cluster.session.publishing import MembershipSources
-from exo_rkllm.cluster.session.view import ClusterView, Phase
+from exo_rkllm.cluster.session.view import Announcement, ClusterView, Phase, unconfirmed, why_alone
 from exo_rkllm.cluster.wire import requests
 from exo_rkllm.cluster.wire.events import Task
 from exo_rkllm.cluster.wire.revisions import Revision, supported
@@ -69,6 +69,7 @@ class ClusterNode:
         self._log = logging.getLogger("exo_rkllm.cluster")
         self._serving = serving
         self._identity = NodeIdentity(folder)
+        self._known_clusters = KnownClusters(folder)
         self._make_transport = transport
         self._models_folder = models_folder
         self.node_id = self._identity.node_id()
@@ -81,13 +82,14 @@ class ClusterNode:
             sources=MembershipSources(disk=self._disk),
             stay_out=self._identity.stay_out(),
         )
-        self.membership.may_publish = settings.namespace != AUTO or bool(settings.endpoints)
+        self.membership.may_publish = self._is_named = settings.namespace != AUTO or bool(settings.endpoints)
         self._discovery_state = DiscoveryState(
-            self.node_id, settings.namespace, new_nonce, self._revision.versions, zenoh_ports(settings.discovery_port)
+            self.node_id, settings.namespace, new_nonce, self._revision.versions, settings.discovery_port
         )
         self._interfaces = Interfaces(settings.interfaces)
         self._node_id_server = NodeIdServer(self.node_id, settings.api_port)
         self._ambiguous: tuple[str, ...] = ()
+        self._announcement: Announcement | None = None
         self._endpoints: tuple[str, ...] = ()
         self._link_is_up = False
         self._has_endpoints = asyncio.Event()  # there is something to connect to
@@ -145,40 +147,32 @@ class ClusterNode:
         await self._transport.close()
 
     def join(self) -> None:
-        """The operator wants the board in the cluster, with all its models."""
+        """The operator wants the board in this cluster, with all its models."""
+        if not self._is_named and self._discovery_state.is_settled(self._now()):
+            self._known_clusters.add(self._discovery_state.namespace, confirmed=True)
+            self._announcement = None
         self._do(self.membership.invite(self._now()))
 
     def view(self) -> ClusterView:
         now = self._now()
         view = self.membership.view(now)
         others = tuple(f"{one.namespace} at {one.source}" for one in self._discovery_state.other_clusters(now))
-        sentence, hint = self._why_alone(others) if view.phase is Phase.SEARCHING else (view.sentence, view.hint)
+        sentence, hint = view.sentence, view.hint
+        if view.phase is Phase.SEARCHING:
+            has_endpoints = bool(self._discovery_state.endpoints() or self.settings.endpoints)
+            problem = None if self.settings.endpoints else self._discovery.problem
+            sentence, hint = why_alone(
+                self._ambiguous, problem, self._discovery_state.namespace, others, has_endpoints=has_endpoints
+            )
         return replace(
             view,
             namespace=self._discovery_state.namespace,
             other_clusters=others,
             endpoints=self._endpoints,
+            announcement=None if view.phase is Phase.OUT else self._announcement,
             sentence=sentence,
             hint=hint,
         )
-
-    def _why_alone(self, other_clusters: tuple[str, ...]) -> tuple[str, str]:
-        problem = self._discovery.problem
-        if self._ambiguous:
-            return (
-                f"Several exo clusters are heard and none is joined: {', '.join(self._ambiguous)}.",
-                "Set namespace in [cluster] to one of them.",
-            )
-        if problem is not None and not self.settings.endpoints:
-            return problem.sentence, problem.hint
-        if self._discovery_state.endpoints() or self.settings.endpoints:
-            return "No exo node answers at the addresses known.", ""
-        if other_clusters:
-            return (
-                f"exo {other_clusters[0]} is heard, which is not the cluster {self._discovery_state.namespace}.",
-                'Set namespace in [cluster] to it, or to "auto".',
-            )
-        return "No exo node is heard on the local network.", ""
 
     # ── the network ──────────────────────────────────────────────────────────────────────────────
 
@@ -265,11 +259,21 @@ class ClusterNode:
         now = self._now()
         if self._discovery_state.is_settled(now):
             self._ambiguous = ()
-            self._log.info("Joining the exo cluster %s, the only one heard.", self._discovery_state.namespace)
+            self._announce(self._discovery_state.namespace)
             self._do(self.membership.permit(now))
             self._stop_searching()
         else:
             self._loop.call_later(self._discovery_state.patience(now), self._settle_cluster)
+
+    def _announce(self, namespace: str) -> None:
+        if self.membership.phase is Phase.OUT:
+            return
+        new, confirmed = self._known_clusters.add(namespace)
+        self._announcement = None if confirmed else unconfirmed(namespace)
+        if new and self._announcement is not None:
+            self._log.warning("%s %s.", self._announcement.sentence, self._announcement.hint)
+        else:
+            self._log.info("Joining the exo cluster %s, the only one heard.", namespace)
 
     def _on_interfaces(self) -> None:
         interfaces = self._interfaces.addresses()
@@ -359,7 +363,8 @@ class ClusterNode:
                 case DeclareTokenEffect():
                     self._transport.declare(self.node_id)
                 case StayOutEffect(sentence):
-                    self._identity.keep_out(sentence)
+                    with contextlib.suppress(OSError):
+                        self._identity.keep_out(sentence)
                 case LogEffect(level, sentence):
                     self._log.log(LEVELS[level], "%s", sentence)
         self._set_timer()
@@ -387,16 +392,6 @@ class ClusterNode:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def hosts_in(endpoints: Sequence[str]) -> frozenset[str]:
-    """The addresses in zenoh's endpoints, such as fd00::10 of tcp/[fd00::10]:52414."""
-    return frozenset(one.partition("/")[2].rpartition(":")[0].strip("[]").partition("%")[0] for one in endpoints)
-
-
-def zenoh_ports(discovery_port: int) -> range:
-    """The hundred ports around exo's discovery port, where its zenoh listens, too: 52400 to 52499."""
-    return range(discovery_port // 100 * 100, discovery_port // 100 * 100 + 100)
 
 
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exo_rkllm.assembly import Node
 from exo_rkllm.backends.base import GenerationEvent, GenerationRequest
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.cluster.identity import FOLDER, JOIN, LEFT, NodeIdentity
 from exo_rkllm.cluster.serving import ModelState, NodeDescription, Servable
 from exo_rkllm.cluster.session.link import zenoh_available
+from exo_rkllm.cluster.session.view import ClusterView, Phase
 from exo_rkllm.config import ClusterSettings, Config, places
 from exo_rkllm.config.table import AUTO
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus, ServingState
+from exo_rkllm.errors import ConfigError, ExoRkllmError
 
 if TYPE_CHECKING:
     from exo_rkllm.board.detect import Board
@@ -136,6 +140,82 @@ def cluster_node(
             os_version=board.kernel,
         ),
         DispatchServing(dispatcher, node),
-        places(environment).state / "cluster",
+        places(environment).state / FOLDER,
         models_folder=node.catalogue.directory,
     )
+
+
+class ClusterSwitch:
+    """Starts and ends the board's node, at the operator's word, too; `build` gives None where there is to be none.
+
+    `node` is None while the board takes part in no cluster.
+    """
+
+    def __init__(self, build: Callable[[], ClusterNode | None], folder: Path) -> None:
+        self.node: ClusterNode | None = None
+        self._build = build
+        self._identity = NodeIdentity(folder)
+        self._left = self._identity.stay_out() == LEFT
+        self._turn = asyncio.Lock()
+
+    async def start(self) -> None:
+        """A board that cannot join still serves."""
+        async with self._turn:
+            await self._start()
+
+    async def stop(self) -> None:
+        """With a goodbye, so that no node of the cluster waits for this board."""
+        async with self._turn:
+            await self._stop()
+
+    async def join(self) -> None:
+        """The operator wants the board in, with all its models, whatever kept it out."""
+        async with self._turn:
+            if self._left:
+                self._remember("")
+                await self._start()
+            elif self.node is not None:
+                self.node.join()
+
+    async def leave(self) -> None:
+        """The operator wants the board out, until `join`, restarts included."""
+        async with self._turn:
+            self._left = True
+            await self._stop()
+            self._remember(LEFT)
+
+    def view(self) -> ClusterView | None:
+        if self.node is not None:
+            return self.node.view()
+        return ClusterView(Phase.OFF, sentence=LEFT, hint=JOIN) if self._left else None
+
+    @property
+    def node_id(self) -> str:
+        return "" if self.node is None else self.node.node_id
+
+    async def _start(self) -> None:
+        if self._left:
+            log.info("%s %s brings it back.", LEFT, JOIN)
+            return
+        try:
+            node = self._build()
+            if node is not None:
+                await node.start()
+                self.node = node
+        except (ExoRkllmError, OSError) as error:
+            log.error("No exo cluster is joined: %s", error)  # noqa: TRY400 - the sentence is all there is
+
+    async def _stop(self) -> None:
+        node, self.node = self.node, None
+        if node is not None:
+            await node.stop()
+
+    def _remember(self, reason: str) -> None:
+        self._left = bool(reason)
+        try:
+            self._identity.keep_out(reason)
+        except OSError as error:
+            raise ConfigError(
+                f"This lasts until the daemon ends only: {error.filename} cannot be written ({error.strerror}).",
+                f"Write enabled = {str(not reason).lower()} under [cluster].",
+            ) from None

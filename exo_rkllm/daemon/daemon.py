@@ -25,8 +25,9 @@ from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.catalogue import card
 from exo_rkllm.catalogue.progress import PullProgress
-from exo_rkllm.config import Config
-from exo_rkllm.daemon.cluster import UNNAMED, cluster_node, may_join
+from exo_rkllm.cluster.identity import FOLDER
+from exo_rkllm.config import Config, places
+from exo_rkllm.daemon.cluster import UNNAMED, ClusterSwitch, cluster_node, may_join
 from exo_rkllm.daemon.file_watch import ANY, FileWatch
 from exo_rkllm.daemon.hardware import Hardware, NpuWitness, available_memory, keep_off_fast_cores, limits, raise_clocks
 from exo_rkllm.daemon.keys import read_keys
@@ -67,7 +68,7 @@ class Daemon:
         self.config = config
         self.keys = read_keys(config.api, environment)
         self.ring = ring
-        self.cluster: ClusterNode | None = None
+        self.cluster = ClusterSwitch(self._cluster_node, places(environment).state / FOLDER)
         self._environment = environment
         self._read = read
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,28 +126,10 @@ class Daemon:
             unit = self.hardware.root / SOCKET.relative_to("/")
             self._spawn(raise_clocks(self.dispatcher.subscribe(), Performance(unit)))
 
-    async def join_cluster(self) -> None:
-        """Once the API answers: a board that cannot join still serves."""
-        try:
-            joining = cluster_node(
-                self.config,
-                self._environment,
-                self.dispatcher,
-                self.node,
-                self.hardware.board,
-                keys=bool(self.keys),
-            )
-            if joining is not None:
-                await joining.start()
-                self.cluster = joining
-        except (ExoRkllmError, OSError) as error:
-            log.error("No exo cluster is joined: %s", error)  # noqa: TRY400 - the sentence is all there is
-
-    async def leave_cluster(self) -> None:
-        """So that no node of the cluster waits for this board."""
-        leaving, self.cluster = self.cluster, None
-        if leaving is not None:
-            await leaving.stop()
+    def _cluster_node(self) -> ClusterNode | None:
+        return cluster_node(
+            self.config, self._environment, self.dispatcher, self.node, self.hardware.board, keys=bool(self.keys)
+        )
 
     async def stop(self) -> None:
         """After the dispatcher has drained."""
@@ -194,9 +177,9 @@ class Daemon:
         changes = [name for name in differing(self.config, new) if name not in pending]
         changes += ["API keys"] if keys != self.keys else []
         self.config, self.keys = new, keys
-        if self.cluster is not None and not may_join(self.cluster.settings, keys=bool(keys)):
+        if self.cluster.node is not None and not may_join(self.cluster.node.settings, keys=bool(keys)):
             log.warning("%s", UNNAMED)
-            self._spawn(self.leave_cluster())
+            self._spawn(self.cluster.stop())
         self._apply()
         log.info("Configuration taken over: %s.", ", ".join(changes) or "nothing changed")
         if pending:
@@ -241,7 +224,7 @@ class Daemon:
             facts=lambda: {**self.facts(), **facts()},
             pull=self.pull,
             remove=self.remove,
-            cluster=lambda: self.cluster,
+            cluster=self.cluster,
         )
 
     async def remove(self, name: str) -> str:
@@ -281,7 +264,7 @@ class Daemon:
 
     def facts(self) -> Mapping[str, JSON]:
         """What a status says besides the dispatcher's own."""
-        board, library = self.hardware.board, self.hardware.library
+        board, library, cluster = self.hardware.board, self.hardware.library, self.cluster.view()
         return {
             "board": board.title,
             "board_says": board.sentence,
@@ -290,7 +273,7 @@ class Daemon:
             # For `top` of a user who may not read the driver's counters.
             "npu": {"load": read_load(self.hardware.watch.sources), "neighbours": self.neighbours.read().plain()},
             "pid": os.getpid(),
-            "cluster": None if self.cluster is None else self.cluster.view().plain(),
+            "cluster": None if cluster is None else cluster.plain(),
             "library": "" if library is None else str(library.path),
             "models_directory": str(self.node.catalogue.directory),
             "config_files": list(self.config.files),

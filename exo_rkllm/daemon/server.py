@@ -91,9 +91,9 @@ class Server:
 
     async def main_loop(self) -> None:
         """Until a signal asks for the end."""
-        await self._daemon.join_cluster()
+        await self._daemon.cluster.start()
         await self._stop.wait()
-        await self._daemon.leave_cluster()
+        await self._daemon.cluster.stop()
         await self._drain()
 
     async def shutdown(self) -> None:

@@ -36,9 +36,9 @@ def application(daemon: Daemon, *, loopback: bool) -> web.Application:
                 "kernel_log": kernel_log_value(daemon.hardware.kernel_log, daemon.hardware.board),
             },
             watch=daemon.sampler.watch,
-            cluster=lambda: {} if daemon.cluster is None else daemon.cluster.view().plain(),
+            cluster=lambda: {} if (view := daemon.cluster.view()) is None else view.plain(),
             engine_spec=lambda model: daemon.node.engines.of(model),  # noqa: PLW0108 - plugins bring another registry
-            node_id=lambda: "" if daemon.cluster is None else daemon.cluster.node_id,
+            node_id=lambda: daemon.cluster.node_id,
         )
     )
 
@@ -85,7 +85,7 @@ def scrape(daemon: Daemon) -> Callable[[str], tuple[bytes, str]]:
                     daemon.neighbours.read,
                 ),
                 ServingCollector(daemon.serving, daemon.dispatcher.status, daemon.runtime),
-                ClusterCollector(lambda: None if daemon.cluster is None else daemon.cluster.view()),
+                ClusterCollector(daemon.cluster.view),
             ]
         )
 

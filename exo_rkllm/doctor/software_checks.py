@@ -123,6 +123,10 @@ def cluster(scene: Scene) -> Finding:
         return unseen("the daemon joins no exo cluster: exo-rkllm cluster says what it needs, exo-rkllm logs why")
     if view.get("drift"):
         return poor(f"The cluster's exo differs from what we speak: {', '.join(view['drift'])}.", "exo-rkllm cluster")
-    if view.get("phase") in ("serving", "off", "searching"):
+    if view.get("announcement"):
+        return poor(str(view["announcement"]["sentence"]), str(view["announcement"]["hint"]))
+    if view.get("phase") == "off":
+        return good(f"{view['sentence']} {view['hint']} brings it back.")
+    if view.get("phase") in ("serving", "searching"):
         return good(str(view["phase"]))
     return poor(str(view.get("sentence") or view.get("phase")), str(view.get("hint") or "exo-rkllm cluster"))

@@ -37,6 +37,7 @@ class ClusterCollector:
         if view is None:
             return ()
         scrape.add("rkllm_cluster_connected", 1 if view.phase is Phase.SERVING else 0)
+        scrape.add("rkllm_cluster_unconfirmed", 1 if view.announcement is not None else 0)
         for phase in Phase:
             scrape.add("rkllm_cluster_phase", 1 if view.phase is phase else 0, phase.value)
         mine = sum(instance.mine for instance in view.instances)

@@ -101,6 +101,9 @@ SERVING: Mapping[str, FamilySpec] = {
 }
 CLUSTER: Mapping[str, FamilySpec] = {
     "rkllm_cluster_connected": FamilySpec("gauge", "1 while this board is part of an exo cluster."),
+    "rkllm_cluster_unconfirmed": FamilySpec(
+        "gauge", "1 while this board is in an exo cluster that nobody has confirmed (`exo-rkllm cluster join`)."
+    ),
     "rkllm_cluster_phase": FamilySpec("gauge", "1 for the node's current phase.", ("phase",)),
     "rkllm_cluster_nodes": FamilySpec("gauge", "Nodes in the cluster, including this one."),
     "rkllm_cluster_instances": FamilySpec(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings, Plain
+from exo_rkllm.cluster.session.view import ClusterView, Phase, unconfirmed
 from exo_rkllm.config import ApiSettings
 from exo_rkllm.errors import NpuUnavailable
 from tests.api.browser import PROGRAM, Tab, browser
@@ -42,10 +43,12 @@ BLIND: dict[str, Any] = {
 
 @asynccontextmanager
 async def opened(
-    board: Plain = BOARD, settings: ApiServerSettings = KEYS, **look: Any
+    board: Plain = BOARD, settings: ApiServerSettings = KEYS, cluster: Plain | None = None, **look: Any
 ) -> AsyncIterator[tuple[World, Tab]]:
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(world(settings=settings, board=lambda: board))
+        server = await stack.enter_async_context(
+            world(settings=settings, board=lambda: board, cluster=lambda: cluster or {})
+        )
         tab = await stack.enter_async_context(browser())
         await tab.open(server.url, **look)
         yield server, tab
@@ -79,6 +82,16 @@ async def test_what_cannot_be_read_is_told_with_its_reason_and_never_as_zero() -
         for said in ("not readable: only root may read it", "no devfreq", "no thermal zone"):
             assert said in text, said
         assert "0%" not in text and "0.00" not in text and "\n0\n" not in text
+
+
+async def test_cluster_that_nobody_confirmed_is_announced_with_what_forbids_it() -> None:
+    cluster = ClusterView(Phase.SERVING, namespace="0.3.70", announcement=unconfirmed("0.3.70")).plain()
+    async with opened(cluster=cluster) as (_, tab):
+        await tab.until("document.querySelector('#cluster-body .trouble')")
+        text = await tab.text()
+        assert "joins the exo cluster 0.3.70, which nobody has confirmed" in text
+        assert "enabled = false under [cluster]" in text
+        assert tab.problems == []
 
 
 async def test_without_a_model_the_chat_offers_nothing_and_the_first_one_opens_it() -> None:

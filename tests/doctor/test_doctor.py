@@ -391,6 +391,13 @@ def test_unreadable_models_folder_is_a_failure(examine: Examine, tmp_path: Path)
         (DaemonStatus({"models": []}), "service", "pass", ""),
         (DaemonStatus({"cluster": {"phase": "passive", "drift": ["state.x"]}}), "cluster", "warn", "exo-rkllm cluster"),
         (DaemonStatus({"cluster": {"phase": "out", "sentence": "Told to stay out."}}), "cluster", "warn", "cluster"),
+        (DaemonStatus({"cluster": {"phase": "off", "sentence": "It left.", "hint": "join"}}), "cluster", "pass", ""),
+        (
+            DaemonStatus({"cluster": {"phase": "serving", "announcement": {"sentence": "New.", "hint": "leave"}}}),
+            "cluster",
+            "warn",
+            "leave",
+        ),
     ],
 )
 def test_daemons_status_is_judged(

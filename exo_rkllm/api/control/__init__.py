@@ -30,6 +30,10 @@ PREFIX = "/control"
 VERSION_HEADER = "X-Exo-Rkllm-Version"
 # A cluster of many nodes changes many times a second; who watches it reads once.
 CLUSTER_EVERY = 1.0
+NO_CLUSTER = (
+    "Write enabled = true under [cluster], with API keys also namespace, and restart it; exo-rkllm logs says where it "
+    "could not."
+)
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,10 +42,11 @@ class PlainView(Protocol):
 
 
 class ClusterControl(Protocol):
-    """The daemon's node in its exo cluster."""
+    """The board's part in an exo cluster; `view` is None where it takes none."""
 
-    def view(self) -> PlainView: ...
-    def join(self) -> None: ...
+    def view(self) -> PlainView | None: ...
+    async def join(self) -> None: ...
+    async def leave(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,7 @@ class ControlContext:
     facts: Callable[[], Mapping[str, JSON]]
     pull: Callable[[PullRequest], AsyncGenerator[Any, None]] | None = None
     remove: Callable[[str], Awaitable[str]] | None = None
-    cluster: Callable[[], ClusterControl | None] = lambda: None
+    cluster: ClusterControl | None = None
 
 
 def application(context: ControlContext) -> web.Application:
@@ -77,6 +82,7 @@ def application(context: ControlContext) -> web.Application:
             web.post("/reload", handlers.reload),
             web.get("/cluster", handlers.cluster),
             web.post("/cluster/join", handlers.join),
+            web.post("/cluster/leave", handlers.leave),
         ]
     )
     return app
@@ -153,28 +159,29 @@ class ControlApi:
     async def cluster(self, request: web.Request) -> web.StreamResponse:
         if "follow" in request.query:
             return await _stream(request, self._views())
-        return _json(self._node().view().plain())
+        return _json(self._view())
 
     async def join(self, request: web.Request) -> web.StreamResponse:
-        """The operator wants the board in, with all its models, whatever kept it out."""
-        node = self._node()
         log_change(request, "joins", "the exo cluster")
-        node.join()
-        return _json(node.view().plain())
+        if self._context.cluster is not None:
+            await self._context.cluster.join()
+        return _json(self._view())
 
-    def _node(self) -> ClusterControl:
-        node = self._context.cluster()
-        if node is None:
-            raise NotSupported(
-                "This daemon joins no exo cluster.",
-                "Write enabled = true under [cluster], with API keys also namespace, and restart it; exo-rkllm logs "
-                "says where it could not.",
-            )
-        return node
+    async def leave(self, request: web.Request) -> web.StreamResponse:
+        log_change(request, "leaves", "the exo cluster")
+        if self._context.cluster is not None:
+            await self._context.cluster.leave()
+        return _json(self._view())
+
+    def _view(self) -> Mapping[str, Any]:
+        view = None if self._context.cluster is None else self._context.cluster.view()
+        if view is None:
+            raise NotSupported("This daemon joins no exo cluster.", NO_CLUSTER)
+        return view.plain()
 
     async def _views(self) -> AsyncGenerator[Mapping[str, Any], None]:
         while True:
-            yield self._node().view().plain()
+            yield self._view()
             await asyncio.sleep(CLUSTER_EVERY)
 
     def _status(self) -> dict[str, Any]:

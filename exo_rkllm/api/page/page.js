@@ -321,7 +321,9 @@ function drawCluster() {
   if (cluster.lag) facts.push(`${cluster.lag} events behind`);
   if (cluster.tasks) facts.push(`${cluster.tasks} tasks in hand`);
   facts.push(...(cluster.drift || []), ...(cluster.notes || []), ...(cluster.other_clusters || []));
+  const notice = cluster.announcement;
   put($("cluster-body"), h("p", { class: phase === "serving" ? "" : "empty" }, sentence, cluster.hint ? ` ${cluster.hint}` : ""),
+    notice ? h("p", { class: "trouble" }, `${notice.sentence} ${notice.hint}.`) : null,
     facts.map((fact) => h("p", { class: "meta" }, fact)));
   const rows = nodes.map((node) => h("li", {},
     h("div", { class: "what" }, h("p", { class: "name" }, node.name || node.id.slice(0, 12)), h("p", { class: "meta" }, [node.model, node.chip].filter(Boolean).join(" · "))),

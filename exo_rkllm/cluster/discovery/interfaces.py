@@ -166,3 +166,8 @@ def ends_dump(data: bytes) -> bool:
 
 
 LINKS, ADDRESSES = _GETLINK, _GETADDR
+
+
+def hosts_in(endpoints: Sequence[str]) -> frozenset[str]:
+    """The addresses in zenoh's endpoints, such as fd00::10 of tcp/[fd00::10]:52414."""
+    return frozenset(one.partition("/")[2].rpartition(":")[0].strip("[]").partition("%")[0] for one in endpoints)

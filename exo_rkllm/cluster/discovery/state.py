@@ -18,8 +18,7 @@ FORGET = 30.0
 VALID = 10.0
 # A Hello that nobody answered for is asked about again, but not at each repetition.
 ASK_AGAIN = 3.0
-# Ports that exo's zenoh may have: the hundred around its own. Nobody makes a board connect to any other.
-ZENOH_PORTS = range(52400, 52500)
+DISCOVERY_PORT = 52413
 # Nodes that are remembered: the port is open to everybody.
 NODES = 64
 # exo's default namespace is its version; hashes of these are known by name.
@@ -91,12 +90,12 @@ class DiscoveryState:
         setting: str,
         new_nonce: Callable[[], bytes],
         guesses: Sequence[str] = (),
-        ports: range = ZENOH_PORTS,
+        port: int = DISCOVERY_PORT,
     ) -> None:
         self.setting = setting
         self._me = me
         self._new_nonce = new_nonce
-        self._ports = ports
+        self._ports = zenoh_ports(port)
         self._guesses = tuple(digest(guess) for guess in guesses)
         self._questions: dict[bytes, tuple[bytes, float]] = {}  # nonces: the namespace asked for, and when
         self._namespace: bytes | None = None if setting == AUTO else digest(setting)
@@ -242,3 +241,8 @@ def _room(speakers: dict[Speaker, float], speaker: Speaker, now: float) -> bool:
     for silent in [one for one, at in speakers.items() if now - at >= FORGET]:
         del speakers[silent]
     return len(speakers) < NODES
+
+
+def zenoh_ports(discovery_port: int) -> range:
+    """The hundred around exo's discovery port, where its zenoh listens: nobody makes a board connect to any other."""
+    return range(discovery_port // 100 * 100, discovery_port // 100 * 100 + 100)

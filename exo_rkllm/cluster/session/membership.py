@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from exo_rkllm.backends import base
 from exo_rkllm.cluster.effects import ClusterEffect, DeclareTokenEffect, QueryNodesEffect, SendEffect, StayOutEffect
+from exo_rkllm.cluster.identity import JOIN
 from exo_rkllm.cluster.serving import NodeDescription, Servable
 from exo_rkllm.cluster.session.compatibility import Compatibility
 from exo_rkllm.cluster.session.election import SETTLE_LINK, Adopt, Decision, DeclareToken, Follower, Nudge, Probe
@@ -380,7 +381,7 @@ class Membership:
             node_id=self.me,
             name=self.local.facts.name,
             sentence=sentence,
-            hint="exo-rkllm cluster join" if phase is Phase.OUT else "",
+            hint=JOIN if phase is Phase.OUT else "",
             revision=self._compatibility.revision.name,
             master=self.local.replica.name(self.master),
             election_clock=session.election_clock if session else 0,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from exo_rkllm.cluster.session.replica import Replica
+from exo_rkllm.errors import ExoRkllmError
 
 
 class Phase(str, Enum):
@@ -75,6 +77,23 @@ class ClusterCounters:
 
 
 @dataclass(frozen=True, slots=True)
+class Announcement:
+    """What the operator should know of the cluster, and what to do about it."""
+
+    sentence: str
+    hint: str
+
+
+def unconfirmed(namespace: str) -> Announcement:
+    """Of a cluster that was joined because it was the only one heard."""
+    return Announcement(
+        f"This board joins the exo cluster {namespace}, which nobody has confirmed: all its nodes may use the models.",
+        "exo-rkllm cluster join confirms it; exo-rkllm cluster leave forbids it, as does enabled = false under "
+        "[cluster]",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterView:
     phase: Phase
     node_id: str = ""
@@ -96,11 +115,38 @@ class ClusterView:
     notes: tuple[str, ...] = ()
     other_clusters: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
+    announcement: Announcement | None = None
     counters: ClusterCounters = ClusterCounters()
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         return dataclasses.asdict(self)
+
+
+def why_alone(
+    ambiguous: Sequence[str],
+    problem: ExoRkllmError | None,
+    namespace: str,
+    other_clusters: Sequence[str],
+    *,
+    has_endpoints: bool,
+) -> tuple[str, str]:
+    """Why a node that searches is alone, and what helps; `problem` is discovery's own."""
+    if ambiguous:
+        return (
+            f"Several exo clusters are heard and none is joined: {', '.join(ambiguous)}.",
+            "Set namespace in [cluster] to one of them.",
+        )
+    if problem is not None:
+        return problem.sentence, problem.hint
+    if has_endpoints:
+        return "No exo node answers at the addresses known.", ""
+    if other_clusters:
+        return (
+            f"exo {other_clusters[0]} is heard, which is not the cluster {namespace}.",
+            'Set namespace in [cluster] to it, or to "auto".',
+        )
+    return "No exo node is heard on the local network.", ""
 
 
 def node_views(replica: Replica, me: str, master: str) -> tuple[NodeView, ...]:
