@@ -15,7 +15,7 @@ from tests.daemon.running import Daemon, House
 from tests.exo_cluster.conftest import namespaces  # noqa: F401 - a fixture
 from tests.exo_cluster.lab import Host, Lab, until, within
 
-AUTO = {"EXO_RKLLM_CLUSTER_ENABLED": "true", "EXO_RKLLM_CLUSTER_NAME": "kitchen"}
+AUTO: dict[str, Any] = {"EXO_RKLLM_CLUSTER_ENABLED": "true", "EXO_RKLLM_CLUSTER_NAME": "kitchen"}
 ANNOUNCED = "joins the exo cluster 0.3.70, which nobody has confirmed"
 FORBIDS = "enabled = false under [cluster]"
 
