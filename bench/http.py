@@ -33,6 +33,7 @@ from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import ModelNeeds
+from exo_rkllm.runtime.locate import only
 from simulator.model_file import SimModel, write
 
 ROUNDS = 3
@@ -65,9 +66,8 @@ def models(folder: Path) -> None:
 
 
 def make(model: Model) -> Engine:
-    return (
-        DummyEngine(model) if model.engine == "dummy" else RkllmEngine(model, EngineHost(lambda _lines: None, LIBRARY))
-    )
+    host = EngineHost(lambda _lines: None, only(LIBRARY))
+    return DummyEngine(model) if model.engine == "dummy" else RkllmEngine(model, host)
 
 
 async def serve(folder: Path) -> None:

@@ -13,6 +13,7 @@ from exo_rkllm.backends.base import JSON
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.backends.rkllm_file import RkllmFile
+from exo_rkllm.runtime.locate import only
 from simulator.model_file import SimModel, write
 
 VERSION = "1.3.0"
@@ -48,7 +49,7 @@ async def engine(*, tokens_per_second: float = 0.0) -> AsyncIterator[RkllmEngine
             reply="one two three four five", endless=True, clock=True, max_context=CONTEXT, decode_tps=tokens_per_second
         )
         model = write(Path(folder) / "bench.rkllm", situation)
-        loaded = RkllmEngine(BenchModel(model, CONTEXT), EngineHost(lambda _lines: None, LIBRARY))
+        loaded = RkllmEngine(BenchModel(model, CONTEXT), EngineHost(lambda _lines: None, only(LIBRARY)))
         await loaded.initialize()
         try:
             yield loaded

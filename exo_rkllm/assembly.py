@@ -20,6 +20,9 @@ from exo_rkllm.chat.chat_format import ChatModel
 from exo_rkllm.config import Config
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.plugins import LoadedPlugins
+from exo_rkllm.runtime import locate, modelfile, selection
+from exo_rkllm.runtime.locate import Search
+from exo_rkllm.runtime.selection import RuntimeChoice
 
 if TYPE_CHECKING:  # imported where they are used: a command that only looks at models loads and serves none
     from exo_rkllm.backends.host import EngineHost
@@ -57,8 +60,6 @@ def open_node(
     """
     if loaded is None:
         loaded = plugins.load(config.plugins.allow, more=config.plugins.load)
-    if library is None and config.runtime.library:
-        library = Path(config.runtime.library)
     folder = models or Path(config.models.directory)
     return Node(config, loaded, folder, library, engine or config.models.engine, root, report)
 
@@ -66,7 +67,8 @@ def open_node(
 class Node:
     """One process's catalogue and engines, and the dispatcher over them where it serves.
 
-    `library` is the vendor library that the next load uses; a daemon changes it while it runs.
+    `runtimes` are the vendor libraries of which the next load uses one; a daemon changes them while it runs. Without
+    them each load looks for itself, or uses `library`, whatever else is installed.
     """
 
     def __init__(
@@ -80,7 +82,8 @@ class Node:
         report: LineSink,
     ) -> None:
         self.config = config
-        self.library = library
+        self.runtimes: Search | None = None
+        self._library = library
         self._engine = engine
         self._root = root or Path(config.board.root)
         self._report = report
@@ -102,10 +105,28 @@ class Node:
         return RkllmFile(Path(name))
 
     def host(self) -> EngineHost:
-        """What a load is given besides the model: library, platform and CPUs as they are now."""
+        """What a load is given besides the model: libraries, platform and CPUs as they are now."""
         from exo_rkllm.backends.host import engine_host
 
-        return engine_host(self.config, self.library, self._report, self._root)
+        return engine_host(self.config, self.search(), self._report, self._root)
+
+    def search(self) -> Search:
+        """The vendor libraries that a load may use."""
+        if self.runtimes is not None:
+            return self.runtimes
+        if self._library is not None:
+            return locate.only(self._library)
+        return locate.search(Path(self.config.runtime.library) if self.config.runtime.library else None)
+
+    def runtime_of(self, model: Model) -> RuntimeChoice | None:
+        """The vendor library that a load of the model would use now; None for a model that has no file.
+
+        Raises where the load would raise for it.
+        """
+        if model.path is None:
+            return None
+        wanted = str(model.options.get(selection.OPTION, ""))
+        return selection.choose(self.search(), modelfile.inspect(model.path), wanted)
 
     def engine(self, model: Model) -> Engine:
         """The engine of one load. The model's template is compiled beside the loop while the file loads."""
@@ -157,7 +178,18 @@ class Node:
         if not spec.on_npu:  # a build of llama.cpp for the NPU
             return ModelNeeds(memory, RKNN_SHARE * max(size, 1), RKNN_DOMAIN, library=False)
         domain = model.options.get("base_domain_id")
-        return ModelNeeds(memory, max(size, 1), domain if isinstance(domain, int) else None)
+        return ModelNeeds(memory, max(size, 1), domain if isinstance(domain, int) else self._only_domain(model))
+
+    def _only_domain(self, model: Model) -> int | None:
+        """Domain 0 for a model of a release that takes no other; looked at only where such a release is installed."""
+        from exo_rkllm.backends.host import takes_domains
+
+        if all(takes_domains(place.release) for place in self.search().installed):
+            return None
+        with suppress(ExoRkllmError):  # loading it says what is wrong
+            choice = self.runtime_of(model)
+            return None if choice is None or takes_domains(choice.release) else 0
+        return None
 
 
 def is_file(name: str) -> bool:

@@ -25,7 +25,8 @@ FILES = (
     ("/var/lib/exo-rkllm/models", "The service's models, one folder each."),
     ("/run/exo-rkllm/control.sock", "The control socket, for members of the group exo-rkllm."),
     ("/run/exo-rkllm/npu.sock", "The lease socket, on which other programs take turns on the NPU; for the same group."),
-    ("/usr/lib/exo-rkllm/librkllmrt.so", "The vendor's library, installed by exo-rkllm runtime --install."),
+    ("/usr/lib/exo-rkllm/librkllmrt.so", "The default one of the vendor's libraries, a link into runtimes."),
+    ("/usr/lib/exo-rkllm/runtimes", "The versions of the vendor's library, added by exo-rkllm runtime --install."),
     ("/usr/share/exo-rkllm", "A Grafana dashboard and Prometheus rules."),
 )
 EXIT = (

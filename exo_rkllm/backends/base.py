@@ -277,6 +277,11 @@ class Engine(ABC):
         """Free everything, within seconds, whatever state the engine is in. May be called twice."""
 
     @property
+    def runtime(self) -> tuple[str, str]:
+        """Release of the vendor's library that the model was loaded with, and why that one; empty without one."""
+        return "", ""
+
+    @property
     def memory(self) -> int | None:
         """Bytes that unloading would free, None where it cannot be measured."""
         return None

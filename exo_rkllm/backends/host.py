@@ -10,6 +10,7 @@ from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.driver import is_older
 from exo_rkllm.config import Config
 from exo_rkllm.runner.parent import LineSink, RunnerLimits
+from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.version import order
 from exo_rkllm.socs import default_cpus
 
@@ -23,13 +24,14 @@ DOMAINS_SINCE = "1.2.0"
 class EngineHost:
     """`report` gets the library's own lines. An empty `platform` refuses no file for another SoC's sake.
 
-    `domain` is the NPU address window in which this board's language models start where nothing else is said.
-    `native` are libraries that a model's process opens before the vendor's. `reload`: a request whose sampling the
-    runtime takes at load only has the model loaded again with it, where it would be refused otherwise.
+    `runtimes` are the vendor's libraries; without them each load looks for those that are installed. `domain` is the
+    NPU address window in which this board's language models start where nothing else is said. `native` are libraries
+    that a model's process opens before the vendor's. `reload`: a request whose sampling the runtime takes at load only
+    has the model loaded again with it, where it would be refused otherwise.
     """
 
     report: LineSink
-    library: Path | None = None
+    runtimes: Search | None = None
     platform: str = ""
     cpus: tuple[int, ...] = ()
     domain: int = 0
@@ -38,13 +40,13 @@ class EngineHost:
     reload: bool = False
 
 
-def engine_host(config: Config, library: Path | None, report: LineSink, root: Path | None = None) -> EngineHost:
+def engine_host(config: Config, runtimes: Search | None, report: LineSink, root: Path | None = None) -> EngineHost:
     """The board below `root`, else the configured one; a machine that is none leaves SoC and CPUs to the library.
 
     Another root is another board, whose CPUs this process need not have.
     """
     root = root or Path(config.board.root)
-    host = EngineHost(report, library, native=config.plugins.native, reload=config.runtime.reloads)
+    host = EngineHost(report, runtimes, native=config.plugins.native, reload=config.runtime.reloads)
     board = detect(root)
     if (soc := board.soc) is None:
         return host
@@ -68,6 +70,6 @@ def language_domain(board: Board) -> int:
     return board.soc.language_domain if board.soc is not None and several else 0
 
 
-def supported_domain(domain: int, release: str) -> int:
-    """The same where this release of the vendor's library takes it, else 0: others crash 1.1.x (rknn-vision 3)."""
-    return 0 if release and order(release) < order(DOMAINS_SINCE) else domain
+def takes_domains(release: str) -> bool:
+    """Whether this release of the vendor's library works in other domains than 0: 1.1.x crashes (rknn-vision 3)."""
+    return order(release) >= order(DOMAINS_SINCE)

@@ -24,7 +24,7 @@ from exo_rkllm.backends.base import (
     Timings,
     Usage,
 )
-from exo_rkllm.backends.host import EngineHost, supported_domain
+from exo_rkllm.backends.host import EngineHost, takes_domains
 from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.backends.rkllm_load import (
@@ -33,6 +33,7 @@ from exo_rkllm.backends.rkllm_load import (
     Adapter,
     adapters_of,
     check_file,
+    choose_runtime,
     load_params,
     log_environment,
     sampling_of,
@@ -49,8 +50,8 @@ from exo_rkllm.errors import (
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.parent import Runner
 from exo_rkllm.runner.stream import ArrayRows, RunDone, RunStarted
-from exo_rkllm.runtime import modelfile, version
-from exo_rkllm.runtime.locate import find
+from exo_rkllm.runtime import modelfile
+from exo_rkllm.runtime.selection import OPTION, RuntimeChoice
 
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
@@ -65,6 +66,7 @@ class RkllmEngine(Engine):
         self._defaults = sampling_of(model.sampling, model.id)
         self._loaded_sampling: Mapping[str, float] = self._defaults  # what the model was loaded with
         self._runner: Runner | None = None
+        self._choice: RuntimeChoice | None = None
         # A load with another sampling: one at a time, between two runs, whoever leaves meanwhile.
         self._load_lock = asyncio.Lock()
         self._reload_task: asyncio.Future[ExoRkllmError | None] | None = None
@@ -84,23 +86,23 @@ class RkllmEngine(Engine):
     async def _start(self, sampling: Mapping[str, float]) -> None:
         if self.model.path is None:
             raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
-        library = find(self._host.library)
-        release = version.check(library).release
-        if self.model.domain is None and "base_domain_id" not in self.model.options:
-            self._options["base_domain_id"] = supported_domain(self._host.domain, release)
         facts = modelfile.inspect(self.model.path)
+        choice = choose_runtime(self.model.id, facts, self._options[OPTION], self._host)
+        release = choice.release
+        if self.model.domain is None and "base_domain_id" not in self.model.options:
+            self._options["base_domain_id"] = self._host.domain if takes_domains(release) else 0
         check_file(facts, self._host.platform, release, self.model.context)
         adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"], self._options["lora"])
         runner, session_facts = await Runner.start(
             self.model.id,
-            library,
+            choice.path,
             load_params(self.model, facts, self._options, self._host, release, sampling),
             report=self._host.report,
             limits=self._host.limits,
             preload=self.model.preload.after(self._host.native),
             environment=log_environment(release),
         )
-        self._runner, self._loaded_sampling = runner, sampling
+        self._runner, self._loaded_sampling, self._choice = runner, sampling, choice
         # A saved prompt is in the cache at once, and stays behind every one that is cleared.
         self._ledger = Ledger(None if self._options["prompt_cache"] else EMPTY)
         self._adapter, self._history = self._options["lora"], ()
@@ -157,6 +159,10 @@ class RkllmEngine(Engine):
     @property
     def memory(self) -> int | None:
         return None if self._runner is None else self._runner.memory
+
+    @property
+    def runtime(self) -> tuple[str, str]:
+        return ("", "") if self._choice is None else (self._choice.release, self._choice.reason)
 
     @property
     def pid(self) -> int | None:

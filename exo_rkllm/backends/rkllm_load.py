@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,15 @@ from typing import Any, NamedTuple
 from exo_rkllm.backends.base import Model, Sampling
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption
-from exo_rkllm.errors import ModelNotFound, NotSupported, UsageError
-from exo_rkllm.runtime import modelfile
+from exo_rkllm.errors import ModelNotFound, NotSupported, RuntimeMissing, UsageError
+from exo_rkllm.runtime import locate, modelfile, selection, version
 from exo_rkllm.runtime.abi.shared import SAMPLING_NAMES
 from exo_rkllm.runtime.ends import end_tokens
 from exo_rkllm.runtime.features import Features
+from exo_rkllm.runtime.selection import RuntimeChoice
 from exo_rkllm.runtime.values import LoadParams
+
+log = logging.getLogger(__name__)
 
 # Keys of an rkllm model's [options].
 OPTIONS: Mapping[str, EngineOption] = {
@@ -29,6 +33,7 @@ OPTIONS: Mapping[str, EngineOption] = {
     "loras": EngineOption(dict, {}, "adapters: name to file, or to its path and scale"),
     "lora": EngineOption(str, "", "the adapter that answers are given with; empty means none"),
     "prompt_cache": EngineOption(str, "", "a saved prompt to start from"),
+    "runtime": EngineOption(str, "", "the version of librkllmrt to load it with; empty chooses an installed one"),
     "runtime_template": EngineOption(
         bool, False, "the template inside the .rkllm file, for models that come without tokenizer files"
     ),
@@ -62,6 +67,18 @@ def check_file(facts: modelfile.ModelFacts, platform: str, release: str, context
     for objection in modelfile.check(facts, platform, release, context):
         if objection.certain:
             raise objection.error
+
+
+def choose_runtime(model: str, facts: modelfile.ModelFacts, wanted: str, host: EngineHost) -> RuntimeChoice:
+    """The library of this load, told in the log together with what is known against it; raises where there is none."""
+    choice = selection.choose(host.runtimes or locate.search(), facts, wanted)
+    if version.check(choice.path).release != choice.release:
+        raise RuntimeMissing(f"{choice.path} was replaced a moment ago.", f"exo-rkllm load {model}")
+    log.info("%s loads with runtime %s: %s.", model, choice.release, choice.reason, extra={"model": model})
+    for objection in selection.objections_to(facts, choice, host.platform):
+        if objection.harm and not objection.certain:
+            log.warning("%s", objection.error, extra={"model": model})
+    return choice
 
 
 def load_params(

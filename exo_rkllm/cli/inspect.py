@@ -11,8 +11,9 @@ from typing import Any
 
 from exo_rkllm.cli.output import error_value, size
 from exo_rkllm.cli.runtime import LocalRuntime, local_runtime
-from exo_rkllm.runtime import modelfile
+from exo_rkllm.runtime import modelfile, selection
 from exo_rkllm.runtime.modelfile import Fact, ModelFacts, Objection
+from exo_rkllm.runtime.selection import RuntimeChoice
 
 SOURCES = {"header": "the file's header", "footer": "the file's footer", "name": "the name, so it may be wrong"}
 LABELS = {
@@ -49,22 +50,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     facts = modelfile.inspect(args.file)
     here = local_runtime()
-    objections = modelfile.check(facts, here.platform, here.release)
+    choice = selection.choose(here.search, facts) if here.search.found is not None else None
+    objections = selection.objections_to(facts, choice, here.platform)
     if args.json:
-        print(json.dumps(as_json(facts, objections, here), indent=2))
+        print(json.dumps(as_json(facts, objections, here, choice), indent=2))
     else:
-        print(*report(facts, objections, here), sep="\n")
+        print(*report(facts, objections, here, choice), sep="\n")
     return 0
 
 
-def as_json(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRuntime) -> dict[str, Any]:
+def as_json(
+    facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRuntime, choice: RuntimeChoice | None
+) -> dict[str, Any]:
     return {
         "path": str(facts.path),
         "size": facts.size,
         "known_head": facts.known_head,
         "facts": {name: asdict(fact) for name, fact in facts.known().items()},
         "kv_bytes_per_token": facts.kv_bytes_per_token,
-        "runtime": here.release or None,
+        "runtime": None if choice is None else choice.release,
+        "runtime_reason": None if choice is None else choice.reason,
         "platform": here.platform or None,
         "objections": [
             {**(error_value(objection.error) or {}), "certain": objection.certain} for objection in objections
@@ -72,7 +77,9 @@ def as_json(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRun
     }
 
 
-def report(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRuntime) -> Iterator[str]:
+def report(
+    facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRuntime, choice: RuntimeChoice | None
+) -> Iterator[str]:
     """The file, its facts with their sources, unknown facts, and whether it can run on this machine."""
     facts_by_name = facts.known()
     yield f"{facts.path}: {size(facts.size)}"
@@ -87,16 +94,18 @@ def report(facts: ModelFacts, objections: tuple[Objection, ...], here: LocalRunt
         yield f"  memory: about {size(facts.memory(context) or 0)} at {context} tokens ({per_token:,} bytes a token)"
     if unknown := [LABELS[name] for name in WORTH_MISSING if name not in facts_by_name]:
         yield f"  unknown: {', '.join(unknown)}"
-    yield from verdict(objections, here)
+    if choice is not None and len(here.search.installed) > 1:
+        yield f"  runtime: {choice}"
+    yield from verdict(objections, here, "" if choice is None else choice.release)
 
 
-def verdict(objections: tuple[Objection, ...], here: LocalRuntime) -> Iterator[str]:
+def verdict(objections: tuple[Objection, ...], here: LocalRuntime, release: str) -> Iterator[str]:
     for objection in objections:
         yield f"{'!' if objection.certain else '?'} {objection.error.sentence}"
         yield f"  try: {objection.error.hint}"
     if objections:
         return
-    if where := " and ".join(text for text in (here.platform, here.release and f"runtime {here.release}") if text):
+    if where := " and ".join(text for text in (here.platform, release and f"runtime {release}") if text):
         yield f"No objections on this machine: {where}."
 
 

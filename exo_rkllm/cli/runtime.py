@@ -1,4 +1,4 @@
-"""`exo-rkllm runtime`: show which librkllmrt.so is used and why, or install one."""
+"""`exo-rkllm runtime`: show which versions of librkllmrt.so are installed, add or remove one, or set the default."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from exo_rkllm.cli.output import error_value
 from exo_rkllm.config import load
 from exo_rkllm.errors import ConfigError, UsageError
 from exo_rkllm.runtime import abi, locate
-from exo_rkllm.runtime.install import Progress, install
+from exo_rkllm.runtime.install import Progress, install, remove, set_default
 from exo_rkllm.runtime.locate import LibraryPlace, Search
 from exo_rkllm.runtime.version import supported_text
 
@@ -35,11 +35,6 @@ class LocalRuntime:
     search: Search
     platform: str
 
-    @property
-    def release(self) -> str:
-        place = self.search.found
-        return "" if place is None or place.version is None else place.version.release
-
 
 def local_runtime() -> LocalRuntime:
     """Works even if the configuration is broken, which `exo-rkllm config check` reports."""
@@ -56,36 +51,62 @@ def local_runtime() -> LocalRuntime:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--install", metavar="FILE|URL", help="check and install this librkllmrt.so")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--install", metavar="FILE|URL", help="check this librkllmrt.so and add its version")
+    action.add_argument("--default", metavar="VERSION", help="make an installed version the default")
+    action.add_argument("--remove", metavar="VERSION", help="remove an installed version")
     parser.add_argument("--sha256", metavar="HEX", default="", help="the SHA-256 it must have; required for a URL")
-    parser.add_argument("--directory", metavar="DIR", type=Path, help=f"where to install it (default: {locate.OURS})")
+    parser.add_argument(
+        "--directory", metavar="DIR", type=Path, help=f"where the versions are installed (default: {locate.OURS})"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(args: argparse.Namespace) -> int:
-    if args.install is None and (args.sha256 or args.directory):
-        raise UsageError("--sha256 and --directory belong to --install.", "exo-rkllm runtime --install FILE|URL ...")
+    changes = (args.install, args.default, args.remove) != (None, None, None)
+    if (args.sha256 and args.install is None) or (args.directory and not changes):
+        raise UsageError(
+            "--sha256 and --directory belong to --install; --directory also to --default and --remove.",
+            "exo-rkllm runtime --install FILE|URL ...",
+        )
+    directory = args.directory or locate.OURS
     if args.install is not None:
-        put(args.install, args.directory or locate.OURS, args.sha256, as_json=args.json)
-        return 0
-    search = local_runtime().search
-    if args.json:
+        put(args.install, directory, args.sha256, as_json=args.json)
+    elif args.default is not None:
+        path = set_default(directory, args.default)
+        text = f"The default is librkllmrt {args.default}: {path}"
+        print(json.dumps({"default": args.default, "path": str(path)}) if args.json else text)
+    elif args.remove is not None:
+        remove(directory, args.remove)
+        print(json.dumps({"removed": args.remove}) if args.json else f"Removed librkllmrt {args.remove}.")
+    else:
+        show(local_runtime().search, as_json=args.json)
+    return 0
+
+
+def show(search: Search, *, as_json: bool) -> None:
+    """The report, also before the error of a machine without a library."""
+    if as_json:
         print(json.dumps(search_json(search), indent=2))
     else:
         print(*report(search), sep="\n")
     search.require()
-    return 0
 
 
 def put(source: str, directory: Path, sha256: str, *, as_json: bool) -> None:
-    target, version = install(source, directory, sha256, bar())
+    new = install(source, directory, sha256, bar())
+    release = new.version.release
     if as_json:
-        print(json.dumps({"path": str(target), "version": version.release, "evidence": version.evidence}))
+        values = {"path": str(new.path), "version": release, "evidence": new.version.evidence, "default": new.default}
+        print(json.dumps(values))
         return
-    print(f"Installed librkllmrt {version.release}: {target}")
-    used = local_runtime().search.found
-    if used is None or not used.path.exists() or not used.path.samefile(target):
-        print(f"  To use it: export {locate.VARIABLE}={target}")
+    print(f"Installed librkllmrt {release}: {new.path}")
+    if not any(place.path.exists() and place.path.samefile(new.path) for place in local_runtime().search.installed):
+        print(f"  To use it: export {locate.VARIABLE}={directory / locate.NAME}")
+    if new.default != release:
+        where = "" if directory == locate.OURS else f" --directory {directory}"
+        print(f"  Models that need it are loaded with it; the default stays {new.default}.")
+        print(f"  To change that: exo-rkllm runtime --default {release}{where}")
 
 
 def bar() -> Progress:
@@ -107,9 +128,14 @@ def report(search: Search) -> Iterator[str]:
         layout = abi.load(release).name
         yield f"{used.path}"
         yield f"  librkllmrt {release}, according to its {used.version.evidence}; struct layout {layout}"
-    width = max(len(str(place.path)) for place in search.places)
+    if len(search.installed) > 1:
+        yield "installed"
+        for place in search.installed:
+            yield f"  {place.release:<8} {place.path}{'  <- default' if place is used else ''}"
+    places = [place for place in search.places if place not in search.versions]
+    width = max(len(str(place.path)) for place in (*places, *search.versions))
     yield "searched" + SEARCH_REASONS[search.places[0].origin]
-    for place in search.places:
+    for place in (*places, *search.versions):
         yield f"  {place.path!s:<{width}}  {finding(place)}{'  <- used' if place is used else ''}"
     yield f"supported: {supported_text()}"
 
@@ -122,6 +148,7 @@ def finding(place: LibraryPlace) -> str:
 def search_json(search: Search) -> dict[str, Any]:
     return {
         "used": None if search.found is None else place_json(search.found),
+        "installed": [place_json(place) for place in search.installed],
         "places": [place_json(place) for place in search.places],
         "supported": list(abi.RELEASES),
         "python": f"{os.uname().machine} {sys.version_info.major}.{sys.version_info.minor}",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 
+from exo_rkllm.assembly import Node
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.chat_format import ChatFormat
 from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.cli import models, place
 from exo_rkllm.cli.output import size
+from exo_rkllm.errors import ExoRkllmError
 
 FROM_PLUGIN = "defined by a plugin"
 
@@ -25,16 +27,28 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    entry = place.node(args.models).catalogue.resolve(args.model)
+    node = place.node(args.models)
+    entry = node.catalogue.resolve(args.model)
     if args.card:
         print(cards.dump(entry.card), end="")
     elif args.template:
         print(entry.chat_format().template.text)
     elif args.json:
-        print(json.dumps({**models.as_json(entry), **_conventions(entry.chat_format())}, indent=2))
+        values = {"runtime": _runtime(node, entry), **_conventions(entry.chat_format())}
+        print(json.dumps({**models.as_json(entry), **values}, indent=2))
     else:
-        print("\n".join(f"{label:<13} {value}" for label, value in lines(entry) if value))
+        print("\n".join(f"{label:<13} {value}" for label, value in lines(entry, _runtime(node, entry)) if value))
     return 0
+
+
+def _runtime(node: Node, entry: Entry) -> str:
+    """The vendor library that it is loaded with here, and why, or why with none."""
+    if entry.engine != "rkllm" or not node.search().installed:
+        return ""
+    try:
+        return str(node.runtime_of(entry) or "")
+    except ExoRkllmError as error:
+        return error.sentence
 
 
 def _conventions(chat_format: ChatFormat) -> dict[str, object]:
@@ -47,7 +61,7 @@ def _conventions(chat_format: ChatFormat) -> dict[str, object]:
     }
 
 
-def lines(entry: Entry) -> list[tuple[str, str]]:
+def lines(entry: Entry, runtime: str = "") -> list[tuple[str, str]]:
     card = entry.card
     chat = _conventions(entry.chat_format())
     sampling = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in card.sampling.explicit().items())
@@ -61,6 +75,7 @@ def lines(entry: Entry) -> list[tuple[str, str]]:
         ("engine", card.engine),
         ("made for", " ".join(word for word in (card.platform, card.quantization) if word)),
         ("needs runtime", f"{card.runtime_floor} or newer" if card.runtime_floor else ""),
+        ("runtime", runtime),
         ("memory", f"about {size(card.memory)}" if card.memory else ""),
         ("context", str(card.context or "")),
         ("shape", f"{card.layers} layers, {card.hidden_size} wide" if card.layers and card.hidden_size else ""),

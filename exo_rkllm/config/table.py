@@ -125,7 +125,11 @@ class RuntimeSettings:
     """The vendor's library, librkllmrt.so."""
 
     library: str = row(
-        TEXT, "Path of the library. Empty: the first usable one in the usual places.", "", "/opt/rkllm/librkllmrt.so"
+        TEXT,
+        "Path of the default library; a folder `runtimes` beside it may hold other versions. Empty: the first usable "
+        "one in the usual places.",
+        "",
+        "/opt/rkllm/librkllmrt.so",
     )
     log_level: int = row(
         Whole(0, 2), "What the library logs: 0 warnings and errors, 1 also timings and memory, 2 everything.", 0, 1

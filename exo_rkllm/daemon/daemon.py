@@ -37,6 +37,7 @@ from exo_rkllm.log.ring import Ring
 from exo_rkllm.log.setup import set_level
 from exo_rkllm.metrics.serving import ServingMetrics
 from exo_rkllm.runtime import abi
+from exo_rkllm.runtime.locate import Search
 
 if TYPE_CHECKING:
     from exo_rkllm.cluster.node import ClusterNode
@@ -154,12 +155,11 @@ class Daemon:
             self._closing.callback(FileWatch(paths, catalogue.notify).close)
 
     def _hardware_changed(self) -> None:
-        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, self._pinned(), self.hardware.release))
+        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, self._pinned()))
         self._update_availability()
 
     def _update_availability(self) -> None:
-        library, reason = self.hardware.library, self.hardware.unavailable_reason
-        self.node.library = None if library is None else library.path
+        self.node.runtimes, reason = self.hardware.runtimes, self.hardware.unavailable_reason
         if reason is not None:
             self.dispatcher.npu_unavailable(reason, npu_lost=self.hardware.npu_error is not None)
         else:
@@ -189,7 +189,7 @@ class Daemon:
     def _apply(self) -> None:
         set_level(self.config.log.level)
         pinned = self._pinned()
-        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, pinned, self.hardware.release))
+        self.dispatcher.reconfigure(limits(self.config, self.hardware.board, pinned))
         self._update_availability()
         for name in sorted(pinned):
             self._spawn(self._preload(name))
@@ -258,9 +258,9 @@ class Daemon:
         return False  # it was removed meanwhile
 
     def runtime(self) -> tuple[str, str] | None:
-        """Release and generation of the vendor's library, for the metrics."""
-        release = self.hardware.release
-        return (release, abi.RELEASES[release]) if release else None
+        """Release and generation of the default one of the vendor's libraries, for the metrics."""
+        library = self.hardware.library
+        return None if library is None else (library.release, abi.RELEASES[library.release])
 
     def facts(self) -> Mapping[str, JSON]:
         """What a status says besides the dispatcher's own."""
@@ -275,6 +275,7 @@ class Daemon:
             "pid": os.getpid(),
             "cluster": None if cluster is None else cluster.plain(),
             "library": "" if library is None else str(library.path),
+            "runtimes": runtimes_value(self.hardware.runtimes),
             "models_directory": str(self.node.catalogue.directory),
             "config_files": list(self.config.files),
             "plugins": [asdict(row) for row in self.node.plugins.rows],
@@ -284,6 +285,15 @@ class Daemon:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def runtimes_value(search: Search | None) -> list[JSON]:
+    """The installed versions of the vendor's library, the default first."""
+    installed = () if search is None else search.installed
+    return [
+        {"version": place.release, "path": str(place.path), "default": number == 0}
+        for number, place in enumerate(installed)
+    ]
 
 
 def headline(status: DispatchStatus) -> str:

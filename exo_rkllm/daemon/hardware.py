@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
 
-from exo_rkllm.backends.host import language_domain, supported_domain, windows
+from exo_rkllm.backends.host import language_domain, windows
 from exo_rkllm.backends.observer import FINISH_REASONS, AnswerReport, LoadReport, Observer, RestartReport
 from exo_rkllm.board import affinity
 from exo_rkllm.board.detect import Board
@@ -16,12 +16,12 @@ from exo_rkllm.board.kernel_log import KernelLogWatch
 from exo_rkllm.board.performance import Performance
 from exo_rkllm.board.watch import BoardWatch, Monitor
 from exo_rkllm.config import Config
-from exo_rkllm.daemon.file_watch import FileWatch
+from exo_rkllm.daemon.file_watch import ANY, FileWatch
 from exo_rkllm.dispatch.state import DispatchLimits
 from exo_rkllm.dispatch.status import DispatchStatus
 from exo_rkllm.errors import ClocksError, ExoRkllmError
 from exo_rkllm.runtime import locate
-from exo_rkllm.runtime.locate import LibraryPlace
+from exo_rkllm.runtime.locate import LibraryPlace, Search
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Hardware:
 
     def __init__(self, config: Config, on_change: Callable[[], None]) -> None:
         self.root = Path(config.board.root)
-        self.library: LibraryPlace | None = None
+        self.runtimes: Search | None = None  # as of `start`
         self._configured_library = Path(config.runtime.library) if config.runtime.library else None
         self._library_error: ExoRkllmError | None = None
         self._on_change = on_change
@@ -58,10 +58,9 @@ class Hardware:
         return self.npu_error or self._library_error
 
     @property
-    def release(self) -> str:
-        """The vendor library's release; empty where there is no library."""
-        version = None if self.library is None else self.library.version
-        return "" if version is None else version.release
+    def library(self) -> LibraryPlace | None:
+        """The default one of the vendor's libraries."""
+        return None if self.runtimes is None else self.runtimes.found
 
     def start(self) -> None:
         """Look for the library and follow both. Must run on the loop."""
@@ -69,10 +68,10 @@ class Hardware:
         self._follow_board()
         self.kernel_log.start()
         self._closing.callback(self.kernel_log.close)
-        places = [place.path.absolute() for place in locate.search(self._configured_library).places]
+        search = self._find_library()
+        paths = [*(place.path.absolute() for place in search.places), search.folder / ANY]
         with suppress(OSError):
-            self._closing.callback(FileWatch(lambda: places, self._library_changed).close)
-        self._find_library()
+            self._closing.callback(FileWatch(lambda: paths, self._library_changed).close)
 
     def close(self) -> None:
         self._closing.close()
@@ -94,15 +93,18 @@ class Hardware:
         self._find_library()
         self._on_change()
 
-    def _find_library(self) -> None:
+    def _find_library(self) -> Search:
+        self.runtimes = search = locate.search(self._configured_library)
+        self._library_error = None
         try:
-            self.library = place = locate.search(self._configured_library).require()
+            search.require()
         except ExoRkllmError as error:
-            self.library, self._library_error = None, error
+            self._library_error = error
             log.warning("%s", error)
-        else:
-            self._library_error = None
-            log.info("%s is %s.", place.path, place.held)
+        for place in search.installed:
+            default = " (default)" if place is search.found and len(search.installed) > 1 else ""
+            log.info("%s is %s%s.", place.path, place.held, default)
+        return search
 
 
 class NpuWitness:
@@ -135,8 +137,8 @@ class NpuWitness:
             self._kernel_log.npu_worked()
 
 
-def limits(config: Config, board: Board, pinned: frozenset[str], release: str = "") -> DispatchLimits:
-    """What the dispatcher keeps to on this board, with this release of the vendor's library."""
+def limits(config: Config, board: Board, pinned: frozenset[str]) -> DispatchLimits:
+    """What the dispatcher keeps to on this board."""
     return DispatchLimits(
         queue=config.dispatch.queue,
         queue_per_client=config.dispatch.queue_per_client,
@@ -147,7 +149,7 @@ def limits(config: Config, board: Board, pinned: frozenset[str], release: str = 
         pinned=pinned,
         reserve=config.models.reserve_memory,
         domains=windows(board),
-        lowest_domain=supported_domain(language_domain(board), release),
+        lowest_domain=language_domain(board),
         npu_parallel=config.dispatch.npu_parallel,
     )
 

@@ -49,6 +49,8 @@ class ModelStatus:
     pinned: bool = False
     memory: int = 0
     domain: int | None = None
+    runtime: str = ""  # the vendor library's release that it is loaded with, and why that one
+    runtime_reason: str = ""
     unload_at: float | None = None
     retry_at: float | None = None
     error: str = ""
@@ -134,6 +136,7 @@ def _model_status(
     running = [requests[ticket] for ticket in sorted(model.running) if ticket in requests]
     waiting = [requests[entry.ticket] for entry in model.queue.entries]
     measured = None if engine is None else engine.memory
+    runtime, runtime_reason = ("", "") if engine is None else engine.runtime
     unload_at = state.idle_deadline(model)
     error = state.unavailable_reason if state.lacks_npu(model) else model.error
     return ModelStatus(
@@ -155,6 +158,8 @@ def _model_status(
         pinned=state.pinned(model),
         memory=model.memory_needed if measured is None else measured,
         domain=model.domain,
+        runtime=runtime,
+        runtime_reason=runtime_reason,
         unload_at=epoch + unload_at if math.isfinite(unload_at) else None,
         retry_at=epoch + model.retry_at if model.retry_at > now else None,
         error="" if error is None else error.sentence,

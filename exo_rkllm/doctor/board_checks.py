@@ -69,9 +69,11 @@ def driver_version(scene: Scene) -> Finding:
 
 def pairing(scene: Scene) -> Finding:
     current = npu_of(scene).version
-    if is_older("1.2.99", scene.runtime.split("b")[0]) and is_older(current, RECOMMENDED):
-        return poor(f"Runtime {scene.runtime} asks for driver {RECOMMENDED}, and this one is {current}.", UPGRADE)
-    return good(f"runtime {scene.runtime} and driver {current or 'of unknown version'} go together")
+    releases = [place.release for place in scene.search.installed]
+    for release in releases:
+        if is_older("1.2.99", release.split("b")[0]) and is_older(current, RECOMMENDED):
+            return poor(f"Runtime {release} asks for driver {RECOMMENDED}, and this one is {current}.", UPGRADE)
+    return good(f"runtime {', '.join(releases)} and driver {current or 'of unknown version'} go together")
 
 
 def nodes(scene: Scene) -> Finding:

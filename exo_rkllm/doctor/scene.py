@@ -22,9 +22,10 @@ from exo_rkllm.config import Config, load
 from exo_rkllm.doctor.identity import UserIdentity
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound
 from exo_rkllm.plugins import PluginStatus
-from exo_rkllm.runtime import locate, modelfile
+from exo_rkllm.runtime import locate, modelfile, selection
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.modelfile import ModelFacts, Objection
+from exo_rkllm.runtime.selection import RuntimeChoice
 
 # glibc's loader looks here for the vendor library's own needs (npu-platform 7).
 LIBRARIES = (
@@ -54,6 +55,7 @@ class ModelInspection:
     facts: ModelFacts | None = None
     objections: tuple[Objection, ...] = ()
     memory: int | None = None  # estimated bytes that loading it takes
+    runtime: RuntimeChoice | None = None  # the vendor library that it would be loaded with
     error: ExoRkllmError | None = None
 
 
@@ -81,8 +83,8 @@ class Scene:
 
     @property
     def runtime(self) -> str:
-        """The vendor library's release that would be loaded; empty if there is none."""
-        return _release(self.search)
+        """The default release of the vendor's library; empty if there is none."""
+        return "" if self.search.found is None else self.search.found.release
 
 
 def look(
@@ -102,7 +104,7 @@ def look(
     board = detect(base)
     library = Path(config.runtime.library) if config is not None and config.runtime.library else None
     search = locate.search(library, environment)
-    models, models_error = _models(catalogue, model, board, _release(search))
+    models, models_error = _models(catalogue, model, board, search)
     return Scene(
         root=base,
         board=board,
@@ -130,11 +132,6 @@ def _daemon_process(service: DaemonStatus) -> int:
     return process if isinstance(process, int) else os.getpid()
 
 
-def _release(search: Search) -> str:
-    place = search.found
-    return place.version.release if place is not None and place.version is not None else ""
-
-
 def _plugins(environment: Mapping[str, str], service: DaemonStatus) -> tuple[PluginStatus, ...]:
     """The daemon's plugins if one runs, since this process may load others."""
     if service.status is not None and "plugins" in service.status:
@@ -150,11 +147,11 @@ def _config(environment: Mapping[str, str]) -> tuple[Config | None, ExoRkllmErro
 
 
 def _models(
-    catalogue: Catalogue | None, name: str, board: Board, release: str
+    catalogue: Catalogue | None, name: str, board: Board, search: Search
 ) -> tuple[tuple[ModelInspection, ...], ExoRkllmError | None]:
     platform_name = board.soc.title if board.soc is not None and board.soc.rkllm else ""
     if name and (name.endswith(".rkllm") or "/" in name):
-        return (_inspect(name, Path(name), platform_name, release, 0),), None
+        return (_inspect(name, Path(name), platform_name, search),), None
     if catalogue is None:
         return (), None
     try:
@@ -164,24 +161,29 @@ def _models(
         return (ModelInspection(name, error=error),), None
     except ExoRkllmError as error:
         return (), error
-    inspections = [_inspect_entry(entry, platform_name, release) for entry in entries]
+    inspections = [_inspect_entry(entry, platform_name, search) for entry in entries]
     problems = () if name else listing.problems
     return (*inspections, *(ModelInspection(one.folder.name, error=one.error) for one in problems)), None
 
 
-def _inspect_entry(entry: Entry, platform_name: str, release: str) -> ModelInspection:
+def _inspect_entry(entry: Entry, platform_name: str, search: Search) -> ModelInspection:
     if entry.engine != "rkllm" or entry.path is None:
         return ModelInspection(entry.id)
-    return _inspect(entry.id, entry.path, platform_name, release, entry.context)
+    wanted = str(entry.options.get(selection.OPTION, ""))
+    return _inspect(entry.id, entry.path, platform_name, search, entry.context, wanted)
 
 
-def _inspect(name: str, path: Path, platform_name: str, release: str, context: int) -> ModelInspection:
+def _inspect(
+    name: str, path: Path, platform_name: str, search: Search, context: int = 0, wanted: str = ""
+) -> ModelInspection:
     try:
         facts = modelfile.inspect(path)
+        # That none is installed is the matter of another check.
+        choice = None if search.found is None else selection.choose(search, facts, wanted)
     except ExoRkllmError as error:
         return ModelInspection(name, error=error)
-    objections = modelfile.check(facts, platform_name, release, context)
-    return ModelInspection(name, facts, objections, facts.memory(context or SHORTEST))
+    objections = selection.objections_to(facts, choice, platform_name, context)
+    return ModelInspection(name, facts, objections, facts.memory(context or SHORTEST), runtime=choice)
 
 
 def _cpus(root: Path) -> list[CpuPolicy]:

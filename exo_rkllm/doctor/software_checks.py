@@ -50,7 +50,9 @@ def runtime(scene: Scene) -> Finding:
         place = scene.search.require()
     except ExoRkllmError as error:
         return from_error(error)
-    return good(f"librkllmrt {scene.runtime}, layout of {abi.load(scene.runtime).name} ({place.path})")
+    others = ", ".join(one.release for one in scene.search.installed if one is not place)
+    beside = f", and beside it {others}" if others else ""
+    return good(f"librkllmrt {scene.runtime}, layout of {abi.load(scene.runtime).name} ({place.path}){beside}")
 
 
 def models(scene: Scene) -> Finding:
@@ -58,7 +60,8 @@ def models(scene: Scene) -> Finding:
         return from_error(scene.models_error)
     if not scene.models:
         return poor("There is no model yet.", "exo-rkllm pull ORG/REPO")
-    findings = [model(one, scene.reading.memory_total) for one in scene.models]
+    several = len(scene.search.installed) > 1
+    findings = [model(one, scene.reading.memory_total, several=several) for one in scene.models]
     first = worst(findings)
     if first.level == "pass":
         return good("; ".join(one.fact for one in findings))
@@ -66,7 +69,8 @@ def models(scene: Scene) -> Finding:
     return replace(first, fact=f"{first.fact} ({more} more like it.)") if more else first
 
 
-def model(inspection: ModelInspection, memory_total: int | None = None) -> Finding:
+def model(inspection: ModelInspection, memory_total: int | None = None, *, several: bool = False) -> Finding:
+    """`several` runtimes are installed, so that the one of the model is worth saying."""
     if inspection.error is not None:
         return from_error(inspection.error)
     for objection in inspection.objections:
@@ -81,7 +85,8 @@ def model(inspection: ModelInspection, memory_total: int | None = None) -> Findi
     facts = inspection.facts
     target = f"for {facts.platform.value}" if facts is not None and facts.platform else ""
     toolkit = f"toolkit {facts.toolkit.value}" if facts is not None and facts.toolkit else ""
-    return good(", ".join(part for part in (inspection.name, target, toolkit) if part))
+    runtime = f"runtime {inspection.runtime}" if several and inspection.runtime is not None else ""
+    return good(", ".join(part for part in (inspection.name, target, toolkit, runtime) if part))
 
 
 def plugins(scene: Scene) -> Finding:

@@ -76,11 +76,14 @@ BOARD: Mapping[str, FamilySpec] = {
 SERVING: Mapping[str, FamilySpec] = {
     "rkllm_daemon_info": FamilySpec("gauge", "Version of exo-rkllm; always 1.", ("version",)),
     "rkllm_runtime_info": FamilySpec(
-        "gauge", "Version and ABI of the vendor's library in use; always 1.", ("version", "abi")
+        "gauge", "Version and ABI of the default one of the vendor's libraries; always 1.", ("version", "abi")
     ),
     "rkllm_serving": FamilySpec("gauge", "1 unless something prevents all models from answering."),
     "rkllm_model_loaded": FamilySpec("gauge", "1 while the model is loaded and ready.", MODEL),
     "rkllm_model_memory_bytes": FamilySpec("gauge", "Memory that unloading the model would free.", MODEL),
+    "rkllm_model_runtime_info": FamilySpec(
+        "gauge", "Version of the vendor's library that the loaded model runs on; always 1.", ("model", "version")
+    ),
     "rkllm_requests_running": FamilySpec("gauge", "Requests being answered.", MODEL),
     "rkllm_requests_waiting": FamilySpec("gauge", "Requests in the queue.", MODEL),
     "rkllm_requests_total": FamilySpec("counter", "Finished requests, by finish reason.", ("model", "finish_reason")),

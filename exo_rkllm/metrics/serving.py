@@ -127,7 +127,7 @@ class ServingMetrics:
 
 
 class ServingCollector:
-    """`runtime` gives the vendor library's version and generation, or None without one."""
+    """`runtime` gives version and generation of the default vendor library, or None without one."""
 
     def __init__(
         self,
@@ -151,6 +151,8 @@ class ServingCollector:
         for model in status.models[:MOST_VALUES]:
             scrape.add("rkllm_model_loaded", 1 if model.state == "ready" else 0, model.name)
             scrape.add("rkllm_model_memory_bytes", model.memory if model.state == "ready" else None, model.name)
+            if model.state == "ready" and model.runtime:
+                scrape.add("rkllm_model_runtime_info", 1, model.name, model.runtime)
             scrape.add("rkllm_requests_running", len(model.running), model.name)
             scrape.add("rkllm_requests_waiting", len(model.waiting), model.name)
         for (name, labels), value in self._serving.counters.items():

@@ -1,15 +1,20 @@
-"""Puts a vendor library in place: written beside its target, checked there, then renamed over it.
+"""Adds and removes releases of the vendor library: one file each in the folder `runtimes`, and a link to the default.
 
-The rename also keeps a library that a process has mapped intact; writing into it would crash that process.
+A file is written beside its target, checked there, then renamed over it. The rename also keeps a library that a process
+has mapped intact; writing into it would crash that process. Names are made of releases that the ABI's table knows, and
+a file is only removed by the release that was read from it, so no name leads out of the folder.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -18,7 +23,7 @@ from urllib.request import urlopen
 from exo_rkllm.errors import ExoRkllmError, RuntimeMissing, UsageError
 from exo_rkllm.privileges import give_up_root
 from exo_rkllm.runtime import version
-from exo_rkllm.runtime.locate import NAME
+from exo_rkllm.runtime.locate import NAME, VERSIONS, LibraryPlace, Search, look, look_into
 from exo_rkllm.runtime.version import Version
 
 # Bytes so far, and in all; 0 where that is not known.
@@ -28,7 +33,7 @@ CHUNK = 1 << 18
 # The vendor's files have 6 to 8 MB; whatever is far larger is something else.
 LARGEST = 256 << 20
 TIMEOUT = 30.0
-READABLE_BY_ALL = 0o644
+READABLE_BY_ALL, ENTERED_BY_ALL = 0o644, 0o755  # whatever the umask: the service has an account of its own
 SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -36,21 +41,117 @@ def is_url(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
-def install(source: str, directory: Path, sha256: str, progress: Progress) -> tuple[Path, Version]:
-    """Where it is now, and what it is. Where anything is wrong, the old file stays and nothing is left behind."""
+@dataclass(frozen=True, slots=True)
+class InstalledRuntime:
+    """`default` is the release that models are loaded with if nothing speaks against it."""
+
+    path: Path
+    version: Version
+    default: str
+
+
+def file_of(directory: Path, release: str) -> Path:
+    return directory / VERSIONS / f"librkllmrt-{release}.so"
+
+
+def install(source: str, directory: Path, sha256: str, progress: Progress) -> InstalledRuntime:
+    """Add a release to those of `directory`, or replace it. The first one, or one where the default is of no use,
+    becomes the default. Where anything is wrong, everything stays as it was and nothing is left behind."""
     if sha256 and not SHA256.fullmatch(sha256):
         raise UsageError(f"{sha256!r} is not a SHA-256 checksum of 64 hex digits.", f"sha256sum {source}")
     if is_url(source) and not sha256:
         raise UsageError("A library from the network needs its checksum.", "Add --sha256 HEX from a source you trust")
-    target = directory / NAME
-    with _opened(source) as (stream, total), _beside(target) as partial:
+    with _opened(source) as (stream, total), _beside(directory / VERSIONS) as partial:
         digest = _copy(source, stream, partial, total, progress)
         if sha256 and digest != sha256.lower():
             raise RuntimeMissing(f"{source} has the SHA-256 {digest}, not {sha256.lower()}.", "Nothing was installed")
         found = _checked(partial, source)
+        target = file_of(directory, found.release)
         partial.chmod(READABLE_BY_ALL)
         partial.replace(target)
-    return target, found
+    default = _search(directory).found
+    if default is None or default.release == found.release:
+        with _changing(directory):
+            _link(directory, target)
+        return InstalledRuntime(target, found, found.release)
+    return InstalledRuntime(target, found, default.release)
+
+
+def set_default(directory: Path, release: str) -> Path:
+    """Make an installed release the default; returns its file. A library that lies in the default's own place, as
+    earlier versions of this program installed it, is kept among the others."""
+    place = _installed(directory, release)
+    default = _search(directory).found
+    if default is not None and default.release == release:
+        return default.path
+    with _changing(directory):
+        if default is not None and not default.path.is_symlink():
+            with suppress(FileExistsError):
+                os.link(default.path, file_of(directory, default.release))
+        _link(directory, place.path)
+    return place.path
+
+
+def remove(directory: Path, release: str) -> None:
+    """Remove an installed release. The default goes last: others would take its place without being asked for."""
+    _installed(directory, release)
+    search = _search(directory)
+    is_default = search.found is not None and search.found.release == release
+    others = [place.release for place in search.versions if place.release not in ("", release)]
+    if is_default and others:
+        raise UsageError(
+            f"librkllmrt {release} is the default, and {', '.join(others)} would remain.",
+            f"exo-rkllm runtime --default {others[0]}, then again",
+        )
+    with _changing(directory):
+        if is_default:
+            (directory / NAME).unlink(missing_ok=True)
+        for place in search.versions:
+            if place.release == release:
+                place.path.unlink(missing_ok=True)
+
+
+def _search(directory: Path) -> Search:
+    """What is installed in `directory`: `found` is what the default's name leads to."""
+    folder = directory / VERSIONS
+    default = look(directory / NAME, "system", for_board=True)
+    return Search((default,), folder, look_into(folder, for_board=True))
+
+
+def _installed(directory: Path, release: str) -> LibraryPlace:
+    search = _search(directory)
+    places = [place for place in (*search.versions, *search.places) if place.version is not None]
+    for place in places:
+        if place.release == release:
+            return place
+    there = ", ".join(dict.fromkeys(place.release for place in places)) or "none"
+    raise RuntimeMissing(
+        f"librkllmrt {release} is not installed in {directory} (there: {there}).",
+        "exo-rkllm runtime lists what is installed; --directory DIR names another folder",
+    )
+
+
+def _link(directory: Path, target: Path) -> None:
+    """Point the default's name to a file in its folder, in one step."""
+    link = directory / NAME
+    hidden = directory / f".{NAME}.{secrets.token_hex(8)}"
+    hidden.symlink_to(os.path.relpath(target, directory))
+    try:
+        hidden.replace(link)
+    except OSError:
+        hidden.unlink()
+        raise
+
+
+@contextmanager
+def _changing(directory: Path) -> Iterator[None]:
+    try:
+        give_up_root(directory / VERSIONS)
+        yield
+    except OSError as error:
+        raise RuntimeMissing(
+            f"{directory} cannot be changed: {error.strerror}.", "Run it as root (sudo), or give --directory DIR"
+        ) from error
 
 
 @contextmanager
@@ -69,12 +170,14 @@ def _opened(source: str) -> Iterator[tuple[IO[bytes], int]]:
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A file of its own in the target's directory, which is gone afterwards unless it was renamed."""
-    give_up_root(target.parent)
+def _beside(folder: Path) -> Iterator[Path]:
+    """A file of its own in the folder, which is gone afterwards unless it was renamed."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{NAME}.", delete=False) as file:
+        give_up_root(folder)
+        if not folder.exists():
+            folder.mkdir(parents=True)
+            folder.chmod(ENTERED_BY_ALL)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{NAME}.", delete=False) as file:
             partial = Path(file.name)
         try:
             yield partial
@@ -82,7 +185,7 @@ def _beside(target: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise RuntimeMissing(
-            f"{target} cannot be written: {error.strerror}.", "Run it as root (sudo), or give --directory DIR"
+            f"{folder} cannot be written: {error.strerror}.", "Run it as root (sudo), or give --directory DIR"
         ) from error
 
 

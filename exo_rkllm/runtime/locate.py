@@ -1,4 +1,7 @@
-"""Where librkllmrt.so is looked for, and what each place held: the search is a report, not only a path."""
+"""Where librkllmrt.so is looked for, and what each place held: the search is a report, not only a path.
+
+One library is the default. Beside it, the folder `runtimes` holds others, one file a release.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ Origin: TypeAlias = Literal["argument", "environment", "system"]
 
 NAME = "librkllmrt.so"
 VARIABLE = "EXO_RKLLM_RUNTIME_LIBRARY"
+# Beside the default library: other releases, of which a model may be loaded with one.
+VERSIONS = "runtimes"
 # Where `exo-rkllm runtime --install` puts it, then where the vendor's guides and other servers do.
 OURS = Path("/usr/lib/exo-rkllm")
 DIRECTORIES = (
@@ -45,18 +50,40 @@ class LibraryPlace:
             return f"librkllmrt {self.version.release}"
         return "nothing" if self.problem is None else self.problem.sentence
 
+    @property
+    def release(self) -> str:
+        """Empty where nothing can be used."""
+        return "" if self.version is None else self.version.release
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
+    """`places` are those of the default; `versions` are the files of `folder`, the newest first.
+
+    `only`: somebody named the library, and no other may be used.
+    """
+
     places: tuple[LibraryPlace, ...]
+    folder: Path
+    versions: tuple[LibraryPlace, ...] = ()
+    only: bool = False
 
     @property
     def found(self) -> LibraryPlace | None:
-        """The first place that can be used."""
+        """The default: the first place that can be used."""
         return next((place for place in self.places if place.version is not None), None)
 
+    @property
+    def installed(self) -> tuple[LibraryPlace, ...]:
+        """One place for each release that a model can be loaded with, the default first; none without a default."""
+        by_release: dict[str, LibraryPlace] = {}
+        for place in () if self.found is None else (self.found, *self.versions):
+            if place.version is not None:
+                by_release.setdefault(place.release, place)
+        return tuple(by_release.values())
+
     def require(self) -> LibraryPlace:
-        """The place that is used, or the error that says most: what a file lacks before that there is none."""
+        """The default, or the error that says most: what a file lacks before that there is none."""
         if self.found is not None:
             return self.found
         for place in self.places:
@@ -80,12 +107,12 @@ def candidates(explicit: Path | None, environ: Mapping[str, str], root: Path) ->
     return tuple((root / directory.relative_to("/") / NAME, "system") for directory in loader + DIRECTORIES)
 
 
-def look(path: Path, origin: Origin) -> LibraryPlace:
-    """What one place holds. A directory stands for the library in it."""
+def look(path: Path, origin: Origin, *, for_board: bool = False) -> LibraryPlace:
+    """What one place holds. A directory stands for the library in it; `for_board` as in `version.check`."""
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where this user may not look
         path = path / NAME
     try:
-        return LibraryPlace(path, origin, version=version.check(path))
+        return LibraryPlace(path, origin, version=version.check(path, for_board=for_board))
     except ExoRkllmError as error:
         if origin == "system" and not os.path.lexists(path):
             return LibraryPlace(path, origin)
@@ -95,9 +122,36 @@ def look(path: Path, origin: Origin) -> LibraryPlace:
 def search(explicit: Path | None = None, environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> Search:
     """`root` stands for the file system's, so that a test or a mounted image can be searched."""
     wanted = candidates(explicit, os.environ if environ is None else environ, root)
-    return Search(tuple(look(path, origin) for path, origin in wanted))
+    places = tuple(look(path, origin) for path, origin in wanted)
+    system = places[0].origin == "system"
+    folder = root / DIRECTORIES[0].relative_to("/") / VERSIONS if system else folder_beside(places[0].path)
+    versions = look_into(folder)
+    # A folder that was filled by hand need not have a default.
+    return Search(places + versions if system else places, folder, versions)
+
+
+def only(path: Path) -> Search:
+    """The library at this path, whatever else is installed beside it."""
+    place = look(path, "argument")
+    return Search((place,), place.path.parent, only=True)
+
+
+def folder_beside(library: Path) -> Path:
+    """The folder of releases that belongs to a default library, which may itself be one of its files."""
+    folder = library.absolute().parent
+    return folder if folder.name == VERSIONS else folder / VERSIONS
+
+
+def look_into(folder: Path, *, for_board: bool = False) -> tuple[LibraryPlace, ...]:
+    """The libraries of a folder of releases, the newest first: by what is in the files, not by their names."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".so" and not path.name.startswith("."))
+    except OSError:
+        return ()
+    places = [look(path, "system", for_board=for_board) for path in paths]
+    return tuple(sorted(places, key=lambda place: version.order(place.release), reverse=True))
 
 
 def find(explicit: Path | None = None) -> Path:
-    """The library to use; raises what is wrong where there is none."""
+    """The default library; raises what is wrong where there is none."""
     return search(explicit).require().path

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -18,6 +18,7 @@ from exo_rkllm import socs
 from exo_rkllm.errors import ExoRkllmError, LoadError, ModelFileError, ModelNotFound, NpuUnavailable
 from exo_rkllm.runtime import container, filename, version
 from exo_rkllm.runtime.failure_rules import RUNS_ON
+from exo_rkllm.runtime.traps import traps_for
 
 T = TypeVar("T")
 Source: TypeAlias = Literal["header", "footer", "name"]
@@ -51,9 +52,8 @@ SOCS: Mapping[str, tuple[int, tuple[str, ...]]] = {
 PLATFORMS: Mapping[int, str] = {soc.header: soc.title for soc in socs.SOCS if soc.header is not None}
 # The first release whose files later runtimes read (reference 3.4).
 OLDEST_TOOLKIT = "1.1.0"
-# Files of these toolkits keep their end tokens in a form that this runtime misreads (board-facts 13; rknn-llm issue
-# 534). The session ends their answers by an abort, after which nothing in the KV cache can be used.
-UNSIGNED_ENDS, MISREADS_ENDS = frozenset({"1.2.2", "1.2.3"}), "1.3.0"
+# How much speaks against a runtime: `Objection.weight`.
+POOR, USELESS, UNLIKELY, UNREADABLE = 1, 2, 3, 4
 # What a runtime needs beside weights and KV cache: an estimate (reference 3.2).
 OVERHEAD = 200 << 20
 
@@ -100,6 +100,12 @@ class ModelFacts:
         return {name: value for name, value in values.items() if isinstance(value, Fact)}
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What may tell which model it is: its own name, the file's, and the folder's, which is an entry's id."""
+        own = () if self.name is None else (self.name.value,)
+        return *own, self.path.name, self.path.absolute().parent.name
+
+    @property
     def kv_bytes_per_token(self) -> int | None:
         """fp16 keys and values (reference 2.10)."""
         if self.layers is None or self.kv_heads is None or self.head_dim is None:
@@ -114,10 +120,18 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class Objection:
-    """Why a file will not work here, or not well. `certain` where it cannot, by the file itself and not its name."""
+    """Why a file will not work here, or not well. `certain` where it cannot, by the file itself and not its name.
+
+    `harm` is set where it speaks against the runtime: a phrase that follows "runtime VERSION". The heavier by `weight`,
+    the less the model can be used with it. `some`: it harms only some of such files, so another runtime is preferred
+    where there is one, and nobody is warned.
+    """
 
     error: ExoRkllmError
     certain: bool
+    harm: str = ""
+    weight: int = 0
+    some: bool = False
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────
@@ -230,7 +244,7 @@ def check(facts: ModelFacts, platform: str = "", runtime: str = "", context: int
         _too_many_cores(facts, model, soc),
         _other_dtype(facts, model, soc),
         _too_long(facts, model, context),
-        *_toolkit(facts, model, runtime),
+        *(objection for objection in against_runtime(facts, runtime) if not objection.some),
     ]
     return tuple(objection for objection in found if objection is not None)
 
@@ -271,27 +285,29 @@ def _too_long(facts: ModelFacts, model: str, context: int) -> Objection | None:
     return Objection(error, _certain(facts.max_context))
 
 
-def _toolkit(facts: ModelFacts, model: str, runtime: str) -> tuple[Objection, ...]:
-    if facts.toolkit is None or not version.order(facts.toolkit.value) or not version.order(runtime):
-        return ()
-    toolkit = facts.toolkit.value
-    if version.order(toolkit) > version.order(runtime):
-        error: ExoRkllmError = LoadError(
-            f"{model} was converted with toolkit {toolkit}, which runtime {runtime} is too old for.",
-            f"exo-rkllm runtime --install FILE with librkllmrt {toolkit} or newer",
-        )
-        return (Objection(error, _certain(facts.toolkit)),)
-    if version.order(toolkit) < version.order(OLDEST_TOOLKIT):
-        error = ModelFileError(
-            f"{model} was converted with toolkit {toolkit}, whose files runtime {runtime} does not read.",
-            "Get a file that was converted with toolkit 1.1.0 or newer",
-        )
-        return (Objection(error, certain=False),)
-    if toolkit in UNSIGNED_ENDS and runtime == MISREADS_ENDS:
-        error = ModelFileError(
-            f"{model} was converted with toolkit {toolkit}, whose end token runtime {runtime} misses: exo-rkllm ends"
-            " each answer itself, which empties the KV cache, so every prompt is computed from its start.",
-            "exo-rkllm runtime --install FILE with librkllmrt 1.3.1 or 1.2.3",
-        )
-        return (Objection(error, certain=False),)
-    return ()
+def against_runtime(facts: ModelFacts, runtime: str) -> Iterator[Objection]:
+    """What speaks against this release of the runtime: the file's toolkit, and the table of traps."""
+    model = facts.path.name
+    toolkit = "" if facts.toolkit is None else facts.toolkit.value
+    if not version.order(runtime):
+        return
+    if facts.toolkit is not None and version.order(toolkit):
+        certain = _certain(facts.toolkit)
+        if version.order(toolkit) > version.order(runtime):
+            error: ExoRkllmError = LoadError(
+                f"{model} was converted with toolkit {toolkit}, which runtime {runtime} is too old for.",
+                f"exo-rkllm runtime --install FILE with librkllmrt {toolkit} or newer",
+            )
+            yield Objection(error, certain, f"is too old for toolkit {toolkit}", UNREADABLE if certain else UNLIKELY)
+            return
+        if version.order(toolkit) < version.order(OLDEST_TOOLKIT):
+            error = ModelFileError(
+                f"{model} was converted with toolkit {toolkit}, whose files runtime {runtime} does not read.",
+                "Get a file that was converted with toolkit 1.1.0 or newer",
+            )
+            yield Objection(error, certain=False, harm=f"does not read files of toolkit {toolkit}", weight=UNLIKELY)
+            return
+    for trap in traps_for(runtime, toolkit, facts.names):
+        error = ModelFileError(f"{model}: runtime {runtime} {trap.harm}.", trap.advice)
+        weight = USELESS if trap.breaks else POOR
+        yield Objection(error, certain=False, harm=trap.harm, weight=weight, some=not trap.every)

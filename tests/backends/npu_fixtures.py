@@ -13,6 +13,7 @@ from exo_rkllm.backends.base import JSON
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.backends.rkllm_file import RkllmFile
+from exo_rkllm.runtime.locate import only
 from tests.simulated import Library
 
 
@@ -52,7 +53,7 @@ def opened(library: Library, board_root: Path) -> Callable[..., Any]:
         **fields: Any,
     ) -> AsyncIterator[RkllmEngine]:
         engine = RkllmEngine(
-            Card(model, options or {}, **fields), EngineHost(lambda _: None, library(version), reload=reload)
+            Card(model, options or {}, **fields), EngineHost(lambda _: None, only(library(version)), reload=reload)
         )
         await engine.initialize()
         try:

@@ -35,6 +35,7 @@ from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunnerLost
+from exo_rkllm.runtime.locate import only
 from tests.simulated import VERSIONS, Library
 
 HOST = EngineHost(lambda _lines: None)
@@ -61,7 +62,7 @@ def make_engine(
     if request.param == "dummy":
         return lambda context: DummyEngine(DummyModel(context=context))
     model = make_model(reply="{user}", max_context=4096, template="none")
-    host = EngineHost(lambda _lines: None, library(request.param), "RK3588", (4, 5, 6, 7))  # as on a board
+    host = EngineHost(lambda _lines: None, only(library(request.param)), "RK3588", (4, 5, 6, 7))  # as on a board
     return lambda context: RkllmEngine(RkllmFile(model, context), host)
 
 

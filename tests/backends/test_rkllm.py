@@ -38,6 +38,7 @@ from exo_rkllm.errors import (
     RunnerLost,
     UsageError,
 )
+from exo_rkllm.runtime.locate import only
 from tests.backends.npu_fixtures import Card
 from tests.simulated import Library
 
@@ -93,7 +94,7 @@ async def test_model_without_a_dispatcher_starts_in_the_boards_language_domain(
 ) -> None:
     """`exo-rkllm run` without a daemon must not sit in librknnrt's domain either; 1.1.x crashes in any other."""
     card = Card(make_model(full_domains=tuple(full)), options)
-    engine = RkllmEngine(card, EngineHost(lambda _: None, library(version), domain=1))
+    engine = RkllmEngine(card, EngineHost(lambda _: None, only(library(version)), domain=1))
     with nullcontext() if loads else pytest.raises(OutOfMemory):
         await engine.initialize()
     await engine.close()
@@ -112,7 +113,7 @@ async def test_service_with_too_few_cpus_is_named_as_the_cause_and_not_the_card(
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
     try:
-        host = engine_host(load({}), library("1.3.0"), lambda _lines: None)
+        host = engine_host(load({}), only(library("1.3.0")), lambda _lines: None)
         with pytest.raises(LoadError) as caught:
             await RkllmEngine(Card(model, {}), host).initialize()
     finally:

@@ -17,6 +17,7 @@ from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.runner.jobs import RunnerJob
+from exo_rkllm.runtime.locate import only
 from tests.backends.npu_fixtures import Card
 from tests.simulated import VERSIONS, Library
 
@@ -55,7 +56,7 @@ class Bench:
 
     def __init__(self, model: Path, library: Path) -> None:
         self.loop = asyncio.new_event_loop()
-        host = EngineHost(lambda _: None, library)
+        host = EngineHost(lambda _: None, only(library))
         self.engine = RkllmEngine(Card(model, {}), host)
         self.truth = RkllmEngine(Card(model, {}, reuse=False), host)
         self.estimates = self.figures = 0

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from exo_rkllm.assembly import NO_PLUGINS, open_node
 from exo_rkllm.backends.host import WINDOWS, windows
+from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.board.detect import detect
 from exo_rkllm.config import load
 from exo_rkllm.daemon.hardware import Hardware, available_memory, limits
+from tests.simulated import Library
 
 GIB = 1 << 30
 
@@ -22,19 +25,28 @@ def test_old_driver_has_one_address_window(board: Callable[[str], Path]) -> None
 
 
 @pytest.mark.parametrize(
-    ("profile", "release", "lowest"),
+    ("profile", "release", "lowest", "insists"),
     [
-        ("orangepi-5-plus", "1.2.3", 1),
-        ("orangepi-5-plus", "", 1),
-        ("orangepi-5-plus", "1.1.4", 0),  # reported to crash in any other (rknn-vision 3)
-        ("old-driver", "1.2.3", 0),
+        ("orangepi-5-plus", "1.2.3", 1, None),
+        ("orangepi-5-plus", "", 1, None),
+        ("orangepi-5-plus", "1.1.4", 1, 0),  # reported to crash in any other (rknn-vision 3)
+        ("old-driver", "1.2.3", 0, None),
     ],
 )
 def test_language_models_leave_domain_0_to_librknnrt(
-    board: Callable[[str], Path], tmp_path: Path, profile: str, release: str, lowest: int
+    board: Callable[[str], Path],
+    tmp_path: Path,
+    library: Library,
+    make_model: Callable[..., Path],
+    profile: str,
+    release: str,
+    lowest: int,
+    insists: int | None,
 ) -> None:
     config = load({"HOME": str(tmp_path)})
-    assert limits(config, detect(board(profile)), frozenset(), release).lowest_domain == lowest
+    assert limits(config, detect(board(profile)), frozenset()).lowest_domain == lowest
+    node = open_node(config, NO_PLUGINS, library=library(release) if release else tmp_path / "none.so")
+    assert node.needs(RkllmFile(make_model(toolkit="1.1.4"))).domain == insists
 
 
 async def test_board_is_the_reason_before_the_library(board: Callable[[str], Path], tmp_path: Path) -> None:

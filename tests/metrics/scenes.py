@@ -28,10 +28,19 @@ from exo_rkllm.metrics.serving import ServingCollector, ServingMetrics
 QWEN, GEMMA = "qwen3-0.6b", "gemma-2b"
 
 
-def model_status(name: str, state: Phase = "ready", running: int = 0, waiting: int = 0) -> ModelStatus:
+def model_status(
+    name: str, state: Phase = "ready", running: int = 0, waiting: int = 0, runtime: str = "1.2.3"
+) -> ModelStatus:
     requests = tuple(RequestStatus(str(number), "client", 0.0) for number in range(running + waiting))
     return ModelStatus(
-        name, "rkllm", state, since=0.0, running=requests[:running], waiting=requests[running:], memory=2_000_000_000
+        name,
+        "rkllm",
+        state,
+        since=0.0,
+        running=requests[:running],
+        waiting=requests[running:],
+        memory=2_000_000_000,
+        runtime=runtime if state == "ready" else "",
     )
 
 

@@ -26,6 +26,7 @@ from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.parent import RunnerLimits
 from exo_rkllm.runner.wire import FrameKind
+from exo_rkllm.runtime.locate import only
 from tests.simulated import Library
 
 # A start of Python on a busy machine takes seconds; a test of a load that hangs sets its own limit.
@@ -35,7 +36,7 @@ ANSWER = "every word of this answer is one token more or less and there are some
 
 @pytest.fixture
 def host(library: Library, board_root: Path) -> EngineHost:
-    return EngineHost(lambda _lines: None, library("1.3.0"), limits=QUICK)
+    return EngineHost(lambda _lines: None, only(library("1.3.0")), limits=QUICK)
 
 
 @pytest.fixture(autouse=True)
@@ -233,8 +234,10 @@ from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.backends.base import GenerationRequest, Message
+from exo_rkllm.runtime.locate import only
 async def main():
-    engine = RkllmEngine(RkllmFile(Path({str(model)!r})), EngineHost(lambda _: None, Path({str(library("1.3.0"))!r})))
+    host = EngineHost(lambda _: None, only(Path({str(library("1.3.0"))!r})))
+    engine = RkllmEngine(RkllmFile(Path({str(model)!r})), host)
     await engine.initialize()
     asyncio.ensure_future(anext(engine.generate(GenerationRequest(messages=(Message("user", "hi"),)))))
     await asyncio.sleep(0.2)

@@ -362,7 +362,8 @@ def facts(**known: Any) -> ModelFacts:
         ({"toolkit": "1.3.0"}, ("", "1.2.3"), LoadError, "toolkit 1.3.0, which runtime 1.2.3 is too old for", True),
         ({"toolkit": "1.0.1"}, ("", "1.2.3"), ModelFileError, "whose files runtime 1.2.3 does not read", False),
         ({"toolkit": "1.2.2"}, ("", "1.3.0"), ModelFileError, "ends each answer itself, which empties the KV", False),
-        ({"toolkit": "1.2.3"}, ("", "1.3.0"), ModelFileError, "whose end token runtime 1.3.0 misses", False),
+        ({"toolkit": "1.2.3"}, ("", "1.3.0"), ModelFileError, "runtime 1.3.0 misses the end token of", False),
+        ({"name": "DeepSeek R1-Distill Qwen 1.5B"}, ("", "1.2.3"), ModelFileError, "endless [PAD151935]", False),
         ({"max_context": 4096}, ("", "", 8192), LoadError, "4096 tokens at most, and 8192 were asked for", True),
     ],
 )
@@ -382,7 +383,9 @@ def test_what_will_not_work_is_said_before_it_is_tried(
         ({"platform": "RK3588", "npu_cores": 3, "dtype": "W8A8"}, ("RK3588S", "1.2.3", 4096)),
         ({"platform": "RK3588", "toolkit": "1.2.1", "max_context": 4096}, ("RK3588", "1.2.3", 4096)),
         ({"toolkit": "1.1.4"}, ("RK3588", "1.3.1")),
-        ({"toolkit": "1.2.2"}, ("RK3588", "1.3.1")),
+        ({"toolkit": "1.2.2"}, ("RK3588", "1.3.1")),  # some crash, and most do not
+        ({"name": "DeepSeek-R1-Distill-Qwen-1.5B", "toolkit": "1.1.4"}, ("", "1.2.2")),
+        ({"name": "DeepSeek-R1-Distill-Qwen-7B"}, ("", "1.2.3")),
         ({"toolkit": "1.2.3"}, ("RK3588", "1.3.1")),
         ({"toolkit": "1.2.1"}, ("RK3588", "1.3.0")),
         ({"toolkit": "unknown"}, ("RK3588", "1.3.1")),

@@ -16,10 +16,11 @@ import pytest
 from exo_rkllm.cli import main
 from exo_rkllm.runtime import abi, locate
 from exo_rkllm.runtime.locate import NAME, VARIABLE
-from tests.runtime import libraries
+from tests.runtime import folders, libraries
 from tests.simulated import Library
 
 Make = Callable[..., Path]
+INSTALLED = "runtimes/librkllmrt-1.3.0.so"
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -112,7 +113,7 @@ def test_inspect_tells_doubts_to_programs_too(
     main(["inspect", "--json", str(make_model(toolkit="1.2.2"))])
     (objection,) = json.loads(capsys.readouterr().out)["objections"]
     assert objection["certain"] is False
-    assert "ends each answer itself" in objection["sentence"]
+    assert "misses the end token" in objection["sentence"]
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
@@ -198,17 +199,68 @@ def test_runtime_installs_and_says_how_to_use_it(
 ) -> None:
     source = library("1.3.0")
     assert main(["runtime", "--install", str(source), "--directory", str(tmp_path / "usr-lib")]) == 0
-    assert capsys.readouterr().out == f"Installed librkllmrt 1.3.0: {tmp_path}/usr-lib/librkllmrt.so\n"
+    assert capsys.readouterr().out == f"Installed librkllmrt 1.3.0: {tmp_path}/usr-lib/{INSTALLED}\n"
     checksum = hashlib.sha256(source.read_bytes()).hexdigest()
     command = ["runtime", "--install", str(source), "--sha256", checksum, "--directory", str(tmp_path / "mine")]
     assert main(command) == 0
     assert f"export {VARIABLE}={tmp_path}/mine/librkllmrt.so" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
-        "path": f"{tmp_path}/mine/librkllmrt.so",
+        "path": f"{tmp_path}/mine/{INSTALLED}",
         "version": "1.3.0",
         "evidence": "version string",
+        "default": "1.3.0",
     }
+
+
+def test_runtime_lists_versions_and_sets_and_removes_them(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "usr-lib"
+    where = ["--directory", str(folder)]
+    assert main(["runtime", "--install", str(library("1.3.1")), *where]) == 0
+    assert main(["runtime", "--install", str(library("1.2.3")), *where]) == 0
+    out = capsys.readouterr().out
+    assert "the default stays 1.3.1" in out
+    assert f"exo-rkllm runtime --default 1.2.3 --directory {folder}" in out
+    assert main(["runtime"]) == 0
+    out = capsys.readouterr().out
+    assert f"  1.3.1    {folder}/librkllmrt.so  <- default\n  1.2.3    {folder}/runtimes/librkllmrt-1.2.3.so\n" in out
+    assert main(["runtime", "--default", "1.2.3", *where]) == 0
+    assert f"The default is librkllmrt 1.2.3: {folder}/runtimes/librkllmrt-1.2.3.so\n" in capsys.readouterr().out
+    assert main(["runtime", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["version"] for one in told["installed"]] == ["1.2.3", "1.3.1"]
+    assert main(["runtime", "--remove", "1.2.3", *where]) == 2
+    assert "is the default" in capsys.readouterr().err
+    assert main(["runtime", "--remove", "1.3.1", "--json", *where]) == 0
+    assert json.loads(capsys.readouterr().out) == {"removed": "1.3.1"}
+    assert main(["runtime", "--default", "1.3.1", *where]) == 1
+    assert "is not installed" in capsys.readouterr().err
+
+
+def test_folder_filled_by_hand_needs_no_default(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for release in ("1.2.0", "1.3.0"):
+        folders.put(tmp_path / "usr-lib", library, release)
+    assert main(["runtime"]) == 0
+    assert f"  1.3.0    {tmp_path}/usr-lib/runtimes/librkllmrt-1.3.0.so  <- default\n" in capsys.readouterr().out
+
+
+def test_inspect_says_which_runtime_the_file_would_be_loaded_with_and_why(
+    make_model: Make, library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders.filled(tmp_path / "usr-lib", library, "1.3.0", "1.2.3")
+    path = make_model(toolkit="1.2.2")
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "  runtime: 1.2.3 (the default, 1.3.0, misses the end token of files of toolkits 1.2.2 and 1.2.3)\n" in out
+    assert "No objections on this machine: runtime 1.2.3." in out
+    assert main(["inspect", "--json", str(path)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["runtime"], told["objections"]) == ("1.2.3", [])
+    assert told["runtime_reason"].startswith("the default, 1.3.0, misses")
 
 
 @pytest.mark.parametrize("flags", [["--sha256", "0" * 64], ["--directory", "/tmp"]])

@@ -14,7 +14,7 @@ from tests.system.substrate.workshop import Onboard
 from tests.system.test_1_service import UNIT, answers, words
 
 LIBRARY = "/usr/lib/exo-rkllm-simulator/1.3.1/librkllmrt.so"
-RUNTIME = "/usr/lib/exo-rkllm/librkllmrt.so"
+RUNTIME = "/usr/lib/exo-rkllm/runtimes/librkllmrt-1.3.1.so"
 DEVICE = "fdab0000.npu"
 # The runtime wants a CPU for each NPU core, and an emulated board has two.
 FITS = "--npu-cores 2"
