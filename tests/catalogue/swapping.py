@@ -112,7 +112,7 @@ def tries(base: Path, number: int) -> Counter[str]:
     verbs = {"import": import_model, "rm": remove, "install": install_library}
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         ends: Counter[str] = Counter()
-        warm_up(verbs, state)
+        warm_up(verbs, state, source / "m.rkllm")
         attacker = forked(lambda: swap_for_ever(state, base / "protected"))
         try:
             running: deque[tuple[str, int]] = deque()
@@ -127,14 +127,14 @@ def tries(base: Path, number: int) -> Counter[str]:
     return ends
 
 
-def warm_up(verbs: dict[str, Callable[[], None]], state: Path) -> None:
-    """Imports what the verbs import, since this Python may be in root's home."""
+def warm_up(verbs: dict[str, Callable[[], None]], state: Path, model: Path) -> None:
+    """Imports what the verbs import, since this Python may be in root's home. The model stays root's own."""
     for verb in ("import", "rm", "install"):
         verbs[verb]()
     privileges._check_python = lambda _uid, _folder: None  # type: ignore[assignment]  # nothing is imported any more
     for path in [state, *state.rglob("*")]:
-        if path.lstat().st_nlink == 1 or path.is_dir():  # the model is also root's own
-            os.chown(path, SERVICE, SERVICE)
+        os.lchown(path, SERVICE, SERVICE)
+    os.chown(model, 0, 0)
     gc.freeze()
 
 
