@@ -64,6 +64,12 @@ class Run:
         return [event.state for event in self.events]
 
     @property
+    def answer(self) -> list[Event]:
+        """The events of the answer: neither FINISH nor the end token's own, which is empty."""
+        said = [event for event in self.events if event.state in (NORMAL, WAITING)]
+        return said[:-1] if said and (said[-1].state, said[-1].text) == (NORMAL, b"") else said
+
+    @property
     def text(self) -> str:
         return b"".join(event.text or b"" for event in self.events).decode()
 

@@ -151,11 +151,11 @@ def test_a_clear_forgets(counted: Runtime, make_model: Make) -> None:
 def test_history_grows_by_the_new_turn_only(counted: Runtime, make_model: Make) -> None:
     handle = counted.open(make_model(reply="one two", rules=(("Hello", "first"),)))
     first = counted.ask(handle, "Hello", keep_history=1)
-    after_first = count(SYSTEM + turn("Hello")) + len(first.tokens)
+    after_first = count(SYSTEM + turn("Hello")) + len(first.answer)
     assert size(counted, handle) == after_first
     second = counted.ask(handle, "More", keep_history=1)
     assert second.perf.prefill_tokens == count(turn("More"))
-    assert size(counted, handle) == after_first + count(turn("More")) + len(second.tokens)
+    assert size(counted, handle) == after_first + count(turn("More")) + len(second.answer)
     counted.close(handle)
 
 

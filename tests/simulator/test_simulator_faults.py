@@ -149,7 +149,9 @@ def test_text_that_is_no_utf8(newest: Runtime, make_model: Make) -> None:
 
 def test_a_finish_call_may_carry_text(newest: Runtime, make_model: Make) -> None:
     handle = newest.open(make_model(reply="a", finish_text="stale"))
-    assert [(event.state, event.text) for event in newest.ask(handle).events] == [(NORMAL, b"a"), (FINISH, b"stale")]
+    run = newest.ask(handle)
+    assert [event.text for event in run.answer] == [b"a"]
+    assert (run.events[-1].state, run.events[-1].text) == (FINISH, b"stale")
     newest.close(handle)
 
 

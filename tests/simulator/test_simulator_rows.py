@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -54,6 +55,18 @@ def slower(runtime: Runtime, handle: int, mode: int = HIDDEN) -> float:
     began = time.monotonic()
     runtime.ask(handle, mode=mode)
     return time.monotonic() - began
+
+
+ROWS = sorted({*(f"{row:02}" for row in range(1, 20)), "06b", "06c"})
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_names_its_certainty_here_and_its_source_in_the_readme(row: str) -> None:
+    docs = [function.__doc__ or "" for name, function in globals().items() if name.startswith(f"test_row_{row}_")]
+    assert docs
+    assert all(re.search(r"(?:^|[ .])[ABC?](?:, [^:]*)?:", doc) for doc in docs)
+    readme = (REPOSITORY / "simulator/README.md").read_text()
+    assert re.search(rf"^\| `sim\.\w+` \| {row.lstrip('0')} \|.*\|[^|]*\w[^|]*\|$|^Row {row}, ", readme, re.MULTILINE)
 
 
 # ── an answer ──
