@@ -95,6 +95,7 @@ class Session:
         # Guards `_active.run` against an abort that would hit the next run.
         self._guard = threading.Lock()
         self._running: RunCollector | None = None
+        self._aborted = False  # some run of this process
         self._ends = NO_ENDS if params.ignore_eos_token else frozenset(params.end_tokens)
         self._active = ActiveRun(self._new_run(_ignore, PLAIN))
         self._callbacks: list[Any] = []
@@ -276,6 +277,7 @@ class Session:
 
     def _forget(self) -> None:
         """What a stopped run leaves in the KV cache is undefined for the next one (reference 2.8)."""
+        self._aborted = True
         if self.library.supports("clear_kv"):
             self._handle.call("rkllm_clear_kv_cache", 0, *self._no_ranges())
 
@@ -333,10 +335,14 @@ class Session:
         return tuple(sizes)
 
     def load_prompt_cache(self, path: str) -> None:
-        """Reused by the prompts that begin as the saved one did."""
-        self._handle.do(
-            "loading the prompt cache", "rkllm_load_prompt_cache", os.fsencode(marshal.text_free_of_nul(path))
-        )
+        """Reused by the prompts that begin as the saved one did; a run with keep_history goes on behind it."""
+        if self._aborted:  # measured on 1.2.3 (board-facts 2); nobody tried others
+            raise UsageError(
+                "A run was stopped in this process, and a prompt cache that is loaded then crashes the next one.",
+                "Load the model again, and its prompt cache before the first run.",
+            )
+        file = os.fsencode(marshal.text_free_of_nul(path))
+        self._handle.do("loading the prompt cache", "rkllm_load_prompt_cache", file)
 
     def release_prompt_cache(self) -> None:
         self._handle.do("releasing the prompt cache", "rkllm_release_prompt_cache")

@@ -137,7 +137,7 @@ async def test_an_answer_that_fails_leaves_the_model_usable(
     style: str, host: EngineHost, make_model: Callable[..., Path]
 ) -> None:
     """Which of return value and ERROR callback a failure has is unverified, so each alone must do."""
-    model = make_model(rules=(("fine", "all is well"),), reply=ANSWER, faults=("error@token:4",), error_style=style)
+    model = make_model(rules=(("fine", "all is well"),), reply=ANSWER, faults=("error@token:6",), error_style=style)
     engine = await loaded(host, model)
     with pytest.raises(RunError):
         await hear(engine, "break")
