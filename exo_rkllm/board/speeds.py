@@ -165,6 +165,19 @@ def expected_speed(soc: str, model: str, length: int = 0) -> tuple[float, str] |
     return rows[cell].decode_tps * slope, cell
 
 
+def outlook(soc: str, model: str) -> str:
+    """What to expect of a model of this name at full clocks, for a short and a long conversation; empty if unknown."""
+    short, long = expected_speed(soc, model), expected_speed(soc, model, SLOWDOWN_TOKENS)
+    parts = []
+    if short is not None and long is not None:
+        parts.append(
+            f"{short[0]:.1f} tokens/s at full clocks by the vendor, about {long[0]:.1f} after {SLOWDOWN_TOKENS} tokens"
+        )
+    if grouped(model):
+        parts.append(f"w8a8_g128 costs {GROUPED_W8A8}")
+    return "; ".join(parts)
+
+
 def grouped(model: str) -> bool:
     """Whether a file of this name is quantised in groups of 128 on eight bits, which are slower."""
     return "w8a8-g128" in model.lower().replace("_", "-")

@@ -15,6 +15,7 @@ from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.kernel_log import NpuLog
 from exo_rkllm.board.neighbours import Neighbours, find_neighbours
 from exo_rkllm.board.sources import find_sources
+from exo_rkllm.board.speeds import outlook
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.classic.launcher import HostKind, host_kind
 from exo_rkllm.client.control import DaemonStatus
@@ -56,6 +57,7 @@ class ModelInspection:
     objections: tuple[Objection, ...] = ()
     memory: int | None = None  # estimated bytes that loading it takes
     runtime: RuntimeChoice | None = None  # the vendor library that it would be loaded with
+    pace: str = ""  # the tokens a second to expect on this SoC, where a model of this name was measured
     error: ExoRkllmError | None = None
 
 
@@ -183,7 +185,8 @@ def _inspect(
     except ExoRkllmError as error:
         return ModelInspection(name, error=error)
     objections = selection.objections_to(facts, choice, platform_name, context)
-    return ModelInspection(name, facts, objections, facts.memory(context or SHORTEST), runtime=choice)
+    pace = outlook(platform_name.lower(), f"{name}-{path.parent.name}-{path.name}")
+    return ModelInspection(name, facts, objections, facts.memory(context or SHORTEST), choice, pace)
 
 
 def _cpus(root: Path) -> list[CpuPolicy]:

@@ -86,7 +86,7 @@ def model(inspection: ModelInspection, memory_total: int | None = None, *, sever
     target = f"for {facts.platform.value}" if facts is not None and facts.platform else ""
     toolkit = f"toolkit {facts.toolkit.value}" if facts is not None and facts.toolkit else ""
     runtime = f"runtime {inspection.runtime}" if several and inspection.runtime is not None else ""
-    return good(", ".join(part for part in (inspection.name, target, toolkit, runtime) if part))
+    return good(", ".join(part for part in (inspection.name, target, toolkit, runtime, inspection.pace) if part))
 
 
 def plugins(scene: Scene) -> Finding:

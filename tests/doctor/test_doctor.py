@@ -331,6 +331,58 @@ def test_runtime_and_models_are_shown_with_version_and_target(
     assert line.finding.fact.endswith("(1 more like it.)")
 
 
+@pytest.mark.parametrize(
+    ("profile", "check", "level", "says"),
+    [
+        ("ddr-slow", "memory clock", "warn", "costs about half the tokens a second (5.5 instead of 11.2 were measured"),
+        ("devfreq-missing", "memory clock", "skip", "a memory that stays at its low clock costs about half the tokens"),
+        ("rk3588-vendor", "CPU clock", "pass", "others than performance cost 5 to 8 % of the tokens a second"),
+    ],
+)
+def test_brakes_are_named_with_their_weight_and_source(
+    examine: Examine, profile: str, check: str, level: str, says: str
+) -> None:
+    [line] = [line for line in examine(profile).lines if line.check == check]
+    assert (line.finding.level, says in line.finding.fact) == (level, True), line.finding.fact
+    assert "rknn-llm issues 532 and 409" in line.finding.fact
+
+
+@pytest.mark.parametrize(
+    ("profile", "name", "fact"),
+    [
+        (
+            "orangepi-5-plus",
+            "Qwen3-0.6B-w8a8-rk3588.rkllm",
+            "32.9 tokens/s at full clocks by the vendor, about 24.7 after 1000 tokens",
+        ),
+        (
+            "rk3576-vendor",
+            "Qwen3-0.6B-rk3576-w4a16_g128.rkllm",
+            "23.5 tokens/s at full clocks by the vendor, about 17.6 after 1000 tokens",
+        ),
+        (
+            "orangepi-5-plus",
+            "qwen2.5-1.5b_w8a8_g128.rkllm",
+            "16.7 tokens/s at full clocks by the vendor, about 12.5 after 1000 tokens; w8a8_g128 costs 28 %",
+        ),
+    ],
+)
+def test_model_has_the_speed_to_expect_on_this_soc_by_its_length(
+    profile: str, name: str, fact: str, examine: Examine, make_model: Callable[..., Path]
+) -> None:
+    soc = "RK3576" if profile == "rk3576-vendor" else "RK3588"
+    report = examine(profile, model=str(make_model(file=name, platform=soc, npu_cores=2)))
+    [line] = [line for line in report.lines if line.check == "models"]
+    assert line.finding.level == "pass"
+    assert fact in line.finding.fact
+
+
+def test_model_that_nobody_measured_has_no_speed(examine: Examine, make_model: Callable[..., Path]) -> None:
+    report = examine("orangepi-5-plus", model=str(make_model(file="own-model.rkllm")))
+    [line] = [line for line in report.lines if line.check == "models"]
+    assert "tokens/s" not in line.finding.fact
+
+
 def test_model_larger_than_the_board_is_a_warning(board: Build, environment: dict[str, str], model: str) -> None:
     path = board("orangepi-5-plus") / "proc/meminfo"
     path.chmod(0o644)
