@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exo_rkllm.board.affinity import given_cpus
+from exo_rkllm.board import affinity
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.driver import is_older
 from exo_rkllm.config import Config
@@ -13,6 +14,8 @@ from exo_rkllm.runner.parent import LineSink, RunnerLimits
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.version import order
 from exo_rkllm.socs import default_cpus
+
+log = logging.getLogger(__name__)
 
 # The first driver whose NPU addresses have more than one window (reference npu-platform, drivers).
 SEVERAL_WINDOWS = "0.9.6"
@@ -50,7 +53,9 @@ def engine_host(config: Config, runtimes: Search | None, report: LineSink, root:
     board = detect(root)
     if (soc := board.soc) is None:
         return host
-    allowed = given_cpus() if root == Path("/") else range(soc.cpus)
+    allowed = affinity.given_cpus() if root == Path("/") else frozenset(range(soc.cpus))
+    if few := affinity.shortage(soc, allowed):
+        log.warning("%s", few)
     cpus = default_cpus(soc, allowed, soc.cpus)
     return replace(host, platform=soc.title, cpus=cpus, domain=language_domain(board))
 

@@ -36,6 +36,17 @@ def slow_cpus(root: Path, soc: Soc | None) -> frozenset[int]:
     return frozenset(() if soc is None else soc.slow_cpus)
 
 
+def shortage(soc: Soc | None, given: Collection[int]) -> str:
+    """What to say where the vendor's library gets fewer CPUs than it wants threads; empty where it has enough."""
+    if soc is None or len(given) >= soc.workers:
+        return ""
+    listed = ", ".join(map(str, sorted(given)))
+    return (
+        f"The service may use CPU {listed} only; the vendor's library wants {soc.workers} threads on the {soc.title}, "
+        "each with a CPU of its own."
+    )
+
+
 def keep_to(cpus: Collection[int]) -> frozenset[int]:
     """Move every thread of ours to those of `cpus` that we were given, and return them.
 

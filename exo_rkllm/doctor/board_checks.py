@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from exo_rkllm.board import affinity
 from exo_rkllm.board.counters import Clock
 from exo_rkllm.board.detect import UPGRADE, DeviceNode, Npu
 from exo_rkllm.board.driver import MINIMUM, RECOMMENDED, is_older
@@ -234,12 +235,8 @@ def cpu_cores(scene: Scene) -> Finding:
         return unseen("the service is not asked" if soc_row is not None else "no SoC is known here")
     given, own = frozenset(value["given"]), frozenset(value["own"])
     listed = ", ".join(map(str, sorted(given)))
-    if len(given) < soc_row.workers:
-        return poor(
-            f"The service may use CPU {listed} only; the vendor's library wants {soc_row.workers} threads on the "
-            f"{soc_row.title}, each with a CPU of its own.",
-            "systemctl show exo-rkllm -p CPUAffinity -p AllowedCPUs; in a container, its --cpuset-cpus",
-        )
+    if few := affinity.shortage(soc_row, given):
+        return poor(few, "systemctl show exo-rkllm -p CPUAffinity -p AllowedCPUs; in a container, its --cpuset-cpus")
     if own < given:
         return good(f"models may use CPU {listed}, the service itself keeps to {', '.join(map(str, sorted(own)))}")
     return good(f"models may use CPU {listed}; the service leaves the fast cores while one is loaded")

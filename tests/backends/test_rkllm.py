@@ -106,7 +106,11 @@ def test_a_seed_is_refused_since_the_library_has_none() -> None:
 
 
 async def test_service_with_too_few_cpus_is_named_as_the_cause_and_not_the_card(
-    library: Library, board_root: Path, make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    library: Library,
+    board_root: Path,
+    make_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("exo_rkllm.backends.host.detect", lambda _root: detect(board_root))  # this machine is no board
     model = make_model(npu_cores=3)
@@ -120,6 +124,7 @@ async def test_service_with_too_few_cpus_is_named_as_the_cause_and_not_the_card(
         os.sched_setaffinity(0, before)
     assert f"uses 3 NPU cores and needs a CPU for each; the service may use CPU {min(before)} only" in str(caught.value)
     assert "CPUAffinity" in caught.value.hint
+    assert "the vendor's library wants 4 threads on the RK3588" in caplog.text
     assert "card" not in caught.value.hint
 
 
