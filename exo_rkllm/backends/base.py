@@ -150,6 +150,7 @@ class Finish:
     usage: Usage = Usage()
     timings: Timings = Timings()
     stop: str = ""  # the client's stop string that ended it, where one did and the engine's text was read here
+    end_token: int | None = None  # the id that ended it, where one did and the engine says so
 
 
 GenerationEvent: TypeAlias = Piece | Array | Progress | Finish

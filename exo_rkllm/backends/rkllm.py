@@ -299,6 +299,7 @@ class RkllmEngine(Engine):
                 prefill=figures.get("prefill_ms", 0.0) / 1000,
                 decode=figures.get("generate_ms", 0.0) / 1000,
             ),
+            end_token=figures.get("end_token"),
         )
 
     def _cached(self, job: RunnerJob, done: RunDone, usage: Usage, answer: str) -> CachedRun | None:

@@ -20,7 +20,7 @@ from exo_rkllm.config import load
 from exo_rkllm.doctor import selftest
 from exo_rkllm.doctor.checks import diagnose
 from exo_rkllm.doctor.identity import identity_for
-from exo_rkllm.doctor.measure import Bench
+from exo_rkllm.doctor.measure import Bench, keep
 from exo_rkllm.doctor.probes import PROBES, HardwareProbe
 from exo_rkllm.doctor.scene import look
 from exo_rkllm.doctor.selftest import SelftestOutcome
@@ -35,7 +35,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", type=Path, help="the report (default: a new file in this folder)")
     parser.add_argument("--root", metavar="DIR", type=Path, help="read /sys, /proc and /dev below this folder")
     parser.add_argument("--list", action="store_true", help="list the checks and exit")
-    parser.epilog = "Nothing is changed on the machine. Exit code: 0 if no check failed, 1 otherwise."
+    parser.epilog = (
+        "Nothing is changed on the machine, but what was found out about the model is kept beside its file. "
+        "Exit code: 0 if no check failed, 1 otherwise."
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -60,6 +63,8 @@ def main(args: argparse.Namespace) -> int:
         print(*check_lines(outcome.probe.key, outcome.finding, width, paint, columns), sep="\n", flush=True)
 
     outcomes = selftest.run(probes, board, root, bench, show)
+    if bench is not None and bench.answers:
+        keep_answers(bench)
     now = time.time()
     report = args.output or Path(time.strftime("exo-rkllm-selftest-%Y%m%d-%H%M%S.md", time.localtime(now)))
     doctor = diagnose(
@@ -68,6 +73,16 @@ def main(args: argparse.Namespace) -> int:
     report.write_text(selftest.page(board, doctor, outcomes, lines, now), encoding="utf-8")
     print(f"\nThe report is {report}: attach it to an issue.")
     return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0
+
+
+def keep_answers(bench: Bench) -> None:
+    path = bench.engine().model.path
+    if path is None:
+        return
+    try:
+        print(f"\nWhat every load of {path.name} is to know is in {keep(path, bench.answers)}.")
+    except OSError as error:
+        print(f"\nWhat was found could not be kept beside {path}: {error.strerror}. Run it again with sudo.")
 
 
 def select(only: list[str] | None) -> list[HardwareProbe]:

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Message, Piece
+from exo_rkllm.backends.base import Array, Engine, Finish, GenerationRequest, Message, Piece, Sampling
 from exo_rkllm.board import speeds
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.sources import Sources
 from exo_rkllm.doctor.report import Finding, bad, good, poor, unseen
+from exo_rkllm.runtime.ends import FINDINGS
 
 QUESTION = "Explain in a few sentences how a lighthouse works."
 FOLLOW_UP = "And how far can it be seen?"
+SHORT = "Answer with one word: is water wet?"
 LONG = QUESTION + " " + "Describe the lamp, the lens, the tower and the keeper. " * 40
 TOKENS = 64
+ENOUGH = 512  # for a short answer, thoughts included
+LOGITS_TOKENS = 8
+UNSET, ZERO, GREEDY = Sampling(), Sampling(temperature=0.0), Sampling(temperature=1.0, top_k=1)
 MIB = 1 << 20
 
 
@@ -33,6 +41,7 @@ class Bench:
     lines: list[str] = field(default_factory=list)
     interval: float = 0.5
     tail: float = 20.0  # seconds to wait for the power to go off
+    answers: dict[str, Any] = field(default_factory=dict)  # what to keep beside the model, see `keep`
 
     def reading(self) -> Reading:
         return read(self.sources)
@@ -46,11 +55,11 @@ class MeasuredAnswer:
     finish: Finish | None
 
 
-async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS) -> MeasuredAnswer:
+async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS, sampling: Sampling = UNSET) -> MeasuredAnswer:
     began = time.monotonic()
     first: float | None = None
     text, finish = "", None
-    request = GenerationRequest(model=engine.model.id, messages=messages, max_tokens=tokens)
+    request = GenerationRequest(model=engine.model.id, messages=messages, max_tokens=tokens, sampling=sampling)
     async with aclosing(engine.generate(request)) as events:
         async for event in events:
             if isinstance(event, Piece):
@@ -203,6 +212,69 @@ async def abort(bench: Bench) -> Finding:
     return good(f"prompt read in {stop - began:.2f} s, ended {took * 1000:.0f} ms after the abort, next answer fine")
 
 
+async def end_token(bench: Bench) -> Finding:
+    """Kept, so that answers end there on a runtime that misses it, too (`runtime/ends.py`)."""
+    async with loaded_engine(bench) as engine:
+        answer = await ask(engine, Message("user", SHORT), tokens=ENOUGH)
+        bench.answers["runtime"] = engine.runtime[0]
+    if answer.finish is None or answer.finish.reason != "stop":
+        return poor(f"no end within {ENOUGH} tokens", "Name the model's end_tokens under [options] in its model.toml")
+    if answer.finish.end_token is None:
+        return unseen("the runtime ended the answer without telling an end token")
+    bench.answers["end_tokens"] = [answer.finish.end_token]
+    return good(f"the answer ended by {answer.finish.end_token}")
+
+
+async def logits_rows(bench: Bench) -> Finding:
+    ids = tuple(range(1, LOGITS_TOKENS + 1))
+    async with loaded_engine(bench) as engine:
+        if not engine.capabilities.logits:
+            return unseen("this runtime has no logits")
+        request = GenerationRequest(model=engine.model.id, tokens=ids, output="logits")
+        rows = [event.rows async for event in engine.generate(request) if isinstance(event, Array)]
+        bench.answers["runtime"] = engine.runtime[0]
+    bench.answers["logits_rows"] = rows
+    if rows not in ([1], [LOGITS_TOKENS]):
+        return poor(f"{rows} rows for {LOGITS_TOKENS} tokens", "Attach the report to an issue")
+    return good(f"{rows[0]} of {LOGITS_TOKENS} rows")
+
+
+async def greedy(bench: Bench) -> Finding:
+    async with loaded_engine(bench) as engine:
+        if not engine.capabilities.sampling_per_run:
+            return unseen("this runtime takes sampling at load only")
+        texts = [
+            (await ask(engine, Message("user", QUESTION), tokens=32, sampling=how)).text for how in (ZERO, ZERO, GREEDY)
+        ]
+        bench.answers["runtime"] = engine.runtime[0]
+    bench.answers["temperature_zero_is_greedy"] = len(set(texts)) == 1
+    if len(set(texts)) == 1:
+        return good("the same answer twice, and the same as with top_k 1")
+    return poor("Temperature 0 and top_k 1 differ, or differ from run to run.", "Attach the report to an issue")
+
+
+async def long_abort(bench: Bench) -> Finding:
+    """The same words in two orders: what one prompt left in the cache must not shorten the other."""
+    words = LONG.split()
+    async with loaded_engine(bench) as engine:
+        whole = await ask(engine, Message("user", " ".join(words)), tokens=1)
+        if whole.finish is None or not whole.finish.timings.prefill:
+            return unseen("this runtime does not tell how long it read")
+        prefill = whole.finish.timings.prefill
+        request = GenerationRequest(model=engine.model.id, messages=(Message("user", " ".join(words[::-1])),))
+        async with aclosing(engine.generate(request)) as events:
+            async for _ in events:  # it has begun to read
+                break
+            await asyncio.sleep(prefill / 4)
+            stop = time.monotonic()
+        await engine.settled(request.id)
+        took = time.monotonic() - stop
+        bench.answers["runtime"] = engine.runtime[0]
+    bench.answers["abort_in_prefill_seconds"] = round(took, 3)
+    tokens = whole.finish.usage.prompt
+    return good(f"ended {took:.2f} s after the abort, with {prefill * 3 / 4:.2f} s of {tokens} tokens still to read")
+
+
 async def open_nodes(bench: Bench) -> Finding:
     async with loaded_engine(bench) as engine:
         await ask(engine, Message("user", QUESTION), tokens=4)
@@ -223,6 +295,27 @@ async def memory_freed(bench: Bench) -> Finding:
         return unseen("/proc/meminfo cannot be read")
     fact = f"{before / MIB:.0f} MiB available before, {during / MIB:.0f} loaded, {after / MIB:.0f} after"
     return good(fact) if before - after < 64 * MIB else poor(fact, "free -h; run it again, since others use memory too")
+
+
+def keep(path: Path, answers: Mapping[str, Any]) -> Path:
+    """Adds what was measured about a model file to the notes beside it, which every load of it reads.
+
+    Replaces the file as a whole: it may lie in a folder of the service's, and this process be root. Raises OSError.
+    """
+    notes = path.with_name(FINDINGS)
+    try:
+        known = json.loads(notes.read_bytes())
+    except (OSError, ValueError):
+        known = {}
+    known = known if isinstance(known, dict) else {}
+    before = known.get(path.name)
+    known[path.name] = {**(before if isinstance(before, dict) else {}), **answers}
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".selftest-", delete=False) as file:
+        json.dump(known, file, indent=2)
+    beside = Path(file.name)
+    beside.chmod(0o644)
+    beside.replace(notes)
+    return notes
 
 
 def children() -> list[int]:
@@ -259,6 +352,10 @@ MEASUREMENTS: Mapping[str, Callable[[Bench], object]] = {
     "reading-wakes-nothing": reading_wakes_nothing,
     "prefix-reuse": prefix_reuse,
     "abort": abort,
+    "end-token": end_token,
+    "logits-rows": logits_rows,
+    "temperature-zero": greedy,
+    "long-abort": long_abort,
     "opened": open_nodes,
     "memory-freed": memory_freed,
 }

@@ -32,6 +32,7 @@ class HardwareProbe(NamedTuple):
 
 QUIET = r"\A(?![\s\S]*(?:{}))".format("|".join(kind.pattern.pattern for kind in kernel_log.KINDS))
 OWN = "exo-rkllm selftest --model NAME --only "
+BINDING = "# after the first block of docs/rkllm-binding.md, with `import time` and `seconds = []`"
 PROBES: tuple[HardwareProbe, ...] = (
     # ── the kernel's files ──────────────────────────────────────────────────────────────────────
     HardwareProbe(
@@ -175,6 +176,35 @@ PROBES: tuple[HardwareProbe, ...] = (
         f"{OWN}abort",
         "One token while decoding; up to about 1.3 s during prefill (rknn-llm issue 400).",
     ),
+    # ── what nobody has measured yet (board-facts 14), kept beside the model ────────────────────
+    HardwareProbe(
+        "end-token",
+        "measured",
+        "Which id ends an answer; every load of the file ends answers there, too",
+        f"{OWN}end-token",
+        "An event without text before the end (1.3.1, A); that it carries the id is inferred (board-facts 14, row 2).",
+    ),
+    HardwareProbe(
+        "logits-rows",
+        "measured",
+        "How many rows of logits a prompt gives",
+        f"{OWN}logits-rows",
+        "Nobody says: one a token, or the last one alone (board-facts 1; 14, row 15).",
+    ),
+    HardwareProbe(
+        "temperature-zero",
+        "measured",
+        "Whether temperature 0 is greedy",
+        f"{OWN}temperature-zero",
+        "Nobody says; top_k 1 repeats itself within one version (board-facts 9).",
+    ),
+    HardwareProbe(
+        "long-abort",
+        "measured",
+        "Whether an abort cuts the reading of a prompt of some 500 tokens short",
+        f"{OWN}long-abort",
+        "Nobody says; prompts below 100 tokens were read to their end (board-facts 4; 14, row 13).",
+    ),
     HardwareProbe(
         "opened",
         "measured",
@@ -232,6 +262,77 @@ PROBES: tuple[HardwareProbe, ...] = (
         root=True,
     ),
     HardwareProbe(
+        "window",
+        "by hand",
+        "What n_keep -1 keeps and drops when an answer passes the context",
+        BINDING
+        + """
+with loaded(max_context_len=512) as session:  # and RKLLM_LOG_LEVEL=2 in the environment
+    ask(session, PromptInput("Count from one to a thousand, in words."))""",
+        "The answer goes on (1.3.1, A); `delete the kv cache in [a, b)` says what went (board-facts 3, nobody says).",
+    ),
+    HardwareProbe(
+        "vector-reuse",
+        "by hand",
+        "Whether hidden states and logits reuse a prompt that was read before",
+        BINDING
+        + """
+with loaded() as session:
+    for _ in range(2):
+        began = time.monotonic()
+        session.run(PromptInput("word " * 300), print, RunSpec(mode="hidden"), lambda *rows: None)
+        seconds.append(time.monotonic() - began)""",
+        "Nobody says; without a clear between them such runs became slower within hours (board-facts 1, B).",
+    ),
+    HardwareProbe(
+        "prompt-cache",
+        "by hand",
+        "How long a prompt cache takes to load, and whether another version of the library takes it",
+        BINDING
+        + """
+with loaded() as session:
+    ask(session, PromptInput("word " * 300), save_prompt_cache="prompt.bin")
+with loaded() as session:  # again with the other library
+    began = time.monotonic()
+    session.load_prompt_cache("prompt.bin")
+    seconds.append(time.monotonic() - began)
+    answer, stats = ask(session, PromptInput("word " * 300))""",
+        "Nobody says; 300 tokens are 33 to 45 MB (board-facts 2).",
+    ),
+    HardwareProbe(
+        "embedding-cosine",
+        "by hand",
+        "How far the vectors of Qwen3-Embedding are from the original's",
+        'curl -s localhost:52415/v1/embeddings -d \'{"model": "NAME", "input": "A lighthouse by the sea."}\'\n'
+        "# and its cosine with the vector of sentence-transformers for the same text",
+        "Nobody says; one report has them not as good as the original's (board-facts 8, issue 515).",
+    ),
+    HardwareProbe(
+        "batch",
+        "by hand",
+        "Whether n_batch 4 gives more tokens a second than four answers in a row",
+        BINDING
+        + """
+with loaded(n_batch=4, max_new_tokens=64) as session:
+    began = time.monotonic()
+    session.run_batch([PromptInput("Hello")] * 4, lambda step, waiting: None)
+    seconds.append(time.monotonic() - began)""",
+        "Nobody says: no public program uses it (board-facts 10).",
+    ),
+    HardwareProbe(
+        "pause-and-clear",
+        "by hand",
+        "Whether a paused run goes on rightly after a range of the cache was cleared (1.3.1)",
+        BINDING
+        + """
+with loaded() as session:
+    session.run(PromptInput("Count to twenty."), lambda text, token, waiting: PAUSE)
+    (size,) = session.kv_size()
+    session.clear_kv(ranges=[(size - 4, size)])
+    answer, stats = ask(session, PromptInput("Count to ten."))""",
+        "1.3.0 resumes the old answer and reads no new prompt (board-facts 4, A); with a range cleared: nobody says.",
+    ),
+    HardwareProbe(
         "throttle",
         "by hand",
         "What a hot board does, as exo-rkllm top shows it",
@@ -252,6 +353,10 @@ marked *measured* or *command* are run by
 which writes a report to attach to an issue; as root, it includes what only root may read. The output of a command is
 compared with what is expected, and is part of the report. selftest opens no device itself, changes no setting, and
 leaves out serial numbers and addresses. Checks marked *by hand* are disruptive or require judgement.
+
+What end-token, logits-rows, temperature-zero and long-abort find out stands in `selftest.json` beside the model's
+file, with the version of the vendor's library. Every load of the file reads it: answers end at the `end_tokens` there,
+also on a runtime that misses them. In the service's models folder, selftest needs `sudo` to write it.
 
 This page is generated from `exo_rkllm/doctor/probes.py`. Section numbers refer to the project's reference.
 

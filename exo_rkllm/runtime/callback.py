@@ -50,6 +50,7 @@ def result_callback(generation: Generation, turn: ActiveRun) -> Any:
                 last_address = address
             token = result.token_id
             if token in run.ends:
+                run.end_token = token
                 return run.over("stop")
             run.tokens += 1
             text = result.text

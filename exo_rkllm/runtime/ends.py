@@ -13,6 +13,8 @@ from typing import Any
 
 from exo_rkllm.runtime.modelfile import ModelFacts
 
+# What `exo-rkllm selftest` found out about the models in a folder, by the name of their file.
+FINDINGS = "selftest.json"
 # From the most specific to the least.
 CONFIGS = ("generation_config.json", "config.json")
 # A vocabulary is padded to a round size: by 271 ids in Qwen's. More is no padding but a list of tokens cut short.
@@ -20,13 +22,15 @@ MOST_PADDING = 1024
 
 
 def end_tokens(facts: ModelFacts, folder: Path) -> tuple[int, ...]:
-    """Those of the file's head and of the tokenizer's files in `folder`, and the ids that pad the vocabulary.
+    """Those of the file's head, of the tokenizer's files in `folder` and of a selftest, and the ids of padding.
 
     No tokenizer has a text for padding. A runtime that does not read a model rightly gives it without end: 1.2.3 gives
     DeepSeek-R1-Distill-Qwen-1.5B as `[PAD151935]` (rknn-llm issue 467).
     """
     head = [] if facts.end_token is None else [facts.end_token.value]
-    return tuple(dict.fromkeys((*head, *ids_beside(folder), *_padding(facts, folder))))
+    heard = _json(folder / FINDINGS).get(facts.path.name)
+    measured = _ids(heard.get("end_tokens")) if isinstance(heard, dict) else []
+    return tuple(dict.fromkeys((*head, *ids_beside(folder), *measured, *_padding(facts, folder))))
 
 
 def ids_beside(folder: Path) -> tuple[int, ...]:
@@ -36,12 +40,15 @@ def ids_beside(folder: Path) -> tuple[int, ...]:
         config = _json(folder / name)
         text = config.get("text_config")
         for part in (config, text if isinstance(text, dict) else {}):
-            value = part.get("eos_token_id")
-            ids += [one for one in (value if isinstance(value, list) else [value]) if type(one) is int and one >= 0]
+            ids += _ids(part.get("eos_token_id"))
     tokenizer = _json(folder / "tokenizer_config.json")
     end = _text(tokenizer.get("eos_token"))
     ids += [number for number, token in _added(tokenizer).items() if end and _text(token) == end]
     return tuple(dict.fromkeys(ids))
+
+
+def _ids(value: object) -> list[int]:
+    return [one for one in (value if isinstance(value, list) else [value]) if type(one) is int and one >= 0]
 
 
 def _padding(facts: ModelFacts, folder: Path) -> range:

@@ -46,8 +46,8 @@ class RunCollector:
 
     __slots__ = (
         "_abort", "_dropped", "_features", "_pausable", "_resume", "_silent", "_target",
-        "aborted", "began", "drained", "ended", "ends", "error", "failed", "finish", "first", "heard_end", "held",
-        "limit", "on_token", "paused", "perf", "rare", "rows", "tokens",
+        "aborted", "began", "drained", "end_token", "ended", "ends", "error", "failed", "finish", "first", "heard_end",
+        "held", "limit", "on_token", "paused", "perf", "rare", "rows", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +72,7 @@ class RunCollector:
         self.limit = limit
         self.finish: Literal["stop", "length"] | None = None
         self.held: int | None = None
+        self.end_token: int | None = None
         # Events with a token, and those among them that nobody got to hear.
         self.tokens = self._dropped = self._silent = 0
         self.rows = 0
@@ -226,6 +227,7 @@ class RunCollector:
             aborted=self.aborted,
             paused=self.paused,
             finish=self.finish,
+            end_token=self.held if self.end_token is None and not self.aborted else self.end_token,
             source="runtime" if perf else "measured",
         )
 

@@ -175,6 +175,8 @@ class RunStats:
     paused: bool = False
     # What ended the answer where it had an end of its own; None where the library or an abort ended it.
     finish: Literal["stop", "length"] | None = None
+    # The id that ended the answer: one of the load's, or of a last event without text.
+    end_token: int | None = None
     source: Literal["runtime", "measured"] = "runtime"
 
     def to_json(self) -> dict[str, Any]:

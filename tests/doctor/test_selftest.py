@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,8 +25,12 @@ from exo_rkllm.cli import main
 from exo_rkllm.config import load
 from exo_rkllm.doctor import measure, probes, selftest
 from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
-from exo_rkllm.doctor.probes import PROBES, HardwareProbe
+from exo_rkllm.doctor.probes import BINDING, PROBES, HardwareProbe
 from exo_rkllm.doctor.report import DoctorReport, Finding
+from exo_rkllm.runtime import modelfile
+from exo_rkllm.runtime.ends import end_tokens
+from exo_rkllm.sampling import Sampling
+from simulator import tokenizer
 from tests.simulated import Library
 
 Build = Callable[[str], Path]
@@ -73,6 +81,10 @@ async def test_every_measurement_passes_on_a_good_board(
         "reading-wakes-nothing": "pass",
         "prefix-reuse": "pass",
         "abort": "pass",
+        "end-token": "pass",
+        "logits-rows": "pass",
+        "temperature-zero": "pass",
+        "long-abort": "pass",
         "opened": "skip",
         "memory-freed": "pass",
     }, found
@@ -80,6 +92,122 @@ async def test_every_measurement_passes_on_a_good_board(
     assert pace and float(pace[1]) == pytest.approx(40, rel=0.1), found["answers"].fact
     assert "the vendor: 32.9 tokens/s for Qwen3 0.6B w8a8" in found["answers"].fact
     assert "peak 65%, 70%, 100%, 44 to 44 degrees, 1000 MHz" in found["load-follows"].fact
+
+
+@pytest.fixture
+def measured_of(board: Build, make_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Finding and kept answers of one measurement on a board whose model behaves as `fields` say."""
+    monkeypatch.setenv("RKLLM_SIM_ROOT", "")
+    root = board("orangepi-5-plus")
+
+    async def measure_one(name: str, **fields: Any) -> tuple[Finding, dict[str, Any]]:
+        asked = bench(root, make_model(**fields))
+        return await MEASUREMENTS[name](asked), asked.answers  # type: ignore[misc]  # coroutine functions
+
+    return measure_one
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("known", [True, False])
+async def test_end_token_is_found_whether_the_runtime_knows_it_or_not(
+    measured_of: Callable[..., Any], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not known:
+        monkeypatch.setattr("exo_rkllm.backends.rkllm_load.end_tokens", lambda *_: ())
+    finding, answers = await measured_of("end-token", reply="Yes.")
+    assert finding.level == "pass"
+    assert answers == {"runtime": "1.3.1", "end_tokens": [tokenizer.token("<|im_end|>")]}
+
+
+@pytest.mark.usefixtures("at_home")
+async def test_model_that_never_ends_is_named_with_its_card(
+    measured_of: Callable[..., Any],
+) -> None:
+    finding, answers = await measured_of("end-token", reply="on and on", endless=True)
+    assert finding.level == "warn"
+    assert "end_tokens" in finding.repair
+    assert "end_tokens" not in answers
+    finding, answers = await measured_of("end-token", reply="Yes.", end_event=False)
+    assert (finding.level, "end_tokens" in answers) == ("skip", False)
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize(("last", "rows"), [(False, 8), (True, 1)])
+async def test_rows_of_logits_are_counted(measured_of: Callable[..., Any], last: bool, rows: int) -> None:
+    finding, answers = await measured_of("logits-rows", logits_last_only=last)
+    assert (finding.level, finding.fact) == ("pass", f"{rows} of 8 rows")
+    assert answers["logits_rows"] == [rows]
+
+
+@pytest.mark.usefixtures("at_home")
+async def test_sampling_that_does_not_repeat_itself_is_a_warning(
+    measured_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finding, answers = await measured_of("temperature-zero", reply="[[a|b|c|d]] [[a|b|c|d]]")
+    assert (finding.level, answers["temperature_zero_is_greedy"]) == ("pass", True)
+    monkeypatch.setattr("exo_rkllm.doctor.measure.GREEDY", Sampling(temperature=9.0, top_k=40, top_p=1.0))
+    finding, answers = await measured_of("temperature-zero", reply="[[a|b|c|d]] " * 20)
+    assert (finding.level, answers["temperature_zero_is_greedy"]) == ("warn", False)
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("cut", [True, False])
+async def test_abort_in_a_long_prompt_is_timed(measured_of: Callable[..., Any], cut: bool) -> None:
+    finding, answers = await measured_of("long-abort", prefill_tps=300.0, abort_in_prefill=cut)
+    assert finding.level == "pass"
+    assert (answers["abort_in_prefill_seconds"] < 0.8) is cut
+
+
+def test_what_was_found_is_kept_beside_the_model_and_ends_its_answers(make_model: Callable[..., Path]) -> None:
+    model, other = make_model(file="a.rkllm"), make_model(file="b.rkllm")
+    notes = measure.keep(model, {"end_tokens": [7], "runtime": "1.3.1"})
+    assert measure.keep(other, {"end_tokens": [8]}) == notes
+    measure.keep(model, {"logits_rows": [1]})
+    assert json.loads(notes.read_text()) == {
+        "a.rkllm": {"end_tokens": [7], "runtime": "1.3.1", "logits_rows": [1]},
+        "b.rkllm": {"end_tokens": [8]},
+    }
+    assert 7 in end_tokens(modelfile.inspect(model), model.parent)
+    assert 7 not in end_tokens(modelfile.inspect(other), model.parent)
+    for nonsense in ("[]", "{", '{"a.rkllm": 1}', '{"a.rkllm": {"end_tokens": "x"}}'):
+        notes.write_text(nonsense)
+        assert end_tokens(modelfile.inspect(model), model.parent) == (tokenizer.token("<|im_end|>"),)
+        measure.keep(model, {"end_tokens": [9]})
+        assert 9 in end_tokens(modelfile.inspect(model), model.parent)
+
+
+@pytest.mark.parametrize("probe", [probe for probe in PROBES if probe.command.startswith(BINDING)], ids=lambda p: p.key)
+def test_commands_by_hand_run_behind_the_bindings_page(
+    probe: HardwareProbe, library: Library, board_root: Path, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    page = (REPOSITORY / "docs/rkllm-binding.md").read_text()
+    first = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert first is not None
+    script = tmp_path / "probe.py"
+    script.write_text(f"{first[1]}\nimport time\nseconds = []\n{probe.command}\n")
+    command = [sys.executable, str(script), str(library("1.3.1")), str(make_model(reply="one two three " * 20))]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        (
+            "qwen3-0.6b_w8a8.rkllm",
+            " (expected at full clocks and 500 tokens: 28.8 tokens/s, the vendor's rk3588/qwen3-0.6b/w8a8)",
+        ),
+        ("own.rkllm", " (the vendor: 32.9 tokens/s for Qwen3 0.6B w8a8)"),
+        (
+            "own_w8a8_g128.rkllm",
+            "; w8a8_g128 costs 28 % of the tokens a second against w8a8 (rknn-llm issues 532 and 409",
+        ),
+    ],
+)
+def test_an_answers_pace_is_compared_with_this_model_soc_and_length(board: Build, name: str, says: str) -> None:
+    assert says in measure.comparison(detect(board("orangepi-5-plus")), Path("models") / name, 500)
 
 
 @pytest.mark.usefixtures("at_home")
