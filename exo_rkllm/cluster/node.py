@@ -79,6 +79,7 @@ class ClusterNode:
             self._revision,
             facts,
             placement=settings.placement,
+            errors=settings.errors,
             sources=MembershipSources(disk=self._disk),
             stay_out=self._identity.stay_out(),
         )

@@ -12,6 +12,7 @@ from exo_rkllm.schema.specs import FieldSpec, List, ObjectSpec, Switch, Text, Wh
 from exo_rkllm.schema.tables import object_of, row
 
 Placement: TypeAlias = Literal["own", "dashboard"]
+ErrorForm: TypeAlias = Literal["answer", "error"]
 TEXT, TEXTS, PORT = Text(), List(Text()), Whole(0, 65535)
 AUTO = "auto"  # the namespace of the one cluster that is discovered
 
@@ -189,6 +190,14 @@ class ClusterSettings:
         "exo's dashboard.",
         "own",
         "dashboard",
+    )
+    errors: ErrorForm = row(
+        Text(("answer", "error")),
+        "How a client of the cluster is told that its request failed. `answer`: as an answer that says so, since exo "
+        "shows nothing of an error; only an answer that is streamed and breaks off ends with an error. `error`: always "
+        "as an error.",
+        "answer",
+        "error",
     )
     discovery_port: int = row(PORT, "exo's `--discovery-port`.", 52413, 52513)
     api_port: int = row(PORT, "exo's `--api-port`, where every node answers `/node_id`.", 52415, 52515)

@@ -7,11 +7,12 @@ import logging
 import socket
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exo_rkllm.assembly import Node
-from exo_rkllm.backends.base import GenerationEvent, GenerationRequest
+from exo_rkllm.backends.base import GenerationEvent, GenerationRequest, Piece, Sampling
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cluster.identity import FOLDER, JOIN, LEFT, NodeIdentity
@@ -22,7 +23,7 @@ from exo_rkllm.config import ClusterSettings, Config, places
 from exo_rkllm.config.table import AUTO
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus, ServingState
-from exo_rkllm.errors import ConfigError, ExoRkllmError
+from exo_rkllm.errors import ConfigError, ExoRkllmError, NotSupported
 
 if TYPE_CHECKING:
     from exo_rkllm.board.detect import Board
@@ -63,8 +64,36 @@ class DispatchServing:
                         previous = models
                         yield models
 
-    def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:
-        return self._dispatcher.generate(request, client=client)
+    async def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:
+        """What the model cannot do is taken without effect: exo's dashboard asks every model for thoughts, and shows
+        nothing of a refusal."""
+        request = self._within_abilities(request)
+        spoke = False
+        try:
+            async with aclosing(self._dispatcher.generate(request, client=client)) as answer:
+                async for event in answer:
+                    spoke = spoke or isinstance(event, Piece)
+                    yield event
+                return
+        except NotSupported:
+            if spoke or request.sampling == Sampling():
+                raise
+        # Settings that the loaded runtime takes at load only: the model's own are used instead.
+        async with aclosing(self._dispatcher.generate(replace(request, sampling=Sampling()), client=client)) as answer:
+            async for event in answer:
+                yield event
+
+    def _within_abilities(self, request: GenerationRequest) -> GenerationRequest:
+        """The request without what is known, before the model is loaded, to be refused."""
+        entry = self._node.catalogue.get(request.model)
+        engine = self._node.engines.get(self._node.engines.name_for(entry))
+        if engine is None:
+            return request
+        values, unsupported = request.sampling.for_engine(engine.sampling)
+        if unsupported:
+            log.debug("A task of the exo cluster sets %s, without effect on %s.", ", ".join(unsupported), entry.id)
+        thinking = None if request.thinking and not entry.reasons else request.thinking
+        return replace(request, sampling=Sampling(**values), thinking=thinking)
 
     async def load(self, model: str) -> None:
         await self._dispatcher.load(model)

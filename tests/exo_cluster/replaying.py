@@ -63,7 +63,7 @@ class Replay:
             time_of_day=lambda: "2026-11-21 00:11:03.859397+00:00",
             disk=lambda: (100_000_000_000, 50_000_000_000),
         )
-        self.membership = Membership(me, supported()[0], FACTS, sources=sources, placement=placement)
+        self.membership = Membership(me, supported()[0], FACTS, sources=sources, placement=placement, errors="error")
         self.models = {CAPTURED_MODEL.id: replace(CAPTURED_MODEL, state="cold")}
         self.halted: list[str] = []
         self.loads: list[str] = []
@@ -100,7 +100,7 @@ class Replay:
             match effect:
                 case SendEffect(topic, payload):
                     message = json.loads(payload)
-                    if self._first_time("ours", message):
+                    if self._first_time("ours", message) and not self._ready_when_cold(message):
                         self._ours.append((topic, message))
                 case BeginTaskEffect(task):
                     self._tasks[task.command_id] = task.id
@@ -110,6 +110,11 @@ class Replay:
                     self.loads.append(model)
                 case QueryNodesEffect():
                     self._take(self.membership.node_answered(self._snapshot, self.now))
+
+    def _ready_when_cold(self, message: Any) -> bool:
+        """The prototype's cold models stayed idle; ours are ready, since their first task loads them."""
+        cold = all(model.state == "cold" for model in self.models.values())
+        return cold and kind_of(message) == "RunnerStatusUpdated/RunnerReady"
 
     def _first_time(self, whose: str, message: Any) -> bool:
         """Not an event that is sent again because its echo was lost."""

@@ -45,7 +45,7 @@ async def test_a_board_becomes_ready_and_answers_in_every_way(lab: Lab) -> None:
     assert called.calls == [{"id": "call-1", "name": "get_weather", "arguments": '{"city": "Oslo"}'}]
 
     failed = await chat(exo, "fail")
-    assert failed.error.startswith("rkllm_run failed (simulated)")
+    assert failed.text.startswith("[opi5 did not answer] rkllm_run failed (simulated)")
     assert failed.done
 
     picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}

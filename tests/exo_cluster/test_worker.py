@@ -53,7 +53,7 @@ from exo_rkllm.cluster.worker.events import (
     WorkerEvent,
 )
 from exo_rkllm.cluster.worker.state import Worker
-from exo_rkllm.config.table import Placement
+from exo_rkllm.config.table import ErrorForm, Placement
 from exo_rkllm.errors import RunError
 from tests.exo_cluster.desk import MODEL
 
@@ -68,6 +68,7 @@ class Play:
 
     models: dict[str, Servable] = field(default_factory=lambda: {ID: MODEL})
     placement: Placement = "own"
+    errors: ErrorForm = "answer"
     now: float = 0.0
     effects: list[ClusterEffect] = field(default_factory=list)
 
@@ -76,7 +77,7 @@ class Play:
         self.new_id = lambda: f"id{next(numbers)}"
         self.replica = Replica(ME)
         self.replica.apply(NodeGatheredInfo(ME, NodeFacts()))
-        self.worker = Worker(ME, "opi5", self.placement, self.models)
+        self.worker = Worker(ME, "opi5", self.placement, self.models, errors=self.errors)
 
     def on(self, happening: WorkerEvent) -> list[ClusterEffect]:
         self.worker, self.effects = decide(self.worker, happening, self.replica, self.now, self.new_id)
@@ -209,7 +210,7 @@ def test_cards_of_boards_with_the_same_model_do_not_take_turns() -> None:
 
 def test_a_model_that_is_loaded_on_demand_is_shown_step_by_step() -> None:
     play = Play(models={ID: replace(MODEL, state="cold")})
-    assert play.serve()[-1] == runner_status(RUNNER, {"RunnerIdle": {}})
+    assert play.serve()[-2:] == [runner_status(RUNNER, {"RunnerIdle": {}}), runner_status(RUNNER, READY)]
     assert play.model(state="loading", progress=0.5) == [
         runner_status(RUNNER, {"RunnerLoading": {"layers_loaded": 14, "total_layers": 28}})
     ]
@@ -219,7 +220,7 @@ def test_a_model_that_is_loaded_on_demand_is_shown_step_by_step() -> None:
     ]
     assert play.model(state="ready") == [runner_status(RUNNER, READY)]
     assert play.model(state="ready") == []
-    assert play.model(state="cold") == [runner_status(RUNNER, {"RunnerIdle": {}})]
+    assert play.model(state="cold") == [], "exo's dashboard sends nothing to a model that is not ready"
     assert play.model(state="loading", progress=9.0) == [
         runner_status(RUNNER, {"RunnerLoading": {"layers_loaded": 28, "total_layers": 28}})
     ]
@@ -352,10 +353,36 @@ def test_engine_failure_completes_the_task() -> None:
     assert play.on(AnswerEvent("t", RunError("It broke.", "Look at the log."))) == [
         task_status("t", "Running"),
         runner_status(RUNNER, {"RunnerRunning": {}}),
-        chunk_generated("c-t", chunks.error(ID, "It broke. Look at the log.")),
+        chunk_generated("c-t", chunks.notice(ID, "[opi5 did not answer] It broke. Look at the log.")),
         task_status("t", "Complete"),
         runner_status(RUNNER, READY),
     ]
+
+
+def failure_after(*, stream: bool, errors: ErrorForm, piece: bool = True) -> Tagged:
+    play = Play(errors=errors)
+    play.serve()
+    play.log(TaskCreated(Task("t", "TextGeneration", "i", "Pending", "c-t", {"model": ID, "stream": stream})))
+    if piece:
+        play.on(AnswerEvent("t", Piece("half")))
+    (fields,) = published(play.on(AnswerEvent("t", RunError("It broke."))), "ChunkGenerated")
+    chunk: Tagged = fields["chunk"]
+    return chunk
+
+
+def test_failure_is_told_in_the_form_that_its_client_sees() -> None:
+    """exo makes an empty body of an error where nothing is streamed, and its dashboard shows nothing of one."""
+    error = chunks.error(ID, "It broke.")
+    assert failure_after(stream=True, errors="answer") == error, "a client that reads along must not take half for all"
+    broken = failure_after(stream=False, errors="answer")
+    assert broken == chunks.notice(ID, "\n\n[opi5 broke off] It broke.", broke_off=True)
+    assert broken["TokenChunk"]["finish_reason"] == "length"
+    for stream in (True, False):
+        refused = failure_after(stream=stream, errors="answer", piece=False)
+        assert refused == chunks.notice(ID, "[opi5 did not answer] It broke.")
+        assert refused["TokenChunk"]["finish_reason"] == "stop"
+        for piece in (True, False):
+            assert failure_after(stream=stream, errors="error", piece=piece) == error
 
 
 def test_cancelled_task_publishes_nothing_more() -> None:
@@ -383,7 +410,7 @@ def test_task_running_before_our_start_fails() -> None:
     play.replica.apply(created("i"))
     play.replica.apply(TaskCreated(Task("t", "TextGeneration", "i", "Running", "c-t")))
     effects = play.on(CaughtUpEvent())
-    assert only_chunk(effects, "ErrorChunk")
+    assert "was restarted" in only_chunk(effects, "TokenChunk")["text"]
     assert task_status("t", "Failed") in effects
     assert not [effect for effect in effects if isinstance(effect, BeginTaskEffect)]
     assert play.log(NodeTimedOut("mac")) == []
@@ -397,7 +424,7 @@ def test_an_image_request_gets_an_image_error_and_nothing_else() -> None:
         effects = play.ask(kind, kind=kind)
         assert only_chunk(effects, "ImageChunk")["finish_reason"] == "error"
         assert effects[1:] == [task_status(kind, "Failed")]
-    assert only_chunk(play.ask("v", kind="VideoGeneration"), "ErrorChunk")
+    assert "knows no task" in only_chunk(play.ask("v", kind="VideoGeneration"), "TokenChunk")["text"]
 
 
 def test_an_instance_that_goes_takes_its_answers_with_it() -> None:
@@ -426,7 +453,7 @@ def test_a_model_that_cannot_be_loaded_leaves_and_comes_back() -> None:
         "RunnerStatusUpdated",
         "DeleteInstance",
     ]
-    assert chunk_generated("c-t", chunks.error(ID, "out of memory")) in effects
+    assert chunk_generated("c-t", chunks.notice(ID, "[opi5 did not answer] out of memory")) in effects
     assert runner_status(RUNNER, offers.runner_failed("out of memory")) in effects
     assert play.log(InstanceDeleted("i"))[-1] == runner_status(RUNNER, {"RunnerShutdown": {}})
     assert play.log(created("pushy"))[0] == runner_status(f"r-pushy-{ME}", offers.runner_failed("out of memory"))
@@ -500,7 +527,7 @@ def test_leaving_tells_everybody() -> None:
     play.on(AnswerEvent("t", Piece("x")))
     effects = play.on(LeavingEvent())
     assert effects[0] == CancelTaskEffect("t", "c-t")
-    assert only_chunk(effects, "ErrorChunk")
+    assert "shutting down" in only_chunk(effects, "TokenChunk")["text"]
     assert effects[2:] == [
         runner_status(RUNNER, {"RunnerShuttingDown": {}}),
         runner_status(RUNNER, {"RunnerShutdown": {}}),

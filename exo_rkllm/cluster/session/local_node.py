@@ -16,7 +16,7 @@ from exo_rkllm.cluster.wire.requests import ImageStore
 from exo_rkllm.cluster.worker import events, offers
 from exo_rkllm.cluster.worker.decide import decide
 from exo_rkllm.cluster.worker.state import Worker
-from exo_rkllm.config.table import Placement
+from exo_rkllm.config.table import ErrorForm, Placement
 
 # exo forgets a node that is silent for 30 s; one message in 5 s is plenty (reference 2.5).
 SIGN_OF_LIFE = 5.0
@@ -30,7 +30,14 @@ REMEMBERED = 256
 
 class LocalNode:
     def __init__(
-        self, me: str, facts: NodeDescription, placement: Placement, publisher: Publisher, sources: MembershipSources
+        self,
+        me: str,
+        facts: NodeDescription,
+        publisher: Publisher,
+        sources: MembershipSources,
+        *,
+        placement: Placement = "own",
+        errors: ErrorForm = "answer",
     ) -> None:
         self.me = me
         self.facts = replace(facts, **{name: clean.text(getattr(facts, name)) for name in NodeDescription.__slots__})
@@ -38,6 +45,7 @@ class LocalNode:
         self.interfaces: tuple[Raw, ...] = ()
         self.replica = Replica(me)
         self._placement: Placement = placement
+        self._errors: ErrorForm = errors
         self._publisher = publisher
         self._sources = sources
         self._models: Mapping[str, Servable] = {}
@@ -137,7 +145,7 @@ class LocalNode:
         return any(instance in self.replica.instances for instance in self.worker.deleting)
 
     def _new_worker(self) -> Worker:
-        return Worker(self.me, self.facts.name, self._placement, self._models)
+        return Worker(self.me, self.facts.name, self._placement, self._models, errors=self._errors)
 
     def _all_infos(self, backends: tuple[str, ...]) -> Iterator[Raw]:
         facts = self.facts

@@ -23,7 +23,7 @@ from exo_rkllm.cluster.wire.decoding import Unreadable
 from exo_rkllm.cluster.wire.events import LogEntry, NodeGatheredInfo, Raw
 from exo_rkllm.cluster.wire.revisions import Revision
 from exo_rkllm.cluster.worker import events
-from exo_rkllm.config.table import Placement
+from exo_rkllm.config.table import ErrorForm, Placement
 from exo_rkllm.errors import ExoRkllmError
 
 # An exo node's answer over HTTP is waited for so long; after that the log is read from its beginning.
@@ -45,6 +45,7 @@ class Membership:
         facts: NodeDescription,
         *,
         placement: Placement = "own",
+        errors: ErrorForm = "answer",
         sources: MembershipSources | None = None,
         stay_out: str = "",
     ) -> None:
@@ -54,7 +55,7 @@ class Membership:
         self.may_publish = True
         sources = sources or MembershipSources()
         self._publisher = Publisher(me, revision, sources)
-        self.local = LocalNode(me, facts, placement, self._publisher, sources)
+        self.local = LocalNode(me, facts, self._publisher, sources, placement=placement, errors=errors)
         self._follower = Follower(me)
         self._log = EventLog()
         self._compatibility = Compatibility(revision)

@@ -34,6 +34,11 @@ def error(model: str, problem: str) -> Tagged:
     return {"ErrorChunk": {"model": model, "error_message": clean.text(problem)}}
 
 
+def notice(model: str, text: str, *, broke_off: bool = False) -> Tagged:
+    """A failure as the end of an answer, for clients that are shown nothing of an `ErrorChunk`."""
+    return token(model, text, -1, finish_reason="length" if broke_off else "stop")
+
+
 def image_error(model: str, problem: str) -> Tagged:
     """The end of an image request: the API of an exo node ends itself over any other chunk for one."""
     numbers = {"chunk_index": 0, "total_chunks": 1, "image_index": 0}

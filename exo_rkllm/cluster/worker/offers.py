@@ -126,5 +126,6 @@ def runner_status(model: Servable, *, busy: bool) -> Tagged:
             return {"RunnerWarmingUp": {}}
         case "failed":
             return runner_failed(model.problem)
-    # an answer that runs knows better than a list of models that is a moment old
-    return {"RunnerRunning" if busy else "RunnerReady" if model.state == "ready" else "RunnerIdle": {}}
+    # Ready means that it will answer: a cold model is loaded by its first task, and exo's dashboard holds a message
+    # back from a runner that is anything else. An answer that runs knows better than a list that is a moment old.
+    return {"RunnerRunning" if busy else "RunnerReady": {}}

@@ -9,7 +9,7 @@ from typing import Literal
 from exo_rkllm.cluster.effects import PublishCommandEffect
 from exo_rkllm.cluster.serving import Servable
 from exo_rkllm.cluster.wire.events import Raw, Tagged, Task
-from exo_rkllm.config.table import Placement
+from exo_rkllm.config.table import ErrorForm, Placement
 
 # Commands have no echo of their own: one whose result does not show is given again.
 REPEAT = 5.0
@@ -35,6 +35,7 @@ class WorkerTask:
     phase: Literal["queued", "running", "over"] = "queued"
     thinking_tokens: int = 0
     tool_calls: str = ""
+    spoke: bool = False  # a part of its answer was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Worker:
     cards: Mapping[str, Raw] = field(default_factory=dict)  # as published in this session
     withdrawn: frozenset[str] = frozenset()  # models whose instance somebody deleted: not offered again unasked
     deleting: frozenset[str] = frozenset()  # instances that we delete ourselves
+    errors: ErrorForm = "answer"
     needs_settling: bool = False  # something changed while the replica was known to be behind
 
     def busy(self, instance_id: str) -> bool:

@@ -25,6 +25,7 @@ from exo_rkllm.cluster.wire import chunks, clean
 from exo_rkllm.cluster.wire.decoding import covers
 from exo_rkllm.cluster.wire.events import DownloadCommand, Instance, Raw, Tagged, Task, tag_of
 from exo_rkllm.cluster.worker import offers
+from exo_rkllm.cluster.worker.failures import failure_chunk
 from exo_rkllm.cluster.worker.state import LocalInstance, PendingCommand, Worker, WorkerTask
 from exo_rkllm.errors import ExoRkllmError
 
@@ -238,10 +239,11 @@ class Transition:
             self.refuse_task(task, local, chunks.image_error(local.model_id, problem))
         elif task.kind != TEXT:
             problem = f"{self.worker.name} knows no task {task.kind}."
-            self.refuse_task(task, local, chunks.error(local.model_id, problem))
+            self.refuse_task(task, local, failure_chunk(self.worker, WorkerTask(task, local.model_id), problem))
         elif task.status == "Running":
             problem = f"{self.worker.name} was restarted or cut off while it answered. Ask again."
-            self.refuse_task(task, local, chunks.error(local.model_id, problem))
+            former = WorkerTask(task, local.model_id, spoke=True)
+            self.refuse_task(task, local, failure_chunk(self.worker, former, problem))
         else:
             self.put_task(WorkerTask(task, local.model_id))
             self.effects.append(BeginTaskEffect(task, model.id))
@@ -295,11 +297,15 @@ class Transition:
                 if kind == "thinking":
                     self.put_task(replace(task, thinking_tokens=task.thinking_tokens + 1))
                 if text:
+                    if not task.spoke:
+                        self.put_task(replace(self.worker.tasks[task_id], spoke=True))
                     chunk = chunks.token(model_id, text, token, thinking=kind == "thinking")
                     self.effects.append(chunk_generated(command_id, chunk))
             case base.Progress(stage="prefill", done=done, total=total):
                 self.start_task(task)
                 self.effects.append(chunk_generated(command_id, chunks.prefill_progress(model_id, done, total)))
+            case base.Finish(reason="abort"):
+                self.end_task(task, failure_chunk(self.worker, task, "The board stopped this answer before its end."))
             case base.Finish():
                 model = self.worker.models.get(model_id)
                 last = chunks.last(
@@ -311,7 +317,7 @@ class Transition:
                 )
                 self.end_task(task, last)
             case ExoRkllmError():
-                self.end_task(task, chunks.error(model_id, str(event)))
+                self.end_task(task, failure_chunk(self.worker, task, str(event)))
 
     # ── the board's models, downloads, the end ──
 
@@ -341,7 +347,7 @@ class Transition:
         for local in [one for one in self.worker.instances.values() if one.model_id == model_id and not one.refused]:
             for task in list(self.worker.active_tasks(local.instance_id)):
                 self.effects.append(CancelTaskEffect(task.task.id, task.task.command_id))
-                self.end_task(task, chunks.error(model_id, problem))
+                self.end_task(task, failure_chunk(self.worker, task, problem))
             self.fail_runner(local, problem)
             self.delete_instance(local.instance_id)
 
@@ -360,7 +366,7 @@ class Transition:
         problem = f"{self.worker.name} is shutting down."
         for task in self.worker.active_tasks():
             self.effects.append(CancelTaskEffect(task.task.id, task.task.command_id))
-            self.effects.append(chunk_generated(task.task.command_id, chunks.error(task.model_id, problem)))
+            self.effects.append(chunk_generated(task.task.command_id, failure_chunk(self.worker, task, problem)))
         for local in self.worker.instances.values():
             self.end_runner(local)
             self.delete_instance(local.instance_id)
