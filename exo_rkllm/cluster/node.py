@@ -14,6 +14,7 @@ from typing import Any
 
 from exo_rkllm.backends import base
 from exo_rkllm.cluster.discovery.interfaces import Interfaces, hosts_in
+from exo_rkllm.cluster.discovery.libp2p import LIBP2P, LibP2pWatch, sentence_of
 from exo_rkllm.cluster.discovery.node_id_server import NodeIdServer
 from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
 from exo_rkllm.cluster.discovery.state import DISCOVERY_WINDOW, AmbiguousClusters, DiscoveredPeer, DiscoveryState
@@ -117,6 +118,7 @@ class ClusterNode:
             on_ambiguity=self._on_ambiguity,
             on_interfaces=self._on_interfaces,
         )
+        self._libp2p = LibP2pWatch(self._interfaces.is_neighbour, self._on_libp2p)
         if self._discovery.problem is not None:
             self._log.warning("%s", self._discovery.problem)
         self._discovery.start()
@@ -140,6 +142,7 @@ class ClusterNode:
             if handle is not None:
                 handle.cancel()
         self._discovery.close()
+        self._libp2p.close()
         running = [*self._tasks, *self._runs.values()]
         for task in running:
             task.cancel()
@@ -158,17 +161,18 @@ class ClusterNode:
         now = self._now()
         view = self.membership.view(now)
         others = tuple(f"{one.namespace} at {one.source}" for one in self._discovery_state.other_clusters(now))
+        old = self._libp2p.hosts()
         sentence, hint = view.sentence, view.hint
         if view.phase is Phase.SEARCHING:
             has_endpoints = bool(self._discovery_state.endpoints() or self.settings.endpoints)
             problem = None if self.settings.endpoints else self._discovery.problem
             sentence, hint = why_alone(
-                self._ambiguous, problem, self._discovery_state.namespace, others, has_endpoints=has_endpoints
+                self._ambiguous, problem, self._discovery_state.namespace, others, old, has_endpoints=has_endpoints
             )
         return replace(
             view,
             namespace=self._discovery_state.namespace,
-            other_clusters=others,
+            other_clusters=(*others, *(f"{LIBP2P} at {host}" for host in old)),
             endpoints=self._endpoints,
             announcement=None if view.phase is Phase.OUT else self._announcement,
             sentence=sentence,
@@ -245,6 +249,9 @@ class ClusterNode:
         self._log.debug("Found exo node %s at %s", peer.node_id, peer.endpoint)
         self._has_endpoints.set()
 
+    def _on_libp2p(self, host: str) -> None:
+        self._log.warning("%s %s", *sentence_of((host,)))
+
     def _on_ambiguity(self, clusters: AmbiguousClusters) -> None:
         """Join none of several clusters: the configuration has to name one."""
         self._ambiguous = clusters.namespaces
@@ -277,6 +284,7 @@ class ClusterNode:
             self._log.info("Joining the exo cluster %s, the only one heard.", namespace)
 
     def _on_interfaces(self) -> None:
+        self._libp2p.use({entry.index for entry in self._interfaces.usable()})
         interfaces = self._interfaces.addresses()
         self._do(self.membership.interfaces_changed(interfaces, self._now()))
         self._spawn(self._node_id_server.listen([entry["ip_address"] for entry in interfaces]))

@@ -47,6 +47,7 @@ class ClusterCollector:
         scrape.add("rkllm_cluster_tasks_in_hand", view.tasks)
         scrape.add("rkllm_cluster_lag_events", view.lag)
         scrape.add("rkllm_cluster_unechoed_events", view.unechoed)
+        scrape.add("rkllm_cluster_unjoined", len(view.other_clusters))
         scrape.add("rkllm_cluster_drift", len(view.drift))
         for field, name in COUNTERS.items():
             scrape.add(name, getattr(view.counters, field))

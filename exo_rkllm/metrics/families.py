@@ -115,6 +115,7 @@ CLUSTER: Mapping[str, FamilySpec] = {
     "rkllm_cluster_tasks_in_hand": FamilySpec("gauge", "Tasks of the cluster that this board is working on."),
     "rkllm_cluster_lag_events": FamilySpec("gauge", "Events that are known to exist but have not arrived yet."),
     "rkllm_cluster_unechoed_events": FamilySpec("gauge", "Events of this board that the master has not echoed yet."),
+    "rkllm_cluster_unjoined": FamilySpec("gauge", "exo clusters and libp2p exo hosts that are heard and not joined."),
     "rkllm_cluster_drift": FamilySpec("gauge", "Differences between the cluster's protocol and ours."),
     "rkllm_cluster_sessions_total": FamilySpec("counter", "Sessions joined; each change of master starts a new one."),
     "rkllm_cluster_links_total": FamilySpec("counter", "Links opened to other nodes."),
