@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from exo_rkllm.board import files
 from exo_rkllm.board.driver import parse_load
@@ -52,6 +52,7 @@ class Reading:
     zone: str = ""
     interrupts: tuple[int, ...] | None = None
     volts: float | None = None
+    watts: float | None = None
     memory_total: int | None = None
     memory_available: int | None = None
     cma_total: int | None = None
@@ -59,15 +60,18 @@ class Reading:
     absent: Mapping[str, str] = field(default_factory=dict)
 
 
+Collector: TypeAlias = Callable[[Sources], dict[str, Any]]
+
+
 class NoValue(Exception):
     """Half a sentence that says why a collector has no value; never leaves this module."""
 
 
-def read(sources: Sources) -> Reading:
-    """Call every collector once; one that fails leaves its fields out and disturbs no other."""
+def read(sources: Sources, collectors: Mapping[str, Collector] | None = None) -> Reading:
+    """Call these collectors, or all of them once; one that fails leaves its fields out and disturbs no other."""
     values: dict[str, Any] = {}
     absent: dict[str, str] = {}
-    for name, collect in COLLECTORS.items():
+    for name, collect in (COLLECTORS if collectors is None else collectors).items():
         try:
             values |= collect(sources)
         except NoValue as missing:
@@ -89,6 +93,11 @@ def read_load(sources: Sources) -> tuple[float, ...] | None:
     except NoValue:
         return None
     return loads
+
+
+def read_gauges(sources: Sources) -> Reading:
+    """Load, temperature, power and memory."""
+    return read(sources, GAUGES)
 
 
 # ── collectors ───────────────────────────────────────────────────────────────────────────────────
@@ -193,6 +202,12 @@ def _voltage(sources: Sources) -> dict[str, Any]:
     return {"volts": _number(sources.regulator / "microvolts", sources) / 1e6}
 
 
+def _supply(sources: Sources) -> dict[str, Any]:
+    if sources.power is None:
+        raise NoValue("no sensor of hwmon measures power")
+    return {"watts": _number(sources.power, sources) / 1e6}
+
+
 def _memory(sources: Sources) -> dict[str, Any]:
     lines = dict(MEMINFO.findall(_bytes(sources.root / "proc/meminfo", sources, 16384)))
     names = {"memory_total": b"MemTotal", "memory_available": b"MemAvailable"}
@@ -204,7 +219,7 @@ def _memory(sources: Sources) -> dict[str, Any]:
     return sizes
 
 
-COLLECTORS: Mapping[str, Callable[[Sources], dict[str, Any]]] = {
+COLLECTORS: Mapping[str, Collector] = {
     "load": _load,
     "power": _power,
     "powered_time": _powered_seconds,
@@ -213,5 +228,12 @@ COLLECTORS: Mapping[str, Callable[[Sources], dict[str, Any]]] = {
     "temperature": _temperature,
     "interrupts": _interrupts,
     "voltage": _voltage,
+    "memory": _memory,
+}
+# What may be read once a second, with the board's own power where it has a sensor.
+GAUGES: Mapping[str, Collector] = {
+    "load": _load,
+    "temperature": _temperature,
+    "supply": _supply,
     "memory": _memory,
 }

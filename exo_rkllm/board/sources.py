@@ -34,6 +34,7 @@ class Sources:
     zone: Path | None = None
     zone_type: str = ""
     regulator: Path | None = None
+    power: Path | None = None  # of the whole board, in microwatts, where it has such a sensor
     cma: bool = False  # whether model memory comes from CMA, which is meaningless with an IOMMU (3.5)
 
     @property
@@ -44,10 +45,10 @@ class Sources:
 def find_sources(root: Path, board: Board) -> Sources:
     """The sources of `board`, which was detected below `root`."""
     zone, kind = _zone(root, board)
-    ddr = _devfreq(root / "sys/class/devfreq/dmc")
+    ddr, power = _devfreq(root / "sys/class/devfreq/dmc"), _power_sensor(root)
     npu = board.npu
     if npu is None:
-        return Sources(root, no_folder=board.sentence, zone=zone, zone_type=kind, ddr_clock=ddr)
+        return Sources(root, no_folder=board.sentence, zone=zone, zone_type=kind, ddr_clock=ddr, power=power)
     folder = driver_folder(root) if npu.driver == "RKNPU" else None
     return Sources(
         root=root,
@@ -60,6 +61,7 @@ def find_sources(root: Path, board: Board) -> Sources:
         zone=zone,
         zone_type=kind,
         regulator=_regulator(root),
+        power=power,
         cma=npu.build == "dma_heap" or (npu.build == "drm_gem" and not npu.iommu),
     )
 
@@ -107,3 +109,10 @@ def _zone(root: Path, board: Board) -> tuple[Path | None, str]:
 def _regulator(root: Path) -> Path | None:
     regulators = files.numbered(root / "sys/class/regulator", "regulator.")
     return next((path for path in regulators if (files.text(path / "name") or "").startswith("vdd_npu")), None)
+
+
+def _power_sensor(root: Path) -> Path | None:
+    """The first sensor of hwmon that measures power: boards have one for their supply or none."""
+    folders = files.numbered(root / "sys/class/hwmon", "hwmon")
+    inputs = (folder / "power1_input" for folder in folders)
+    return next((path for path in inputs if files.number(path) is not None), None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -30,7 +29,7 @@ from exo_rkllm.cluster.effects import (
     StayOutEffect,
 )
 from exo_rkllm.cluster.identity import KnownClusters, NodeIdentity
-from exo_rkllm.cluster.serving import ModelServing, NodeDescription, Servable
+from exo_rkllm.cluster.serving import BoardGauges, ModelServing, NodeDescription, Servable, disk_usage
 from exo_rkllm.cluster.session.link import Alive, Linked, LinkFailed, TopicMessage, ZenohLink
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import query_nodes
@@ -63,6 +62,7 @@ class ClusterNode:
         folder: Path,
         *,
         models_folder: Path | None = None,
+        gauges: Callable[[], BoardGauges | None] = lambda: None,
         transport: Callable[[], ZenohLink] = ZenohLink,
         revision: Revision | None = None,
     ) -> None:
@@ -72,7 +72,6 @@ class ClusterNode:
         self._identity = NodeIdentity(folder)
         self._known_clusters = KnownClusters(folder)
         self._make_transport = transport
-        self._models_folder = models_folder
         self.node_id = self._identity.node_id()
         self._revision = revision or supported()[0]
         self.membership = Membership(
@@ -81,7 +80,7 @@ class ClusterNode:
             facts,
             placement=settings.placement,
             errors=settings.errors,
-            sources=MembershipSources(disk=self._disk),
+            sources=MembershipSources(disk=lambda: disk_usage(models_folder or Path("/")), gauges=gauges),
             stay_out=self._identity.stay_out(),
         )
         self.membership.may_publish = self._is_named = settings.namespace != AUTO or bool(settings.endpoints)
@@ -344,13 +343,6 @@ class ClusterNode:
     async def _load(self, model: str) -> None:
         with contextlib.suppress(ExoRkllmError):  # it shows in the offers
             await self._serving.load(model)
-
-    def _disk(self) -> tuple[int, int] | None:
-        try:
-            usage = shutil.disk_usage(self._models_folder or "/")
-        except OSError:
-            return None
-        return usage.total, usage.free
 
     # ── effects ──────────────────────────────────────────────────────────────────────────────────
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
 from exo_rkllm.backends.base import GenerationEvent, GenerationRequest, Sampling
@@ -43,6 +45,25 @@ class NodeDescription:
     chip: str = "Rockchip NPU"
     os_version: str = "Linux"
     os_build: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BoardGauges:
+    """What exo's dashboard shows of a machine at work; None is not known here."""
+
+    memory_total: int = 0
+    npu_load: float = 0.0  # 0 to 1, the mean of the cores
+    celsius: float | None = None
+    watts: float | None = None
+
+
+def disk_usage(folder: Path) -> tuple[int, int] | None:
+    """Bytes of the disk that the folder is on: all, and those that are free."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return usage.total, usage.free
 
 
 class ModelServing(Protocol):

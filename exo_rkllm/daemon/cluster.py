@@ -13,20 +13,25 @@ from typing import TYPE_CHECKING
 
 from exo_rkllm.assembly import Node
 from exo_rkllm.backends.base import GenerationEvent, GenerationRequest, Piece, Sampling
-from exo_rkllm.backends.registry import EngineSpec
+from exo_rkllm.backends.host import windows
+from exo_rkllm.board.counters import read_gauges
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cluster.identity import FOLDER, JOIN, LEFT, NodeIdentity
-from exo_rkllm.cluster.serving import ModelState, NodeDescription, Servable
+from exo_rkllm.cluster.serving import BoardGauges, NodeDescription, Servable
 from exo_rkllm.cluster.session.link import zenoh_available
 from exo_rkllm.cluster.session.view import ClusterView, Phase
 from exo_rkllm.config import ClusterSettings, Config, places
 from exo_rkllm.config.table import AUTO
+from exo_rkllm.daemon import offers
+from exo_rkllm.daemon.hardware import total_memory
+from exo_rkllm.daemon.offers import MachineRoom, Retries
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus, ServingState
+from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus
 from exo_rkllm.errors import ConfigError, ExoRkllmError, NotSupported
 
 if TYPE_CHECKING:
     from exo_rkllm.board.detect import Board
+    from exo_rkllm.board.sources import Sources
     from exo_rkllm.cluster.node import ClusterNode
 
 log = logging.getLogger(__name__)
@@ -35,34 +40,38 @@ UNNAMED = (
     "No exo cluster is joined: this board has API keys, and exo asks for none. Write namespace or endpoints under "
     "[cluster] to name the cluster that may use its models."
 )
-# A model that is just being closed is loaded again by the next task.
-STATES: Mapping[ServingState, ModelState] = {
-    "cold": "cold",
-    "loading": "loading",
-    "ready": "ready",
-    "closing": "cold",
-    "failed": "failed",
-}
 
 
 class DispatchServing:
     """`ModelServing`: the cluster's tasks join the queue that everybody else's requests stand in."""
 
-    def __init__(self, dispatcher: Dispatcher, node: Node) -> None:
+    def __init__(self, dispatcher: Dispatcher, node: Node, room: Callable[[], MachineRoom] = MachineRoom) -> None:
         self._dispatcher = dispatcher
         self._node = node
+        self._room = room
+        self._retries = Retries()
+        self._wake = asyncio.Event()
 
     async def offers(self) -> AsyncGenerator[tuple[Servable, ...], None]:
         """Follows the dispatcher and the models folder, whichever process changes that."""
         previous: tuple[Servable, ...] | None = None
-        wake = asyncio.Event()
-        with self._node.catalogue.listening(wake.set):
-            async with aclosing(self._dispatcher.subscribe(wake)) as statuses:
-                async for status in statuses:
-                    models = self._offers(status)
-                    if models != previous:
-                        previous = models
-                        yield models
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+        try:
+            with self._node.catalogue.listening(self._wake.set):
+                async with aclosing(self._dispatcher.subscribe(self._wake)) as statuses:
+                    async for status in statuses:
+                        models = self._offers(status, loop.time())
+                        if timer is not None:
+                            timer.cancel()
+                        due = self._retries.deadline(loop.time())
+                        timer = None if due is None else loop.call_at(due, self._wake.set)
+                        if models != previous:
+                            previous = models
+                            yield models
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:
         """What the model cannot do is taken without effect: exo's dashboard asks every model for thoughts, and shows
@@ -78,10 +87,19 @@ class DispatchServing:
         except NotSupported:
             if spoke or request.sampling == Sampling():
                 raise
+        except ExoRkllmError:
+            self._note_refusal(request.model)
+            raise
         # Settings that the loaded runtime takes at load only: the model's own are used instead.
         async with aclosing(self._dispatcher.generate(replace(request, sampling=Sampling()), client=client)) as answer:
             async for event in answer:
                 yield event
+
+    def _note_refusal(self, name: str) -> None:
+        """A task failed: where its model could not be loaded, it is withheld again, for longer than before."""
+        if any(one.name == name and one.state == "failed" for one in self._dispatcher.status().models):
+            self._retries.refused(name, asyncio.get_running_loop().time())
+            self._wake.set()
 
     def _within_abilities(self, request: GenerationRequest) -> GenerationRequest:
         """The request without what is known, before the model is loaded, to be refused."""
@@ -98,41 +116,38 @@ class DispatchServing:
     async def load(self, model: str) -> None:
         await self._dispatcher.load(model)
 
-    def _offers(self, status: DispatchStatus) -> tuple[Servable, ...]:
-        """Nothing, while nothing can be answered: the cluster must not send work to a board that cannot do it."""
-        if status.unavailable_reason or status.draining:
+    def _offers(self, status: DispatchStatus, now: float) -> tuple[Servable, ...]:
+        """All models of the catalogue, those that cannot answer with the reason; nothing while the daemon ends."""
+        if status.draining:
             return ()
-        models = {model.name: model for model in status.models}
-        engines = self._node.engines
+        statuses = {model.name: model for model in status.models}
+        room = self._room()
         return tuple(
-            servable(entry, models.get(entry.id), engines.get(engines.name_for(entry)))
-            for entry in self._node.catalogue.list()
+            self._offer(entry, statuses.get(entry.id), status, room, now) for entry in self._node.catalogue.list()
         )
 
+    def _offer(
+        self, entry: Entry, model: ModelStatus | None, status: DispatchStatus, room: MachineRoom, now: float
+    ) -> Servable:
+        engines = self._node.engines
+        servable = offers.servable(entry, model, engines.get(engines.name_for(entry)))
+        needs = self._node.needs(entry)
+        try:
+            engines.of(entry)
+        except NotSupported as missing:
+            return offers.withheld(servable, str(missing))
+        problem = offers.unavailable(needs, status) or offers.objection(entry, needs, room)
+        if problem:
+            return offers.withheld(servable, problem)
+        if servable.state != "failed":
+            self._retries.forget(entry.id)
+        elif model is not None and model.retry_at is None and self._retries.is_due(entry.id, now):
+            return replace(servable, state="cold", problem="")
+        return servable
 
-def servable(entry: Entry, status: ModelStatus | None, engine: EngineSpec | None) -> Servable:
-    """The model as the cluster is told of it: from its card, and from its engine once that has loaded it."""
-    card = entry.card
-    # Before the load an engine of files cannot tell whether this one sees; one without files says what it takes.
-    images = engine is not None and engine.images and not engine.formats
-    return Servable(
-        id=entry.id,
-        state="cold" if status is None else STATES[status.state],
-        size=card.weights.size if card.weights else 0,
-        layers=card.layers,
-        hidden_size=card.hidden_size,
-        kv_heads=card.kv_heads,
-        context=entry.context if status is None else status.context,
-        memory=card.memory if status is None else status.memory,
-        family=card.chat.family,
-        quantization=card.quantization,
-        base_model=card.base_model,
-        thinking=entry.reasons,
-        images=images if status is None or status.images is None else status.images,
-        sampling=entry.sampling,
-        folder=str(entry.folder),
-        problem=status.error if status is not None and status.state == "failed" else "",
-    )
+
+def machine_room(board: Board, memory: int) -> MachineRoom:
+    return MachineRoom(board.soc.name if board.soc else "", memory, windows(board))
 
 
 def may_join(cluster: ClusterSettings, *, keys: bool) -> bool:
@@ -145,8 +160,9 @@ def cluster_node(
     environment: Mapping[str, str],
     dispatcher: Dispatcher,
     node: Node,
-    board: Board,
+    board: Callable[[], Board],
     *,
+    sources: Callable[[], Sources] | None = None,
     keys: bool = False,
 ) -> ClusterNode | None:
     """None where the cluster is switched off or not named beside API keys, or where its transport is not installed."""
@@ -160,17 +176,32 @@ def cluster_node(
         return None
     from exo_rkllm.cluster.node import ClusterNode
 
+    now = board()
+    memory = max(0, total_memory(Path(config.board.root)) - config.models.reserve_memory)
     return ClusterNode(
         config.cluster,
         NodeDescription(
             name=config.cluster.name or socket.gethostname(),
-            model=board.title,
-            chip=board.soc.title if board.soc else "Rockchip NPU",
-            os_version=board.kernel,
+            model=now.title,
+            chip=now.soc.title if now.soc else "Rockchip NPU",
+            os_version=now.kernel,
         ),
-        DispatchServing(dispatcher, node),
+        DispatchServing(dispatcher, node, lambda: machine_room(board(), memory)),
         places(environment).state / FOLDER,
         models_folder=node.catalogue.directory,
+        gauges=lambda: None if sources is None else gauges(sources()),
+    )
+
+
+def gauges(sources: Sources) -> BoardGauges:
+    """What the cluster is shown of the board at work."""
+    reading = read_gauges(sources)
+    load = reading.load or ()
+    return BoardGauges(
+        memory_total=reading.memory_total or 0,
+        npu_load=sum(load) / len(load) if load else 0.0,
+        celsius=reading.celsius,
+        watts=reading.watts,
     )
 
 

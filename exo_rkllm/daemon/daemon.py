@@ -129,7 +129,13 @@ class Daemon:
 
     def _cluster_node(self) -> ClusterNode | None:
         return cluster_node(
-            self.config, self._environment, self.dispatcher, self.node, self.hardware.board, keys=bool(self.keys)
+            self.config,
+            self._environment,
+            self.dispatcher,
+            self.node,
+            lambda: self.hardware.board,
+            sources=lambda: self.hardware.watch.sources,
+            keys=bool(self.keys),
         )
 
     async def stop(self) -> None:

@@ -164,6 +164,16 @@ def available_memory(root: Path) -> int:
     return machine if remaining is None else min(machine, remaining)
 
 
+def total_memory(root: Path) -> int:
+    """MemTotal of the machine, or the limit of a container or unit where that is less; 0 where neither is known."""
+    try:
+        machine = _meminfo(root / "proc/meminfo").get("MemTotal", 0) * KILOBYTE
+    except OSError:
+        return 0
+    limit = _limit(root)
+    return machine if limit is None else min(machine, limit)
+
+
 def _meminfo(path: Path) -> dict[str, int]:
     lines = (line.split() for line in path.read_text().splitlines())
     return {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) >= 2 and words[1].isdecimal()}
@@ -171,17 +181,31 @@ def _meminfo(path: Path) -> dict[str, int]:
 
 def _left_of_limit(root: Path) -> int | None:
     """cgroup v2 of this process. File pages count as used there although they are given back under pressure."""
+    limit = _limit(root)
+    if limit is None:
+        return None
     try:
-        line = (root / "proc/self/cgroup").read_text().splitlines()[-1]
-        group = root / "sys/fs/cgroup" / line.split("::", 1)[1].lstrip("/")
-        limit = (group / "memory.max").read_text().strip()
-        if not limit.isdecimal():
-            return None
+        group = _group(root)
         current = int((group / "memory.current").read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return max(0, int(limit) - current + int(stat.get("inactive_file", 0)))
+        return max(0, limit - current + int(stat.get("inactive_file", 0)))
     except (OSError, IndexError, ValueError):
         return None
+
+
+def _limit(root: Path) -> int | None:
+    """The memory limit of this process's cgroup, None where there is none."""
+    try:
+        limit = (_group(root) / "memory.max").read_text().strip()
+    except (OSError, IndexError):
+        return None
+    return int(limit) if limit.isdecimal() else None
+
+
+def _group(root: Path) -> Path:
+    """cgroup v2 of this process. Raises OSError or IndexError where there is none."""
+    line = (root / "proc/self/cgroup").read_text().splitlines()[-1]
+    return root / "sys/fs/cgroup" / line.split("::", 1)[1].lstrip("/")
 
 
 # ── CPUs ─────────────────────────────────────────────────────────────────────────────────────────

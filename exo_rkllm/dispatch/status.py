@@ -69,12 +69,13 @@ class LeaseStatus:
 
 @dataclass(frozen=True, slots=True)
 class DispatchStatus:
-    """`unavailable_reason` is why the NPU cannot be used at all."""
+    """`unavailable_reason` is why the NPU cannot be used; not `npu_lost`: only by models of the vendor's library."""
 
     models: tuple[ModelStatus, ...] = ()
     unavailable_reason: str = ""
     hint: str = ""
     draining: bool = False
+    npu_lost: bool = False
     lease: LeaseStatus = LeaseStatus()
 
     @property
@@ -111,6 +112,7 @@ def dispatch_status(
         "" if reason is None else reason.sentence,
         "" if reason is None else reason.hint,
         state.draining,
+        state.npu_lost,
         _lease_status(state, leases, epoch),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from exo_rkllm.classic.launcher import NONE, UNRELATED
 from exo_rkllm.doctor.report import Finding, bad, from_error, good, poor, unseen, worst
@@ -132,6 +133,25 @@ def cluster(scene: Scene) -> Finding:
         return poor(str(view["announcement"]["sentence"]), str(view["announcement"]["hint"]))
     if view.get("phase") == "off":
         return good(f"{view['sentence']} {view['hint']} brings it back.")
+    others = [str(one) for one in view.get("other_clusters", ())]
+    if others and (view.get("phase") != "serving" or any("libp2p" in one for one in others)):
+        sentence = str(view.get("sentence") or f"Heard and not joined: {', '.join(others)}.")
+        return poor(sentence, str(view.get("hint") or "exo-rkllm cluster"))
+    if view.get("phase") == "serving" and "offers" in view:
+        return _offers(scene, view)
     if view.get("phase") in ("serving", "searching"):
         return good(str(view["phase"]))
     return poor(str(view.get("sentence") or view.get("phase")), str(view.get("hint") or "exo-rkllm cluster"))
+
+
+def _offers(scene: Scene, view: Mapping[str, Any]) -> Finding:
+    """Compare what the catalogue has for the cluster with what the cluster shows of this board."""
+    allowed = scene.config.cluster.models if scene.config is not None else ("*",)
+    sound = {one.name for one in scene.models if one.error is None and not one.name.endswith(".rkllm")}
+    wanted = {name for name in sound if "*" in allowed or name in allowed}
+    offers = {str(one["model"]): one for one in view["offers"]}
+    missing = [f"{name}: {one['reason']}" for name, one in offers.items() if not one["offered"]]
+    missing += [f"{name}: the daemon does not know it." for name in sorted(wanted - offers.keys())]
+    if missing:
+        return poor(f"Models that the exo cluster is not offered: {' '.join(missing)}", "exo-rkllm cluster")
+    return good(f"serving {len(offers)} of {len(offers)} models")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,16 @@ from typing import Any
 import pytest
 
 from exo_rkllm.assembly import NO_PLUGINS, Node, open_node
+from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import NodeDescription
-from exo_rkllm.cluster.session.view import Phase
+from exo_rkllm.cluster.session.view import OfferView, Phase
 from exo_rkllm.config import load
+from exo_rkllm.daemon import offers
 from exo_rkllm.daemon.cluster import DispatchServing
+from exo_rkllm.daemon.offers import MachineRoom, Retries
 from exo_rkllm.dispatch.dispatcher import Dispatcher
+from exo_rkllm.errors import NpuUnavailable
 from tests.exo_cluster.dashboard import HABITS, Dashboard
 from tests.exo_cluster.lab import until
 from tests.exo_cluster.test_node import Exo, in_phase, settings, started
@@ -35,11 +41,19 @@ class Owner:
     node: Node
     dispatcher: Dispatcher
     cluster: ClusterNode
-    make_model: Callable[..., Path]
+    models: Path
+    room: list[MachineRoom]
 
     @property
     def dashboard(self) -> Dashboard:
         return Dashboard(f"http://127.0.0.1:{self.exo.api}")
+
+    def offer(self, name: str) -> OfferView:
+        (offer,) = (one for one in self.cluster.view().offers if one.model == name)
+        return offer
+
+    async def cards(self) -> set[str]:
+        return set((await self.dashboard.state())["customModelCards"])
 
     async def shown(self, model: str, what: str, seconds: float = 10.0) -> float:
         async def as_wanted() -> bool:
@@ -70,12 +84,13 @@ async def owner_of(
         stack.push_async_callback(dispatcher.drain, 1.0)
         exo = await started()
         stack.push_async_callback(exo.end)
-        serving = DispatchServing(dispatcher, node)
+        room = [MachineRoom()]
+        serving = DispatchServing(dispatcher, node, lambda: room[0])
         board = ClusterNode(settings(exo, **cluster or {}), NodeDescription("opi5"), serving, tmp_path / "id")
         await board.start()
         stack.push_async_callback(board.stop)
         await in_phase(board, Phase.SERVING)
-        return Owner(exo, node, dispatcher, board, make_model)
+        return Owner(exo, node, dispatcher, board, tmp_path / "models", room)
 
     async with stack:
         yield make
@@ -123,3 +138,102 @@ async def test_errors_stay_errors_where_the_owner_wants_them(owner_of: Any) -> N
     assert await owner.dashboard.post("/v1/chat/completions", body) == (200, "")
     _, text = await owner.dashboard.post("/v1/chat/completions", {**body, **HABITS})
     assert '"error"' in text
+
+
+# ── ready means that it will answer ──
+
+
+async def test_model_whose_idle_process_was_killed_stays_ready_and_answers(owner_of: Any) -> None:
+    """The OOM killer takes idle processes, too; the model never came back, and doctor found everything right."""
+    owner = await owner_of(plain={"reply": "Hello"})
+    assert await owner.dashboard.chat(PLAIN, "Hi") == "Hello"
+    engine = owner.dispatcher._engine("plain")
+    assert isinstance(engine, RkllmEngine)
+    os.kill(engine._loaded().pid, signal.SIGKILL)
+    await until(lambda: lost(owner), 10)
+    assert await owner.dashboard.chat(PLAIN, "Hi") == "Hello"
+    assert owner.offer("plain") == OfferView(PLAIN, "plain", offered=True)
+
+
+async def lost(owner: Owner) -> bool:
+    return owner.dispatcher.status().models[0].state == "cold"
+
+
+async def test_model_for_another_soc_or_too_large_is_not_offered_and_the_reason_is_told(owner_of: Any) -> None:
+    foreign = {"reply": "Hi", "card": 'platform = "rk3576"\n'}
+    large = {"reply": "Hi", "card": "memory = 9000000000\n"}
+    owner = await owner_of(plain={"reply": "Hello"}, foreign=foreign, large=large)
+    await owner.shown("rkllm/foreign", "READY")  # nothing is known of the board yet
+    owner.room[0] = MachineRoom("rk3588", 8_000_000_000, 16)
+    owner.node.catalogue.notify()
+    for name in ("foreign", "large"):
+        await owner.shown(f"rkllm/{name}", "")
+    await until(lambda: only_cards(owner, {PLAIN}), 5)
+    assert owner.offer("foreign").reason == "foreign is built for RK3576, and this board is RK3588."
+    assert owner.offer("large").reason == "large needs 9.0 GB of memory, and this board has 8.0 GB."
+    assert await owner.dashboard.chat(PLAIN, "Hi") == "Hello"
+
+
+async def only_cards(owner: Owner, wanted: set[str]) -> bool:
+    return await owner.cards() == wanted
+
+
+async def test_model_that_was_removed_goes_and_comes_back_within_two_seconds(owner_of: Any) -> None:
+    owner = await owner_of(plain={"reply": "Hello"}, other={"reply": "Hello"})
+    await owner.shown(PLAIN, "READY")
+    away = owner.models.parent / "away"
+    (owner.models / "plain").rename(away)
+    owner.node.catalogue.notify()  # as the daemon's watch of the folder does
+    await owner.shown(PLAIN, "", 2.0)
+    await until(lambda: only_cards(owner, {"rkllm/other"}), 2.0)
+    away.rename(owner.models / "plain")
+    owner.node.catalogue.notify()
+    await owner.shown(PLAIN, "READY", 2.0)
+    assert await owner.dashboard.chat(PLAIN, "Hi") == "Hello"
+    assert await owner.cards() == {PLAIN, "rkllm/other"}
+
+
+async def test_models_leave_with_the_driver_and_come_back_with_it(owner_of: Any) -> None:
+    owner = await owner_of(plain={"reply": "Hello"})
+    for _ in range(2):
+        assert await owner.dashboard.chat(PLAIN, "Hi") == "Hello"
+        owner.dispatcher.npu_unavailable(NpuUnavailable("The driver was unbound.", "exo-rkllm board"))
+        await owner.shown(PLAIN, "")
+        assert owner.offer("plain").reason == "The driver was unbound."
+        owner.dispatcher.npu_available()
+        await owner.shown(PLAIN, "READY")
+
+
+async def test_model_whose_load_was_refused_is_offered_again(owner_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody but a task of the cluster may ever load it, so the cluster has to be able to try."""
+    monkeypatch.setattr(offers, "FIRST_RETRY", 1.0)
+    owner = await owner_of(plain={"reply": "Hello"})
+    file = owner.models / "plain" / "m.rkllm"
+    whole = file.read_bytes()
+    file.write_bytes(b"x" * len(whole))
+    text = await owner.dashboard.chat(PLAIN, "Hi")
+    assert text.startswith("[opi5 did not answer] ")
+    await owner.shown(PLAIN, "", 1.0)
+    assert owner.offer("plain").reason in text
+    file.write_bytes(whole)
+    await owner.shown(PLAIN, "READY")
+    assert await owner.dashboard.chat(PLAIN, "Hi") == "Hello"
+
+
+def test_refused_loads_are_tried_again_after_longer_and_longer_pauses() -> None:
+    retries, now, pauses = Retries(), 0.0, []
+    assert not retries.is_due("m", now)
+    for _ in range(9):
+        due = retries.deadline(now)
+        assert due is not None
+        pauses.append(due - now)
+        assert not retries.is_due("m", due - 0.001)
+        assert retries.is_due("m", due)
+        assert retries.deadline(due) is None
+        now = due
+        retries.refused("m", now)
+    assert pauses == [10, 20, 40, 80, 160, 320, 600, 600, 600]
+    retries.forget("m")
+    assert retries.deadline(now) is None
+    assert not retries.is_due("m", now)
+    assert retries.deadline(now) == now + 10

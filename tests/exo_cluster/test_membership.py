@@ -21,7 +21,7 @@ from exo_rkllm.cluster.effects import (
     SendEffect,
     StayOutEffect,
 )
-from exo_rkllm.cluster.serving import NodeDescription
+from exo_rkllm.cluster.serving import BoardGauges, NodeDescription
 from exo_rkllm.cluster.session import membership as m
 from exo_rkllm.cluster.session.crash_watch import RECOVERY
 from exo_rkllm.cluster.session.local_node import TWIN
@@ -42,10 +42,9 @@ ETH = ({"name": "eth0", "ip_address": "10.0.0.2", "interface_type": "ethernet"},
 class Wire:
     """The cluster's side, by hand: it hears what is sent and says what it likes."""
 
-    def __init__(self, **options: Any) -> None:
-        self.member = Membership(
-            ME, supported()[0], NodeDescription("opi5"), sources=MembershipSources(disk=lambda: (100, 50)), **options
-        )
+    def __init__(self, *, gauges: Callable[[], BoardGauges | None] = lambda: None, **options: Any) -> None:
+        sources = MembershipSources(disk=lambda: (100, 50), gauges=gauges)
+        self.member = Membership(ME, supported()[0], NodeDescription("opi5"), sources=sources, **options)
         self.now = 100.0
         self.log: list[Any] = []
         self.document = Document()
@@ -261,6 +260,76 @@ def test_a_sign_of_life_every_five_seconds_and_nothing_else() -> None:
     view = wire.member.view(wire.now)
     assert view.counters.resends == 0
     assert view.phase is Phase.SERVING
+
+
+def told_metrics(effects: list[ClusterEffect]) -> list[Any]:
+    sent = [json.loads(effect.payload) for effect in effects if isinstance(effect, SendEffect)]
+    infos = [one["event"]["NodeGatheredInfo"]["info"] for one in sent if "NodeGatheredInfo" in one.get("event", {})]
+    return [info["MacmonMetrics"]["system_profile"] for info in infos if "MacmonMetrics" in info]
+
+
+class Meter:
+    """A board whose sensors tremble, and whose load is set."""
+
+    def __init__(self) -> None:
+        self.load = 0.0
+        self.reads = 0
+
+    def __call__(self) -> BoardGauges:
+        self.reads += 1
+        return BoardGauges(8 << 30, self.load, 51.0 + 0.1 * (self.reads % 3), 4.02 + 0.01 * (self.reads % 2))
+
+
+def test_idle_board_tells_its_gauges_when_they_change_and_speaks_no_more_for_it() -> None:
+    meter = Meter()
+    wire = Wire(gauges=meter)
+    wire.join()
+    reads = meter.reads
+    found = []
+    for _ in range(60):
+        effects = wire.tick(1.0)
+        assert len([effect for effect in effects if isinstance(effect, SendEffect)]) <= 1
+        found += effects
+        wire.echo()
+    assert told_metrics(found) == []
+    assert meter.reads - reads <= 12
+    assert len([effect for effect in found if isinstance(effect, SendEffect)]) <= 12
+    meter.load = 0.5
+    assert [one["gpu_usage"] for one in told_metrics(wire.tick(5.0))] == [0.5]
+
+
+def test_working_board_tells_its_load_at_exos_own_pace() -> None:
+    meter = Meter()
+    wire = Wire(gauges=meter)
+    wire.join()
+    wire.ask()
+    wire.do(lambda: wire.member.engine_answered([("t", Piece("x", 1))], wire.now))
+    wire.echo()
+    told = []
+    for second in range(10):
+        meter.load = second / 10
+        told += told_metrics(wire.tick(1.0))
+        wire.echo()
+    assert [one["gpu_usage"] for one in told] == [second / 10 for second in range(1, 10)]
+    reads = meter.reads
+    meter.load = 0.95
+    assert len(told_metrics(wire.tick(4.5))) == 1, "what did not change is not told again"
+    wire.do(lambda: wire.member.engine_answered([("t", Finish("stop"))], wire.now))
+    wire.echo()
+    meter.load = 0.0
+    assert [one["gpu_usage"] for one in told_metrics(wire.tick(5.0))] == [0.0]
+    assert meter.reads - reads <= 7
+
+
+def test_cluster_whose_metrics_have_another_shape_gets_none_of_ours_and_keeps_the_board() -> None:
+    meter = Meter()
+    wire = Wire(gauges=meter)
+    wire.join()
+    odd = {"MacmonMetrics": {"system_profile": {"fans": 2}, "memory": {}}}
+    wire.says("NodeGatheredInfo", node_id="mac", when="2026-01-01 00:00:00+00:00", info=odd)
+    meter.load = 0.7
+    assert told_metrics(wire.tick(6.0)) == []
+    assert wire.member.phase is Phase.SERVING
 
 
 def test_new_addresses_are_told_at_once() -> None:

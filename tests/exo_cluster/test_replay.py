@@ -75,8 +75,11 @@ def test_a_worker_without_bookkeeping() -> None:
 
 
 def test_a_load_that_fails() -> None:
-    replay = joined("13_load_fails", "14907297e8ad46d8ff2ebf8249e87c76")
+    """The prototype let the model's card and files stay, as if the board could answer with it."""
+    ends = ["NodeDownloadProgress/DownloadPending", "DeleteCustomModelCard"]
+    replay = joined("13_load_fails", "14907297e8ad46d8ff2ebf8249e87c76", more=ends)
     assert replay.rest() == []
+    assert replay.extra == ends
 
 
 def test_launched_from_the_dashboard() -> None:

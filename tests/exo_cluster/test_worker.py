@@ -452,6 +452,8 @@ def test_a_model_that_cannot_be_loaded_leaves_and_comes_back() -> None:
         "TaskStatusUpdated",
         "RunnerStatusUpdated",
         "DeleteInstance",
+        "NodeDownloadProgress",
+        "DeleteCustomModelCard",
     ]
     assert chunk_generated("c-t", chunks.notice(ID, "[opi5 did not answer] out of memory")) in effects
     assert runner_status(RUNNER, offers.runner_failed("out of memory")) in effects
@@ -465,8 +467,41 @@ def test_a_model_that_is_removed_from_the_board_leaves_the_cluster() -> None:
     play = Play()
     play.serve()
     effects = play.on(ModelsChangedEvent({}))
-    assert commands(effects) == [delete_of("i")]
+    card = PublishCommandEffect("DeleteCustomModelCard", {"model_id": ID})
+    assert commands(effects) == [delete_of("i"), card]
     assert "DownloadPending" in published(effects, "NodeDownloadProgress")[0]["download_progress"]
+
+
+def test_card_that_another_board_needs_stays_when_ours_is_removed() -> None:
+    play = Play()
+    play.serve()
+    play.log(created("theirs", nodes=("another-board",)))
+    assert commands(play.on(ModelsChangedEvent({}))) == [delete_of("i")]
+
+
+def test_model_that_comes_back_before_its_card_is_gone_keeps_its_card() -> None:
+    """The deletion was repeated after the new card, if the log had not shown the first one by then."""
+    play = Play()
+    play.serve()
+    play.on(ModelsChangedEvent({}))
+    effects = play.on(ModelsChangedEvent({ID: MODEL}))
+    assert [one.tag for one in commands(effects)] == ["AddCustomModelCard", "CreateInstance"]
+    play.now = 100.0
+    assert "DeleteCustomModelCard" not in kinds(play.on(TickedEvent()))
+
+
+def test_model_that_goes_before_its_instance_is_created_is_not_asked_for_again() -> None:
+    play = Play()
+    play.on(CaughtUpEvent())
+    play.on(ModelsChangedEvent({}))
+    play.now = 100.0
+    assert play.on(TickedEvent()) == []
+
+
+def test_model_that_cannot_answer_is_made_known_to_nobody() -> None:
+    play = Play(models={ID: replace(MODEL, state="failed", problem="It is for another SoC.")})
+    assert play.on(CaughtUpEvent()) == []
+    assert created_models(play.model(state="cold")) == [ID]
 
 
 def test_several_models_have_an_instance_each() -> None:

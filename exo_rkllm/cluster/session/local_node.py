@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from exo_rkllm.cluster.effects import CancelTaskEffect, PublishNodeInfoEffect, node_info
 from exo_rkllm.cluster.serving import NodeDescription, Servable
+from exo_rkllm.cluster.session import gauges
 from exo_rkllm.cluster.session.publishing import MembershipSources, Publisher
 from exo_rkllm.cluster.session.replica import Replica
 from exo_rkllm.cluster.wire import clean
@@ -20,6 +21,8 @@ from exo_rkllm.config.table import ErrorForm, Placement
 
 # exo forgets a node that is silent for 30 s; one message in 5 s is plenty (reference 2.5).
 SIGN_OF_LIFE = 5.0
+# exo's own pace for metrics. They are read that often while the board works, and told where they changed.
+METRICS_EVERY = 1.0
 # Every one of so many signs of life tells of the disk.
 DISK_EVERY = 12
 # Two signs of life of our id that are not ours, this far apart, are another board and no echo of an old life.
@@ -50,6 +53,9 @@ class LocalNode:
         self._sources = sources
         self._models: Mapping[str, Servable] = {}
         self._spoke_at = 0.0
+        self._metrics: Raw | None = None  # as last told
+        self.shows_gauges = True  # unless this cluster's metrics have another shape
+        self._looked_at = 0.0
         self._signs = 0
         self._sign_ids: dict[str, None] = {}  # ids of our own signs of life, oldest first
         self._last_sign = ""
@@ -61,6 +67,7 @@ class LocalNode:
         self.drop_work()
         self.replica = Replica(self.me)
         self._sign_ids.clear()
+        self._metrics, self.shows_gauges = None, True
         self._twin_since = None
 
     def drop_work(self) -> None:
@@ -91,6 +98,7 @@ class LocalNode:
 
     def introduce(self, now: float) -> None:
         """Tell the cluster all about this node."""
+        self._metrics = None
         others = (facts for node, facts in self.replica.nodes.items() if node != self.me)
         for info in self._all_infos(offers.backends(self._placement, others)):
             self.publish_info(info, now)
@@ -105,8 +113,13 @@ class LocalNode:
 
     def publish_sign_of_life(self, now: float) -> None:
         """Tell the cluster what it should know by now, once `next_sign_at` has come."""
-        self._signs += 1
-        self.publish_info(next(self._disk(), self.name) if self._signs % DISK_EVERY == 0 else self.name, now)
+        if now >= self._spoke_at + SIGN_OF_LIFE:
+            self._signs += 1
+            disk = next(self._disk(), None) if self._signs % DISK_EVERY == 0 else None
+            self.publish_info(disk or self._news() or self.name, now)
+        elif (news := self._news()) is not None:
+            self.publish_info(news, now)
+        self._looked_at = now
 
     @property
     def name(self) -> Raw:
@@ -118,7 +131,10 @@ class LocalNode:
 
     @property
     def next_sign_at(self) -> float:
-        return self._spoke_at + SIGN_OF_LIFE
+        """While it works, the board's gauges are looked at more often than it has to speak."""
+        quiet = self._spoke_at + SIGN_OF_LIFE
+        working = self.shows_gauges and any(one.phase == "running" for one in self.worker.active_tasks())
+        return min(quiet, max(self._spoke_at, self._looked_at) + METRICS_EVERY) if working else quiet
 
     def is_ours(self, event_id: str) -> bool:
         """Whether a sign of life under our id is one of this process."""
@@ -155,10 +171,19 @@ class LocalNode:
         yield {"NodeBackends": {"backends": list(backends)}}
         yield from self._disk()
         yield self.addresses
-        if self._placement == "dashboard":
+        if (news := self._news()) is not None:
+            yield news
+        elif self._placement == "dashboard":
             # exo places nothing on a node without memory, and anything on a node with much of it (reference 4)
-            size, none = {"in_bytes": offers.TOKEN_SIZE}, {"in_bytes": 0}
-            yield {"ram_total": size, "ram_available": size, "swap_total": none, "swap_available": none}
+            yield gauges.memory(offers.TOKEN_SIZE, offers.TOKEN_SIZE)
+
+    def _news(self) -> Raw | None:
+        """The board's gauges, if they are not what was told last."""
+        now = self._sources.gauges() if self.shows_gauges else None
+        if now is None:
+            return None
+        told, self._metrics = self._metrics, gauges.metrics(now, offers.placeable(self._placement))
+        return None if self._metrics == told else self._metrics
 
     def _disk(self) -> Iterator[Raw]:
         disk = self._sources.disk()

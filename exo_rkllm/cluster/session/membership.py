@@ -17,7 +17,7 @@ from exo_rkllm.cluster.session.local_node import LocalNode
 from exo_rkllm.cluster.session.log import EventLog
 from exo_rkllm.cluster.session.node_query import NodeAnswer
 from exo_rkllm.cluster.session.publishing import ELECTION, RESEND, MembershipSources, Publisher
-from exo_rkllm.cluster.session.view import ClusterView, Phase, instance_views, node_views
+from exo_rkllm.cluster.session.view import ClusterView, Phase, instance_views, node_views, offer_views
 from exo_rkllm.cluster.wire import decoding, drift
 from exo_rkllm.cluster.wire.decoding import Unreadable
 from exo_rkllm.cluster.wire.events import LogEntry, NodeGatheredInfo, Raw
@@ -233,9 +233,12 @@ class Membership:
 
     def _note(self, difference: drift.Difference | None) -> None:
         """Only a difference in a type that we send keeps us from speaking."""
-        if difference is not None and difference.ours:
+        if difference is None:
+            return
+        self.local.shows_gauges &= "MacmonMetrics" not in difference.problem
+        if difference.ours:
             self._become_passive((difference.problem,))
-        elif difference is not None and self._compatibility.is_new_note(difference.problem):
+        elif self._compatibility.is_new_note(difference.problem):
             unknown = f"The exo cluster says something that this version does not know: {difference.problem}"
             self._publisher.log("info", unknown)
 
@@ -389,6 +392,7 @@ class Membership:
             session_age=now - self._session_since if session else 0.0,
             nodes=node_views(self.local.replica, self.me, self.master),
             instances=instance_views(self.local.replica, self.me),
+            offers=offer_views(self.local.worker, self.local.replica),
             tasks=sum(1 for _ in self.local.worker.active_tasks()),
             log_index=self._log.base - 1,
             lag=self._log.behind,

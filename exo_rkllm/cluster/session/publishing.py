@@ -19,6 +19,7 @@ from exo_rkllm.cluster.effects import (
     SendEffect,
     node_info,
 )
+from exo_rkllm.cluster.serving import BoardGauges
 from exo_rkllm.cluster.session.crash_watch import CrashWatch
 from exo_rkllm.cluster.session.view import ClusterCounters, Echoes
 from exo_rkllm.cluster.wire.checks import Mismatch
@@ -37,11 +38,12 @@ Encode: TypeAlias = Callable[[Raw], bytes]
 
 @dataclass(frozen=True, slots=True)
 class MembershipSources:
-    """Where ids, the time of day and the disk's size (total, free) come from; tests and replays bring their own."""
+    """Where ids, the time of day, the disk's size (total, free) and the board's gauges come from."""
 
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
     time_of_day: Callable[[], str] = lambda: str(datetime.now(timezone.utc))
     disk: Callable[[], tuple[int, int] | None] = lambda: None
+    gauges: Callable[[], BoardGauges | None] = lambda: None
 
 
 @dataclass(slots=True)

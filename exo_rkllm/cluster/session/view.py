@@ -10,6 +10,7 @@ from typing import Any
 
 from exo_rkllm.cluster.discovery.libp2p import sentence_of
 from exo_rkllm.cluster.session.replica import Replica
+from exo_rkllm.cluster.worker.state import Worker
 from exo_rkllm.errors import ExoRkllmError
 
 
@@ -46,6 +47,16 @@ class InstanceView:
     status: str
     tasks: int
     mine: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OfferView:
+    """A model of this board in the cluster: `offered` is its instance there; `reason` is why there is none."""
+
+    id: str  # in the cluster
+    model: str  # in the catalogue
+    offered: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +119,7 @@ class ClusterView:
     session_age: float = 0.0
     nodes: tuple[NodeView, ...] = ()
     instances: tuple[InstanceView, ...] = ()
+    offers: tuple[OfferView, ...] = ()
     tasks: int = 0  # of ours, in hand
     log_index: int = 0
     lag: int = 0  # events known to exist and not seen
@@ -183,3 +195,24 @@ def instance_views(replica: Replica, me: str) -> tuple[InstanceView, ...]:
             )
         )
     return tuple(views)
+
+
+def offer_views(worker: Worker, replica: Replica) -> tuple[OfferView, ...]:
+    """All models that this board may offer. None is offered to a cluster that the worker does not serve."""
+    instances = {instance.model_id for instance in replica.mine() if worker.serving}
+    offered = {model_id for model_id, _ in worker.offered() if model_id in instances}
+    return tuple(
+        OfferView(model_id, model.id, model_id in offered, "" if model_id in offered else _reason(worker, model_id))
+        for model_id, model in worker.models.items()
+    )
+
+
+def _reason(worker: Worker, model_id: str) -> str:
+    model = worker.models[model_id]
+    if model.state == "failed":
+        return model.problem or "It cannot be loaded."
+    if model_id in worker.withdrawn:
+        return "Somebody took it out of the cluster; exo-rkllm cluster join offers it again."
+    if worker.placement == "dashboard":
+        return "It waits to be launched from exo's dashboard."
+    return "The cluster has not placed it yet." if worker.serving else "This board is not in the cluster."

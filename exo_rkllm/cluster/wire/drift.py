@@ -12,7 +12,7 @@ from exo_rkllm.cluster.wire.table import RecordSpec
 
 # Types of the log that we send as well, or whose contents we send by command.
 EVENTS = "NodeGatheredInfo NodeDownloadProgress RunnerStatusUpdated TaskStatusUpdated ChunkGenerated"
-RESULTS = "InstanceCreated CustomModelCardAdded MlxRingInstance PipelineShardMetadata"
+RESULTS = "InstanceCreated CustomModelCardAdded CustomModelCardDeleted MlxRingInstance PipelineShardMetadata"
 INFOS = "MiscData StaticNodeInformation NodeBackends NodeDiskUsage NodeNetworkInterfaces"
 STATUSES = "Idle Loading Loaded WarmingUp Ready Running ShuttingDown Shutdown Failed"
 CHUNKS = "TokenChunk ToolCallChunk ErrorChunk ImageChunk PrefillProgressChunk"

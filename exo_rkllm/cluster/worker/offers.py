@@ -25,6 +25,11 @@ CARD_SAMPLING = {
 }
 
 
+def placeable(placement: Placement) -> int:
+    """Bytes of memory that the cluster is told to be free here: less than any MLX model takes (reference 4)."""
+    return TOKEN_SIZE if placement == "dashboard" else 0
+
+
 def model_id(catalogue_id: str) -> str:
     """Our names stay apart from those of Hugging Face that exo's own models have."""
     name = clean.text(catalogue_id)

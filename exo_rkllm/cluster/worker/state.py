@@ -72,6 +72,10 @@ class Worker:
     errors: ErrorForm = "answer"
     needs_settling: bool = False  # something changed while the replica was known to be behind
 
+    def offered(self) -> Iterator[tuple[str, Servable]]:
+        """Models that can answer, by the cluster's id."""
+        return ((model_id, model) for model_id, model in self.models.items() if model.state != "failed")
+
     def busy(self, instance_id: str) -> bool:
         return any(task.task.instance_id == instance_id and task.phase == "running" for task in self.tasks.values())
 

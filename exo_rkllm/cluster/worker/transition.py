@@ -61,6 +61,11 @@ class Transition:
         self.change(pending=(*self.worker.pending, PendingCommand(effect, subject, self.now)))
         self.effects.append(effect)
 
+    def withdraw_commands(self, *tags: str, subject: str) -> None:
+        """Do not repeat these commands about a model any more: the opposite is wanted now."""
+        pending = (one for one in self.worker.pending if not any(one.concerns(tag, subject) for tag in tags))
+        self.change(pending=tuple(pending))
+
     def delete_instance(self, instance_id: str) -> None:
         if instance_id not in self.worker.deleting:
             self.change(deleting=self.worker.deleting | {instance_id})
@@ -102,13 +107,14 @@ class Transition:
 
     def announce(self, *, first: bool = False) -> None:
         """Make the cluster know our models, and have one instance of each."""
-        for model_id, model in self.worker.models.items():
+        for model_id, model in self.worker.offered():
             card = self.card_of(model)
             if self.needs_card(model_id, card):
                 self.change(cards={**self.worker.cards, model_id: card})
+                self.withdraw_commands("DeleteCustomModelCard", subject=model_id)
                 self.command("AddCustomModelCard", model_id, model_card=card)
             self.announce_files(model_id, model, again=first)
-            if self.needs_instance(model_id, model):
+            if self.needs_instance(model_id):
                 instance = offers.instance(card, self.worker.me, self.new_id(), self.new_id())
                 self.command("CreateInstance", model_id, instance=instance)
 
@@ -123,15 +129,15 @@ class Transition:
 
     def needs_card(self, model_id: str, card: Raw) -> bool:
         """Boards with the same model and slightly other cards must not take turns in correcting each other."""
-        known = self.replica.cards.get(model_id)
+        known = None if self.is_pending("DeleteCustomModelCard", model_id) else self.replica.cards.get(model_id)
         if known is not None and (
             self.worker.cards.get(model_id) == card or covers(known, card) or self.replica.offered_elsewhere(model_id)
         ):
             return False
         return not self.is_pending("AddCustomModelCard", model_id)
 
-    def needs_instance(self, model_id: str, model: Servable) -> bool:
-        if self.worker.placement != "own" or model_id in self.worker.withdrawn or model.state == "failed":
+    def needs_instance(self, model_id: str) -> bool:
+        if self.worker.placement != "own" or model_id in self.worker.withdrawn:
             return False
         if any(one.model_id == model_id and not self.is_unwanted(one.id) for one in self.replica.mine()):
             return False
@@ -173,6 +179,7 @@ class Transition:
             for command in self.worker.pending
             if not (command.effect.tag == "CreateInstance" and command.subject in models)
             and not (command.effect.tag == "DeleteInstance" and command.subject not in self.replica.instances)
+            and not (command.effect.tag == "DeleteCustomModelCard" and command.subject not in self.replica.cards)
         )
         self.change(pending=pending, deleting=self.worker.deleting & self.replica.instances.keys())
 
@@ -328,28 +335,32 @@ class Transition:
             self.change(models=models)
             return
         for model_id in before.keys() - models.keys():
-            self.retire(model_id, f"{self.worker.name} does not offer {model_id} any more.")
-            if model_id in self.worker.announced:
-                model = before[model_id]
-                self.change(announced=self.worker.announced - {model_id})
-                pending = offers.download_pending(self.worker.me, model, self.card_of(model))
-                self.effects.append(download_progress(pending))
+            self.retire(model_id, before[model_id], f"{self.worker.name} does not offer {model_id} any more.")
         self.change(models=models)
         for model_id, model in models.items():
             previous = before.get(model_id)
             if model.state == "failed" and (previous is None or previous.state != "failed"):
-                self.retire(model_id, model.problem or f"{model_id} cannot be loaded.")
+                self.retire(model_id, model, model.problem or f"{model_id} cannot be loaded.")
         self.announce()
         self.settle()
 
-    def retire(self, model_id: str, problem: str) -> None:
-        """Fail the model's tasks and runners, and have its instances deleted."""
+    def retire(self, model_id: str, model: Servable, problem: str) -> None:
+        """Offer the model no more: fail its tasks and runners, have its instances deleted, and take its card back."""
         for local in [one for one in self.worker.instances.values() if one.model_id == model_id and not one.refused]:
             for task in list(self.worker.active_tasks(local.instance_id)):
                 self.effects.append(CancelTaskEffect(task.task.id, task.task.command_id))
                 self.end_task(task, failure_chunk(self.worker, task, problem))
             self.fail_runner(local, problem)
             self.delete_instance(local.instance_id)
+        if model_id in self.worker.announced:
+            self.change(announced=self.worker.announced - {model_id})
+            pending = offers.download_pending(self.worker.me, model, self.card_of(model))
+            self.effects.append(download_progress(pending))
+        self.withdraw_commands("AddCustomModelCard", "CreateInstance", subject=model_id)
+        ours = model_id in self.worker.cards or model_id in self.replica.cards
+        if ours and not self.replica.offered_elsewhere(model_id):
+            self.change(cards={key: card for key, card in self.worker.cards.items() if key != model_id})
+            self.command("DeleteCustomModelCard", model_id, model_id=model_id)
 
     def answer_download(self, command: DownloadCommand) -> None:
         """Nobody in the cluster loads files onto this board or deletes them from it."""

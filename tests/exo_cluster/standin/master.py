@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
+from tests.exo_cluster.standin.placement import NoPlacement, place
 from tests.exo_cluster.standin.state import Json, State, unwrap
 
 PAGE = 1000
@@ -133,9 +135,10 @@ class Master:
         self.tell(event("InstanceDeleted", instance_id=instance))
 
     def _PlaceInstance(self, body: Json) -> None:  # noqa: N802
-        node = self.place(body["model_card"], body["min_nodes"])
-        if node is not None:
-            self.tell(event("InstanceCreated", instance=ring(body["model_card"], [node])))
+        wanted = {"min_nodes": body["min_nodes"], "sharding": body["sharding"], "meta": body["instance_meta"]}
+        with suppress(NoPlacement):
+            nodes = place(self.state, body["model_card"], **wanted)
+            self.tell(event("InstanceCreated", instance=ring(body["model_card"], list(nodes))))
 
     def _AddCustomModelCard(self, body: Json) -> None:  # noqa: N802
         self.tell(event("CustomModelCardAdded", model_card=body["model_card"]))
@@ -146,31 +149,6 @@ class Master:
     def _SendInputChunk(self, body: Json) -> None:  # noqa: N802
         chunk = body["chunk"]
         self.tell(event("InputChunkReceived", command_id=unwrap(chunk)[1]["command_id"], chunk=chunk))
-
-    # ── placement, as far as one node goes (reference 4) ──
-
-    def place(self, card: Json, min_nodes: int = 1) -> str | None:
-        """The node that exo's placement would choose for a whole model, None where it says no."""
-        usable = {"MlxMetal", "MlxCuda", "MlxCpu"} & set(card["backends"])
-        need = card["storage_size"]["in_bytes"]
-        state = self.state
-        fits = [
-            node
-            for node in state.topology
-            if min_nodes == 1
-            and state.node_memory.get(node, {}).get("ram_available", {}).get("in_bytes", -1) >= need
-            and usable & set(state.node_backends.get(node, ()))
-        ]
-
-        def rank(node: str) -> tuple[bool, int]:
-            models = [
-                unwrap(unwrap(entry)[1]["shard_metadata"])[1]["model_card"]["model_id"]
-                for entry in state.downloads.get(node, [])
-                if "DownloadCompleted" in entry
-            ]
-            return card["model_id"] in models, state.node_memory[node]["ram_available"]["in_bytes"]
-
-        return max(fits, key=rank, default=None)
 
     # ── the plan, every ten seconds ──
 

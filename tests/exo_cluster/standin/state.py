@@ -54,6 +54,7 @@ class State:
     def __init__(self) -> None:
         self.maps: dict[str, dict[str, Json]] = {name: {} for name in MAPS}
         self.topology: list[str] = []
+        self.edges: set[tuple[str, str]] = set()
         self.applied = -1
 
     def __getattr__(self, name: str) -> dict[str, Json]:
@@ -94,6 +95,8 @@ class State:
             blank = dict.fromkeys(("model_id", "chip_id", "friendly_name", "os_version", "os_build_version"), "Unknown")
             known = self.node_identities.setdefault(node, blank)
             known.update({names.get(key, key): value for key, value in facts.items()})
+        elif kind == "MacmonMetrics":
+            self.node_system[node], self.node_memory[node] = facts["system_profile"], facts["memory"]
         elif kind == "NodeNetworkInterfaces":
             self.node_network[node] = {"interfaces": facts["ifaces"]}
         elif kind == "NodeDiskUsage":
@@ -105,6 +108,7 @@ class State:
         node = body["node_id"]
         if node in self.topology:
             self.topology.remove(node)
+        self.edges = {edge for edge in self.edges if node not in edge}
         for name in ("last_seen", "downloads", "node_memory", "node_disk", "node_system", "node_network"):
             self.maps[name].pop(node, None)
 
@@ -151,7 +155,13 @@ class State:
     def _CustomModelCardDeleted(self, body: Json) -> None:  # noqa: N802
         self.custom_model_cards.pop(body["model_id"], None)
 
+    def _TopologyEdgeCreated(self, body: Json) -> None:  # noqa: N802
+        self.edges.add((body["conn"]["source"], body["conn"]["sink"]))
+
     # ── what others ask of it ──
+
+    def neighbours(self, node: str) -> set[str]:
+        return {sink for source, sink in self.edges if source == node and sink in self.topology}
 
     def in_flight(self, instance: str) -> int:
         bodies = (unwrap(task)[1] for task in self.tasks.values())
