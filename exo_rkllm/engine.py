@@ -59,7 +59,7 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         speak(os.environ.get("DEBUG", ""))
         if self._classic.keep_engine:
             hooks.keep_engine(RKLLMInferenceEngine)
-        hooks.hide_end_tokens(self._node.catalogue.list)
+        hooks.fit_tokenizers(self._node.catalogue.list)
         if self._classic.shard_downloads:
             hooks.use_local_shards(shard_downloader, self._node.catalogue.list)
         atexit.register(self._at_exit)

@@ -8,6 +8,7 @@ mapping, since one that raises costs every other plugin its models (classic-plug
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from exo_rkllm.assembly import open_node
@@ -17,7 +18,8 @@ from exo_rkllm.errors import ExoRkllmError
 
 ENGINE = "RKLLMInferenceEngine"
 SUFFIX = "-rkllm"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+# What a tokenizer can be made of; tokenizer_config.json alone is none.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
 
 def entries() -> tuple[Entry, ...]:
@@ -33,16 +35,22 @@ def classic_id(entry: Entry) -> str:
 
 
 def tokenizer_place(entry: Entry) -> str:
-    """A folder works offline; the base model's name is what is left where the entry has no tokenizer."""
-    here = any((entry.folder / name).is_file() for name in TOKENIZER_FILES)
-    return str(entry.folder.absolute()) if here or not entry.card.base_model else entry.card.base_model
+    """Where a host reads the tokenizer without a network: the entry's folder, or the base model among its downloads.
+
+    Empty where there is none. Such a model is not named to a host: every question would end in HTTP 500.
+    """
+    if any((entry.folder / name).is_file() for name in TOKENIZER_FILES):
+        return str(entry.folder.absolute())
+    home = Path(os.environ.get("EXO_HOME") or Path.home() / ".cache/exo")
+    base = entry.card.base_model
+    return base if base and (home / "downloads" / base.replace("/", "--")).is_dir() else ""
 
 
-def classic_card(entry: Entry) -> dict[str, Any]:
+def classic_card(entry: Entry, place: str) -> dict[str, Any]:
     """`layers` and `repo` are what hosts read; they keep the rest for us."""
     return {
         "layers": max(entry.card.layers, 1),
-        "repo": {ENGINE: tokenizer_place(entry)},
+        "repo": {ENGINE: place},
         "rkllm_entry": entry.id,
         "rkllm_file": str(entry.path or ""),
         "rkllm_context": entry.card.context,
@@ -50,9 +58,13 @@ def classic_card(entry: Entry) -> dict[str, Any]:
     }
 
 
+def _placed() -> list[tuple[Entry, str]]:
+    return [(entry, place) for entry in entries() if (place := tokenizer_place(entry))]
+
+
 def __getattr__(name: str) -> dict[str, Any]:
     if name == "RKLLM_MODELS":
-        return {classic_id(entry): classic_card(entry) for entry in entries()}
+        return {classic_id(entry): classic_card(entry, place) for entry, place in _placed()}
     if name == "RKLLM_PRETTY_NAMES":
-        return {classic_id(entry): f"{entry.card.name or entry.id} (NPU)" for entry in entries()}
+        return {classic_id(entry): f"{entry.card.name or entry.id} (NPU)" for entry, _ in _placed()}
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

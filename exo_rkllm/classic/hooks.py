@@ -5,16 +5,20 @@ Each change wraps a function of the host once, however often it is asked for, an
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib
 import inspect
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.classic.token_ids import end_ids
+from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.models import ENGINE, classic_id
 
 MARK = "_exo_rkllm_wraps"
@@ -50,25 +54,63 @@ def keep_engine(ours: type[Any]) -> bool:
     return wrap_once(node, "select_best_inference_engine", wrapper)
 
 
-# ── the end token stays hidden ───────────────────────────────────────────────────────────────────
+# ── the host's own tokenizer of our models ───────────────────────────────────────────────────────
 
 
-def hide_end_tokens(entries: Callable[[], tuple[Entry, ...]]) -> bool:
-    """exo decodes the token that ends an answer with its own tokenizer, which shows it as text.
+def fit_tokenizers(entries: Callable[[], tuple[Entry, ...]]) -> bool:
+    """exo reads a tokenizer of its own from a model's folder, to render the question and to decode the answer.
 
-    Tokenizers of other models' folders are left as they are.
+    It needs more than a folder may have: a class, a template, an end token. What is missing there is taken from what
+    the model's entry knows; tokenizers of other models' folders are left as they are.
     """
 
     def wrapper(resolve: Any) -> Callable[..., Any]:
         async def read(place: Any) -> Any:
-            tokenizer = await resolve(place)
-            if Path(place) in {entry.folder.absolute() for entry in entries()}:
-                tokenizer.decode = functools.partial(tokenizer.decode, skip_special_tokens=True)
-            return tokenizer
+            ours = {entry.folder.absolute(): entry for entry in entries()}
+            entry = ours.get(Path(place))
+            if entry is None:
+                return await resolve(place)
+            try:
+                tokenizer = await resolve(place)
+            except Exception:  # transformers raises whatever its parts raise
+                tokenizer = fast_tokenizer(entry)
+                if tokenizer is None:
+                    raise
+            return await asyncio.get_running_loop().run_in_executor(None, fit, tokenizer, entry)
 
         return read
 
     return wrap_once(sys.modules.get("exo.inference.tokenizers"), "_resolve_tokenizer", wrapper)
+
+
+def fast_tokenizer(entry: Entry) -> Any:
+    """For a folder that has a tokenizer.json and does not say of what class it is; None where there is no such file."""
+    path = entry.folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    return importlib.import_module("transformers").PreTrainedTokenizerFast(tokenizer_file=str(path))
+
+
+def fit(tokenizer: Any, entry: Entry) -> Any:
+    """The host's tokenizer with a template and an end where it has none, and which gives no text for ids of the end.
+
+    exo decodes the token that ends an answer as well, and one that stands for no token at all ends in HTTP 500.
+    """
+    ends = end_ids(entry)
+    if ends and getattr(tokenizer, "eos_token_id", None) is None and hasattr(tokenizer, "convert_ids_to_tokens"):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    if getattr(tokenizer, "chat_template", "") is None:
+        with suppress(ExoRkllmError):  # exo names what is missing when it is asked
+            tokenizer.chat_template = entry.chat_format().template.text
+    decode = tokenizer.decode
+
+    def without_ends(tokens: Any, **keywords: Any) -> Any:
+        ids = tokens if hasattr(tokens, "__iter__") else [tokens]
+        kept = [int(one) for one in ids if int(one) >= 0 and int(one) not in ends]
+        return decode(kept, **{"skip_special_tokens": True, **keywords})
+
+    tokenizer.decode = without_ends
+    return tokenizer
 
 
 # ── models need no download ──────────────────────────────────────────────────────────────────────

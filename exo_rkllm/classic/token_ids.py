@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from exo_rkllm.backends.base import Tokenizer
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.errors import NotSupported
-from exo_rkllm.runtime.ends import ids_beside
+from exo_rkllm.errors import ExoRkllmError, NotSupported
+from exo_rkllm.runtime import modelfile
+from exo_rkllm.runtime.ends import ids_beside, ids_of, tokenizer_end
 
 # No token of any vocabulary; only for models that come without tokenizer files.
 NO_ID = -1
@@ -45,5 +47,21 @@ def _flat(ids: Any) -> list[int]:
     return [one for row in ids for one in (row if isinstance(row, list | tuple) else [row])]
 
 
+def end_ids(entry: Entry) -> tuple[int, ...]:
+    """Ids that end an answer, from wherever the folder has them; the tokenizer's own comes first, since that is the one
+    by which a host knows the end. The template's last word and the model file's head are asked where nothing else is.
+    """
+    ids = ids_beside(entry.folder)
+    own = tokenizer_end(entry.folder)
+    if not ids:
+        with suppress(ExoRkllmError):
+            ids = tuple(ids_of(entry.chat_format().stop, entry.folder).values())
+    if not ids and entry.path is not None and entry.path.suffix == ".rkllm":
+        with suppress(ExoRkllmError):
+            head = modelfile.inspect(entry.path).end_token
+            ids = () if head is None else (head.value,)
+    return tuple(dict.fromkeys((*(() if own is None else (own,)), *ids)))
+
+
 def token_ids_of(entry: Entry) -> TokenIds:
-    return TokenIds(entry.id, entry.tokenizer(), ids_beside(entry.folder))
+    return TokenIds(entry.id, entry.tokenizer(), end_ids(entry))

@@ -30,6 +30,7 @@ class Servable:
     base_model: str = ""
     thinking: bool = False
     images: bool = False
+    tools: bool = False
     sampling: Sampling = field(default_factory=Sampling)
     folder: str = ""
     progress: float = 0.0  # of a load, 0 to 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from exo_rkllm.backends.registry import EngineSpec
+from exo_rkllm.catalogue.card import Card, telling_names
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cluster.serving import ModelState, Servable
 from exo_rkllm.dispatch.placement import WINDOW, gigabytes
@@ -20,6 +21,8 @@ STATES: Mapping[ServingState, ModelState] = {
     "closing": "cold",
     "failed": "failed",
 }
+# As exo's own cards have them (captured 2026-06-22).
+EXO_FAMILIES = ("qwen", "gemma", "llama", "glm", "minimax", "nemotron", "kimi", "deepseek", "step", "gpt-oss")
 # Seconds until a model whose load was refused is offered again; each refusal after that doubles them.
 FIRST_RETRY, LAST_RETRY = 10.0, 600.0
 
@@ -51,6 +54,15 @@ def unavailable(needs: ModelNeeds, status: DispatchStatus) -> str:
     return status.unavailable_reason if lost else ""
 
 
+def exo_family(card: Card) -> str:
+    """The family as exo's cards name it, by which its dashboard chooses an icon; else the card's own word."""
+    for name in map(str.lower, telling_names(card)):
+        places = [(name.find(family), family) for family in EXO_FAMILIES if family in name]
+        if places:
+            return min(places)[1]
+    return card.chat.family
+
+
 def servable(entry: Entry, status: ModelStatus | None, engine: EngineSpec | None) -> Servable:
     """The model as the cluster is told of it: from its card, and from its engine once that has loaded it."""
     card = entry.card
@@ -65,10 +77,11 @@ def servable(entry: Entry, status: ModelStatus | None, engine: EngineSpec | None
         kv_heads=card.kv_heads,
         context=entry.context if status is None else status.context,
         memory=card.memory if status is None else status.memory,
-        family=card.chat.family,
+        family=exo_family(card),
         quantization=card.quantization,
         base_model=card.base_model,
         thinking=entry.reasons,
+        tools=engine is not None and engine.tools,
         images=images if status is None or status.images is None else status.images,
         sampling=entry.sampling,
         folder=str(entry.folder),

@@ -7,7 +7,7 @@ then never ends an answer; the ids that it prints of itself are therefore no sou
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,38 @@ def ids_beside(folder: Path) -> tuple[int, ...]:
     tokenizer = _json(folder / "tokenizer_config.json")
     end = _text(tokenizer.get("eos_token"))
     ids += [number for number, token in _added(tokenizer).items() if end and _text(token) == end]
+    if not ids and (own := tokenizer_end(folder)) is not None:
+        ids.append(own)
     return tuple(dict.fromkeys(ids))
 
 
 def _ids(value: object) -> list[int]:
     return [one for one in (value if isinstance(value, list) else [value]) if type(one) is int and one >= 0]
+
+
+def tokenizer_end(folder: Path) -> int | None:
+    """The id of the tokenizer's own `eos_token`, which programs on transformers compare with; None without one."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if end := _text(_json(folder / name).get("eos_token")):
+            return ids_of((end,), folder).get(end)
+    return None
+
+
+def ids_of(texts: Sequence[str], folder: Path) -> Mapping[str, int]:
+    """Ids of tokens by their text, for those of these texts that are one token. Reads tokenizer.json, some megabytes,
+    only where tokenizer_config.json does not list them."""
+    found = {_text(token): number for number, token in _added(_json(folder / "tokenizer_config.json")).items()}
+    if any(text not in found for text in texts):
+        whole = _json(folder / "tokenizer.json")
+        model = whole.get("model")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        listed = vocabulary.items() if isinstance(vocabulary, dict) else ()
+        found |= {text: number for text, number in listed if text in texts}
+        added = whole.get("added_tokens")
+        for token in added if isinstance(added, list) else ():
+            if isinstance(token, dict):
+                found[_text(token)] = token.get("id", -1)
+    return {text: found[text] for text in texts if type(found.get(text)) is int and found[text] >= 0}
 
 
 def _padding(facts: ModelFacts, folder: Path) -> range:

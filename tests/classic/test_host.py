@@ -159,7 +159,7 @@ async def test_exo_keeps_this_engine_and_replaces_others(
 
 def test_hooks_do_nothing_without_a_host() -> None:
     assert not hooks.keep_engine(RKLLMInferenceEngine)
-    assert not hooks.hide_end_tokens(tuple)
+    assert not hooks.fit_tokenizers(tuple)
 
 
 async def test_end_token_is_hidden_from_the_answers_text(

@@ -110,6 +110,7 @@ def test_cards_for_classic_exo_name_a_plugins_engine(
     folder = tmp_path / "models/heard"
     folder.mkdir(parents=True)
     (folder / "m.echo").write_text("x")
+    (folder / "tokenizer.json").write_text("{}")
     (folder / "model.toml").write_text('id = "heard"\n[weights]\nfile = "m.echo"\n')
     cards: dict[str, Any] = models.RKLLM_MODELS
     assert cards["heard-rkllm"]["rkllm_engine"] == "echo"

@@ -16,8 +16,11 @@ from exo_rkllm.assembly import NO_PLUGINS, Node, open_node
 from exo_rkllm.backends.base import GenerationRequest, Message, Piece
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.board.detect import detect
+from exo_rkllm.catalogue.card import parse
+from exo_rkllm.cluster.worker.offers import card as make_card
 from exo_rkllm.config import load
 from exo_rkllm.daemon.cluster import DispatchServing, cluster_node
+from exo_rkllm.daemon.offers import exo_family
 from exo_rkllm.dispatch import decide
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ExoRkllmError, NpuUnavailable
@@ -51,6 +54,33 @@ async def test_offers_follow_the_models_state(dispatcher: Dispatcher, node: Node
         await offered.load("echo")
         while (now := await anext(offers))[0].state != "ready":
             assert now[0].state == "loading"
+
+
+@pytest.mark.parametrize(
+    ("card", "family"),
+    [
+        ('id = "m"\nbase_model = "Qwen/Qwen3-1.7B"\n', "qwen"),
+        ('id = "m"\nbase_model = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"\n', "deepseek"),
+        ('id = "gemma-3-1b"\n', "gemma"),
+        ('id = "TinyLlama-1.1B"\n', "llama"),
+        ('id = "my-model"\n[chat]\nfamily = "phi3"\n', "phi3"),
+    ],
+)
+def test_card_names_the_family_as_exo_does(card: str, family: str) -> None:
+    assert exo_family(parse(f'engine = "dummy"\n{card}')) == family
+
+
+async def test_card_tells_the_cluster_what_the_model_can(node: Node, dispatcher: Dispatcher) -> None:
+    folder = node.catalogue.directory / "thinker"
+    folder.mkdir()
+    card = 'id = "thinker"\nengine = "dummy"\nbase_model = "Qwen/Qwen3-1.7B"\nquantization = "w8a8"\nkv_heads = 8\n'
+    (folder / "model.toml").write_text(card + "context = 4096\n")
+    async with aclosing(DispatchServing(dispatcher, node).offers()) as offers:
+        (thinker,) = [one for one in await anext(offers) if one.id == "thinker"]
+    told = make_card(thinker)
+    assert told["capabilities"] == ["text", "thinking", "thinking_toggle", "tools"]
+    assert (told["family"], told["quantization"], told["base_model"]) == ("qwen", "w8a8", "Qwen/Qwen3-1.7B")
+    assert (told["context_length"], told["num_key_value_heads"]) == (4096, 8)
 
 
 async def test_model_that_needs_no_npu_is_offered_without_one(dispatcher: Dispatcher, node: Node) -> None:

@@ -25,6 +25,19 @@ QWEN = {"eos_token": "<|im_end|>", "added_tokens_decoder": {"151645": {"content"
         ({"config.json": {"text_config": {"eos_token_id": 106}}}, (106,)),
         ({"config.json": {"eos_token_id": None}, "tokenizer_config.json": QWEN}, (151645,)),
         ({"tokenizer_config.json": {"eos_token": {"content": "</s>"}, "added_tokens_decoder": {"2": "</s>"}}}, (2,)),
+        (
+            {
+                "tokenizer_config.json": {"eos_token": "<|im_end|>"},
+                "tokenizer.json": {"added_tokens": [{"id": 9, "content": "<|im_end|>"}], "model": {"vocab": {"a": 1}}},
+            },
+            (9,),
+        ),
+        ({"special_tokens_map.json": {"eos_token": "</s>"}, "tokenizer.json": {"model": {"vocab": {"</s>": 2}}}}, (2,)),
+        ({"tokenizer_config.json": {"eos_token": "</s>"}, "tokenizer.json": {"model": {"vocab": [["a", 0]]}}}, ()),
+        (
+            {"tokenizer_config.json": {"eos_token": "</s>"}, "tokenizer.json": {"added_tokens": [1, {}, {"id": "x"}]}},
+            (),
+        ),
         ({"config.json": [], "generation_config.json": {"eos_token_id": "2"}, "tokenizer_config.json": "x"}, ()),
     ],
 )

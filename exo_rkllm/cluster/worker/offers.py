@@ -50,6 +50,8 @@ def card(model: Servable, placement: Placement = "own", backends: tuple[str, ...
         capabilities += ["thinking", "thinking_toggle"]
     if model.images:
         capabilities.append("vision")
+    if model.tools:
+        capabilities.append("tools")
     return {
         "model_id": model_id(model.id),
         "storage_size": {"in_bytes": TOKEN_SIZE if placement == "dashboard" else clean.whole(model.size)},
