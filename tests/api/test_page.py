@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings, Plain
-from exo_rkllm.cluster.session.view import ClusterView, Phase, unconfirmed
+from exo_rkllm.cluster.session.view import ClusterView, OfferView, Phase, unconfirmed
 from exo_rkllm.config import ApiSettings
 from exo_rkllm.errors import NpuUnavailable
 from tests.api.browser import PROGRAM, Tab, browser
@@ -82,6 +82,19 @@ async def test_what_cannot_be_read_is_told_with_its_reason_and_never_as_zero() -
         for said in ("not readable: only root may read it", "no devfreq", "no thermal zone"):
             assert said in text, said
         assert "0%" not in text and "0.00" not in text and "\n0\n" not in text
+
+
+async def test_models_that_the_cluster_is_not_offered_are_named_with_the_reason() -> None:
+    offers = (
+        OfferView("rkllm/a", "a", offered=True),
+        OfferView("rkllm/b", "b", offered=False, reason="It is too large."),
+    )
+    cluster = ClusterView(Phase.SERVING, namespace="0.3.70", offers=offers).plain()
+    async with opened(cluster=cluster) as (_, tab):
+        await tab.until("document.querySelector('#cluster-body .meta')")
+        text = await tab.text()
+        assert "b is not offered: It is too large." in text
+        assert "a is not offered" not in text
 
 
 async def test_cluster_that_nobody_confirmed_is_announced_with_what_forbids_it() -> None:

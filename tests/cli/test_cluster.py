@@ -6,7 +6,7 @@ import json
 import subprocess
 
 from exo_rkllm.cli.cluster import report
-from exo_rkllm.cluster.session.view import ClusterCounters, ClusterView, InstanceView, NodeView, Phase
+from exo_rkllm.cluster.session.view import ClusterCounters, ClusterView, InstanceView, NodeView, OfferView, Phase
 from tests.daemon.conftest import house  # noqa: F401 - a fixture
 from tests.daemon.running import House
 
@@ -26,6 +26,10 @@ VIEW = ClusterView(
     lag=3,
     drift=("GenerationStats.watts",),
     other_clusters=("0.3.70 at fe80::1",),
+    offers=(
+        OfferView("rkllm/qwen", "qwen", offered=True),
+        OfferView("rkllm/big", "big", offered=False, reason="big needs 9.0 GB of memory."),
+    ),
     counters=ClusterCounters(resends=4),
 )
 
@@ -36,6 +40,8 @@ def test_cluster_shows_master_nodes_instances_and_counters() -> None:
     for line in (
         "mac   master      Mac      M4      10.0.0.2",
         "cccccccc  rkllm/qwen  rock (ours)  ready   2",
+        "NOT OFFERED  REASON",
+        "big          big needs 9.0 GB of memory.",
         "events behind 3",
         "resent 4",
         "protocol difference: GenerationStats.watts",

@@ -429,6 +429,31 @@ def test_unreadable_models_folder_is_a_failure(examine: Examine, tmp_path: Path)
     assert list(findings(report, "fail")) == ["models"]
 
 
+def serving(**view: Any) -> dict[str, Any]:
+    return {"cluster": {"phase": "serving", "offers": [], **view}}
+
+
+def offer(model: str, *, offered: bool) -> dict[str, Any]:
+    return {"id": f"rkllm/{model}", "model": model, "offered": offered, "reason": "" if offered else "Too large."}
+
+
+def test_difference_between_catalogue_and_cluster_is_named_for_each_model(examine: Examine, tmp_path: Path) -> None:
+    """A model whose process was killed once was gone from exo, and everything was right."""
+    for name in ("a", "b"):
+        folder = tmp_path / "models" / name
+        folder.mkdir(parents=True)
+        (folder / "model.toml").write_text(f'id = "{name}"\nengine = "dummy"\n')
+    service = DaemonStatus(serving(offers=[offer("a", offered=False)]))
+    changes = {"EXO_RKLLM_MODELS_DIRECTORY": str(tmp_path / "models")}
+    report = examine("orangepi-5-plus", service, "", **changes)
+    (fact,) = (line.finding.fact for line in report.lines if line.check == "cluster")
+    assert "a: Too large." in fact
+    assert "b: the daemon does not know it." in fact
+    report = examine("orangepi-5-plus", service, "", **changes, EXO_RKLLM_CLUSTER_MODELS="a")
+    (fact,) = (line.finding.fact for line in report.lines if line.check == "cluster")
+    assert "b:" not in fact
+
+
 @pytest.mark.parametrize(
     ("service", "check", "expected", "repair"),
     [
@@ -443,6 +468,17 @@ def test_unreadable_models_folder_is_a_failure(examine: Examine, tmp_path: Path)
         (DaemonStatus({"models": []}), "service", "pass", ""),
         (DaemonStatus({"cluster": {"phase": "passive", "drift": ["state.x"]}}), "cluster", "warn", "exo-rkllm cluster"),
         (DaemonStatus({"cluster": {"phase": "out", "sentence": "Told to stay out."}}), "cluster", "warn", "cluster"),
+        (DaemonStatus({"cluster": {"phase": "searching"}}), "cluster", "pass", ""),
+        (
+            DaemonStatus({"cluster": {"phase": "searching", "other_clusters": ["exo (libp2p) at x"], "hint": "main"}}),
+            "cluster",
+            "warn",
+            "main",
+        ),
+        (DaemonStatus(serving(other_clusters=["exo (libp2p) at x"])), "cluster", "warn", "exo-rkllm cluster"),
+        (DaemonStatus(serving(other_clusters=["lab at x"])), "cluster", "pass", ""),
+        (DaemonStatus(serving(offers=[offer("a", offered=True)])), "cluster", "pass", ""),
+        (DaemonStatus(serving(offers=[offer("a", offered=False)])), "cluster", "warn", "exo-rkllm cluster"),
         (DaemonStatus({"cluster": {"phase": "off", "sentence": "It left.", "hint": "join"}}), "cluster", "pass", ""),
         (
             DaemonStatus({"cluster": {"phase": "serving", "announcement": {"sentence": "New.", "hint": "leave"}}}),

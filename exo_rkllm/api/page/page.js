@@ -321,6 +321,8 @@ function drawCluster() {
   if (cluster.lag) facts.push(`${cluster.lag} events behind`);
   if (cluster.tasks) facts.push(`${cluster.tasks} tasks in hand`);
   facts.push(...(cluster.drift || []), ...(cluster.notes || []), ...(cluster.other_clusters || []));
+  const withheld = (cluster.offers || []).filter((offer) => !offer.offered);
+  facts.push(...withheld.map((offer) => `${offer.model} is not offered: ${offer.reason}`));
   const notice = cluster.announcement;
   put($("cluster-body"), h("p", { class: phase === "serving" ? "" : "empty" }, sentence, cluster.hint ? ` ${cluster.hint}` : ""),
     notice ? h("p", { class: "trouble" }, `${notice.sentence} ${notice.hint}.`) : null,
