@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exo_rkllm.cli.cluster import report
@@ -28,6 +28,7 @@ def test_questions_and_answers_about_other_services_are_no_exo() -> None:
     assert not is_exo(b"")
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 200), st.binary(max_size=40), st.integers(0, 200))
 def test_garbage_is_no_exo_and_breaks_nothing(cut: int, noise: bytes, at: int) -> None:
     whole = answer(2500, pointers=True)

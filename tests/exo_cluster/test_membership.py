@@ -280,22 +280,29 @@ class Meter:
         return BoardGauges(8 << 30, self.load, 51.0 + 0.1 * (self.reads % 3), 4.02 + 0.01 * (self.reads % 2))
 
 
+def passing(wire: Wire, seconds: int) -> list[ClusterEffect]:
+    """Seconds go by in a cluster whose master is heard; returns what was sent."""
+    sent: list[ClusterEffect] = []
+    for _ in range(seconds):
+        effects = [effect for effect in wire.tick(1.0) if isinstance(effect, SendEffect)]
+        assert len(effects) <= 1
+        sent += effects
+        wire.echo(list(effects))
+        wire.sign()
+    return sent
+
+
 def test_idle_board_tells_its_gauges_when_they_change_and_speaks_no_more_for_it() -> None:
     meter = Meter()
     wire = Wire(gauges=meter)
     wire.join()
     reads = meter.reads
-    found = []
-    for _ in range(60):
-        effects = wire.tick(1.0)
-        assert len([effect for effect in effects if isinstance(effect, SendEffect)]) <= 1
-        found += effects
-        wire.echo()
-    assert told_metrics(found) == []
+    sent = passing(wire, 60)
+    assert told_metrics(sent) == []
     assert meter.reads - reads <= 12
-    assert len([effect for effect in found if isinstance(effect, SendEffect)]) <= 12
+    assert len(sent) <= 12
     meter.load = 0.5
-    assert [one["gpu_usage"] for one in told_metrics(wire.tick(5.0))] == [0.5]
+    assert [one["gpu_usage"] for one in told_metrics(passing(wire, 5))] == [0.5]
 
 
 def test_working_board_tells_its_load_at_exos_own_pace() -> None:
@@ -308,17 +315,26 @@ def test_working_board_tells_its_load_at_exos_own_pace() -> None:
     told = []
     for second in range(10):
         meter.load = second / 10
-        told += told_metrics(wire.tick(1.0))
-        wire.echo()
+        told += told_metrics(passing(wire, 1))
     assert [one["gpu_usage"] for one in told] == [second / 10 for second in range(1, 10)]
     reads = meter.reads
     meter.load = 0.95
-    assert len(told_metrics(wire.tick(4.5))) == 1, "what did not change is not told again"
+    assert len(told_metrics(passing(wire, 4))) == 1, "what did not change is not told again"
+    assert meter.reads - reads <= 5
     wire.do(lambda: wire.member.engine_answered([("t", Finish("stop"))], wire.now))
     wire.echo()
     meter.load = 0.0
-    assert [one["gpu_usage"] for one in told_metrics(wire.tick(5.0))] == [0.0]
-    assert meter.reads - reads <= 7
+    assert [one["gpu_usage"] for one in told_metrics(passing(wire, 5))] == [0.0]
+
+
+def test_board_whose_master_is_silent_tells_its_gauges_with_the_probe_for_it() -> None:
+    """Each probe is a sign of life, too, so that none was due any more and the gauges stayed untold."""
+    meter = Meter()
+    wire = Wire(gauges=meter)
+    wire.join()
+    meter.load = 0.4
+    told = told_metrics(wire.tick(4.5))
+    assert [one["gpu_usage"] for one in told] == [0.4]
 
 
 def test_cluster_whose_metrics_have_another_shape_gets_none_of_ours_and_keeps_the_board() -> None:

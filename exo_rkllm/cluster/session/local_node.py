@@ -111,12 +111,16 @@ class LocalNode:
         self._last_sign, self._spoke_at = event_id, now
         self._publisher.event(node_info(self.me, self._sources.time_of_day(), info), event_id)
 
+    def speak(self, now: float) -> None:
+        """Say something that the log has to echo: what is new about the board, else its name."""
+        self.publish_info(self._news() or self.name, now)
+
     def publish_sign_of_life(self, now: float) -> None:
         """Tell the cluster what it should know by now, once `next_sign_at` has come."""
         if now >= self._spoke_at + SIGN_OF_LIFE:
             self._signs += 1
             disk = next(self._disk(), None) if self._signs % DISK_EVERY == 0 else None
-            self.publish_info(disk or self._news() or self.name, now)
+            self.speak(now) if disk is None else self.publish_info(disk, now)
         elif (news := self._news()) is not None:
             self.publish_info(news, now)
         self._looked_at = now

@@ -252,7 +252,7 @@ class Membership:
                 self._publisher.log("info", "The exo cluster is silent; asking it to elect a master.")
                 self._publisher.effects.append(DeclareTokenEffect())
             case Probe() if self._publishes and self.phase is not Phase.LEAVING:
-                self.local.publish_info(self.local.name, now)
+                self.local.speak(now)
             case Nudge(candidate, why, again) if self.phase in ACTIVE and self._publisher.has_link:
                 if not again:
                     self._publisher.log("warning", f"{why}; asking for an election.")
