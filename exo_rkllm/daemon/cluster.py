@@ -140,7 +140,7 @@ class DispatchServing:
         if problem:
             return offers.withheld(servable, problem)
         if servable.state != "failed":
-            self._retries.forget(entry.id)
+            self._retries.tried(entry.id, loaded=servable.state == "ready")
         elif model is not None and model.retry_at is None and self._retries.is_due(entry.id, now):
             return replace(servable, state="cold", problem="")
         return servable

@@ -101,13 +101,17 @@ class Retries:
         self._delays: dict[str, float] = {}
 
     def refused(self, name: str, now: float) -> None:
+        """A load of the model was refused, of which nobody knew yet, or of which another one has told already."""
+        if now < self._until.get(name, now):
+            return
         delay = min(2 * self._delays.get(name, FIRST_RETRY / 2), LAST_RETRY)
         self._delays[name], self._until[name] = delay, now + delay
 
-    def forget(self, name: str) -> None:
-        """It was loaded, or something changed that may have helped."""
+    def tried(self, name: str, *, loaded: bool) -> None:
+        """It is not refused any more; the next refusal pauses for longer unless it was loaded meanwhile."""
         self._until.pop(name, None)
-        self._delays.pop(name, None)
+        if loaded:
+            self._delays.pop(name, None)
 
     def is_due(self, name: str, now: float) -> bool:
         """Whether a model whose load was refused is to be tried again."""

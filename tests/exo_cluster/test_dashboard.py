@@ -231,9 +231,11 @@ def test_refused_loads_are_tried_again_after_longer_and_longer_pauses() -> None:
         assert retries.is_due("m", due)
         assert retries.deadline(due) is None
         now = due
-        retries.refused("m", now)
+        retries.tried("m", loaded=False)
+        assert not retries.is_due("m", now)
+        retries.refused("m", now)  # whoever asked tells of the same refusal
     assert pauses == [10, 20, 40, 80, 160, 320, 600, 600, 600]
-    retries.forget("m")
+    retries.tried("m", loaded=True)
     assert retries.deadline(now) is None
     assert not retries.is_due("m", now)
     assert retries.deadline(now) == now + 10
