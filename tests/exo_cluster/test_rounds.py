@@ -86,6 +86,7 @@ class Months:
         self.daemon = await asyncio.to_thread(self.start)
 
     async def shows(self, name: str, what: str) -> bool:
+        self.daemon.hear()  # as systemd does; a daemon whose notifications nobody takes waits for that
         return await self.dashboard.shows(f"rkllm/{name}") == what
 
     async def all_answer(self) -> float:
