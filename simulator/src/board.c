@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 static const struct soc {
-    const char *compatible; /* after "rockchip,", before a bin letter */
+    const char *compatible; /* (npu-platform 1.2, 1.3; rkllm-runtime 5.2) after "rockchip,", before a bin letter */
     const char *name;
     int cpus;
     int cores;
@@ -82,7 +82,7 @@ void board_show_load(const struct board *board, bool busy)
     char line[128] = "NPU load:";
     size_t used = strlen(line);
     for (int core = 0; core < board->cores; core++) {
-        int load = busy ? 67 + core : 0; /* a decoding RK3588 shows 65 to 70 % a core */
+        int load = busy ? 67 + core : 0; /* a decoding RK3588 shows 65 to 70 % (npu-platform 3.2) */
         if (board->cores > 1)
             used += (size_t)snprintf(line + used, sizeof line - used, "%s Core%d: %2d%%,", core == 0 ? " " : "", core, load);
         else

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define DRIVER_WANTED "0.9.7"
-#define DOMAINS 16 /* the rknpu 0.9.8 driver's */
+#define DOMAINS 16 /* the rknpu 0.9.8 driver's (npu-platform 3.5) */
 
 static const char *const PLATFORMS[] = {"RK3588", "RK3576", "RK3562", "RV1126B"}; /* rkllm.platform's numbers */
 
@@ -177,7 +177,7 @@ static void log_template(const struct chat *chat)
 static bool facts_good(struct session *s)
 {
     const struct model *m = s->model;
-    int64_t limit = model_int(m, "rkllm.max_context", 4096);
+    int64_t limit = model_int(m, "rkllm.max_context", 4096); /* the converter's default (rkllm-runtime 2.2) */
     int64_t cores = model_int(m, "rkllm.core_num", 1);
     int64_t number = model_int(m, "rkllm.platform", 0);
     const char *platform = number >= 0 && number < 4 ? PLATFORMS[number] : "unknown";

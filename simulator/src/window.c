@@ -27,6 +27,7 @@ bool window_make_room(const struct session *s, struct cache *cache, size_t count
     return true;
 }
 
+/* How much a full window drops nobody says (row 1): half of what is not kept, as llama.cpp's examples do. */
 bool window_room_for_token(const struct session *s, struct cache *cache)
 {
     size_t most = (size_t)s->load.context;
