@@ -335,7 +335,7 @@ def test_runtime_and_models_are_shown_with_version_and_target(
     ("profile", "check", "level", "says"),
     [
         ("ddr-slow", "memory clock", "warn", "costs about half the tokens a second (5.5 instead of 11.2 were measured"),
-        ("devfreq-missing", "memory clock", "skip", "a memory that stays at its low clock costs about half the tokens"),
+        ("acpi", "memory clock", "skip", "a memory that stays at its low clock costs about half the tokens"),
         ("rk3588-vendor", "CPU clock", "pass", "others than performance cost 5 to 8 % of the tokens a second"),
     ],
 )
