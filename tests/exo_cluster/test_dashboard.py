@@ -89,7 +89,7 @@ async def owner_of(
         board = ClusterNode(settings(exo, **cluster or {}), NodeDescription("opi5"), serving, tmp_path / "id")
         await board.start()
         stack.push_async_callback(board.stop)
-        await in_phase(board, Phase.SERVING)
+        await in_phase(board, Phase.SERVING, 30)
         return Owner(exo, node, dispatcher, board, tmp_path / "models", room)
 
     async with stack:

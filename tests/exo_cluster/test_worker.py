@@ -451,12 +451,16 @@ def test_a_model_that_cannot_be_loaded_leaves_and_comes_back() -> None:
         "ChunkGenerated",
         "TaskStatusUpdated",
         "RunnerStatusUpdated",
-        "DeleteInstance",
         "NodeDownloadProgress",
         "DeleteCustomModelCard",
     ]
     assert chunk_generated("c-t", chunks.notice(ID, "[opi5 did not answer] out of memory")) in effects
     assert runner_status(RUNNER, offers.runner_failed("out of memory")) in effects
+    late = play.ask("late")
+    assert "out of memory" in only_chunk(late, "TokenChunk")["text"]
+    assert commands(late) == [], "a command overtakes events: exo would end the streams before their last word"
+    assert commands(play.log(TaskStatusUpdated("t", "Complete"))) == []
+    assert commands(play.log(TaskStatusUpdated("late", "Failed"))) == [delete_of("i")]
     assert play.log(InstanceDeleted("i"))[-1] == runner_status(RUNNER, {"RunnerShutdown": {}})
     assert play.log(created("pushy"))[0] == runner_status(f"r-pushy-{ME}", offers.runner_failed("out of memory"))
     play.log(InstanceDeleted("pushy"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +24,7 @@ class LocalInstance:
     model_id: str
     status: Tagged | None = None
     refused: bool = False
+    problem: str = ""  # why a model that was served is offered no more; its instance goes once its tasks have ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,10 @@ class Worker:
 
     def busy(self, instance_id: str) -> bool:
         return any(task.task.instance_id == instance_id and task.phase == "running" for task in self.tasks.values())
+
+    def lingers(self, instance_id: str, in_log: Collection[str]) -> bool:
+        """Whether the log does not know yet that a task of this instance has ended."""
+        return any(one.task.instance_id == instance_id and key in in_log for key, one in self.tasks.items())
 
     def active_tasks(self, instance_id: str = "") -> Iterator[WorkerTask]:
         """Tasks that the board has in hand, of this instance or of all."""

@@ -167,8 +167,9 @@ class Transition:
             self.drop_task(task)
         for new in list(self.replica.tasks.values()):
             instance_of_task = self.worker.instances.get(new.instance_id)
-            if instance_of_task is not None and not instance_of_task.refused and new.id not in self.worker.tasks:
+            if instance_of_task is not None and new.id not in self.worker.tasks:
                 self.take_task(new, instance_of_task)
+        self.delete_retired()
         self.publish_statuses()
 
     def settle_commands(self) -> None:
@@ -227,6 +228,13 @@ class Transition:
         sentence = f"{local.model_id} was taken out of the exo cluster by a user; it stays out of this session."
         self.effects.append(LogEffect("info", sentence))
 
+    def delete_retired(self) -> None:
+        """Delete instances of models that are offered no more, once the log has the end of their tasks: a command may
+        overtake events, and exo ends the streams of a deleted instance without a word."""
+        for local in self.worker.instances.values():
+            if local.problem and not self.worker.lingers(local.instance_id, self.replica.tasks):
+                self.delete_instance(local.instance_id)
+
     def delete_doubles(self) -> None:
         """After two sessions became one there may be two instances of one model; the older one stays."""
         models: set[str] = set()
@@ -240,8 +248,11 @@ class Transition:
     # ── tasks ──
 
     def take_task(self, task: Task, local: LocalInstance) -> None:
-        model = self.worker.models[local.model_id]
-        if task.kind in IMAGE:
+        if local.refused and not local.problem:
+            return  # an instance that was never ours
+        if local.problem and task.kind == TEXT:
+            self.refuse_task(task, local, failure_chunk(self.worker, WorkerTask(task, local.model_id), local.problem))
+        elif task.kind in IMAGE:
             problem = f"{local.model_id} answers with text, not with images."
             self.refuse_task(task, local, chunks.image_error(local.model_id, problem))
         elif task.kind != TEXT:
@@ -253,7 +264,7 @@ class Transition:
             self.refuse_task(task, local, failure_chunk(self.worker, former, problem))
         else:
             self.put_task(WorkerTask(task, local.model_id))
-            self.effects.append(BeginTaskEffect(task, model.id))
+            self.effects.append(BeginTaskEffect(task, self.worker.models[local.model_id].id))
 
     def refuse_task(self, task: Task, local: LocalInstance, chunk: Tagged) -> None:
         self.effects += [chunk_generated(task.command_id, chunk), task_status(task.id, "Failed")]
@@ -350,8 +361,8 @@ class Transition:
             for task in list(self.worker.active_tasks(local.instance_id)):
                 self.effects.append(CancelTaskEffect(task.task.id, task.task.command_id))
                 self.end_task(task, failure_chunk(self.worker, task, problem))
-            self.fail_runner(local, problem)
-            self.delete_instance(local.instance_id)
+            self.fail_runner(replace(local, problem=problem), problem)
+        self.delete_retired()
         if model_id in self.worker.announced:
             self.change(announced=self.worker.announced - {model_id})
             pending = offers.download_pending(self.worker.me, model, self.card_of(model))
