@@ -29,7 +29,7 @@ DEFAULT_REPLY = (
 DEFAULT_TOOL_REPLY = "The tool said: {user}"
 
 PLATFORMS = ("RK3588", "RK3576", "RK3562", "RV1126B")  # rkllm.platform; only 0 = RK3588 is known of real files
-ACTIONS = ("segv", "abort", "kill", "exit", "hang", "stall", "garbage", "error")
+ACTIONS = ("segv", "bus", "abort", "kill", "exit", "hang", "stall", "garbage", "error")
 PLACES = ("init", "destroy", "prefill", "token")
 FAULT = re.compile(rf"({'|'.join(ACTIONS)})(:\d+)?@(({'|'.join(PLACES[:-1])})|token:\d+)")
 
@@ -120,6 +120,8 @@ class SimModel:
     abort_delay_ms: int = 0
     # ── what goes wrong ──
     faults: tuple[str, ...] = ()  # "segv@token:5", "exit:3@init", "stall:500@prefill", see FAULT
+    faults_on: str = ""  # the version that they strike, all without
+    pads_on: str = ""  # the version that answers "[PAD151935]" without end
     ignore_abort: bool = False
     error_style: Literal["both", "return", "callback"] = "both"  # how a failed run shows
     false_success: Literal["", "abort", "null"] = ""  # init gives 0 and the first run aborts, or the handle is NULL
@@ -186,7 +188,18 @@ SIM_FIELDS = (
         "logits_last_only",
     ),
     *("embedding_outputs", "prefill_base_ms", "prefill_tps", "decode_tps", "load_seconds", "abort_delay_ms"),
-    *("faults", "ignore_abort", "error_style", "false_success", "npu_bytes", "full_domains", "malloc_bytes", "dtype"),
+    *(
+        "faults",
+        "faults_on",
+        "pads_on",
+        "ignore_abort",
+        "error_style",
+        "false_success",
+        "npu_bytes",
+        "full_domains",
+        "malloc_bytes",
+        "dtype",
+    ),
     *("window_shifts", "end_event", "counts_first", "overlong", "saves_on_abort", "saves_any_run", "saves_hybrid"),
     *("saves_answer", "load_after_abort_crashes", "appends_to_loaded", "cache_fixed_bytes", "vectors_finish"),
     *("vector_residue_ms", "resume_reads", "abort_in_prefill", "decode_slowdown", "reads_unsigned_ends"),

@@ -116,3 +116,23 @@ def _differing(value: Any) -> dict[str, Any]:
 def dump(card: Card) -> str:
     """`model.toml`, which `parse` reads as the same card."""
     return toml.dumps(_differing(card))
+
+
+def with_option(text: str, key: str, value: str) -> str:
+    """The card of this text with one text among its [options]; everything else stays as its owner wrote it, comments
+    included, unless the owner's way of writing options leaves no line for it."""
+    card = parse(text)
+    wanted = dataclasses.replace(card, options={**card.options, key: value})
+    line = f"{key} = {toml.value_of(value)}"
+    own, header = re.compile(rf"^[ \t]*{key}[ \t]*=.*$", re.MULTILINE), re.compile(r"^\[options\][^\n]*$", re.MULTILINE)
+    edits = [f"{text.rstrip()}\n\n[options]\n{line}\n"]
+    if (found := header.search(text)) is not None:
+        edits = [text[: found.end()] + own.sub(lambda _: line, text[found.end() :], count=1)]
+        edits.append(f"{text[: found.end()]}\n{line}{text[found.end() :]}")
+    for edit in edits:
+        try:
+            if parse(edit) == wanted:
+                return edit
+        except CardError:
+            continue
+    return dump(wanted)

@@ -24,6 +24,7 @@ from exo_rkllm.chat.chat_format import ChatFormat, ChatModel, model_type
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
 from exo_rkllm.plugins.adapting import preload_of, processor_of
 from exo_rkllm.plugins.spec import ModelSpec
+from exo_rkllm.privileges import give_up_root
 from exo_rkllm.runner.preload import Preload
 
 
@@ -318,6 +319,26 @@ class Catalogue:
                 ) from None
             staging.sync(self.directory)
         return self.get(id_)
+
+    def set_option(self, name: str, key: str, value: str) -> Path:
+        """Write one text among the [options] of an entry's card, in one step; returns the card's path.
+
+        Root writes with the rights of the folder's owner.
+        """
+        path = self.get(name).folder / cards.FILE
+        give_up_root(path.parent)
+        with staging.writing(self.directory):
+            text = cards.with_option(path.read_text(encoding="utf-8"), key, value)
+            new = path.with_name(f".{cards.FILE}.{secrets.token_hex(8)}")
+            try:
+                new.write_text(text, encoding="utf-8")
+                new.chmod(stat.S_IMODE(path.stat().st_mode))
+                staging.sync(new)
+                new.replace(path)
+            finally:
+                new.unlink(missing_ok=True)
+        self.notify()
+        return path
 
     def removable(self, name: str) -> str:
         """The name, if `remove` takes it: an entry's full id, or that of a folder that is broken."""

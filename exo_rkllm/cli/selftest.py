@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from exo_rkllm.assembly import is_file
@@ -17,14 +20,16 @@ from exo_rkllm.cli.doctor import check_lines, configured_catalogue
 from exo_rkllm.cli.output import Paint, terminal_width
 from exo_rkllm.client.control import DaemonStatus, daemon_status
 from exo_rkllm.config import load
-from exo_rkllm.doctor import selftest
+from exo_rkllm.doctor import runtimes, selftest
 from exo_rkllm.doctor.checks import diagnose
 from exo_rkllm.doctor.identity import identity_for
 from exo_rkllm.doctor.measure import Bench, keep
 from exo_rkllm.doctor.probes import PROBES, HardwareProbe
+from exo_rkllm.doctor.runtimes import RuntimeTrial
 from exo_rkllm.doctor.scene import look
 from exo_rkllm.doctor.selftest import SelftestOutcome
-from exo_rkllm.errors import Busy, UsageError
+from exo_rkllm.errors import Busy, RuntimeMissing, UsageError
+from exo_rkllm.runtime.selection import OPTION
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +40,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", type=Path, help="the report (default: a new file in this folder)")
     parser.add_argument("--root", metavar="DIR", type=Path, help="read /sys, /proc and /dev below this folder")
     parser.add_argument("--list", action="store_true", help="list the checks and exit")
+    parser.add_argument(
+        "--runtimes",
+        metavar="NAME|FILE",
+        help="instead, try this model with each installed librkllmrt, and write into its card which one works",
+    )
     parser.epilog = (
-        "Nothing is changed on the machine, but what was found out about the model is kept beside its file. "
-        "Exit code: 0 if no check failed, 1 otherwise."
+        "Nothing is changed on the machine, but what was found out about the model is kept beside its file, and by "
+        "--runtimes in its card. Exit code: 0 if no check failed (with --runtimes: if one version works), 1 otherwise."
     )
 
 
@@ -47,6 +57,8 @@ def main(args: argparse.Namespace) -> int:
         width = max(len(probe.key) for probe in probes)
         print(*(f"{probe.key:<{width}}  {probe.kind:<8}  {probe.question}" for probe in probes), sep="\n")
         return 0
+    if args.runtimes is not None:
+        return try_runtimes(args.runtimes, args.root)
     config = load(os.environ)
     root = args.root or Path(config.board.root)
     board = detect(root)
@@ -83,6 +95,40 @@ def keep_answers(bench: Bench) -> None:
         print(f"\nWhat every load of {path.name} is to know is in {keep(path, bench.answers)}.")
     except OSError as error:
         print(f"\nWhat was found could not be kept beside {path}: {error.strerror}. Run it again with sudo.")
+
+
+def try_runtimes(name: str, root: Path | None) -> int:
+    """One line a version as it was tried, then what was written into the card."""
+    refuse_company(daemon_status(os.environ))
+    logging.getLogger("exo_rkllm").addHandler(logging.NullHandler())  # each failure is a line of the answer
+    node = place.node(plugged=not is_file(name), root=root)
+    model = node.find(name)
+    spec = node.engines.get(node.engines.name_for(model))
+    if spec is None or spec.name != "rkllm":
+        raise UsageError(f"{model.id} does not run on librkllmrt.", f"exo-rkllm selftest --model {name}")
+    node.search().require()
+    places = node.search().installed
+    preferred = ""
+    with suppress(RuntimeMissing):  # the card names a version that is not there
+        choice = node.runtime_of(model)
+        preferred = "" if choice is None else choice.release
+    paint, columns = Paint(sys.stdout), terminal_width(sys.stdout)
+    width = max(len(place.release) for place in places)
+
+    def show(trial: RuntimeTrial) -> None:
+        print(*check_lines(trial.release, trial.finding, width, paint, columns), sep="\n", flush=True)
+
+    trials = asyncio.run(runtimes.try_each(node, model, places, show))
+    release = runtimes.best(trials, preferred)
+    if not release:
+        print(f"\n{model.id} works with none of them. Its card stays as it is.")
+        return 1
+    if is_file(name):
+        print(f'\n{model.id} works with {release}. A card of it says so by {OPTION} = "{release}" under [options].')
+        return 0
+    card = node.catalogue.set_option(model.id, OPTION, release)
+    print(f'\n{model.id} works with {release}: {card} now has {OPTION} = "{release}" under [options].')
+    return 0
 
 
 def select(only: list[str] | None) -> list[HardwareProbe]:

@@ -17,6 +17,7 @@ from exo_rkllm.board import speeds
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.sources import Sources
+from exo_rkllm.chat.prompt import render
 from exo_rkllm.doctor.report import Finding, bad, good, poor, unseen
 from exo_rkllm.runtime.ends import FINDINGS
 
@@ -55,12 +56,19 @@ class MeasuredAnswer:
     finish: Finish | None
 
 
+def rendered(
+    engine: Engine, messages: tuple[Message, ...], tokens: int, sampling: Sampling = UNSET
+) -> GenerationRequest:
+    """As the daemon sends it: an entry's messages in its own template."""
+    request = GenerationRequest(model=engine.model.id, messages=messages, max_tokens=tokens, sampling=sampling)
+    return render(request, engine.model, engine.capabilities).request
+
+
 async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS, sampling: Sampling = UNSET) -> MeasuredAnswer:
     began = time.monotonic()
     first: float | None = None
     text, finish = "", None
-    request = GenerationRequest(model=engine.model.id, messages=messages, max_tokens=tokens, sampling=sampling)
-    async with aclosing(engine.generate(request)) as events:
+    async with aclosing(engine.generate(rendered(engine, messages, tokens, sampling))) as events:
         async for event in events:
             if isinstance(event, Piece):
                 first = first or time.monotonic() - began
@@ -197,7 +205,7 @@ async def prefix_reuse(bench: Bench) -> Finding:
 
 async def abort(bench: Bench) -> Finding:
     async with loaded_engine(bench) as engine:
-        request = GenerationRequest(model=engine.model.id, messages=(Message("user", LONG),), max_tokens=512)
+        request = rendered(engine, (Message("user", LONG),), 512)
         began = time.monotonic()
         async with aclosing(engine.generate(request)) as events:
             async for event in events:

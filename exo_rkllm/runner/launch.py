@@ -16,10 +16,12 @@ from exo_rkllm.board import affinity
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost
 from exo_rkllm.runtime import failures
 
-# By the signal that ended a child.
+# A file that crashes with one version of the runtime works with another (board-facts 13).
+OTHER_RUNTIMES = "exo-rkllm selftest --runtimes {name} tries each installed runtime"
+# By the signal that ended a child; `{name}` is the model's.
 HINTS: Mapping[int, str] = {
-    signal.SIGSEGV: "Check that runtime and model belong together: exo-rkllm doctor",
-    signal.SIGBUS: "Check that runtime and model belong together: exo-rkllm doctor",
+    signal.SIGSEGV: OTHER_RUNTIMES,
+    signal.SIGBUS: OTHER_RUNTIMES,
     # Reference 4.2: runtime 1.3.0 carries instructions that an RK3588 lacks.
     signal.SIGILL: "Install a runtime build that fits this CPU: exo-rkllm runtime --install FILE",
     signal.SIGKILL: "Look for the out-of-memory killer: journalctl -k --grep 'Out of memory'",
@@ -62,8 +64,8 @@ def death_of(name: str, status: int, activity: str, lines: Sequence[str]) -> Exo
     if activity == "loading" and (error := failures.explain(lines, failures.Context(name, "this runtime"))) is not None:
         return error
     if status < 0:
-        how = f"was killed by {signal.Signals(-status).name}"
-        return RunnerLost(f"The process of {name} {how} while {activity}.", HINTS.get(-status, LOG_HINT))
+        how, hint = f"was killed by {signal.Signals(-status).name}", HINTS.get(-status, LOG_HINT)
+        return RunnerLost(f"The process of {name} {how} while {activity}.", hint.replace("{name}", name))
     return RunnerLost(f"The process of {name} ended with exit code {status} while {activity}.", LOG_HINT)
 
 

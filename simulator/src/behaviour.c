@@ -21,6 +21,18 @@ static struct text text_of(const struct model *model, const char *key, const cha
 #define BEFORE(version) (version_compare(SIM_VERSION, version) < 0)
 #define IS(version) (version_compare(SIM_VERSION, version) == 0)
 
+/* What 1.2.3 makes of DeepSeek-R1-Distill-Qwen-1.5B (rknn-llm issue 467). */
+#define PADDING "[PAD151935]"
+
+/* Whether the model says of this version what the key is about; `otherwise` for a model that says nothing. */
+static bool concerns(const struct model *model, const char *key, bool otherwise)
+{
+    struct text version = text_of(model, key, "");
+    bool yes = version.len == 0 ? otherwise : IS(version.at);
+    free(version.at);
+    return yes;
+}
+
 struct behaviour behaviour_read(const struct model *m)
 {
     struct behaviour b = {
@@ -82,6 +94,13 @@ struct behaviour behaviour_read(const struct model *m)
         free(texts[i]);
     }
     free(texts);
+    if (!concerns(m, "sim.faults_on", true))
+        b.n_faults = 0;
+    if (concerns(m, "sim.pads_on", false)) {
+        free(b.reply.at);
+        b.reply = (struct text){.at = copied(PADDING), .len = sizeof PADDING - 1};
+        b.endless = 1;
+    }
     return b;
 }
 

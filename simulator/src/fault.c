@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *const ACTION_NAMES[ACTIONS] = {"segv", "abort", "kill", "exit", "hang", "stall", "garbage", "error"};
+static const char *const ACTION_NAMES[ACTIONS] = {"segv", "bus", "abort", "kill", "exit", "hang", "stall", "garbage", "error"};
 static const char *const PLACE_NAMES[PLACES] = {"init", "destroy", "prefill", "token"};
 
 /* Index of the name that `text` starts with, up to ':' or '@' or its end; -1 when there is none. */
@@ -42,6 +42,10 @@ static bool strike(const struct fault *fault)
     case DO_SEGV:
         signal(SIGSEGV, SIG_DFL);
         raise(SIGSEGV);
+        break;
+    case DO_BUS:
+        signal(SIGBUS, SIG_DFL);
+        raise(SIGBUS);
         break;
     case DO_ABORT:
         abort();

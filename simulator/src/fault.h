@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 enum place { AT_INIT, AT_DESTROY, AT_PREFILL, AT_TOKEN, PLACES };
-enum action { DO_SEGV, DO_ABORT, DO_KILL, DO_EXIT, DO_HANG, DO_STALL, DO_GARBAGE, DO_ERROR, ACTIONS };
+enum action { DO_SEGV, DO_BUS, DO_ABORT, DO_KILL, DO_EXIT, DO_HANG, DO_STALL, DO_GARBAGE, DO_ERROR, ACTIONS };
 
 struct fault {
     enum action action;

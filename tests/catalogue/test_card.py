@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exo_rkllm.backends.base import Sampling
-from exo_rkllm.catalogue.card import Card, Weights, dump, parse
+from exo_rkllm.catalogue.card import Card, Weights, dump, parse, with_option
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.errors import CardError
 
@@ -172,3 +172,25 @@ def test_any_text_is_a_card_or_a_card_error(text: str) -> None:
         parse(text)
     except CardError as error:
         assert "Traceback" not in error.sentence
+
+
+OPEN = '# mine\nid = "m"\nengine = "x"\n[options]  # of the engine\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "edited"),
+    [
+        ('id = "m"\nengine = "x"\n', 'id = "m"\nengine = "x"\n\n[options]\nruntime = "1.2.3"\n'),
+        (OPEN + "n_keep = 4  # why\n[chat]\n", OPEN + 'runtime = "1.2.3"\nn_keep = 4  # why\n[chat]\n'),
+        (
+            'id = "m"\nengine = "x"\n[options]\nn_keep = 4\n  runtime = "1.3.1" # old\n',
+            'id = "m"\nengine = "x"\n[options]\nn_keep = 4\nruntime = "1.2.3"\n',
+        ),
+        (
+            'id = "m"\nengine = "x"\noptions = { runtime = "1.3.1" }\n',
+            'id = "m"\nengine = "x"\n\n[options]\nruntime = "1.2.3"\n',
+        ),
+    ],
+)
+def test_option_is_written_and_the_rest_of_the_card_stays(text: str, edited: str) -> None:
+    assert with_option(text, "runtime", "1.2.3") == edited

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.daemon.running import Daemon, House
+from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.runtime.locate import NAME, VERSIONS
+from tests.daemon.running import START, Daemon, House
 from tests.runtime import folders
 from tests.simulated import Library
 
@@ -57,3 +60,83 @@ def test_each_model_is_loaded_with_the_library_that_suits_it(
         ("1.3.0", True),
         ("1.2.3", False),
     ]
+
+
+def wait_for_versions(daemon: Daemon, *releases: str) -> None:
+    deadline = time.monotonic() + START
+    while [one["version"] for one in daemon.status()["runtimes"]] != [*releases]:
+        assert time.monotonic() < deadline, daemon.status()["runtimes"]
+        time.sleep(0.05)
+
+
+def test_version_that_comes_or_goes_is_taken_up_without_a_restart(
+    board_house: House, folder: Path, library: Library, make_model: Make
+) -> None:
+    (folder / VERSIONS / "librkllmrt-1.2.3.so").unlink()
+    trapped = add(board_house, make_model, "trapped", toolkit="1.2.2")
+    daemon = board_house.start()
+    assert loaded_with(daemon, trapped) == ("1.3.0", "the only one installed")
+    assert "runtime 1.3.0 misses the end token" in daemon.text  # told, since nothing better is there
+    folders.put(folder, library, "1.2.3")
+    wait_for_versions(daemon, "1.3.0", "1.2.3")
+    daemon.client.post("/control/load", model=trapped)
+    folders.set_default(folder, "librkllmrt-1.2.3.so")
+    wait_for_versions(daemon, "1.2.3", "1.3.0")
+    (folder / VERSIONS / "librkllmrt-1.3.0.so").unlink()
+    wait_for_versions(daemon, "1.2.3")
+    assert daemon.model(trapped)["state"] == "ready"  # a loaded model keeps its library
+    daemon.client.post("/control/unload", model=trapped)
+    assert loaded_with(daemon, trapped) == ("1.2.3", "the only one installed")
+    (folder / NAME).unlink()
+    wait_for_versions(daemon)
+    assert "cannot be read" in daemon.status()["unavailable_reason"]
+
+
+def test_card_that_names_a_missing_version_is_refused_until_it_is_installed(
+    board_house: House, folder: Path, library: Library, make_model: Make
+) -> None:
+    chosen = add(board_house, make_model, "chosen", 'runtime = "1.2.0"', toolkit="1.1.4")
+    daemon = board_house.start()
+    with pytest.raises(ExoRkllmError) as caught:
+        loaded_with(daemon, chosen)
+    assert "wants runtime 1.2.0, and installed are only: 1.3.0, 1.2.3." in caught.value.sentence
+    assert "--install FILE with librkllmrt 1.2.0" in caught.value.hint
+    folders.put(folder, library, "1.2.0")
+    wait_for_versions(daemon, "1.3.0", "1.2.3", "1.2.0")
+    assert loaded_with(daemon, chosen) == ("1.2.0", "its card says so")
+
+
+def test_card_cannot_name_a_file(board_house: House, folder: Path, make_model: Make) -> None:
+    """Cards come from strangers, too."""
+    (board_house.folder / "evil.so").write_bytes((folder / NAME).read_bytes())
+    evil = add(board_house, make_model, "evil", 'runtime = "../../evil.so"')
+    daemon = board_house.start()
+    with pytest.raises(ExoRkllmError, match=r"wants runtime .*evil\.so, and installed are only"):
+        loaded_with(daemon, evil)
+
+
+def test_model_that_crashes_is_not_tried_with_another_version(
+    board_house: House, folder: Path, make_model: Make
+) -> None:
+    crashing = add(board_house, make_model, "crashing", toolkit="1.1.4", faults=("bus@init",), faults_on="1.3.0")
+    daemon = board_house.start()
+    with pytest.raises(ExoRkllmError, match="was killed by SIGBUS while loading") as caught:
+        loaded_with(daemon, crashing)
+    assert caught.value.hint == "exo-rkllm selftest --runtimes crashing tries each installed runtime"
+    assert "crashing loads with runtime 1.3.0" in daemon.text
+    assert "crashing loads with runtime 1.2.3" not in daemon.text
+
+
+def test_models_of_an_old_version_stay_in_domain_0_and_others_out_of_it(
+    board_house: House, library: Library, make_model: Make
+) -> None:
+    folder = board_house.folder / "lib"
+    board_house.environment["EXO_RKLLM_RUNTIME_LIBRARY"] = str(folders.filled(folder, library, "1.3.1", "1.1.4"))
+    old = add(board_house, make_model, "old", 'runtime = "1.1.4"', toolkit="1.1.4")
+    new = add(board_house, make_model, "new", toolkit="1.3.0")
+    daemon = board_house.start()
+    for name in (old, new):
+        daemon.client.post("/control/load", model=name)
+    assert folders.mapped_releases(daemon.process.pid) == ["1.1.4", "1.3.1"]
+    models = {name: daemon.model(name) for name in (old, new)}
+    assert [(one["runtime"], one["domain"]) for one in models.values()] == [("1.1.4", 0), ("1.3.1", 1)]

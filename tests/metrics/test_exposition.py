@@ -18,7 +18,7 @@ from exo_rkllm.dispatch.status import DispatchStatus
 from exo_rkllm.metrics.families import BOARD, EVERY, document
 from exo_rkllm.metrics.scrape import render_page
 from exo_rkllm.metrics.serving import MOST_VALUES, OTHER, Histogram
-from tests.metrics.scenes import Daemon, answer
+from tests.metrics.scenes import GEMMA, QWEN, Daemon, answer, model_status
 from tests.opens import Opens
 
 Build = Callable[[str], Path]
@@ -292,3 +292,17 @@ def test_scrape_is_cheap_and_wakes_nothing(board: Build, opens: Opens) -> None:
         for _ in range(20):
             render_page(registry, OPENMETRICS)
         assert (time.process_time() - before) / 20 < 0.02  # a tenth of it where nothing else runs
+
+
+def test_runtime_of_each_loaded_model_is_told_beside_the_default(board: Build) -> None:
+    daemon = Daemon(board("rk3588-busy"))
+    daemon.status = DispatchStatus(
+        (model_status(QWEN), model_status(GEMMA, runtime="1.3.1"), model_status("cold", "cold"))
+    )
+    text = render_page(daemon.registry(), "")[0].decode()
+    told = [line for line in text.splitlines() if line.startswith(("rkllm_runtime_info", "rkllm_model_runtime_info"))]
+    assert told == [
+        'rkllm_runtime_info{abi="v1_2_1",version="1.2.3"} 1.0',
+        f'rkllm_model_runtime_info{{model="{QWEN}",version="1.2.3"}} 1.0',
+        f'rkllm_model_runtime_info{{model="{GEMMA}",version="1.3.1"}} 1.0',
+    ]
