@@ -43,7 +43,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("inspect", "exo_rkllm.cli.inspect", "describe a .rkllm file without loading it"),
     Verb("engines", "exo_rkllm.cli.engines", "list the engines, and explain which one a model gets"),
     Verb("plugins", "exo_rkllm.cli.plugins", "list the plugins, and explain why one is not used"),
-    Verb("runtime", "exo_rkllm.cli.runtime", "find, check or install the vendor library"),
+    Verb("runtime", "exo_rkllm.cli.runtime", "list, add, choose and remove versions of the vendor library"),
     Verb("npu", "exo_rkllm.cli.npu", "run another program's command while it has the NPU for itself", runs=True),
     Verb("board", "exo_rkllm.cli.board", "describe this machine and its NPU"),
     Verb("doctor", "exo_rkllm.cli.doctor", "check everything a model needs, and name each repair"),

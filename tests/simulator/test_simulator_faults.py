@@ -45,7 +45,14 @@ def ended(child: subprocess.Popen[bytes]) -> tuple[int, str, bytes]:
 
 @pytest.mark.parametrize(
     ("fault", "code"),
-    [("segv", -signal.SIGSEGV), ("abort", -signal.SIGABRT), ("kill", -signal.SIGKILL), ("exit:3", 3), ("exit:0", 0)],
+    [
+        ("segv", -signal.SIGSEGV),
+        ("bus", -signal.SIGBUS),
+        ("abort", -signal.SIGABRT),
+        ("kill", -signal.SIGKILL),
+        ("exit:3", 3),
+        ("exit:0", 0),
+    ],
 )
 @pytest.mark.parametrize(("place", "told"), [("init", ""), ("prefill", "init 0\n"), ("destroy", "run 0\n")])
 def test_a_death(start: Start, make_model: Make, fault: str, code: int, place: str, told: str) -> None:
@@ -97,6 +104,25 @@ def test_a_second_init_that_fails_kills_1_3_0(start: Start, make_model: Make) ->
     assert told == "init 0\n"
     returncode, told, _ = ended(start(good, "init", str(bad), "init", version="1.3.1"))
     assert (returncode, told) == (0, "init 0\ninit -1\n")
+
+
+@pytest.mark.parametrize(("version", "code"), [("1.3.1", -signal.SIGBUS), ("1.2.3", 0)])
+def test_faults_may_strike_in_one_version_only(start: Start, make_model: Make, version: str, code: int) -> None:
+    model = make_model(faults=("bus@init",), faults_on="1.3.1", toolkit="1.1.4")
+    assert ended(start(model, version=version))[0] == code
+
+
+@pytest.mark.parametrize(("version", "padding"), [("1.2.3", "[PAD151935]"), ("1.2.0", "")])
+def test_one_version_may_answer_padding_without_end(
+    load: Callable[[str], Runtime], make_model: Make, version: str, padding: str
+) -> None:
+    """board-facts 13: 1.2.3 with DeepSeek-R1-Distill-Qwen-1.5B (LUB, rknn-llm issue 467; A)."""
+    runtime = load(version)
+    handle = runtime.open(make_model(reply=HELLO, pads_on="1.2.3", toolkit="1.1.4"), max_new=40)
+    text = runtime.ask(handle).text
+    assert (text == HELLO) == (version == "1.2.0")
+    assert text.startswith(3 * padding)
+    runtime.close(handle)
 
 
 def test_garbage_on_stdout(start: Start, make_model: Make) -> None:
