@@ -80,11 +80,11 @@ def install(source: str, directory: Path, sha256: str, progress: Progress) -> In
 def set_default(directory: Path, release: str) -> Path:
     """Make an installed release the default; returns its file. A library that lies in the default's own place, as
     earlier versions of this program installed it, is kept among the others."""
-    place = _installed(directory, release)
-    default = _search(directory).found
-    if default is not None and default.release == release:
-        return default.path
     with _changing(directory):
+        place = _installed(directory, release)
+        default = _search(directory).found
+        if default is not None and default.release == release:
+            return default.path
         if default is not None and not default.path.is_symlink():
             with suppress(FileExistsError):
                 os.link(default.path, file_of(directory, default.release))
@@ -94,16 +94,16 @@ def set_default(directory: Path, release: str) -> Path:
 
 def remove(directory: Path, release: str) -> None:
     """Remove an installed release. The default goes last: others would take its place without being asked for."""
-    _installed(directory, release)
-    search = _search(directory)
-    is_default = search.found is not None and search.found.release == release
-    others = [place.release for place in search.versions if place.release not in ("", release)]
-    if is_default and others:
-        raise UsageError(
-            f"librkllmrt {release} is the default, and {', '.join(others)} would remain.",
-            f"exo-rkllm runtime --default {others[0]}, then again",
-        )
     with _changing(directory):
+        _installed(directory, release)
+        search = _search(directory)
+        is_default = search.found is not None and search.found.release == release
+        others = [place.release for place in search.versions if place.release not in ("", release)]
+        if is_default and others:
+            raise UsageError(
+                f"librkllmrt {release} is the default, and {', '.join(others)} would remain.",
+                f"exo-rkllm runtime --default {others[0]}, then again",
+            )
         if is_default:
             (directory / NAME).unlink(missing_ok=True)
         for place in search.versions:
@@ -145,6 +145,7 @@ def _link(directory: Path, target: Path) -> None:
 
 @contextmanager
 def _changing(directory: Path) -> Iterator[None]:
+    """Root looks there, too, with the rights of the folder's owner only."""
     try:
         give_up_root(directory / VERSIONS)
         yield

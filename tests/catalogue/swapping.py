@@ -27,6 +27,7 @@ from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.cli import main
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.runtime.install import install
+from exo_rkllm.runtime.install import remove as drop
 
 SERVICE = 65534
 AT_ONCE = 3
@@ -109,14 +110,17 @@ def tries(base: Path, number: int) -> Counter[str]:
     def install_library() -> None:
         install(str(library), state / "lib", "", lambda _done, _total: None)
 
-    verbs = {"import": import_model, "rm": remove, "install": install_library}
+    def drop_library() -> None:
+        drop(state / "lib", "1.3.0")
+
+    verbs = {"import": import_model, "rm": remove, "install": install_library, "drop": drop_library}
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         ends: Counter[str] = Counter()
         warm_up(verbs, state, source / "m.rkllm")
         attacker = forked(lambda: swap_for_ever(state, base / "protected"))
         try:
             running: deque[tuple[str, int]] = deque()
-            for verb in itertools.islice(itertools.cycle(["import", "rm", "install", "rm"]), number):
+            for verb in itertools.islice(itertools.cycle(["import", "rm", "install", "rm", "drop", "install"]), number):
                 running.append((verb, forked(verbs[verb])))
                 if len(running) == AT_ONCE:
                     ends[ended(*running.popleft())] += 1

@@ -84,7 +84,7 @@ def test_no_verb_of_root_leaves_the_folders_of_a_swapping_service(
     ends = json.loads(done.stdout)
     assert sum(ends.values()) == TRIES
     assert ends.get("import 0"), f"no import was ever faster than the intruder: {ends}"
-    assert set(ends) <= {f"{verb} {code}" for verb in ("import", "rm", "install") for code in range(3)}, ends
+    assert set(ends) <= {f"{verb} {code}" for verb in ("import", "rm", "install", "drop") for code in range(3)}, ends
     assert (facts(protected), facts(base / "source"), sorted(path.name for path in base.iterdir())) == before
 
 
