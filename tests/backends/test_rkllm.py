@@ -36,9 +36,11 @@ from exo_rkllm.errors import (
     NotSupported,
     OutOfMemory,
     RunnerLost,
+    RuntimeMissing,
     UsageError,
 )
-from exo_rkllm.runtime.locate import only
+from exo_rkllm.runtime.locate import LibraryPlace, Search, only
+from exo_rkllm.runtime.version import Version
 from tests.backends.npu_fixtures import Card
 from tests.simulated import Library
 
@@ -98,6 +100,17 @@ async def test_model_without_a_dispatcher_starts_in_the_boards_language_domain(
     with nullcontext() if loads else pytest.raises(OutOfMemory):
         await engine.initialize()
     await engine.close()
+
+
+async def test_library_that_changed_under_its_name_is_not_loaded(
+    library: Library, board_root: Path, make_model: Callable[..., Path]
+) -> None:
+    """Within the moment until the daemon has looked again."""
+    place = LibraryPlace(library("1.3.0"), "system", Version("1.2.3", "version string"))
+    engine = RkllmEngine(Card(make_model(), {}), EngineHost(lambda _: None, Search((place,), place.path.parent)))
+    with pytest.raises(RuntimeMissing, match="was replaced a moment ago"):
+        await engine.initialize()
+    assert engine.pid is None
 
 
 def test_a_seed_is_refused_since_the_library_has_none() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from exo_rkllm.catalogue.card import parse
 from exo_rkllm.cli import main
+from exo_rkllm.doctor import runtimes
 from exo_rkllm.doctor.report import bad, good
 from exo_rkllm.doctor.runtimes import RuntimeTrial, babble, best
 from tests.runtime import folders
@@ -83,6 +84,15 @@ def test_card_is_left_alone_where_nothing_works(deep: Callable[..., Path], capsy
     assert main(["selftest", "--runtimes", "deep"]) == 1
     assert "works with none of them. Its card stays as it is." in capsys.readouterr().out
     assert card.read_text() == before
+
+
+def test_version_that_hangs_is_given_up(
+    deep: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep(toolkit="1.3.1", load_seconds=20)
+    monkeypatch.setattr(runtimes, "SECONDS", 0.5)
+    assert main(["selftest", "--runtimes", "deep"]) == 1
+    assert "No end after 0 s." in capsys.readouterr().out
 
 
 def test_measurements_take_a_model_of_the_catalogue(
