@@ -269,7 +269,7 @@ async def long_abort(bench: Bench) -> Finding:
         if whole.finish is None or not whole.finish.timings.prefill:
             return unseen("this runtime does not tell how long it read")
         prefill = whole.finish.timings.prefill
-        request = GenerationRequest(model=engine.model.id, messages=(Message("user", " ".join(words[::-1])),))
+        request = rendered(engine, (Message("user", " ".join(words[::-1])),), 512)
         async with aclosing(engine.generate(request)) as events:
             async for _ in events:  # it has begun to read
                 break

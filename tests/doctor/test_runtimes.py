@@ -100,7 +100,7 @@ def test_measurements_take_a_model_of_the_catalogue(
 ) -> None:
     """Its engine wants a rendered prompt, as the daemon sends it."""
     deep(toolkit="1.1.4", reply="A lamp turns.")
-    command = ["selftest", "--model", "deep", "--only", "answers", "--only", "abort"]
+    command = ["selftest", "--model", "deep", "--only", "answers", "--only", "abort", "--only", "long-abort"]
     assert main([*command, "--output", str(tmp_path / "report.md")]) == 0, capsys.readouterr().out
 
 
