@@ -42,13 +42,14 @@ def snapshot(call: Call) -> dict[str, Any]:
     return {
         "version": __version__,
         "time": time.time(),
-        "ready": not (status.draining or status.unavailable_reason),
+        "ready": not (status.draining or status.unavailable_reason or status.stuck),
         "draining": status.draining,
         "unavailable_reason": status.unavailable_reason,
         "hint": status.hint,
         "running": status.running,
         "waiting": status.waiting,
         "lease": asdict(status.lease),
+        "stuck": [asdict(model) for model in status.stuck],
         "models": [*entries, *map(_status_value, asked_for.values())],
         "problems": [_problem_value(problem) for problem in listing.problems],
         "board": context.board(),
@@ -171,6 +172,9 @@ async def readyz(call: Call) -> web.StreamResponse:
         return web.Response(status=503, text="The daemon is stopping.\n")
     if status.unavailable_reason:
         return web.Response(status=503, text=f"{status.unavailable_reason} {status.hint}".strip() + "\n")
+    if status.stuck:
+        lines = [f"{model.sentence} {model.hint}\n" for model in status.stuck]
+        return web.Response(status=503, text="".join(lines))
     return web.Response(text="ready\n")
 
 

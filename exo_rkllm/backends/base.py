@@ -266,6 +266,9 @@ class Engine(ABC):
     async def abort(self, request_id: str) -> None:
         """End that run with reason `abort`; unknown ids are ignored, since a run may just have ended."""
 
+    # Seconds that `settled` may take; then the engine counts as lost. Longer than whatever the engine itself allows.
+    settle_seconds = 60.0
+
     async def settled(self, request_id: str) -> None:  # noqa: B027 - most engines have nothing to wait for
         """Returns when a run whose iterator was closed early holds the hardware no longer."""
 

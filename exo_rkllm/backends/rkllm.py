@@ -57,6 +57,9 @@ IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat templat
 
 
 class RkllmEngine(Engine):
+    # The runner kills a child that is silent for too long, which for a prompt of 16,384 tokens is 1,700 s.
+    settle_seconds = 1800.0
+
     def __init__(self, model: Model, host: EngineHost) -> None:
         super().__init__(model)
         self._host = host

@@ -201,11 +201,18 @@ class Server:
                     notify(f"STATUS={text}")
 
     async def _beat(self) -> None:
-        """Alive means that the run loop takes a decision, which it does here: not merely that a thread spins."""
+        """Alive means that the run loop takes a decision, which it does here, and that no model is stuck."""
         seconds = watchdog_seconds(self._environment, os.getpid())
+        complained = False
         while seconds is not None:
             self._daemon.dispatcher.beat()
-            notify("WATCHDOG=1")
+            stuck = self._daemon.dispatcher.stuck()
+            if not stuck:
+                notify("WATCHDOG=1")
+            elif not complained:
+                sentences = " ".join(model.sentence for model in stuck)
+                log.error("%s The watchdog is told nothing more, so that systemd starts the daemon anew.", sentences)
+            complained = bool(stuck)
             await asyncio.sleep(seconds / 2)
 
 

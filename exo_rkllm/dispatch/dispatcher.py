@@ -28,6 +28,7 @@ from exo_rkllm.dispatch.placement import placed
 from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
 from exo_rkllm.dispatch.status import DispatchStatus, dispatch_status
+from exo_rkllm.dispatch.stuck import StuckModel, stuck_models
 from exo_rkllm.errors import ExoRkllmError, RunError, RunnerLost
 
 log = logging.getLogger(__name__)
@@ -137,10 +138,18 @@ class Dispatcher:
 
     async def _gone_once_settled(self, active: ActiveRequest, engine: Engine) -> None:
         """Its reader has left, and the NPU is another's only when the run has really ended (reference 2.8)."""
+        name = active.model.id
+        settling = asyncio.ensure_future(engine.settled(active.request.id))
         try:
-            await engine.settled(active.request.id)
+            await asyncio.wait({settling}, timeout=engine.settle_seconds)
+            if not settling.done() and engine is self._engine(name):
+                sentence = f"{name} did not end an abandoned answer within {engine.settle_seconds:.0f} s."
+                self._post(on.EngineLostEvent(name, RunnerLost(sentence, "exo-rkllm logs")))
         finally:
-            self._post(on.RequestGoneEvent(active.ticket, active.model.id))
+            settling.cancel()
+            self._post(on.RequestGoneEvent(active.ticket, name))
+        if settling.done():
+            await settling
 
     # ── what else may be asked ───────────────────────────────────────────────────────────────────
 
@@ -190,6 +199,9 @@ class Dispatcher:
     def beat(self) -> None:
         """One decision that changes nothing, for a watchdog that wants to see one taken."""
         self._post(on.TickEvent())
+
+    def stuck(self) -> tuple[StuckModel, ...]:
+        return stuck_models(self._state, time.monotonic())
 
     async def drain(self, timeout: float) -> None:
         """No new requests; what runs may end within so many seconds; then every engine is closed."""

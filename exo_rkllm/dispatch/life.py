@@ -16,6 +16,8 @@ from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost
 
 log = logging.getLogger(__name__)
 
+# Beyond every limit of our engines' own; 16 GB from a card that reads 20 MB/s take 800 s.
+LOAD = 900.0
 # Engines close within seconds by their contract; whoever does not is somebody else's.
 CLOSE = 20.0
 
@@ -73,7 +75,16 @@ class EngineLife:
 
     async def _load(self) -> None:
         self.engine = self._make(self._model)
-        await self.engine.initialize()
+        loading = asyncio.ensure_future(self.engine.initialize())
+        try:
+            await asyncio.wait({loading}, timeout=LOAD)
+            late = not loading.done()
+        finally:
+            loading.cancel()
+            await asyncio.wait({loading}, timeout=CLOSE)  # `close` must not meet it
+        if late:
+            raise LoadError(f"{self._model.id} did not load within {LOAD:.0f} s.", "exo-rkllm logs")
+        await loading
 
     async def _failure(self, work: Coroutine[Any, Any, ExoRkllmError | None]) -> ExoRkllmError | None:
         """What the work returned or raised: an engine of somebody else's must not take the daemon along."""

@@ -12,6 +12,7 @@ from exo_rkllm.backends.base import Engine, Model
 from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.request import ActiveRequest
 from exo_rkllm.dispatch.state import DispatchState, ModelState
+from exo_rkllm.dispatch.stuck import StuckModel, stuck_models
 
 # `failed`: a request would not be answered now, since the latest load failed, the model's process died too often to be
 # started again at once, or there is no NPU. `cold` is loaded by the next request.
@@ -69,7 +70,10 @@ class LeaseStatus:
 
 @dataclass(frozen=True, slots=True)
 class DispatchStatus:
-    """`unavailable_reason` is why the NPU cannot be used; not `npu_lost`: only by models of the vendor's library."""
+    """`unavailable_reason` is why the NPU cannot be used; without `npu_lost`, only by models of the vendor's library.
+
+    While a model is `stuck`, none can be loaded.
+    """
 
     models: tuple[ModelStatus, ...] = ()
     unavailable_reason: str = ""
@@ -77,6 +81,7 @@ class DispatchStatus:
     draining: bool = False
     npu_lost: bool = False
     lease: LeaseStatus = LeaseStatus()
+    stuck: tuple[StuckModel, ...] = ()
 
     @property
     def running(self) -> int:
@@ -114,6 +119,7 @@ def dispatch_status(
         state.draining,
         state.npu_lost,
         _lease_status(state, leases, epoch),
+        stuck_models(state, now),
     )
 
 

@@ -119,6 +119,8 @@ def service(scene: Scene) -> Finding:
         return poor("The daemon is not running.", "sudo systemctl start exo-rkllm, or: exo-rkllm serve")
     if status.get("unavailable_reason"):
         return bad(f"The daemon cannot serve: {status['unavailable_reason']}", str(status.get("hint", "")))
+    for stuck in status.get("stuck", ()):
+        return bad(str(stuck["sentence"]), str(stuck["hint"]))
     loaded = [str(one.get("name")) for one in status.get("models", ()) if one.get("state") == "ready"]
     return good(f"running, {', '.join(loaded) + ' loaded' if loaded else 'no model loaded'}")
 

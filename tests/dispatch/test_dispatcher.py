@@ -13,7 +13,8 @@ import pytest
 from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Message, Piece, Progress
 from exo_rkllm.dispatch import life
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
+from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
+from exo_rkllm.dispatch.stuck import LIMITS, stuck_models
 from exo_rkllm.errors import (
     Busy,
     ExoRkllmError,
@@ -409,6 +410,40 @@ async def test_engine_that_refuses_to_be_cancelled_keeps_its_model_from_nobody(m
     theatre.dispatcher._make = lambda model: Puppet(model, theatre.stages["qwen"])
     theatre.stages["qwen"].load = 0
     assert await asyncio.wait_for(theatre.answer("qwen"), 2.0) == "one two three"
+
+
+async def test_load_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "LOAD", 0.05)
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].load = 60
+    with pytest.raises(LoadError, match="qwen did not load within 0 s"):
+        await asyncio.wait_for(theatre.dispatcher.load("qwen"), 2.0)
+    theatre.stages["qwen"].load = 0
+    assert await asyncio.wait_for(theatre.answer("qwen"), 2.0) == "one two three"
+
+
+async def test_engine_that_never_settles_is_lost_and_the_next_request_gets_a_new_one() -> None:
+    """Whoever left kept the NPU from everybody, for ever."""
+    theatre = Theatre("qwen")
+    stage = theatre.stages["qwen"]
+    stage.abort_takes = 60
+    events = theatre.ask("qwen")
+    await first_piece(events)
+    theatre.puppet("qwen").settle_seconds = 0.05
+    await events.aclose()
+    assert await asyncio.wait_for(theatre.answer("qwen"), 2.0) == "one two three"
+    assert len(stage.engines) == 2
+    assert theatre.seen.restarts, "it counts as a lost engine"
+
+
+def test_model_is_stuck_once_its_phase_lasts_longer_than_its_limit() -> None:
+    state = DispatchState().put(ModelState("qwen", phase="closing", since=100.0))
+    state = state.put(ModelState("gemma", phase="ready", since=0.0)).put(ModelState("old", phase="loading", since=0.0))
+    assert stuck_models(state, 100.0 + LIMITS["closing"]) == ()
+    (model,) = stuck_models(state, 101.0 + LIMITS["closing"])
+    assert (model.name, model.phase, model.hint) == ("qwen", "closing", "sudo systemctl restart exo-rkllm")
+    assert model.sentence == "qwen has been closing for 61 s, and no model can be loaded meanwhile."
+    assert [one.name for one in stuck_models(state, 1.0 + LIMITS["loading"])] == ["old", "qwen"]
 
 
 async def test_engine_that_says_it_is_dead_to_a_request_only_is_closed() -> None:

@@ -1,16 +1,22 @@
-"""The real Dispatcher, with everything that may happen to it at its await points: nothing waits for ever."""
+"""The real Dispatcher, with everything that may happen to it at its await points: nothing waits for ever.
+
+`EXO_RKLLM_STEPS=20000 pytest tests/dispatch/test_interleavings.py` takes that many steps instead of the suite's few.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from exo_rkllm.dispatch import life
 from exo_rkllm.dispatch.state import DispatchLimits
 from exo_rkllm.errors import ExoRkllmError, LoadError, NpuUnavailable
 from tests.dispatch.puppet import Puppet, Theatre
@@ -19,6 +25,16 @@ NAMES = ("gemma", "qwen")
 MODELS = st.sampled_from(NAMES)
 TURNS = st.integers(0, 3)  # turns of the loop before the next thing happens
 PATIENCE = 5.0
+LENGTH = 25
+STEPS = int(os.environ.get("EXO_RKLLM_STEPS", "1500"))
+# What a hanging engine is given, in place of minutes.
+LIMIT = 0.05
+
+
+@pytest.fixture(autouse=True)
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "LOAD", LIMIT)
+    monkeypatch.setattr(Puppet, "settle_seconds", LIMIT)
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -86,6 +102,25 @@ class Interleavings(RuleBasedStateMachine):
         self.theatre.stages[model].fails.append(LoadError("It does not load."))
         self.go(turns)
 
+    @rule(model=MODELS, turns=TURNS, hangs=st.booleans())
+    def loads_hang(self, model: str, turns: int, hangs: bool) -> None:
+        self.theatre.stages[model].load = 60.0 if hangs else 0.0
+        self.go(turns)
+
+    @rule(model=MODELS, turns=TURNS, hangs=st.booleans())
+    def aborts_hang(self, model: str, turns: int, hangs: bool) -> None:
+        self.theatre.stages[model].abort_takes = 60.0 if hangs else 0.0
+        self.go(turns)
+
+    @rule(turns=TURNS, held=st.integers(0, 3))
+    def lease(self, turns: int, held: int) -> None:
+        async def hold() -> None:
+            async with self.theatre.dispatcher.lease("frigate"):
+                for _ in range(held):
+                    await asyncio.sleep(0)
+
+        self.start(hold(), turns)
+
     @rule(away=st.booleans(), turns=TURNS)
     def npu(self, away: bool, turns: int) -> None:
         dispatcher = self.theatre.dispatcher
@@ -110,6 +145,7 @@ class Interleavings(RuleBasedStateMachine):
         dispatcher = self.theatre.dispatcher
         for stage in self.theatre.stages.values():
             stage.fails.clear()
+            stage.load = stage.abort_takes = 0.0
         dispatcher.npu_available()
         dispatcher.reconfigure(self.limits)
         unloads = {asyncio.ensure_future(dispatcher.unload(name)) for name in NAMES if name in dispatcher._models}
@@ -127,7 +163,12 @@ class Interleavings(RuleBasedStateMachine):
         }
         assert states == dict.fromkeys(NAMES, ("cold", 0, 0))
         assert not dispatcher._lives and not dispatcher._load_waiters and not dispatcher._unload_waiters
+        assert not dispatcher.status().lease.name and not dispatcher._leases
         await asyncio.wait_for(dispatcher.drain(1.0), PATIENCE)
+        for engine in (engine for stage in self.theatre.stages.values() for engine in stage.engines):
+            for hanging in engine.leaving.values():
+                hanging.cancel()
+        await asyncio.sleep(0)
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, left
 
@@ -144,5 +185,7 @@ class Interleavings(RuleBasedStateMachine):
         dispatcher.beat()
 
 
-Interleavings.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Interleavings.TestCase.settings = settings(
+    max_examples=max(1, STEPS // LENGTH), stateful_step_count=LENGTH, deadline=None
+)
 TestInterleavings = Interleavings.TestCase

@@ -12,6 +12,10 @@ from tests.system.test_1_service import UNIT, answers, warnings, words
 
 OLDER_PACKAGES = "/srv/share/older/exo-rkllm_amd64.deb /srv/share/older/exo-rkllm-simulator_amd64.deb"
 EDITED = "/etc/exo-rkllm/config.toml"
+REFUSED = "/etc/exo-rkllm/conf.d/00-cluster.toml"
+PRESEED = "echo exo-rkllm exo-rkllm/join-cluster boolean false | debconf-set-selections"
+# debconf's frontend that reads the answer from its standard input.
+ASKING = "DEBIAN_FRONTEND=teletype"
 # Everything but what the kernel and a running system write, with its mode and owner.
 FILES = (
     "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/tmp"
@@ -108,3 +112,56 @@ def test_a_purge_with_models_leaves_the_machine_as_it_was(container: Container) 
     after = machine_state(container)
     assert sorted(after.keys() - before.keys()) == []
     assert sorted(before.keys() - after.keys()) == []
+
+
+# ── the question ─────────────────────────────────────────────────────────────────────────────────
+
+
+def keeps_out(computer: Computer) -> bool:
+    """Whether the settings in force, and the daemon that runs, join no exo cluster."""
+    refused = computer.ask(f"grep -qx 'enabled = false' {REFUSED}").code == 0
+    said = computer.ask("exo-rkllm cluster")
+    assert refused == ("joins no exo cluster" in said.err), said.all
+    return refused
+
+
+def test_an_installation_without_a_terminal_joins_and_no_is_one_word_later(container: Container) -> None:
+    owner.add_repository(container)
+    owner.apt(container, "install exo-rkllm")
+    assert not keeps_out(container)
+    said = container.run(f"echo no | {ASKING} dpkg-reconfigure exo-rkllm 2>&1")
+    assert "Join an exo cluster on the local network?" in said
+    assert keeps_out(container), "the service was not restarted, or goes on as before"
+    container.run(f"echo yes | {ASKING} dpkg-reconfigure exo-rkllm 2>&1")
+    assert not keeps_out(container)
+    assert container.ask(f"test -e {REFUSED}").code != 0
+    assert warnings_but_runtime(container) == []
+
+
+def test_the_installation_asks_and_takes_no_for_an_answer(container: Container) -> None:
+    owner.add_repository(container)
+    said = container.run(f"echo no | {ASKING} apt-get -y -o Dpkg::Use-Pty=0 install exo-rkllm 2>&1", timeout=120)
+    assert said.count("Join an exo cluster on the local network?") == 1
+    assert keeps_out(container)
+    assert container.show(UNIT, "ActiveState") == "active"
+
+
+def test_a_refused_cluster_stays_refused_until_the_owner_or_a_purge_says_otherwise(container: Container) -> None:
+    container.run(PRESEED)
+    owner.apt(container, f"install {OLDER_PACKAGES.split()[0]}")
+    assert installed(container) == OLDER
+    assert keeps_out(container)
+    owner.add_repository(container)
+    said = container.run(f"{ASKING} apt-get -y -o Dpkg::Use-Pty=0 dist-upgrade < /dev/null 2>&1", timeout=120)
+    assert "Join an exo cluster" not in said, "an upgrade asks nothing"
+    assert installed(container) != OLDER
+    assert keeps_out(container)
+    container.run(f"rm {REFUSED} && systemctl restart {UNIT}")
+    owner.apt(container, "install --reinstall exo-rkllm")
+    assert not keeps_out(container), "what the owner has deleted came back"
+    container.run(f"printf '[cluster]\\nenabled = true\\n# mine\\n' > {REFUSED}")
+    owner.apt(container, "install --reinstall exo-rkllm")
+    assert "# mine" in container.run(f"cat {REFUSED}")
+    owner.apt(container, "purge exo-rkllm")
+    assert container.ask("test -e /etc/exo-rkllm").code != 0
+    assert "exo-rkllm" not in container.run("debconf-show --listowners")

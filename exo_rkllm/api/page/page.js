@@ -110,9 +110,11 @@ function draw() {
   $("facts").textContent = [board.soc, tops, driver, board.kernel && `Linux ${board.kernel}`].filter(Boolean).join(" · ") || "exo-rkllm";
   $("version").textContent = `exo-rkllm ${state.version}`;
   if (state.draining) pill("stopping", "waiting");
-  else if (state.unavailable_reason) pill("cannot run", "bad");
+  else if (state.unavailable_reason || (state.stuck || []).length) pill("cannot run", "bad");
   else pill(state.running ? "answering" : "ready", "good");
-  notice(state.unavailable_reason, state.hint);
+  const stuck = (state.stuck || [])[0];
+  if (stuck && !state.unavailable_reason) notice(stuck.sentence, stuck.hint);
+  else notice(state.unavailable_reason, state.hint);
   sample(board);
   drawNpu(board);
   drawSpeed();
