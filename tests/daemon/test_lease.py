@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.daemon import neighbours
+from tests.daemon.neighbours import children
 from tests.daemon.running import REPOSITORY, Daemon, House
 
 HOLDERS = 12
@@ -214,6 +216,10 @@ def test_dozen_holders_crash_and_no_turn_is_lost(board_house: House, npu_daemon:
     assert npu_daemon.answer("qwen", "after")
 
 
-def children(parent: int) -> list[int]:
-    stats = (path.read_text().rpartition(")") for path in Path("/proc").glob("[0-9]*/stat") if path.parent.exists())
-    return [int(name.split()[0]) for name, _, rest in stats if int(rest.split()[1]) == parent]
+def test_few_seconds_of_neighbours_killed_models_and_driver_resets_lose_no_turn(tmp_path: Path) -> None:
+    """`python -m tests.daemon.neighbours SECONDS` does this for longer."""
+    report = neighbours.run(6.0, 3, tmp_path)
+    assert report.faults == [], report
+    assert report.words["GRANTED"] > 3
+    assert report.answers > 1
+    assert report.resets + report.kills > 0

@@ -104,7 +104,7 @@ def test_clients_that_load_and_unload_two_models_leave_both_loadable(
 def test_stuck_model_is_named_by_readyz_and_ends_the_watchdogs_peace(board_house: House) -> None:
     name = board_house.words()
     board_house.program = WEDGED
-    daemon = board_house.start(WATCHDOG_USEC="200000")
+    daemon = board_house.start(WATCHDOG_USEC="1000000")
     daemon.answer(name, "one")
     assert readiness(daemon) == (200, "ready\n")
     daemon.until("WATCHDOG=1")
@@ -114,14 +114,15 @@ def test_stuck_model_is_named_by_readyz_and_ends_the_watchdogs_peace(board_house
         deadline = time.monotonic() + 15.0
         while (answer := readiness(daemon))[0] == 200:
             assert time.monotonic() < deadline
+            daemon.hear()
             time.sleep(0.1)
         assert answer[0] == 503
         assert answer[1].startswith(f"{name} has been closing for ")
         assert answer[1].endswith(" sudo systemctl restart exo-rkllm\n")
-        time.sleep(0.5)
+        time.sleep(1.0)  # what was told before it was stuck
         daemon.hear()
         with pytest.raises(AssertionError, match="never said"):
-            daemon.until("WATCHDOG=1", 1.0)
+            daemon.until("WATCHDOG=1", 2.0)
         (line,) = (line for line in daemon.text.splitlines() if "starts the daemon anew" in line)
         assert f"{name} has been closing" in line
         assert "has been closing" in board_house.command("doctor").stdout
