@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.cluster.identity import LEFT, KnownClusters
-from tests.daemon.running import Daemon, House
+from tests.daemon.running import REPOSITORY, Daemon, House
 from tests.exo_cluster.conftest import namespaces  # noqa: F401 - a fixture
 from tests.exo_cluster.lab import Host, Lab, until, within
 
@@ -117,9 +117,7 @@ async def test_leave_takes_the_board_out_and_join_brings_it_back(board_house: Ho
 
 def sockets(host: Host) -> list[str]:
     """What the daemon shows to the network: UDP of discovery and the port of /node_id."""
-    told = subprocess.run(within(host.namespace, "ss", "-Hlun"), capture_output=True, text=True, check=True).stdout
-    told += subprocess.run(within(host.namespace, "ss", "-Hltn"), capture_output=True, text=True, check=True).stdout
-    return [line for line in told.splitlines() if "52413" in line or "52415" in line]
+    return [line for line in told(host, "-Hlun") + told(host, "-Hltn") if "52413" in line or "52415" in line]
 
 
 def test_leave_and_join_without_a_daemon_count_from_its_next_start(house: House) -> None:
@@ -157,3 +155,42 @@ def test_clusters_are_known_and_confirmed_by_name(tmp_path: Path) -> None:
     assert (again.add("0.3.70"), again.add("lab"), again.add("home")) == ((False, True), (False, False), (True, False))
     (tmp_path / "file").write_text("")
     assert KnownClusters(tmp_path / "file").add("0.3.70") == (True, False), "a folder that cannot be written"
+
+
+async def test_sockets_of_the_default_configuration_are_those_of_the_page(board_house: House, lab: Lab) -> None:
+    """docs/security.md lists every socket of a board in a cluster; once it has left, the cluster's are closed."""
+    await lab.exo(None, "--campaign", "0.2")
+    home = lab.host()
+    board_house.words("words")
+    daemon = started(board_house, home, EXO_RKLLM_API_PORT="52415")
+    await serving(daemon)
+    page = (REPOSITORY / "docs/security.md").read_text()
+    table = page[page.index("### Sockets of the default") :].partition("\n\nThe UDP socket")[0]
+    rows = {row.split("|")[1].strip() for row in table.splitlines() if row.startswith("| ")}
+    assert {
+        "TCP `127.0.0.1:52415`",
+        "UDP `[::]:52413`",
+        "TCP port 52415 of each other address",
+        "outgoing TCP to ports 52400 to 52499",
+    } <= rows
+    own = {"127.0.0.1:52415"}
+    listens = {line.split()[3] for line in told(home, "-Hltn")}
+    others = {address.rpartition(":")[0] for address in listens - own}
+    assert own <= listens
+    assert others and all(address.endswith(":52415") for address in listens)
+    assert home.address in others
+    assert not {"*", "[::]"} & others, "each address by itself, since the API has loopback"
+    assert {line.split()[3] for line in told(home, "-Hlun")} == {"*:52413"}
+    outgoing = [line.split() for line in told(home, "-Htn", "state", "established")]
+    ports = {int(peer.rpartition(":")[2]) for _, _, mine, peer in outgoing if not mine.endswith(":52415")}
+    assert ports and ports <= {*range(52400, 52500), 52415}
+    unix = {line.split()[4] for line in told(home, "-Hlx") if str(board_house.folder) in line}
+    assert {path.rpartition("/")[2] for path in unix} == {"control.sock", "npu.sock"}
+    board_house.command("cluster", "leave")
+    assert {line.split()[3] for line in told(home, "-Hltn")} == own
+    assert told(home, "-Hlun") == []
+
+
+def told(host: Host, *words: str) -> list[str]:
+    command = within(host.namespace, "ss", *words)
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

@@ -98,6 +98,24 @@ def test_anything_but_acquire_is_refused(board_house: House, npu_daemon: Daemon,
     neighbour.close()
 
 
+def test_silent_connections_and_too_many_are_turned_away(board_house: House) -> None:
+    """Each takes a descriptor of the daemon."""
+    patched = "from exo_rkllm.daemon import lease; lease.FIRST_LINE, lease.MOST = 1.0, 3"
+    run = "import sys; sys.argv[0] = 'exo-rkllm'; from exo_rkllm.cli import main; raise SystemExit(main())"
+    board_house.program = (sys.executable, "-c", f"{patched}; {run}")
+    board_house.start()
+    silent = [Neighbour(board_house, b"ACQU") for _ in range(3)]
+    time.sleep(0.2)
+    late = Neighbour(board_house)
+    assert late.line() == "REFUSED 3 programs are connected already."
+    assert [one.line() for one in silent] == ["REFUSED Send ACQUIRE, a name and a newline."] * 3
+    assert [one.line() for one in silent] == [""] * 3, "and the connection is closed"
+    again = Neighbour(board_house)
+    assert again.line() == "GRANTED"
+    for one in (late, again, *silent):
+        one.close()
+
+
 def test_holder_that_stays_hears_expired_and_the_npu_goes_on(
     board_house: House, make_model: Callable[..., Path]
 ) -> None:
