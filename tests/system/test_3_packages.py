@@ -136,6 +136,10 @@ def test_an_installation_without_a_terminal_joins_and_no_is_one_word_later(conta
     assert not keeps_out(container)
     assert container.ask(f"test -e {REFUSED}").code != 0
     assert warnings_but_runtime(container) == []
+    container.run(f"systemctl stop {UNIT} && exo-rkllm cluster leave && systemctl start {UNIT}")
+    assert "was told to leave" in container.run("exo-rkllm cluster")
+    assert container.run("stat -c %U /var/lib/exo-rkllm/cluster/stay-out").strip() == "exo-rkllm"
+    assert "is searching" in container.run("exo-rkllm cluster join")
 
 
 def test_the_installation_asks_and_takes_no_for_an_answer(container: Container) -> None:
