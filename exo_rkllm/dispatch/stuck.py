@@ -8,8 +8,8 @@ from exo_rkllm.dispatch.life import CLOSE, LOAD
 from exo_rkllm.dispatch.state import DispatchState
 
 SLACK = 20.0
-# `EngineLife` ends both phases itself, a close after two waits. Whatever lasts longer is a mistake of ours.
-LIMITS = {"loading": LOAD + SLACK, "closing": 2 * CLOSE + SLACK}
+# `EngineLife` ends both phases itself, and waits CLOSE seconds for what it cancels. What lasts longer is our mistake.
+LIMITS = {"loading": LOAD + CLOSE + SLACK, "closing": 2 * CLOSE + SLACK}
 RESTART = "sudo systemctl restart exo-rkllm"
 
 
