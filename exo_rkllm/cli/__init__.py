@@ -31,7 +31,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("ps", "exo_rkllm.cli.ps", "show loaded models, running answers and the queue"),
     Verb("load", "exo_rkllm.cli.load", "load a model into memory"),
     Verb("unload", "exo_rkllm.cli.unload", "unload a model and free its memory"),
-    Verb("cluster", "exo_rkllm.cli.cluster", "show the exo cluster and this board's part in it"),
+    Verb("cluster", "exo_rkllm.cli.cluster", "show the exo cluster and this board's part in it; join or leave it"),
     Verb("logs", "exo_rkllm.cli.logs", "show the daemon's recent log lines"),
     Verb("config", "exo_rkllm.cli.config", "check, show or reload the configuration"),
     Verb("run", "exo_rkllm.cli.run", "ask a model one question, or chat with it"),

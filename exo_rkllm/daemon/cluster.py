@@ -231,11 +231,12 @@ class ClusterSwitch:
     async def join(self) -> None:
         """The operator wants the board in, with all its models, whatever kept it out."""
         async with self._turn:
-            if self._left:
-                self._remember("")
-                await self._start()
-            elif self.node is not None:
+            if self.node is not None:
                 self.node.join()
+                return
+            self._left = False
+            await self._start()
+            self._remember("")
 
     async def leave(self) -> None:
         """The operator wants the board out, until `join`, restarts included."""
