@@ -164,6 +164,13 @@ class ContextOverflow(ExoRkllmError):
     status = 400
 
 
+class AnswerInvalid(ExoRkllmError):
+    """The model's answer is not what the request demanded; nothing here can force a model's hand."""
+
+    code = "invalid_answer"
+    status = 422
+
+
 class RunError(ExoRkllmError):
     """The runtime gave up on one answer."""
 

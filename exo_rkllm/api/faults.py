@@ -57,13 +57,6 @@ class BodyTooSlow(ExoRkllmError):
     status = 408
 
 
-class AnswerInvalid(ExoRkllmError):
-    """The model's answer is not what `response_format` asked for; nothing here can force a model's hand."""
-
-    code = "invalid_answer"
-    status = 422
-
-
 def known_error(error: Exception, place: str) -> ExoRkllmError:
     """The error where it is one of ours; of a defect the traceback is in the journal and nowhere else."""
     if isinstance(error, ExoRkllmError):

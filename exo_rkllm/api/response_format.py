@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from exo_rkllm.api.faults import AnswerInvalid
 from exo_rkllm.backends.base import Message, ToolCall
 from exo_rkllm.chat.prompt import with_system
+from exo_rkllm.errors import AnswerInvalid
 from exo_rkllm.schema.json_schema import Checker
 
 # The opening of a fence, and what may still become one.

@@ -18,6 +18,7 @@ from exo_rkllm.runner.preload import Preload
 from exo_rkllm.sampling import SAMPLING_NAMES as SAMPLING_NAMES
 from exo_rkllm.sampling import Sampling as Sampling  # part of this seam, for plugins' engines too
 
+Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 PieceKind: TypeAlias = Literal["answer", "thinking", "tool_call"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "abort"]
 Output: TypeAlias = Literal["text", "hidden", "logits"]
@@ -51,7 +52,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Role
     content: str = ""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
@@ -75,6 +76,7 @@ class GenerationRequest:
     tool_choice: str = "auto"  # none, auto, required, or the name of one tool
     thinking: bool | None = None
     output: Output = "text"
+    rows: int = 0  # how many of the last rows of `hidden` or `logits` are wanted; 0 means all
     lora: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -108,6 +110,17 @@ class Progress:
     stage: Literal["queued", "loading", "prefill"]
     done: int = 0
     total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """Fields of the request that the answer does without; comes before its first piece.
+
+    `fields` are names of `Sampling` or `GenerationRequest`. `why` is the end of "The request sets NAME, which ...".
+    """
+
+    fields: tuple[str, ...]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,7 @@ class Finish:
     end_token: int | None = None  # the id that ended it, where one did and the engine says so
 
 
-GenerationEvent: TypeAlias = Piece | Array | Progress | Finish
+GenerationEvent: TypeAlias = Piece | Array | Progress | Ignored | Finish
 
 
 # ── who answers ──────────────────────────────────────────────────────────────────────────────────

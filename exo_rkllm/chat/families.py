@@ -75,7 +75,7 @@ LLAMA = """\
     {%- elif message.tool_calls %}
         {%- set call = message.tool_calls[0].function %}
         {{- turn('assistant', {'name': call.name, 'parameters': call.arguments} | tojson) }}
-    {%- elif message.role != 'system' %}
+    {%- elif message.role != 'system' or not loop.first %}
         {{- turn(message.role, message.content | trim) }}
     {%- endif %}
 {%- endfor %}
@@ -204,7 +204,7 @@ FAMILIES: Mapping[str, Family] = {
         template=DEEPSEEK_R1,
         stop=("<｜end▁of▁sentence｜>",),
         bos="<｜begin▁of▁sentence｜>",
-        tools="deepseek",
+        tools="hermes",
         reasoning="think",
     ),
     "deepseek": Family(r"deepseek", DEEPSEEK, ("<｜end▁of▁sentence｜>",), "<｜begin▁of▁sentence｜>"),
@@ -226,9 +226,9 @@ FAMILIES: Mapping[str, Family] = {
         reasoning="channel",
         reuse=False,
     ),
-    "gemma": Family(r"gemma", GEMMA, ("<end_of_turn>", "<eos>"), "<bos>", reuse=False),
+    "gemma": Family(r"gemma", GEMMA, ("<end_of_turn>", "<eos>"), "<bos>", tools="hermes", reuse=False),
     "phi4": Family(r"phi-?4", PHI_4, ("<|end|>", "<|endoftext|>"), tools="phi"),
-    "phi3": Family(r"phi-?3", PHI_3, ("<|end|>", "<|endoftext|>")),
+    "phi3": Family(r"phi-?3", PHI_3, ("<|end|>", "<|endoftext|>"), tools="hermes"),
     "minicpm5": Family(r"minicpm-?5", CHATML, ("<|im_end|>", "</s>"), tools="minicpm-xml", reasoning="think"),
     "minicpm": Family(r"minicpm", CHATML, ("<|im_end|>", "</s>"), tools="minicpm", reasoning="thought"),
     "internlm": Family(r"internlm", INTERNLM, ("<|im_end|>", "</s>"), "<s>", tools="internlm"),

@@ -6,12 +6,15 @@ import ast
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from exo_rkllm.backends.base import JSON, Tool, ToolCall
+from exo_rkllm.chat import tool_writers as writers
 from exo_rkllm.chat.toolcall import new_tool_call
 
+HERMES = writers.json_calls("<tool_call>\n", "\n</tool_call>")
 Reader: TypeAlias = Callable[[str, Sequence[Tool]], list[ToolCall]]
 LONGEST_PYTHON = 64 * 1024
 
@@ -30,7 +33,8 @@ class ToolFormat:
 
     `open` and `close` are the tags around them. `bare` formats have none at the start: `json` is an answer that
     begins as a call in JSON does, `line` one whose first line is a tool's name. `read` raises ValueError for text
-    that is no call. `call_start` is what the prompt ends with when the model must call (a given tool or any).
+    that is no call. `call_start` is what the prompt ends with when the model must call (a given tool or any). `write`
+    is the reverse of `read`, tags included.
     """
 
     open: tuple[str, ...]
@@ -38,6 +42,7 @@ class ToolFormat:
     read: Reader
     call_start: Callable[[str], str]
     bare: str = ""
+    write: writers.Writer = HERMES
 
 
 # ── readers ──────────────────────────────────────────────────────────────────────────────────────
@@ -263,6 +268,18 @@ def read_gemma(text: str, tools: Sequence[Tool]) -> list[ToolCall]:
     return [new_tool_call(match[1], arguments)]
 
 
+def read_forced(tool_format: ToolFormat, text: str, tools: Sequence[Tool], start: str) -> list[ToolCall]:
+    """A call that the prompt began with `start`, for a model that leaves its end out or goes on behind it.
+
+    Whole arguments make a call, whatever follows them. Raises ValueError where they are not whole.
+    """
+    for end in ("", "}", ")", "\n```"):
+        with suppress(ValueError):
+            return tool_format.read(text + end, tools)
+    _, end_of_arguments = json.JSONDecoder(strict=False).raw_decode(text, len(start))
+    return tool_format.read(text[:end_of_arguments] + "}", tools)
+
+
 # ── the tables ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -282,8 +299,16 @@ TOOLS: Mapping[str, ToolFormat] = {
         ("</tool_call>",),
         read_xml,
         lambda name: f"<tool_call>\n<function={name}>\n" if name else "<tool_call>\n<function=",
+        write=writers.write_xml,
     ),
-    "llama": ToolFormat(("<|python_tag|>",), ("<|eom_id|>",), read_json, _json_start("", "parameters"), bare="json"),
+    "llama": ToolFormat(
+        ("<|python_tag|>",),
+        ("<|eom_id|>",),
+        read_json,
+        _json_start("", "parameters"),
+        bare="json",
+        write=writers.json_calls("", "", "parameters"),
+    ),
     "deepseek": ToolFormat(
         ("<｜tool▁calls▁begin｜>",),
         ("<｜tool▁calls▁end｜>",),
@@ -291,34 +316,45 @@ TOOLS: Mapping[str, ToolFormat] = {
         lambda name: (
             "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>" + (f"{name}\n```json\n" if name else "")
         ),
+        write=writers.write_deepseek,
     ),
     "phi": ToolFormat(
-        ("<|tool_call|>", "functools"), ("<|/tool_call|>",), read_json, _json_start("<|tool_call|>[", "arguments")
+        ("<|tool_call|>", "functools"),
+        ("<|/tool_call|>",),
+        read_json,
+        _json_start("<|tool_call|>[", "arguments"),
+        write=writers.write_list,
     ),
     "minicpm": ToolFormat(
         ("<|tool_call_start|>",),
         ("<|tool_call_end|>",),
         read_python,
         lambda name: f"<|tool_call_start|>\n```python\n{name}(" if name else "<|tool_call_start|>\n```python\n",
+        write=writers.write_python,
     ),
     "minicpm-xml": ToolFormat(
         ("<function",),
         ("</function>",),
         read_elements,
         lambda name: f'<function name="{name}">' if name else '<function name="',
+        write=writers.write_elements,
     ),
     "internlm": ToolFormat(
         ("<|action_start|><|plugin|>", "<|action_start|> <|plugin|>"),
         ("<|action_end|>",),
         read_json,
         _json_start("<|action_start|><|plugin|>\n", "parameters"),
+        write=writers.json_calls("<|action_start|><|plugin|>\n", "<|action_end|>", "parameters"),
     ),
-    "glm": ToolFormat((), (), read_line, lambda name: f"{name}\n" if name else "", bare="line"),
+    "glm": ToolFormat(
+        (), (), read_line, lambda name: f"{name}\n" if name else "", bare="line", write=writers.write_line
+    ),
     "gemma": ToolFormat(
         ("<|tool_call>",),
         ("<tool_call|>",),
         read_gemma,
         lambda name: f"<|tool_call>call:{name}{{" if name else "<|tool_call>call:",
+        write=writers.write_gemma,
     ),
 }
 

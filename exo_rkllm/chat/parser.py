@@ -12,9 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from exo_rkllm.backends.base import Finish, GenerationEvent, Piece
+from exo_rkllm.backends.base import Finish, GenerationEvent, Piece, ToolCall
+from exo_rkllm.chat.formats import read_forced
 from exo_rkllm.chat.prompt import Prompt
 from exo_rkllm.chat.toolcall import tool_call_piece
+from exo_rkllm.errors import AnswerInvalid
 
 # `lead`: the answer's first characters, where a format without tags may begin a call; `call`: inside a tool call;
 # `musing`: what looks like one amid thoughts, where a model may as well speak of calls as make them.
@@ -64,8 +66,10 @@ class ResponseParser:
         *(
             "_client_stops",
             "_buffer",
+            "_call_start",
             "_calls",
             "_ended_by",
+            "_forced",
             "_format",
             "_ends",
             "_pieces",
@@ -110,10 +114,12 @@ class ResponseParser:
         self._open_tag = ""  # the tag that opened the call, given back when it turns out to be none
         self._calls = 0
         self._has_answer = False
+        self._call_start = ""  # of the call that the prompt has begun
+        self._forced = prompt.forced  # until it was made
         if prompt.call_start:
             self._enter("call")
             self._open_tag = next((tag for tag in opens if prompt.call_start.startswith(tag)), "")
-            self._buffer = prompt.call_start.removeprefix(self._open_tag)
+            self._buffer = self._call_start = prompt.call_start.removeprefix(self._open_tag)
             self._pieces = [Piece(self._buffer)] if self._buffer else []
         else:
             self._enter("thinking" if prompt.thinking else self._after(), skip=reasoning is not None)
@@ -143,6 +149,8 @@ class ResponseParser:
     def end(self, finish: Finish) -> Sequence[GenerationEvent]:
         """What was held back, then the finish with its real reason."""
         out = self._flush()
+        if self._forced:
+            raise self._no_call()
         reason = "stop" if self.stopped else finish.reason
         if self._calls and reason == "stop":
             reason = "tool_calls"
@@ -247,8 +255,10 @@ class ResponseParser:
         before: State = "thinking" if self._state == "musing" else "answer"
         token = self._pieces[-1].token if self._pieces else -1
         try:
-            calls = self._format.read(self._buffer[:size], self._tools) if self._format else []
+            calls = self._read(self._buffer[:size])
         except ValueError:
+            if self._forced:
+                raise self._no_call() from None
             self._enter(before)
             if self._open_tag:
                 out.append(Piece(self._open_tag, -1, "thinking" if self._thinking else "answer"))
@@ -261,10 +271,25 @@ class ResponseParser:
             if match:
                 self._stop(match[0])
             return
+        self._forced = self._call_start = ""
         self._drop(size + tag)
         self._calls += len(calls)
         out += [tool_call_piece(call, token) for call in calls]
         self._enter(before, skip=True)
+
+    def _no_call(self) -> AnswerInvalid:
+        return AnswerInvalid(
+            f"The model had to call {self._forced}, and its answer is no complete call.",
+            "Ask again, allow more tokens, or use a larger model.",
+        )
+
+    def _read(self, text: str) -> list[ToolCall]:
+        """The calls in a text; raises ValueError where it is none."""
+        if self._format is None:
+            return []
+        if self._forced:
+            return read_forced(self._format, text, self._tools, self._call_start)
+        return self._format.read(text, self._tools)
 
     # ── text and the tokens it came with ─────────────────────────────────────────────────────────
 

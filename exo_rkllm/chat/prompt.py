@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exo_rkllm.backends.base import Capabilities, GenerationRequest, Message, Model, Tool
+from exo_rkllm.backends.base import Capabilities, GenerationRequest, Ignored, Message, Model, Tool
 from exo_rkllm.chat.chat_format import ChatFormat, chat_format_of
-from exo_rkllm.chat.formats import TOOLS, Reasoning, ToolFormat
+from exo_rkllm.chat.formats import HERMES, Reasoning, ToolFormat
 from exo_rkllm.chat.template_source import TemplateSource
+from exo_rkllm.chat.tool_writers import Writer
 from exo_rkllm.errors import NotSupported, TemplateError, UsageError
 
 
@@ -29,6 +30,8 @@ class Prompt:
     tools: ToolFormat | None = None
     thinking: bool = False  # whether the prompt's end has opened the thoughts
     call_start: str = ""  # the beginning of a call, with which the prompt ends
+    forced: str = ""  # what has to be called: a tool's name, or words for any of them; empty where nothing has
+    ignored: tuple[Ignored, ...] = ()  # what of the request the model cannot do, and the answer does without
 
     @classmethod
     def of(cls, request: GenerationRequest, ends: Sequence[str] = (), **reading: Any) -> Prompt:
@@ -41,44 +44,75 @@ def render(request: GenerationRequest, model: Model, capabilities: Capabilities)
     """What the model's engine is given for the request.
 
     An engine that chats by itself gets the request as it is, and so does one that is asked for numbers; a request with
-    a prompt or with token ids gets the model's ends only. Raises NotSupported or UsageError where the model cannot do
-    what is asked, TemplateError where its template refuses the conversation, CardError where the model's chat
-    format cannot be read.
+    a prompt or with token ids gets the model's ends only. What is merely offered and the model cannot do (tools,
+    thinking) is left out, and named in `ignored`. Raises NotSupported or UsageError where the model cannot do what is
+    demanded, TemplateError where its template refuses the conversation, CardError where the model's chat format cannot
+    be read.
     """
     if not capabilities.images and any(message.images for message in request.messages):
         raise NotSupported(f"{model.id} does not see images.", "Ask without images, or use a model that does.")
     if capabilities.chat or request.output != "text":
-        return Prompt.of(request)
+        request, ignored = (request, ()) if capabilities.tools else without_tools(request, model.id)
+        return Prompt.of(request, ignored=ignored)
     chat_format = chat_format_of(model)
     if request.prompt is not None or request.tokens is not None:
         return Prompt.of(request, chat_format.stop)
-    return _prompt_of(request, chat_format)
+    return _prompt_of(request, chat_format, model.id)
 
 
-def _prompt_of(request: GenerationRequest, chat_format: ChatFormat) -> Prompt:
+def without_tools(request: GenerationRequest, model: str) -> tuple[GenerationRequest, tuple[Ignored, ...]]:
+    """The request for a model that cannot call any; raises NotSupported where it has to."""
+    tools, must_call = choose(request)
+    if must_call is not None:
+        raise NotSupported(
+            f"{model} cannot call tools, and tool_choice demands it.",
+            "Leave tool_choice out, or use a model for which exo-rkllm show lists a tool format.",
+        )
+    messages = tuple(_plain(message, HERMES) for message in request.messages)
+    ignored = (Ignored(("tools",), f"{model} cannot call"),) if tools else ()
+    return dataclasses.replace(request, messages=messages, tools=(), tool_choice="auto"), ignored
+
+
+def _prompt_of(request: GenerationRequest, chat_format: ChatFormat, model: str) -> Prompt:
+    ignored: tuple[Ignored, ...] = ()
+    if chat_format.tools is None:
+        request, ignored = without_tools(request, model)
     if request.thinking and chat_format.reasoning is None:
-        raise NotSupported(f"{request.model or 'This model'} does not think aloud.", "Ask without thinking.")
+        ignored = (*ignored, Ignored(("thinking",), f"is for models that think aloud, and {model} does not"))
     tools, must_call = choose(request)
     messages, template, tool_format = request.messages, chat_format.template, None
     if chat_format.system and not any(message.role == "system" for message in messages):
         messages = with_system(messages, chat_format.system)
-    if tools and chat_format.tools is not None and chat_format.tool_template is not None:
-        template, tool_format = chat_format.tool_template, chat_format.tools
-    elif tools:  # the commonest format, which has to be explained to the model
-        messages, tool_format = with_instructions(messages, tools), TOOLS["hermes"]
+    if tools and chat_format.tools is not None:
+        tool_format = chat_format.tools
+        if chat_format.tool_template is not None:
+            template = chat_format.tool_template
+        else:
+            messages = with_instructions(messages, tools, tool_format)
+    messages, prefix = without_prefix(messages)
     text = render_template(template, messages, tools, thinking=request.thinking)
     text, thinking = _thoughts_open(text, chat_format.reasoning, enabled=request.thinking)
     call_start = tool_format.call_start(must_call) if tool_format is not None and must_call is not None else ""
-    if call_start and thinking:
+    if (call_start or prefix) and thinking:
         text, thinking = _thoughts_open(text, chat_format.reasoning, enabled=False)
     return Prompt.of(
-        dataclasses.replace(request, messages=(), prompt=text + call_start, tools=tools),
+        dataclasses.replace(request, messages=(), prompt=text + prefix + call_start, tools=tools),
         chat_format.stop,
         reasoning=chat_format.reasoning,
         tools=tool_format,
         thinking=thinking,
         call_start=call_start,
+        forced=must_call or "a tool" if must_call is not None else "",
+        ignored=ignored,
     )
+
+
+def without_prefix(messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+    """The conversation up to its answer, and the beginning of that answer where it ends in one."""
+    last = messages[-1] if len(messages) > 1 else None
+    if last is None or last.role != "assistant" or last.tool_calls or not last.content:
+        return messages, ""
+    return messages[:-1], last.content
 
 
 def _thoughts_open(prompt: str, reasoning: Reasoning | None, *, enabled: bool | None) -> tuple[str, bool]:
@@ -99,7 +133,8 @@ def render_template(
     """The template's text for a conversation: a function of plain values, which may run in any process.
 
     Where the template refuses, what differs between templates is tried before its word is final: arguments as text
-    (DeepSeek), and system words said by the user (Gemma). Raises TemplateError with the first refusal.
+    (DeepSeek), all system words at the beginning (Qwen 3.5), and said by the user (Gemma). Raises TemplateError with
+    the first refusal.
     """
     from exo_rkllm.chat.template import compiled  # Jinja is loaded with the first template, not with the daemon
 
@@ -126,6 +161,10 @@ def _attempts(messages: Sequence[Message]) -> Iterator[tuple[Sequence[Message], 
     yield messages, False
     if calls:
         yield messages, True
+    if any(message.role == "system" for message in messages[1:]):
+        yield system_first(messages), False
+        if calls:
+            yield system_first(messages), True
     if any(message.role == "system" for message in messages):
         yield without_system(messages), False
         if calls:
@@ -179,6 +218,12 @@ def with_system(messages: Sequence[Message], words: str) -> tuple[Message, ...]:
     return (Message("system", words), *messages)
 
 
+def system_first(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """All system words in one message in front, for templates that take none amid a conversation."""
+    words = "\n\n".join(message.content for message in messages if message.role == "system" and message.content)
+    return (Message("system", words), *(message for message in messages if message.role != "system"))
+
+
 def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
     """System words in front of the first question, for templates that know no system role (Gemma 2)."""
     words = "\n\n".join(message.content for message in messages if message.role == "system" and message.content)
@@ -210,24 +255,29 @@ def choose(request: GenerationRequest) -> tuple[tuple[Tool, ...], str | None]:
     return request.tools, choice
 
 
-def with_instructions(messages: Sequence[Message], tools: Sequence[Tool]) -> tuple[Message, ...]:
-    """For templates that say nothing of tools: a system message that does, and calls and results as plain words."""
+def with_instructions(
+    messages: Sequence[Message], tools: Sequence[Tool], tool_format: ToolFormat
+) -> tuple[Message, ...]:
+    """For templates that say nothing of tools: a system message that does, and calls as the family writes them."""
     tool_lines = "\n".join(json.dumps(tool_value(tool), ensure_ascii=False) for tool in tools)
     words = (
-        f"You can call tools. These are the tools, one JSON object a line:\n{tool_lines}\n"
-        "To call a tool, answer with nothing but a JSON object between tags, and wait for its result:\n"
-        '<tool_call>\n{"name": NAME, "arguments": OBJECT}\n</tool_call>'
+        f"# Tools\n\nYou can call tools. These are the tools, one JSON object a line:\n<tools>\n{tool_lines}\n</tools>"
+        "\n\nTo call a tool, answer with nothing but the call, in exactly this form, and wait for its result:\n"
+        f"{tool_format.write([('NAME', {'KEY': 'VALUE'})])}"
     )
-    return with_system(tuple(_plain(message) for message in messages), words)
+    return with_system(tuple(_plain(message, tool_format.write) for message in messages), words)
 
 
-def _plain(message: Message) -> Message:
+def _plain(message: Message, write: Writer) -> Message:
+    """Calls and results as words of a conversation whose template knows neither."""
     if message.role == "tool":
         return Message("user", f"<tool_response>\n{message.content}\n</tool_response>")
     if message.tool_calls:
-        calls = "\n".join(
-            f'<tool_call>\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n</tool_call>'
-            for call in message.tool_calls
-        )
+        calls = write([(call.name, _object(call.arguments)) for call in message.tool_calls])
         return Message(message.role, f"{message.content}\n{calls}".strip(), message.reasoning)
     return message
+
+
+def _object(arguments: str) -> Mapping[str, Any]:
+    value = _arguments(arguments)
+    return value if isinstance(value, dict) else {"arguments": arguments}

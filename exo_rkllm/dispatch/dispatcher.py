@@ -17,6 +17,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Model, Piece, Progress
 from exo_rkllm.backends.observer import NullObserver, Observer, RestartReport
+from exo_rkllm.chat.overflow import with_shares
 from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.chat.prompt import render
 from exo_rkllm.dispatch import events as on
@@ -29,7 +30,7 @@ from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
 from exo_rkllm.dispatch.status import DispatchStatus, dispatch_status
 from exo_rkllm.dispatch.stuck import StuckModel, stuck_models
-from exo_rkllm.errors import ExoRkllmError, RunError, RunnerLost
+from exo_rkllm.errors import ContextOverflow, ExoRkllmError, RunError, RunnerLost
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,8 @@ class Dispatcher:
                 yield turn
             engine = turn
             prompt = render(request, model, engine.capabilities)
+            for ignored in prompt.ignored:
+                yield ignored
             parser = ResponseParser(prompt)
             stream = engine.generate(prompt.request)
             try:
@@ -113,6 +116,8 @@ class Dispatcher:
             if active.finish is None:
                 raise RunError(f"The engine of {model.id} ended an answer without saying so.", "exo-rkllm logs")
         except ExoRkllmError as error:
+            if isinstance(error, ContextOverflow):
+                error = await asyncio.to_thread(with_shares, error, request, model)
             active.error = active.error or copy_of(error)
             raise active.error from None
         finally:

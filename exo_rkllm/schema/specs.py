@@ -277,6 +277,7 @@ class Either:
 @dataclass(frozen=True, slots=True)
 class FieldSpec:
     """A named value. `neutral` values are the only ones that can be honoured; `why` says so to whoever sends another.
+    A `droppable` field may be left out of what is asked: other values are taken, and it is for the caller to say so.
 
     `default` holds where the field is absent and its table fills in what is missing; `example` is a value that differs
     from it, for manuals and complaints.
@@ -288,27 +289,38 @@ class FieldSpec:
     required: bool = False
     neutral: tuple[Any, ...] | None = None
     why: str = ""
+    droppable: bool = False
     default: Any = None
     example: Any = None
 
     def check(self, value: Any, where: str) -> Any:
         value = self.kind.check(value, where)
-        if self.neutral is not None and value not in self.neutral:
-            allowed = " or ".join(shown(one) for one in self.neutral) or "absent"
-            raise FieldError(
-                where, f"{where} is {shown(value)}, and {self.why}.", f"Leave it out, or make it {allowed}."
-            )
+        if not self.droppable and (error := self.objection(value, where)) is not None:
+            raise error
         return value
+
+    def objection(self, value: Any, where: str) -> FieldError | None:
+        """Why the value cannot be honoured; None where it can."""
+        if self.neutral is None or value in self.neutral:
+            return None
+        allowed = " or ".join(shown(one) for one in self.neutral) or "absent"
+        return FieldError(where, f"{where} is {shown(value)}, and {self.why}.", f"Leave it out, or make it {allowed}.")
+
+    @property
+    def consequence(self) -> str:
+        """What becomes of values that are not neutral, as a sentence; empty where all are honoured."""
+        verb = "have no effect" if self.droppable else "are refused"
+        return f"Other values {verb}: {self.why}." if self.why else ""
 
     def schema(self) -> Schema:
         schema = self.kind.schema()
-        if self.neutral is not None:
+        if self.neutral is not None and not self.droppable:
             schema = {"enum": list(self.neutral)} if self.neutral else {}
         if not self.required:
             schema = {"anyOf": [schema, {"type": "null"}]} if self.neutral != () else {"type": "null"}
         return {
             **schema,
-            "description": f"{self.about} Other values are refused: {self.why}." if self.why else self.about,
+            "description": f"{self.about} {self.consequence}".rstrip(),
         }
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_rkllm.api.faults import AnswerInvalid
 from exo_rkllm.api.response_format import ResponseFormat, response_format_of
+from exo_rkllm.errors import AnswerInvalid
 
 PLAIN = '{"a": "``` is\\n fine", "b": [1,\n 2]}'
 WRITTEN = (

@@ -19,11 +19,13 @@ from exo_rkllm.backends.base import (
     Finish,
     FinishReason,
     GenerationRequest,
+    Ignored,
     Image,
     Message,
     Model,
     Piece,
     Tool,
+    ToolCall,
     Usage,
 )
 from exo_rkllm.backends.dummy import DummyModel
@@ -34,7 +36,7 @@ from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.chat.prompt import Prompt, message_value, render
 from exo_rkllm.chat.toolcall import new_tool_call, read_tool_call, tool_call_piece
-from exo_rkllm.errors import NotSupported, TemplateError, UsageError
+from exo_rkllm.errors import AnswerInvalid, NotSupported, TemplateError, UsageError
 from tests.chat.conversations import ASK, CLOCK, FINE, HELLO, SYSTEM, WEATHER
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -508,10 +510,35 @@ def test_thoughts_that_the_template_opens_are_closed_where_none_are_wanted(tmp_p
     assert feed(ResponseParser(unwanted), ["Yes."]) == Heard("", "Yes.", (), "stop")
 
 
-def test_thinking_is_refused_where_a_model_cannot(tmp_path: Path) -> None:
+def test_thinking_is_ignored_and_named_where_a_model_cannot(tmp_path: Path) -> None:
     request = GenerationRequest(model="qwen2.5", messages=(ASK,), thinking=True)
-    with pytest.raises(NotSupported, match=re.escape("qwen2.5 does not think aloud.")):
-        render(request, entry(tmp_path, "qwen2.5"), RKLLM)
+    prompt = render(request, entry(tmp_path, "qwen2.5"), RKLLM)
+    assert prompt.ignored == (Ignored(("thinking",), "is for models that think aloud, and qwen2.5 does not"),)
+    assert (
+        prompt.request.prompt
+        == render(dataclasses.replace(request, thinking=None), entry(tmp_path, "qwen2.5"), RKLLM).request.prompt
+    )
+
+
+def test_offered_tools_are_left_out_where_a_model_cannot_call_any(tmp_path: Path) -> None:
+    model = Entry(tmp_path, Card("smollm", weights=Weights("w.rkllm")))
+    request = GenerationRequest(model="smollm", messages=(ASK,), tools=(WEATHER,))
+    prompt = render(request, model, RKLLM)
+    assert prompt.ignored == (Ignored(("tools",), "smollm cannot call"),)
+    assert prompt.request.prompt == render(dataclasses.replace(request, tools=()), model, RKLLM).request.prompt
+    assert prompt.tools is None
+    assert not render(dataclasses.replace(request, tool_choice="none"), model, RKLLM).ignored, (
+        "tool_choice leaves them out already"
+    )
+    with pytest.raises(NotSupported, match="smollm cannot call tools, and tool_choice demands it"):
+        render(dataclasses.replace(request, tool_choice="required"), model, RKLLM)
+
+
+def test_engine_that_chats_without_tools_is_not_given_any(tmp_path: Path) -> None:
+    engine = Capabilities(chat=True, tools=False)
+    prompt = render(GenerationRequest(messages=(ASK,), tools=(WEATHER,)), entry(tmp_path, "qwen2.5"), engine)
+    assert prompt.request.tools == ()
+    assert [one.fields for one in prompt.ignored] == [("tools",)]
 
 
 def test_the_cards_system_words_stand_in_for_missing_ones(tmp_path: Path) -> None:
@@ -558,6 +585,61 @@ def test_a_forced_call_begins_in_the_prompt(way: str) -> None:
     assert begun.startswith(open_)
     parser = ResponseParser(Prompt.of(request, tools=format_, call_start=open_))
     assert feed(parser, [begun.removeprefix(open_), rest]) == Heard("", "", (ROME,), "tool_calls")
+
+
+@pytest.mark.parametrize("way", TOOLS)
+def test_calls_are_written_as_they_are_read(way: str) -> None:
+    text = TOOLS[way].write([("get_weather", {"city": "Rome"})])
+    parser = ResponseParser(Prompt.of(GenerationRequest(prompt="", tools=(WEATHER, CLOCK)), tools=TOOLS[way]))
+    assert feed(parser, [text]) == Heard("", "", (ROME,), "tool_calls")
+
+
+def test_gemmas_arguments_are_written_with_all_their_types() -> None:
+    arguments = {"text": "a", "count": 2, "flags": [True, None], "inner": {"x": 1.5}}
+    text = TOOLS["gemma"].write([("get_weather", arguments)]).removeprefix("<|tool_call>").removesuffix("<tool_call|>")
+    assert json.loads(TOOLS["gemma"].read(text, ())[0].arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    "rest", ['{"city": "Rome"}', '{"city": "Rome"}\n\nI called it.', '{"city": "Rome"}} and more', '{"city": "Rome"}}']
+)
+def test_forced_call_counts_as_soon_as_its_arguments_are_whole(rest: str) -> None:
+    begun = FORCED["hermes"][0]
+    request = GenerationRequest(prompt=begun, tools=(WEATHER,))
+    for pieces in cuts(rest):
+        prompt = Prompt.of(request, tools=TOOLS["hermes"], call_start=begun, forced="get_weather")
+        assert feed(ResponseParser(prompt), pieces) == Heard("", "", (ROME,), "tool_calls")
+
+
+@pytest.mark.parametrize("way", TOOLS)
+@pytest.mark.parametrize("rest", ["", "I would rather talk.", '{"city": "Ro'])
+def test_forced_call_that_is_none_is_an_error_and_no_text(way: str, rest: str) -> None:
+    begun = FORCED[way][0]
+    if way in ("qwen-xml", "minicpm-xml") or (way, rest) == ("minicpm", ""):
+        return  # without parameters it is a whole call
+    parser = ResponseParser(
+        Prompt.of(
+            GenerationRequest(prompt=begun, tools=(WEATHER,)), tools=TOOLS[way], call_start=begun, forced="get_weather"
+        )
+    )
+    with pytest.raises(AnswerInvalid, match="The model had to call get_weather, and its answer is no complete call"):
+        feed(parser, [rest])
+
+
+def test_family_without_tokenizer_files_is_told_of_tools_in_its_own_form(tmp_path: Path) -> None:
+    for name, form in (
+        ("minicpm4", "<|tool_call_start|>\n```python\nNAME(KEY='VALUE')"),
+        ("qwen3.5", "<function=NAME>"),
+    ):
+        model = Entry(tmp_path, Card(name, weights=Weights("w.rkllm")))
+        call = Message("assistant", tool_calls=(ToolCall("call_1", "get_time", "{}"), ToolCall("call_2", "x", "[")))
+        request = GenerationRequest(messages=(ASK, call, Message("tool", "noon")), tools=(CLOCK,))
+        prompt = render(request, model, RKLLM)
+        assert form in str(prompt.request.prompt)
+        assert '<tools>\n{"type": "function", "function": {"name": "get_time"' in str(prompt.request.prompt)
+        assert "<tool_response>\nnoon\n</tool_response>" in str(prompt.request.prompt)
+        assert prompt.tools is not None
+        assert prompt.tools.write([("get_time", {}), ("x", {"arguments": "["})]) in str(prompt.request.prompt)
 
 
 def test_forcing_a_tool_ends_thoughts_and_names_it(tmp_path: Path) -> None:
