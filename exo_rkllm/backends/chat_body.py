@@ -6,7 +6,7 @@ import base64
 from collections.abc import Collection
 from typing import Any
 
-from exo_rkllm.backends.base import GenerationRequest, Message, Sampling, Tool, ToolCall
+from exo_rkllm.backends.base import GenerationRequest, Image, Message, Sampling, Tool, ToolCall
 from exo_rkllm.errors import NotSupported
 
 CHOICES = frozenset({"none", "auto", "required"})
@@ -30,6 +30,9 @@ def body(
     if request.prompt is not None or request.tokens is not None:
         return "/completions", {**fields, "prompt": request.prompt if request.tokens is None else list(request.tokens)}
     fields["messages"] = [message(item) for item in request.messages]
+    if len(request.messages) > 1 and request.messages[-1].role == "assistant" and not request.messages[-1].tool_calls:
+        # The answer is begun already. llama.cpp goes on by itself, vLLM has to be told.
+        fields |= {"add_generation_prompt": False, "continue_final_message": True}
     if request.tools:
         fields["tools"] = [tool(item) for item in request.tools]
         fields["tool_choice"] = choice(request.tool_choice)
@@ -38,16 +41,14 @@ def body(
     return "/chat/completions", fields
 
 
+def data_url(image: Image) -> str:
+    return f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"
+
+
 def message(item: Message) -> dict[str, Any]:
     content: Any = item.content
     if item.images:
-        pictures = [
-            {
-                "type": "image_url",
-                "image_url": {"url": f"data:{image.media_type};base64,{base64.b64encode(image.data).decode()}"},
-            }
-            for image in item.images
-        ]
+        pictures = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in item.images]
         content = [{"type": "text", "text": item.content}, *pictures]
     value: dict[str, Any] = {"role": item.role, "content": content}
     if item.reasoning:

@@ -10,6 +10,7 @@ from exo_rkllm.board import affinity
 from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.driver import is_older
 from exo_rkllm.config import Config
+from exo_rkllm.config.table import SamplingPolicy
 from exo_rkllm.runner.parent import LineSink, RunnerLimits
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.version import order
@@ -29,8 +30,8 @@ class EngineHost:
 
     `runtimes` are the vendor's libraries; without them each load looks for those that are installed. `domain` is the
     NPU address window in which this board's language models start where nothing else is said. `native` are libraries
-    that a model's process opens before the vendor's. `reload`: a request whose sampling the runtime takes at load only
-    has the model loaded again with it, where it would be refused otherwise.
+    that a model's process opens before the vendor's. `sampling` is what becomes of a request whose settings differ from
+    the loaded model's, where the runtime takes them at load only.
     """
 
     report: LineSink
@@ -40,7 +41,7 @@ class EngineHost:
     domain: int = 0
     limits: RunnerLimits = RunnerLimits()
     native: tuple[str, ...] = ()
-    reload: bool = False
+    sampling: SamplingPolicy = "ignore"
 
 
 def engine_host(config: Config, runtimes: Search | None, report: LineSink, root: Path | None = None) -> EngineHost:
@@ -49,7 +50,7 @@ def engine_host(config: Config, runtimes: Search | None, report: LineSink, root:
     Another root is another board, whose CPUs this process need not have.
     """
     root = root or Path(config.board.root)
-    host = EngineHost(report, runtimes, native=config.plugins.native, reload=config.runtime.reloads)
+    host = EngineHost(report, runtimes, native=config.plugins.native, sampling=config.models.sampling)
     board = detect(root)
     if (soc := board.soc) is None:
         return host

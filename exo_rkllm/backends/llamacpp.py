@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from exo_rkllm.backends.adapters import Adapter, adapters_of
 from exo_rkllm.backends.base import Capabilities, GenerationRequest, Model
 from exo_rkllm.backends.chat_body import body as chat_body
 from exo_rkllm.backends.chat_client import ChatClient, ChatServerEngine
@@ -33,6 +34,8 @@ OPTIONS: Mapping[str, EngineOption] = {
     "threads": EngineOption(int, 0, "CPU threads; 0 leaves it to llama.cpp"),
     "gpu_layers": EngineOption(int, 0, "layers for an accelerator that the build knows"),
     "parallel": EngineOption(int, 1, "runs at a time, which share the context"),
+    "loras": EngineOption(dict, {}, "adapters (GGUF): name to a file beside the model, or to its path and scale"),
+    "lora": EngineOption(str, "", "the adapter that answers are given with; empty means none"),
     "load_seconds": EngineOption(float, 300.0, "how long loading may take"),
     "silence_seconds": EngineOption(float, 300.0, "how long it may say nothing; prefill on a CPU is slow"),
 }
@@ -74,11 +77,13 @@ class LlamaCppEngine(ChatServerEngine):
         self._tasks: list[asyncio.Task[None]] = []
         self._context = model.context
         self._images = False
+        self._adapters: list[Adapter] = []
 
     # ── the process ──────────────────────────────────────────────────────────────────────────────
 
     async def initialize(self) -> None:
         path, program = self._file(), self._program()
+        self._adapters = adapters_of(self.model.id, path.parent, self._options["loras"], self._options["lora"])
         port, key = free_port(), secrets.token_hex(24)
         self._client = ChatClient(
             f"llama-server of {self.model.id}",
@@ -143,6 +148,9 @@ class LlamaCppEngine(ChatServerEngine):
         arguments += ["-c", str(self.model.context)] if self.model.context else []
         arguments += ["-t", str(options["threads"])] if options["threads"] else []
         arguments += ["-ngl", str(options["gpu_layers"])] if options["gpu_layers"] else []
+        for adapter in self._adapters:
+            arguments += ["--lora", adapter.path]
+        arguments += ["--lora-init-without-apply"] if self._adapters else []
         return [*arguments, *map(str, options["arguments"])]
 
     async def _ready(self, client: ChatClient) -> None:
@@ -208,7 +216,13 @@ class LlamaCppEngine(ChatServerEngine):
 
     def body(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
         path, value = chat_body(request, self.model.id, self.model.sampling, TAKES, "llama.cpp")
-        return path, {**value, "cache_prompt": self.model.reuse}
+        chosen = request.lora or self._options["lora"]
+        # The server knows adapters by their places among its arguments.
+        scales = [
+            {"id": place, "scale": adapter.scale if adapter.name == chosen else 0.0}
+            for place, adapter in enumerate(self._adapters)
+        ]
+        return path, {**value, "cache_prompt": self.model.reuse, **({"lora": scales} if scales else {})}
 
     async def close(self) -> None:
         """SIGTERM, and SIGKILL after CLOSE seconds."""

@@ -18,6 +18,7 @@ from exo_rkllm.sampling import VLLM
 OPTIONS: Mapping[str, EngineOption] = {
     "base_url": EngineOption(str, "", "where the API is, with its version: http://10.0.0.7:8000/v1"),
     "model": EngineOption(str, "", "the model's name there; empty where it is the same or the only one"),
+    "loras": EngineOption(dict, {}, "adapters: name here to the model's name there, as vLLM serves them"),
     "key": EngineOption(str, "", "file with the key, or the name of one of the service's credentials"),
     "silence_seconds": EngineOption(float, 120.0, "how long the server may say nothing"),
     "parallel": EngineOption(int, 8, "runs at a time"),
@@ -74,7 +75,8 @@ class OpenAIEngine(ChatServerEngine):
         )
 
     def body(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
-        return chat_body(request, self._remote, self.model.sampling, TAKES, self._who, VLLM)
+        remote = self._options["loras"].get(request.lora, self._remote)
+        return chat_body(request, str(remote), self.model.sampling, TAKES, self._who, VLLM)
 
 
 def read_key(reference: str, environment: Mapping[str, str]) -> str:

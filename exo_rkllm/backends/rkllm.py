@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from exo_rkllm.backends.adapters import Adapter, adapters_of
 from exo_rkllm.backends.base import (
     Array,
     Capabilities,
@@ -16,6 +17,7 @@ from exo_rkllm.backends.base import (
     FinishReason,
     GenerationEvent,
     GenerationRequest,
+    Ignored,
     Message,
     Model,
     Piece,
@@ -30,8 +32,7 @@ from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.backends.rkllm_load import (
     OPTIONS,
     SAMPLING,
-    Adapter,
-    adapters_of,
+    VENDOR_SAMPLING,
     check_file,
     choose_runtime,
     load_params,
@@ -75,6 +76,7 @@ class RkllmEngine(Engine):
         self._reload_task: asyncio.Future[ExoRkllmError | None] | None = None
         self._capabilities = Capabilities()
         self._numbers: dict[str, int] = {}
+        self._vocabulary = 0  # how many token ids there are; 0 where the file does not say
         self._ledger = Ledger()
         self._keeps_history = False
         self._clears = True  # before 1.2.0 nothing can be cleared, since nothing is kept between two runs
@@ -95,6 +97,7 @@ class RkllmEngine(Engine):
         if self.model.domain is None and "base_domain_id" not in self.model.options:
             self._options["base_domain_id"] = self._host.domain if takes_domains(release) else 0
         check_file(facts, self._host.platform, release, self.model.context)
+        self._vocabulary = 0 if facts.vocab_size is None else facts.vocab_size.value
         adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"], self._options["lora"])
         runner, session_facts = await Runner.start(
             self.model.id,
@@ -174,6 +177,9 @@ class RkllmEngine(Engine):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         submitted, load = time.monotonic(), 0.0
+        ignored = self._fixed_at_load(request.sampling) if self._host.sampling == "ignore" else ()
+        if ignored:
+            yield Ignored(ignored, "this runtime takes only when the model is loaded")
         # Dispatch gives one run at a time; others may not, and no load may come into a run.
         async with self._load_lock if self._reloads else nullcontext():
             if self._reloads:
@@ -212,7 +218,15 @@ class RkllmEngine(Engine):
 
     @property
     def _reloads(self) -> bool:
-        return self._host.reload and not self._capabilities.sampling_per_run
+        return self._host.sampling == "reload" and not self._capabilities.sampling_per_run
+
+    def _fixed_at_load(self, sampling: Sampling) -> tuple[str, ...]:
+        """The settings of a request that this runtime would have to be loaded again for."""
+        if self._capabilities.sampling_per_run:
+            return ()
+        loaded = {**VENDOR_SAMPLING, **self._loaded_sampling}
+        wanted = self._effective_sampling(sampling)
+        return tuple(sorted(name for name in sampling.explicit() if wanted[name] != loaded[name]))
 
     def _job(self, request: GenerationRequest) -> RunnerJob:
         """The request in the runner's terms; raises NotSupported or UsageError for what the runtime cannot do."""
@@ -222,6 +236,12 @@ class RkllmEngine(Engine):
             raise NotSupported(f"{self.model.id} takes no {what} without a chat template of ours.", IMPORT_HINT)
         if request.output == "logits" and not self._capabilities.logits:
             raise NotSupported(f"{self.model.id} runs on a runtime without logits.", "Install runtime 1.2.0 or newer.")
+        if request.tokens and self._vocabulary and not 0 <= max(request.tokens) < self._vocabulary:
+            raise UsageError(
+                f"The token id {max(request.tokens)} is not in the vocabulary of {self.model.id}, which has "
+                f"{self._vocabulary}.",
+                "Send text: ids of another model's tokenizer (tiktoken's, for instance) mean nothing here.",
+            )
         lora = request.lora or self._options["lora"]
         foreign = bool(self._options["loras"]) and lora != self._adapter
         follows = bool(self._history) and not foreign and request.messages[:-1] == self._history
@@ -230,6 +250,7 @@ class RkllmEngine(Engine):
             prompt=prompt,
             tokens=request.tokens,
             output=request.output,
+            rows=request.rows,
             max_tokens=self._limit(request, prompt, follows=follows),
             sampling=self._sampling(request.sampling),
             lora=lora,
@@ -268,15 +289,17 @@ class RkllmEngine(Engine):
 
     def _sampling(self, sampling: Sampling) -> Mapping[str, float]:
         """Settings for this run. Before runtime 1.3.0 there are none: raises NotSupported where the request's differ
-        from those of the load."""
-        values = self._effective_sampling(sampling)
-        if self._capabilities.sampling_per_run or values == self._loaded_sampling:
-            return values if self._capabilities.sampling_per_run else {}
-        changed = ", ".join(sorted(name for name, value in values.items() if self._loaded_sampling.get(name) != value))
+        from those of the load and are to be refused."""
+        if self._capabilities.sampling_per_run:
+            return self._effective_sampling(sampling)
+        changed = self._fixed_at_load(sampling)
+        if self._host.sampling != "refuse" or not changed:
+            return {}
         raise NotSupported(
-            f"This runtime takes {changed} only when {self.model.id} is loaded; per request needs 1.3.0 or newer.",
-            "exo-rkllm runtime --install FILE, or set it under [sampling] in the model's model.toml, or have the model "
-            'loaded again for such requests: [runtime] sampling = "reload"',
+            f"This runtime takes {', '.join(changed)} only when {self.model.id} is loaded; per request needs 1.3.0 or "
+            "newer.",
+            "exo-rkllm runtime --install FILE, or set it under [sampling] in the model's model.toml, or have it "
+            'ignored or the model loaded again: [models] sampling = "ignore" or "reload"',
         )
 
     def _remember(self, request: GenerationRequest, answer: str, done: RunDone) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from exo_rkllm.backends.base import Model, Sampling
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption
-from exo_rkllm.errors import ModelNotFound, NotSupported, RuntimeMissing, UsageError
+from exo_rkllm.errors import NotSupported, RuntimeMissing
 from exo_rkllm.runtime import locate, modelfile, selection, version
 from exo_rkllm.runtime.abi.shared import SAMPLING_NAMES
 from exo_rkllm.runtime.ends import end_tokens
@@ -40,10 +39,11 @@ OPTIONS: Mapping[str, EngineOption] = {
 }
 # The vendor's settings: no seed, no min_p, no bias of tokens.
 SAMPLING = frozenset(SAMPLING_NAMES)
+# What a model is loaded with where neither card nor request says otherwise.
+VENDOR_SAMPLING: Mapping[str, float] = {name: getattr(LoadParams(""), name) for name in SAMPLING_NAMES}
 LOG_LEVEL = "RKLLM_LOG_LEVEL"
 # Options that are parameters of the load by the same name.
 PARAMETERS = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
-LORAS_HINT = "Correct loras under [options] in the model's model.toml"
 
 
 def sampling_of(sampling: Sampling, model: str) -> dict[str, float]:
@@ -102,31 +102,3 @@ def load_params(
         **{name: options[name] for name in PARAMETERS},
         **sampling,  # type: ignore[arg-type]  # integers stay integers
     )
-
-
-class Adapter(NamedTuple):
-    name: str
-    path: str
-    scale: float
-
-
-def adapters_of(model: str, folder: Path, loras: Mapping[str, object], default: str) -> list[Adapter]:
-    """The adapters that a card names under `loras`: `NAME`, a file, or a table with `path` and `scale`.
-
-    A relative path is one from the model's own `folder`. Raises before a load begins: UsageError for a table that is
-    none, or a `default` adapter that is not among them, and ModelNotFound for a file that cannot be read.
-    """
-    if default and default not in loras:
-        raise UsageError(f"{model} is to answer with the adapter {default}, which is none of its loras.", LORAS_HINT)
-    adapters = []
-    for name, value in loras.items():
-        path, scale = (value.get("path"), value.get("scale", 1.0)) if isinstance(value, dict) else (value, 1.0)
-        if not isinstance(path, str) or isinstance(scale, bool) or not isinstance(scale, int | float):
-            raise UsageError(f"{model}'s adapter {name} is neither a file nor a table of path and scale.", LORAS_HINT)
-        adapter = Adapter(name, str(folder / path), float(scale))
-        if not Path(adapter.path).is_file() or not os.access(adapter.path, os.R_OK):
-            raise ModelNotFound(
-                f"{adapter.path}, the file of {model}'s adapter {name}, is not there or can't be read.", LORAS_HINT
-            )
-        adapters.append(adapter)
-    return adapters

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from exo_rkllm import dispatch
 from exo_rkllm.assembly import LocalSource, Node, is_file
-from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Model, Piece, Sampling
+from exo_rkllm.backends.base import Finish, GenerationRequest, Ignored, Message, Model, Piece, Sampling
 from exo_rkllm.backends.registry import BUILT_IN
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.cli import place
@@ -192,6 +192,8 @@ class TerminalChat:
                         self._take(event, pieces)
                     elif isinstance(event, Finish):
                         self._print_finish(event)
+                    elif isinstance(event, Ignored):
+                        print(f"({', '.join(event.fields)}, which {event.why}, has no effect.)", file=sys.stderr)
         except ExoRkllmError:
             if pieces and not self._args.json:
                 print(flush=True)  # the reason has a line of its own

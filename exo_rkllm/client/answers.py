@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Piece, Timings, Usage
+from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Ignored, Piece, Timings, Usage
 from exo_rkllm.client.control import LOGS, WENT_AWAY, Client
 from exo_rkllm.errors import RunnerLost, from_code
 
@@ -83,11 +83,13 @@ def fields_of(request: GenerationRequest) -> dict[str, Any]:
 
 
 def event_of(line: dict[str, Any]) -> GenerationEvent | None:
-    """A piece or the end; None for progress. Raises the error that a line carries."""
+    """A piece, the end, or what was ignored; None for progress. Raises the error that a line carries."""
     if "error" in line:
         raise from_code(**line["error"])
     if "text" in line:
         return Piece(line["text"], line["token"], line["kind"])
+    if "ignored" in line:
+        return Ignored(tuple(line["ignored"]["fields"]), line["ignored"]["why"])
     if "finish" not in line:
         return None
     end = line["finish"]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 
-from exo_rkllm.config.table import SECTIONS, TABLE, VARIABLES, Config, assigned
+from exo_rkllm.config.table import (
+    ALIASES_ABOUT,
+    ALIASES_EXAMPLE,
+    SECTIONS,
+    TABLE,
+    VARIABLES,
+    Config,
+    aliases_lines,
+    assigned,
+)
 from exo_rkllm.schema import toml
 from exo_rkllm.schema.quantities import written
 from exo_rkllm.schema.specs import FieldSpec
@@ -33,7 +42,8 @@ need a restart."""
 
 
 def default_file() -> str:
-    return HEAD + "".join(f"\n# {_about(section)}\n[{section}]\n{_lines(section)}" for section in TABLE)
+    sections = (f"\n# {_about(section)}\n[{section}]\n{_lines(section)}" for section in TABLE)
+    return HEAD + "".join(sections) + f"\n# {ALIASES_ABOUT}\n[aliases]\n# {aliases_lines(ALIASES_EXAMPLE)}\n"
 
 
 def _lines(section: str) -> str:
@@ -61,6 +71,7 @@ def page() -> str:
             if of == section
         ]
         parts.append("\n".join(rows))
+    parts.append(f"## `[aliases]`\n\n{ALIASES_ABOUT}\n\n```toml\n[aliases]\n{aliases_lines(ALIASES_EXAMPLE)}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -77,6 +88,7 @@ def _in_force(config: Config) -> Iterator[str]:
         for spec in table.fields:
             value = getattr(getattr(config, section), spec.name)
             yield assigned(spec, value) + ("" if value == spec.default else "  # set")
+    yield f"\n[aliases]\n{aliases_lines(config.aliases)}".rstrip()
 
 
 def _value(spec: FieldSpec, value: object) -> str:

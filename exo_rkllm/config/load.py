@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.config.places import Places, places
-from exo_rkllm.config.table import CONFIG, SECTIONS, TABLE, VARIABLES, Config, assigned
+from exo_rkllm.config.table import (
+    ALIASES_EXAMPLE,
+    CONFIG,
+    SECTIONS,
+    TABLE,
+    VARIABLES,
+    Config,
+    aliases_lines,
+    assigned,
+)
 from exo_rkllm.errors import ConfigError
 from exo_rkllm.schema import toml
 from exo_rkllm.schema.specs import FieldError, from_text, nearest
@@ -79,6 +88,8 @@ def read_variables(environment: Mapping[str, str]) -> Values:
 def _example(path: str) -> str:
     """The hint of a wrong value: a correct line, or the header of a section."""
     section, _, key = path.partition("[")[0].partition(".")
+    if section == "aliases":
+        return f"For example: {aliases_lines(ALIASES_EXAMPLE)}"
     spec = TABLE[section].field(key)
     return f"For example: {assigned(spec, spec.example)}" if spec else f"Write [{section}] on a line of its own."
 
@@ -90,7 +101,9 @@ def _merge(values: Values, more: Values) -> None:
 
 def _config(values: Values, read: Sequence[Path]) -> Config:
     return Config(
-        **{name: build(section, values[name]) for name, section in SECTIONS.items()}, files=tuple(map(str, read))
+        **{name: build(section, values[name]) for name, section in SECTIONS.items()},
+        aliases=values.get("aliases", {}),
+        files=tuple(map(str, read)),
     )
 
 

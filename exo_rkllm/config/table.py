@@ -8,11 +8,12 @@ from typing import Any, Literal, TypeAlias
 
 from exo_rkllm.schema import toml
 from exo_rkllm.schema.quantities import Bytes, Seconds, written
-from exo_rkllm.schema.specs import FieldSpec, List, ObjectSpec, Switch, Text, Whole
+from exo_rkllm.schema.specs import FieldSpec, Free, List, ObjectSpec, Switch, Text, Whole
 from exo_rkllm.schema.tables import object_of, row
 
 Placement: TypeAlias = Literal["own", "dashboard"]
 ErrorForm: TypeAlias = Literal["answer", "error"]
+SamplingPolicy: TypeAlias = Literal["ignore", "reload", "refuse"]
 TEXT, TEXTS, PORT = Text(), List(Text()), Whole(0, 65535)
 AUTO = "auto"  # the namespace of the one cluster that is discovered
 
@@ -49,7 +50,11 @@ class ApiSettings:
         ("rock5.local",),
     )
     origins: tuple[str, ...] = row(
-        TEXTS, "Web origins whose pages may call the API; `*` allows any.", (), ("https://chat.example.org",)
+        TEXTS,
+        "Web origins whose pages may call the API, besides those of loopback, apps (`app://`, `tauri://`, "
+        "`vscode-webview://`) and browser extensions; `*` allows any.",
+        (),
+        ("https://chat.example.org",),
     )
     body_bytes: int = row(
         Bytes(1), "Maximum size of a request, including the images of a conversation.", 32_000_000, 64_000_000
@@ -60,8 +65,9 @@ class ApiSettings:
     )
     strict: bool = row(
         Switch(),
-        "Refuse requests with sampling settings that the model's engine does not support, or with a `keep_alive` that "
-        "the client may not set. Otherwise these are ignored and listed in the response's `X-Ignored-Fields`.",
+        "Refuse requests that set what has no effect on the answer: sampling settings that the model's engine does not "
+        "support, tools that the model cannot call, thinking of a model that does not think, a `keep_alive` that the "
+        "client may not set. Otherwise these are ignored and listed in the response's `X-Ignored-Fields`.",
         False,
         True,
     )
@@ -91,6 +97,14 @@ class ModelSettings:
     max_loaded: int = row(Whole(0), "Maximum number of models loaded at the same time; 0 means as many as fit.", 0, 2)
     reserve_memory: int = row(
         Bytes(), "Memory that loading a model must leave free for the rest of the system.", 256 << 20, 1 << 30
+    )
+    sampling: SamplingPolicy = row(
+        Text(("ignore", "reload", "refuse")),
+        "How to handle a request with other sampling settings than the loaded model's, if the library accepts them "
+        "only at load (before 1.3.0): `ignore` answers with the loaded ones and lists the others in "
+        "`X-Ignored-Fields`, `reload` loads the model again with the new settings, `refuse` refuses the request.",
+        "ignore",
+        "reload",
     )
 
 
@@ -135,17 +149,6 @@ class RuntimeSettings:
     log_level: int = row(
         Whole(0, 2), "What the library logs: 0 warnings and errors, 1 also timings and memory, 2 everything.", 0, 1
     )
-    sampling: str = row(
-        Text(("refuse", "reload")),
-        "How to handle a request with other sampling settings than the loaded model's, if the library accepts them "
-        "only at load (before 1.3.0): `refuse` refuses it, `reload` loads the model again with the new settings.",
-        "refuse",
-        "reload",
-    )
-
-    @property
-    def reloads(self) -> bool:
-        return self.sampling == "reload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,13 +309,23 @@ class Config:
     plugins: PluginSettings = field(default_factory=PluginSettings)
     classic: ClassicSettings = field(default_factory=ClassicSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
 
 
-SECTIONS: Mapping[str, Any] = {one.name: one.default_factory for one in fields(Config) if one.default is MISSING}
+ALIASES_ABOUT = (
+    "Other names for models, for programs that ask for a fixed one. A name with a dot or a colon wants quotes."
+)
+ALIASES_EXAMPLE = {"gpt-4o": "qwen3-4b"}
+SECTIONS: Mapping[str, Any] = {
+    one.name: one.default_factory for one in fields(Config) if one.default is MISSING and one.name != "aliases"
+}
 TABLE: Mapping[str, ObjectSpec] = {name: object_of(section) for name, section in SECTIONS.items()}
 CONFIG = ObjectSpec(
-    "Config", tuple(FieldSpec(name, table, "") for name, table in TABLE.items()), strict=True, noun="section"
+    "Config",
+    (*(FieldSpec(name, table, "") for name, table in TABLE.items()), FieldSpec("aliases", Free(Text(least=1)), "")),
+    strict=True,
+    noun="section",
 )
 # Section and key that each environment variable sets.
 VARIABLES: Mapping[str, tuple[str, FieldSpec]] = {
@@ -325,3 +338,8 @@ VARIABLES: Mapping[str, tuple[str, FieldSpec]] = {
 def assigned(spec: FieldSpec, value: Any) -> str:
     """A line of a configuration file."""
     return f"{spec.name} = {toml.value_of(written(spec.kind, value))}"
+
+
+def aliases_lines(aliases: Mapping[str, str]) -> str:
+    """The section [aliases] of a configuration file."""
+    return toml.dumps(aliases).strip()

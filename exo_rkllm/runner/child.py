@@ -209,7 +209,7 @@ class Child:
             if clears and (job.clear_first or vectors):
                 session.clear_kv()
             stats = session.run(
-                inputs_of(job, task.fds), on_token, spec_of(job), self._on_rows(run) if vectors else None
+                inputs_of(job, task.fds), on_token, spec_of(job), self._on_rows(run, job.rows) if vectors else None
             )
             if clears and vectors:
                 # Without it such runs slowed down from 0.3 to 26 s within hours (rkllama PR 139, RK3588).
@@ -219,8 +219,10 @@ class Child:
         self._send_log()
         self._send_json(FrameKind.DONE, run, {**stats.to_json(), "stopped": stopped})
 
-    def _on_rows(self, run: int) -> OnRows:
+    def _on_rows(self, run: int, most: int) -> OnRows:
         def on_rows(kind: str, rows: int, width: int, view: memoryview[float]) -> None:
+            if most and rows > most:
+                view, rows = view[(rows - most) * width :], most
             fd = wire.memory_file(f"{kind}-{run}", view)
             try:
                 head = {"output": kind, "rows": rows, "width": width}

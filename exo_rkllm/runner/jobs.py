@@ -35,6 +35,7 @@ class RunnerJob:
     tokens: Sequence[int] | None = None
     arrays: Sequence[Mapping[str, Any]] = ()
     output: str = "text"
+    rows: int = 0  # the last ones only; 0 means all. A row of logits has some 600 kB
     max_tokens: int | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
     lora: str = ""

@@ -79,6 +79,20 @@ def make(path: Path, context: int = 4096) -> Path:
     return path
 
 
+def make_adapter(path: Path, letter: str) -> Path:
+    """A LoRA adapter with which the model says nothing but `letter`."""
+    values: dict[str, Any] = {
+        "general.type": "adapter",
+        "general.architecture": "llama",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": 1.0,
+    }
+    ones = struct.pack(f"<{WIDTH}f", *[1.0] * WIDTH)
+    loud = _row(BYTES + ord(letter), 100.0)
+    write(path, values, {"output.weight.lora_a": ((WIDTH, 1), ones), "output.weight.lora_b": ((1, WIDTH), loud)})
+    return path
+
+
 def _outputs() -> Iterator[bytes]:
     """Row t is what speaks for token t: the feature of the byte before it; for the end, that of `z`."""
     last = BYTES + ord("z")

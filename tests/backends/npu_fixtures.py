@@ -13,6 +13,7 @@ from exo_rkllm.backends.base import JSON
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.backends.rkllm_file import RkllmFile
+from exo_rkllm.config.table import SamplingPolicy
 from exo_rkllm.runtime.locate import only
 from tests.simulated import Library
 
@@ -41,7 +42,7 @@ class Card(RkllmFile):
 
 @pytest.fixture
 def opened(library: Library, board_root: Path) -> Callable[..., Any]:
-    """`async with opened(model, options, version="1.3.0", reload=False) as engine`."""
+    """`async with opened(model, options, version="1.3.0", policy="refuse") as engine`."""
 
     @asynccontextmanager
     async def open_one(
@@ -49,11 +50,11 @@ def opened(library: Library, board_root: Path) -> Callable[..., Any]:
         options: Mapping[str, JSON] | None = None,
         version: str = "1.3.0",
         *,
-        reload: bool = False,
+        policy: SamplingPolicy = "refuse",
         **fields: Any,
     ) -> AsyncIterator[RkllmEngine]:
         engine = RkllmEngine(
-            Card(model, options or {}, **fields), EngineHost(lambda _: None, only(library(version)), reload=reload)
+            Card(model, options or {}, **fields), EngineHost(lambda _: None, only(library(version)), sampling=policy)
         )
         await engine.initialize()
         try:

@@ -23,7 +23,7 @@ from exo_rkllm.catalogue.card import Card, Weights
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import ModelNeeds
-from exo_rkllm.errors import ContextOverflow, LoadError, NotSupported, OutOfMemory, RunnerLost
+from exo_rkllm.errors import ContextOverflow, LoadError, ModelNotFound, NotSupported, OutOfMemory, RunnerLost
 from tests.backends import alphabet
 from tests.backends.llama_programs import MISSING, REPOSITORY, program
 
@@ -188,6 +188,30 @@ async def test_setting_without_a_name_at_llama_cpp_is_refused(engine: Any) -> No
 
 
 # ── a start that fails ───────────────────────────────────────────────────────────────────────────
+
+
+async def test_adapter_answers_where_a_request_or_the_card_names_it(
+    make: Make, said: list[str], tmp_path: Path
+) -> None:
+    alphabet.make_adapter(tmp_path / "loud.gguf", "!")
+
+    async def said_by(engine: Any, lora: str = "") -> str:
+        greedy = Sampling(temperature=0.0)
+        request = GenerationRequest(prompt="w", max_tokens=3, sampling=greedy, lora=lora)
+        return (await answer(engine, request))[0]
+
+    engine = await loaded(make(loras={"loud": "loud.gguf"}), said)
+    try:
+        assert [await said_by(engine, lora) for lora in ("", "loud", "")] == ["xyz", "!!!", "xyz"]
+    finally:
+        await engine.close()
+    engine = await loaded(make(loras={"quiet": {"path": "loud.gguf", "scale": 0.0001}}, lora="quiet"), said)
+    try:
+        assert await said_by(engine) == "xyz"
+    finally:
+        await engine.close()
+    with pytest.raises(ModelNotFound, match="the file of m's adapter gone"):
+        await loaded(make(loras={"gone": "gone.gguf"}), said)
 
 
 async def test_a_file_that_was_cut_is_named_with_the_reason(make: Make, said: list[str], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ Opened = Callable[..., AbstractAsyncContextManager[RkllmEngine]]
 
 @pytest.fixture
 def reloading(opened: Opened) -> Opened:
-    return functools.partial(opened, version="1.2.3", reload=True, sampling=COLD)
+    return functools.partial(opened, version="1.2.3", policy="reload", sampling=COLD)
 
 
 async def heard(engine: RkllmEngine, sampling: Sampling, prompt: str = "go") -> list[GenerationEvent]:
@@ -113,10 +113,10 @@ async def test_other_sampling_is_refused_unless_reload_is_configured(
     reloading: Opened, make_model: Callable[..., Path]
 ) -> None:
     model = make_model(reply=DICE, template="none")
-    async with reloading(model, reload=False) as engine:
+    async with reloading(model, policy="refuse") as engine:
         with pytest.raises(NotSupported, match="temperature, top_k, top_p only when") as caught:
             await heard(engine, HOT)
-        assert '[runtime] sampling = "reload"' in caught.value.hint
+        assert '[models] sampling = "ignore" or "reload"' in caught.value.hint
     async with reloading(model, version="1.3.0") as engine:
         before = engine.pid
         assert words(await heard(engine, HOT)) != GREEDY
