@@ -88,6 +88,7 @@ class Node:
         self._root = root or Path(config.board.root)
         self._report = report
         self.catalogue = Catalogue(models)
+        self.catalogue.aliases = config.aliases
         self.use_plugins(loaded)
 
     def use_plugins(self, loaded: LoadedPlugins) -> None:

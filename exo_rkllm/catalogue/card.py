@@ -11,6 +11,7 @@ from typing import Any
 
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.catalogue import names
+from exo_rkllm.catalogue.retrieval import EmbeddingSettings, RerankSettings
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.errors import CardError
 from exo_rkllm.sampling import Sampling
@@ -35,6 +36,7 @@ class Card:
 
     id: str
     name: str = ""
+    alias_of: str = ""  # the id of the model that this entry is another name for, and nothing else
     engine: str = "rkllm"
     base_model: str = ""
     source: str = ""  # ORG/REPO@REVISION:FILE
@@ -50,6 +52,8 @@ class Card:
     weights: Weights | None = row(object_of(Weights))
     sampling: Sampling = row(object_of(Sampling), factory=Sampling)
     chat: ChatSettings = row(object_of(ChatSettings), factory=ChatSettings)
+    embedding: EmbeddingSettings = row(object_of(EmbeddingSettings), factory=EmbeddingSettings)
+    rerank: RerankSettings = row(object_of(RerankSettings), factory=RerankSettings)
     options: Mapping[str, JSON] = row(Free(), factory=dict)  # the engine's own, checked there
 
 
@@ -78,7 +82,7 @@ def _engine_of(read: Mapping[str, Any], suffixes: Mapping[str, str]) -> str:
     weights = read.get("weights")
     by_suffix = suffixes.get(PurePath(weights["file"]).suffix.lower(), "rkllm") if weights else "rkllm"
     engine: str = read.get("engine", by_suffix)
-    if engine == "rkllm" and not weights:
+    if engine == "rkllm" and not weights and "alias_of" not in read:
         raise FieldError("weights", "weights is missing.", 'Add: [weights] with file = "NAME.rkllm"')
     return engine
 

@@ -184,8 +184,9 @@ async def _import(
             async with Hub(access) as hub, aclosing(fetch_companions(hub, stage, None, base)) as notes:
                 async for note in notes:
                     yield note
-        if settings.unused:
-            yield PullProgress("note", f"not taken over from the Modelfile: {', '.join(settings.unused)}")
+        unused = [*settings.unused, *(key for key in ("template", "adapter") if getattr(settings, key))]
+        if unused:
+            yield PullProgress("note", f"not taken over from the Modelfile: {', '.join(unused).upper()}")
         make = functools.partial(
             describe.describe,
             stage,
@@ -193,7 +194,7 @@ async def _import(
             id=id_,
             path=f"{folder.name}/{file.name}" if folder else file.name,
             base_model=base[0] if base else "",
-            chat=ChatSettings(system=settings.system),
+            chat=ChatSettings(system=settings.system, stop=settings.stop),
             settings=settings.sampling,
             context=settings.context,
             contributions=catalogue.contributions,

@@ -1,4 +1,4 @@
-"""rkllama's Modelfile: one KEY=VALUE (or Ollama's KEY VALUE) a line, as far as a card has a place for it."""
+"""rkllama's and Ollama's Modelfiles: lines of KEY=VALUE or [PARAMETER] KEY VALUE, as far as a card has a place."""
 
 from __future__ import annotations
 
@@ -29,21 +29,28 @@ class Modelfile:
     context: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     unused: tuple[str, ...] = ()
+    template: str = ""
+    adapter: str = ""
+    stop: tuple[str, ...] = ()
 
 
 def parse(text: str, where: str = FILE) -> Modelfile:
-    values = _pairs(text)
+    pairs = _pairs(text)
+    values = dict(pairs)
     sampling = {
         row.name: _number(values[key], row.kind, key, where) for key, row in SAMPLING.items() if values.get(key)
     }
     context = next((_number(values[key], Whole(), key, where) for key in CONTEXT if values.get(key)), 0)
-    used = {*SAMPLING, *CONTEXT, "FROM", "HUGGINGFACE_PATH", "SYSTEM"}
+    used = {*SAMPLING, *CONTEXT, "FROM", "HUGGINGFACE_PATH", "SYSTEM", "TEMPLATE", "ADAPTER", "STOP"}
     return Modelfile(
         weights=values.get("FROM", ""),
         base_model=values.get("HUGGINGFACE_PATH", ""),
         system=values.get("SYSTEM", ""),
         context=max(context, 0),
         sampling=Sampling(**sampling),
+        template=values.get("TEMPLATE", ""),
+        adapter=values.get("ADAPTER", ""),
+        stop=tuple(value for key, value in pairs if key == "STOP" and value),
         unused=tuple(key for key in values if key not in used),
     )
 
@@ -63,8 +70,8 @@ def read(folder: Path) -> Modelfile | None:
     return parse(raw.decode("utf-8", "replace"), str(path))
 
 
-def _pairs(text: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
+def _pairs(text: str) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
     lines = iter(text.splitlines())
     for line in lines:
         pair = LINE.match(line)
@@ -78,7 +85,7 @@ def _pairs(text: str) -> dict[str, str]:
             value = value.partition('"""')[0]
         elif len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
             value = value[1:-1]
-        pairs[key] = value.strip()
+        pairs.append((key, value.strip()))
     return pairs
 
 

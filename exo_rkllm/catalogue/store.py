@@ -17,8 +17,10 @@ from pathlib import Path
 from exo_rkllm.backends.base import JSON, Sampling, Tokenizer
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import names, staging
+from exo_rkllm.catalogue.aliases import alias_table, target_of
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
+from exo_rkllm.catalogue.stamps import stamp_of
 from exo_rkllm.catalogue.tokenizer import plugin_tokenizer, read_tokenizer
 from exo_rkllm.chat.chat_format import ChatFormat, ChatModel, model_type
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
@@ -62,6 +64,12 @@ class Entry(ChatModel):
         return self.card.options
 
     @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that a request may choose from."""
+        loras = self.card.options.get("loras")
+        return tuple(loras) if isinstance(loras, Mapping) else ()
+
+    @property
     def sampling(self) -> Sampling:
         return self.card.sampling
 
@@ -79,6 +87,14 @@ class Entry(ChatModel):
         """The plugin's spec for such models, if there is one."""
         config_type = model_type(self.folder) if self._contributions.specs else None
         return self._contributions.spec(self.card.chat.family, config_type, *cards.telling_names(self.card))
+
+    @cached_property
+    def family(self) -> str:
+        """The row of the families that the model belongs to: the card's, or what its files and names mean."""
+        named = self.card.chat.family
+        if named not in ("", "none"):
+            return named
+        return self._contributions.family(model_type(self.folder), *cards.telling_names(self.card))
 
     @property
     def preload(self) -> Preload:
@@ -101,7 +117,7 @@ class Entry(ChatModel):
     def chat_format(self) -> ChatFormat:
         """Read once, and again when the template's file changes: owners edit templates in place."""
         template = self.card.chat.template
-        stamp = _stamp(self.folder, *([self.folder / template] if template else []))
+        stamp = stamp_of(self.folder, *([self.folder / template] if template else []))
         if self._chat_format is None or self._chat_format[0] != stamp:
             self._chat_format = stamp, self._contributions.chat_format(self.folder, self.card)
         return self._chat_format[1]
@@ -119,19 +135,7 @@ class Problem:
 class Listing:
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
-
-
-def _stamp(*paths: Path) -> tuple[int, ...]:
-    """A value that changes whenever one of the files does."""
-    return tuple(number for path in paths for number in _stat(path))
-
-
-def _stat(path: Path) -> tuple[int, ...]:
-    try:
-        stat = path.stat()
-    except OSError:
-        return (0,)
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+    aliases: tuple[Entry, ...] = ()
 
 
 class Catalogue:
@@ -140,6 +144,7 @@ class Catalogue:
     def __init__(self, directory: Path, contributions: PluginContributions = EMPTY) -> None:
         self.directory = directory
         self.contributions = contributions
+        self.aliases: Mapping[str, str] = {}  # the configuration's: a name, and the model that it means
         self._cache: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
         self._listeners: set[Callable[[], None]] = set()
 
@@ -181,7 +186,7 @@ class Catalogue:
             if child.name.startswith(".") or not (is_link or child.is_dir(follow_symlinks=False)):
                 continue
             folder = self.directory / child.name
-            stamp = _stamp(folder, folder / cards.FILE)
+            stamp = stamp_of(folder, folder / cards.FILE)
             former_stamp, former = self._cache.get(child.name, ((), None))
             # What is broken is read every time: its repair may come within the same tick of the file system's clock.
             valid = stamp == former_stamp and isinstance(former, Entry)
@@ -191,8 +196,9 @@ class Catalogue:
         self._cache = cache
         found = [one for _, one in cache.values()]
         return Listing(
-            tuple(one for one in found if isinstance(one, Entry)),
+            tuple(one for one in found if isinstance(one, Entry) and not one.card.alias_of),
             tuple(one for one in found if isinstance(one, Problem)),
+            tuple(one for one in found if isinstance(one, Entry) and one.card.alias_of),
         )
 
     def list(self) -> tuple[Entry, ...]:
@@ -207,9 +213,12 @@ class Catalogue:
         raise self._unknown(name, listing.problems)
 
     def resolve(self, name: str) -> Entry:
-        """The one entry that a name as people and clients say it means; see `names.matching` for the rule."""
+        """The one entry that a name as people and clients say it means: id, alias, or what `names.matching` says."""
         listing = self.scan()
         entries = {entry.id: entry for entry in listing.entries}
+        if name in entries:
+            return entries[name]
+        name = target_of(name, self._alias_table(listing)) or name
         matches = names.matching(name, [names_of(entry.card) for entry in entries.values()])
         if len(matches) > 1:
             ids = ", ".join(sorted(match.id for match in matches))
@@ -217,6 +226,26 @@ class Catalogue:
         if not matches:
             raise self._unknown(name, listing.problems)
         return entries[matches[0].id]
+
+    def resolve_adapter(self, name: str) -> tuple[Entry, str]:
+        """The entry that a name means, and the LoRA adapter behind a colon where that is one of its own."""
+        stem, colon, adapter = name.rpartition(":")
+        if colon:
+            with contextlib.suppress(ModelNotFound):
+                if adapter in (entry := self.resolve(stem)).adapters:
+                    return entry, adapter
+        return self.resolve(name), ""
+
+    def _alias_table(self, listing: Listing) -> dict[str, str]:
+        return alias_table(self.aliases, (alias.card for alias in listing.aliases))
+
+    def aliased(self) -> dict[str, Entry]:
+        """Every alias with the entry that it means; those that mean nothing (any more) are left out."""
+        listing, found = self.scan(), dict[str, Entry]()
+        for alias in self._alias_table(listing):
+            with contextlib.suppress(ModelNotFound):
+                found[alias] = self.resolve(alias)
+        return {alias: entry for alias, entry in found.items() if alias != entry.id}
 
     def _unknown(self, name: str, problems: Iterable[Problem] = ()) -> ExoRkllmError:
         """The reason why the folder of that name is no entry, or that there is none."""
@@ -318,7 +347,8 @@ class Catalogue:
                     f"There is a model {id_!r} already.", f"exo-rkllm rm {id_}, or choose --name"
                 ) from None
             staging.sync(self.directory)
-        return self.get(id_)
+        listing = self.scan()
+        return next(entry for entry in (*listing.entries, *listing.aliases) if entry.id == id_)
 
     def set_option(self, name: str, key: str, value: str) -> Path:
         """Write one text among the [options] of an entry's card, in one step; returns the card's path.
@@ -344,7 +374,7 @@ class Catalogue:
         """The name, if `remove` takes it: an entry's full id, or that of a folder that is broken."""
         listing = self.scan()
         broken = {problem.folder.name for problem in listing.problems if not problem.folder.is_symlink()}
-        if name not in broken | {entry.id for entry in listing.entries}:
+        if name not in broken | {entry.id for entry in (*listing.entries, *listing.aliases)}:
             raise self._unknown(name)
         return name
 

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +194,7 @@ class Daemon:
 
     def _apply(self) -> None:
         set_level(self.config.log.level)
+        self.node.catalogue.aliases = self.config.aliases
         pinned = self._pinned()
         self.dispatcher.reconfigure(limits(self.config, self.hardware.board, pinned))
         self._update_availability()
@@ -319,6 +320,9 @@ def differing(old: Config, new: Config, among: tuple[str, ...] = ()) -> list[str
         if section.name == "files":
             continue
         before, after = getattr(old, section.name), getattr(new, section.name)
+        if not is_dataclass(before):  # aliases
+            names += [section.name] if before != after else []
+            continue
         names += [
             f"{section.name}.{key.name}"
             for key in fields(before)
