@@ -16,6 +16,10 @@ from exo_rkllm.api.context import ApiKey, ApiServerSettings, Caller
 from exo_rkllm.api.faults import Forbidden, KeyNeeded
 from exo_rkllm.api.rights import Right
 
+# Pages that are programs on their user's own machine, which Ollama admits as well: apps, editors, browser extensions.
+APP_SCHEMES = frozenset(
+    ("app", "tauri", "vscode-webview", "vscode-file", "chrome-extension", "moz-extension", "safari-web-extension")
+)
 # `[address]` or a name, and a port. A browser sends nothing else.
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.%\w-]+)\]|([^\[\]:]+))(?::\d*)?", re.ASCII)
 
@@ -118,9 +122,11 @@ def _is_allowed_origin(origin: str, host: str, settings: ApiServerSettings) -> b
     if "*" in settings.config.origins or origin in settings.config.origins:
         return True
     try:
-        return bool(host) and urlsplit(origin).netloc.casefold() == host.casefold()
+        page = urlsplit(origin)
+        is_own = page.scheme in APP_SCHEMES or (page.scheme in ("http", "https") and is_loopback(page.hostname or ""))
     except ValueError:
         return False
+    return is_own or (bool(host) and page.netloc.casefold() == host.casefold())
 
 
 def common_headers(request: web.Request, settings: ApiServerSettings, request_id: str) -> dict[str, str]:
@@ -129,7 +135,7 @@ def common_headers(request: web.Request, settings: ApiServerSettings, request_id
     if request.path.startswith("/v1/messages"):
         headers["request-id"] = request_id
     origin = request.headers.get("Origin", "")
-    if origin and settings.config.origins and _is_allowed_origin(origin, request.headers.get("Host", ""), settings):
+    if origin and _is_allowed_origin(origin, request.headers.get("Host", ""), settings):
         headers |= {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
     return headers
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from exo_rkllm.api import anthropic, faults, ollama, openai, openapi, page, responses, status
+from exo_rkllm.api import anthropic, faults, ollama, openai, openapi, page, rerank, responses, status, tokens
 from exo_rkllm.api.access import check_api_key, check_right, check_site, common_headers, is_unix
 from exo_rkllm.api.body import read_body
 from exo_rkllm.api.context import ApiContext, Call, Endpoint
 from exo_rkllm.api.encoding import json_response
+from exo_rkllm.api.leniency import ignored_fields
 from exo_rkllm.api.streaming import cancelled_when_gone
 from exo_rkllm.errors import ExoRkllmError
-from exo_rkllm.schema.specs import ObjectSpec
 
 Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,6 +32,8 @@ def endpoints() -> tuple[Endpoint, ...]:
         *responses.endpoints(),
         *anthropic.ENDPOINTS,
         *ollama.ENDPOINTS,
+        *tokens.ENDPOINTS,
+        *rerank.ENDPOINTS,
         *status.ENDPOINTS,
         *page.endpoints(),
     )
@@ -87,7 +89,7 @@ def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
         if endpoint.body is not None:
             body = await read_body(request, settings)
             values = endpoint.body.check(body, "")
-            ignored = _unknown_fields(endpoint.body, body)
+            ignored = ignored_fields(endpoint.body, body, strict=settings.config.strict)
         headers = common_headers(request, settings, request[ID])
         call = Call(context, request, caller, request[ID], values, headers, ignored)
         with cancelled_when_gone(request):
@@ -98,16 +100,6 @@ def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
 
     handler.endpoint = endpoint  # type: ignore[attr-defined]  # for `_refusal`, which has only the handler
     return handler
-
-
-def _unknown_fields(table: ObjectSpec, body: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Paths of fields that a body brings and its table does not list; lists are not looked into."""
-    unknown = [f"{prefix}{name}" for name in table.unknown(body)]
-    for field in table.fields:
-        member = body.get(field.name)
-        if isinstance(field.kind, ObjectSpec) and isinstance(member, dict):
-            unknown += _unknown_fields(field.kind, member, f"{prefix}{field.name}.")
-    return unknown
 
 
 def _is_preflight(request: web.Request) -> bool:

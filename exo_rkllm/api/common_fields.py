@@ -6,7 +6,7 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from exo_rkllm.backends.base import Image, Timings, Tool, Usage
@@ -42,6 +42,11 @@ def refused(name: str, about: str, why: str, *neutral: Any) -> FieldSpec:
     return FieldSpec(name, Anything(), about, neutral=neutral, why=why)
 
 
+def dropped(name: str, about: str, why: str, *neutral: Any) -> FieldSpec:
+    """A known field without which the answer means the same: other values are left out, listed, and logged."""
+    return FieldSpec(name, Anything(), about, neutral=neutral, why=why, droppable=True)
+
+
 def body(name: str, *fields: FieldSpec) -> ObjectSpec:
     return ObjectSpec(name, fields)
 
@@ -56,10 +61,19 @@ def tools(tool: ValueSpec) -> FieldSpec:
     return FieldSpec("tools", List(tool, most=256), "Up to 256 functions that the model may call.")
 
 
-def tool_choice(named: ObjectSpec) -> FieldSpec:
-    words = "none, auto, required, or a named function"
-    kind = Either((Text(("none", "auto", "required")), TaggedSpec("type", {"function": named})), words)
+def tool_choice(named: ObjectSpec, allowed: ObjectSpec) -> FieldSpec:
+    words = "none, auto, required, a named function, or the tools that are allowed"
+    tables = {"function": named, "allowed_tools": allowed}
+    kind = Either((Text(("none", "auto", "required")), TaggedSpec("type", tables)), words)
     return FieldSpec("tool_choice", kind, f"Whether the model calls functions: {words}.")
+
+
+def allowed_tools(name: str, tool: ObjectSpec) -> ObjectSpec:
+    return body(
+        name,
+        FieldSpec("mode", Text(("auto", "required")), "Whether one of them must be called."),
+        required("tools", List(TaggedSpec("type", {"function": tool}, "function"), most=256), "The allowed tools."),
+    )
 
 
 def schema_format(name: str, *schema: FieldSpec) -> ObjectSpec:
@@ -73,9 +87,29 @@ def schema_format(name: str, *schema: FieldSpec) -> ObjectSpec:
 
 
 NAME = Text(least=1, most=256)
-MOST_TOKENS = Whole(1, 1 << 24)
+MOST_TOKENS = Whole(-1, 1 << 24)
 DATA_URL_ABOUT = "The image as a data URL: data:image/png;base64,..."
 NO_PROBABILITIES = "answers carry no probabilities"
+LORA = FieldSpec(
+    "lora", Text(most=256), "Name of the adapter to answer with; MODEL:ADAPTER as the model means the same."
+)
+
+# vLLM's and llama.cpp's fields that change the answer: what cannot be honoured must not be swallowed.
+GRAMMARS = "no sampler here can be held to it"
+CONSTRAINTS = (
+    refused(
+        "ignore_eos", "Whether to go on behind the end of the answer.", "an answer ends where the model ends it", False
+    ),
+    refused("min_tokens", "Fewest tokens of the answer.", "an answer ends where the model ends it", 0),
+    refused("guided_regex", "Regular expression of the answer.", GRAMMARS),
+    refused("guided_choice", "Answers to choose from.", GRAMMARS),
+    refused("guided_grammar", "Grammar of the answer.", GRAMMARS),
+    refused("structured_outputs", "Form of the answer, in vLLM's newer words.", GRAMMARS, {}),
+    refused("grammar", "Grammar of the answer, in llama.cpp's words.", GRAMMARS, ""),
+    refused("json_schema", "Schema of the answer, in llama.cpp's words.", "it is called response_format here", {}),
+    refused("dry_multiplier", "Penalty for repeated passages.", "no engine here has it", 0),
+    refused("xtc_probability", "Chance of leaving out the likeliest tokens.", "no engine here has it", 0),
+)
 
 MODEL = required("model", Text(least=1, most=512), "Name of the model, as GET /v1/models lists it.")
 USER = FieldSpec("user", Text(most=1000), "Your own id of the user; it has no effect.")
@@ -84,8 +118,11 @@ STOP = FieldSpec(
     Either((Text(most=1000), List(Text(least=1, most=1000), most=64)), "a string or a list of strings"),
     "Up to 64 strings of up to 1000 characters; the answer ends before the first of them.",
 )
-EFFORT = Text(("none", "minimal", "low", "medium", "high", "xhigh"))
-EFFORT_ABOUT = "Whether the model thinks before it answers: none switches it off, every other value on."
+EFFORT = Text(("none", "minimal", "low", "medium", "high", "xhigh", "max", "default"))
+EFFORT_ABOUT = (
+    "Whether the model thinks before it answers: none switches it off, default leaves it to the model, every other "
+    "value switches it on."
+)
 PARALLEL_CALLS = FieldSpec(
     "parallel_tool_calls", Switch(), "Whether an answer may hold several tool calls; true by default."
 )
@@ -111,6 +148,11 @@ DATA_URL = re.compile(r"data:(image/[a-z0-9.+-]+);base64,", re.IGNORECASE | re.A
 def sampling_of(values: Mapping[str, Any]) -> Sampling:
     """Fields named as in `Sampling`; what is absent stays the model's own default."""
     return Sampling(**{name: values[name] for name in SAMPLING_NAMES if name in values})
+
+
+def max_tokens_of(value: int | None) -> int | None:
+    """None for no limit, which clients also write as -1 or 0."""
+    return value if value is not None and value > 0 else None
 
 
 def stop_of(value: str | list[str] | None) -> tuple[str, ...]:
@@ -152,18 +194,24 @@ def tool_of(function: Mapping[str, Any], parameters: str = "parameters") -> Tool
     return Tool(function["name"], function.get("description", ""), function.get(parameters, {}))
 
 
-def tool_choice_of(value: str | Mapping[str, Any], name: str, tools: object) -> str:
-    """OpenAI's choice; `name` is that of the function where it is not a word."""
+def tools_and_choice(
+    tools: tuple[Tool, ...], value: str | Mapping[str, Any], name_of: Callable[[Mapping[str, Any]], str]
+) -> tuple[tuple[Tool, ...], str]:
+    """The tools that OpenAI's tool_choice leaves, and our word for it; `name_of` reads the name of a tool in it."""
     if isinstance(value, str):
-        return value
+        return tools, value
     if not tools:
         raise FieldError("tool_choice", "tool_choice names a function, and tools are missing.")
-    return name
+    if value["type"] == "function":
+        return tools, name_of(value)
+    allowed = value.get("allowed_tools", value)
+    names = {name_of(tool) for tool in allowed["tools"]}
+    return tuple(tool for tool in tools if tool.name in names), allowed.get("mode", "auto")
 
 
 def thinking_of(effort: str | None) -> bool | None:
     """OpenAI's degrees; None leaves it to the model."""
-    return None if effort is None else effort != "none"
+    return None if effort in (None, "default") else effort != "none"
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────────

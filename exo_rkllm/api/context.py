@@ -23,7 +23,7 @@ from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.config import ApiSettings
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.schema.specs import ObjectSpec
+from exo_rkllm.schema.specs import FieldError, ObjectSpec
 
 FIELD_PATH = re.compile(r"[A-Za-z0-9._-]{1,80}", re.ASCII)
 # More ignored fields than these are not listed in the header.
@@ -127,8 +127,24 @@ class Call:
         return {**self.common_headers, **({"X-Ignored-Fields": ", ".join(names)} if names else {})}
 
     def entry(self, name: str = "") -> Entry:
-        """The catalogue's entry of that model, by default of the one in the path; raises ModelNotFound."""
-        return self.context.catalogue.resolve(name or self.request.match_info.get("model", ""))
+        """The catalogue's entry of that model, by default of the one in the path; raises ModelNotFound.
+
+        An adapter that the name ends in (`MODEL:ADAPTER`) is not told here but by `adapter`.
+        """
+        return self.context.catalogue.resolve_adapter(name or self.request.match_info.get("model", ""))[0]
+
+    def adapter(self) -> str:
+        """The LoRA adapter that the request names: in its field `lora`, or behind the model's name. Empty for none.
+
+        Raises a FieldError for one that the model does not have.
+        """
+        name = self.values.get("model") or self.request.match_info.get("model", "")
+        entry, adapter = self.context.catalogue.resolve_adapter(name)
+        chosen: str = self.values.get("lora") or adapter
+        if chosen and chosen not in entry.adapters:
+            known = ", ".join(entry.adapters) or "none"
+            raise FieldError("lora", f"{entry.id} has no adapter {chosen!a}.", f"It has: {known}.")
+        return chosen
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]

@@ -2,14 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from exo_rkllm.api.access import check_right
 from exo_rkllm.api.context import Call
 from exo_rkllm.api.rights import KEEP_ALIVE
-from exo_rkllm.backends.base import GenerationRequest
+from exo_rkllm.backends.base import GenerationRequest, Ignored
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.sampling import Sampling
+from exo_rkllm.schema.specs import ObjectSpec
+
+# What our requests call `thinking`, in the words of the languages.
+THINKING = ("enable_thinking", "chat_template_kwargs", "reasoning_effort", "reasoning", "thinking", "think")
+
+
+def ignored_fields(table: ObjectSpec, body: Mapping[str, Any], prefix: str = "", *, strict: bool = False) -> list[str]:
+    """Paths of fields of a body that have no effect: those that its table does not list, and values that it drops.
+
+    Lists are not looked into. With `strict` a value that would be dropped raises its FieldError.
+    """
+    ignored = [f"{prefix}{name}" for name in table.unknown(body)]
+    for field in table.fields:
+        member = body.get(field.name)
+        if isinstance(field.kind, ObjectSpec) and isinstance(member, dict):
+            ignored += ignored_fields(field.kind, member, f"{prefix}{field.name}.", strict=strict)
+        elif field.droppable and member is not None:
+            path = f"{prefix}{field.name}"
+            if (error := field.objection(member, path)) is not None:
+                if strict:
+                    raise error
+                ignored.append(path)
+    return ignored
+
+
+def note_ignored(call: Call, model: str, ignored: Ignored) -> None:
+    """What the answer does without goes into X-Ignored-Fields, and once a minute into the log.
+
+    `[api] strict` raises NotSupported instead, which ends the run before it computes anything.
+    """
+    names = [own for name in ignored.fields for own in _own_names(call.values, name)]
+    if call.context.settings().config.strict:
+        raise NotSupported(
+            f"The request sets {names[0]}, which {ignored.why}.",
+            f"Leave {names[0]} out, or let it be ignored: strict = false under [api].",
+        )
+    call.ignored.extend(name for name in names if name not in call.ignored)
+    call.context.ignored_log.info(f"A request for {model} sets {', '.join(names)}, which {ignored.why}: ignored.")
+
+
+def _own_names(values: Mapping[str, Any], name: str) -> Iterable[str]:
+    """A field by the names that the request's own language has for it."""
+    return (name,) if name != "thinking" else [own for own in THINKING if own in values] or (name,)
+
+
+def admitted(call: Call, request: GenerationRequest) -> GenerationRequest:
+    """The request with the adapter that its client chose, and without what its model's engine does not take."""
+    return without_unsupported(call, replace(request, lora=call.adapter()))
 
 
 def without_unsupported(call: Call, request: GenerationRequest) -> GenerationRequest:
@@ -23,17 +73,8 @@ def without_unsupported(call: Call, request: GenerationRequest) -> GenerationReq
         return request
     spec = engine_spec(call.entry(request.model))
     values, unsupported = request.sampling.for_engine(spec.sampling)
-    if unsupported and call.context.settings().config.strict:
-        raise NotSupported(
-            f"{request.model} runs on engine {spec.name}, which does not take {unsupported[0]}.",
-            "Leave it out, or let it be ignored: strict = false under [api].",
-        )
     if unsupported:
-        call.ignored.extend(name for name in unsupported if name not in call.ignored)
-        call.context.ignored_log.info(
-            f"A request for {request.model} sets {', '.join(unsupported)}, which engine {spec.name} does not take: "
-            "ignored."
-        )
+        note_ignored(call, request.model, Ignored(tuple(unsupported), f"engine {spec.name} does not take"))
     return replace(request, sampling=Sampling(**values))
 
 

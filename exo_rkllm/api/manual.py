@@ -44,10 +44,10 @@ that each endpoint needs; [security.md](security.md#rights-of-the-api) says who 
 * Every response has an `X-Request-Id`, which is the client's own if it sent one.
 * Errors have the format of the API that was called, and always contain a sentence and a hint. A full queue answers 503
   with `Retry-After`.
-* Unknown parameters are ignored, and so are sampling settings that the model's engine does not take and a `keep_alive`
-  that the client may not set; all are listed in the response's `X-Ignored-Fields`. `strict = true` under `[api]`
-  refuses such settings and such a `keep_alive`. A parameter whose effect would change the meaning of the answer is
-  refused by name.
+* What has no effect on the answer is ignored and listed in the response's `X-Ignored-Fields`: unknown parameters,
+  sampling settings that the model's engine does not take or its runtime fixed at load, thinking and tools of a model
+  that has neither, and a `keep_alive` that the client may not set. `strict = true` under `[api]` refuses known
+  parameters of that kind. A parameter whose effect would change the meaning of the answer is refused by name.
 * When a client disconnects, its own run ends at once, and no other.
 * The runtime reports how many prompt tokens it computed (in its statistics; before 1.2.1 in its log), but not how
   many its cache already held. The length of a prompt is therefore exact on an empty cache and for a prompt that was
@@ -96,7 +96,7 @@ def _fields(table: ObjectSpec) -> Iterator[str]:
             yield f"| {name} | {_kind(field.kind)} | {field.about} |\n"
         else:
             only = ", ".join(f"`{json.dumps(value)}`" for value in field.neutral) or "none"
-            yield f"| {name} | {only} | {field.about} Other values are refused: {field.why}. |\n"
+            yield f"| {name} | {only} | {field.about} {field.consequence} |\n"
 
 
 def _kind(kind: ValueSpec) -> str:

@@ -30,10 +30,12 @@ ROUTES: Mapping[str, Right] = {
     "GET /healthz": "open",
     "GET /readyz": "open",
     "GET /node_id": "open",
+    "GET /health": "open",
+    "GET /v1/health": "open",
+    "GET /ping": "open",
     "GET /api/version": "open",
     "POST /v1/models/{model:.+}/load": "control",
     "POST /v1/models/{model:.+}/unload": "control",
-    "POST /api/pull": "control",
     "DELETE /api/delete": "control",
     "POST /api/create": "control",
     "POST /api/copy": "control",
@@ -60,7 +62,8 @@ KEEP_ALIVE = Action(
     "load",
     "is ignored and listed in `X-Ignored-Fields`, or refused with `[api] strict`",
 )
-ACTIONS = (LOAD_OR_UNLOAD, KEEP_ALIVE)
+PULL = Action("`/api/pull` of a model that is not here", "control", "is refused")
+ACTIONS = (LOAD_OR_UNLOAD, KEEP_ALIVE, PULL)
 
 
 def right_of(method: str, path: str) -> Right:

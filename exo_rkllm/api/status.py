@@ -178,6 +178,11 @@ async def readyz(call: Call) -> web.StreamResponse:
     return web.Response(text="ready\n")
 
 
+async def health(call: Call) -> web.StreamResponse:
+    ready = await readyz(call)
+    return json_response({"status": "ok" if ready.status == 200 else "unavailable"}, ready.status)
+
+
 async def metrics(call: Call) -> web.StreamResponse:
     if call.context.metrics is None:
         raise NoSuchPlace("Metrics are switched off.", "[metrics] enabled = true")
@@ -211,6 +216,10 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("POST", "/v1/models/{model:.+}/unload", unload, "Unloads a model."),
     Endpoint("GET", "/healthz", healthz, "Answers while the daemon lives.", content_type=TEXT),
     Endpoint("GET", "/readyz", readyz, "Tells whether models can be asked.", content_type=TEXT),
+    *(
+        Endpoint("GET", path, health, "Tells whether models can be asked, as vLLM and llama.cpp do.")
+        for path in ("/health", "/v1/health", "/ping")
+    ),
     Endpoint("GET", "/metrics", metrics, "Returns the metrics for Prometheus.", content_type=TEXT),
     Endpoint("GET", "/node_id", node_id, "Returns the node's id in its exo cluster, as a JSON string."),
 )

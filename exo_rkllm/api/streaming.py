@@ -29,8 +29,17 @@ from aiohttp import web
 from exo_rkllm.api import faults
 from exo_rkllm.api.context import Call
 from exo_rkllm.api.encoding import SSE
-from exo_rkllm.api.leniency import without_unsupported
-from exo_rkllm.backends.base import Array, Finish, GenerationEvent, GenerationRequest, Piece, Progress, ToolCall
+from exo_rkllm.api.leniency import admitted, note_ignored
+from exo_rkllm.backends.base import (
+    Array,
+    Finish,
+    GenerationEvent,
+    GenerationRequest,
+    Ignored,
+    Piece,
+    Progress,
+    ToolCall,
+)
 from exo_rkllm.chat.toolcall import read_tool_call
 from exo_rkllm.errors import ExoRkllmError, RunError
 
@@ -86,6 +95,7 @@ class CompleteAnswer:
     thoughts: list[str] = field(default_factory=list)
     tool_calls: list[ToolCall] = field(default_factory=list)
     arrays: list[Array] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  # of the answer's text
     thinking_tokens: int = 0
     finish: Finish = field(default_factory=lambda: Finish("stop"))
 
@@ -93,6 +103,7 @@ class CompleteAnswer:
         if isinstance(event, Piece):
             if event.kind == "answer":
                 self.texts.append(event.text)
+                self.tokens.append(event.token)
             elif event.kind == "thinking":
                 self.thoughts.append(event.text)
                 self.thinking_tokens += 1
@@ -114,11 +125,14 @@ class CompleteAnswer:
 
 async def complete_answer(call: Call, request: GenerationRequest, keep_alive: float | None = None) -> CompleteAnswer:
     answer = CompleteAnswer()
-    request = without_unsupported(call, request)
+    request = admitted(call, request)
     events = call.context.dispatcher.generate(request, client=call.caller.client, keep_alive=keep_alive)
     async with aclosing(events):
         async for event in events:
-            answer.add(event)
+            if type(event) is Ignored:
+                note_ignored(call, request.model, event)
+            else:
+                answer.add(event)
     _check_finish(answer.finish)
     return answer
 
@@ -159,7 +173,7 @@ async def stream_answers(
     keep_alive: float | None = None,
 ) -> web.StreamResponse:
     """The answers one after another in one stream; a refusal that comes before its first byte has its own status."""
-    requests = [without_unsupported(call, request) for request in requests]
+    requests = [admitted(call, request) for request in requests]
     buffer = StreamBuffer()
     watchdog = StreamWatchdog(call, buffer, pulse=content_type == SSE)
     reader = asyncio.create_task(_read(call, requests, encoder, buffer, watchdog, keep_alive))
@@ -203,6 +217,8 @@ async def _read(
                         finish = event
                     elif type(event) is Progress:
                         watchdog.progress = event
+                    elif type(event) is Ignored:
+                        note_ignored(call, request.model, event)
             buffer.put(encoder.finish(_check_finish(finish)))
         buffer.close()
     except Exception as error:  # noqa: BLE001 - it is logged and told

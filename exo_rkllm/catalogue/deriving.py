@@ -14,7 +14,6 @@ from exo_rkllm.backends.base import JSON, Sampling
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.aliases import alias_id
 from exo_rkllm.catalogue.card import Card
-from exo_rkllm.catalogue.modelfile import Modelfile
 from exo_rkllm.catalogue.names import is_adapter
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.errors import ModelExists, NotSupported, UsageError
@@ -34,10 +33,6 @@ class Recipe:
     stop: tuple[str, ...] = ()
     adapter: str = ""
     sampling: Sampling = field(default_factory=Sampling)
-
-    @classmethod
-    def of(cls, file: Modelfile) -> Recipe:
-        return cls(file.system, file.template, file.context, file.stop, file.adapter, file.sampling)
 
 
 def add_alias(catalogue: Catalogue, name: str, target: Entry) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 from exo_rkllm.errors import CardError
 from exo_rkllm.privileges import open_original
 from exo_rkllm.sampling import SETTINGS, Sampling
-from exo_rkllm.schema.specs import FieldError, ValueSpec, Whole, from_text
+from exo_rkllm.schema.quantities import from_text
+from exo_rkllm.schema.specs import FieldError, ValueSpec, Whole
 
 FILE = "Modelfile"
 LARGEST = 64 * 1024

@@ -239,6 +239,10 @@ class Catalogue:
     def _alias_table(self, listing: Listing) -> dict[str, str]:
         return alias_table(self.aliases, (alias.card for alias in listing.aliases))
 
+    def is_alias(self, name: str) -> bool:
+        """Whether an entry of exactly this id is only another name for a model."""
+        return any(alias.id == name for alias in self.scan().aliases)
+
     def aliased(self) -> dict[str, Entry]:
         """Every alias with the entry that it means; those that mean nothing (any more) are left out."""
         listing, found = self.scan(), dict[str, Entry]()

@@ -22,7 +22,8 @@ from exo_rkllm.config.table import (
 )
 from exo_rkllm.errors import ConfigError
 from exo_rkllm.schema import toml
-from exo_rkllm.schema.specs import FieldError, from_text, nearest
+from exo_rkllm.schema.quantities import from_text
+from exo_rkllm.schema.specs import FieldError, nearest
 from exo_rkllm.schema.tables import build
 
 PREFIX = "EXO_RKLLM_"

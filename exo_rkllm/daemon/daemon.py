@@ -237,7 +237,8 @@ class Daemon:
     async def remove(self, name: str) -> str:
         """By its full name only; gigabytes are deleted beside the loop."""
         name = self.node.catalogue.removable(name)
-        await self.dispatcher.unload(name)
+        if not self.node.catalogue.is_alias(name):
+            await self.dispatcher.unload(name)
         await asyncio.get_running_loop().run_in_executor(None, self.node.catalogue.remove, name)
         return name
 

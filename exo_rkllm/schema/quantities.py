@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from exo_rkllm.schema.specs import INT64, FieldError, Number, Schema, ValueSpec, Whole, in_range, wrong
+from exo_rkllm.schema.specs import INT64, FieldError, List, Number, Schema, Switch, ValueSpec, Whole, in_range, wrong
 
 # Go's units, as Ollama's clients send them, and days. Two signs look like the Greek letter of microseconds.
 DURATIONS: Mapping[str, float] = {
@@ -18,9 +19,23 @@ SIZES: Mapping[str, float] = {
     "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
 }  # fmt: skip
+TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 LONGEST = 64
 _FIGURE = r"[0-9]+(?:\.[0-9]*)?|\.[0-9]+"
 _PART = re.compile(rf"({_FIGURE})\s*([a-zA-Zµμ]*)\s*")
+
+
+def from_text(kind: ValueSpec, text: str) -> Any:
+    """What the text of a variable, a flag or a Modelfile means as JSON; `kind.check` then judges it."""
+    match kind:
+        case Switch():
+            return TRUTH.get(text.lower(), text)
+        case List():
+            return [part.strip() for part in text.split(",") if part.strip()]
+        case Whole() | Number():
+            with suppress(ValueError):
+                return float(text) if isinstance(kind, Number) else int(text)
+    return text
 
 
 def amount(text: str, units: Mapping[str, float]) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
@@ -17,7 +16,6 @@ Schema: TypeAlias = dict[str, Any]
 N = TypeVar("N", int, float)
 LONGEST_SHOWN = 60
 INT32, INT64 = 2**31 - 1, 2**63 - 1
-TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class FieldError(UsageError):
@@ -181,19 +179,6 @@ class Switch:
 
     def schema(self) -> Schema:
         return {"type": "boolean"}
-
-
-def from_text(kind: ValueSpec, text: str) -> Any:
-    """What the text of a variable, a flag or a Modelfile means as JSON; `kind.check` then judges it."""
-    match kind:
-        case Switch():
-            return TRUTH.get(text.lower(), text)
-        case List():
-            return [part.strip() for part in text.split(",") if part.strip()]
-        case Whole() | Number():
-            with suppress(ValueError):
-                return float(text) if isinstance(kind, Number) else int(text)
-    return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ async def test_strict_daemon_refuses_unsupported_sampling(path: str) -> None:
     async with world(settings=ApiServerSettings(ApiSettings(strict=True))) as server:
         status, body, _ = await post(server, path, {"model": "qwen", **QUESTIONS[path]})
         assert status == 400
-        assert "qwen runs on engine scripted, which does not take" in str(body["error"])
+        assert "The request sets " in str(body["error"]) and "which engine scripted does not take" in str(body["error"])
 
 
 async def test_ignored_settings_are_logged_once_a_minute(server: World, caplog: pytest.LogCaptureFixture) -> None:

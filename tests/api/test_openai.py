@@ -127,7 +127,8 @@ async def test_tool_choice_none_hides_the_tools_and_a_name_forces_one(client: An
     assert "get_weather" not in (server.ledger.requests[-1].prompt or "")
     named = {"type": "function", "function": {"name": "get_weather"}}
     for choice in ("required", named):
-        await client.chat.completions.create(**ask, tool_choice=choice)
+        with pytest.raises(openai.UnprocessableEntityError, match="had to call get_weather"):
+            await client.chat.completions.create(**ask, tool_choice=choice)
         assert (server.ledger.requests[-1].prompt or "").endswith('<tool_call>\n{"name": "get_weather", "arguments": ')
     with pytest.raises(openai.BadRequestError, match="not among the tools"):
         other = {"type": "function", "function": {"name": "other"}}
@@ -200,11 +201,11 @@ async def test_json_that_violates_its_schema_is_an_error(client: Any, said: str,
     ("field", "value", "says"),
     [
         ("n", 2, "n is 2, and the NPU computes one answer"),
-        ("logprobs", True, "logprobs is true"),
-        ("logit_bias", {"1": 2}, "logit_bias is an object"),
+        ("ignore_eos", True, "ignore_eos is true"),
+        ("guided_regex", "a+", "guided_regex is 'a\\+', and no sampler here can be held to it"),
         ("temperature", "hot", "temperature must be a number, not 'hot'"),
         ("temperature", 3, "temperature must be from 0 to 2"),
-        ("max_tokens", 0, "max_tokens must be from 1"),
+        ("max_tokens", -2, "max_tokens must be from -1"),
         ("tool_choice", "required", "no tools are given"),
         ("messages", [], "messages must not be empty"),
         ("messages", [{"role": "wizard", "content": ""}], "messages\\[0\\].role must be one of"),
@@ -213,7 +214,7 @@ async def test_json_that_violates_its_schema_is_an_error(client: Any, said: str,
             [{"role": "user", "content": [{"type": "text"}]}],
             "messages\\[0\\].content\\[0\\].text is missing",
         ),
-        ("reasoning_effort", "high", "does not think aloud"),
+        ("reasoning_effort", "much", "reasoning_effort must be one of"),
     ],
 )
 async def test_what_cannot_be_honoured_is_refused_by_name(client: Any, field: str, value: object, says: str) -> None:

@@ -80,9 +80,9 @@ async def test_on_loopback_any_key_will_do_and_clients_differ_by_it(server: Worl
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/api/pull"),
         ("DELETE", "/api/delete"),
         ("POST", "/api/copy"),
+        ("POST", "/api/create"),
         ("POST", "/v1/models/qwen/load"),
         ("POST", "/v1/models/qwen/unload"),
     ],

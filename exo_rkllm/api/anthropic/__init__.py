@@ -10,9 +10,7 @@ from exo_rkllm.api.anthropic.translate import blocks_of, generation_request, mes
 from exo_rkllm.api.context import Call, Endpoint
 from exo_rkllm.api.encoding import SSE, json_response
 from exo_rkllm.api.streaming import complete_answer, stream_answers
-from exo_rkllm.backends.base import Capabilities
-from exo_rkllm.chat.prompt import render
-from exo_rkllm.errors import NotSupported
+from exo_rkllm.api.tokens import count_tokens as count
 
 
 async def messages(call: Call) -> web.StreamResponse:
@@ -31,15 +29,8 @@ async def messages(call: Call) -> web.StreamResponse:
 
 async def count_tokens(call: Call) -> web.StreamResponse:
     entry = call.entry(call.values["model"])
-    tokenizer = entry.tokenizer()
-    if tokenizer is None:
-        raise NotSupported(
-            f"Tokens of {entry.id} can't be counted without running it: its entry has no tokenizer.json, or the "
-            "tokenizers package is not installed.",
-            "pip install tokenizers, or read usage in an answer.",
-        )
-    request = render(generation_request(entry, call.values), entry, Capabilities()).request
-    return json_response({"input_tokens": len(tokenizer.encode(request.prompt or ""))})
+    counted = count(entry, generation_request(entry, call.values))
+    return json_response({"input_tokens": counted.tokens, **counted.note})
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -48,7 +39,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/v1/messages/count_tokens",
         count_tokens,
-        "Counts the tokens of a conversation.",
+        "Counts the tokens of a conversation; without the model's tokenizer, estimates them.",
         "anthropic",
         body=COUNT,
     ),

@@ -17,8 +17,26 @@ IMAGE_ADDRESS = body("ImageAddress", required("url", Text(), "Refused: no image 
 IMAGE_SOURCE = TaggedSpec("type", {"base64": IMAGE_DATA, "url": IMAGE_ADDRESS})
 TEXT = body("TextBlock", required("text", Text(), "Text of the block."), CACHE)
 IMAGE = body("ImageBlock", required("source", IMAGE_SOURCE, "The image itself, in base64."), CACHE)
+DOCUMENT_SOURCE = TaggedSpec(
+    "type",
+    {
+        "text": body("TextSource", required("data", Text(), "Text of the document.")),
+        "content": body("ContentSource", required("content", text_or_parts({"text": TEXT}), "Text of the document.")),
+        "base64": body("Base64Source", FieldSpec("data", Anything(), "Refused: no model here reads PDF.")),
+        "url": body("UrlSource", FieldSpec("url", Anything(), "Refused: no document is fetched from outside.")),
+        "file": body("FileSource", FieldSpec("file_id", Anything(), "Refused: no files are kept here.")),
+    },
+)
 BLOCKS = {
     "text": TEXT,
+    "document": body(
+        "DocumentBlock",
+        required("source", DOCUMENT_SOURCE, "The document as text."),
+        FieldSpec("title", Text(), "Title of the document."),
+        FieldSpec("context", Text(), "What the document is about."),
+        FieldSpec("citations", Anything(), "Has no effect: answers cite nothing."),
+        CACHE,
+    ),
     "image": IMAGE,
     "tool_use": body(
         "ToolUseBlock",
@@ -45,7 +63,7 @@ BLOCKS = {
 }
 MESSAGE = body(
     "AnthropicMessage",
-    required("role", Text(("user", "assistant")), "Who wrote the message."),
+    required("role", Text(("user", "assistant", "system")), "Who wrote the message."),
     required("content", text_or_parts(BLOCKS), "What the message says."),
 )
 TOOL = body(
@@ -78,7 +96,11 @@ THINKING = TaggedSpec(
 STOP_SEQUENCES = List(Text(least=1, most=1000), most=64)
 CONVERSATION = (
     common.MODEL,
-    required("messages", common.conversation(MESSAGE), "The conversation, oldest message first; the user's is last."),
+    required(
+        "messages",
+        common.conversation(MESSAGE),
+        "The conversation, oldest message first; an assistant's message at the end is continued.",
+    ),
     FieldSpec("system", text_or_parts({"text": TEXT}), "Instructions for the model."),
     common.tools(TOOL),
     FieldSpec("tool_choice", TOOL_CHOICE, "Whether the model calls tools: auto, any, none, or one named tool."),
@@ -92,6 +114,7 @@ MESSAGES = body(
     FieldSpec("stream", Switch(), "Whether to send the answer as server-sent events while it is computed."),
     *SETTINGS,
     FieldSpec("metadata", Free(), "Your own notes on the request; they have no effect."),
+    common.LORA,
     FieldSpec("service_tier", Text(most=100), "Has no effect: there is one tier."),
 )
 COUNT = body("CountTokensRequest", *CONVERSATION)

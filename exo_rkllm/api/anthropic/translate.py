@@ -9,7 +9,7 @@ from typing import Any
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.anthropic.tables import BLOCKS
 from exo_rkllm.api.streaming import CompleteAnswer
-from exo_rkllm.backends.base import Finish, FinishReason, GenerationRequest, Image, Message, ToolCall, Usage
+from exo_rkllm.backends.base import Finish, FinishReason, GenerationRequest, Image, Message, Role, ToolCall, Usage
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError
@@ -23,17 +23,11 @@ STOP_REASONS: Mapping[FinishReason, str] = {"stop": "end_turn", "length": "max_t
 def generation_request(entry: Entry, values: Mapping[str, Any]) -> GenerationRequest:
     choice = values.get("tool_choice", {"type": "auto"})
     choices = {"any": "required", "tool": choice.get("name", "")}
-    if values["messages"][-1]["role"] == "assistant":
-        raise FieldError(
-            "messages",
-            "The last message is the assistant's, and an answer that is begun already can't be continued here.",
-            "End with a user's message.",
-        )
     return GenerationRequest(
         model=entry.id,
         messages=_messages(values),
         sampling=common_fields.sampling_of(values),
-        max_tokens=values.get("max_tokens"),
+        max_tokens=common_fields.max_tokens_of(values.get("max_tokens")),
         stop=tuple(values.get("stop_sequences", ())),
         tools=tuple(common_fields.tool_of(tool, "input_schema") for tool in values.get("tools", ())),
         tool_choice=choices.get(choice["type"], choice["type"]),
@@ -52,10 +46,16 @@ def _messages(values: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def _turn(role: str, content: str | list[dict[str, Any]], where: str) -> list[Message]:
     """One message of theirs; results of tools stand inside a user's message there, and are messages here."""
+    own: Role = "assistant" if role == "assistant" else "system" if role == "system" else "user"
     if isinstance(content, str):
-        return [Message("assistant" if role == "assistant" else "user", content)]
+        return [Message(own, content)]
     blocks = {kind: [block for block in content if block["type"] == kind] for kind in BLOCKS}
-    text = "\n\n".join(block["text"] for block in blocks["text"])
+    texts = [
+        (f"{where}[{index}]", block) for index, block in enumerate(content) if block["type"] in ("text", "document")
+    ]
+    text = "\n\n".join(block["text"] if block["type"] == "text" else document_text(block, at) for at, block in texts)
+    if role == "system":
+        return [Message(own, text)]
     if role == "assistant":
         calls = tuple(ToolCall(block["id"], block["name"], json.dumps(block["input"])) for block in blocks["tool_use"])
         return [Message("assistant", text, "".join(block["thinking"] for block in blocks["thinking"]), calls)]
@@ -65,6 +65,24 @@ def _turn(role: str, content: str | list[dict[str, Any]], where: str) -> list[Me
     ]
     images = tuple(_image(block, where) for block in blocks["image"])
     return [*results, *([Message("user", text, images=images)] if text or images or not results else [])]
+
+
+def document_text(block: Mapping[str, Any], where: str) -> str:
+    """A document as part of the question; raises a FieldError where it is no text."""
+    source = block["source"]
+    if source["type"] == "text":
+        text = source["data"]
+    elif source["type"] == "content":
+        content = source["content"]
+        text = content if isinstance(content, str) else "\n\n".join(part["text"] for part in content)
+    else:
+        raise FieldError(
+            f"{where}.source", f"{where}.source must hold the document as text.", "Extract its text first."
+        )
+    about = "".join(
+        f" {name}={json.dumps(block[name], ensure_ascii=False)}" for name in ("title", "context") if block.get(name)
+    )
+    return f"<document{about}>\n{text}\n</document>"
 
 
 def _result_text(content: str | list[dict[str, Any]]) -> str:

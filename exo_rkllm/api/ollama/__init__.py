@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
@@ -14,15 +12,16 @@ from exo_rkllm.api import rights
 from exo_rkllm.api.access import check_right
 from exo_rkllm.api.context import Call, Endpoint
 from exo_rkllm.api.embedding import embed
-from exo_rkllm.api.encoding import NDJSON, json_line, json_response
-from exo_rkllm.api.faults import error_body
+from exo_rkllm.api.encoding import NDJSON, json_response
 from exo_rkllm.api.leniency import permitted_keep_alive
-from exo_rkllm.api.ollama import tables, translate
+from exo_rkllm.api.ollama import changes, tables, translate
 from exo_rkllm.api.ollama.stream import OllamaEncoder
 from exo_rkllm.api.response_format import ResponseFormat
-from exo_rkllm.api.streaming import complete_answer, open_stream, stream_answers
+from exo_rkllm.api.streaming import complete_answer, stream_answers
 from exo_rkllm.backends.base import GenerationRequest
-from exo_rkllm.errors import ExoRkllmError, NotSupported
+from exo_rkllm.errors import NotSupported
+
+LEVEL = "0.17.0"
 
 # ── chat and generate ────────────────────────────────────────────────────────────────────────────
 
@@ -85,7 +84,12 @@ async def _answer(
 
 
 async def tags(call: Call) -> web.StreamResponse:
-    return json_response({"models": [translate.model_value(entry) for entry in call.context.catalogue.list()]})
+    catalogue = call.context.catalogue
+    models = [translate.model_value(entry) for entry in catalogue.list()]
+    aliases = [
+        {**translate.model_value(entry), "name": alias, "model": alias} for alias, entry in catalogue.aliased().items()
+    ]
+    return json_response({"models": [*models, *aliases]})
 
 
 async def ps(call: Call) -> web.StreamResponse:
@@ -98,43 +102,8 @@ async def show(call: Call) -> web.StreamResponse:
     return json_response(translate.show_value(call.entry(translate.model_name(call.values))))
 
 
-async def pull(call: Call) -> web.StreamResponse:
-    """A client that leaves ends the pull; what was fetched stays and is taken up by the next one."""
-    name = translate.model_name(call.values, "ORG/REPO or ORG/REPO:FILE of the Hub.")
-    if call.context.pull is None:
-        raise NotSupported("This daemon fetches no models.", f"exo-rkllm pull {name}")
-    stream = call.values.get("stream", True)
-    response: web.StreamResponse | None = None
-    async with aclosing(call.context.pull(name)) as progress:
-        try:
-            async for step in progress:
-                if stream:
-                    if response is None:
-                        response = await open_stream(call, NDJSON)
-                    await response.write(json_line(translate.pull_value(step)).encode())
-        except ExoRkllmError as error:
-            if response is None:
-                raise
-            await response.write(json_line(error_body(error, "ollama", call.id)).encode())
-            return response
-    if not stream:
-        return json_response({"status": "success"})
-    return await open_stream(call, NDJSON) if response is None else response  # aiohttp 3.8's may count as false
-
-
-async def delete(call: Call) -> web.StreamResponse:
-    """By the full name: what a shorter one would find when it asks, it must not delete."""
-    name = call.context.catalogue.removable(translate.model_name(call.values).removesuffix(":latest"))
-    await call.context.dispatcher.unload(name)
-    await asyncio.to_thread(call.context.catalogue.remove, name)
-    return json_response({})
-
-
 async def refuse(call: Call) -> web.StreamResponse:
-    raise NotSupported(
-        f"{call.request.path} is not supported: models are entries with a card here, not layers of Modelfiles.",
-        "exo-rkllm import PATH takes files, folders and rkllama's Modelfiles.",
-    )
+    raise NotSupported("Models are not published from here.", "Upload the model's folder to the Hub.")
 
 
 # ── embeddings ───────────────────────────────────────────────────────────────────────────────────
@@ -166,7 +135,8 @@ async def embed_one(call: Call) -> web.StreamResponse:
 
 
 async def version(call: Call) -> web.StreamResponse:
-    return json_response({"version": __version__})
+    """The level of Ollama's API that is spoken: clients refuse to talk to an older one."""
+    return json_response({"version": LEVEL, "exo_rkllm": __version__})
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -180,17 +150,25 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint(
         "POST",
         "/api/pull",
-        pull,
-        "Fetches a model from the Hub.",
+        changes.pull,
+        "Fetches a model from the Hub; one that is here already is fetched.",
         "ollama",
         body=tables.PULL,
         stream_type=NDJSON,
     ),
-    Endpoint("DELETE", "/api/delete", delete, "Deletes a model.", "ollama", body=tables.NAMED),
-    Endpoint("POST", "/api/create", refuse, "Is not supported.", "ollama"),
-    Endpoint("POST", "/api/copy", refuse, "Is not supported.", "ollama"),
+    Endpoint("DELETE", "/api/delete", changes.delete, "Deletes a model or an alias.", "ollama", body=tables.NAMED),
+    Endpoint(
+        "POST",
+        "/api/create",
+        changes.create,
+        "Makes a model over another one's weights.",
+        "ollama",
+        body=tables.CREATE,
+        stream_type=NDJSON,
+    ),
+    Endpoint("POST", "/api/copy", changes.copy, "Gives a model another name.", "ollama", body=tables.COPY),
     Endpoint("POST", "/api/push", refuse, "Is not supported.", "ollama"),
     Endpoint("POST", "/api/embed", embed_many, "Embeds texts as vectors of length one.", "ollama", body=tables.EMBED),
     Endpoint("POST", "/api/embeddings", embed_one, "Embeds one text as a vector.", "ollama", body=tables.EMBEDDINGS),
-    Endpoint("GET", "/api/version", version, "Returns the daemon's version.", "ollama"),
+    Endpoint("GET", "/api/version", version, "Returns the level of Ollama's API, and the daemon's version.", "ollama"),
 )

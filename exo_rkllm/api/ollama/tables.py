@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from exo_rkllm.api import common_fields as common
-from exo_rkllm.api.common_fields import NO_PROBABILITIES, body, refused, required
+from exo_rkllm.api.common_fields import NO_PROBABILITIES, body, dropped, refused, required
 from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.quantities import Seconds
-from exo_rkllm.schema.specs import Either, FieldSpec, Free, List, Switch, TaggedSpec, Text, Whole
+from exo_rkllm.schema.specs import Anything, Either, FieldSpec, Free, List, Switch, TaggedSpec, Text, Whole
 
 AT_LOAD = "Has no effect: it is decided when the model is loaded, and a prompt is never cut to fit."
 OPTIONS = body(
@@ -61,7 +61,7 @@ SHARED = (
     STREAM,
     FieldSpec(
         "think",
-        Either((Switch(), Text(("low", "medium", "high"))), "true, false, low, medium or high"),
+        Either((Switch(), Text(("low", "medium", "high", "max"))), "true, false, low, medium, high or max"),
         "Whether the model thinks before it answers; every degree means true.",
     ),
     FieldSpec(
@@ -70,9 +70,10 @@ SHARED = (
         "Form of the answer. The model is asked for it by prompt; an answer that violates it is an error.",
     ),
     FieldSpec("options", OPTIONS, "Sampling, and the length of the answer."),
+    common.LORA,
     KEEP_ALIVE,
-    refused("logprobs", "Whether to return log probabilities.", NO_PROBABILITIES, False),
-    refused("top_logprobs", "Alternatives per token.", NO_PROBABILITIES, 0),
+    dropped("logprobs", "Whether to return log probabilities.", NO_PROBABILITIES, False),
+    dropped("top_logprobs", "Alternatives per token.", NO_PROBABILITIES, 0),
 )
 CHAT = body(
     "OllamaChatRequest",
@@ -99,6 +100,26 @@ PULL = body(
     STREAM,
     refused("insecure", "Whether to skip checks of the source.", "what is fetched is always checked", False),
 )
+COPY = body(
+    "OllamaCopyRequest",
+    required("source", Text(least=1, most=512), "Name of the model."),
+    required("destination", Text(least=1, most=512), "The further name, which lists and answers as the model does."),
+)
+CREATE = body(
+    "OllamaCreateRequest",
+    *NAMES,
+    STREAM,
+    FieldSpec("from", Text(most=512), "Name of the model whose weights it takes."),
+    FieldSpec("modelfile", Text(most=1 << 16), "Text of a Modelfile: FROM, SYSTEM, PARAMETER, TEMPLATE, ADAPTER."),
+    FieldSpec("system", Text(), "The system message of conversations that have none."),
+    FieldSpec("template", Text(), "A chat template in Jinja."),
+    FieldSpec("parameters", Free(), "Sampling settings, num_ctx and stop."),
+    FieldSpec("adapters", Free(), "Name of a LoRA adapter of that model, as the only key."),
+    FieldSpec("files", Free(), "Refused: files are imported on the command line."),
+    FieldSpec("messages", List(Free()), "Refused: they belong to a conversation."),
+    FieldSpec("license", Anything(), "Has no effect."),
+    dropped("quantize", "Quantization of the new model.", "the weights stay as they are", ""),
+)
 EMBED = body(
     "OllamaEmbedRequest",
     common.MODEL,
@@ -108,7 +129,7 @@ EMBED = body(
         "The text, or up to 2048 of them; each gets a vector.",
     ),
     FieldSpec("truncate", Switch(), "Has no effect: nothing is cut, and a text that does not fit is refused."),
-    FieldSpec("dimensions", Whole(1, 1 << 20), "Length of the vectors; only the model's own is possible."),
+    FieldSpec("dimensions", Whole(1, 1 << 20), "Length of the vectors: they are cut to it, and made one long again."),
     FieldSpec("options", OPTIONS, "Has no effect on vectors."),
     KEEP_ALIVE,
 )

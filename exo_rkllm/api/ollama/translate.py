@@ -184,12 +184,12 @@ def model_value(entry: Entry) -> dict[str, Any]:
 
 
 def _details(entry: Entry) -> dict[str, Any]:
-    family = entry.card.chat.family or entry.card.base_model.rpartition("/")[2]
+    family = entry.family
     return {
         "parent_model": entry.card.base_model,
         "format": entry.engine,
         "family": family,
-        "families": [family] if family else [],
+        "families": [family],
         "parameter_size": _parameter_size(entry.card.base_model or entry.id),
         "quantization_level": entry.card.quantization,
     }
@@ -214,17 +214,27 @@ def loaded_model_value(model: ModelStatus, entry: Entry | None) -> dict[str, Any
     }
 
 
+def modelfile_of(entry: Entry) -> str:
+    """A Modelfile from which `create` makes the same model again."""
+    card = entry.card
+    lines = [f"# {card.source or entry.id}", f"FROM {entry.id}"]
+    lines += [f"PARAMETER {name} {value}" for name, value in card.sampling.explicit().items()]
+    lines += [f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in card.chat.stop]
+    lines += [f'SYSTEM """{card.chat.system}"""'] if card.chat.system else []
+    return "\n".join(lines) + "\n"
+
+
 def show_value(entry: Entry) -> dict[str, Any]:
     card, chat, model = entry.card, entry.chat_format(), model_value(entry)
-    family = model["details"]["family"] or "rkllm"
+    family = model["details"]["family"]
     return {
-        "modelfile": f"# {card.source or entry.id}\nFROM {card.weights.file if card.weights else entry.id}\n",
+        "modelfile": modelfile_of(entry),
         "parameters": "\n".join(f"{name} {value}" for name, value in card.sampling.explicit().items()),
         "template": "",
         "details": model["details"],
         "model_info": {
             "general.architecture": family,
-            "general.basename": card.base_model,
+            "general.basename": card.name or card.base_model.rpartition("/")[2] or entry.id,
             f"{family}.context_length": card.context,
             f"{family}.embedding_length": card.hidden_size,
             f"{family}.block_count": card.layers,

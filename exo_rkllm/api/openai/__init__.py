@@ -9,16 +9,22 @@ from typing import Any
 
 from aiohttp import web
 
+from exo_rkllm.api.anthropic.models import HEADER as ANTHROPIC
+from exo_rkllm.api.anthropic.models import anthropic_list, anthropic_value
 from exo_rkllm.api.common_fields import modified_seconds, total
 from exo_rkllm.api.context import Call, Endpoint
 from exo_rkllm.api.embedding import embed
 from exo_rkllm.api.encoding import SSE, json_response
+from exo_rkllm.api.leniency import note_ignored
 from exo_rkllm.api.openai import translate
+from exo_rkllm.api.openai.logprobs import completion_logprobs
 from exo_rkllm.api.openai.stream import ChatEncoder, CompletionEncoder
 from exo_rkllm.api.openai.tables import CHAT, COMPLETION, EMBEDDING
-from exo_rkllm.api.response_format import response_format_of
-from exo_rkllm.api.streaming import complete_answer, stream_answers
+from exo_rkllm.api.response_format import ResponseFormat, response_format_of
+from exo_rkllm.api.streaming import CompleteAnswer, complete_answer, stream_answers
+from exo_rkllm.backends.base import Ignored
 from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError
 
 # A model as GET /v1/models has it. What is not known is left out.
@@ -36,7 +42,8 @@ MODEL_FIELDS: Mapping[str, Callable[[Entry], Any]] = {
 async def chat(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
-    shape = response_format_of(values.get("response_format"))
+    guided = values.get("guided_json")
+    shape = ResponseFormat("schema", guided) if guided else response_format_of(values.get("response_format"))
     request = translate.chat_request(entry, values, shape)
     single_call = values.get("parallel_tool_calls") is False
     identity = f"chatcmpl-{request.id}"
@@ -61,15 +68,25 @@ async def completions(call: Call) -> web.StreamResponse:
     entry = call.entry(values["model"])
     prompts = translate.prompts_of(values["prompt"])
     echo = bool(values.get("echo"))
-    if echo and not all(isinstance(prompt, str) for prompt in prompts):
+    top = values.get("logprobs")
+    if echo and top is None and not all(isinstance(prompt, str) for prompt in prompts):
         raise FieldError("echo", "echo wants a prompt that is text.", "Send the prompt as a string.")
     requests = [translate.completion_request(entry, values, prompt) for prompt in prompts]
     identity = f"cmpl-{secrets.token_hex(16)}"
-    echoes = [str(prompt) if echo else "" for prompt in prompts]
+    echoes = [prompt if echo and isinstance(prompt, str) else "" for prompt in prompts]
     if values.get("stream"):
+        if top is not None:
+            note_ignored(call, entry.id, Ignored(("logprobs",), "has no effect in a stream"))
         encoder = CompletionEncoder(identity, entry.id, call.id, echoes, usage=_streams_usage(values))
         return await stream_answers(call, requests, encoder)
-    answers = [await complete_answer(call, request) for request in requests]
+    if values.get("max_tokens") == 0:
+        answers = [CompleteAnswer() for _ in requests]  # nothing but scores
+    else:
+        answers = [await complete_answer(call, request) for request in requests]
+    logprobs = [
+        None if top is None else await _logprobs(call, entry, prompt, answer)
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
     return json_response(
         {
             "id": identity,
@@ -77,12 +94,29 @@ async def completions(call: Call) -> web.StreamResponse:
             "created": int(time.time()),
             "model": entry.id,
             "choices": [
-                {"index": index, "text": echo + answer.text, "finish_reason": answer.finish.reason, "logprobs": None}
-                for index, (answer, echo) in enumerate(zip(answers, echoes, strict=True))
+                {"index": index, "text": echo + answer.text, "finish_reason": answer.finish.reason, "logprobs": scores}
+                for index, (answer, echo, scores) in enumerate(zip(answers, echoes, logprobs, strict=True))
             ],
             "usage": translate.completion_usage(total(answer.finish.usage for answer in answers)),
         }
     )
+
+
+async def _logprobs(
+    call: Call, entry: Entry, prompt: str | tuple[int, ...], answer: CompleteAnswer
+) -> dict[str, Any] | None:
+    """Scores of one completion. Without echo they are an addition to an answer that is there already: where the model
+    has none, they are left out and named."""
+    echo, top = bool(call.values.get("echo")), call.values["logprobs"]
+    try:
+        if len(answer.tokens) != answer.finish.usage.completion or min(answer.tokens, default=0) < 0:
+            raise NotSupported("the tokens of this answer are not known")  # noqa: TRY301 - as those of the engine
+        return await completion_logprobs(call, entry, prompt, answer.tokens, echo=echo, top=top)
+    except NotSupported as error:
+        if echo:
+            raise
+        note_ignored(call, entry.id, Ignored(("logprobs",), f"cannot be had ({error.sentence.rstrip('.')})"))
+        return None
 
 
 def _streams_usage(values: Mapping[str, Any]) -> bool:
@@ -92,7 +126,9 @@ def _streams_usage(values: Mapping[str, Any]) -> bool:
 async def embeddings(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
-    vectors = await embed(call, entry, translate.prompts_of(values["input"]), values.get("dimensions"))
+    vectors = await embed(
+        call, entry, translate.prompts_of(values["input"]), values.get("dimensions"), None, _purpose(values)
+    )
     numbers = vectors.base64() if values.get("encoding_format") == "base64" else vectors.lists()
     return json_response(
         {
@@ -106,20 +142,40 @@ async def embeddings(call: Call) -> web.StreamResponse:
     )
 
 
+def _purpose(values: Mapping[str, Any]) -> str:
+    """query or document, whichever of the words in use says it; empty where the request does not say."""
+    word = values.get("input_type", "")
+    return next(
+        (purpose for purpose in ("query", "document") if purpose in word), "document" if word == "passage" else ""
+    )
+
+
 def model_value(entry: Entry) -> dict[str, Any]:
     return {name: value for name, read in MODEL_FIELDS.items() if (value := read(entry)) is not None}
 
 
 async def models(call: Call) -> web.StreamResponse:
-    return json_response({"object": "list", "data": [model_value(entry) for entry in call.context.catalogue.list()]})
+    """Those of the catalogue, each with its adapters, and their aliases; in Anthropic's form for its clients."""
+    catalogue, rows = call.context.catalogue, list[tuple[str, Entry]]()
+    for entry in catalogue.list():
+        rows += [(name, entry) for name in (entry.id, *(f"{entry.id}:{adapter}" for adapter in entry.adapters))]
+    rows += catalogue.aliased().items()
+    if ANTHROPIC in call.request.headers:
+        return json_response(anthropic_list([anthropic_value(entry, name) for name, entry in rows]))
+    return json_response({"object": "list", "data": [{**model_value(entry), "id": name} for name, entry in rows]})
 
 
 async def model(call: Call) -> web.StreamResponse:
-    return json_response(model_value(call.entry()))
+    entry = call.entry()
+    name = call.request.match_info["model"] if call.adapter() else entry.id
+    if ANTHROPIC in call.request.headers:
+        return json_response(anthropic_value(entry, name))
+    return json_response({**model_value(entry), "id": name})
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint("GET", "/v1/models", models, "Lists the models of the catalogue."),
+    Endpoint("GET", "/v1/models", models, "Lists the models of the catalogue, their adapters and aliases."),
+    Endpoint("GET", "/models", models, "The same, for clients that leave /v1 out."),
     Endpoint("GET", "/v1/models/{model:.+}", model, "Describes one model."),
     Endpoint("POST", "/v1/chat/completions", chat, "Answers a conversation.", body=CHAT, stream_type=SSE),
     Endpoint("POST", "/v1/completions", completions, "Continues a text.", body=COMPLETION, stream_type=SSE),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exo_rkllm.api import common_fields as common
-from exo_rkllm.api.common_fields import NO_PROBABILITIES, body, refused, required, text_or_parts
+from exo_rkllm.api.common_fields import NO_PROBABILITIES, body, dropped, refused, required, text_or_parts
 from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import Either, FieldSpec, Free, List, Switch, TaggedSpec, Text, Whole
 
@@ -51,6 +51,10 @@ MESSAGE = TaggedSpec(
 )
 TOOL_NAME = body("ToolName", required("name", common.NAME, "Name of the function."))
 NAMED_TOOL = body("NamedTool", required("function", TOOL_NAME, "The function that the model must call."))
+ALLOWED_TOOLS = body(
+    "AllowedTools",
+    required("allowed_tools", common.allowed_tools("AllowedToolList", NAMED_TOOL), "The tools that may be called."),
+)
 JSON_SCHEMA = common.schema_format("JsonSchema", FieldSpec("schema", Free(), "JSON Schema of the answer."))
 RESPONSE_FORMAT = TaggedSpec(
     "type",
@@ -70,13 +74,17 @@ TEMPLATE_SWITCHES = body(
 SHARED = (
     FieldSpec("stream", Switch(), "Whether to send the answer as server-sent events while it is computed."),
     FieldSpec("stream_options", STREAM_OPTIONS, "Options of the stream."),
-    FieldSpec("max_tokens", common.MOST_TOKENS, "Most tokens of the answer, thoughts included; no limit by default."),
+    FieldSpec(
+        "max_tokens", common.MOST_TOKENS, "Most tokens of the answer, thoughts included; -1, the default, is no limit."
+    ),
     *SETTINGS,
     common.STOP,
     common.USER,
+    common.LORA,
     FieldSpec("metadata", Free(most=64), "Your own notes on the request; they have no effect."),
     refused("n", "Number of answers.", ONE_ANSWER, 1),
-    refused("logit_bias", "Bias of single tokens.", "single tokens cannot be biased", {}),
+    dropped("logit_bias", "Bias of single tokens.", "single tokens cannot be biased", {}),
+    *common.CONSTRAINTS,
 )
 CHAT = body(
     "ChatCompletionRequest",
@@ -85,7 +93,7 @@ CHAT = body(
     *SHARED,
     FieldSpec("max_completion_tokens", common.MOST_TOKENS, "The newer name of max_tokens; it has priority."),
     common.tools(TaggedSpec("type", {"function": common.FUNCTION_TOOL})),
-    common.tool_choice(NAMED_TOOL),
+    common.tool_choice(NAMED_TOOL, ALLOWED_TOOLS),
     common.PARALLEL_CALLS,
     FieldSpec(
         "response_format",
@@ -98,8 +106,10 @@ CHAT = body(
         TEMPLATE_SWITCHES,
         "The switch for thinking, as vLLM and SGLang name it; it has priority over reasoning_effort.",
     ),
-    refused("logprobs", "Whether to return log probabilities.", NO_PROBABILITIES, False),
-    refused("top_logprobs", "Alternatives per token.", NO_PROBABILITIES, 0),
+    FieldSpec("enable_thinking", Switch(), "The same switch, as exo names it."),
+    FieldSpec("guided_json", Free(), "JSON Schema of the answer, as vLLM names it: the same as response_format."),
+    dropped("logprobs", "Whether to return log probabilities.", NO_PROBABILITIES, False),
+    dropped("top_logprobs", "Alternatives per token.", NO_PROBABILITIES, 0),
     refused("functions", "The older form of tools.", "it was replaced by tools", []),
     refused("function_call", "The older form of tool_choice.", "it was replaced by tool_choice", "none"),
     refused("modalities", "Kinds of output.", TEXT_ANSWERS, ["text"]),
@@ -117,10 +127,15 @@ COMPLETION = body(
         "The text to continue, or up to 64 of them; no chat template is applied.",
     ),
     *SHARED,
-    FieldSpec("echo", Switch(), "Whether the answer begins with the prompt; for prompts that are text."),
-    refused("best_of", "Number of candidates to choose from.", ONE_ANSWER, 1),
+    FieldSpec("echo", Switch(), "Whether the answer begins with the prompt; for token ids only with logprobs."),
+    dropped("best_of", "Number of candidates to choose from.", ONE_ANSWER, 1),
     refused("suffix", "Text after the answer.", "these models fill no gaps", ""),
-    refused("logprobs", "Alternatives per token.", NO_PROBABILITIES),
+    FieldSpec(
+        "logprobs",
+        Whole(0, 20),
+        "Log probabilities of the answer's tokens and of so many alternatives, with echo those of the prompt's, too. "
+        "They take another run over the text and have no effect in a stream.",
+    ),
 )
 EMBEDDING = body(
     "EmbeddingRequest",
@@ -139,6 +154,11 @@ EMBEDDING = body(
         "The text, or up to 2048 of them; each gets a vector.",
     ),
     FieldSpec("encoding_format", Text(("float", "base64")), "How vectors are written: as numbers, or in base64."),
-    FieldSpec("dimensions", Whole(1, 1 << 20), "Length of the vectors; only the model's own is possible."),
+    FieldSpec("dimensions", Whole(1, 1 << 20), "Length of the vectors: they are cut to it, and made one long again."),
+    FieldSpec(
+        "input_type",
+        Text(("query", "document", "passage", "search_query", "search_document")),
+        "Whether the texts are queries or documents, for models that want a prefix before one of them.",
+    ),
     common.USER,
 )

@@ -16,22 +16,24 @@ from exo_rkllm.catalogue.store import Entry
 
 def chat_request(entry: Entry, values: Mapping[str, Any], shape: ResponseFormat) -> GenerationRequest:
     messages = [_message(value, f"messages[{index}]") for index, value in enumerate(values["messages"])]
-    tools, choice = values.get("tools", ()), values.get("tool_choice", "auto")
-    name = "" if isinstance(choice, str) else choice["function"]["name"]
+    offered = tuple(common_fields.tool_of(tool["function"]) for tool in values.get("tools", ()))
+    tools, choice = common_fields.tools_and_choice(
+        offered, values.get("tool_choice", "auto"), lambda tool: str(tool["function"]["name"])
+    )
     return GenerationRequest(
         model=entry.id,
         messages=shape.with_instructions(messages),
         sampling=common_fields.sampling_of(values),
-        max_tokens=values.get("max_completion_tokens", values.get("max_tokens")),
+        max_tokens=common_fields.max_tokens_of(values.get("max_completion_tokens", values.get("max_tokens"))),
         stop=common_fields.stop_of(values.get("stop")),
-        tools=tuple(common_fields.tool_of(tool["function"]) for tool in tools),
-        tool_choice=common_fields.tool_choice_of(choice, name, tools),
+        tools=tools,
+        tool_choice=choice,
         thinking=_thinking(values),
     )
 
 
 def _thinking(values: Mapping[str, Any]) -> bool | None:
-    switch: bool | None = values.get("chat_template_kwargs", {}).get("enable_thinking")
+    switch: bool | None = values.get("chat_template_kwargs", {}).get("enable_thinking", values.get("enable_thinking"))
     return common_fields.thinking_of(values.get("reasoning_effort")) if switch is None else switch
 
 
@@ -67,7 +69,7 @@ def completion_request(entry: Entry, values: Mapping[str, Any], prompt: str | tu
         prompt=prompt if isinstance(prompt, str) else None,
         tokens=None if isinstance(prompt, str) else prompt,
         sampling=common_fields.sampling_of(values),
-        max_tokens=values.get("max_tokens"),
+        max_tokens=common_fields.max_tokens_of(values.get("max_tokens")),
         stop=common_fields.stop_of(values.get("stop")),
     )
 

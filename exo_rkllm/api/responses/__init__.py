@@ -16,8 +16,9 @@ from exo_rkllm.api.faults import NoSuchPlace
 from exo_rkllm.api.response_format import response_format_of
 from exo_rkllm.api.responses import translate
 from exo_rkllm.api.responses.stream import ResponseEncoder
-from exo_rkllm.api.responses.tables import RESPONSE
+from exo_rkllm.api.responses.tables import COUNT, RESPONSE
 from exo_rkllm.api.streaming import CompleteAnswer, complete_answer, stream_answers
+from exo_rkllm.api.tokens import count_tokens
 from exo_rkllm.backends.base import Message
 from exo_rkllm.schema.specs import FieldError
 
@@ -83,12 +84,7 @@ class ResponsesApi:
         values = call.values
         entry = call.entry(values["model"])
         shape = response_format_of(values.get("text", {}).get("format"))
-        earlier: tuple[Message, ...] = ()
-        if previous := values.get("previous_response_id"):
-            earlier = self._store.get(previous, call.caller.client).messages
-        conversation = (*earlier, *translate.messages_of(values["input"]))
-        if not conversation:
-            raise FieldError("input", "input holds no message.", "Add what the user says.")
+        conversation = self._conversation(call)
         request = translate.generation_request(entry, values, conversation, shape)
         frame = translate.ResponseFrame(f"resp_{request.id}", entry.id, int(time.time()), values)
         single_call = values.get("parallel_tool_calls") is False
@@ -117,6 +113,45 @@ class ResponsesApi:
     async def get(self, call: Call) -> web.StreamResponse:
         return json_response(self._store.get(call.request.match_info["id"], call.caller.client).value)
 
+    async def input_items(self, call: Call) -> web.StreamResponse:
+        """What a stored response answers, the latest item first unless `order=asc`, in pages."""
+        stored = self._store.get(call.request.match_info["id"], call.caller.client)
+        query = call.request.query
+        items = translate.items_of(stored.messages[:-1], stored.value["id"])
+        if query.get("order", "desc") != "asc":
+            items.reverse()
+        ids = [item["id"] for item in items]
+        after = ids.index(query["after"]) + 1 if query.get("after") in ids else 0
+        limit = int(query["limit"]) if query.get("limit", "").isdecimal() else 20
+        page = items[after : after + max(1, min(limit, 100))]
+        return json_response(
+            {
+                "object": "list",
+                "data": page,
+                "first_id": page[0]["id"] if page else None,
+                "last_id": page[-1]["id"] if page else None,
+                "has_more": after + len(page) < len(items),
+            }
+        )
+
+    async def input_tokens(self, call: Call) -> web.StreamResponse:
+        values = call.values
+        entry = call.entry(values["model"])
+        conversation = self._conversation(call)
+        shape = response_format_of(values.get("text", {}).get("format"))
+        counted = count_tokens(entry, translate.generation_request(entry, values, conversation, shape))
+        return json_response({"object": "response.input_tokens", "input_tokens": counted.tokens, **counted.note})
+
+    def _conversation(self, call: Call) -> tuple[Message, ...]:
+        """The response that is continued, and the new input."""
+        earlier: tuple[Message, ...] = ()
+        if previous := call.values.get("previous_response_id"):
+            earlier = self._store.get(previous, call.caller.client).messages
+        conversation = (*earlier, *translate.messages_of(call.values["input"]))
+        if not conversation:
+            raise FieldError("input", "input holds no message.", "Add what the user says.")
+        return conversation
+
     async def delete(self, call: Call) -> web.StreamResponse:
         identity = call.request.match_info["id"]
         self._store.forget(identity, call.caller.client)
@@ -127,6 +162,8 @@ def endpoints() -> tuple[Endpoint, ...]:
     api, path = ResponsesApi(), "/v1/responses"
     return (
         Endpoint("POST", path, api.create, "Answers a conversation of items.", body=RESPONSE, stream_type=SSE),
+        Endpoint("POST", f"{path}/input_tokens", api.input_tokens, "Counts the tokens of an input.", body=COUNT),
         Endpoint("GET", f"{path}/{{id}}", api.get, "Returns a stored response."),
+        Endpoint("GET", f"{path}/{{id}}/input_items", api.input_items, "Returns what a stored response answers."),
         Endpoint("DELETE", f"{path}/{{id}}", api.delete, "Deletes a stored response."),
     )

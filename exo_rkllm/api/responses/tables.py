@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exo_rkllm.api import common_fields as common
-from exo_rkllm.api.common_fields import body, refused, required
+from exo_rkllm.api.common_fields import body, dropped, refused, required
 from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import Either, FieldSpec, Free, List, Switch, TaggedSpec, Text
 
@@ -62,6 +62,7 @@ REASONING = body(
     FieldSpec("effort", common.EFFORT, common.EFFORT_ABOUT),
     FieldSpec("summary", Text(), "Has no effect: thoughts are returned whole."),
 )
+FUNCTION_CHOICE = body("FunctionChoice", required("name", common.NAME, "Name of the function."))
 RESPONSE = body(
     "ResponseRequest",
     common.MODEL,
@@ -77,16 +78,18 @@ RESPONSE = body(
     FieldSpec("max_output_tokens", common.MOST_TOKENS, "Most tokens of the answer, thoughts included."),
     *SETTINGS,
     common.tools(TaggedSpec("type", {"function": common.FUNCTION})),
-    common.tool_choice(body("FunctionChoice", required("name", common.NAME, "Name of the function."))),
+    common.tool_choice(FUNCTION_CHOICE, common.allowed_tools("AllowedFunctions", FUNCTION_CHOICE)),
     common.PARALLEL_CALLS,
     FieldSpec("text", TEXT_OPTIONS, "Form of the answer."),
     FieldSpec("reasoning", REASONING, "Whether the model thinks before it answers."),
     FieldSpec("metadata", Free(most=64), "Your own notes on the response; it repeats them."),
+    common.LORA,
     common.USER,
-    refused("truncation", "What becomes of a conversation that is too long.", "none is ever cut", "disabled"),
+    dropped("truncation", "What becomes of a conversation that is too long.", "none is ever cut", "disabled"),
     refused("background", "Whether to answer later.", "answers are given at once", False),
     refused("conversation", "A stored conversation.", "only previous_response_id is kept"),
     refused("prompt", "A stored prompt.", "there are no stored prompts"),
-    refused("top_logprobs", "Alternatives per token.", common.NO_PROBABILITIES, 0),
-    refused("max_tool_calls", "Most calls of built-in tools.", "there are no built-in tools"),
+    dropped("top_logprobs", "Alternatives per token.", common.NO_PROBABILITIES, 0),
+    dropped("max_tool_calls", "Most calls of built-in tools.", "there are no built-in tools"),
 )
+COUNT = body("InputTokensRequest", *(field for field in RESPONSE.fields if field.name not in ("stream", "store")))

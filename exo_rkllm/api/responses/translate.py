@@ -10,6 +10,7 @@ from typing import Any
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, ToolCall, Usage
+from exo_rkllm.backends.chat_body import data_url
 from exo_rkllm.catalogue.store import Entry
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────
@@ -53,14 +54,17 @@ def generation_request(
 ) -> GenerationRequest:
     instructions = values.get("instructions")
     system = (Message("system", instructions),) if instructions else ()
-    tools, choice = values.get("tools", ()), values.get("tool_choice", "auto")
+    offered = tuple(common_fields.tool_of(tool) for tool in values.get("tools", ()))
+    tools, choice = common_fields.tools_and_choice(
+        offered, values.get("tool_choice", "auto"), lambda tool: str(tool["name"])
+    )
     return GenerationRequest(
         model=entry.id,
         messages=shape.with_instructions((*system, *conversation)),
         sampling=common_fields.sampling_of(values),
-        max_tokens=values.get("max_output_tokens"),
-        tools=tuple(common_fields.tool_of(tool) for tool in tools),
-        tool_choice=common_fields.tool_choice_of(choice, "" if isinstance(choice, str) else choice["name"], tools),
+        max_tokens=common_fields.max_tokens_of(values.get("max_output_tokens")),
+        tools=tools,
+        tool_choice=choice,
         thinking=common_fields.thinking_of(values.get("reasoning", {}).get("effort")),
     )
 
@@ -107,6 +111,26 @@ class ResponseFrame:
             "usage": None if finish is None else usage_value(finish.usage, thinking_tokens),
             "user": values.get("user"),
         }
+
+
+def items_of(messages: tuple[Message, ...], response: str) -> list[dict[str, Any]]:
+    """A conversation as items, the reverse of `messages_of`; ids are those of their places in the response."""
+    items: list[dict[str, Any]] = []
+    for message in messages:
+        identity = f"{response.removeprefix('resp_')}_{len(items)}"
+        if message.role == "tool":
+            output = {"call_id": message.tool_call_id, "output": message.content, "status": "completed"}
+            items.append({"id": f"fco_{identity}", "type": "function_call_output", **output})
+            continue
+        if message.role == "assistant":
+            items += [message_item(f"msg_{identity}", message.content)] if message.content else []
+            items += map(call_item, message.tool_calls)
+            continue
+        content: list[dict[str, Any]] = [{"type": "input_text", "text": message.content}] if message.content else []
+        content += [{"type": "input_image", "detail": "auto", "image_url": data_url(image)} for image in message.images]
+        item = {"type": "message", "role": message.role, "status": "completed", "content": content}
+        items.append({"id": f"msg_{identity}", **item})
+    return items
 
 
 def usage_value(usage: Usage, thinking_tokens: int) -> dict[str, Any]:

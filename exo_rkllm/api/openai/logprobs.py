@@ -1,0 +1,126 @@
+"""Log probabilities of a completion: one more run over the finished text, which reads the logits and generates nothing.
+
+Row n of the logits tells what the model expects behind token n, so a token's probability stands in the row before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from exo_rkllm.api.context import Call
+from exo_rkllm.api.streaming import complete_answer
+from exo_rkllm.backends.base import Array, GenerationRequest, Tokenizer
+from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.errors import NotSupported
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+# A row of a vocabulary of 150,000 tokens has 600 kB, and the library holds them all at once.
+MOST_TOKENS = 2048
+# Rows that are widened to double precision at a time.
+CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """The log probability of a token at its place, and the likeliest tokens there with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+async def score_tokens(call: Call, entry: Entry, tokens: Sequence[int], count: int, top: int) -> list[TokenScore]:
+    """Scores of the last `count` of `tokens`, of which at least one stands before them.
+
+    Raises NotSupported where the engine has no logits, or its library returns fewer rows than tokens.
+    """
+    if len(tokens) > MOST_TOKENS:
+        raise NotSupported(
+            f"Log probabilities of {len(tokens)} tokens take too much memory; {MOST_TOKENS} are possible.",
+            "Send a shorter text, or leave logprobs out.",
+        )
+    request = GenerationRequest(model=entry.id, tokens=tuple(tokens), output="logits", rows=count + 1)
+    answer = await complete_answer(call, request)
+    rows = sum(array.rows for array in answer.arrays)
+    if rows < count + 1:
+        raise NotSupported(
+            f"The runtime of {entry.id} returned the logits of {rows} tokens, and {count + 1} are needed.",
+            "Leave logprobs out.",
+        )
+    scored = list(_scores(answer.arrays, tokens[len(tokens) - rows + 1 :], top))
+    return scored[len(scored) - count :]
+
+
+def _scores(arrays: Sequence[Array], followers: Sequence[int], top: int) -> Iterator[TokenScore]:
+    """A score for each of `followers`, the tokens behind each row but the last."""
+    import numpy as np
+
+    at = 0
+    for array in arrays:
+        rows = np.frombuffer(array.data, "<f4").reshape(array.rows, array.width)
+        for start in range(0, array.rows, CHUNK):
+            part = log_softmax(rows[start : start + CHUNK])
+            for row in part[: max(0, len(followers) - at)]:
+                best = np.argsort(row)[::-1][:top]
+                yield TokenScore(float(row[followers[at]]), tuple((int(one), float(row[one])) for one in best))
+                at += 1
+
+
+def log_softmax(rows: NDArray[numpy.float32]) -> NDArray[numpy.float64]:
+    import numpy as np
+
+    wide = rows.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    result: NDArray[numpy.float64] = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
+    return result
+
+
+def logprobs_value(
+    tokens: Sequence[int], scores: Sequence[TokenScore | None], tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    """OpenAI's lists; a token whose text is not known is written as its id."""
+
+    def text(token: int) -> str:
+        return f"token_id:{token}" if tokenizer is None else tokenizer.decode([token])
+
+    texts = [text(token) for token in tokens]
+    offsets = [0]
+    for one in texts[:-1]:
+        offsets.append(offsets[-1] + len(one))
+    return {
+        "tokens": texts,
+        "token_logprobs": [None if score is None else score.logprob for score in scores],
+        "top_logprobs": [
+            None if score is None else {text(token): logprob for token, logprob in score.top} for score in scores
+        ],
+        "text_offset": offsets[: len(texts)],
+    }
+
+
+async def completion_logprobs(
+    call: Call, entry: Entry, prompt: str | tuple[int, ...], answer: Sequence[int], *, echo: bool, top: int
+) -> dict[str, Any] | None:
+    """The field `logprobs` of a completion's choice; None where there is no token to score.
+
+    Raises NotSupported where the prompt's tokens are not known, or nothing can be scored.
+    """
+    tokenizer = entry.tokenizer()
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise NotSupported(
+                f"Log probabilities need the tokens of the prompt, and {entry.id} has no tokenizer here.",
+                "Send the prompt as token ids, or put tokenizer.json of the base model into the model's folder.",
+            )
+        prompt = tuple(tokenizer.encode(prompt))
+    tokens = [*prompt, *answer]
+    count = len(tokens) - 1 if echo else len(answer)
+    if not count:
+        return None
+    scores: list[TokenScore | None] = [*await score_tokens(call, entry, tokens, count, top)]
+    if echo:
+        return logprobs_value(tokens, [None, *scores], tokenizer)
+    return logprobs_value(answer, scores, tokenizer)
