@@ -84,7 +84,7 @@ def report(view: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         head = ("INSTANCE", "MODEL", "NODE", "STATUS", "TASKS")
         yield from table([head, *(_instance(instance) for instance in view["instances"])])
-    withheld = [offer for offer in view["offers"] if not offer["offered"]]
+    withheld = [offer for offer in view.get("offers", ()) if not offer["offered"]]
     if withheld:
         yield ""
         yield from table([("NOT OFFERED", "REASON"), *((offer["model"], offer["reason"]) for offer in withheld)])
