@@ -234,9 +234,9 @@ class ClusterSwitch:
             if self.node is not None:
                 self.node.join()
                 return
-            self._left = False
+            if self._left:
+                self._remember("")  # first: the node stays out while its folder has a reason to
             await self._start()
-            self._remember("")
 
     async def leave(self) -> None:
         """The operator wants the board out, until `join`, restarts included."""
