@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -19,6 +19,7 @@ from exo_rkllm.api.faults import Language
 from exo_rkllm.api.rights import Right, includes, right_of
 from exo_rkllm.backends.base import JSON, Model
 from exo_rkllm.backends.registry import EngineSpec
+from exo_rkllm.board.history import HistoryPoint
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.config import ApiSettings
@@ -77,6 +78,8 @@ class IgnoredLog:
 class ApiContext:
     """`board` gives facts and readings as plain values; whoever reads them again and again holds `watch`.
 
+    `history` gives the board's last hour.
+
     `metrics` takes the request's Accept header and gives the page and its type; `pull` takes ORG/REPO[:FILE].
     `engine_spec` tells what a model's engine takes; without one, engines refuse for themselves.
     """
@@ -88,6 +91,7 @@ class ApiContext:
     metrics: Callable[[str], tuple[bytes, str]] | None = None
     board: Callable[[], Plain] = dict
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext
+    history: Callable[[], Sequence[HistoryPoint]] = tuple
     cluster: Callable[[], Plain] = dict
     node_id: Callable[[], str] | None = None
     engine_spec: Callable[[Model], EngineSpec] | None = None

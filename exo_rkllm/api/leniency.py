@@ -58,8 +58,8 @@ def _own_names(values: Mapping[str, Any], name: str) -> Iterable[str]:
 
 
 def admitted(call: Call, request: GenerationRequest) -> GenerationRequest:
-    """The request with the adapter that its client chose, and without what its model's engine does not take."""
-    return without_unsupported(call, replace(request, lora=call.adapter()))
+    """The request with its client's id and adapter, and without what its model's engine does not take."""
+    return without_unsupported(call, replace(request, lora=call.adapter(), reference=call.id))
 
 
 def without_unsupported(call: Call, request: GenerationRequest) -> GenerationRequest:

@@ -20,6 +20,7 @@ from exo_rkllm.board.counters import Clock, Reading
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.kernel_log import KernelLogWatch
 from exo_rkllm.board.neighbours import Neighbours
+from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.store import Entry, Problem
 from exo_rkllm.dispatch.status import ModelStatus
 
@@ -38,7 +39,8 @@ def snapshot(call: Call) -> dict[str, Any]:
     status = context.dispatcher.status()
     listing = context.catalogue.scan()
     asked_for = {model.name: model for model in status.models}
-    entries = [_model_value(entry, asked_for.pop(entry.id, IDLE)) for entry in listing.entries]
+    board = context.board()
+    entries = [_model_value(entry, asked_for.pop(entry.id, IDLE), board) for entry in listing.entries]
     return {
         "version": __version__,
         "time": time.time(),
@@ -52,13 +54,13 @@ def snapshot(call: Call) -> dict[str, Any]:
         "stuck": [asdict(model) for model in status.stuck],
         "models": [*entries, *map(_status_value, asked_for.values())],
         "problems": [_problem_value(problem) for problem in listing.problems],
-        "board": context.board(),
+        "board": board,
         "cluster": context.cluster(),
         "may": {"control": call.caller.may("control")},
     }
 
 
-def _model_value(entry: Entry, status: ModelStatus) -> dict[str, Any]:
+def _model_value(entry: Entry, status: ModelStatus, board: Plain) -> dict[str, Any]:
     card = entry.card
     return {
         **_status_value(status),
@@ -69,11 +71,23 @@ def _model_value(entry: Entry, status: ModelStatus) -> dict[str, Any]:
         "platform": card.platform,
         "context": status.context or card.context,
         "size": card.weights.size if card.weights else 0,
+        "unfit": unfit(card, board),
     }
 
 
+def unfit(card: Card, board: Plain) -> str:
+    """Why this board would refuse the model, from its card alone; empty where nothing speaks against it."""
+    soc, memory = board.get("soc"), board.get("memory_total")
+    size = card.weights.size if card.weights else 0
+    if card.platform and isinstance(soc, str) and soc and card.platform.upper() != soc.upper().removesuffix("S"):
+        return f"It is built for {card.platform.upper()}, and this board is {soc}."
+    if isinstance(memory, int) and size > memory:
+        return f"Its file has {size / 1e9:.1f} GB, and this board has {memory / 1e9:.1f} GB of memory."
+    return ""
+
+
 def _status_value(status: ModelStatus) -> dict[str, Any]:
-    return {**asdict(status), "title": status.name, "quantization": "", "platform": "", "size": 0}
+    return {**asdict(status), "title": status.name, "quantization": "", "platform": "", "size": 0, "unfit": ""}
 
 
 def _problem_value(problem: Problem) -> dict[str, Any]:
@@ -162,6 +176,11 @@ async def _watch(call: Call, change: asyncio.Event) -> None:
             change.set()
 
 
+async def history(call: Call) -> web.StreamResponse:
+    """In the page's form: what could not be read is null, and the NPU's idle times are gaps."""
+    return json_response({"samples": [asdict(point) for point in call.context.history()]})
+
+
 async def healthz(call: Call) -> web.StreamResponse:
     return web.Response(text="ok\n")
 
@@ -212,6 +231,7 @@ TEXT = "text/plain"
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/status", status, "Returns the state of board, models, queue and cluster."),
     Endpoint("GET", "/v1/events", events, "Streams the status as it changes.", content_type=SSE),
+    Endpoint("GET", "/v1/history", history, "Returns the board's last hour: load of the cores, tokens/s, temperature."),
     Endpoint("POST", "/v1/models/{model:.+}/load", load, "Loads a model."),
     Endpoint("POST", "/v1/models/{model:.+}/unload", unload, "Unloads a model."),
     Endpoint("GET", "/healthz", healthz, "Answers while the daemon lives.", content_type=TEXT),

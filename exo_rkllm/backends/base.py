@@ -79,6 +79,7 @@ class GenerationRequest:
     rows: int = 0  # how many of the last rows of `hidden` or `logits` are wanted; 0 means all
     lora: str = ""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    reference: str = ""  # by which the client knows it; need not be unique
 
 
 # ── what is answered ─────────────────────────────────────────────────────────────────────────────

@@ -87,6 +87,15 @@ def read_power(sources: Sources) -> bool | None:
         return None
 
 
+def read_temperature(sources: Sources) -> float | None:
+    """Degrees of the NPU or the chip, from one file."""
+    try:
+        celsius: float = _temperature(sources)["celsius"]
+    except NoValue:
+        return None
+    return celsius
+
+
 def read_load(sources: Sources) -> tuple[float, ...] | None:
     try:
         loads: tuple[float, ...] = _load(sources)["load"]

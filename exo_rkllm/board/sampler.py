@@ -46,10 +46,19 @@ def should_sample(*, powered: bool | None, watchers: int, interest_until: float,
 
 
 class Sampler:
-    """Samples on the event loop. `touch` and `watch` wake it, and must be called on the loop's thread."""
+    """Samples on the event loop, and tells `on_sample` the load of each second.
 
-    def __init__(self, sources: Callable[[], Sources], loop: asyncio.AbstractEventLoop) -> None:
+    `touch` and `watch` wake it, and must be called on the loop's thread.
+    """
+
+    def __init__(
+        self,
+        sources: Callable[[], Sources],
+        loop: asyncio.AbstractEventLoop,
+        on_sample: Callable[[tuple[float, ...] | None], None] | None = None,
+    ) -> None:
         self._sources = sources
+        self._on_sample = on_sample
         self._loop = loop
         self._busy = NpuLoad()
         self._watchers = 0
@@ -88,6 +97,8 @@ class Sampler:
 
     def _tick(self) -> None:
         powered = self._sample()
+        if self._on_sample is not None:
+            self._on_sample(self._busy.load)
         if should_sample(
             powered=powered, watchers=self._watchers, interest_until=self._interest_until, now=self._loop.time()
         ):

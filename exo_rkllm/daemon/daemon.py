@@ -19,7 +19,8 @@ from exo_rkllm.api.status import kernel_log_value
 from exo_rkllm.assembly import NO_PLUGINS, open_node
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.board import affinity
-from exo_rkllm.board.counters import read_load
+from exo_rkllm.board.counters import read_load, read_temperature
+from exo_rkllm.board.history import History
 from exo_rkllm.board.neighbours import NeighbourWatch, find_neighbours
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
@@ -82,7 +83,10 @@ class Daemon:
             lambda: find_neighbours(self.hardware.root, self.hardware.watch.board, os.getpid())
         )
         self.serving = ServingMetrics()
-        self.sampler = Sampler(lambda: self.hardware.watch.sources, asyncio.get_running_loop())
+        self.history = History(self._tokens_so_far, lambda: read_temperature(self.hardware.watch.sources))
+        self.sampler = Sampler(
+            lambda: self.hardware.watch.sources, asyncio.get_running_loop(), on_sample=self.history.add
+        )
         self._closing.callback(self.sampler.close)
         self.dispatcher = self.node.dispatcher(
             limits(config, self.hardware.board, frozenset()),
@@ -220,6 +224,11 @@ class Daemon:
         level = logging.INFO if self.config.runtime.log_level else logging.DEBUG
         for line in lines:
             vendor.log(VENDOR_LEVELS.get(line[:2], level), "%s", line)
+
+    def _tokens_so_far(self) -> float:
+        """Of finished answers and of those that are being written."""
+        running = sum(request.tokens for model in self.dispatcher.status().models for request in model.running)
+        return self.serving.generated() + running
 
     # ── for the faces ────────────────────────────────────────────────────────────────────────────
 

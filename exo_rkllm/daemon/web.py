@@ -36,6 +36,7 @@ def application(daemon: Daemon, *, loopback: bool) -> web.Application:
                 "kernel_log": kernel_log_value(daemon.hardware.kernel_log, daemon.hardware.board),
             },
             watch=daemon.sampler.watch,
+            history=daemon.history.points,
             cluster=lambda: {} if (view := daemon.cluster.view()) is None else view.plain(),
             engine_spec=lambda model: daemon.node.engines.of(model),  # noqa: PLW0108 - plugins bring another registry
             node_id=lambda: daemon.cluster.node_id,

@@ -21,13 +21,17 @@ ServingState: TypeAlias = Literal["cold", "loading", "ready", "closing", "failed
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus:
-    """`tokens` counts the pieces of a running request; `ahead` is the number of requests before a waiting one."""
+    """`tokens` counts the pieces of a running request; `ahead` is the number of requests before a waiting one.
+
+    `reference` is the X-Request-Id of requests over HTTP.
+    """
 
     id: str
     client: str
     since: float
     tokens: int = 0
     ahead: int = 0
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class ModelStatus:
     images: bool | None = None  # whether it sees; not known before it is loaded
     pinned: bool = False
     memory: int = 0
+    load_seconds: float = 0.0  # what the latest load took; 0 before the first
     domain: int | None = None
     runtime: str = ""  # the vendor library's release that it is loaded with, and why that one
     runtime_reason: str = ""
@@ -132,6 +137,10 @@ def _lease_status(state: DispatchState, leases: Mapping[int, NpuLease], epoch: f
     return LeaseStatus(holder.name, since, since + state.limits.lease_seconds, waiting)
 
 
+def _request_status(active: ActiveRequest, since: float, *, tokens: int = 0, ahead: int = 0) -> RequestStatus:
+    return RequestStatus(active.request.id, active.client, since, tokens, ahead, active.request.reference)
+
+
 def _model_status(
     state: DispatchState,
     model: ModelState,
@@ -152,12 +161,9 @@ def _model_status(
         engine=card.engine,
         state=serving_state(state, model, now),
         since=epoch + model.since,
-        running=tuple(
-            RequestStatus(one.request.id, one.client, epoch + (one.started_at or now), tokens=one.tokens)
-            for one in running
-        ),
+        running=tuple(_request_status(one, epoch + (one.started_at or now), tokens=one.tokens) for one in running),
         waiting=tuple(
-            RequestStatus(one.request.id, one.client, epoch + one.submitted_at, ahead=ahead)
+            _request_status(one, epoch + one.submitted_at, ahead=ahead)
             for ahead, one in enumerate(waiting, len(running))
         ),
         slots=model.slots,
@@ -165,6 +171,7 @@ def _model_status(
         images=None if engine is None or model.phase != "ready" else engine.capabilities.images,
         pinned=state.pinned(model),
         memory=model.memory_needed if measured is None else measured,
+        load_seconds=model.load_seconds,
         domain=model.domain,
         runtime=runtime,
         runtime_reason=runtime_reason,

@@ -96,6 +96,10 @@ class ServingMetrics:
         if event.timings.decode > 0:
             self._observe("rkllm_decode_seconds", event.timings.decode, model)
 
+    def generated(self) -> float:
+        """Tokens of all answers so far."""
+        return sum(value for (name, _), value in self.counters.items() if name == "rkllm_generated_tokens_total")
+
     def loaded(self, event: LoadReport) -> None:
         model = self._model(event.model)
         self._count("rkllm_model_loads_total", 1, model, self._reason(event.error or "ok"))
