@@ -1,5 +1,6 @@
-"""The software in the packages and their dependencies, as CycloneDX 1.5: ours, the bundled wheels, Debian's packages.
+"""The software in the packages and their dependencies, as CycloneDX 1.5.
 
+Ours, the bundled wheels, the libraries of the page, and packages of Debian.
 python3 -m tools.sbom > dist/exo-rkllm.cdx.json
 """
 
@@ -42,6 +43,23 @@ def bundled_wheels(text: str) -> Iterator[dict[str, Any]]:
         }
 
 
+def page_libraries(text: str) -> Iterator[dict[str, Any]]:
+    """What the status page carries in exo_rkllm/api/page/vendor, from the list that its build writes."""
+    for library in json.loads(text):
+        name, version = library["name"], library["version"]
+        purl = f"pkg:npm/{name.replace('@', '%40')}@{version}"
+        yield {
+            "type": "library",
+            "bom-ref": purl,
+            "name": name,
+            "version": version,
+            "purl": purl,
+            "scope": "required",
+            "licenses": [{"license": {"id": library["license"]}}],
+            "properties": [{"name": "exo-rkllm:how", "value": "bundled in the status page, built by tools/page"}],
+        }
+
+
 def dependencies(control: str) -> Iterator[dict[str, Any]]:
     """Depends of the package: packages of the distribution, with their minimum version and no hash."""
     field = re.search(r"^Package: exo-rkllm\n.*?^Depends:(.*?)^\S", control, re.MULTILINE | re.DOTALL)
@@ -69,6 +87,7 @@ def dependencies(control: str) -> Iterator[dict[str, Any]]:
 def document(epoch: int) -> dict[str, Any]:
     parts = [
         *bundled_wheels((ROOT / "packaging/vendored.txt").read_text()),
+        *page_libraries((ROOT / "exo_rkllm/api/page/vendor/libraries.json").read_text()),
         *dependencies((ROOT / "packaging/debian/control").read_text()),
     ]
     own = {

@@ -35,7 +35,7 @@ def endpoints() -> tuple[Endpoint, ...]:
         *tokens.ENDPOINTS,
         *rerank.ENDPOINTS,
         *status.ENDPOINTS,
-        *page.endpoints(),
+        *page.ENDPOINTS,
     )
     return (*rows, openapi.endpoint(rows))
 

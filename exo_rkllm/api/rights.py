@@ -23,9 +23,8 @@ DEFAULT: Right = "ask"
 ROUTES: Mapping[str, Right] = {
     "GET /": "open",
     "HEAD /": "open",
-    "GET /page.css": "open",
-    "GET /page.js": "open",
     "GET /icon.svg": "open",
+    "GET /page/{file:.+}": "open",
     "GET /openapi.json": "open",
     "GET /healthz": "open",
     "GET /readyz": "open",

@@ -24,7 +24,7 @@ from rich.text import Text
 
 from simulator import boards
 from simulator.boards_parts import load_line
-from tests.api.browser import browser
+from tests.page.browser import browser
 from tests.top.terminal import terminal
 
 REPOSITORY = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""The pictures in docs/screenshots, taken of the real page: `python -m tests.api.screenshots`.
+"""The pictures in docs/screenshots, taken of the real page: `python -m tests.page.screenshots`.
 
 The board's readings and the answers are made up; page, server, queue and browser are real.
 """
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
+from exo_rkllm.board.history import HistoryPoint
 from exo_rkllm.config import ApiSettings
-from tests.api.browser import Tab, browser
 from tests.api.world import World, world
+from tests.page.browser import browser
+from tests.page.opening import DONE, ask
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
 SETTINGS = ApiServerSettings(
@@ -27,12 +29,11 @@ CARDS = {
     "deepseek-r1-7b": 'engine = "scripted"\nquantization = "w8a8"\ncontext = 8192\n[chat]\nfamily = "deepseek-r1"\n',
     "gemma-3-4b-it": 'engine = "scripted"\nquantization = "w4a16"\ncontext = 4096\n',
 }
-WHOLE = 1260  # pixels that hold every card
 QUESTION = "Sum the squares of the first ten numbers in Python."
 LONG = "Now explain how a three-core NPU shares one token."
 ANSWERS = {
     QUESTION: "<think>\nA generator expression will do.\n</think>\n\nLike this:\n\n```python\n"
-    "print(sum(n * n for n in range(10)))\n```\nIt prints 285.",
+    "print(sum(n * n for n in range(10)))\n```\n\nIt prints **285**, since $\\sum_{n=0}^{9} n^2 = 285$.",
     LONG: "<think>\nKeep it short.\n</think>\n\n"
     + "Every layer's matrices are cut into three slices, one for each core. The cores work on the same token at the "
     "same time, and their results are put together before the next layer begins. That is why the three lanes rise and "
@@ -69,12 +70,6 @@ def board() -> dict[str, Any]:
     }
 
 
-async def ask(tab: Tab, question: str) -> None:
-    await tab.run("document.getElementById('question').focus()")
-    await tab.type(question)
-    await tab.press("Enter")
-
-
 async def wait(server: World, key: str) -> None:
     body = {"model": "qwen3-1.7b", "messages": [{"role": "user", "content": "And me?"}]}
     headers = {"Authorization": f"Bearer {key}"}
@@ -82,30 +77,51 @@ async def wait(server: World, key: str) -> None:
         await response.read()
 
 
+def history() -> tuple[HistoryPoint, ...]:
+    """An hour in which somebody asked now and then."""
+    points = []
+    for number in range(720):
+        moment = time.time() - 3600 + 5 * number
+        busy = max(0.0, math.sin(number / 28)) ** 0.5
+        load = tuple(busy * (0.75 + 0.2 * math.sin(number * 0.9 + core)) for core in range(3))
+        points.append(HistoryPoint(moment, load, busy * 15, 48 + 6 * busy))
+    return tuple(points)
+
+
 async def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    more: dict[str, Any] = {"board": board, "cluster": lambda: CLUSTER, "cards": CARDS, "answers": ANSWERS}
-    async with world(settings=SETTINGS, **more) as server, browser() as tab:
-        await tab.open(server.url, width=1280, height=WHOLE)
+    more: dict[str, Any] = {"cluster": lambda: CLUSTER, "cards": CARDS, "answers": ANSWERS, "history": history}
+    async with world(settings=SETTINGS, board=board, **more) as server, browser() as tab:
+        await tab.open(server.url, width=1366, height=768)
         await tab.run("sessionStorage.setItem('key', 'sesame')")
         await tab.send("Page.reload")
-        await tab.until("document.querySelectorAll('.lane').length === 3")
-        await tab.run("document.getElementById('model').value = 'qwen3-1.7b'")
-        await asyncio.sleep(100)
-        await ask(tab, QUESTION)
-        await tab.until("document.querySelector('.said.board .meta')?.textContent.includes('tokens')", 30)
+        await tab.until("document.querySelectorAll('.lane').length === 4")
+        await ask(tab, QUESTION, "qwen3-1.7b")
+        await tab.until(f"{DONE} && document.querySelector('.katex') && document.querySelector('.hljs-built_in')", 60)
         await ask(tab, LONG)
         others = [asyncio.create_task(wait(server, key)) for key in ("k", "h")]
-        await asyncio.sleep(4)
+        await asyncio.sleep(8)
         await tab.picture(FOLDER / "status-light.png")
-        await tab.look(1280, WHOLE, dark=True)
-        await asyncio.sleep(1)
+        await tab.run("""((box) => { box.value = '1 hour'; box.dispatchEvent(new Event('change')); })
+            (document.querySelector('#npu select'))""")
+        await tab.look(1366, 768, dark=True)
+        await asyncio.sleep(2)
         await tab.picture(FOLDER / "status-dark.png")
-        await tab.look(360, 1520)
-        await asyncio.sleep(1)
+        await tab.look(1024, 600)
+        await asyncio.sleep(2)
+        await tab.picture(FOLDER / "status-touch.png")
+        await tab.look(360, 740)
+        await asyncio.sleep(2)
         await tab.picture(FOLDER / "status-phone.png")
+        await tab.look(1366, 768)
         for other in others:
             other.cancel()
+        await tab.send(
+            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
+        )
+        await tab.until("document.querySelector('.page.old')", 20)
+        await asyncio.sleep(1)
+        await tab.picture(FOLDER / "status-lost.png")
 
 
 if __name__ == "__main__":

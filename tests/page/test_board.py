@@ -1,37 +1,22 @@
-"""The status page in a real browser."""
+"""The board beside the chat, in a real browser."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
 from typing import Any
 
 import pytest
 
-from exo_rkllm.api.context import ApiKey, ApiServerSettings, Plain
+from exo_rkllm.api.context import ApiServerSettings
+from exo_rkllm.board.history import HistoryPoint
 from exo_rkllm.cluster.session.view import ClusterView, OfferView, Phase, unconfirmed
-from exo_rkllm.config import ApiSettings
 from exo_rkllm.errors import NpuUnavailable
-from tests.api.browser import PROGRAM, Tab, browser
-from tests.api.world import CARDS, World, world
+from tests.api.world import CARDS, world
+from tests.page.browser import Tab, browser
+from tests.page.opening import BOARD, KEYS, needs_chromium, opened
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine (apt install chromium)")
+pytestmark = needs_chromium
 
-KEYS = ApiServerSettings(
-    ApiSettings(loopback_open=True), keys=(ApiKey("admin", "sesame", control=True), ApiKey("guest", "guest"))
-)
-BOARD: dict[str, Any] = {
-    "title": "Orange Pi 5 <b>Plus</b>",
-    "soc": "RK3588",
-    "powered": True,
-    "load": [0.25, 0.5, 1.0],
-    "clock": {"hertz": 1_000_000_000, "governor": "rknpu_ondemand", "throttled": False},
-    "celsius": 52.0,
-    "memory_total": 16_000_000_000,
-    "memory_available": 11_000_000_000,
-    "absent": {},
-}
 BLIND: dict[str, Any] = {
     **BOARD,
     "load": None,
@@ -39,19 +24,7 @@ BLIND: dict[str, Any] = {
     "celsius": None,
     "absent": {"load": "only root may read it", "clock": "no devfreq", "temperature": "no thermal zone"},
 }
-
-
-@asynccontextmanager
-async def opened(
-    board: Plain = BOARD, settings: ApiServerSettings = KEYS, cluster: Plain | None = None, **look: Any
-) -> AsyncIterator[tuple[World, Tab]]:
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(
-            world(settings=settings, board=lambda: board, cluster=lambda: cluster or {})
-        )
-        tab = await stack.enter_async_context(browser())
-        await tab.open(server.url, **look)
-        yield server, tab
+LANES = "document.querySelectorAll('.lane').length === 4"
 
 
 async def use_key(tab: Tab, key: str) -> None:
@@ -60,9 +33,9 @@ async def use_key(tab: Tab, key: str) -> None:
     await tab.run("document.getElementById('key-form').requestSubmit()")
 
 
-async def test_the_page_is_live_and_brings_everything_itself() -> None:
+async def test_page_is_live_and_brings_everything_itself() -> None:
     async with opened() as (server, tab):
-        await tab.until("document.querySelectorAll('.lane').length === 3")
+        await tab.until(LANES)
         text = await tab.text()
         for said in ("Orange Pi 5 <b>Plus</b>", "RK3588", "25%", "50%", "100%", "1.00", "52", "of 16.0 GB", "ready"):
             assert said in text, said
@@ -90,8 +63,8 @@ async def test_models_that_the_cluster_is_not_offered_are_named_with_the_reason(
         OfferView("rkllm/b", "b", offered=False, reason="It is too large."),
     )
     cluster = ClusterView(Phase.SERVING, namespace="0.3.70", offers=offers).plain()
-    async with opened(cluster=cluster) as (_, tab):
-        await tab.until("document.querySelector('#cluster-body .meta')")
+    async with opened(cluster=lambda: cluster) as (_, tab):
+        await tab.until("document.querySelector('#cluster .meta')")
         text = await tab.text()
         assert "b is not offered: It is too large." in text
         assert "a is not offered" not in text
@@ -99,8 +72,8 @@ async def test_models_that_the_cluster_is_not_offered_are_named_with_the_reason(
 
 async def test_cluster_that_nobody_confirmed_is_announced_with_what_forbids_it() -> None:
     cluster = ClusterView(Phase.SERVING, namespace="0.3.70", announcement=unconfirmed("0.3.70")).plain()
-    async with opened(cluster=cluster) as (_, tab):
-        await tab.until("document.querySelector('#cluster-body .trouble')")
+    async with opened(cluster=lambda: cluster) as (_, tab):
+        await tab.until("document.querySelector('#cluster .trouble')")
         text = await tab.text()
         assert "joins the exo cluster 0.3.70, which nobody has confirmed" in text
         assert "enabled = false under [cluster]" in text
@@ -112,39 +85,12 @@ async def test_without_a_model_the_chat_offers_nothing_and_the_first_one_opens_i
         await tab.open(server.url)
         await tab.until("document.body.innerText.includes('There is no model to ask yet.')")
         assert "exo-rkllm pull ORG/REPO" in await tab.text()
-        shown = "['model', 'fresh'].every((id) => document.getElementById(id)?.offsetParent)"
         on = "['question', 'send'].every((id) => document.getElementById(id)?.disabled === false)"
-        assert not await tab.run(f"{shown} || {on}")
+        assert not await tab.run(f"document.getElementById('model') || {on}")
         (server.folder / "qwen").mkdir()
         (server.folder / "qwen" / "model.toml").write_text(f'id = "qwen"\n{CARDS["qwen"]}')
         await tab.send("Page.reload")
-        await tab.until(f"{shown} && {on} && document.body.innerText.includes('Ask the board something.')")
-        assert tab.problems == []
-
-
-async def test_a_chat_streams_folds_thoughts_and_stops() -> None:
-    async with opened() as (server, tab):
-        await tab.until("document.querySelectorAll('#model option').length === 5")
-        await tab.run("document.getElementById('model').value = 'thinker'; document.getElementById('question').focus()")
-        await tab.type("«<think>\nlet me see\n</think>\n\n<i>plain</i>\n```py\nx = 1\n```»")
-        await tab.press("Enter")
-        await tab.until("document.querySelector('.said.board .meta').textContent.includes('tokens')")
-        assert await tab.run("document.querySelector('.said.board details').open") is False
-        assert await tab.run("document.querySelector('.said.board details .text').textContent") == "let me see"
-        assert await tab.run("document.querySelector('.said.board pre').textContent") == "x = 1\n"
-        assert await tab.run("document.querySelector('.said.board i')") is None
-        await tab.run("document.getElementById('model').value = 'slow'; document.getElementById('question').focus()")
-        await tab.type("«" + "on and on " * 200 + "»")
-        await tab.press("Enter")
-        await tab.until("document.querySelectorAll('.said.board')[1]?.innerText.includes('on and on')")
-        await tab.until("document.getElementById('queue').innerText.includes('answering')")
-        await tab.press("Escape")
-        await tab.until("document.body.innerText.includes('stopped')")
-        for _ in range(100):
-            if server.ledger.left:
-                break
-            await asyncio.sleep(0.02)
-        assert server.ledger.left == 1
+        await tab.until(f"{on} && document.body.innerText.includes('Ask the board something.')")
         assert tab.problems == []
 
 
@@ -163,36 +109,58 @@ async def test_only_who_may_control_has_the_buttons() -> None:
 
 async def test_off_loopback_the_page_asks_for_a_key() -> None:
     async with opened(settings=ApiServerSettings(keys=KEYS.keys, loopback=False)) as (_, tab):
-        await tab.until("document.getElementById('key-box').open")
+        await tab.until("document.getElementById('key-box')?.open")
         assert "Orange Pi" not in await tab.text()
+        await tab.run("document.getElementById('key').value = 'wrong'")
+        await tab.press("Enter")
+        await tab.until("document.getElementById('key-box').innerText.includes('does not know this key')")
         await tab.run("document.getElementById('key').value = 'guest'")
         await tab.press("Enter")
-        await tab.until("document.querySelectorAll('.lane').length === 3")
+        await tab.until(LANES)
 
 
-async def test_the_keyboard_reaches_everything_in_order() -> None:
+async def test_keyboard_reaches_everything_in_order() -> None:
     async with opened() as (_, tab):
         await tab.until("document.querySelectorAll('#model option').length === 5")
+        await tab.run("document.activeElement.blur()")
         seen = []
-        for _ in range(7):
+        for _ in range(11):
             await tab.press("Tab")
-            seen.append(await tab.run("document.activeElement.id || document.activeElement.className"))
+            seen.append(await tab.run("document.activeElement.id || document.activeElement.textContent.trim()"))
             focused = "getComputedStyle(document.activeElement).outlineStyle"
             assert await tab.run(focused) != "none"
-        assert seen == ["skip", "open-key", "model", "fresh", "talk", "question", "send"]
+        assert seen[:4] == ["Skip to the chat", "open-key", "fresh", "Import"]
+        assert seen[4] == "talk"
+        assert seen[5].startswith("Explain how an NPU")
+        assert seen[8:] == ["question", "model", "Picture"]
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [360, 768, 1280])
-async def test_every_width_and_both_colours_are_readable(width: int, dark: bool) -> None:
-    async with opened(width=width, dark=dark) as (_, tab):
-        await tab.until("document.querySelectorAll('.lane').length === 3")
+@pytest.mark.parametrize("size", [(360, 740), (1024, 600), (1366, 768)], ids=["phone", "touch", "desk"])
+async def test_every_width_and_both_colours_are_readable(size: tuple[int, int], dark: bool) -> None:
+    width, height = size
+    async with opened(look={"width": width, "height": height, "dark": dark}) as (_, tab):
+        await tab.until(LANES)
         assert await tab.run("document.documentElement.scrollWidth") <= width
-        assert (
-            await tab.run("Math.min(...[...document.querySelectorAll('canvas')].map((one) => one.clientWidth))") > 100
-        )
+        assert await tab.run("document.documentElement.scrollHeight") <= height
+        assert await tab.run("document.getElementById('question').getBoundingClientRect().bottom") < height
+        if width < 800:
+            await tab.run("document.getElementById('view-board').click()")
+        await tab.until("Math.min(...[...document.querySelectorAll('canvas')].map((one) => one.clientWidth)) > 100")
         low = await tab.run(CONTRAST)
         assert low == [], low
+
+
+async def test_lanes_begin_with_the_last_hour_from_the_daemon() -> None:
+    now = time.time()
+    past = tuple(HistoryPoint(now - 3500 + 5 * n, (0.5, 0.5, 0.5), 12.5, 51.0) for n in range(690))
+    async with opened(history=lambda: past) as (_, tab):
+        await tab.until(LANES)
+        await tab.run("""((box) => { box.value = '1 hour'; box.dispatchEvent(new Event('change')); })
+            (document.querySelector('#npu select'))""")
+        await tab.run("window.canvas = document.querySelector('.lane.c1 canvas'); null")
+        drawn = "canvas.getContext('2d').getImageData(canvas.width * 0.3, canvas.height - 3, 1, 1).data[3]"
+        await tab.until(f"{drawn} > 0")
 
 
 # Text whose contrast with the nearest opaque background is below WCAG's 4.5.

@@ -30,6 +30,7 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 )
+TASKS = ("RunTask", "ThreadControllerImpl::RunTask")
 
 
 class Tab:
@@ -42,6 +43,8 @@ class Tab:
         self._reader = asyncio.create_task(self._read())
         self.problems: list[str] = []
         self.urls: list[str] = []
+        self._traced: list[dict[str, Any]] = []
+        self._trace_ended = asyncio.Event()
 
     async def close(self) -> None:
         self._reader.cancel()
@@ -62,6 +65,10 @@ class Tab:
             self.problems.append(str(params["exceptionDetails"].get("exception", {}).get("description", params)))
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.problems.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
+        elif method == "Tracing.dataCollected":
+            self._traced += params["value"]
+        elif method == "Tracing.tracingComplete":
+            self._trace_ended.set()
         elif method == "Network.requestWillBeSent":
             self.urls.append(params["request"]["url"])
 
@@ -100,6 +107,28 @@ class Tab:
                 return
             await asyncio.sleep(0.05)
         raise AssertionError(f"never true: {script}; the page says: {await self.text()}; problems: {self.problems}")
+
+    async def trace(self) -> None:
+        """From now on, remember what the browser's threads do, until `tasks`."""
+        self._traced.clear()
+        self._trace_ended.clear()
+        categories = ["disabled-by-default-devtools.timeline", "devtools.timeline", "toplevel", "__metadata"]
+        await self.send("Tracing.start", traceConfig={"includedCategories": categories}, transferMode="ReportEvents")
+
+    async def tasks(self) -> list[float]:
+        """Milliseconds of processor time that the tasks of the page's main thread took; a busy machine adds nothing."""
+        await self.send("Tracing.end")
+        await asyncio.wait_for(self._trace_ended.wait(), 30)
+        main = {
+            (event["pid"], event["tid"])
+            for event in self._traced
+            if event["name"] == "thread_name" and event["args"]["name"] == "CrRendererMain"
+        }
+        return sorted(
+            event["tdur"] / 1000
+            for event in self._traced
+            if event["name"] in TASKS and (event["pid"], event["tid"]) in main and "tdur" in event
+        )
 
     async def text(self) -> str:
         return str(await self.run("document.body.innerText"))

@@ -1,0 +1,2 @@
+/* Loaded by the first formula. */
+export { render } from "katex";
