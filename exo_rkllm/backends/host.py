@@ -50,7 +50,7 @@ def engine_host(config: Config, runtimes: Search | None, report: LineSink, root:
     Another root is another board, whose CPUs this process need not have.
     """
     root = root or Path(config.board.root)
-    host = EngineHost(report, runtimes, native=config.plugins.native, sampling=config.models.sampling)
+    host = EngineHost(report, runtimes, native=config.plugins.native, sampling=config.runtime.sampling)
     board = detect(root)
     if (soc := board.soc) is None:
         return host

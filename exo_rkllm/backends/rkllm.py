@@ -299,7 +299,7 @@ class RkllmEngine(Engine):
             f"This runtime takes {', '.join(changed)} only when {self.model.id} is loaded; per request needs 1.3.0 or "
             "newer.",
             "exo-rkllm runtime --install FILE, or set it under [sampling] in the model's model.toml, or have it "
-            'ignored or the model loaded again: [models] sampling = "ignore" or "reload"',
+            'ignored or the model loaded again: [runtime] sampling = "ignore" or "reload"',
         )
 
     def _remember(self, request: GenerationRequest, answer: str, done: RunDone) -> None:

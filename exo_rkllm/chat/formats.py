@@ -229,6 +229,8 @@ def _gemma_value(text: str, at: int) -> tuple[JSON, int]:
             else:
                 colon = text.index(":", at)
                 key, at = text[at:colon].strip(), colon + 1
+                if set(key) & set('{}[]",'):
+                    raise ValueError("no key")
             values[str(key)], at = _gemma_value(text, at)
             at = _past_comma(text, at, "}")
         return values, at + 1

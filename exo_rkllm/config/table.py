@@ -98,14 +98,6 @@ class ModelSettings:
     reserve_memory: int = row(
         Bytes(), "Memory that loading a model must leave free for the rest of the system.", 256 << 20, 1 << 30
     )
-    sampling: SamplingPolicy = row(
-        Text(("ignore", "reload", "refuse")),
-        "How to handle a request with other sampling settings than the loaded model's, if the library accepts them "
-        "only at load (before 1.3.0): `ignore` answers with the loaded ones and lists the others in "
-        "`X-Ignored-Fields`, `reload` loads the model again with the new settings, `refuse` refuses the request.",
-        "ignore",
-        "reload",
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +140,14 @@ class RuntimeSettings:
     )
     log_level: int = row(
         Whole(0, 2), "What the library logs: 0 warnings and errors, 1 also timings and memory, 2 everything.", 0, 1
+    )
+    sampling: SamplingPolicy = row(
+        Text(("ignore", "reload", "refuse")),
+        "How to handle a request with other sampling settings than the loaded model's, if the library accepts them "
+        "only at load (before 1.3.0): `ignore` answers with the loaded ones and lists the others in "
+        "`X-Ignored-Fields`, `reload` loads the model again with the new settings, `refuse` refuses the request.",
+        "ignore",
+        "reload",
     )
 
 

@@ -45,7 +45,7 @@ async def test_pull_streams_its_progress_and_ends_with_a_model(tmp_path: Path) -
             with pytest.raises(ollama.ResponseError, match="org/none"):
                 async for _ in await client.pull("org/none", stream=True):
                     pass
-            with pytest.raises(ollama.ResponseError, match="is no repository"):
+            with pytest.raises(ollama.ResponseError, match="of a name without an organisation"):
                 await client.pull("../../etc/passwd")
             await client.delete("qwen2.5-0.5b-instruct")
             assert "qwen2.5-0.5b-instruct" not in {entry.id for entry in server.catalogue.list()}

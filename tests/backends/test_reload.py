@@ -116,7 +116,7 @@ async def test_other_sampling_is_refused_unless_reload_is_configured(
     async with reloading(model, policy="refuse") as engine:
         with pytest.raises(NotSupported, match="temperature, top_k, top_p only when") as caught:
             await heard(engine, HOT)
-        assert '[models] sampling = "ignore" or "reload"' in caught.value.hint
+        assert '[runtime] sampling = "ignore" or "reload"' in caught.value.hint
     async with reloading(model, version="1.3.0") as engine:
         before = engine.pid
         assert words(await heard(engine, HOT)) != GREEDY

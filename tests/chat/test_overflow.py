@@ -21,7 +21,7 @@ def test_sentence_names_tools_system_prompt_and_conversation() -> None:
     error = with_shares(ERROR, request, Entry(Path("nowhere"), Card("m")))
     assert error.hint == "Shorten it."
     assert error.sentence == (
-        "The prompt has 9000 tokens, the context 4096. Of these the 3 tools take about 3063, the system prompt takes "
+        "The prompt has 9000 tokens, the context 4096. Of these the 3 tools take about 3069, the system prompt takes "
         "about 10 and the conversation of 3 messages takes about 27."
     )
 

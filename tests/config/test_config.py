@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from exo_rkllm.config import Config, load, places
 from exo_rkllm.config.document import default_file, in_force, page
 from exo_rkllm.config.load import read_file
-from exo_rkllm.config.table import SECTIONS, VARIABLES, assigned
+from exo_rkllm.config.table import ALIASES_EXAMPLE, SECTIONS, VARIABLES, assigned
 from exo_rkllm.errors import ConfigError
 from exo_rkllm.schema.quantities import Bytes, Seconds
 from exo_rkllm.schema.specs import FieldSpec, List, Switch, Text, Whole
@@ -155,7 +155,7 @@ def test_misspelled_variable_is_refused(file: Path) -> None:
 
 def test_hint_lists_all_names_when_none_is_near(file: Path) -> None:
     _, hint = complaint(file, "[zzz]")
-    assert hint.startswith("There are: api, board, classic")
+    assert hint.startswith("There are: aliases, api, board, classic")
 
 
 def test_named_file_must_exist_and_be_utf8(file: Path) -> None:
@@ -237,9 +237,9 @@ def test_default_file_is_valid_when_uncommented(file: Path) -> None:
     lines = default_file().splitlines()
     assert all(not line or line[0] in "#[" for line in lines)
     settings = [line.removeprefix("# ") for line in lines if line.startswith("[") or " = " in line]
-    assert len(settings) == len(SECTIONS) + len(VARIABLES)
+    assert len(settings) == len(SECTIONS) + len(VARIABLES) + len(["[aliases]", "its example"])
     bare = replace(read(file, "\n".join(settings)), files=())
-    assert bare == replace(read(file), files=())
+    assert bare == replace(read(file), files=(), aliases=ALIASES_EXAMPLE)
 
 
 def test_printed_configuration_can_be_read_again(file: Path) -> None:
@@ -261,7 +261,7 @@ def test_examples_are_valid_and_differ_from_the_defaults() -> None:
 
 
 def test_table_has_every_section() -> None:
-    assert {one.name for one in fields(Config)} == {*SECTIONS, "files"}
+    assert {one.name for one in fields(Config)} == {*SECTIONS, "aliases", "files"}
 
 
 def test_configuration_imports_no_heavy_module() -> None:

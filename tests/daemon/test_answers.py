@@ -229,13 +229,16 @@ def test_log_level_of_the_runtime_brings_its_lines_into_the_log(board_house: Hou
     assert "I rkllm: " in talkative.text
 
 
-def test_sampling_that_the_runtime_takes_at_load_only_is_refused_or_loaded_as_configured(
+def test_sampling_that_the_runtime_takes_at_load_only_is_ignored_refused_or_loaded_as_configured(
     board_house: House, make_model: Callable[..., Path], library: Library
 ) -> None:
     board_house.simulated("qwen", make_model, reply="Hello")
     old = str(library("1.2.3"))
     daemon = board_house.start(EXO_RKLLM_RUNTIME_LIBRARY=old)
     assert daemon.answer("qwen", "Hi") == "Hello"
+    assert daemon.answer("qwen", "Hi", sampling={"temperature": 0.3}) == "Hello", "which is ignored by default"
+    daemon.stop()
+    daemon = board_house.start(EXO_RKLLM_RUNTIME_LIBRARY=old, EXO_RKLLM_RUNTIME_SAMPLING="refuse")
     with pytest.raises(ExoRkllmError, match="temperature only when qwen is loaded"):
         daemon.answer("qwen", "Hi", sampling={"temperature": 0.3})
     daemon.stop()

@@ -165,11 +165,12 @@ async def test_sockets_of_the_default_configuration_are_those_of_the_page(board_
     daemon = started(board_house, home, EXO_RKLLM_API_PORT="52415")
     await serving(daemon)
     page = (REPOSITORY / "docs/security.md").read_text()
-    table = page[page.index("### Sockets of the default") :].partition("\n\nThe UDP socket")[0]
+    table = page[page.index("### Sockets of the default") :].partition("\n\nThe UDP sockets")[0]
     rows = {row.split("|")[1].strip() for row in table.splitlines() if row.startswith("| ")}
     assert {
         "TCP `127.0.0.1:52415`",
         "UDP `[::]:52413`",
+        "UDP `0.0.0.0:5353`",
         "TCP port 52415 of each other address",
         "outgoing TCP to ports 52400 to 52499",
     } <= rows
@@ -180,7 +181,7 @@ async def test_sockets_of_the_default_configuration_are_those_of_the_page(board_
     assert others and all(address.endswith(":52415") for address in listens)
     assert home.address in others
     assert not {"*", "[::]"} & others, "each address by itself, since the API has loopback"
-    assert {line.split()[3] for line in told(home, "-Hlun")} == {"*:52413"}
+    assert {line.split()[3] for line in told(home, "-Hlun")} == {"*:52413", "0.0.0.0:5353"}
     outgoing = [line.split() for line in told(home, "-Htn", "state", "established")]
     ports = {int(peer.rpartition(":")[2]) for _, _, mine, peer in outgoing if not mine.endswith(":52415")}
     assert ports and ports <= {*range(52400, 52500), 52415}

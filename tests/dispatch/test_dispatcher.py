@@ -10,7 +10,16 @@ from dataclasses import replace
 
 import pytest
 
-from exo_rkllm.backends.base import Capabilities, Finish, GenerationEvent, GenerationRequest, Message, Piece, Progress
+from exo_rkllm.backends.base import (
+    Capabilities,
+    Finish,
+    GenerationEvent,
+    GenerationRequest,
+    Image,
+    Message,
+    Piece,
+    Progress,
+)
 from exo_rkllm.dispatch import life
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
@@ -195,8 +204,10 @@ async def test_a_stop_string_ends_the_run_and_the_finish_has_the_engines_figures
 async def test_request_that_cannot_be_rendered_costs_no_run() -> None:
     stage = Stage()
     dispatcher = staged_dispatcher(stage)
-    request = GenerationRequest(model="qwen", messages=(Message("user", "Hi"),), thinking=True)
-    with pytest.raises(NotSupported, match="does not think aloud"):
+    request = GenerationRequest(
+        model="qwen", messages=(Message("user", "Hi", images=(Image(b"a picture", "image/png"),)),)
+    )
+    with pytest.raises(NotSupported, match="does not see images"):
         async for _ in dispatcher.generate(request):
             pass
     assert stage.started == []
