@@ -81,7 +81,7 @@ def test_engines_without_a_file_need_no_weights() -> None:
 
 WRONG = {
     'id = "x"\nplatfrom = "rk3588"': (2, "there is no key platfrom.", "Did you mean platform?"),
-    'id = "x"\nzzz = 1': (2, "there is no key zzz.", "There are: base_model, chat, context"),
+    'id = "x"\nzzz = 1': (2, "there is no key zzz.", "There are: alias_of, base_model, chat, context"),
     'id = "x"\n[weights]\nfile = "a"\nsha = "b"': (4, "there is no key weights.sha.", "Did you mean sha256?"),
     'id = "x"\n\n[samplng]\ntop_k = 1': (3, "there is no key samplng.", "Did you mean sampling?"),
     'id = "x"\ncontext = "4096"': (2, "context must be a whole number, not '4096'.", ""),

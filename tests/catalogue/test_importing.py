@@ -264,7 +264,7 @@ def test_modelfile_is_read_in_either_notation() -> None:
         '# x\nFROM a.rkllm\nPARAMETER temperature 0.5\nPARAMETER top_k 3\nSYSTEM """Be\nkind."""\nTEMPLATE "x"\n\n=\n'
     )
     assert modelfile.parse(text) == Modelfile(
-        "a.rkllm", "", "Be\nkind.", 0, Sampling(temperature=0.5, top_k=3), ("TEMPLATE",)
+        "a.rkllm", "", "Be\nkind.", 0, Sampling(temperature=0.5, top_k=3), template="x"
     )
     assert modelfile.parse("SYSTEM='x'\nSEED=\nNUM_CTX=-1") == Modelfile(system="x")
     assert modelfile.parse('SYSTEM """never ends\nx').system == "never ends\nx"

@@ -252,6 +252,15 @@ def test_printed_configuration_can_be_read_again(file: Path) -> None:
     assert replace(read(file, shown), files=()) == replace(config, files=())
 
 
+def test_aliases_are_read_and_shown(file: Path) -> None:
+    config = read(file, '[aliases]\ngpt-4o = "qwen3-4b"\n"claude:3" = "story"\n')
+    assert config.aliases == {"gpt-4o": "qwen3-4b", "claude:3": "story"}
+    assert read(file, in_force(config)).aliases == config.aliases
+    with pytest.raises(ConfigError, match=r"aliases\.gpt-4o must be a string") as caught:
+        read(file, "[aliases]\ngpt-4o = 4\n")
+    assert caught.value.hint == 'For example: gpt-4o = "qwen3-4b"'
+
+
 def test_examples_are_valid_and_differ_from_the_defaults() -> None:
     for section, spec in VARIABLES.values():
         assert assigned(spec, spec.example) != assigned(spec, spec.default), f"{section}.{spec.name} shows nothing"
