@@ -18,7 +18,7 @@ from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.chat.chat_format import ChatModel
 from exo_rkllm.config import Config
-from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.plugins import LoadedPlugins
 from exo_rkllm.runtime import locate, modelfile, selection
 from exo_rkllm.runtime.locate import Search
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # imported where they are used: a command that only looks at 
     from exo_rkllm.dispatch.dispatcher import Dispatcher
     from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
     from exo_rkllm.runner.parent import LineSink
+    from exo_rkllm.vision.pictures import Pictures
 
 # What a load takes besides the file where no card says more (reference 3.2, an estimate).
 OVERHEAD = 300 << 20
@@ -87,6 +88,7 @@ class Node:
         self._engine = engine
         self._root = root or Path(config.board.root)
         self._report = report
+        self._pictures: Pictures | None = None
         self.catalogue = Catalogue(models)
         self.catalogue.aliases = config.aliases
         self.use_plugins(loaded)
@@ -109,7 +111,7 @@ class Node:
         """What a load is given besides the model: libraries, platform and CPUs as they are now."""
         from exo_rkllm.backends.host import engine_host
 
-        return engine_host(self.config, self.search(), self._report, self._root)
+        return engine_host(self.config, self.search(), self._report, self._root, self.pictures)
 
     def search(self) -> Search:
         """The vendor libraries that a load may use."""
@@ -128,6 +130,26 @@ class Node:
             return None
         wanted = str(model.options.get(selection.OPTION, ""))
         return selection.choose(self.search(), modelfile.inspect(model.path), wanted)
+
+    def pictures(self) -> Pictures:
+        """What this process has been shown; made, and its modules imported, with the first picture."""
+        if self._pictures is None:
+            from exo_rkllm.vision.pictures import Pictures
+
+            self._pictures = Pictures(self._report)
+        return self._pictures
+
+    async def prepare(self, request: GenerationRequest, model: Model) -> GenerationRequest:
+        """A request with images as the model's engine wants it; raises where the model cannot see, or the images
+        cannot be read, before anything is loaded for it."""
+        spec = self.engines.of(model)
+        if spec.sees(model) is False:
+            raise NotSupported(f"{model.id} does not see images.", "Ask without images, or use a model that does.")
+        if not spec.encoder:
+            return request
+        from exo_rkllm.backends.rkllm_vision import with_pixels
+
+        return await with_pixels(request, model, self.pictures())
 
     def engine(self, model: Model) -> Engine:
         """The engine of one load. The model's template is compiled beside the loop while the file loads."""
@@ -162,6 +184,7 @@ class Node:
             available=available or (lambda: UNLIMITED),
             observer=observer,
             limits=limits,
+            prepare=self.prepare,
         )
 
     def needs(self, model: Model) -> ModelNeeds:
@@ -173,6 +196,9 @@ class Node:
             with suppress(OSError):  # loading it says what is wrong with the file
                 size = model.path.stat().st_size
         memory = model.card.memory if isinstance(model, Entry) and model.card.memory else size and size + OVERHEAD
+        if model.vision is not None:
+            with suppress(OSError):
+                memory += model.vision.file.stat().st_size
         spec = self.engines.get(self.engines.name_for(model))
         if spec is None or not self.engines.uses_npu(model):
             return ModelNeeds(memory)

@@ -144,6 +144,20 @@ class TemplateError(ExoRkllmError):
     status = 400
 
 
+class PictureError(ExoRkllmError):
+    """A picture of a request cannot be used."""
+
+    code = "picture"
+    status = 400
+
+
+class EncoderLost(ExoRkllmError):
+    """The process that held a vision encoder is gone; the next picture starts another one."""
+
+    code = "encoder_lost"
+    status = 502
+
+
 class LoadError(ExoRkllmError):
     """The runtime refused the model."""
 

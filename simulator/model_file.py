@@ -78,7 +78,8 @@ class SimModel:
     """A situation. The defaults are a small chat model for an RK3588 that any runtime from 1.1.4 on loads.
 
     Replies may hold `{user}` (the last user message), `{asked}` (its first 160 bytes), `{prompt}`, `{media}`
-    (how many images), `{encoder}` (cross attention tokens) and `[[one|of|these]]`, which sampling decides.
+    (how many images), `{sees}` (colours and places in them), `{encoder}` (cross attention tokens) and
+    `[[one|of|these]]`, which sampling decides.
     """
 
     # ── what the file says about itself ──

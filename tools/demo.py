@@ -22,14 +22,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from simulator import boards, model_file
+from simulator import boards, encoder_file, model_file
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "build" / "demo"
 LIBRARY = ROOT / "build" / "simulator" / platform.machine() / "1.3.0" / "librkllmrt.so"
 BOARD = "orangepi-5-plus"
+ENCODER_LIBRARY = ROOT / "build" / "simulator" / platform.machine() / "rknn-2.3.2" / "librknnrt.so"
 MODEL = "qwen2.5-1.5b"
 FILE = "Qwen2.5-1.5B_W8A8_RK3588.rkllm"
+# It answers from what its encoder shows it, so that a picture that was mangled on the way is described wrongly.
+SEEING = "demo-vision"
+SEEING_SPEED = "rk3588/qwen2-vl-2b/image"
+PICTURE = ROOT / "docs" / "images" / "shapes.png"
+ENCODE_SECONDS = 0.9  # kept loaded, on a board (rknn-vision 3)
 QUESTION = "What are you, and where do you run?"
 PORT = 52415
 START_SECONDS = 20.0
@@ -44,6 +50,7 @@ def prepare(run_folder: Path) -> Mapping[str, str]:
         "RKLLM_SIM_ROOT": str(board),
         "EXO_RKLLM_BOARD_ROOT": str(board),
         "EXO_RKLLM_RUNTIME_LIBRARY": str(LIBRARY),
+        "EXO_RKLLM_RUNTIME_ENCODER_LIBRARY": str(ENCODER_LIBRARY),
         "EXO_RKLLM_MODELS_DIRECTORY": str(models),
         "EXO_RKLLM_CONTROL_SOCKET": str(run_folder / "control.sock"),
         "EXO_RKLLM_API_PORT": str(free_port()),
@@ -56,6 +63,14 @@ def prepare(run_folder: Path) -> Mapping[str, str]:
         models.mkdir(parents=True, exist_ok=True)
         source = model_file.write(run_folder / FILE, model_file.SimModel(name=MODEL, speed="rk3588/qwen2.5-1.5b"))
         command(settings, "import", str(source), check=True)
+    if not (models / SEEING).exists():
+        folder = run_folder / SEEING
+        folder.mkdir()
+        sees = model_file.SimModel(name=SEEING, reply="{sees}", vision=True, speed=SEEING_SPEED)
+        model_file.write(folder / "Qwen2-VL-2B_W8A8_RK3588.rkllm", sees)
+        encoder = encoder_file.SimEncoder(run_seconds=ENCODE_SECONDS, width=sees.embedding_length)
+        encoder_file.write(folder / "qwen2_vl_2b_vision_rk3588.rknn", encoder)
+        command(settings, "import", str(folder), "--name", SEEING, check=True)
     return settings
 
 
@@ -112,7 +127,7 @@ def chat(url: str) -> None:
     print("\n", flush=True)
 
 
-def print_addresses(url: str) -> None:
+def print_addresses(url: str, settings: Mapping[str, str]) -> None:
     print(f"Status page   {url}/")
     print(f"OpenAI        {url}/v1")
     print(f"Ollama        {url}")
@@ -120,6 +135,9 @@ def print_addresses(url: str) -> None:
     print("\nTry it:\n")
     body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]})
     print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
+    socket_of = f"EXO_RKLLM_CONTROL_SOCKET={settings['EXO_RKLLM_CONTROL_SOCKET']}"
+    picture = PICTURE.relative_to(ROOT)
+    print(f"  {socket_of} .venv/bin/exo-rkllm run {SEEING} 'What is this?' --image {picture}\n")
     print("Press Ctrl-C to stop.", flush=True)
 
 
@@ -136,7 +154,7 @@ def main() -> int:
             wait_until_ready(url, process)
             chat(url)
             if not once:
-                print_addresses(url)
+                print_addresses(url, settings)
                 process.wait()
     except KeyboardInterrupt:
         print()

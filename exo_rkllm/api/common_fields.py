@@ -233,6 +233,7 @@ def milliseconds(timings: Timings) -> dict[str, float]:
         "load_ms": round(timings.load * 1e3, 3),
         "prefill_ms": round(timings.prefill * 1e3, 3),
         "decode_ms": round(timings.decode * 1e3, 3),
+        **({"encode_ms": round(timings.encode * 1e3, 3)} if timings.encode else {}),
     }
 
 

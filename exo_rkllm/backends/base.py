@@ -25,15 +25,24 @@ Output: TypeAlias = Literal["text", "hidden", "logits"]
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
 
+# Where a rendered prompt shows an image; the vendor's runtime puts the image's tokens in its place.
+IMAGE_MARK = "<image>"
+
+
 # ── what is asked ────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An encoded image (PNG, JPEG) as the client sent it."""
+    """An encoded image (PNG, JPEG) as the client sent it.
+
+    `digest` and `pixels`, RGB at the size of the model's encoder, are there once it was decoded for a model on the NPU.
+    """
 
     data: bytes
     media_type: str
+    digest: str = ""
+    pixels: memoryview | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,7 @@ class GenerationRequest:
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
     tokens: tuple[int, ...] | None = None
+    images: tuple[Image, ...] = ()  # beside a rendered prompt, one for each IMAGE_MARK in it
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -130,6 +140,7 @@ class Usage:
 
     `guessed`: the prompt's length is an estimate, and with it `cached`. Their difference, the tokens that were
     computed, is exact all the same where the engine `counted` them; where it did not, `cached` is unknown.
+    Of the `images` of the prompt so many were `encoded`; the others' encodings had been kept.
     """
 
     prompt: int = 0
@@ -137,6 +148,8 @@ class Usage:
     completion: int = 0
     guessed: bool = False
     counted: bool = True
+    images: int = 0
+    encoded: int = 0
 
     @classmethod
     def guess(cls, prompt: str, completion: int) -> Usage:
@@ -152,6 +165,7 @@ class Timings:
     load: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
+    encode: float = 0.0  # of images, before the prefill
 
     def tokens_per_second(self, completion: int) -> float:
         """Pace of an answer of so many tokens, whose first one took no part of `decode`; 0 where it is unknown."""
@@ -181,6 +195,16 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, tokens: Sequence[int]) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """The encoder beside a language model on the NPU, and the texts that stand around and for an image's tokens."""
+
+    file: Path
+    start: str = ""
+    end: str = ""
+    content: str = ""
 
 
 class Model(ABC):
@@ -225,6 +249,11 @@ class Model(ABC):
     def preload(self) -> Preload:
         """What a plugin wants in the model's process before the engine's own library."""
         return Preload()
+
+    @property
+    def vision(self) -> Vision | None:
+        """What makes the model see, where the engine does not see by itself."""
+        return None
 
     def tokenizer(self) -> Tokenizer | None:
         return None

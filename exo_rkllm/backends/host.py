@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exo_rkllm.board import affinity
 from exo_rkllm.board.detect import Board, detect
@@ -15,6 +17,9 @@ from exo_rkllm.runner.parent import LineSink, RunnerLimits
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.version import order
 from exo_rkllm.socs import default_cpus
+
+if TYPE_CHECKING:  # imported with the first picture
+    from exo_rkllm.vision.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +37,8 @@ class EngineHost:
     NPU address window in which this board's language models start where nothing else is said. `native` are libraries
     that a model's process opens before the vendor's. `sampling` is what becomes of a request whose settings differ from
     the loaded model's, where the runtime takes them at load only.
+    `encoder_library` is librknnrt's path, None to look for it, `cores` are the NPU's, and `pictures` has been shown
+    to the models of this process; without it no model sees.
     """
 
     report: LineSink
@@ -42,15 +49,31 @@ class EngineHost:
     limits: RunnerLimits = RunnerLimits()
     native: tuple[str, ...] = ()
     sampling: SamplingPolicy = "ignore"
+    encoder_library: Path | None = None
+    cores: int = 0
+    pictures: Callable[[], Pictures] | None = None
 
 
-def engine_host(config: Config, runtimes: Search | None, report: LineSink, root: Path | None = None) -> EngineHost:
+def engine_host(
+    config: Config,
+    runtimes: Search | None,
+    report: LineSink,
+    root: Path | None = None,
+    pictures: Callable[[], Pictures] | None = None,
+) -> EngineHost:
     """The board below `root`, else the configured one; a machine that is none leaves SoC and CPUs to the library.
 
     Another root is another board, whose CPUs this process need not have.
     """
     root = root or Path(config.board.root)
-    host = EngineHost(report, runtimes, native=config.plugins.native, sampling=config.runtime.sampling)
+    host = EngineHost(
+        report,
+        runtimes,
+        native=config.plugins.native,
+        sampling=config.runtime.sampling,
+        encoder_library=Path(config.runtime.encoder_library) if config.runtime.encoder_library else None,
+        pictures=pictures,
+    )
     board = detect(root)
     if (soc := board.soc) is None:
         return host
@@ -58,7 +81,7 @@ def engine_host(config: Config, runtimes: Search | None, report: LineSink, root:
     if few := affinity.shortage(soc, allowed):
         log.warning("%s", few)
     cpus = default_cpus(soc, allowed, soc.cpus)
-    return replace(host, platform=soc.title, cpus=cpus, domain=language_domain(board))
+    return replace(host, platform=soc.title, cpus=cpus, cores=soc.cores, domain=language_domain(board))
 
 
 # ── address windows ──────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,8 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from exo_rkllm.backends.base import Usage
+from exo_rkllm.runner.jobs import RunnerJob
+from exo_rkllm.runner.stream import RunDone
 
 # Prompts whose lengths are remembered, by their hashes: a conversation has one more each turn.
 MOST_LENGTHS = 256
@@ -45,6 +47,24 @@ class CachedRun(NamedTuple):
 
 
 EMPTY = CachedRun()
+
+
+def cached_after(
+    job: RunnerJob, prompt: str | None, done: RunDone, usage: Usage, answer: str, empty: CachedRun | None
+) -> CachedRun | None:
+    """What the KV cache holds after a run; None where nobody knows, `empty` where it was cleared.
+
+    `prompt` is the text that its length is measured by.
+    """
+    if done.figures.get("aborted") or job.output != "text":
+        return empty
+    if prompt is None or not usage.counted:
+        return None
+    if job.keep_history:  # all of the conversation, which no other prompt is compared with
+        return CachedRun("", usage.prompt, "", usage.completion)
+    if done.stopped:  # the answer that was sent is not the whole of it
+        return CachedRun(prompt, usage.prompt)
+    return CachedRun(prompt, usage.prompt, answer, usage.completion)
 
 
 class Ledger:

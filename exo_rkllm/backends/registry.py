@@ -66,7 +66,8 @@ class EngineSpec:
     `formats` are file suffixes, none where no file is loaded. Models of one `on_npu` share the NPU and its memory; an
     engine that uses it for some models only says by `npu_model` for which.
     `sampling`, `images`, `tools` and `logprobs` are what its models may take; a loaded one narrows them by its
-    `Capabilities`. `sampling` holds names of `Sampling`'s fields.
+    `Capabilities`. `sampling` holds names of `Sampling`'s fields. With an `encoder` those models see whose card names
+    one.
     """
 
     name: str
@@ -79,8 +80,15 @@ class EngineSpec:
     npu_model: Callable[[Model], bool] = lambda _model: False
     sampling: frozenset[str] = SAMPLING_NAMES
     images: bool = False
+    encoder: bool = False
     tools: bool = True
     logprobs: bool = False
+
+    def sees(self, model: Model) -> bool | None:
+        """Whether the model takes images; None where only its load can tell."""
+        if self.encoder:
+            return model.vision is not None
+        return None if self.images and self.formats else self.images
 
     def check_file(self, model: Model) -> None:
         """Before minutes of loading say the same."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.adapters import Adapter, adapters_of
 from exo_rkllm.backends.base import (
@@ -27,7 +27,7 @@ from exo_rkllm.backends.base import (
     Usage,
 )
 from exo_rkllm.backends.host import EngineHost, takes_domains
-from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger
+from exo_rkllm.backends.ledger import EMPTY, Ledger, cached_after
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.backends.rkllm_load import (
     OPTIONS,
@@ -53,6 +53,9 @@ from exo_rkllm.runner.parent import Runner
 from exo_rkllm.runner.stream import ArrayRows, RunDone, RunStarted
 from exo_rkllm.runtime import modelfile
 from exo_rkllm.runtime.selection import OPTION, RuntimeChoice
+
+if TYPE_CHECKING:
+    from exo_rkllm.backends.rkllm_vision import EngineVision
 
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
@@ -84,6 +87,8 @@ class RkllmEngine(Engine):
         self._adapter: str | None = self._options["lora"]
         # What the runtime's own history holds; grows only where its own template is used.
         self._history: tuple[Message, ...] = ()
+        self._vision: EngineVision | None = None
+        self._image_sizes = False  # before 1.2.1b1: one picture a prompt, without its size
 
     async def initialize(self) -> None:
         await self._start(self._defaults)
@@ -148,6 +153,7 @@ class RkllmEngine(Engine):
             await runner.call("load_prompt_cache", path=self._options["prompt_cache"])
         self._keeps_history = self._options["runtime_template"] and "keep_history" in features
         self._clears = "clear_kv" in features
+        self._image_sizes = "image_sizes" in features
         self._capabilities = Capabilities(
             chat=self._options["runtime_template"],
             sampling=SAMPLING,
@@ -155,6 +161,7 @@ class RkllmEngine(Engine):
             sampling_per_run="sampling_per_run" in features,
             hidden=True,
             logits="logits" in features,
+            images=self.model.vision is not None and self._host.pictures is not None,
             context=session_facts["context"],
         )
 
@@ -164,7 +171,9 @@ class RkllmEngine(Engine):
 
     @property
     def memory(self) -> int | None:
-        return None if self._runner is None else self._runner.memory
+        if self._runner is None or (memory := self._runner.memory) is None:
+            return None
+        return memory if self._vision is None else memory + self._vision.memory
 
     @property
     def runtime(self) -> tuple[str, str]:
@@ -190,14 +199,16 @@ class RkllmEngine(Engine):
                     await self._reload(sampling)
                     load = time.monotonic() - began
             runner = self._loaded()
-            job = self._job(request)
+            job, measured = self._job(request)
+            shown = await self._sight().show(request.images) if request.images else None
+            job, arrays = (job, ()) if shown is None else shown.beside(job, sizes=self._image_sizes)
             started = time.monotonic()
             answer: list[str] = []
             self._adapter = None
             cleared = job.clear_first or job.output != "text" or not self._clears
             self._ledger.begin(cleared=cleared and not self._options["prompt_cache"])
             number = self._numbers[request.id] = runner.number()
-            run = runner.run(number, job, Piece)
+            run = runner.run(number, job, Piece, arrays)
             try:
                 async for batch in run:
                     for event in batch:
@@ -211,7 +222,10 @@ class RkllmEngine(Engine):
                             yield Array(request.output, event.rows, event.width, event.data)
                         else:
                             self._remember(request, "".join(answer), event)
-                            yield self._finish(job, event, "".join(answer), started - submitted - load, load)
+                            finish = self._finish(
+                                job, measured, event, "".join(answer), started - submitted - load, load
+                            )
+                            yield finish if shown is None else shown.counted(finish)
             finally:
                 del self._numbers[request.id]
                 await run.aclose()
@@ -228,8 +242,19 @@ class RkllmEngine(Engine):
         wanted = self._effective_sampling(sampling)
         return tuple(sorted(name for name in sampling.explicit() if wanted[name] != loaded[name]))
 
-    def _job(self, request: GenerationRequest) -> RunnerJob:
-        """The request in the runner's terms; raises NotSupported or UsageError for what the runtime cannot do."""
+    def _sight(self) -> EngineVision:
+        """What the model sees with; its modules are imported with the first picture."""
+        if self._vision is None:
+            from exo_rkllm.backends.rkllm_vision import engine_vision
+
+            self._vision = engine_vision(self.model, self._host)
+        return self._vision
+
+    def _job(self, request: GenerationRequest) -> tuple[RunnerJob, str | None]:
+        """The request in the runner's terms, and the prompt as the ledger measures it.
+
+        Raises NotSupported or UsageError for what the runtime cannot do, and ContextOverflow.
+        """
         # The tools are rendered into the prompt; they come along for whoever reads the answer.
         if request.messages and (request.tools or any(message.images for message in request.messages)):
             what = "tools" if request.tools else "images"
@@ -246,17 +271,21 @@ class RkllmEngine(Engine):
         foreign = bool(self._options["loras"]) and lora != self._adapter
         follows = bool(self._history) and not foreign and request.messages[:-1] == self._history
         prompt = None if request.tokens is not None else self._prompt(request, follows=follows)
-        return RunnerJob(
+        measured = prompt
+        if request.images:
+            measured = self._sight().measured(prompt or "", request.images, several=self._image_sizes)
+        job = RunnerJob(
             prompt=prompt,
             tokens=request.tokens,
             output=request.output,
             rows=request.rows,
-            max_tokens=self._limit(request, prompt, follows=follows),
+            max_tokens=self._limit(request, measured, follows=follows),
             sampling=self._sampling(request.sampling),
             lora=lora,
             keep_history=self._keeps_history and bool(request.messages),
             clear_first=not self.model.reuse or foreign or (self._keeps_history and not follows),
         )
+        return job, measured
 
     def _limit(self, request: GenerationRequest, prompt: str | None, *, follows: bool) -> int | None:
         """What is left of the context, or less where less is asked for: past it the window would shift, the model
@@ -265,7 +294,7 @@ class RkllmEngine(Engine):
         if request.output != "text" or not context:
             return request.max_tokens
         known = len(request.tokens or ()) if prompt is None else self._ledger.least(prompt, follows=follows)
-        if prompt is None and known >= context:
+        if (prompt is None or request.images) and known >= context:
             raise ContextOverflow(
                 f"The prompt has {known} tokens, and {self.model.id} has a context of {context}.",
                 "Shorten the prompt, or load the model with a larger context",
@@ -309,12 +338,15 @@ class RkllmEngine(Engine):
         else:
             self._history = (*request.messages, Message("assistant", answer))
 
-    def _finish(self, job: RunnerJob, done: RunDone, answer: str, queued: float, load: float) -> Finish:
+    def _finish(
+        self, job: RunnerJob, prompt: str | None, done: RunDone, answer: str, queued: float, load: float
+    ) -> Finish:
         figures = done.figures
         completion = figures.get("generate_tokens", 0)
-        usage = self._usage(job, figures.get("prefill_tokens"), completion)
+        usage = self._usage(job, prompt, figures.get("prefill_tokens"), completion)
         if "generate_tokens" in figures:  # it ran
-            self._ledger.keep(self._cached(job, done, usage, answer))
+            empty = EMPTY if self._clears and not self._options["prompt_cache"] else None
+            self._ledger.keep(cached_after(job, prompt, done, usage, answer, empty))
             self._adapter = job.lora
         return Finish(
             self._reason(done, usage.prompt + completion if usage.counted else completion),
@@ -328,23 +360,11 @@ class RkllmEngine(Engine):
             end_token=figures.get("end_token"),
         )
 
-    def _cached(self, job: RunnerJob, done: RunDone, usage: Usage, answer: str) -> CachedRun | None:
-        """What the KV cache holds after this run; None where nobody knows."""
-        if done.figures.get("aborted") or job.output != "text":
-            return EMPTY if self._clears and not self._options["prompt_cache"] else None
-        if job.prompt is None or not usage.counted:
-            return None
-        if job.keep_history:  # all of the conversation, which no other prompt is compared with
-            return CachedRun("", usage.prompt, "", usage.completion)
-        if done.stopped:  # the answer that was sent is not the whole of it
-            return CachedRun(job.prompt, usage.prompt)
-        return CachedRun(job.prompt, usage.prompt, answer, usage.completion)
-
-    def _usage(self, job: RunnerJob, computed: int | None, completion: int) -> Usage:
+    def _usage(self, job: RunnerJob, prompt: str | None, computed: int | None, completion: int) -> Usage:
         """`computed` is the library's own count, None where it told none: before 1.2.1, and of most aborted runs."""
         if job.tokens is None:
             follows = job.keep_history and not job.clear_first
-            return self._ledger.usage(job.prompt or "", computed, completion, follows=follows)
+            return self._ledger.usage(prompt or "", computed, completion, follows=follows)
         if computed is None:
             return Usage(len(job.tokens), 0, completion, counted=False)
         return Usage(len(job.tokens), max(0, len(job.tokens) - computed), completion)
@@ -371,6 +391,8 @@ class RkllmEngine(Engine):
             await asyncio.wait({self._reload_task})
         if self._runner is not None:
             await self._runner.settled()
+        if self._vision is not None:
+            await self._vision.settled()
 
     async def lost(self) -> ExoRkllmError:
         """Returns when the engine is lost; a child that a reload replaced is no loss."""
@@ -385,6 +407,8 @@ class RkllmEngine(Engine):
         if self._reload_task is not None:
             self._reload_task.cancel()
             await asyncio.wait({self._reload_task})
+        if self._vision is not None:
+            await self._vision.close()
         if self._runner is not None:
             await self._runner.close()
 
@@ -397,4 +421,6 @@ SPEC = EngineSpec(
     formats=(".rkllm",),
     on_npu=True,
     sampling=SAMPLING,
+    images=True,
+    encoder=True,
 )

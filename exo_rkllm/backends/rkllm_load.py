@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from exo_rkllm.backends.base import Model, Sampling
+from exo_rkllm.backends.base import Model, Sampling, Vision
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption
 from exo_rkllm.errors import NotSupported, RuntimeMissing
@@ -99,6 +99,14 @@ def load_params(
         max_context_len=model.context,
         cpus=tuple(options["cpus"]) or cpus,
         end_tokens=(*options["end_tokens"], *end_tokens(facts, facts.path.parent)),
+        **image_tags(model.vision),
         **{name: options[name] for name in PARAMETERS},
         **sampling,  # type: ignore[arg-type]  # integers stay integers
     )
+
+
+def image_tags(vision: Vision | None) -> dict[str, Any]:
+    """The tags around a picture: of the load before 1.3.0, and the default of each input since."""
+    if vision is None:
+        return {}
+    return {"img_start": vision.start, "img_end": vision.end, "img_content": vision.content}

@@ -18,6 +18,7 @@ from exo_rkllm.sampling import Sampling
 from exo_rkllm.schema import toml
 from exo_rkllm.schema.specs import FieldError, Free, wrong
 from exo_rkllm.schema.tables import build, object_of, row
+from exo_rkllm.vision.tags import TAGS
 
 FILE = "model.toml"
 LARGEST = 256 * 1024
@@ -28,6 +29,19 @@ class Weights:
     file: str
     size: int = 0
     sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionFile:
+    """The encoder beside the weights. `tags` is a row of `vision.tags.TAGS`; the texts go before it where given."""
+
+    file: str
+    size: int = 0
+    sha256: str = ""
+    tags: str = ""
+    start: str = ""
+    end: str = ""
+    content: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,7 @@ class Card:
     memory: int = 0  # bytes that a load is expected to take
     reuse: bool = True
     weights: Weights | None = row(object_of(Weights))
+    vision: VisionFile | None = row(object_of(VisionFile))
     sampling: Sampling = row(object_of(Sampling), factory=Sampling)
     chat: ChatSettings = row(object_of(ChatSettings), factory=ChatSettings)
     embedding: EmbeddingSettings = row(object_of(EmbeddingSettings), factory=EmbeddingSettings)
@@ -91,13 +106,16 @@ def _check_names(read: Mapping[str, Any]) -> None:
     """Raises a FieldError where a name in the card cannot be a file or an id, or a value is no TOML."""
     if not names.valid_id(read["id"]):
         raise wrong("id", "a model's id", read["id"], "Use letters, digits, '.', '_', '-'.")
-    for table, key in (("weights", "file"), ("chat", "template")):
+    for table, key in (("weights", "file"), ("vision", "file"), ("chat", "template")):
         name = read.get(table, {}).get(key)
         if name and not names.plain_file_name(name):
             raise wrong(f"{table}.{key}", "a file's name without a path", name, "Put the file beside the card.")
-    digest = read.get("weights", {}).get("sha256")
-    if digest and not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise wrong("weights.sha256", "64 hexadecimal digits", digest, "sha256sum FILE prints them.")
+    for table in ("weights", "vision"):
+        digest = read.get(table, {}).get("sha256")
+        if digest and not re.fullmatch(r"[0-9a-f]{64}", digest):
+            raise wrong(f"{table}.sha256", "64 hexadecimal digits", digest, "sha256sum FILE prints them.")
+    if (tags := read.get("vision", {}).get("tags")) and tags not in TAGS:
+        raise wrong("vision.tags", f"one of {', '.join(TAGS)}", tags, "Or give start, end and content.")
     for key, value in read.get("options", {}).items():
         try:
             toml.value_of(value)

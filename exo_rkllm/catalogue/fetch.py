@@ -67,7 +67,9 @@ def _prepare(stage: Path, target: Path, part: Path, repo: Repository, file: File
     state = _read_state(stage) or fresh
     if _is_other(state, repo, file):
         for path in stage.iterdir():
-            if path.name != LOCK:
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
                 path.unlink()
         state = fresh
     have = part.stat().st_size if part.exists() else 0

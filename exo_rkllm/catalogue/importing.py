@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -20,6 +21,7 @@ from typing import IO
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, modelfile, names
 from exo_rkllm.catalogue.companions import copy_companions, fetch_companions, open_companions
+from exo_rkllm.catalogue.encoders import encoder_in, vision_of
 from exo_rkllm.catalogue.hub import Access, Hub, repos
 from exo_rkllm.catalogue.modelfile import Modelfile
 from exo_rkllm.catalogue.originals import Original, Originals
@@ -49,6 +51,7 @@ class OpenSource:
     source: ImportSource
     original: Original
     companions: Mapping[str, IO[bytes]]
+    encoder: Original | None = None  # of pictures, beside a language model for the NPU
 
 
 def find(path: Path, suffixes: Mapping[str, str] = names.SUFFIXES) -> tuple[ImportSource, ...]:
@@ -147,14 +150,15 @@ def _open(
         elif file.suffix.lower() not in contributions.suffixes:
             raise ModelFileError(f"{file} is no .rkllm file.", f"exo-rkllm inspect {file}")
         weights = originals.open(file)
+        beside = encoder_in(folder, file) if folder is not None and file.suffix.lower() == ".rkllm" else None
+        encoder = originals.open(beside) if beside is not None else None
     except ExoRkllmError as error:
         return error
     except OSError as error:
         return ModelFileError(f"{file} cannot be read: {error.strerror}.", f"ls -l {file}")
     telling = source.modelfile.base_model, file.name
-    return OpenSource(
-        source, weights, {} if folder is None else open_companions(folder, contributions, stack, *telling)
-    )
+    companions = {} if folder is None else open_companions(folder, contributions, stack, *telling)
+    return OpenSource(source, weights, companions, encoder)
 
 
 async def _import(
@@ -178,6 +182,14 @@ async def _import(
         async with aclosing(_take_over(originals, files.original, target)) as steps:
             async for step in steps:
                 yield step
+        weights, vision = cards.Weights(target.name, step.done, step.sha256), None
+        if files.encoder is not None:
+            target = stage / files.encoder.path.name
+            async with aclosing(_take_over(originals, files.encoder, target)) as steps:
+                async for part in steps:
+                    yield part
+            telling = settings.base_model, id_, file.name, target.name
+            vision = vision_of(target.name, part.done, part.sha256, telling)
         await asyncio.to_thread(copy_companions, files.companions, stage)
         base = repos([settings.base_model])
         if access is not None and base:
@@ -190,7 +202,7 @@ async def _import(
         make = functools.partial(
             describe.describe,
             stage,
-            cards.Weights(target.name, step.done, step.sha256),
+            weights,
             id=id_,
             path=f"{folder.name}/{file.name}" if folder else file.name,
             base_model=base[0] if base else "",
@@ -199,11 +211,12 @@ async def _import(
             context=settings.context,
             contributions=catalogue.contributions,
         )
-        card = await asyncio.to_thread(make)
+        card = dataclasses.replace(await asyncio.to_thread(make), vision=vision)
         entry = await asyncio.to_thread(functools.partial(catalogue.publish, stage, card, replace=replace))
     if move:
         try:
-            await asyncio.to_thread(originals.remove, files.original)
+            for original in filter(None, (files.original, files.encoder)):
+                await asyncio.to_thread(originals.remove, original)
         except OSError as error:
             yield PullProgress("note", f"the original is still there ({error.strerror}): rm {file}")
     yield PullProgress("done", f"{entry.id} is ready", str(file), step.sha256, step.done, step.done, entry.id)

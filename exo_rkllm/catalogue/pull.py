@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import hashlib
 import shutil
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -19,11 +21,16 @@ from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, names
 from exo_rkllm.catalogue.choice import choose
 from exo_rkllm.catalogue.companions import base_models, fetch_companions
+from exo_rkllm.catalogue.encoders import encoder_among, vision_of
 from exo_rkllm.catalogue.fetch import fetch
 from exo_rkllm.catalogue.hub import Access, File, Hub, Repository
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.errors import ExoRkllmError, ModelExists, UsageError
+from exo_rkllm.rknn import encoderfile
+
+# In a stage, where an encoder is fetched; hidden, as all that is no part of the entry.
+ENCODER_FOLDER = ".encoder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,15 @@ async def pull(
             async with aclosing(fetch(hub, stage, repo, file)) as steps:
                 async for step in steps:
                     yield step
+            encoder = encoder_among(repo.files, file.path, repo.id) if file.path.endswith(".rkllm") else ""
+            vision: cards.VisionFile | None = None
+            if encoder:
+                yield PullProgress("note", f"{encoder}: the encoder with which it sees images")
+                async with aclosing(_fetch_encoder(hub, stage, repo, repo.files[encoder])) as steps:
+                    async for part in steps:
+                        yield part
+                telling = repo.id, file.path, encoder
+                vision = vision_of(PurePosixPath(encoder).name, part.done, part.sha256, telling)
             yield PullProgress("writing", "fetching what belongs to it", file.path)
             bases = await base_models(hub, repo)
             async with aclosing(fetch_companions(hub, stage, repo, bases)) as steps:
@@ -81,8 +97,24 @@ async def pull(
             weights = cards.Weights(PurePosixPath(file.path).name, step.done, step.sha256)
             id_ = name or _free_id(catalogue, file, repo, replace=replace)
             card = await asyncio.to_thread(_describe, catalogue, stage, weights, id_, repo, file, bases)
+            card = dataclasses.replace(card, vision=vision)
             entry = await asyncio.to_thread(catalogue.publish, stage, card, replace=replace)
         yield PullProgress("done", f"{entry.id} is ready", file.path, step.sha256, step.done, step.done, entry.id)
+
+
+async def _fetch_encoder(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGenerator[PullProgress, None]:
+    """Beside the weights, by way of a folder of its own, where it can be resumed. Raises for what encodes no images."""
+    folder = stage / ENCODER_FOLDER
+    await asyncio.to_thread(functools.partial(folder.mkdir, exist_ok=True))
+    async with aclosing(fetch(hub, folder, repo, file)) as steps:
+        async for step in steps:
+            yield step
+    name = PurePosixPath(file.path).name
+    try:
+        await asyncio.to_thread(lambda: encoderfile.inspect(folder / name).shape())
+        await asyncio.to_thread((folder / name).rename, stage / name)
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder)
 
 
 def _describe(

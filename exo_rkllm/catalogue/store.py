@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from exo_rkllm.backends.base import JSON, Sampling, Tokenizer
+from exo_rkllm.backends.base import JSON, Sampling, Tokenizer, Vision
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import names, staging
 from exo_rkllm.catalogue.aliases import alias_table, target_of
-from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.card import Card, VisionFile, Weights
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.stamps import stamp_of
 from exo_rkllm.catalogue.tokenizer import plugin_tokenizer, read_tokenizer
@@ -28,6 +28,7 @@ from exo_rkllm.plugins.adapting import preload_of, processor_of
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.privileges import give_up_root
 from exo_rkllm.runner.preload import Preload
+from exo_rkllm.vision.tags import TAGS, ImageTags, tags_for
 
 
 class Entry(ChatModel):
@@ -76,6 +77,18 @@ class Entry(ChatModel):
     @property
     def reuse(self) -> bool:
         return self.card.reuse
+
+    @property
+    def vision(self) -> Vision | None:
+        if (vision := self.card.vision) is None:
+            return None
+        tags = TAGS.get(vision.tags or tags_for(*cards.telling_names(self.card)), ImageTags("", "", ""))
+        return Vision(
+            self.folder / vision.file,
+            vision.start or tags.start,
+            vision.end or tags.end,
+            vision.content or tags.content,
+        )
 
     def with_settings(self, context: int, sampling: Sampling) -> Entry:
         """The same model with a caller's settings over the card's, where something is set."""
@@ -292,22 +305,9 @@ class Catalogue:
                 f"{path} says id = {card.id!r} and lies in the folder {folder.name!r}.", "Make them the same."
             )
         if card.weights:
-            weights = folder / card.weights.file
-            try:
-                status = weights.lstat()
-            except FileNotFoundError:
-                raise CardError(
-                    f"{path} names {card.weights.file}, which is not there.",
-                    f"Put it there, or take the entry away: exo-rkllm rm {card.id}",
-                ) from None
-            if not stat.S_ISREG(status.st_mode):
-                raise CardError(f"{weights} is not a plain file.", "Put the file itself there: exo-rkllm import FILE")
-            if card.weights.size and status.st_size != card.weights.size:
-                raise CardError(
-                    f"{weights} has {status.st_size} bytes, its card says {card.weights.size}.",
-                    f"exo-rkllm rm {card.id}, then pull or import it again",
-                )
-            card = replace(card, weights=replace(card.weights, size=status.st_size))
+            card = replace(card, weights=replace(card.weights, size=_size_of(card, card.weights, folder)))
+        if card.vision:
+            card = replace(card, vision=replace(card.vision, size=_size_of(card, card.vision, folder)))
         return Entry(folder, card, self.contributions)
 
     # ── making and removing ──────────────────────────────────────────────────────────────────────
@@ -401,6 +401,26 @@ class Catalogue:
     def clean(self, now: float | None = None) -> None:
         """Take away what a crash or a power cut left: half-made entries, removed ones, pulls nobody resumed."""
         staging.clean(self.directory, time.time() if now is None else now)
+
+
+def _size_of(card: Card, named: Weights | VisionFile, folder: Path) -> int:
+    """Of a file that the card names; raises CardError where it is not the one that it describes."""
+    file = folder / named.file
+    try:
+        status = file.lstat()
+    except FileNotFoundError:
+        raise CardError(
+            f"{folder / cards.FILE} names {named.file}, which is not there.",
+            f"Put it there, or take the entry away: exo-rkllm rm {card.id}",
+        ) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise CardError(f"{file} is not a plain file.", "Put the file itself there: exo-rkllm import FILE")
+    if named.size and status.st_size != named.size:
+        raise CardError(
+            f"{file} has {status.st_size} bytes, its card says {named.size}.",
+            f"exo-rkllm rm {card.id}, then pull or import it again",
+        )
+    return status.st_size
 
 
 def _quote(name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from exo_rkllm.backends.base import Capabilities, GenerationRequest, Ignored, Message, Model, Tool
 from exo_rkllm.chat.chat_format import ChatFormat, chat_format_of
 from exo_rkllm.chat.formats import HERMES, Reasoning, ToolFormat
+from exo_rkllm.chat.marks import marked
 from exo_rkllm.chat.template_source import TemplateSource
 from exo_rkllm.chat.tool_writers import Writer
 from exo_rkllm.errors import NotSupported, TemplateError, UsageError
@@ -90,13 +91,17 @@ def _prompt_of(request: GenerationRequest, chat_format: ChatFormat, model: str) 
         else:
             messages = with_instructions(messages, tools, tool_format)
     messages, prefix = without_prefix(messages)
-    text = render_template(template, messages, tools, thinking=request.thinking)
+    marks = marked(messages) if any(message.images for message in messages) else None
+    text = render_template(template, marks.messages if marks else messages, tools, thinking=request.thinking)
+    text = marks.finished(text) if marks else text
     text, thinking = _thoughts_open(text, chat_format.reasoning, enabled=request.thinking)
     call_start = tool_format.call_start(must_call) if tool_format is not None and must_call is not None else ""
     if (call_start or prefix) and thinking:
         text, thinking = _thoughts_open(text, chat_format.reasoning, enabled=False)
     return Prompt.of(
-        dataclasses.replace(request, messages=(), prompt=text + prefix + call_start, tools=tools),
+        dataclasses.replace(
+            request, messages=(), prompt=text + prefix + call_start, tools=tools, images=marks.images if marks else ()
+        ),
         chat_format.stop,
         reasoning=chat_format.reasoning,
         tools=tool_format,
@@ -176,8 +181,6 @@ def _attempts(messages: Sequence[Message]) -> Iterator[tuple[Sequence[Message], 
 
 def message_value(message: Message, *, text: bool = False) -> dict[str, Any]:
     value: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.images:
-        value["content"] = [{"type": "image"} for _ in message.images] + [{"type": "text", "text": message.content}]
     if message.reasoning:
         value["reasoning_content"] = value["thought"] = message.reasoning  # the second is MiniCPM3's word
     if message.tool_calls:

@@ -11,6 +11,7 @@ from typing import Any
 
 from exo_rkllm.cli.output import error_value, size
 from exo_rkllm.cli.runtime import LocalRuntime, local_runtime
+from exo_rkllm.rknn import encoderfile
 from exo_rkllm.runtime import modelfile, selection
 from exo_rkllm.runtime.modelfile import Fact, ModelFacts, Objection
 from exo_rkllm.runtime.selection import RuntimeChoice
@@ -43,11 +44,13 @@ WORTH_MISSING = ("toolkit", "platform", "npu_cores", "max_context", "dtype", "ar
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", type=Path, help="a .rkllm file")
+    parser.add_argument("file", metavar="FILE", type=Path, help="a .rkllm file, or a .rknn one")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(args: argparse.Namespace) -> int:
+    if encoderfile.is_encoder_file(args.file):
+        return print_encoder(args.file, as_json=args.json)
     facts = modelfile.inspect(args.file)
     here = local_runtime()
     choice = selection.choose(here.search, facts) if here.search.found is not None else None
@@ -56,6 +59,23 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(as_json(facts, objections, here, choice), indent=2))
     else:
         print(*report(facts, objections, here, choice), sep="\n")
+    return 0
+
+
+def print_encoder(file: Path, *, as_json: bool) -> int:
+    """What a `.rknn` file says of itself, whatever its name is."""
+    facts = encoderfile.inspect(file)
+    if as_json:
+        print(json.dumps({**asdict(facts), "path": str(facts.path), "kind": "encoder"}, indent=2))
+        return 0
+    rows = (
+        ("kind", "an encoder for librknnrt, no language model"),
+        ("converted with", f"rknn-toolkit2 {facts.toolkit}"),
+        ("platform", ", ".join(facts.platforms).upper() or "unknown"),
+        ("input", encoderfile.shapes_text(facts.inputs)),
+        ("output", encoderfile.shapes_text(facts.outputs)),
+    )
+    print(f"{facts.path}: {size(facts.size)}", *(f"  {label:<14} {value}" for label, value in rows), sep="\n")
     return 0
 
 

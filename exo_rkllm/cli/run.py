@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from exo_rkllm import dispatch
 from exo_rkllm.assembly import LocalSource, Node, is_file
-from exo_rkllm.backends.base import Finish, GenerationRequest, Ignored, Message, Model, Piece, Sampling
+from exo_rkllm.backends.base import Finish, GenerationRequest, Ignored, Image, Message, Model, Piece, Sampling
 from exo_rkllm.backends.registry import BUILT_IN
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.cli import place
@@ -41,6 +41,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", type=int, default=0, metavar="N", help="context length, prompt and answer together"
     )
+    parser.add_argument(
+        "--image", type=Path, action="append", default=[], metavar="FILE", help="show it an image (may be repeated)"
+    )
     sampling = parser.add_argument_group("sampling")
     for setting in SETTINGS:
         flag, kind = "--" + setting.name.replace("_", "-"), int if isinstance(setting.kind, Whole) else float
@@ -58,6 +61,13 @@ def main(args: argparse.Namespace) -> int:
     said = " ".join(args.prompt) if args.prompt else None
     prompt = said if said is not None or sys.stdin.isatty() else sys.stdin.read()
     return chat.converse() if prompt is None else chat.once(prompt)
+
+
+def image_of(path: Path) -> Image:
+    try:
+        return Image(path.read_bytes(), "")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", f"ls -l {path}") from error
 
 
 def model_of(name: str, context: int, sampling: Sampling, node: Node) -> Model:
@@ -102,6 +112,7 @@ class TerminalChat:
         # What goes wrong is raised here as well, and said once.
         logging.getLogger(dispatch.__name__).addHandler(logging.NullHandler())
         self._messages: tuple[Message, ...] = ()
+        self._images = tuple(map(image_of, args.image))  # go with the first question
         self._loop = asyncio.new_event_loop()
         self._load_seconds = 0.0
         self._was_thinking = False
@@ -169,10 +180,11 @@ class TerminalChat:
         """Exit code of one question: 0, or 130 where Ctrl-C ended the answer."""
         request = GenerationRequest(
             model=self._model,
-            messages=(*self._messages, Message("user", prompt)),
+            messages=(*self._messages, Message("user", prompt, images=self._images)),
             sampling=self._sampling,
             max_tokens=self._args.max_tokens,
         )
+        self._images = ()
         try:
             answer = self._await(self._answer(request))
         except KeyboardInterrupt:

@@ -70,6 +70,7 @@ def lines(entry: Entry, runtime: str = "") -> list[tuple[str, str]]:
         ("file", str(entry.path or "")),
         ("size", size(card.weights.size) if card.weights else ""),
         ("sha256", card.weights.sha256 if card.weights else ""),
+        ("encoder", f"{card.vision.file} ({size(card.vision.size)}): it sees images" if card.vision else ""),
         ("from", card.source),
         ("base model", card.base_model),
         ("engine", card.engine),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Ignored, Piece, Timings, Usage
+from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Ignored, Message, Piece, Timings, Usage
 from exo_rkllm.client.control import LOGS, WENT_AWAY, Client
 from exo_rkllm.errors import RunnerLost, from_code
 
@@ -69,12 +70,19 @@ class DaemonSource:
         pass
 
 
+def _message(message: Message) -> dict[str, Any]:
+    value: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:
+        value["images"] = [base64.b64encode(image.data).decode() for image in message.images]
+    return value
+
+
 def fields_of(request: GenerationRequest) -> dict[str, Any]:
     """The request as the control socket takes it; what is not set is left out."""
     fields = {
         "prompt": request.prompt,
         "tokens": None if request.tokens is None else list(request.tokens),
-        "messages": [{"role": one.role, "content": one.content} for one in request.messages] or None,
+        "messages": [_message(one) for one in request.messages] or None,
         "sampling": request.sampling.explicit() or None,
         "max_tokens": request.max_tokens,
         "thinking": request.thinking,

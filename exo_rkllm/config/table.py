@@ -138,6 +138,12 @@ class RuntimeSettings:
         "",
         "/opt/rkllm/librkllmrt.so",
     )
+    encoder_library: str = row(
+        TEXT,
+        "Path of librknnrt.so, which models that see need too. Empty: the first one in the usual places.",
+        "",
+        "/opt/rkllm/librknnrt.so",
+    )
     log_level: int = row(
         Whole(0, 2), "What the library logs: 0 warnings and errors, 1 also timings and memory, 2 everything.", 0, 1
     )

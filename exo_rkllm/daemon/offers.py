@@ -67,7 +67,7 @@ def servable(entry: Entry, status: ModelStatus | None, engine: EngineSpec | None
     """The model as the cluster is told of it: from its card, and from its engine once that has loaded it."""
     card = entry.card
     # Before the load an engine of files cannot tell whether this one sees; one without files says what it takes.
-    images = engine is not None and engine.images and not engine.formats
+    images = engine is not None and engine.sees(entry) is True
     return Servable(
         id=entry.id,
         state="cold" if status is None else STATES[status.state],

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Model, Piece, Progress
@@ -39,7 +39,8 @@ class Dispatcher:
     """Lives on one event loop.
 
     `find` gives the model of a name or raises; `engine` makes the engine of a model, unloaded; `needs` says what
-    loading it takes, `available` how many bytes the system has for it.
+    loading it takes, `available` how many bytes the system has for it. `prepare` makes of a request with images what
+    the model's engine takes, or refuses it.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Dispatcher:
         available: Callable[[], int],
         observer: Observer | None = None,
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - a frozen value
+        prepare: Callable[[GenerationRequest, Model], Awaitable[GenerationRequest]] | None = None,
     ) -> None:
         self._find = find
         self._make = engine
         self._needs = needs
         self._available = available
+        self._prepare = prepare
         self._observer = NullObserver() if observer is None else observer
         self._state = DispatchState(limits)
         self._tickets = 0
@@ -83,6 +86,8 @@ class Dispatcher:
         for a slow client of your own: the next request starts when this one was read to its end.
         """
         model = self._find(request.model)
+        if self._prepare is not None and any(message.images for message in request.messages):
+            request = await self._prepare(request, model)
         active = ActiveRequest(self._ticket(), request, model, client, time.monotonic())
         self._requests[active.ticket] = active
         try:

@@ -57,6 +57,7 @@ CHECKS: tuple[Check, ...] = (
     Check("runtime", software.runtime, ("system",)),
     Check("runtime and driver", board.pairing, ("runtime", "driver version")),
     Check("models", software.models, ("configuration",)),
+    Check("vision", software.vision, ("system",)),
     Check("plugins", software.plugins),
     Check("exo", software.exo),
     Check("service", software.service, ("configuration",)),

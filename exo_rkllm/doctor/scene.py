@@ -23,6 +23,10 @@ from exo_rkllm.config import Config, load
 from exo_rkllm.doctor.identity import UserIdentity
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound
 from exo_rkllm.plugins import PluginStatus
+from exo_rkllm.rknn import encoderfile
+from exo_rkllm.rknn import locate as rknn_locate
+from exo_rkllm.rknn import version as rknn_version
+from exo_rkllm.rknn.encoderfile import EncoderFacts
 from exo_rkllm.runtime import locate, modelfile, selection
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.modelfile import ModelFacts, Objection
@@ -62,6 +66,16 @@ class ModelInspection:
 
 
 @dataclass(frozen=True, slots=True)
+class VisionInspection:
+    """The encoders of the catalogue's models, each with its facts or what is wrong with it, and librknnrt for them."""
+
+    encoders: tuple[tuple[str, EncoderFacts | ExoRkllmError], ...] = ()
+    library: Path | None = None
+    release: str = ""
+    error: ExoRkllmError | None = None  # why there is no library
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """One look at the machine, its files and its daemon; `root` is where the board's files were read."""
 
@@ -82,6 +96,7 @@ class Scene:
     plugins: tuple[PluginStatus, ...]
     exo: HostKind
     neighbours: Neighbours
+    vision: VisionInspection = VisionInspection()
 
     @property
     def runtime(self) -> str:
@@ -125,6 +140,7 @@ def look(
         plugins=_plugins(environment, service),
         exo=host_kind(),
         neighbours=find_neighbours(base, board, _daemon_process(service)),
+        vision=_vision(catalogue, config),
     )
 
 
@@ -173,6 +189,31 @@ def _inspect_entry(entry: Entry, platform_name: str, search: Search) -> ModelIns
         return ModelInspection(entry.id)
     wanted = str(entry.options.get(selection.OPTION, ""))
     return _inspect(entry.id, entry.path, platform_name, search, entry.context, wanted)
+
+
+def _vision(catalogue: Catalogue | None, config: Config | None) -> VisionInspection:
+    try:
+        entries = () if catalogue is None else catalogue.scan().entries
+    except ExoRkllmError:
+        return VisionInspection()  # the models' check says it
+    encoders = tuple((entry.id, _encoder(entry.vision.file)) for entry in entries if entry.vision is not None)
+    if not encoders:
+        return VisionInspection()
+    named = config.runtime.encoder_library if config is not None else ""
+    try:
+        library = rknn_locate.find(Path(named) if named else None)
+        return VisionInspection(encoders, library, rknn_version.check(library))
+    except ExoRkllmError as error:
+        return VisionInspection(encoders, error=error)
+
+
+def _encoder(file: Path) -> EncoderFacts | ExoRkllmError:
+    try:
+        facts = encoderfile.inspect(file)
+        facts.shape()
+    except ExoRkllmError as error:
+        return error
+    return facts
 
 
 def _inspect(

@@ -12,6 +12,7 @@ from exo_rkllm.doctor.report import Finding, bad, from_error, good, poor, unseen
 from exo_rkllm.doctor.scene import ModelInspection, Scene
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.runtime import abi
+from exo_rkllm.runtime.version import order
 
 GIB = 1 << 30
 # States of a plugin that is not used though nobody refused it.
@@ -88,6 +89,31 @@ def model(inspection: ModelInspection, memory_total: int | None = None, *, sever
     toolkit = f"toolkit {facts.toolkit.value}" if facts is not None and facts.toolkit else ""
     runtime = f"runtime {inspection.runtime}" if several and inspection.runtime is not None else ""
     return good(", ".join(part for part in (inspection.name, target, toolkit, runtime, inspection.pace) if part))
+
+
+def vision(scene: Scene) -> Finding:
+    """The vendor's second library, and the encoders that it is for."""
+    found = scene.vision
+    if not found.encoders:
+        return unseen("no model here sees images")
+    if found.error is not None:
+        return from_error(found.error)
+    soc = scene.board.soc.name if scene.board.soc is not None else ""
+    for name, facts in found.encoders:
+        if isinstance(facts, ExoRkllmError):
+            return from_error(facts)
+        if soc and facts.platforms and soc not in facts.platforms:
+            return bad(
+                f"The encoder of {name} is for {', '.join(facts.platforms).upper()}, and this board is {soc.upper()}.",
+                f"exo-rkllm rm {name}, then pull the model's files for {soc.upper()}",
+            )
+        if order(facts.toolkit) > order(found.release):
+            return poor(
+                f"The encoder of {name} was made by toolkit {facts.toolkit}, and librknnrt is {found.release}.",
+                f"Copy a librknnrt.so of {facts.toolkit} or newer to {found.library}",
+            )
+    names = ", ".join(name for name, _ in found.encoders)
+    return good(f"librknnrt {found.release} ({found.library}) for {names}")
 
 
 def plugins(scene: Scene) -> Finding:

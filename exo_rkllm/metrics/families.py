@@ -90,6 +90,11 @@ SERVING: Mapping[str, FamilySpec] = {
     "rkllm_prompt_tokens_total": FamilySpec("counter", "Prompt tokens, including those found in the cache.", MODEL),
     "rkllm_cached_prompt_tokens_total": FamilySpec("counter", "Prompt tokens found in the cache.", MODEL),
     "rkllm_generated_tokens_total": FamilySpec("counter", "Tokens generated.", MODEL),
+    "rkllm_images_total": FamilySpec("counter", "Images in answered requests to models on the NPU.", MODEL),
+    "rkllm_images_encoded_total": FamilySpec("counter", "Of these, images that had to be encoded.", MODEL),
+    "rkllm_image_encode_seconds_total": FamilySpec(
+        "counter", "Time spent encoding images, loading the encoder included.", MODEL
+    ),
     "rkllm_model_loads_total": FamilySpec(
         "counter", "Finished loads, by result: ok or an error code.", ("model", "result")
     ),

@@ -84,6 +84,10 @@ class ServingMetrics:
         prompt = usage.prompt if usage.counted else 0
         for name, tokens in zip(TOKENS, (prompt, usage.cached, usage.completion), strict=True):
             self._count(name, tokens, model)
+        if usage.images:
+            self._count("rkllm_images_total", usage.images, model)
+            self._count("rkllm_images_encoded_total", usage.encoded, model)
+            self._count("rkllm_image_encode_seconds_total", event.timings.encode, model)
         self._observe("rkllm_request_seconds", event.seconds, model)
         self._observe("rkllm_queue_seconds", event.timings.queued, model)
         if event.first_token is not None:

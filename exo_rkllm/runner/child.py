@@ -6,36 +6,27 @@ daemon, because only another thread can abort a run, and notices when the daemon
 
 from __future__ import annotations
 
-import ctypes
-import faulthandler
 import os
-import resource
 import select
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import RunnerJob, inputs_of, spec_of
+from exo_rkllm.runner.process import settle
 from exo_rkllm.runner.wire import TOKEN_HEAD, TOKEN_ID, Frame, FrameKind
 from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.session import Library, LoadParams, OnRows, Session
 
-PR_SET_PDEATHSIG = 1
-# The vendor's own demo raises it to this: older libraries hold a descriptor a buffer (reference 4.4).
-OPEN_FILES = 102400
 # An abort that comes before the library has begun is lost, so it is said again while the run lasts.
 ABORT_AGAIN_MS = 50
 # How long a run may take to end once the daemon is gone or has said goodbye.
 GOODBYE_SECONDS = 2.0
-# The kernel's out-of-memory killer takes the child that holds the weights, not the daemon that can say why.
-OOM_SCORE = "500"
 # What CALL may name: the session's rare functions. Everything else is a frame of its own.
 CALLS = frozenset({
     "clear_kv", "kv_size", "load_lora", "load_prompt_cache", "release_prompt_cache", "set_chat_template",
@@ -165,8 +156,7 @@ class Child:
                     handlers[task.frame.kind](task)
                 except ExoRkllmError as error:
                     self._send_log()
-                    two_lines = {"code": error.code, "sentence": error.sentence, "hint": error.hint}
-                    self._send_json(FrameKind.FAILED, task.frame.run, two_lines)
+                    self._send(wire.pack_failure(task.frame.run, error))
                 finally:
                     for fd in task.fds:
                         os.close(fd)
@@ -254,27 +244,6 @@ class Child:
 
     def _send(self, data: bytes) -> None:
         self._sock.sendall(data)
-
-
-def settle(parent: int, *, die_with_parent: bool) -> None:
-    """Prepares this process: it dies with its parent if asked to, ignores the terminal's interrupt, leaves no core,
-    has descriptors enough for the library, and is the first that the out-of-memory killer takes."""
-    # A group of its own, but not a session: the kernel schedules sessions against each other (autogroup), and on a busy
-    # machine a token then waited 3 to 8 ms for the daemon instead of 0.3 (bench/tokens.py).
-    os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    faulthandler.enable()
-    if die_with_parent:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123 - pathlib takes 1.2 MB
-        score.write(OOM_SCORE)
 
 
 def main(sock: int, box: int, parent: int, die_with_parent: int) -> None:

@@ -6,7 +6,7 @@ import json
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol
 
 from exo_rkllm.runtime.values import (
     AudioEmbeds,
@@ -21,6 +21,31 @@ from exo_rkllm.runtime.values import (
 )
 
 MODES = {"text": "generate", "hidden": "hidden", "logits": "logits"}
+
+
+class ChildJob(Protocol):
+    """A run as some child takes it. `length` is what it has to read before it answers, in tokens or more."""
+
+    @property
+    def output(self) -> str: ...
+
+    @property
+    def length(self) -> int: ...
+
+    def to_json(self, fds: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PictureJob:
+    """One picture, which is the job's one array: encoded as it came, or as the pixels of an encoder."""
+
+    output: str  # pixels or encoding
+    height: int = 0
+    width: int = 0
+    length: int = 0
+
+    def to_json(self, fds: int) -> bytes:
+        return json.dumps({"height": self.height, "width": self.width, "fds": fds}).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +68,10 @@ class RunnerJob:
     # The runtime's own conversation with its own template; everything else relies on prefix reuse (reference 7.1).
     keep_history: bool = False
     clear_first: bool = False
+
+    @property
+    def length(self) -> int:
+        return len(self.tokens) if self.tokens is not None else len(self.prompt or "")
 
     def to_json(self, fds: int) -> bytes:
         return json.dumps({**asdict(self), "fds": fds}).encode()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import exo_rkllm
@@ -29,12 +30,26 @@ HINTS: Mapping[int, str] = {
 LOG_HINT = "Its last output is in the log: exo-rkllm logs"
 # No environment and no site-packages: a model's process needs nothing of them.
 FLAGS: tuple[str, ...] = ("-I", "-S")
-BOOT = "import sys; sys.path.insert(0, sys.argv[5]); from exo_rkllm.runner.child import main; "
-BOOT += "main(*map(int, sys.argv[1:5]))"
+SITE_FLAGS: tuple[str, ...] = ("-I",)
+BOOT = "import sys; sys.path.insert(0, sys.argv[5]); from {} import main; main(*map(int, sys.argv[1:5]))"
 HOME = str(Path(exo_rkllm.__file__).absolute().parent.parent)
 
 
-def start_child(name: str, sock: int, box: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+@dataclass(frozen=True, slots=True)
+class ChildProgram:
+    """What a child runs: `main` of a module, with or without the packages that are installed."""
+
+    module: str
+    site: bool = False
+
+
+LANGUAGE_MODEL = ChildProgram("exo_rkllm.runner.child")
+ENCODER = ChildProgram("exo_rkllm.runner.encoder_child")
+
+
+def start_child(
+    program: ChildProgram, name: str, sock: int, box: int, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     """A process that inherits two descriptors: its end of the socketpair, and the black box for its output.
 
     `environment` goes over ours. Raises LoadError where no process can be had.
@@ -45,7 +60,14 @@ def start_child(name: str, sock: int, box: int, environment: Mapping[str, str]) 
     try:
         with affinity.for_child():
             return subprocess.Popen(
-                [sys.executable, *FLAGS, "-c", BOOT, *map(str, numbers), HOME],
+                [
+                    sys.executable,
+                    *(SITE_FLAGS if program.site else FLAGS),
+                    "-c",
+                    BOOT.format(program.module),
+                    *map(str, numbers),
+                    HOME,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=box,
                 stderr=box,

@@ -19,8 +19,8 @@ from typing import Any, TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError, RunnerLost, from_code, unloaded
 from exo_rkllm.runner import wire
-from exo_rkllm.runner.jobs import RunnerJob
-from exo_rkllm.runner.launch import LOG_HINT, death_of, resident_bytes, start_child
+from exo_rkllm.runner.jobs import ChildJob
+from exo_rkllm.runner.launch import LANGUAGE_MODEL, LOG_HINT, ChildProgram, death_of, resident_bytes, start_child
 from exo_rkllm.runner.preload import Preload
 from exo_rkllm.runner.stream import ArrayRows, MakeToken, RunDone, RunStarted, RunStream
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, FrameKind
@@ -47,7 +47,9 @@ class RunnerLimits:
 class Runner:
     """One child with one loaded model, made by `start`. Once `lost` has returned, other calls raise its reason."""
 
-    def __init__(self, name: str, limits: RunnerLimits, report: LineSink, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, program: ChildProgram, name: str, limits: RunnerLimits, report: LineSink, environment: Mapping[str, str]
+    ) -> None:
         self._name = name
         self._limits = limits
         self._report = report
@@ -69,7 +71,7 @@ class Runner:
         self._abort_by: float | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._closing = False
-        self._spawn(environment)
+        self._spawn(program, environment)
 
     @classmethod
     async def start(
@@ -87,8 +89,24 @@ class Runner:
 
         Raises what the child reports, or why it died; no process is left then.
         """
-        runner = cls(name, limits, report, environment)
         order = {"library": str(library), "params": params.to_json(), "preload": preload.order()}
+        return await cls.start_program(
+            LANGUAGE_MODEL, name, order, report=report, limits=limits, environment=environment
+        )
+
+    @classmethod
+    async def start_program(
+        cls,
+        program: ChildProgram,
+        name: str,
+        order: dict[str, Any],
+        *,
+        report: LineSink,
+        limits: RunnerLimits,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> tuple[Runner, Mapping[str, Any]]:
+        """A child of any kind, and what it answers to its LOAD."""
+        runner = cls(program, name, limits, report, environment)
         try:
             facts = await runner._ask(FrameKind.LOAD, order)
         except BaseException:
@@ -104,15 +122,14 @@ class Runner:
         return self._number
 
     async def run(
-        self, number: int, job: RunnerJob, make: MakeToken, arrays: Sequence[memoryview] = ()
+        self, number: int, job: ChildJob, make: MakeToken, arrays: Sequence[memoryview] = ()
     ) -> AsyncGenerator[Sequence[Any], None]:
         """Batches of what is ready together: `make(text, token)`, RunStarted, ArrayRows, and RunDone as the very last.
 
         Raises the child's error, or the reason why the child is lost. Leaving early aborts the run.
         """
         self._check()
-        length = len(job.tokens) if job.tokens is not None else len(job.prompt or "")
-        run = RunStream(make, self._limits.prefill + length * self._limits.prefill_token)
+        run = RunStream(make, self._limits.prefill + job.length * self._limits.prefill_token)
         self._runs[number] = run
         if job.output != "text":
             self._array_runs.add(number)
@@ -169,6 +186,11 @@ class Runner:
             await self._exited.wait()
 
     @property
+    def gone(self) -> bool:
+        """Whether it can do nothing any more."""
+        return self._lost.done()
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
@@ -179,12 +201,12 @@ class Runner:
 
     # ── the process ──────────────────────────────────────────────────────────────────────────────
 
-    def _spawn(self, environment: Mapping[str, str]) -> None:
+    def _spawn(self, program: ChildProgram, environment: Mapping[str, str]) -> None:
         self._sock, theirs = socket.socketpair()
         self._sock.setblocking(False)
         self._box = BlackBox.create()
         try:
-            self._process = start_child(self._name, theirs.fileno(), self._box.fd, environment)
+            self._process = start_child(program, self._name, theirs.fileno(), self._box.fd, environment)
         except BaseException:
             self._sock.close()
             self._box.close()

@@ -24,7 +24,7 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class ArrayRows:
-    """float32 rows of `output` (hidden or logits)."""
+    """Rows of `output`: float32 of hidden, logits or an encoding, or the bytes of pixels."""
 
     output: str
     rows: int
@@ -32,10 +32,13 @@ class ArrayRows:
     data: memoryview
 
     @classmethod
-    def mapped(cls, fd: int, output: str, rows: int, width: int) -> ArrayRows:
-        """Those of a memory file, whose descriptor is closed; raises ProtocolError where the file is shorter."""
+    def mapped(cls, fd: int, output: str, rows: int, width: int, item: int = 4) -> ArrayRows:
+        """Those of a memory file, whose descriptor is closed; raises ProtocolError where the file is shorter.
+
+        `item` is the bytes of one value.
+        """
         try:
-            size = rows * width * 4
+            size = rows * width * item
             view = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
         except (OSError, ValueError) as error:
             raise ProtocolError("rows that do not fill their memory file") from error

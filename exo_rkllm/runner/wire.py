@@ -16,6 +16,8 @@ from enum import IntEnum
 from struct import Struct
 from typing import Any, NamedTuple
 
+from exo_rkllm.errors import ExoRkllmError
+
 HEADER = Struct("<IBI")
 # Header and token id at once: a token frame is built in one call.
 TOKEN_HEAD = Struct("<IBIi")
@@ -76,6 +78,11 @@ def pack(kind: FrameKind, run: int, payload: bytes = b"") -> bytes:
 
 def pack_json(kind: FrameKind, run: int, value: dict[str, Any]) -> bytes:
     return pack(kind, run, json.dumps(value, separators=(",", ":")).encode())
+
+
+def pack_failure(run: int, error: ExoRkllmError) -> bytes:
+    """What `errors.from_code` rebuilds on the other side."""
+    return pack_json(FrameKind.FAILED, run, {"code": error.code, "sentence": error.sentence, "hint": error.hint})
 
 
 class Reader:

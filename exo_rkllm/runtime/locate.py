@@ -96,15 +96,17 @@ class Search:
         )
 
 
-def candidates(explicit: Path | None, environ: Mapping[str, str], root: Path) -> tuple[tuple[Path, Origin], ...]:
+def candidates(
+    explicit: Path | None, environ: Mapping[str, str], root: Path, name: str = NAME, variable: str = VARIABLE
+) -> tuple[tuple[Path, Origin], ...]:
     """A path that somebody named is the only one: falling back from it would hide the mistake."""
     if explicit is not None:
         return ((explicit, "argument"),)
-    if environ.get(VARIABLE):
-        return ((Path(environ[VARIABLE]), "environment"),)
+    if environ.get(variable):
+        return ((Path(environ[variable]), "environment"),)
     # The vendor's demos are started with this variable (reference 4.6).
     loader = tuple(Path(entry) for entry in environ.get("LD_LIBRARY_PATH", "").split(":") if entry.startswith("/"))
-    return tuple((root / directory.relative_to("/") / NAME, "system") for directory in loader + DIRECTORIES)
+    return tuple((root / directory.relative_to("/") / name, "system") for directory in loader + DIRECTORIES)
 
 
 def look(path: Path, origin: Origin, *, for_board: bool = False) -> LibraryPlace:

@@ -108,7 +108,7 @@ def supported_text() -> str:
 
 def read(path: StrPath) -> Version:
     """The release of a file, supported or not, for whatever machine; raises where nothing in it says so."""
-    with _mapped(path) as data:
+    with mapped(path) as data:
         return _release(path, data)
 
 
@@ -117,8 +117,8 @@ def check(path: StrPath, *, for_board: bool = False) -> Version:
 
     `for_board` takes the boards' own machine as well: an image for a board is often built elsewhere.
     """
-    with _mapped(path) as data:
-        _check_elf(path, data, (BOARD,) if for_board else ())
+    with mapped(path) as data:
+        check_elf(path, data, (BOARD,) if for_board else ())
         found = _release(path, data)
     if not found.supported:
         raise RuntimeUnsupported(
@@ -138,8 +138,11 @@ def _release(path: StrPath, data: mmap.mmap) -> Version:
 
 
 @contextmanager
-def _mapped(path: StrPath) -> Iterator[mmap.mmap]:
-    """Without pathlib: a model's process does without its 0.7 MB."""
+def mapped(path: StrPath, install: str = INSTALL_HINT) -> Iterator[mmap.mmap]:
+    """A library's bytes; `install` is the hint where there are none.
+
+    Without pathlib: a model's process does without its 0.7 MB.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -147,17 +150,20 @@ def _mapped(path: StrPath) -> Iterator[mmap.mmap]:
         finally:
             os.close(file)
     except OSError as error:
-        hint = f"chmod a+r {path}" if isinstance(error, PermissionError) else INSTALL_HINT
+        hint = f"chmod a+r {path}" if isinstance(error, PermissionError) else install
         raise RuntimeMissing(f"{path} cannot be read: {error.strerror}.", hint) from error
     except ValueError as error:
-        raise RuntimeMissing(f"{path} is empty.", INSTALL_HINT) from error
+        raise RuntimeMissing(f"{path} is empty.", install) from error
     with data:
         yield data
 
 
-def _check_elf(path: StrPath, data: mmap.mmap, also: Sequence[tuple[int, str]]) -> None:
+def check_elf(
+    path: StrPath, data: mmap.mmap, also: Sequence[tuple[int, str]] = (), install: str = INSTALL_HINT
+) -> None:
+    """Raises RuntimeMissing for what is no shared library of this interpreter's machine, or of one of `also`."""
     found, here = elf.parse(data[: elf.HEADER_SIZE]), elf.of_this_interpreter()
     if found is None or not found.shared:
-        raise RuntimeMissing(f"{path} is not a shared library (no ELF header).", INSTALL_HINT)
+        raise RuntimeMissing(f"{path} is not a shared library (no ELF header).", install)
     if (found.bits, found.machine) not in ((here.bits, here.machine), *also):
-        raise RuntimeMissing(f"{path} is built for {found}, and this Python is {here}.", INSTALL_HINT)
+        raise RuntimeMissing(f"{path} is built for {found}, and this Python is {here}.", install)

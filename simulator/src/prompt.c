@@ -144,6 +144,8 @@ static bool add_multimodal(struct session *s, struct prompt *prompt, const struc
         good = good && (start == NULL || add_text(s, prompt, start, strlen(start)));
         size_t rows = media->frames * media->tokens;
         const float *first = media->embed + next[kind]++ * rows * width;
+        prompt->seen = grown(prompt->seen, prompt->media, &prompt->seen_room, 1, sizeof *prompt->seen);
+        prompt->seen[prompt->media] = (struct seen){prompt->count, rows};
         for (size_t row = 0; good && row < rows; row++)
             add_row(prompt, first + row * width, width);
         if (!good || (end != NULL && !add_text(s, prompt, end, strlen(end))))
@@ -230,6 +232,7 @@ void prompt_free(struct prompt *prompt)
     free(prompt->keys);
     free(prompt->ids);
     free(prompt->rows);
+    free(prompt->seen);
     bytes_free(&prompt->text);
     bytes_free(&prompt->user);
 }

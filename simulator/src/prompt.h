@@ -11,6 +11,10 @@ struct prompt {
     size_t count, keys_room, ids_room, rows_room;
     size_t system; /* positions of the system section */
     size_t media;  /* images, videos and audio clips */
+    struct seen {
+        size_t first, count; /* positions of its rows */
+    } *seen;
+    size_t seen_room;
     struct bytes text;
     struct bytes user;
 };

@@ -1,6 +1,7 @@
 #include "reply.h"
 
 #include "sampler.h"
+#include "vision.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +53,8 @@ static struct bytes *placeholder(const struct session *s, const struct prompt *p
     } else if (len == 5 && memcmp(name, "media", 5) == 0) {
         snprintf(number, sizeof number, "%zu", prompt->media);
         bytes_say(room, number);
+    } else if (len == 4 && memcmp(name, "sees", 4) == 0) {
+        vision_describe(s, prompt, room);
     } else if (len == 7 && memcmp(name, "encoder", 7) == 0) {
         snprintf(number, sizeof number, "%d", s->encoder_tokens);
         bytes_say(room, number);

@@ -22,12 +22,15 @@ from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import fetch as fetching
 from exo_rkllm.catalogue import hub as hubs
 from exo_rkllm.catalogue.companions import front_matter
+from exo_rkllm.catalogue.encoders import encoder_among
 from exo_rkllm.catalogue.hub import DEFAULT, Access
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.pull import PullTarget, pull
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.chat.template import compiled
 from exo_rkllm.errors import ModelExists, ModelFileError, ModelNotFound, PullError, UsageError
+from simulator import encoder_file
+from simulator.encoder_file import SimEncoder
 from simulator.model_file import SimModel, write
 from tests.hub import COMMIT, Large, LocalHub, large
 
@@ -708,3 +711,54 @@ async def test_gguf_requested_by_name_gets_llama_cpp(hub: LocalHub, catalogue: C
     assert entry.engine == "llamacpp"
     assert entry.path is not None
     assert entry.path.name == "small-q4_k_m.gguf"
+
+
+# ── encoders ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def encoder(platform: str) -> Large:
+    with tempfile.TemporaryDirectory() as folder:
+        return large(encoder_file.write(Path(folder) / "m.rknn", SimEncoder(platform=platform)).read_bytes())
+
+
+async def test_pull_brings_the_encoder_for_the_same_soc(hub: LocalHub, catalogue: Catalogue) -> None:
+    files: dict[str, bytes | Large] = {
+        "Qwen3-VL-2B-Instruct_RK3576_w4a16.rkllm": large(WEIGHTS),
+        "Qwen3-VL-2B-Instruct_RK3588_w8a8.rkllm": model("one that sees"),
+        "qwen3-vl-2b_vision_rk3576.rknn": encoder("rk3576"),
+        "qwen3-vl-2b_vision_rk3588.rknn": encoder("rk3588"),
+        "qwen3-vl-2b_vision_rk3588.rknn.alt": b"an unused one",
+    }
+    hub.add("maker/Qwen3-VL-2B-Instruct-RKLLM", files)
+    hub.faults.cut = [1000]
+    steps = await pulled(hub, catalogue, PullTarget("maker/Qwen3-VL-2B-Instruct-RKLLM"), soc="rk3588")
+    entry = catalogue.get(steps[-1].id)
+    assert entry.card.vision is not None and entry.card.vision.file == "qwen3-vl-2b_vision_rk3588.rknn"
+    assert entry.card.vision.tags == "qwen"
+    assert entry.vision is not None and entry.vision.content == "<|image_pad|>"
+    assert hashlib.sha256(entry.vision.file.read_bytes()).hexdigest() == entry.card.vision.sha256
+    assert not list(entry.folder.glob(".*")), "nothing of the fetching is left"
+
+
+async def test_encoder_that_is_none_stops_the_pull(hub: LocalHub, catalogue: Catalogue) -> None:
+    hub.add("maker/Sees", {"Sees-1B_RK3588_w8a8.rkllm": model("hm"), "sees_vision_rk3588.rknn": large(b"RKNN or not")})
+    with pytest.raises(ModelFileError, match=r"no \.rknn file|cut off"):
+        await pulled(hub, catalogue, PullTarget("maker/Sees"), soc="rk3588")
+    assert not catalogue.list()
+
+
+@pytest.mark.parametrize(
+    "files, chosen",
+    [
+        ((), ""),
+        (("X-vision-encoder.rknn",), "X-vision-encoder.rknn"),
+        (("a_vision_rk3588.rknn", "a_vision_rk3576.rknn"), "a_vision_rk3588.rknn"),
+        (("a_vision_rk3576.rknn",), ""),
+        (("a_vision.rknn", "b_vision.rknn"), ""),
+        (("sub/a_vision_rk3588.rknn", "a_vision_rk3588.rknn"), "a_vision_rk3588.rknn"),
+        (("qwen3_asr_audio_encoder_rk3588.rknn",), ""),
+        (("whisper.rknn",), ""),
+    ],
+)
+def test_encoder_is_chosen_by_name_and_soc(files: tuple[str, ...], chosen: str) -> None:
+    assert encoder_among(files, "A-2B_RK3588_w8a8.rkllm", "maker/A") == chosen

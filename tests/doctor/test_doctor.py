@@ -34,10 +34,11 @@ from exo_rkllm.doctor.identity import UserIdentity, current_identity, identity_f
 from exo_rkllm.doctor.report import DoctorReport, Finding
 from exo_rkllm.doctor.scene import Scene, look
 from exo_rkllm.errors import ConfigError, ExoRkllmError, UsageError
-from simulator import boards
+from simulator import boards, encoder_file
+from simulator.encoder_file import SimEncoder
 from tests.board.udevadm import namespaces
 from tests.boards import ordinary_user
-from tests.simulated import REPOSITORY, Library
+from tests.simulated import REPOSITORY, Library, build
 
 Build = Callable[[str], Path]
 RUNNING = DaemonStatus(
@@ -392,6 +393,45 @@ def test_model_larger_than_the_board_is_a_warning(board: Build, environment: dic
     assert line.finding.level == "warn"
     assert "needs about 0.2 GiB, and this board has 0.2 GiB" in line.finding.fact
     assert "exo-rkllm show" in line.finding.repair
+
+
+@pytest.mark.parametrize(
+    "encoder, library, level_, words",
+    [
+        (SimEncoder(), "2.3.2", "pass", "librknnrt 2.3.2"),
+        (SimEncoder(toolkit="2.4.0"), "2.3.2", "warn", "made by toolkit 2.4.0, and librknnrt is 2.3.2"),
+        (SimEncoder(platform="rk3576"), "2.3.2", "fail", "is for RK3576, and this board is RK3588"),
+        (SimEncoder(), "1.5.2", "fail", "librknnrt 1.5.2, which is not supported"),
+        (SimEncoder(), "none", "fail", "cannot be read"),
+        (None, "2.3.2", "fail", "does not begin with RKNN"),
+    ],
+)
+def test_vision_is_checked_with_its_library(
+    examine: Examine,
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+    encoder: SimEncoder | None,
+    library: str,
+    level_: str,
+    words: str,
+) -> None:
+    folder = tmp_path / "models" / "lens"
+    folder.mkdir(parents=True)
+    card = 'id = "lens"\ncontext = 2048\n[weights]\nfile = "m.rkllm"\n[vision]\nfile = "m.rknn"\n'
+    (folder / "model.toml").write_text(card)
+    make_model().rename(folder / "m.rkllm")
+    if encoder is None:
+        (folder / "m.rknn").write_bytes(bytes(100))
+    else:
+        encoder_file.write(folder / "m.rknn", encoder)
+    config = tmp_path / "vision.toml"
+    place = build() / f"rknn-{library}" / "librknnrt.so"
+    config.write_text(f'[runtime]\nencoder_library = "{place}"\n')
+    changes = {"EXO_RKLLM_MODELS_DIRECTORY": str(folder.parent), "EXO_RKLLM_CONFIG": str(config)}
+    report = examine("orangepi-5-plus", model="", **changes)
+    [line] = [line for line in report.lines if line.check == "vision"]
+    assert (line.finding.level, words in line.finding.fact) == (level_, True), line.finding
+    assert level(examine("orangepi-5-plus"), "vision") == "skip"
 
 
 def test_missing_runtime_is_one_failure(examine: Examine, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_rkllm.backends.base import GenerationRequest, Message
+from exo_rkllm.api.common_fields import base64_bytes
+from exo_rkllm.backends.base import GenerationRequest, Image, Message
 from exo_rkllm.errors import UsageError
 from exo_rkllm.sampling import Sampling
 from exo_rkllm.schema.specs import ObjectSpec
@@ -35,7 +36,7 @@ def question_of(values: Mapping[str, Any]) -> GenerationRequest:
     try:
         return GenerationRequest(
             model=values["model"],
-            messages=tuple(Message(**message) for message in values.get("messages", ())),
+            messages=tuple(_message(message) for message in values.get("messages", ())),
             prompt=values.get("prompt"),
             tokens=tuple(values["tokens"]) if "tokens" in values else None,
             sampling=Sampling(**values.get("sampling", {})),
@@ -44,6 +45,11 @@ def question_of(values: Mapping[str, Any]) -> GenerationRequest:
         )
     except TypeError as error:
         raise UsageError(f"The question cannot be read: {error}.") from None
+
+
+def _message(value: Mapping[str, Any]) -> Message:
+    images = tuple(Image(base64_bytes(data, "images"), "") for data in value.get("images", ()))
+    return Message(**{**value, "images": images})
 
 
 def line_count(text: str) -> int:

@@ -239,6 +239,11 @@ def show_value(entry: Entry) -> dict[str, Any]:
             f"{family}.embedding_length": card.hidden_size,
             f"{family}.block_count": card.layers,
         },
-        "capabilities": ["completion", *(["tools"] if chat.tools else []), *(["thinking"] if chat.reasoning else [])],
+        "capabilities": [
+            "completion",
+            *(["tools"] if chat.tools else []),
+            *(["thinking"] if chat.reasoning else []),
+            *(["vision"] if entry.vision else []),
+        ],
         "modified_at": model["modified_at"],
     }

@@ -36,6 +36,7 @@ MODEL_FIELDS: Mapping[str, Callable[[Entry], Any]] = {
     "context": lambda entry: entry.card.context or None,
     "quantization": lambda entry: entry.card.quantization or None,
     "platform": lambda entry: entry.card.platform or None,
+    "vision": lambda entry: True if entry.vision else None,
 }
 
 
