@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
 from tests.system.substrate import owner
@@ -14,7 +15,7 @@ OLDER_PACKAGES = "/srv/share/older/exo-rkllm_amd64.deb /srv/share/older/exo-rkll
 EDITED = "/etc/exo-rkllm/config.toml"
 REFUSED = "/etc/exo-rkllm/conf.d/00-cluster.toml"
 PRESEED = "echo exo-rkllm exo-rkllm/join-cluster boolean false | debconf-set-selections"
-# debconf's frontend that reads the answer from its standard input.
+# debconf's frontend that asks in plain lines.
 ASKING = "DEBIAN_FRONTEND=teletype"
 # Everything but what the kernel and a running system write, with its mode and owner.
 FILES = (
@@ -125,14 +126,19 @@ def keeps_out(computer: Computer) -> bool:
     return refused
 
 
+def answering(computer: Computer, answer: str, command: str) -> str:
+    """What a command says to somebody at a terminal, who types `answer`."""
+    return computer.run(f"echo {answer} | script -qefc {shlex.quote(f'{ASKING} {command}')} /dev/null", timeout=120)
+
+
 def test_an_installation_without_a_terminal_joins_and_no_is_one_word_later(container: Container) -> None:
     owner.add_repository(container)
     owner.apt(container, "install exo-rkllm")
     assert not keeps_out(container)
-    said = container.run(f"echo no | {ASKING} dpkg-reconfigure exo-rkllm 2>&1")
+    said = answering(container, "no", "dpkg-reconfigure exo-rkllm")
     assert "Join an exo cluster on the local network?" in said
     assert keeps_out(container), "the service was not restarted, or goes on as before"
-    container.run(f"echo yes | {ASKING} dpkg-reconfigure exo-rkllm 2>&1")
+    answering(container, "yes", "dpkg-reconfigure exo-rkllm")
     assert not keeps_out(container)
     assert container.ask(f"test -e {REFUSED}").code != 0
     assert warnings_but_runtime(container) == []
@@ -144,7 +150,7 @@ def test_an_installation_without_a_terminal_joins_and_no_is_one_word_later(conta
 
 def test_the_installation_asks_and_takes_no_for_an_answer(container: Container) -> None:
     owner.add_repository(container)
-    said = container.run(f"echo no | {ASKING} apt-get -y -o Dpkg::Use-Pty=0 install exo-rkllm 2>&1", timeout=120)
+    said = answering(container, "no", "apt-get -y -o Dpkg::Use-Pty=0 install exo-rkllm")
     assert said.count("Join an exo cluster on the local network?") == 1
     assert keeps_out(container)
     assert container.show(UNIT, "ActiveState") == "active"
@@ -156,7 +162,7 @@ def test_a_refused_cluster_stays_refused_until_the_owner_or_a_purge_says_otherwi
     assert installed(container) == OLDER
     assert keeps_out(container)
     owner.add_repository(container)
-    said = container.run(f"{ASKING} apt-get -y -o Dpkg::Use-Pty=0 dist-upgrade < /dev/null 2>&1", timeout=120)
+    said = answering(container, "", "apt-get -y -o Dpkg::Use-Pty=0 dist-upgrade")
     assert "Join an exo cluster" not in said, "an upgrade asks nothing"
     assert installed(container) != OLDER
     assert keeps_out(container)
