@@ -11,6 +11,7 @@ from typing import Any
 
 from exo_rkllm.backends.base import IMAGE_MARK, Finish, GenerationRequest, Image, Message, Model, Vision
 from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.ledger import MOST_BYTES
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.rknn import encoderfile
 from exo_rkllm.rknn.values import EncoderShape
@@ -18,9 +19,6 @@ from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.vision.encoder import Encoder
 from exo_rkllm.vision.pictures import Pictures, digest
 from exo_rkllm.vision.values import Encoding
-
-# A prompt is measured by four bytes a token where nothing else is known (`Usage.guess`).
-BYTES_A_TOKEN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class EngineVision:
         return encoding
 
     def measured(self, prompt: str, images: Sequence[Image], *, several: bool) -> str:
-        """The prompt with each picture as text of about its tokens' length, which no other picture shares.
+        """The prompt with each picture as text that the ledger counts as its tokens, and no other picture shares.
 
         Raises NotSupported for more than one where the runtime does not take `several`.
         """
@@ -90,7 +88,7 @@ class EngineVision:
                 f"{self._model} runs on a runtime that takes one image a request.", "Install runtime 1.2.1 or newer."
             )
         for image in images:
-            length = self.shape.tokens * BYTES_A_TOKEN
+            length = self.shape.tokens * MOST_BYTES
             prompt = prompt.replace(IMAGE_MARK, (image.digest * (length // 64 + 1))[:length], 1)
         return prompt
 

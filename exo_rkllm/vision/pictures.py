@@ -32,6 +32,8 @@ class PictureReader:
 
     async def pixels(self, data: bytes, height: int, width: int) -> memoryview:
         """`height` x `width` RGB bytes; raises PictureError for a picture that cannot be used."""
+        if not data:
+            raise PictureError("The picture is empty.", "Send a PNG, JPEG or WebP picture.")
         async with self._lock:
             try:
                 return await self._decode(data, height, width)

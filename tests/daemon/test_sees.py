@@ -100,7 +100,7 @@ def test_model_names_what_a_picture_shows(board_house: House, make_model: Callab
     [
         SimEncoder(size=448, tokens=256, width=48),
         SimEncoder(size=392, tokens=196, outputs=3),
-        SimEncoder(size=280, tokens=100, width=30, outputs=2),
+        SimEncoder(size=560, tokens=400, width=30, outputs=2),
     ],
     ids=("448", "three-outputs", "two-outputs"),
 )

@@ -186,7 +186,7 @@ async def test_hostile_pictures_are_refused_and_the_next_one_is_seen(reader: Pic
 @pytest.mark.parametrize(
     "data, words",
     [
-        (b"", "no format that is read"),
+        (b"", "is empty"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "no format that is read"),
         (png(60000, 60000, b""), "more than 50 million"),
         (png(9000, 9000, zlib.compress(b"")), "more than 50 million"),
