@@ -396,7 +396,7 @@ def test_model_larger_than_the_board_is_a_warning(board: Build, environment: dic
 
 
 @pytest.mark.parametrize(
-    "encoder, library, level_, words",
+    "encoder, release, level_, words",
     [
         (SimEncoder(), "2.3.2", "pass", "librknnrt 2.3.2"),
         (SimEncoder(toolkit="2.4.0"), "2.3.2", "warn", "made by toolkit 2.4.0, and librknnrt is 2.3.2"),
@@ -411,7 +411,7 @@ def test_vision_is_checked_with_its_library(
     make_model: Callable[..., Path],
     tmp_path: Path,
     encoder: SimEncoder | None,
-    library: str,
+    release: str,
     level_: str,
     words: str,
 ) -> None:
@@ -425,7 +425,7 @@ def test_vision_is_checked_with_its_library(
     else:
         encoder_file.write(folder / "m.rknn", encoder)
     config = tmp_path / "vision.toml"
-    place = build() / f"rknn-{library}" / "librknnrt.so"
+    place = build() / f"rknn-{release}" / "librknnrt.so"
     config.write_text(f'[runtime]\nencoder_library = "{place}"\n')
     changes = {"EXO_RKLLM_MODELS_DIRECTORY": str(folder.parent), "EXO_RKLLM_CONFIG": str(config)}
     report = examine("orangepi-5-plus", model="", **changes)

@@ -117,8 +117,8 @@ def answer(model: str, reason: str = "stop", gap: float = 0.06, tokens: int = 40
         model,
         reason,
         seconds=0.4 + gap * tokens,
-        usage=Usage(128, 100, tokens),
-        timings=Timings(queued=0.1, prefill=0.25, decode=gap * tokens),
+        usage=Usage(128, 100, tokens, images=2, encoded=1),
+        timings=Timings(queued=0.1, prefill=0.25, decode=gap * tokens, encode=0.9),
         first_token=0.4,
         gaps=gaps,
     )
