@@ -44,6 +44,7 @@ PACKAGES = (
     "python3",
     "python3-aiohttp",
     "python3-jinja2",
+    "python3-pil",
     "python3-numpy",
     "python3-prometheus-client",
     "python3-pyudev",
