@@ -35,14 +35,17 @@ def classic(name: str) -> dict[str, Any]:
 
 @pytest.mark.seed("4.1", "get_model_cards() includes plugins")
 @pytest.mark.seed("4.2", "model format")
-def test_cards_have_what_hosts_read(catalogue: Catalogue) -> None:
+def test_cards_have_what_hosts_read(catalogue: Catalogue, tmp_path: Path) -> None:
+    """A model whose tokenizer is nowhere on this machine is not among them: a host would answer it with HTTP 500."""
+    (tmp_path / ".cache/exo/downloads/Qwen--Q").mkdir(parents=True)
+    put(catalogue, Card("lost", base_model="Qwen/Elsewhere", weights=Weights("w.rkllm")), ("tokenizer_config.json",))
     put(
         catalogue,
         Card("qwen", name="Qwen", base_model="Qwen/Q", layers=28, context=4096, weights=Weights("w.rkllm")),
-        ("tokenizer_config.json",),
+        ("tokenizer_config.json", "tokenizer.json"),
     )
     put(catalogue, Card("bare", base_model="Qwen/Q", weights=Weights("w.rkllm")))
-    put(catalogue, Card("own-rkllm", weights=Weights("w.rkllm")))
+    put(catalogue, Card("own-rkllm", weights=Weights("w.rkllm")), ("tokenizer.model",))
     models = classic("RKLLM_MODELS")
     assert list(models) == ["bare-rkllm", "own-rkllm", "qwen-rkllm"]
     assert models["qwen-rkllm"] == {

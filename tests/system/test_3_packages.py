@@ -127,8 +127,11 @@ def keeps_out(computer: Computer) -> bool:
 
 
 def answering(computer: Computer, answer: str, command: str) -> str:
-    """What a command says to somebody at a terminal, who types `answer`."""
-    return computer.run(f"echo {answer} | script -qefc {shlex.quote(f'{ASKING} {command}')} /dev/null", timeout=120)
+    """What a command says to somebody at a terminal, who types `answer` again and again: debconf drops what is typed
+    before it asks.
+    """
+    typing = f"while echo {answer}; do sleep 0.5; done"
+    return computer.run(f"script -qefc {shlex.quote(f'{ASKING} {command}')} /dev/null < <({typing})", timeout=120)
 
 
 def test_an_installation_without_a_terminal_joins_and_no_is_one_word_later(container: Container) -> None:
