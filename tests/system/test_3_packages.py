@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 
 from tests.system.substrate import owner
 from tests.system.substrate.computer import Computer
 from tests.system.substrate.container import Container
 from tests.system.substrate.packages import OLDER
+from tests.system.substrate.terminal import at_terminal
 from tests.system.test_1_service import UNIT, answers, warnings, words
 
 OLDER_PACKAGES = "/srv/share/older/exo-rkllm_amd64.deb /srv/share/older/exo-rkllm-simulator_amd64.deb"
@@ -127,11 +127,7 @@ def keeps_out(computer: Computer) -> bool:
 
 
 def answering(computer: Computer, answer: str, command: str) -> str:
-    """What a command says to somebody at a terminal, who types `answer` again and again: debconf drops what is typed
-    before it asks.
-    """
-    typing = f"while echo {answer}; do sleep 0.5; done"
-    return computer.run(f"script -qefc {shlex.quote(f'{ASKING} {command}')} /dev/null < <({typing})", timeout=120)
+    return at_terminal(computer, f"{ASKING} {command}", "[yes/no]", answer)
 
 
 def test_an_installation_without_a_terminal_joins_and_no_is_one_word_later(container: Container) -> None:
