@@ -18,6 +18,7 @@ TABLES = (
     "start",
     "callback",
     "parser",
+    "render",
     "daemon",
     "board",
     "fair",

@@ -16,7 +16,6 @@ from exo_rkllm.backends.base import Engine, GenerationEvent, GenerationRequest, 
 from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.store import Catalogue, Entry
-from exo_rkllm.chat.chat_format import ChatModel
 from exo_rkllm.config import Config
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.plugins import LoadedPlugins
@@ -152,11 +151,7 @@ class Node:
         return await with_pixels(request, model, self.pictures())
 
     def engine(self, model: Model) -> Engine:
-        """The engine of one load. The model's template is compiled beside the loop while the file loads."""
-        import asyncio
-
-        if isinstance(model, ChatModel):
-            asyncio.get_running_loop().run_in_executor(None, _compile, model)
+        """The engine of one load."""
         return self.engines.make(model, self.host())
 
     def dispatcher(
@@ -222,11 +217,6 @@ class Node:
 def is_file(name: str) -> bool:
     """Whether a user who gives `name` means a model's file rather than an entry of the catalogue."""
     return name.endswith(".rkllm") or "/" in name or Path(name).is_file()
-
-
-def _compile(model: ChatModel) -> None:
-    with suppress(ExoRkllmError):  # the first request reports it
-        model.chat_format()
 
 
 class LocalSource:

@@ -19,7 +19,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("config", "sampling", "log", "privileges"),
     ("runtime", "board"),
     ("rknn",),
-    ("runner",),
+    ("runner", "helper"),
     ("vision",),
     ("backends",),
     ("client",),

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
 from exo_rkllm.api import anthropic, faults, ollama, openai, openapi, page, rerank, responses, status, tokens
 from exo_rkllm.api.access import check_api_key, check_right, check_site, common_headers, is_unix
-from exo_rkllm.api.body import read_body
+from exo_rkllm.api.bodies import HeldBody
+from exo_rkllm.api.body import is_large, memory_of, parse, read_body, scan
 from exo_rkllm.api.context import ApiContext, Call, Endpoint
 from exo_rkllm.api.encoding import json_response
 from exo_rkllm.api.leniency import ignored_fields
 from exo_rkllm.api.streaming import cancelled_when_gone
 from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.schema.specs import ObjectSpec
 
 Next: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -84,22 +87,42 @@ def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
             request.headers, request.remote or "", settings, local=local, required=endpoint.right != "open"
         )
         check_right(caller, endpoint.right)
-        values: dict[str, Any] = {}
-        ignored: list[str] = []
-        if endpoint.body is not None:
-            body = await read_body(request, settings)
-            values = endpoint.body.check(body, "")
-            ignored = ignored_fields(endpoint.body, body, strict=settings.config.strict)
         headers = common_headers(request, settings, request[ID])
-        call = Call(context, request, caller, request[ID], values, headers, ignored)
-        with cancelled_when_gone(request):
-            response = await endpoint.handler(call)
+        call = Call(context, request, caller, request[ID], {}, headers, [])
+        with context.bodies.hold(caller.client, settings.config.body_bytes) as held:
+            if endpoint.body is not None:
+                call = await _with_body(call, endpoint.body, await read_body(request, settings, held), held)
+            with cancelled_when_gone(request):
+                response = await endpoint.handler(call)
         if not response.prepared:
             response.headers.update(call.headers)
         return response
 
     handler.endpoint = endpoint  # type: ignore[attr-defined]  # for `_refusal`, which has only the handler
     return handler
+
+
+async def _with_body(call: Call, table: ObjectSpec, raw: bytearray, held: HeldBody) -> Call:
+    strict = call.context.settings().config.strict
+    if not is_large(raw):
+        values, ignored = _checked(table, parse(raw), strict=strict)
+        return replace(call, values=values, ignored=ignored)
+    (values, ignored), memory = await call.context.bodies.compute(_scanned_and_checked, table, raw, strict=strict)
+    held.resize(memory)
+    return replace(call, values=values, ignored=ignored, large=True)
+
+
+def _scanned_and_checked(
+    table: ObjectSpec, raw: bytearray, *, strict: bool
+) -> tuple[tuple[dict[str, Any], list[str]], int]:
+    scan(raw)
+    body = parse(raw)
+    return _checked(table, body, strict=strict), memory_of(body)
+
+
+def _checked(table: ObjectSpec, body: Any, *, strict: bool) -> tuple[dict[str, Any], list[str]]:
+    """The values of the table's fields, and the names of those that have no effect."""
+    return table.check(body, ""), ignored_fields(table, body, strict=strict)
 
 
 def _is_preflight(request: web.Request) -> bool:

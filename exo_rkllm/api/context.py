@@ -11,15 +11,17 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from aiohttp import web
 
+from exo_rkllm.api.bodies import Bodies
 from exo_rkllm.api.faults import Language
 from exo_rkllm.api.rights import Right, includes, right_of
 from exo_rkllm.backends.base import JSON, Model
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.board.history import HistoryPoint
+from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue, Entry
 from exo_rkllm.config import ApiSettings
@@ -31,6 +33,8 @@ FIELD_PATH = re.compile(r"[A-Za-z0-9._-]{1,80}", re.ASCII)
 MOST_IGNORED = 20
 IGNORED_LOG_SECONDS = 60.0
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Plain: TypeAlias = Mapping[str, JSON]
 
 
@@ -96,6 +100,8 @@ class ApiContext:
     node_id: Callable[[], str] | None = None
     engine_spec: Callable[[Model], EngineSpec] | None = None
     ignored_log: IgnoredLog = field(default_factory=IgnoredLog)
+    bodies: Bodies = field(default_factory=Bodies)
+    tokenizers: ModelTokenizers = field(default_factory=ModelTokenizers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ class Caller:
 class Call:
     """One admitted request. `values` holds the fields of its body that the endpoint's table lists, checked.
 
-    `ignored` names the fields that have no effect on the answer.
+    `ignored` names the fields that have no effect on the answer; `large` says that the body was read beside the loop.
     """
 
     context: ApiContext
@@ -123,6 +129,13 @@ class Call:
     values: Mapping[str, Any]
     common_headers: Mapping[str, str]
     ignored: list[str]
+    large: bool = False
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> T:
+        """What the function makes of the body's values, beside the loop where there are many of them."""
+        if not self.large:
+            return function(*args, **keywords)
+        return await self.context.bodies.compute(function, *args, **keywords)
 
     @property
     def headers(self) -> dict[str, str]:

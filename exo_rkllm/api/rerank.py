@@ -19,6 +19,7 @@ from exo_rkllm.api.encoding import json_response
 from exo_rkllm.api.streaming import complete_answer
 from exo_rkllm.backends.base import Array, GenerationRequest
 from exo_rkllm.catalogue.card import telling_names
+from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.retrieval import RerankSettings, rerank_of
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import CardError, NotSupported
@@ -83,7 +84,7 @@ async def judge(call: Call, entry: Entry, pairs: Sequence[tuple[str, str]]) -> t
             f"{entry.id} is no reranker.",
             "Use one, such as Qwen3-Reranker, or write [rerank] with template, yes and no into its card.",
         )
-    yes, no = token_ids(entry, settings)
+    yes, no = await token_ids(call.context.tokenizers, entry, settings)
     scores, tokens = [], 0
     for query, document in pairs:
         prompt = settings.template.replace("{query}", query).replace("{document}", document)
@@ -95,18 +96,17 @@ async def judge(call: Call, entry: Entry, pairs: Sequence[tuple[str, str]]) -> t
     return scores, tokens
 
 
-def token_ids(entry: Entry, settings: RerankSettings) -> tuple[int, int]:
+async def token_ids(tokenizers: ModelTokenizers, entry: Entry, settings: RerankSettings) -> tuple[int, int]:
     """The ids of the two answers; a text is looked up in the model's tokenizer and must be one token."""
     ids = []
     for name, value in (("yes", settings.yes), ("no", settings.no)):
-        tokenizer = entry.tokenizer() if isinstance(value, str) and value else None
-        found = [value] if isinstance(value, int) else tokenizer.encode(value) if tokenizer is not None else []
-        if len(found) != 1:
+        found = [[value]] if isinstance(value, int) else await tokenizers.encode(entry, [value])
+        if found is None or len(found[0]) != 1:
             raise CardError(
                 f"[rerank] {name} of {entry.id} is {value!r}, which is no single token of its tokenizer.",
                 f"Write the token's id: {name} = 9693",
             )
-        ids.append(found[0])
+        ids.append(found[0][0])
     return ids[0], ids[1]
 
 

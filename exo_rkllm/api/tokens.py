@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -13,11 +14,12 @@ from exo_rkllm.api.encoding import json_response
 from exo_rkllm.api.openai import translate
 from exo_rkllm.api.openai.tables import CHAT, TOKEN_IDS
 from exo_rkllm.api.response_format import ResponseFormat
-from exo_rkllm.backends.base import Capabilities, GenerationRequest, Tokenizer, Usage
+from exo_rkllm.backends.base import Capabilities, GenerationRequest, Usage
 from exo_rkllm.catalogue.store import Entry
-from exo_rkllm.chat.prompt import render
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError, FieldSpec, List, Switch, Text
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,40 +35,43 @@ class TokenCount:
         return {"input_tokens_estimated": True} if self.guessed else {}
 
 
-def count_tokens(entry: Entry, request: GenerationRequest) -> TokenCount:
+async def count_tokens(call: Call, entry: Entry, request: GenerationRequest) -> TokenCount:
     """How long the prompt of a request is, rendered as for a run."""
-    prompt = render(request, entry, Capabilities()).request.prompt or ""
-    tokenizer = entry.tokenizer()
-    if tokenizer is None:
-        return TokenCount(Usage.guess(prompt, 0).prompt, guessed=True)
-    return TokenCount(len(tokenizer.encode(prompt)))
+    prompt = await _prompt(call, entry, request)
+    counts = await call.context.tokenizers.count(entry, [prompt])
+    return TokenCount(Usage.guess(prompt, 0).prompt, guessed=True) if counts is None else TokenCount(counts[0])
+
+
+async def _prompt(call: Call, entry: Entry, request: GenerationRequest) -> str:
+    return (await call.context.dispatcher.render(request, entry, Capabilities())).request.prompt or ""
 
 
 async def tokenize(call: Call) -> web.StreamResponse:
     values = call.values
     entry = _entry(call)
     if "messages" in values:
-        request = translate.chat_request(entry, values, ResponseFormat("text"))
-        text = render(request, entry, Capabilities()).request.prompt or ""
+        request = await call.compute(translate.chat_request, entry, values, ResponseFormat("text"))
+        text = await _prompt(call, entry, request)
     else:
         text = values.get("prompt", values.get("content"))
         if text is None:
             raise FieldError("prompt", "prompt is missing.", "Give a text as prompt or content, or messages.")
-    tokenizer = _tokenizer(entry)
-    tokens = tokenizer.encode(text)
+    (tokens,) = known(entry, await call.context.tokenizers.encode(entry, [text]))
     pieces = values.get("return_token_strs") or values.get("with_pieces")
+    texts = await call.context.tokenizers.decode(entry, [[token] for token in tokens]) if pieces else None
     return json_response(
         {
             "count": len(tokens),
             "max_model_len": entry.context or None,
             "tokens": tokens,
-            **({"token_strs": [tokenizer.decode([token]) for token in tokens]} if pieces else {}),
+            **({"token_strs": texts} if texts is not None else {}),
         }
     )
 
 
 async def detokenize(call: Call) -> web.StreamResponse:
-    text = _tokenizer(_entry(call)).decode(call.values["tokens"])
+    entry = _entry(call)
+    (text,) = known(entry, await call.context.tokenizers.decode(entry, [call.values["tokens"]]))
     return json_response({"prompt": text, "content": text})
 
 
@@ -80,14 +85,14 @@ def _entry(call: Call) -> Entry:
     return entries[0]
 
 
-def _tokenizer(entry: Entry) -> Tokenizer:
-    tokenizer = entry.tokenizer()
-    if tokenizer is None:
+def known(entry: Entry, result: list[T] | None) -> list[T]:
+    """What a tokenizer gave; raises NotSupported where there is none."""
+    if result is None:
         raise NotSupported(
             f"{entry.id} has no tokenizer here: tokenizer.json is not in its folder, or tokenizers is not installed.",
             "Put tokenizer.json of the base model into its folder, and: pip install tokenizers",
         )
-    return tokenizer
+    return result
 
 
 MODEL = FieldSpec("model", Text(most=512), "Name of the model; may be left out where there is only one.")

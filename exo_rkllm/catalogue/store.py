@@ -120,6 +120,10 @@ class Entry(ChatModel):
             return self._contributions.reasoning(self.folder, self.card) is not None
         return False
 
+    @property
+    def has_plugin_tokenizer(self) -> bool:
+        return processor_of(self.spec, self._contributions.processors) is not None
+
     def tokenizer(self) -> Tokenizer | None:
         # No cached_property: before Python 3.12 its lock is one for all entries, and this may take seconds.
         if self._tokenizer is None:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from exo_rkllm.backends.base import Tokenizer
 from exo_rkllm.errors import PluginError
 
+Operation: TypeAlias = Literal["count", "encode", "decode"]
+
 FILE = "tokenizer.json"
+PACKAGE = "tokenizers"
+# Of a tokenizer's file; Gemma's has 33 MB and takes seconds to read on a board.
+LARGEST_FILE = 64 << 20
 
 
 class LibraryTokenizer(Tokenizer):
@@ -47,13 +54,33 @@ def plugin_tokenizer(make: Callable[..., Any], folder: Path) -> Tokenizer:
         ) from error
 
 
+def perform(tokenizer: Tokenizer | None, operation: Operation, values: Sequence[Any]) -> list[Any] | None:
+    """What the tokenizer makes of each value; None where there is no tokenizer."""
+    if tokenizer is None:
+        return None
+    if operation == "decode":
+        return [tokenizer.decode(value) for value in values]
+    encoded = [tokenizer.encode(value) for value in values]
+    return encoded if operation == "encode" else [len(tokens) for tokens in encoded]
+
+
+def perform_job(folder: str, stamp: str, operation: Operation, values: Sequence[Any]) -> str:
+    """What the helper process does: `perform` with the tokenizer of a folder, its result as JSON."""
+    return json.dumps(perform(_kept(folder, stamp), operation, values), separators=(",", ":"))
+
+
+@lru_cache(maxsize=1)
+def _kept(folder: str, _stamp: str) -> Tokenizer | None:
+    return read_tokenizer(Path(folder))
+
+
 def read_tokenizer(folder: Path) -> Tokenizer | None:
-    """None without the package, without the file, or with a file that the package does not take."""
+    """None without the package, without the file, or with one that is too large or that the package does not take."""
     path = folder / FILE
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size > LARGEST_FILE:
         return None
     try:
-        kind = importlib.import_module("tokenizers").Tokenizer
+        kind = importlib.import_module(PACKAGE).Tokenizer
     except ImportError:
         return None
     try:

@@ -17,7 +17,9 @@ from exo_rkllm.chat.template_source import TemplateSource
 from exo_rkllm.errors import CardError
 from exo_rkllm.schema.specs import nearest
 
-LARGEST_JSON = 64 * 1024 * 1024
+# Gemma 3 has the largest of these files: 1.2 MB, with 6400 tokens of its own.
+LARGEST_JSON = 4 * 1024 * 1024
+MOST_PARTS = 300_000
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # What a template's text says of the model's habits, most telling first.
 TOOL_MARKS = (
@@ -32,6 +34,11 @@ TOOL_MARKS = (
     ("<|python_tag|>", "llama"),
     ('"parameters": dictionary', "llama"),
 )
+# Where a template's code and comments begin. Inside code: strings, its end, and `tools` where the name is read. No
+# alternative can fail behind its first character, so the time is linear.
+CODE = re.compile(r"\{[{%#]")
+STRING = r"""'(?:[^'\\]|\\.?)*'?|"(?:[^"\\]|\\.?)*"?"""
+TOKEN = re.compile(STRING + r"|(?P<end>%\}|\}\})|(?<![\w.])(?P<tools>tools)\b(?!\s*=(?!=))", re.DOTALL)
 REASONING_MARKS = (("<|channel>", "channel"), ("<|thought_start|>", "thought"), ("</think>", "think"))
 
 
@@ -73,7 +80,10 @@ def _read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_JSON:
             return None
-        return json.loads(path.read_bytes())
+        raw = path.read_bytes()
+        if sum(map(raw.count, (b"{", b"[", b":", b","))) > MOST_PARTS:
+            return None  # nothing interrupts `json.loads`, and the daemon would wait for it
+        return json.loads(raw)
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -154,11 +164,24 @@ def _row(kind: str, name: str | ToolFormat | Reasoning, rows: Mapping[str, Any],
     return rows[name]
 
 
-def _names_tools(template: TemplateSource) -> bool:
-    """Whether the template does something with tools; raises TemplateError where it cannot be compiled."""
-    from exo_rkllm.chat.template import compiled  # Jinja is loaded with the first template, not with the daemon
-
-    return "tools" in compiled(template).names
+def _names_tools(template: str) -> bool:
+    """Whether the template's code reads the name `tools`. It is not compiled: a stranger's program runs elsewhere."""
+    at = 0
+    while (opening := CODE.search(template, at)) is not None:
+        at = opening.end()
+        if opening[0] == "{#":
+            at = template.find("#}", at) + 2
+            if at == 1:
+                return False
+            continue
+        while (token := TOKEN.search(template, at)) is not None and token.lastgroup != "end":
+            if token.lastgroup == "tools":
+                return True
+            at = token.end()
+        if token is None:
+            return False
+        at = token.end()
+    return False
 
 
 def model_type(folder: Path) -> object:
@@ -177,7 +200,7 @@ def read_chat_format(
     source = _template_source(folder, model, settings, config) or template
     special = _special(config) or ({"bos_token": family.bos} if family.bos else {})
     chat_template = TemplateSource(source or family.template, tuple(special.items()))
-    with_tools = chat_template if _names_tools(chat_template) else None
+    with_tools = chat_template if _names_tools(chat_template.text) else None
     if with_tools is None and source and re.search(r"\btools\b", family.template):
         with_tools = TemplateSource(family.template, tuple({"bos_token": family.bos, **special}.items()))
     by_template = _row_by_mark(source, TOOL_MARKS) if with_tools is chat_template else ""
@@ -219,7 +242,7 @@ def chat_format_of(model: Model, families: Mapping[str, Family] = FAMILIES) -> C
     template = TemplateSource(family.template, (("bos_token", family.bos),))
     return ChatFormat(
         template,
-        template if family.tools and _names_tools(template) else None,
+        template if family.tools and _names_tools(template.text) else None,
         _row("tools", family.tools, TOOLS, model.id),
         _row("reasoning", family.reasoning, REASONING, model.id),
         family.stop,

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from exo_rkllm.backends.base import GenerationRequest, Message, Model
-from exo_rkllm.chat.prompt import message_value, tool_value
+from exo_rkllm.backends.base import GenerationRequest, Message
+from exo_rkllm.chat.renderer import plain, tool_value
 from exo_rkllm.errors import ContextOverflow
 
 
-def with_shares(error: ContextOverflow, request: GenerationRequest, model: Model) -> ContextOverflow:
-    """The error, with what fills the prompt where that is more than one text. Reads the model's tokenizer, if any."""
-    tokenizer = model.tokenizer()
-    count = estimate if tokenizer is None else lambda text: len(tokenizer.encode(text))
-    shares = [f"{name} about {tokens}" for name, tokens in shares_of(request, count)]
+def with_shares(error: ContextOverflow, request: GenerationRequest) -> ContextOverflow:
+    """The error, with what fills the prompt where that is more than one text."""
+    shares = [f"{name} about {tokens}" for name, tokens in shares_of(request)]
     if not shares:
         return error
     last = f" and {shares[-1]}" if len(shares) > 1 else ""
@@ -22,7 +20,7 @@ def with_shares(error: ContextOverflow, request: GenerationRequest, model: Model
     return ContextOverflow(f"{error.sentence} Of these {listing}.", error.hint)
 
 
-def shares_of(request: GenerationRequest, count: Callable[[str], int]) -> list[tuple[str, int]]:
+def shares_of(request: GenerationRequest) -> list[tuple[str, int]]:
     """The parts of a conversation with a verb, and the tokens of each; none for a prompt that came ready."""
     if not request.messages:
         return []
@@ -37,11 +35,11 @@ def shares_of(request: GenerationRequest, count: Callable[[str], int]) -> list[t
         ("the system prompt takes", _texts(system)),
         (f"the conversation of {len(rest)} messages takes" if len(rest) > 1 else "the question takes", _texts(rest)),
     )
-    return [(name, sum(map(count, texts))) for name, texts in parts if texts]
+    return [(name, sum(map(estimate, texts))) for name, texts in parts if texts]
 
 
 def _texts(messages: Sequence[Message]) -> list[str]:
-    return [json.dumps(message_value(message), ensure_ascii=False) for message in messages]
+    return [json.dumps(plain(message), ensure_ascii=False) for message in messages]
 
 
 def estimate(text: str) -> int:

@@ -1,13 +1,14 @@
 """What an engine is given: a request's messages and tools, rendered as the model's template wants them.
 
-`render` is the first of the room's two doors; `parser.ResponseParser` reads the answer to what it gives.
+`render` is the first of the room's two doors; `parser.ResponseParser` reads the answer to what it gives. The template
+itself runs in the helper process (`renderer.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,13 @@ from exo_rkllm.backends.base import Capabilities, GenerationRequest, Ignored, Me
 from exo_rkllm.chat.chat_format import ChatFormat, chat_format_of
 from exo_rkllm.chat.formats import HERMES, Reasoning, ToolFormat
 from exo_rkllm.chat.marks import marked
-from exo_rkllm.chat.template_source import TemplateSource
-from exo_rkllm.chat.tool_writers import Writer
-from exo_rkllm.errors import NotSupported, TemplateError, UsageError
+from exo_rkllm.chat.renderer import RenderTemplate, tool_value
+from exo_rkllm.chat.tool_writers import Writer, arguments_value
+from exo_rkllm.errors import ContextOverflow, NotSupported, UsageError
+
+# More than the longest tokens of any vocabulary have on average, and what is refused for no model.
+CHARACTERS_PER_TOKEN = 64
+MOST_CHARACTERS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +46,40 @@ class Prompt:
         return cls(dataclasses.replace(request, stop=stop), request.stop, tuple(ends), **reading)
 
 
-def render(request: GenerationRequest, model: Model, capabilities: Capabilities) -> Prompt:
-    """What the model's engine is given for the request.
+async def render(
+    request: GenerationRequest, model: Model, capabilities: Capabilities, render_template: RenderTemplate
+) -> Prompt:
+    """What the model's engine is given for the request; `render_template` runs the model's template.
 
     An engine that chats by itself gets the request as it is, and so does one that is asked for numbers; a request with
     a prompt or with token ids gets the model's ends only. What is merely offered and the model cannot do (tools,
     thinking) is left out, and named in `ignored`. Raises NotSupported or UsageError where the model cannot do what is
-    demanded, TemplateError where its template refuses the conversation, CardError where the model's chat format cannot
-    be read.
+    demanded, ContextOverflow where it is far too long, TemplateError where its template refuses the conversation,
+    CardError where the model's chat format cannot be read.
     """
     if not capabilities.images and any(message.images for message in request.messages):
         raise NotSupported(f"{model.id} does not see images.", "Ask without images, or use a model that does.")
+    _check_length(request, model.id, capabilities.context or model.context)
     if capabilities.chat or request.output != "text":
         request, ignored = (request, ()) if capabilities.tools else without_tools(request, model.id)
         return Prompt.of(request, ignored=ignored)
     chat_format = chat_format_of(model)
     if request.prompt is not None or request.tokens is not None:
         return Prompt.of(request, chat_format.stop)
-    return _prompt_of(request, chat_format, model.id)
+    prompt = await _prompt_of(request, chat_format, model.id, render_template)
+    _check_length(prompt.request, model.id, capabilities.context or model.context)
+    return prompt
+
+
+def _check_length(request: GenerationRequest, name: str, context: int) -> None:
+    """Refuses what no context holds before it is copied and encoded several times on its way to an engine."""
+    texts = [request.prompt or "", *(message.content + message.reasoning for message in request.messages)]
+    characters = sum(map(len, texts))
+    if characters > max(MOST_CHARACTERS, CHARACTERS_PER_TOKEN * context):
+        raise ContextOverflow(
+            f"The conversation has {characters} characters, the context of {name} {context} tokens.",
+            "Shorten the conversation.",
+        )
 
 
 def without_tools(request: GenerationRequest, model: str) -> tuple[GenerationRequest, tuple[Ignored, ...]]:
@@ -74,7 +95,9 @@ def without_tools(request: GenerationRequest, model: str) -> tuple[GenerationReq
     return dataclasses.replace(request, messages=messages, tools=(), tool_choice="auto"), ignored
 
 
-def _prompt_of(request: GenerationRequest, chat_format: ChatFormat, model: str) -> Prompt:
+async def _prompt_of(
+    request: GenerationRequest, chat_format: ChatFormat, model: str, render_template: RenderTemplate
+) -> Prompt:
     ignored: tuple[Ignored, ...] = ()
     if chat_format.tools is None:
         request, ignored = without_tools(request, model)
@@ -92,7 +115,7 @@ def _prompt_of(request: GenerationRequest, chat_format: ChatFormat, model: str) 
             messages = with_instructions(messages, tools, tool_format)
     messages, prefix = without_prefix(messages)
     marks = marked(messages) if any(message.images for message in messages) else None
-    text = render_template(template, marks.messages if marks else messages, tools, thinking=request.thinking)
+    text = await render_template(model, template, marks.messages if marks else messages, tools, request.thinking)
     text = marks.finished(text) if marks else text
     text, thinking = _thoughts_open(text, chat_format.reasoning, enabled=request.thinking)
     call_start = tool_format.call_start(must_call) if tool_format is not None and must_call is not None else ""
@@ -129,88 +152,7 @@ def _thoughts_open(prompt: str, reasoning: Reasoning | None, *, enabled: bool | 
     return prompt, True
 
 
-# ── the template ─────────────────────────────────────────────────────────────────────────────────
-
-
-def render_template(
-    source: TemplateSource, messages: Sequence[Message], tools: Sequence[Tool], *, thinking: bool | None
-) -> str:
-    """The template's text for a conversation: a function of plain values, which may run in any process.
-
-    Where the template refuses, what differs between templates is tried before its word is final: arguments as text
-    (DeepSeek), all system words at the beginning (Qwen 3.5), and said by the user (Gemma). Raises TemplateError with
-    the first refusal.
-    """
-    from exo_rkllm.chat.template import compiled  # Jinja is loaded with the first template, not with the daemon
-
-    template = compiled(source)
-    switches = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
-    tool_values = [tool_value(tool) for tool in tools] or None
-    refusal: TemplateError | None = None
-    for attempt, text in _attempts(messages):
-        try:
-            return template.render(
-                messages=[message_value(message, text=text) for message in attempt],
-                tools=tool_values,
-                documents=None,
-                add_generation_prompt=True,
-                **switches,
-            )
-        except TemplateError as error:
-            refusal = refusal or error
-    raise refusal or TemplateError("There is nothing to answer.", "Give at least one message.")
-
-
-def _attempts(messages: Sequence[Message]) -> Iterator[tuple[Sequence[Message], bool]]:
-    calls = any(message.tool_calls for message in messages)
-    yield messages, False
-    if calls:
-        yield messages, True
-    if any(message.role == "system" for message in messages[1:]):
-        yield system_first(messages), False
-        if calls:
-            yield system_first(messages), True
-    if any(message.role == "system" for message in messages):
-        yield without_system(messages), False
-        if calls:
-            yield without_system(messages), True
-
-
-# ── messages and tools, as Hugging Face's templates expect them ──────────────────────────────────
-
-
-def message_value(message: Message, *, text: bool = False) -> dict[str, Any]:
-    value: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        value["reasoning_content"] = value["thought"] = message.reasoning  # the second is MiniCPM3's word
-    if message.tool_calls:
-        value["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments if text else _arguments(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id:
-        value["tool_call_id"] = message.tool_call_id
-    if message.name:
-        value["name"] = message.name
-    return value
-
-
-def _arguments(text: str) -> Any:
-    """Templates walk over the arguments, so they get the object; what is none stays text."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, dict) else text
-
-
-def tool_value(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-    return {"type": "function", "function": function}
+# ── messages and tools ───────────────────────────────────────────────────────────────────────────
 
 
 def with_system(messages: Sequence[Message], words: str) -> tuple[Message, ...]:
@@ -219,23 +161,6 @@ def with_system(messages: Sequence[Message], words: str) -> tuple[Message, ...]:
         first = dataclasses.replace(messages[0], content=f"{messages[0].content}\n\n{words}".strip())
         return (first, *messages[1:])
     return (Message("system", words), *messages)
-
-
-def system_first(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """All system words in one message in front, for templates that take none amid a conversation."""
-    words = "\n\n".join(message.content for message in messages if message.role == "system" and message.content)
-    return (Message("system", words), *(message for message in messages if message.role != "system"))
-
-
-def without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """System words in front of the first question, for templates that know no system role (Gemma 2)."""
-    words = "\n\n".join(message.content for message in messages if message.role == "system" and message.content)
-    rest = [message for message in messages if message.role != "system"]
-    for index, message in enumerate(rest):
-        if message.role == "user":
-            rest[index] = dataclasses.replace(message, content=f"{words}\n\n{message.content}".strip())
-            break
-    return tuple(rest)
 
 
 # ── tools ────────────────────────────────────────────────────────────────────────────────────────
@@ -282,5 +207,5 @@ def _plain(message: Message, write: Writer) -> Message:
 
 
 def _object(arguments: str) -> Mapping[str, Any]:
-    value = _arguments(arguments)
+    value = arguments_value(arguments)
     return value if isinstance(value, dict) else {"arguments": arguments}

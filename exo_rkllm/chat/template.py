@@ -24,13 +24,12 @@ from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from exo_rkllm.chat.template_source import TemplateSource
 from exo_rkllm.errors import TemplateError
 
 SOURCE_LIMIT = 128 * 1024
 CHARACTERS = 8 * 1024 * 1024
 STEPS = 300_000
-SECONDS = 5.0
+SECONDS = 0.7
 LONGEST_RANGE = 10_000
 WIDEST = 1000
 BITS = 1024
@@ -62,11 +61,11 @@ class Budget:
     def __init__(self) -> None:
         self.steps = STEPS
         self.characters = CHARACTERS
-        self.deadline = time.monotonic() + SECONDS
+        self.deadline = time.process_time() + SECONDS
 
     def step(self) -> None:
         self.steps -= 1
-        if self.steps < 0 or (self.steps % 64 == 0 and time.monotonic() > self.deadline):
+        if self.steps < 0 or (self.steps % 64 == 0 and time.process_time() > self.deadline):
             raise Exhausted("it runs for too long")
 
     def spend(self, characters: int) -> None:
@@ -296,11 +295,10 @@ def _strftime_now(pattern: str) -> str:
 class Template:
     """One compiled chat template. Raises TemplateError where the source is no template, or too large."""
 
-    def __init__(self, source: str, special: Mapping[str, str] | None = None) -> None:
+    def __init__(self, source: str, special: Mapping[str, str] | None = None, model: str = "this model") -> None:
+        self._title = f"The chat template of {model}"
         if len(source) > SOURCE_LIMIT:
-            raise TemplateError(
-                f"The chat template has more than {SOURCE_LIMIT // 1024} KiB.", "Give the model another."
-            )
+            raise TemplateError(f"{self._title} has more than {SOURCE_LIMIT // 1024} KiB.", "Give the model another.")
         self.source = source
         self.special = dict(special or {})
         self._sandbox = Sandbox()
@@ -312,10 +310,10 @@ class Template:
             code = self._sandbox.compile(Meter().visit(tree))
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(
-                f"The chat template cannot be read: {error.message} (line {error.lineno}).", "Give the model another."
+                f"{self._title} cannot be read: {error.message} (line {error.lineno}).", "Give the model another."
             ) from None
         except (RecursionError, Exhausted, ValueError, SyntaxError, MemoryError) as error:
-            raise TemplateError(f"The chat template cannot be read: {error}.", "Give the model another.") from None
+            raise TemplateError(f"{self._title} cannot be read: {error}.", "Give the model another.") from None
         finally:
             self._sandbox.end_budget(token)
         self._compiled = jinja2.Template.from_code(self._sandbox, code, self._sandbox.globals)
@@ -326,22 +324,20 @@ class Template:
         try:
             return self._compiled.render(**{**self.special, **values})
         except Exhausted as error:
-            raise TemplateError(
-                f"The chat template was stopped: {error}.", "Give the model another template."
-            ) from None
+            raise TemplateError(f"{self._title} was stopped: {error}.", "Give the model another template.") from None
         except RecursionError:
-            raise TemplateError("The chat template calls itself without end.", "Give the model another.") from None
+            raise TemplateError(f"{self._title} calls itself without end.", "Give the model another.") from None
         except jinja2.TemplateError as error:
             reason = str(error)[:300] or type(error).__name__
-            raise TemplateError(f"The model's chat template refuses this: {reason.rstrip('.')}.") from None
+            raise TemplateError(f"{self._title} refuses this: {reason.rstrip('.')}.") from None
         except Exception as error:  # noqa: BLE001 - a stranger's program may raise anything
             reason = f"{type(error).__name__}: {error}"[:300]
-            raise TemplateError(f"The model's chat template fails: {reason.rstrip('.')}.") from None
+            raise TemplateError(f"{self._title} fails: {reason.rstrip('.')}.") from None
         finally:
             self._sandbox.end_budget(token)
 
 
 @lru_cache(maxsize=TEMPLATES)
-def compiled(source: TemplateSource) -> Template:
+def compiled(text: str, special: tuple[tuple[str, str], ...] = (), model: str = "this model") -> Template:
     """The template as a program, kept for its next conversation."""
-    return Template(source.text, dict(source.special))
+    return Template(text, dict(special), model)

@@ -17,6 +17,15 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def arguments_value(text: str) -> Any:
+    """Templates walk over the arguments, so they get the object; what is none stays text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
+
+
 def json_calls(start: str, end: str, arguments: str = "arguments") -> Writer:
     """One JSON object a call, between tags."""
 

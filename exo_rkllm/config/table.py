@@ -57,7 +57,7 @@ class ApiSettings:
         ("https://chat.example.org",),
     )
     body_bytes: int = row(
-        Bytes(1), "Maximum size of a request, including the images of a conversation.", 32_000_000, 64_000_000
+        Bytes(1), "Maximum size of a request, including the images of a conversation.", 8_000_000, 32_000_000
     )
     body_seconds: float = row(Seconds(1), "Time a client has to send its request.", 30.0, 60.0)
     idle_seconds: float = row(

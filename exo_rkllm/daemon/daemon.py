@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm import plugins
+from exo_rkllm.api.bodies import Bodies
 from exo_rkllm.api.control import ControlContext
 from exo_rkllm.api.control.tables import PullRequest
 from exo_rkllm.api.status import kernel_log_value
@@ -25,6 +26,7 @@ from exo_rkllm.board.neighbours import NeighbourWatch, find_neighbours
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.catalogue import card
+from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.cluster.identity import FOLDER
 from exo_rkllm.config import Config, places
@@ -83,6 +85,9 @@ class Daemon:
             lambda: find_neighbours(self.hardware.root, self.hardware.watch.board, os.getpid())
         )
         self.serving = ServingMetrics()
+        self.bodies = Bodies()
+        self.tokenizers = ModelTokenizers()
+        self._closing.callback(self.tokenizers.close)
         self.history = History(self._tokens_so_far, lambda: read_temperature(self.hardware.watch.sources))
         self.sampler = Sampler(
             lambda: self.hardware.watch.sources, asyncio.get_running_loop(), on_sample=self.history.add

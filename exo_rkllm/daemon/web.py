@@ -39,6 +39,8 @@ def application(daemon: Daemon, *, loopback: bool) -> web.Application:
             history=daemon.history.points,
             cluster=lambda: {} if (view := daemon.cluster.view()) is None else view.plain(),
             engine_spec=lambda model: daemon.node.engines.of(model),  # noqa: PLW0108 - plugins bring another registry
+            bodies=daemon.bodies,
+            tokenizers=daemon.tokenizers,
             node_id=lambda: daemon.cluster.node_id,
         )
     )

@@ -15,11 +15,22 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 
-from exo_rkllm.backends.base import Engine, Finish, GenerationEvent, GenerationRequest, Model, Piece, Progress
+from exo_rkllm.backends.base import (
+    Capabilities,
+    Engine,
+    Finish,
+    GenerationEvent,
+    GenerationRequest,
+    Model,
+    Piece,
+    Progress,
+)
 from exo_rkllm.backends.observer import NullObserver, Observer, RestartReport
+from exo_rkllm.chat.chat_format import ChatModel
 from exo_rkllm.chat.overflow import with_shares
 from exo_rkllm.chat.parser import ResponseParser
-from exo_rkllm.chat.prompt import render
+from exo_rkllm.chat.prompt import Prompt, render
+from exo_rkllm.chat.renderer import Renderer
 from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.decide import deadline, decide
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
@@ -72,6 +83,8 @@ class Dispatcher:
         self._deciding = False
         self._timer: asyncio.TimerHandle | None = None
         self._ending_runs: set[asyncio.Task[None]] = set()
+        self._compiling: set[asyncio.Task[None]] = set()
+        self._renderer = Renderer()
         self._watchers: set[asyncio.Event] = set()
 
     # ── one request ──────────────────────────────────────────────────────────────────────────────
@@ -95,7 +108,9 @@ class Dispatcher:
             while isinstance(turn := await active.turn(), Progress):
                 yield turn
             engine = turn
-            prompt = render(request, model, engine.capabilities)
+            prompt = await self.render(request, model, engine.capabilities)
+            if active.error is not None:  # the engine went while the template ran
+                raise active.error
             for ignored in prompt.ignored:
                 yield ignored
             parser = ResponseParser(prompt)
@@ -122,7 +137,7 @@ class Dispatcher:
                 raise RunError(f"The engine of {model.id} ended an answer without saying so.", "exo-rkllm logs")
         except ExoRkllmError as error:
             if isinstance(error, ContextOverflow):
-                error = await asyncio.to_thread(with_shares, error, request, model)
+                error = with_shares(error, request)
             active.error = active.error or copy_of(error)
             raise active.error from None
         finally:
@@ -160,6 +175,23 @@ class Dispatcher:
             self._post(on.RequestGoneEvent(active.ticket, name))
         if settling.done():
             await settling
+
+    async def render(self, request: GenerationRequest, model: Model, capabilities: Capabilities) -> Prompt:
+        """The prompt of a request, as `chat.prompt.render` makes it; the model's template runs in another process."""
+        return await render(request, model, capabilities, self._renderer.render)
+
+    def _compile_template(self, model: Model) -> None:
+        """Beside the load, so that the first prompt does not wait for it."""
+
+        async def compile_template() -> None:
+            with suppress(ExoRkllmError):  # the first request reports it
+                if isinstance(model, ChatModel):
+                    chat_format = await asyncio.get_running_loop().run_in_executor(None, model.chat_format)
+                    await self._renderer.compile(model.id, chat_format.template)
+
+        task = asyncio.get_running_loop().create_task(compile_template())
+        self._compiling.add(task)
+        task.add_done_callback(self._compiling.discard)
 
     # ── what else may be asked ───────────────────────────────────────────────────────────────────
 
@@ -220,10 +252,12 @@ class Dispatcher:
             await asyncio.wait_for(self._quiet(), timeout)
         self._post(on.StopEvent())
         await asyncio.gather(*(life.over() for life in self._lives.values()))
-        for task in self._ending_runs:
+        leftovers = self._ending_runs | self._compiling
+        for task in leftovers:
             task.cancel()
-        if self._ending_runs:
-            await asyncio.wait(self._ending_runs)
+        if leftovers:
+            await asyncio.wait(leftovers)
+        self._renderer.close()
 
     async def _quiet(self) -> None:
         async with aclosing(self.subscribe()) as changes:
@@ -295,6 +329,7 @@ class Dispatcher:
                 self._post(on.MemoryMeasuredEvent(name, self._available(), sizes))
             case on.StartLoadEffect(name, domain):
                 model = placed(self._models[name], domain)
+                self._compile_template(model)
                 self._lives[name] = EngineLife(model, self._make, self._post_of_engine, self._observer)
             case on.CloseEngineEffect(name, reason):
                 for active in self._requests.values():

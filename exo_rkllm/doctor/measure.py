@@ -7,7 +7,7 @@ import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.sources import Sources
 from exo_rkllm.chat.prompt import render
+from exo_rkllm.chat.renderer import Renderer
 from exo_rkllm.doctor.report import Finding, bad, good, poor, unseen
 from exo_rkllm.runtime.ends import FINDINGS
 
@@ -56,19 +57,21 @@ class MeasuredAnswer:
     finish: Finish | None
 
 
-def rendered(
+async def rendered(
     engine: Engine, messages: tuple[Message, ...], tokens: int, sampling: Sampling = UNSET
 ) -> GenerationRequest:
     """As the daemon sends it: an entry's messages in its own template."""
     request = GenerationRequest(model=engine.model.id, messages=messages, max_tokens=tokens, sampling=sampling)
-    return render(request, engine.model, engine.capabilities).request
+    with closing(Renderer()) as renderer:
+        return (await render(request, engine.model, engine.capabilities, renderer.render)).request
 
 
 async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS, sampling: Sampling = UNSET) -> MeasuredAnswer:
+    request = await rendered(engine, messages, tokens, sampling)
     began = time.monotonic()
     first: float | None = None
     text, finish = "", None
-    async with aclosing(engine.generate(rendered(engine, messages, tokens, sampling))) as events:
+    async with aclosing(engine.generate(request)) as events:
         async for event in events:
             if isinstance(event, Piece):
                 first = first or time.monotonic() - began
@@ -205,7 +208,7 @@ async def prefix_reuse(bench: Bench) -> Finding:
 
 async def abort(bench: Bench) -> Finding:
     async with loaded_engine(bench) as engine:
-        request = rendered(engine, (Message("user", LONG),), 512)
+        request = await rendered(engine, (Message("user", LONG),), 512)
         began = time.monotonic()
         async with aclosing(engine.generate(request)) as events:
             async for event in events:
@@ -269,7 +272,7 @@ async def long_abort(bench: Bench) -> Finding:
         if whole.finish is None or not whole.finish.timings.prefill:
             return unseen("this runtime does not tell how long it read")
         prefill = whole.finish.timings.prefill
-        request = rendered(engine, (Message("user", " ".join(words[::-1])),), 512)
+        request = await rendered(engine, (Message("user", " ".join(words[::-1])),), 512)
         async with aclosing(engine.generate(request)) as events:
             async for _ in events:  # it has begun to read
                 break

@@ -15,7 +15,13 @@ from exo_rkllm.schema.specs import Anything, Either, FieldError, List, Number, T
 
 WHERE = "response_format"
 DEEPEST = 40
-MOST_STEPS = 100_000
+MOST_SCHEMAS = 2000
+MOST_ALTERNATIVES = 1000
+LONGEST_REF = 200
+# Some 40 ms, for which an answer's end holds up all others.
+MOST_STEPS = 30_000
+# A step is a schema that is applied, or so many members of an operand that are looked at.
+MEMBERS_A_STEP = 8
 # They say something about a schema and nothing about a value; `format` is one of them by the standard's default.
 ANNOTATIONS = frozenset(
     ("$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default", "examples", "format",
@@ -36,10 +42,10 @@ BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipl
 TYPE = Text(tuple(TYPES))
 # What a keyword holds where it holds no schemas.
 OPERANDS: Mapping[str, ValueSpec] = {
-    "$ref": Text(),
+    "$ref": Text(most=LONGEST_REF),
     "type": Either((TYPE, List(TYPE, least=1)), f"{TYPE.what}, or a list of them"),
-    "enum": List(Anything()),
-    "required": List(Text()),
+    "enum": List(Anything(), most=MOST_ALTERNATIVES),
+    "required": List(Text(), most=MOST_ALTERNATIVES),
     **dict.fromkeys(("const", "uniqueItems"), Anything()),
     **dict.fromkeys((*COUNTS, *BOUNDS), Number()),
     **dict.fromkeys(ANNOTATIONS, Anything()),
@@ -65,11 +71,13 @@ class Checker:
         """The same for a part of both. Steps are counted: alternatives that refer to themselves grow exponentially."""
         self._steps += 1
         if depth > 2 * DEEPEST or self._steps >= MOST_STEPS:
-            return f"{where} is nested too deeply to be checked"
+            return f"{where} is nested too deeply to be checked, or has too many parts for it"
         if isinstance(schema, bool):
             return "" if schema else f"{where} is not allowed"
         place = AnswerPlace(self, schema, where, depth)
         for keyword, operand in schema.items():
+            if isinstance(operand, list | dict):
+                self._steps += len(operand) // MEMBERS_A_STEP
             kind, rule = RULES.get(keyword, ("", None))
             if rule and (not kind or TYPES[kind](value)) and (why := rule(operand, value, place)):
                 return why
@@ -95,6 +103,8 @@ class Checker:
         if not isinstance(schema, dict):
             raise wrong(where, "a schema, which is an object or a boolean", schema)
         self._visits.add(id(schema))
+        if len(self._visits) > MOST_SCHEMAS:
+            raise FieldError(WHERE, f"The schema holds more than {MOST_SCHEMAS} schemas.", "Ask for less at once.")
         for keyword, operand in schema.items():
             place = f"{where}.{keyword}"
             if keyword in OPERANDS:
@@ -155,6 +165,15 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
+def hashable(value: Any) -> Any:
+    """A value that equals those of other values which are the `same`."""
+    if isinstance(value, list):
+        return tuple(map(hashable, value))
+    if isinstance(value, dict):
+        return frozenset((name, hashable(member)) for name, member in value.items())
+    return (bool, value) if isinstance(value, bool) else value
+
+
 def _type(names: Any, value: Any, place: AnswerPlace) -> str:
     names = names if isinstance(names, list) else [names]
     fits = any(TYPES[name](value) for name in names)
@@ -208,7 +227,7 @@ def _not(schema: Any, value: Any, place: AnswerPlace) -> str:
 
 
 def _unique(unique: Any, value: Any, place: AnswerPlace) -> str:
-    twice = unique and any(same(one, other) for index, one in enumerate(value) for other in value[:index])
+    twice = unique and len({hashable(one) for one in value}) < len(value)
     return f"{place.where} holds the same thing twice" if twice else ""
 
 

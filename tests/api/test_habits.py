@@ -11,14 +11,12 @@ import ollama
 import pytest
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
-from exo_rkllm.backends.base import Tokenizer
-from exo_rkllm.backends.dummy import WordTokenizer
 from exo_rkllm.catalogue import modelfile
-from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.config import ApiSettings
 from exo_rkllm.sampling import Sampling
 from tests.api.test_serving import ask, post
 from tests.api.world import CARDS, World, world
+from tests.words import count, write_tokenizer
 
 KEYS = ApiServerSettings(keys=(ApiKey("admin", "sesame", control=True), ApiKey("guest", "guest")))
 ADMIN, GUEST = {"Authorization": "Bearer sesame"}, {"Authorization": "Bearer guest"}
@@ -247,13 +245,6 @@ async def test_adapter_of_a_modelfile_is_the_new_models_default() -> None:
 # ── counts ───────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def words(monkeypatch: pytest.MonkeyPatch) -> Tokenizer:
-    tokenizer = WordTokenizer()
-    monkeypatch.setattr(Entry, "tokenizer", lambda _entry: tokenizer)
-    return tokenizer
-
-
 async def test_counts_without_a_tokenizer_are_marked_as_estimates(server: World) -> None:
     body = {"model": "qwen", "messages": HI}
     _, counted, _ = await post(server, "/v1/messages/count_tokens", body)
@@ -262,14 +253,16 @@ async def test_counts_without_a_tokenizer_are_marked_as_estimates(server: World)
     assert counted["object"] == "response.input_tokens" and counted["input_tokens_estimated"] is True
 
 
-async def test_counts_are_the_tokenizers_where_there_is_one(server: World, words: Tokenizer) -> None:
+async def test_counts_are_the_tokenizers_where_there_is_one(server: World) -> None:
+    write_tokenizer(server.folder / "qwen")
     _, counted, _ = await post(server, "/v1/messages/count_tokens", {"model": "qwen", "messages": HI})
     await post(server, "/v1/messages", {"model": "qwen", "messages": HI, "max_tokens": 5})
-    assert counted == {"input_tokens": len(words.encode(server.ledger.requests[-1].prompt or ""))}
+    assert counted == {"input_tokens": count(server.ledger.requests[-1].prompt or "")}
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
-async def test_text_becomes_tokens_and_text_again(server: World, words: Tokenizer, prefix: str) -> None:
+async def test_text_becomes_tokens_and_text_again(server: World, prefix: str) -> None:
+    write_tokenizer(server.folder / "qwen", "one", " two", " one")
     body = {"model": "qwen", "prompt": "one two one", "return_token_strs": True}
     _, said, _ = await post(server, f"{prefix}/tokenize", body)
     assert said["count"] == 3 and said["max_model_len"] == 4096
@@ -277,15 +270,16 @@ async def test_text_becomes_tokens_and_text_again(server: World, words: Tokenize
     _, back, _ = await post(server, f"{prefix}/detokenize", {"model": "qwen", "tokens": said["tokens"]})
     assert back == {"prompt": "one two one", "content": "one two one"}
     _, said, _ = await post(server, f"{prefix}/tokenize", {"model": "qwen", "messages": HI})
-    assert said["count"] == len(words.encode("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"))
+    assert said["count"] == count("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n")
     status, said, _ = await post(server, f"{prefix}/tokenize", {"model": "qwen"})
     assert status == 400 and "prompt is missing" in said["error"]["message"]
     status, said, _ = await post(server, f"{prefix}/tokenize", {"content": "x"})
     assert status == 400 and "model is missing" in said["error"]["message"]
 
 
-async def test_only_model_needs_no_name(words: Tokenizer) -> None:
+async def test_only_model_needs_no_name() -> None:
     async with world(cards={"qwen": CARDS["qwen"]}) as server:
+        write_tokenizer(server.folder / "qwen")
         assert (await post(server, "/tokenize", {"content": "a b"}))[1]["count"] == 2
 
 

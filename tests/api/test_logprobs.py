@@ -11,10 +11,9 @@ import pytest
 
 from exo_rkllm.api.openai.logprobs import MOST_TOKENS
 from exo_rkllm.backends.base import Array, Finish, GenerationEvent, GenerationRequest, Piece, Usage
-from exo_rkllm.backends.dummy import WordTokenizer
-from exo_rkllm.catalogue.store import Entry
 from tests.api.test_serving import post
 from tests.api.world import Scripted, World
+from tests.words import write_tokenizer
 
 VOCABULARY = 6
 LIKELY, UNLIKELY = math.log(math.e / (math.e + VOCABULARY - 1)), math.log(1 / (math.e + VOCABULARY - 1))
@@ -69,10 +68,8 @@ async def test_answers_tokens_are_scored_behind_the_prompt(server: World) -> Non
     assert server.ledger.requests[-1].tokens == (1, 3, 4, 5) and server.ledger.requests[-1].rows == 3
 
 
-async def test_text_is_scored_with_the_models_tokenizer(server: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = WordTokenizer()
-    words.encode("zero one two three four five")
-    monkeypatch.setattr(Entry, "tokenizer", lambda _entry: words)
+async def test_text_is_scored_with_the_models_tokenizer(server: World) -> None:
+    write_tokenizer(server.folder / "qwen", "zero", " one", " two", " three", " four", " five")
     scores = (await choice(server, prompt="zero one", echo=True, logprobs=1, max_tokens=0))["logprobs"]
     assert scores["tokens"] == ["zero", " one"]
     assert scores["token_logprobs"][1] == pytest.approx(LIKELY)

@@ -6,6 +6,7 @@ import array
 import json
 import math
 from collections.abc import AsyncIterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import pytest
 from exo_rkllm.api.embedding import pooled
 from exo_rkllm.api.rerank import likelihood, token_ids
 from exo_rkllm.backends.base import Array
-from exo_rkllm.backends.dummy import WordTokenizer
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.retrieval import EmbeddingSettings, RerankSettings, embedding_of, rerank_of
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import CardError
 from tests.api.test_serving import post
 from tests.api.world import World, world
+from tests.words import write_tokenizer
 
 RETRIEVAL = {
     "plain": 'engine = "scripted"\ncontext = 4096\n',
@@ -110,16 +112,16 @@ def test_reranker_is_known_by_its_card_or_its_family() -> None:
     assert cards.parse(cards.dump(card)) == card and card.rerank == RerankSettings("{query}{document}", "yes", 3)
 
 
-def test_answers_of_a_reranker_are_single_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry(Path("nowhere"), Card("judge"))
-    assert token_ids(entry, RerankSettings("", 5, 6)) == (5, 6)
-    with pytest.raises(CardError, match="yes of judge is 'yes', which is no single token"):
-        token_ids(entry, RerankSettings("", "yes", 6))
-    words = WordTokenizer()
-    monkeypatch.setattr(Entry, "tokenizer", lambda _entry: words)
-    assert token_ids(entry, RerankSettings("", "yes", "no")) == (0, 1)
-    with pytest.raises(CardError, match="no of judge is 'not at all'"):
-        token_ids(entry, RerankSettings("", "yes", "not at all"))
+async def test_answers_of_a_reranker_are_single_tokens(tmp_path: Path) -> None:
+    entry = Entry(tmp_path, Card("judge"))
+    with closing(ModelTokenizers()) as tokenizers:
+        assert await token_ids(tokenizers, entry, RerankSettings("", 5, 6)) == (5, 6)
+        with pytest.raises(CardError, match="yes of judge is 'yes', which is no single token"):
+            await token_ids(tokenizers, entry, RerankSettings("", "yes", 6))
+        write_tokenizer(tmp_path, "yes", "no")
+        assert await token_ids(tokenizers, entry, RerankSettings("", "yes", "no")) == (0, 1)
+        with pytest.raises(CardError, match="no of judge is 'not at all'"):
+            await token_ids(tokenizers, entry, RerankSettings("", "yes", "not at all"))
 
 
 def test_score_is_the_likelihood_of_yes_against_no() -> None:

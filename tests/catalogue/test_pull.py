@@ -120,7 +120,7 @@ async def test_pull_makes_a_usable_entry(hub: LocalHub, catalogue: Catalogue) ->
     assert card.sampling == Sampling(temperature=0.7, top_k=20, top_p=0.8, repeat_penalty=1.1)
     assert card.memory == len(WEIGHTS) + 200 * 1024 * 1024 + 2 * 28 * 2 * 128 * 2 * 4096
     assert entry.chat_format().stop == ("<|im_end|>", "<|endoftext|>")
-    assert compiled(entry.chat_format().template).render(messages=[{"content": "Hi"}]) == "Hi!"
+    assert compiled(entry.chat_format().template.text).render(messages=[{"content": "Hi"}]) == "Hi!"
     assert sorted(path.name for path in entry.folder.iterdir()) == [
         FILE, "config.json", "generation_config.json", "model.toml", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.chat.families import FAMILIES
-from exo_rkllm.chat.prompt import message_value, tool_value
+from exo_rkllm.chat.renderer import plain, tool_value
+from exo_rkllm.chat.rendering import message_value
 from tests.chat.conversations import SCENARIOS, Scenario
 
 HERE = Path(__file__).parent
@@ -36,7 +37,7 @@ def values(scenario: Scenario, *, text: bool) -> dict[str, Any]:
         {} if scenario.thinking is None else {"enable_thinking": scenario.thinking, "thinking": scenario.thinking}
     )
     return {
-        "messages": [message_value(message, text=text) for message in scenario.messages],
+        "messages": [message_value(plain(message), text=text) for message in scenario.messages],
         "tools": [tool_value(tool) for tool in scenario.tools] or None,
         **switches,
     }

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from exo_rkllm.backends.base import GenerationRequest, Message, Tool
-from exo_rkllm.backends.dummy import DummyModel
-from exo_rkllm.catalogue.card import Card
-from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.overflow import with_shares
 from exo_rkllm.errors import ContextOverflow
 
@@ -18,7 +13,7 @@ LONG = tuple(Tool(f"tool_{number}", "x" * 4000) for number in range(3))
 def test_sentence_names_tools_system_prompt_and_conversation() -> None:
     messages = (Message("system", "a b c"), Message("user", "d e"), Message("assistant", "f"), Message("user", "g"))
     request = GenerationRequest(messages=messages, tools=LONG)
-    error = with_shares(ERROR, request, Entry(Path("nowhere"), Card("m")))
+    error = with_shares(ERROR, request)
     assert error.hint == "Shorten it."
     assert error.sentence == (
         "The prompt has 9000 tokens, the context 4096. Of these the 3 tools take about 3069, the system prompt takes "
@@ -26,10 +21,10 @@ def test_sentence_names_tools_system_prompt_and_conversation() -> None:
     )
 
 
-def test_shares_are_counted_by_the_models_tokenizer_where_it_has_one() -> None:
-    error = with_shares(ERROR, GenerationRequest(messages=(Message("user", "a b c"),)), DummyModel())
-    assert error.sentence.endswith("Of these the question takes about 6.")
+def test_share_of_a_single_question_is_named() -> None:
+    error = with_shares(ERROR, GenerationRequest(messages=(Message("user", "a b c"),)))
+    assert error.sentence.endswith("Of these the question takes about 9.")
 
 
 def test_prompt_that_came_ready_has_no_shares() -> None:
-    assert with_shares(ERROR, GenerationRequest(prompt="a"), DummyModel()) is ERROR
+    assert with_shares(ERROR, GenerationRequest(prompt="a")) is ERROR

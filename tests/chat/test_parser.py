@@ -34,10 +34,13 @@ from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.chat.parser import ResponseParser
-from exo_rkllm.chat.prompt import Prompt, message_value, render
+from exo_rkllm.chat.prompt import Prompt
+from exo_rkllm.chat.renderer import plain
+from exo_rkllm.chat.rendering import message_value
 from exo_rkllm.chat.toolcall import new_tool_call, read_tool_call, tool_call_piece
 from exo_rkllm.errors import AnswerInvalid, NotSupported, TemplateError, UsageError
 from tests.chat.conversations import ASK, CLOCK, FINE, HELLO, SYSTEM, WEATHER
+from tests.chat.in_process import render
 
 TEMPLATES = Path(__file__).parent / "templates"
 RKLLM = Capabilities()
@@ -469,7 +472,7 @@ def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
         Message("assistant", tool_calls=(odd,)),
         Message("tool", "4", tool_call_id=odd.id),
     )
-    assert message_value(messages[1])["tool_calls"][0]["function"]["arguments"] == "not json"
+    assert message_value(plain(messages[1]), text=False)["tool_calls"][0]["function"]["arguments"] == "not json"
     question = GenerationRequest(messages=messages[:1])
     sees = dataclasses.replace(RKLLM, images=True)
     prompt = render(question, entry(tmp_path, "qwen3.5"), sees).request.prompt

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from exo_rkllm.chat.families import FAMILIES
-from exo_rkllm.chat.prompt import render_template
 from exo_rkllm.chat.template import Template
 from exo_rkllm.chat.template_source import TemplateSource
 from exo_rkllm.errors import TemplateError
 from tests.chat.conversations import ASK, CALL, HELLO, RESULT, SCENARIOS, SYSTEM, WEATHER
+from tests.chat.hostile import COUNTED
+from tests.chat.in_process import render_template
 from tests.chat.make_goldens import TOKENS, sources, undated, values
 
 HERE = Path(__file__).parent
@@ -91,57 +92,7 @@ def test_percent_formats_of_numbers_work() -> None:
     assert render("{{ '%03d %c' % (7, 65536) }}") == "007 \U00010000"
 
 
-HOSTILE = {
-    "loops in loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
-    "a long range": "{{ range(10 ** 9) | list }}",
-    "a doubling string": "{% set n = namespace(s='aa') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
-    "a doubling sum": "{% set n = namespace(s='aaaa') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
-    "a doubling list": "{% set n = namespace(s=[1]) %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
-    "a constant product": "{{ 'a' * 10 ** 9 }}",
-    "a list product": "{{ [1] * 10 ** 9 }}",
-    "a product turned round": "{{ 10 ** 9 * 'a' }}",
-    "a wide method": "{{ 'a'.center(10 ** 9) }}",
-    "a wide filling": "{{ 'a'.zfill(10 ** 9) }}",
-    "a wide percent": "{{ '%999999999d' % 3 }}",
-    "a starred percent": "{{ '%*d' % (999999999, 3) }}",
-    "a wide format filter": "{{ '%999999999d' | format(3) }}",
-    "a wide format method": "{{ '{:>999999999}'.format(1) }}",
-    "a nested format": "{{ '{:>{}}'.format(1, 10 ** 9) }}",
-    "a format map": "{{ '{a:>99999}'['format_map']({'a': 1}) }}",
-    "a multiplying replace": "{{ ('a' * 1000000) | replace('a', 'b' * 1000000) }}",
-    "a multiplying replace method": "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}",
-    "a multiplying join": "{{ (['a'] * 100000) | join('b' * 100000) }}",
-    "a multiplying join method": "{{ ('b' * 100000).join(['a'] * 100000) }}",
-    "a wide indent": "{{ 'a\nb' | indent(10 ** 9) }}",
-    "an indent of text": "{{ ('\n' * 1000000) | indent('a' * 100000) }}",
-    "a wide tojson": "{{ [1] | tojson(indent=10 ** 9) }}",
-    "a tojson of text": "{{ [1] | tojson(indent='a' * 10000) }}",
-    "a translation": "{{ 'a'.translate({97: 'b' * 1000}) }}",
-    "a large power of two": "{{ 2 ** 100000 }}",
-    "a large power": "{{ 9 ** 9 ** 9 ** 9 }}",
-    "a large product": "{% set n = namespace(i=3) %}{% for i in range(60) %}{% set n.i = n.i * n.i %}{% endfor %}",
-    "a macro without end": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "a loop without end": "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
-    "plain text in a loop": "{% set x %}{% for i in range(9999) %}" + "y" * 10000 + "{% endfor %}{% endset %}",
-    "much work without loops": "{{ range(9999) | map('string') | list | string | length }}" * 1500,
-    "a way out by class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "a way out by globals": "{{ cycler.__init__.__globals__ }}",
-    "a way out by attr": "{{ '' | attr('__class__') }}",
-    "a change of the conversation": "{{ messages.append(1) }}",
-    "an unknown filter": "{{ 'a' | wordwrap(1) }}",
-    "lorem ipsum": "{{ lipsum(9999) }}",
-    "an unclosed block": "{% if true %}",
-    "deep brackets": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
-    "deep tests": "{% if " + "not " * 100000 + "1 %}{% endif %}",
-    "too long": "x" * (1024 * 1024),
-    "an import": "{% import 'x' as x %}",
-    "an include": "{% include 'x' %}",
-    "a division": "{{ 1 / 0 }}",
-    "a missing thing's attribute": "{{ a.b.c }}",
-}
-
-
-@pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
+@pytest.mark.parametrize("source", COUNTED.values(), ids=COUNTED.keys())
 def test_hostile_templates_end_in_a_sentence(source: str) -> None:
     started = time.process_time()
     with pytest.raises(TemplateError) as error:
@@ -153,7 +104,7 @@ def test_hostile_templates_end_in_a_sentence(source: str) -> None:
 
 def test_system_words_are_said_by_the_user_where_there_is_no_system_role() -> None:
     template = TemplateSource(FAMILIES["gemma"].template, (("bos_token", "<bos>"),))
-    made = render_template(template, (SYSTEM, HELLO), (), thinking=None)
+    made = render_template(template, (SYSTEM, HELLO), ())
     assert made == (
         f"<bos><start_of_turn>user\n{SYSTEM.content}\n\n{HELLO.content.rstrip()}<end_of_turn>\n<start_of_turn>model\n"
     )
@@ -161,7 +112,7 @@ def test_system_words_are_said_by_the_user_where_there_is_no_system_role() -> No
 
 def test_arguments_become_text_for_templates_that_join_them() -> None:
     template = TemplateSource((HERE / "templates" / "deepseek-r1.jinja").read_text(), tuple(TOKENS.items()))
-    made = render_template(template, (ASK, CALL, RESULT), (WEATHER,), thinking=None)
+    made = render_template(template, (ASK, CALL, RESULT), (WEATHER,))
     assert '```json\n{"city": "Tromsø", "days": 2, "units": "metric"}\n```' in made
 
 
@@ -170,4 +121,4 @@ def test_first_refusal_of_a_template_is_the_one_raised() -> None:
         "{% if messages[0].role == 'system' %}{{ raise_exception('A') }}{% endif %}{{ raise_exception('B') }}"
     )
     with pytest.raises(TemplateError, match="refuses this: A"):
-        render_template(template, (SYSTEM, ASK, CALL), (), thinking=None)
+        render_template(template, (SYSTEM, ASK, CALL), ())

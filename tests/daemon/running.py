@@ -142,6 +142,13 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         return self.client.get("/control/status")
 
+    def model_processes(self) -> list[int]:
+        """Its children, without the helper, which belongs to no model."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+        return [child for child, command in commands.items() if b"exo_rkllm.helper" not in command]
+
     def model(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = {"state": "cold", "running": [], "waiting": [], "memory": 0}
         for model in self.status()["models"]:

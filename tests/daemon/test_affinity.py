@@ -29,8 +29,8 @@ def threads(pid: int) -> list[set[int]]:
 
 
 def child_of(daemon: Daemon) -> int:
-    [child] = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-    return int(child)
+    [child] = daemon.model_processes()
+    return child
 
 
 @needs_two

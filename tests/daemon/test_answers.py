@@ -134,8 +134,7 @@ def test_a_crash_costs_one_answer(board_house: House, make_model: Make) -> None:
         daemon.wait_for(lambda status: status["models"] and status["models"][0]["running"])
         waits = pool.submit(daemon.answer, "qwen", "Hi", max_tokens=2)
         daemon.wait_for(lambda status: status["models"][0]["waiting"])
-        child = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()[0]
-        os.kill(int(child), signal.SIGSEGV)
+        os.kill(daemon.model_processes()[0], signal.SIGSEGV)
         error = doomed.exception(20)
         assert isinstance(error, ExoRkllmError)
         assert (error.code, "SIGSEGV" in error.sentence) == ("runner_lost", True)
@@ -162,7 +161,7 @@ def test_idle_model_is_unloaded(board_house: House, make_model: Make) -> None:
     daemon.wait_for(lambda status: status["models"][0]["state"] == "cold")
     assert daemon.answer("qwen", "Hi", keep_alive=0) == "Hello"
     daemon.wait_for(lambda status: status["models"][0]["state"] == "cold")
-    assert not Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
+    assert not daemon.model_processes()
 
 
 def meminfo(house: House, available: int) -> None:
@@ -243,12 +242,11 @@ def test_sampling_that_the_runtime_takes_at_load_only_is_ignored_refused_or_load
         daemon.answer("qwen", "Hi", sampling={"temperature": 0.3})
     daemon.stop()
     daemon = board_house.start(EXO_RKLLM_RUNTIME_LIBRARY=old, EXO_RKLLM_RUNTIME_SAMPLING="reload")
-    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children")
     seen = []
     for temperature in (None, 0.3, 0.3, None):
         fields = {} if temperature is None else {"sampling": {"temperature": temperature}}
         assert daemon.answer("qwen", "Hi", **fields) == "Hello"
-        seen += children.read_text().split()
+        seen += daemon.model_processes()
     assert [seen.index(child) for child in seen] == [0, 1, 1, 3], (
         "a process each time that it changes, and one at a time"
     )

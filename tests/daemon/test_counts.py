@@ -109,8 +109,7 @@ def test_killed_process_counts_as_a_crash(board_house: House, make_model: Callab
     daemon = board_house.start()
     assert daemon.answer("qwen", "Hi") == "Hello"
     assert 'rkllm_worker_restarts_total{model="qwen",reason="crash"} 0.0' in metrics(daemon)
-    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGSEGV)
+    os.kill(daemon.model_processes()[0], signal.SIGSEGV)
     daemon.wait_for(lambda status: status["models"][0]["state"] != "ready")
     assert daemon.answer("qwen", "Hi") == "Hello"
     counted = re.findall(r"rkllm_worker_restarts_total\{.*", metrics(daemon))

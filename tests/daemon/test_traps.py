@@ -27,10 +27,6 @@ def asked(daemon: Daemon, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
             return error.code, json.load(error)
 
 
-def children(daemon: Daemon) -> list[str]:
-    return Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-
-
 MESSAGES = [{"role": "user", "content": "Hi"}]
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/v1/chat/completions", {"messages": MESSAGES}),
@@ -54,7 +50,7 @@ def test_without_the_library_nothing_answers_in_its_place(
         status, said = asked(daemon, path, **body)
         assert status == 503, path
         assert "librkllmrt.so cannot be read" in json.dumps(said)
-    assert not children(daemon)
+    assert not daemon.model_processes()
 
 
 def test_library_without_an_npu_answers_nothing(
@@ -90,12 +86,12 @@ def test_a_second_daemon_takes_no_model_from_the_first(board_house: House, make_
     first = board_house.start()
     answer = first.ask("qwen", "Hi")
     assert any("text" in event for event in answer)
-    [child] = children(first)
+    [child] = first.model_processes()
     second = board_house.start(wait=False, EXO_RKLLM_API_PORT="0")
     assert second.wait() == 1
     rest = "".join(event.get("text", "") for event in answer)
     assert rest.split().count("word") >= 30, "the answer went on to its end"
-    assert children(first) == [child]
+    assert first.model_processes() == [child]
     assert first.answer("qwen", "Hi", max_tokens=2).split() == ["word", "word"]
 
 

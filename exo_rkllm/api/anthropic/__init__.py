@@ -16,7 +16,7 @@ from exo_rkllm.api.tokens import count_tokens as count
 async def messages(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
-    request = generation_request(entry, values)
+    request = await call.compute(generation_request, entry, values)
     single_call = bool(values.get("tool_choice", {}).get("disable_parallel_tool_use"))
     identity = f"msg_{request.id}"
     if values.get("stream"):
@@ -29,7 +29,8 @@ async def messages(call: Call) -> web.StreamResponse:
 
 async def count_tokens(call: Call) -> web.StreamResponse:
     entry = call.entry(call.values["model"])
-    counted = count(entry, generation_request(entry, call.values))
+    request = await call.compute(generation_request, entry, call.values)
+    counted = await count(call, entry, request)
     return json_response({"input_tokens": counted.tokens, **counted.note})
 
 

@@ -31,8 +31,9 @@ async def chat(call: Call) -> web.StreamResponse:
     entry = call.entry(values["model"])
     if not values.get("messages"):
         return await _load_only(call, entry.id, translate.chat_content(""))
-    shape = translate.format_of(values)
-    return await _answer(call, translate.chat_request(entry, values, shape), translate.chat_content, shape)
+    shape = await call.compute(translate.format_of, values)
+    request = await call.compute(translate.chat_request, entry, values, shape)
+    return await _answer(call, request, translate.chat_content, shape)
 
 
 async def generate(call: Call) -> web.StreamResponse:
@@ -40,8 +41,9 @@ async def generate(call: Call) -> web.StreamResponse:
     entry = call.entry(values["model"])
     if not values.get("prompt"):
         return await _load_only(call, entry.id, translate.generate_content(""))
-    shape = translate.format_of(values)
-    return await _answer(call, translate.generate_request(entry, values, shape), translate.generate_content, shape)
+    shape = await call.compute(translate.format_of, values)
+    request = await call.compute(translate.generate_request, entry, values, shape)
+    return await _answer(call, request, translate.generate_content, shape)
 
 
 async def _load_only(call: Call, model: str, content: dict[str, Any]) -> web.StreamResponse:

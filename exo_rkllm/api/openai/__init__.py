@@ -44,8 +44,11 @@ async def chat(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
     guided = values.get("guided_json")
-    shape = ResponseFormat("schema", guided) if guided else response_format_of(values.get("response_format"))
-    request = translate.chat_request(entry, values, shape)
+    if guided:
+        shape = ResponseFormat("schema", guided)
+    else:
+        shape = await call.compute(response_format_of, values.get("response_format"))
+    request = await call.compute(translate.chat_request, entry, values, shape)
     single_call = values.get("parallel_tool_calls") is False
     identity = f"chatcmpl-{request.id}"
     if values.get("stream"):

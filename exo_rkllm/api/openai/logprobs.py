@@ -5,13 +5,13 @@ Row n of the logits tells what the model expects behind token n, so a token's pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.api.context import Call
 from exo_rkllm.api.streaming import complete_answer
-from exo_rkllm.backends.base import Array, GenerationRequest, Tokenizer
+from exo_rkllm.backends.base import Array, GenerationRequest
 from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported
 
@@ -80,14 +80,10 @@ def log_softmax(rows: NDArray[numpy.float32]) -> NDArray[numpy.float64]:
 
 
 def logprobs_value(
-    tokens: Sequence[int], scores: Sequence[TokenScore | None], tokenizer: Tokenizer | None
+    tokens: Sequence[int], scores: Sequence[TokenScore | None], text_of: Callable[[int], str]
 ) -> dict[str, Any]:
-    """OpenAI's lists; a token whose text is not known is written as its id."""
-
-    def text(token: int) -> str:
-        return f"token_id:{token}" if tokenizer is None else tokenizer.decode([token])
-
-    texts = [text(token) for token in tokens]
+    """OpenAI's lists, with the texts of the tokens."""
+    texts = [text_of(token) for token in tokens]
     offsets = [0]
     for one in texts[:-1]:
         offsets.append(offsets[-1] + len(one))
@@ -95,7 +91,7 @@ def logprobs_value(
         "tokens": texts,
         "token_logprobs": [None if score is None else score.logprob for score in scores],
         "top_logprobs": [
-            None if score is None else {text(token): logprob for token, logprob in score.top} for score in scores
+            None if score is None else {text_of(token): logprob for token, logprob in score.top} for score in scores
         ],
         "text_offset": offsets[: len(texts)],
     }
@@ -108,19 +104,28 @@ async def completion_logprobs(
 
     Raises NotSupported where the prompt's tokens are not known, or nothing can be scored.
     """
-    tokenizer = entry.tokenizer()
     if isinstance(prompt, str):
-        if tokenizer is None:
+        encoded = await call.context.tokenizers.encode(entry, [prompt])
+        if encoded is None:
             raise NotSupported(
                 f"Log probabilities need the tokens of the prompt, and {entry.id} has no tokenizer here.",
                 "Send the prompt as token ids, or put tokenizer.json of the base model into the model's folder.",
             )
-        prompt = tuple(tokenizer.encode(prompt))
+        prompt = tuple(encoded[0])
     tokens = [*prompt, *answer]
     count = len(tokens) - 1 if echo else len(answer)
     if not count:
         return None
     scores: list[TokenScore | None] = [*await score_tokens(call, entry, tokens, count, top)]
+    text_of = await texts_of(call, entry, {*tokens, *(token for score in scores if score for token, _ in score.top)})
     if echo:
-        return logprobs_value(tokens, [None, *scores], tokenizer)
-    return logprobs_value(answer, scores, tokenizer)
+        return logprobs_value(tokens, [None, *scores], text_of)
+    return logprobs_value(answer, scores, text_of)
+
+
+async def texts_of(call: Call, entry: Entry, tokens: Iterable[int]) -> Callable[[int], str]:
+    """The text of each token; one that is not known is written as its id."""
+    ids = list(tokens)
+    texts = await call.context.tokenizers.decode(entry, [[token] for token in ids])
+    known = {} if texts is None else dict(zip(ids, texts, strict=True))
+    return lambda token: known.get(token, f"token_id:{token}")

@@ -83,9 +83,9 @@ class ResponsesApi:
     async def create(self, call: Call) -> web.StreamResponse:
         values = call.values
         entry = call.entry(values["model"])
-        shape = response_format_of(values.get("text", {}).get("format"))
-        conversation = self._conversation(call)
-        request = translate.generation_request(entry, values, conversation, shape)
+        shape = await call.compute(response_format_of, values.get("text", {}).get("format"))
+        conversation = await self._conversation(call)
+        request = await call.compute(translate.generation_request, entry, values, conversation, shape)
         frame = translate.ResponseFrame(f"resp_{request.id}", entry.id, int(time.time()), values)
         single_call = values.get("parallel_tool_calls") is False
 
@@ -137,17 +137,18 @@ class ResponsesApi:
     async def input_tokens(self, call: Call) -> web.StreamResponse:
         values = call.values
         entry = call.entry(values["model"])
-        conversation = self._conversation(call)
-        shape = response_format_of(values.get("text", {}).get("format"))
-        counted = count_tokens(entry, translate.generation_request(entry, values, conversation, shape))
+        conversation = await self._conversation(call)
+        shape = await call.compute(response_format_of, values.get("text", {}).get("format"))
+        request = await call.compute(translate.generation_request, entry, values, conversation, shape)
+        counted = await count_tokens(call, entry, request)
         return json_response({"object": "response.input_tokens", "input_tokens": counted.tokens, **counted.note})
 
-    def _conversation(self, call: Call) -> tuple[Message, ...]:
+    async def _conversation(self, call: Call) -> tuple[Message, ...]:
         """The response that is continued, and the new input."""
         earlier: tuple[Message, ...] = ()
         if previous := call.values.get("previous_response_id"):
             earlier = self._store.get(previous, call.caller.client).messages
-        conversation = (*earlier, *translate.messages_of(call.values["input"]))
+        conversation = (*earlier, *await call.compute(translate.messages_of, call.values["input"]))
         if not conversation:
             raise FieldError("input", "input holds no message.", "Add what the user says.")
         return conversation

@@ -1,0 +1,1 @@
+"""A process for what strangers wrote: chat templates and tokenizer files are computed where they can be killed."""
