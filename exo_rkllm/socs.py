@@ -170,7 +170,8 @@ def family_of(name: str) -> str:
 
 
 def default_cpus(soc: Soc | None, allowed: Iterable[int], present: int) -> tuple[int, ...]:
-    """CPUs for the threads of the runtime: up to THREADS of those that are allowed, the big cluster (CPU4-7) first.
+    """CPUs for the threads of the runtime: of those that are allowed, as many as the SoC's row has workers, or THREADS
+    where no SoC is known; the big cluster (CPU4-7) first.
 
     `present` counts the machine's CPUs where no SoC is known. One with fewer than THREADS, or none that the mask has a
     bit for, is no board: only the simulator runs there, which gets the mask of a small one.
@@ -178,11 +179,11 @@ def default_cpus(soc: Soc | None, allowed: Iterable[int], present: int) -> tuple
     The result is never empty: the library leaves the mask undefined where it counts neither 4 nor 8 CPUs (rkllm-runtime
     1.8). A CPU outside `allowed` is never added: an operator's CPUAffinity would be widened by the library's threads.
     """
-    present = soc.cpus if soc else present
+    present, workers = (soc.cpus, soc.workers) if soc else (present, THREADS)
     usable = sorted(cpu for cpu in set(allowed) if cpu < MASK_BITS)
     if present < THREADS or not usable:
         return tuple(range(THREADS))
     first = THREADS if present >= MASK_BITS else 0
     big = [cpu for cpu in usable if first <= cpu < first + THREADS]
     others = [cpu for cpu in reversed(usable) if cpu not in big]
-    return tuple(sorted((big + others)[:THREADS]))
+    return tuple(sorted((big + others)[:workers]))

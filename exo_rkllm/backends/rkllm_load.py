@@ -94,6 +94,9 @@ def load_params(
     The board's choice of CPUs is for runtimes that take one; the card's is an order, which an old one refuses.
     """
     cpus = host.cpus if Features(release).has("cpus") else ()
+    if 0 < len(options["cpus"]) < len(cpus):
+        few = "The card of %s gives the vendor's library %d CPUs, and it wants %d threads here."
+        log.warning(few, facts.path.name, len(options["cpus"]), len(cpus))
     return LoadParams(
         model_path=str(facts.path),
         max_context_len=model.context,

@@ -15,6 +15,7 @@ from exo_rkllm.board.states import UNMASK
 from exo_rkllm.doctor.identity import SERVICE_USER, group_name
 from exo_rkllm.doctor.report import Finding, bad, from_error, good, poor, unseen
 from exo_rkllm.doctor.scene import Scene
+from exo_rkllm.socs import default_cpus
 
 GIB = 1 << 30
 PERFORMANCE = (
@@ -237,9 +238,11 @@ def cpu_cores(scene: Scene) -> Finding:
     listed = ", ".join(map(str, sorted(given)))
     if few := affinity.shortage(soc_row, given):
         return poor(few, "systemctl show exo-rkllm -p CPUAffinity -p AllowedCPUs; in a container, its --cpuset-cpus")
+    workers = ", ".join(map(str, default_cpus(soc_row, given, soc_row.cpus)))
+    models = f"models may use CPU {listed}, the vendor's library works on {workers}"
     if own < given:
-        return good(f"models may use CPU {listed}, the service itself keeps to {', '.join(map(str, sorted(own)))}")
-    return good(f"models may use CPU {listed}; the service leaves the fast cores while one is loaded")
+        return good(f"{models}, the service itself keeps to {', '.join(map(str, sorted(own)))}")
+    return good(f"{models}; the service leaves the fast cores while one is loaded")
 
 
 def performance(scene: Scene) -> Finding:

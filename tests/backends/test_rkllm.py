@@ -22,7 +22,8 @@ from exo_rkllm.backends.base import (
     Tool,
 )
 from exo_rkllm.backends.host import EngineHost, engine_host
-from exo_rkllm.backends.rkllm import RkllmEngine
+from exo_rkllm.backends.rkllm import SPEC, RkllmEngine
+from exo_rkllm.backends.rkllm_load import load_params
 from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.card import parse
 from exo_rkllm.catalogue.store import Entry
@@ -40,6 +41,7 @@ from exo_rkllm.errors import (
     UsageError,
 )
 from exo_rkllm.runtime.locate import LibraryPlace, Search, only
+from exo_rkllm.runtime.modelfile import inspect
 from exo_rkllm.runtime.version import Version
 from tests.backends.npu_fixtures import Card
 from tests.simulated import Library
@@ -376,8 +378,20 @@ async def test_engine_memory_is_its_childs(opened: Callable[..., Any], make_mode
     assert engine.memory is None
 
 
-def test_board_decides_soc_and_cpus(board_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("cpus", "told"), [([4, 5], True), ([4, 5, 6, 7], False), ([], False)])
+def test_card_with_fewer_cpus_than_the_library_wants_is_told(
+    make_model: Callable[..., Path], caplog: pytest.LogCaptureFixture, cpus: list[int], told: bool
+) -> None:
+    facts, host = inspect(make_model()), EngineHost(lambda _: None, cpus=(4, 5, 6, 7))
+    engine = Card(facts.path, {"cpus": cpus})
+    load_params(engine, facts, SPEC.options_of(engine), host, "1.3.1", {})
+    assert ("gives the vendor's library 2 CPUs, and it wants 4 threads here" in caplog.text) is told
+
+
+def test_board_decides_soc_and_cpus(board_root: Path, tmp_path: Path, make_board: Callable[..., Path]) -> None:
     host = engine_host(load({}), None, lambda _: None, board_root)
     assert (host.platform, host.cpus) == ("RK3588", (4, 5, 6, 7))
+    small = engine_host(load({}), None, lambda _: None, make_board(soc="rk3576"))
+    assert (small.platform, small.cpus) == ("RK3576", (4, 5))
     nowhere = engine_host(load({}), None, lambda _: None, tmp_path / "none")
     assert (nowhere.platform, nowhere.cpus) == ("", ())

@@ -600,18 +600,21 @@ def test_kernel_log_that_only_the_daemon_reads_is_judged(examine: Examine) -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "own", "level", "says"),
+    ("profile", "given", "own", "level", "says"),
     [
-        (range(8), range(4), "pass", "the service itself keeps to 0, 1, 2, 3"),
-        (range(8), range(8), "pass", "leaves the fast cores while one is loaded"),
-        ((4, 5), (4, 5), "warn", "wants 4 threads on the RK3588"),
+        ("orangepi-5-plus", range(8), range(4), "pass", "works on 4, 5, 6, 7, the service itself keeps to 0, 1, 2, 3"),
+        ("orangepi-5-plus", range(8), range(8), "pass", "leaves the fast cores while one is loaded"),
+        ("orangepi-5-plus", (4, 5), (4, 5), "warn", "wants 4 threads on the RK3588"),
+        ("rk3576-vendor", range(8), range(4), "pass", "the vendor's library works on 4, 5,"),
+        ("rk3576-vendor", (4, 5), (4, 5), "pass", "models may use CPU 4, 5, the vendor's library works on 4, 5;"),
+        ("rk3576-vendor", (4,), (4,), "warn", "wants 2 threads on the RK3576"),
     ],
 )
 def test_cpus_of_service_and_models_are_named(
-    examine: Examine, given: Iterable[int], own: Iterable[int], level: str, says: str
+    examine: Examine, profile: str, given: Iterable[int], own: Iterable[int], level: str, says: str
 ) -> None:
     cpus = {"given": list(given), "own": list(own)}
-    report = examine("orangepi-5-plus", DaemonStatus({**(RUNNING.status or {}), "cpus": cpus}))
+    report = examine(profile, DaemonStatus({**(RUNNING.status or {}), "cpus": cpus}))
     [line] = [line for line in report.lines if line.check == "CPU cores"]
     assert line.finding.level == level
     assert says in line.finding.fact
