@@ -15,6 +15,7 @@ from tests.simulator.raw import ERROR, FINISH, NORMAL, Media, Runtime
 
 Make = Callable[..., Path]
 Read = Callable[[], str]
+END = tokenizer.token("<|im_end|>")
 PROMPT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -50,7 +51,7 @@ def test_an_echo(runtime: Runtime, make_model: Make, text: str) -> None:
     handle = runtime.open(make_model(reply=ECHO))
     run = runtime.ask(handle, text)
     assert run.text == text
-    assert run.tokens == tokenizer.encode(text, control=False)
+    assert [event.token for event in run.answer] == tokenizer.encode(text, control=False)
     runtime.close(handle)
 
 
@@ -366,9 +367,12 @@ def test_a_batch_answers_together(tooled: Runtime, make_model: Make) -> None:
     texts = [b"".join(step[lane].text or b"" for step in tooled.lanes).decode() for lane in range(3)]
     assert texts == ["one", "one two three", "🙂"]
     assert [[event.token < 0 for event in step] for step in tooled.lanes] == [
-        [False, False, False], [True, False, False], [True, False, False], [True, True, False], [True, True, True],
+        [False, False, False], [False, False, False], [True, False, False], [True, False, False], [True, True, False],
+        [True, True, True],
     ]  # fmt: skip
-    assert run.states == [NORMAL, NORMAL, NORMAL, NORMAL, FINISH]
+    ends = [[lane for lane, event in enumerate(step) if event.token == END] for step in tooled.lanes]
+    assert ends == [[], [0], [], [1], [2], []], "each answer has an end token of its own"
+    assert run.states == [NORMAL, NORMAL, NORMAL, NORMAL, NORMAL, FINISH]
     sizes = (ctypes.c_int * 3)(-1, -1, -1)
     assert tooled.call("get_kv_cache_size", handle, sizes) == 0
     assert list(sizes) == [0, 0, 0]
