@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,28 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
             # It begins in site-packages, which a child does without otherwise.
             patch.setattr(launch, "FLAGS", ("-I",))
         return (yield)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_process_ends() -> Iterator[None]:
+    """What the tests of a module start, they end."""
+    before = children()
+    yield
+    end = time.monotonic() + 2.0
+    while (left := children() - before) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left, f"still there: {sorted(left)}"
+
+
+def children() -> set[tuple[int, str]]:
+    """Processes that this one has started, with their command lines; those that only wait to be reaped do not count."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            for pid in (task / "children").read_text().split():
+                if command := Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.add((int(pid), command.replace(b"\0", b" ").decode(errors="replace").strip()))
+    return found
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -81,7 +81,7 @@ def test_thoughts_and_tool_calls_are_chunks_of_their_own(start: Start) -> None:
     assert heard.thinking.strip() == "well now"
     assert heard.text.strip() == "It rains."
     call = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
-    (heard,) = start("caller", reply=call, card=QWEN).work(task("two", "weather?", tools=[WEATHER]))
+    (heard,) = start("caller", rules=(("wet", call),), card=QWEN).work(task("two", "is it wet?", tools=[WEATHER]))
     (called,) = [one for one in heard.chunks if isinstance(one, ToolCallChunk)]
     assert [(one["name"], one["arguments"]) for one in called.tool_calls] == [("weather", '{"city": "Oslo"}')]
     assert heard.chunks[-1] is called

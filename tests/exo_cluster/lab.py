@@ -199,6 +199,7 @@ class Lab:
         self.folder = Path(tempfile.mkdtemp(prefix="exo-lab-"))
         self._hosts: list[Host] = []
         self._programs: list[Program] = []
+        self._processes: list[asyncio.subprocess.Process] = []
 
     async def __aenter__(self) -> Self:
         ip("netns", "add", self.switch)
@@ -214,6 +215,10 @@ class Lab:
         for program in self._programs:
             if program.running:
                 await program.kill()
+        for process in self._processes:  # of no program of ours
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
         for host in self._hosts:
             ip("netns", "del", host.namespace)
         ip("netns", "del", self.switch)
@@ -264,7 +269,7 @@ class Lab:
 
     async def _run(self, host: Host, *command: str) -> asyncio.subprocess.Process:
         path = os.pathsep.join((str(TESTS), str(TESTS.parent)))
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *within(host.namespace, *command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -272,6 +277,8 @@ class Lab:
             env={**os.environ, "PYTHONPATH": path},
             limit=1 << 24,
         )
+        self._processes.append(process)
+        return process
 
     def story(self) -> str:
         """What everybody said, for a test that fails."""

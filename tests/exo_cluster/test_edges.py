@@ -432,7 +432,8 @@ def test_unwritable_folder_costs_only_the_id(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     identity = NodeIdentity(tmp_path / "file" / "cluster")
     assert identity.node_id()
-    identity.keep_out("no matter")
+    with pytest.raises(OSError):
+        identity.keep_out("no matter")
     assert identity.stay_out() == ""
 
 

@@ -153,8 +153,8 @@ async def test_picture_is_dropped_shown_and_sent_to_a_model_that_sees() -> None:
         await tab.until("document.body.innerText.includes('does not see pictures')")
         await put(tab, "model", "seer", "change")
         await tab.run(drop)
-        await tab.until("document.querySelector('.attached canvas').width > 1")
+        await tab.until("document.querySelector('.attached canvas')?.width > 1")
         await told(tab, "«a square»", "a square")
         assert "<image>" in (server.ledger.requests[-1].prompt or "")
-        await tab.until("document.querySelector('.said.user canvas').width > 1")
+        await tab.until("document.querySelector('.said.user canvas')?.width > 1")
         assert tab.problems == []
