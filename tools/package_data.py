@@ -11,8 +11,11 @@ from pathlib import Path
 
 from exo_rkllm import __version__
 from exo_rkllm.config import document
+from exo_rkllm.errors import ConfigError
+from exo_rkllm.schema import toml
 from tools import completion, manual
 
+PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 # For pip, so that a plugin installed with it finds its dependency.
 METADATA = f"""\
 Metadata-Version: 2.1
@@ -24,11 +27,22 @@ Requires-Python: >=3.10
 """
 
 
+def entry_points() -> str:
+    """Those of pyproject.toml for `importlib.metadata`, where classic exo looks for the engine."""
+    project = toml.parse(PROJECT.read_text(encoding="utf-8"), PROJECT.name, ConfigError, "")["project"]
+    groups = {"console_scripts": project["scripts"], **project["entry-points"]}
+    return "\n".join(
+        f"[{group}]\n" + "".join(f"{name} = {place}\n" for name, place in points.items())
+        for group, points in groups.items()
+    )
+
+
 def files(epoch: int) -> dict[str, str]:
     info = f"exo_rkllm-{__version__}.dist-info"
     return {
         f"{info}/METADATA": METADATA,
         f"{info}/INSTALLER": "debian\n",
+        f"{info}/entry_points.txt": entry_points(),
         "config.toml": document.default_file(),
         "exo-rkllm.1": manual.program(epoch),
         "exo-rkllm.toml.5": manual.settings(epoch),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -70,6 +72,25 @@ def test_deb_contains_the_whole_python_package(built: Built) -> None:
     shown = subprocess.run(["dpkg-deb", "--contents", built.exo_rkllm.path], capture_output=True, text=True, check=True)
     assert "__pycache__" not in shown.stdout
     assert not (there / "zenoh").exists()
+
+
+def test_classic_exo_finds_the_engine_that_apt_installed(built: Built) -> None:
+    """As it looks for it, with the Python that sees Debian's modules; each entry point names what is there."""
+    there = built.exo_rkllm.files / "usr/lib/python3/dist-packages"
+    look = (
+        "import importlib.metadata as m, json\n"
+        "points = m.distribution('exo-rkllm').entry_points\n"
+        "print(json.dumps({p.group + ' ' + p.name: p.value for p in points}))\n"
+    )
+    script = f"import sys; sys.path[:0] = [{str(there)!r}]\n{look}"
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found == {
+        f"{point.group} {point.name}": point.value
+        for point in importlib.metadata.distribution("exo-rkllm").entry_points
+    }
+    assert found["exo.inference_engines rkllm-npu"] == "exo_rkllm.engine:RKLLMInferenceEngine"
+    assert {"exo.models rkllm", "exo.device_detectors rockchip"} <= set(found)
 
 
 def test_bundled_wheel_is_unchanged(built: Built) -> None:
