@@ -15,7 +15,8 @@ from exo_rkllm import plugins
 from exo_rkllm.backends.base import Engine, GenerationEvent, GenerationRequest, Model
 from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.contributions import from_plugins
-from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import Config
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.plugins import LoadedPlugins

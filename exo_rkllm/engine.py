@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.assembly import LocalSource, open_node
 from exo_rkllm.backends.base import GenerationRequest
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.classic import hooks
 from exo_rkllm.classic.contract import host_class, part, whole
 from exo_rkllm.classic.runs import ClassicCounters, Runs

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.assembly import open_node
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError
 

@@ -10,7 +10,7 @@ from exo_rkllm.assembly import NO_PLUGINS, OVERHEAD, Node, open_node
 from exo_rkllm.backends.dummy import DummyModel
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.catalogue.card import parse
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.config import load
 from exo_rkllm.dispatch.state import ModelNeeds
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from exo_rkllm.backends.base import Image, Timings, Tool, Usage
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.sampling import SAMPLING_NAMES, Sampling
 from exo_rkllm.schema.specs import (
     Anything,

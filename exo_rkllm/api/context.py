@@ -21,9 +21,10 @@ from exo_rkllm.api.rights import Right, includes, right_of
 from exo_rkllm.backends.base import JSON, Model
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.board.history import HistoryPoint
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
-from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import ApiSettings
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.schema.specs import FieldError, ObjectSpec

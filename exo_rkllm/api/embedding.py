@@ -11,8 +11,8 @@ from exo_rkllm.api.context import Call
 from exo_rkllm.api.streaming import complete_answer
 from exo_rkllm.backends.base import Array, GenerationRequest
 from exo_rkllm.catalogue.card import telling_names
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.retrieval import Pooling, embedding_of
-from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError
 

@@ -19,9 +19,9 @@ from exo_rkllm.api.encoding import json_response
 from exo_rkllm.api.streaming import complete_answer
 from exo_rkllm.backends.base import Array, GenerationRequest
 from exo_rkllm.catalogue.card import telling_names
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.retrieval import RerankSettings, rerank_of
-from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import CardError, NotSupported
 from exo_rkllm.schema.specs import Either, FieldError, FieldSpec, List, Switch, Text, Whole
 

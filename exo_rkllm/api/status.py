@@ -21,7 +21,7 @@ from exo_rkllm.board.detect import Board
 from exo_rkllm.board.kernel_log import KernelLogWatch
 from exo_rkllm.board.neighbours import Neighbours
 from exo_rkllm.catalogue.card import Card
-from exo_rkllm.catalogue.store import Entry, Problem
+from exo_rkllm.catalogue.entry import Entry, Problem
 from exo_rkllm.dispatch.status import ModelStatus
 
 # Readings of the board are sent once a second, as the driver makes them; only while somebody watches.

@@ -15,7 +15,7 @@ from exo_rkllm.api.openai import translate
 from exo_rkllm.api.openai.tables import CHAT, TOKEN_IDS
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.backends.base import Capabilities, GenerationRequest, Usage
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError, FieldSpec, List, Switch, Text
 

@@ -14,8 +14,9 @@ from exo_rkllm.backends.base import JSON, Sampling
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.aliases import alias_id
 from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.names import is_adapter
-from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.errors import ModelExists, NotSupported, UsageError
 
 TEMPLATE = "modelfile.jinja"

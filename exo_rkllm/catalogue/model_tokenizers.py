@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.tokenizer import FILE, PACKAGE, Operation, perform
 from exo_rkllm.errors import CardError
 from exo_rkllm.helper.parent import Helper, HelperLost

@@ -22,10 +22,11 @@ from exo_rkllm.catalogue import describe, names
 from exo_rkllm.catalogue.choice import choose
 from exo_rkllm.catalogue.companions import base_models, fetch_companions
 from exo_rkllm.catalogue.encoders import encoder_among, vision_of
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.fetch import fetch
 from exo_rkllm.catalogue.hub import Access, File, Hub, Repository
 from exo_rkllm.catalogue.progress import PullProgress
-from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.errors import ExoRkllmError, ModelExists, UsageError
 from exo_rkllm.rknn import encoderfile
 

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.classic.token_ids import end_ids
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.models import ENGINE, classic_id

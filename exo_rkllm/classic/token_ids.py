@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from exo_rkllm.backends.base import Tokenizer
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.runtime import modelfile
 from exo_rkllm.runtime.ends import ids_beside, ids_of, tokenizer_end

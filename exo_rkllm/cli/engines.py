@@ -11,7 +11,7 @@ from exo_rkllm.assembly import Node
 from exo_rkllm.backends.base import Model
 from exo_rkllm.backends.registry import BUILT_IN, EngineRegistry, EngineSpec
 from exo_rkllm.catalogue import card as cards
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.cli import place
 from exo_rkllm.cli.output import error_value, table
 from exo_rkllm.errors import CardError, ExoRkllmError

@@ -7,8 +7,8 @@ import json
 import sys
 from collections.abc import Sequence
 
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.names import SUFFIXES
-from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.cli import place
 from exo_rkllm.cli.output import size, table
 

@@ -7,7 +7,7 @@ import json
 
 from exo_rkllm.assembly import Node
 from exo_rkllm.catalogue import card as cards
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.chat.chat_format import ChatFormat
 from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.cli import models, place

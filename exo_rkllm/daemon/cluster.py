@@ -15,7 +15,7 @@ from exo_rkllm.assembly import Node
 from exo_rkllm.backends.base import GenerationEvent, GenerationRequest, Piece, Sampling
 from exo_rkllm.backends.host import windows
 from exo_rkllm.board.counters import read_gauges
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.cluster.identity import FOLDER, JOIN, LEFT, NodeIdentity
 from exo_rkllm.cluster.serving import BoardGauges, NodeDescription, Servable
 from exo_rkllm.cluster.session.link import zenoh_available

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.catalogue.card import Card, telling_names
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.cluster.serving import ModelState, Servable
 from exo_rkllm.dispatch.placement import WINDOW, gigabytes
 from exo_rkllm.dispatch.state import ModelNeeds

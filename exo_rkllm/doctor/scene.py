@@ -16,7 +16,8 @@ from exo_rkllm.board.kernel_log import NpuLog
 from exo_rkllm.board.neighbours import Neighbours, find_neighbours
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.board.speeds import outlook
-from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.classic.launcher import HostKind, host_kind
 from exo_rkllm.client.control import DaemonStatus
 from exo_rkllm.config import Config, load

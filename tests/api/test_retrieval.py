@@ -17,9 +17,9 @@ from exo_rkllm.api.rerank import likelihood, token_ids
 from exo_rkllm.backends.base import Array
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.retrieval import EmbeddingSettings, RerankSettings, embedding_of, rerank_of
-from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.errors import CardError
 from tests.api.test_serving import post
 from tests.api.world import World, world

@@ -12,7 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from exo_rkllm.catalogue.card import Card, Weights
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from tests.backends.chat_server import Server, application
 
 REPOSITORY = Path(__file__).parent.parent.parent

@@ -8,7 +8,7 @@ from exo_rkllm.backends.base import JSON, GenerationRequest, Message, Sampling, 
 from exo_rkllm.backends.chat_body import body
 from exo_rkllm.backends.openai import OpenAIEngine
 from exo_rkllm.catalogue.card import Card
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 
 HI, BEGUN = Message("user", "hi"), Message("assistant", "Well, ")
 

@@ -33,7 +33,7 @@ from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.catalogue.card import Card
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, NotSupported, RunnerLost
 from exo_rkllm.runtime.locate import only
 from tests.simulated import VERSIONS, Library

@@ -20,7 +20,7 @@ from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece, P
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.card import Card, Weights
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import ModelNeeds
 from exo_rkllm.errors import ContextOverflow, LoadError, ModelNotFound, NotSupported, OutOfMemory, RunnerLost
@@ -274,7 +274,7 @@ from pathlib import Path
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.card import Card, Weights
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 
 async def main():
     card = Card("m", engine="llamacpp", context=256, weights=Weights("m.gguf"), options={{"program": {program()!r}}})

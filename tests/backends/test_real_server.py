@@ -19,7 +19,7 @@ from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.llamacpp import free_port
 from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.card import Card
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import ContextOverflow, LoadError, ModelNotFound, NotSupported, RunnerLost
 from tests.backends import alphabet
 from tests.backends.llama_programs import MISSING, program

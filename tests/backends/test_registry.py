@@ -14,7 +14,7 @@ from exo_rkllm.backends.registry import BUILT_IN, OPTION_SPECS, EngineRegistry, 
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.catalogue.card import parse
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import NotSupported, UsageError
 
 HOST = EngineHost(lambda _lines: None)

@@ -26,7 +26,7 @@ from exo_rkllm.backends.rkllm import SPEC, RkllmEngine
 from exo_rkllm.backends.rkllm_load import load_params
 from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.card import parse
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.config import load
 from exo_rkllm.dispatch.placement import placed
 from exo_rkllm.errors import (

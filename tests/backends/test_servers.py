@@ -18,7 +18,7 @@ from exo_rkllm.backends.chat_body import body
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.openai import read_key
 from exo_rkllm.backends.registry import EngineRegistry
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import (
     Busy,
     CardError,

@@ -18,7 +18,8 @@ from exo_rkllm.backends.base import Sampling
 from exo_rkllm.catalogue import staging, store
 from exo_rkllm.catalogue.card import Card, Weights, dump
 from exo_rkllm.catalogue.contributions import PluginContributions
-from exo_rkllm.catalogue.store import Catalogue, Entry
+from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.chat.families import FAMILIES, Family
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound

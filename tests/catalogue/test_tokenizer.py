@@ -10,8 +10,8 @@ import pytest
 
 from exo_rkllm.catalogue import model_tokenizers
 from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
-from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.catalogue.tokenizer import read_tokenizer
 from exo_rkllm.errors import CardError
 

@@ -30,7 +30,7 @@ from exo_rkllm.backends.base import (
 )
 from exo_rkllm.backends.dummy import DummyModel
 from exo_rkllm.catalogue.card import Card, Weights
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.chat.parser import ResponseParser

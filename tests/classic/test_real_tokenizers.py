@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.assembly import NO_PLUGINS, open_node
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.classic import hooks
 from exo_rkllm.classic.token_ids import NO_ID, token_ids_of
 from exo_rkllm.config import load

@@ -16,7 +16,7 @@ from exo_rkllm.assembly import NO_PLUGINS, Node, open_node
 from exo_rkllm.backends.base import GenerationRequest, Model
 from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.card import Card, Weights
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.config import load
 from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.lease import GRACE

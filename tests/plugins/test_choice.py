@@ -17,7 +17,7 @@ from exo_rkllm.backends.registry import EngineOption, EngineRegistry, EngineSpec
 from exo_rkllm.catalogue import describe
 from exo_rkllm.catalogue.card import Weights, parse
 from exo_rkllm.catalogue.contributions import PluginContributions, family
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.chat.chat_format import ChatSettings, chat_format_of
 from exo_rkllm.chat.families import FAMILIES
 from exo_rkllm.chat.formats import REASONING, TOOLS, Reasoning

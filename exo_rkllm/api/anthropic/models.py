@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from exo_rkllm.api.common_fields import modified_seconds
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 
 # What tells Anthropic's clients apart there.
 HEADER = "anthropic-version"

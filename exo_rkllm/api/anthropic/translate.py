@@ -10,7 +10,7 @@ from exo_rkllm.api import common_fields
 from exo_rkllm.api.anthropic.tables import BLOCKS
 from exo_rkllm.api.streaming import CompleteAnswer
 from exo_rkllm.backends.base import Finish, FinishReason, GenerationRequest, Image, Message, Role, ToolCall, Usage
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError
 

@@ -19,7 +19,7 @@ from exo_rkllm.api.streaming import open_stream
 from exo_rkllm.catalogue import modelfile, names
 from exo_rkllm.catalogue.aliases import alias_id
 from exo_rkllm.catalogue.deriving import Recipe, add_alias, derive
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, NotSupported, UsageError
 from exo_rkllm.sampling import SAMPLING_NAMES
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.backends.base import Finish, GenerationRequest, Image, Message, ToolCall
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.progress import PullProgress, PullStage
-from exo_rkllm.catalogue.store import Entry
 from exo_rkllm.dispatch.status import ModelStatus
 from exo_rkllm.errors import UsageError
 from exo_rkllm.schema.specs import FieldError

@@ -23,7 +23,7 @@ from exo_rkllm.api.openai.tables import CHAT, COMPLETION, EMBEDDING
 from exo_rkllm.api.response_format import ResponseFormat, response_format_of
 from exo_rkllm.api.streaming import CompleteAnswer, complete_answer, stream_answers
 from exo_rkllm.backends.base import Ignored
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from exo_rkllm.api.context import Call
 from exo_rkllm.api.streaming import complete_answer
 from exo_rkllm.backends.base import Array, GenerationRequest
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import NotSupported
 
 if TYPE_CHECKING:

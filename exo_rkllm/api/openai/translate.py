@@ -9,7 +9,7 @@ from exo_rkllm.api import common_fields
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.api.streaming import CompleteAnswer
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, ToolCall, Usage
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,7 +11,7 @@ from exo_rkllm.api import common_fields
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.backends.base import Finish, GenerationRequest, Message, ToolCall, Usage
 from exo_rkllm.backends.chat_body import data_url
-from exo_rkllm.catalogue.store import Entry
+from exo_rkllm.catalogue.entry import Entry
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────
 
