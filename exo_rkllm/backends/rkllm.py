@@ -14,7 +14,6 @@ from exo_rkllm.backends.base import (
     Capabilities,
     Engine,
     Finish,
-    FinishReason,
     GenerationEvent,
     GenerationRequest,
     Ignored,
@@ -23,12 +22,11 @@ from exo_rkllm.backends.base import (
     Piece,
     Progress,
     Sampling,
-    Timings,
-    Usage,
 )
 from exo_rkllm.backends.host import EngineHost, takes_domains
 from exo_rkllm.backends.ledger import EMPTY, Ledger, cached_after
 from exo_rkllm.backends.registry import EngineSpec
+from exo_rkllm.backends.rkllm_finish import GENERATED, finish_of, usage_of
 from exo_rkllm.backends.rkllm_load import (
     OPTIONS,
     SAMPLING,
@@ -341,41 +339,12 @@ class RkllmEngine(Engine):
     def _finish(
         self, job: RunnerJob, prompt: str | None, done: RunDone, answer: str, queued: float, load: float
     ) -> Finish:
-        figures = done.figures
-        completion = figures.get("generate_tokens", 0)
-        usage = self._usage(job, prompt, figures.get("prefill_tokens"), completion)
-        if "generate_tokens" in figures:  # it ran
+        usage = usage_of(job, prompt, done, self._ledger)
+        if GENERATED in done.figures:  # it ran
             empty = EMPTY if self._clears and not self._options["prompt_cache"] else None
             self._ledger.keep(cached_after(job, prompt, done, usage, answer, empty))
             self._adapter = job.lora
-        return Finish(
-            self._reason(done, usage.prompt + completion if usage.counted else completion),
-            usage,
-            Timings(
-                queued=queued,
-                load=load,
-                prefill=figures.get("prefill_ms", 0.0) / 1000,
-                decode=figures.get("generate_ms", 0.0) / 1000,
-            ),
-            end_token=figures.get("end_token"),
-        )
-
-    def _usage(self, job: RunnerJob, prompt: str | None, computed: int | None, completion: int) -> Usage:
-        """`computed` is the library's own count, None where it told none: before 1.2.1, and of most aborted runs."""
-        if job.tokens is None:
-            follows = job.keep_history and not job.clear_first
-            return self._ledger.usage(prompt or "", computed, completion, follows=follows)
-        if computed is None:
-            return Usage(len(job.tokens), 0, completion, counted=False)
-        return Usage(len(job.tokens), max(0, len(job.tokens) - computed), completion)
-
-    def _reason(self, done: RunDone, total: int) -> FinishReason:
-        """`total` counts prompt and answer, for releases that end an answer themselves where the context is full."""
-        if finish := done.figures.get("finish"):
-            return "stop" if finish == "stop" else "length"
-        if done.stopped:
-            return "abort"
-        return "length" if 0 < self._capabilities.context <= total else "stop"
+        return finish_of(done, usage, self._capabilities.context, queued, load)
 
     def _loaded(self) -> Runner:
         if self._runner is None:

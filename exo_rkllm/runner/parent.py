@@ -21,6 +21,7 @@ from exo_rkllm.errors import ExoRkllmError, RunnerLost, from_code, unloaded
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import ChildJob
 from exo_rkllm.runner.launch import LANGUAGE_MODEL, LOG_HINT, ChildProgram, death_of, resident_bytes, start_child
+from exo_rkllm.runner.outbox import Outbox
 from exo_rkllm.runner.preload import Preload
 from exo_rkllm.runner.stream import ArrayRows, MakeToken, RunDone, RunStarted, RunStream
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, FrameKind
@@ -65,7 +66,6 @@ class Runner:
         self._left_runs: dict[int, asyncio.Event] = {}
         self._calls: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._number = 0
-        self._outbox: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._last_read = self._loop.time()
         self._patience: float | None = None
         self._abort_by: float | None = None
@@ -134,7 +134,7 @@ class Runner:
         if job.output != "text":
             self._array_runs.add(number)
         fds = tuple(wire.memory_file(f"input-{number}", view) for view in arrays)
-        self._post(wire.pack(FrameKind.RUN, number, job.to_json(len(fds))), fds)
+        self._outbox.post(wire.pack(FrameKind.RUN, number, job.to_json(len(fds))), fds)
         try:
             while True:
                 while run.events:
@@ -156,7 +156,7 @@ class Runner:
             self._abort(number, started=run.started)
 
     def _abort(self, number: int, *, started: bool) -> None:
-        self._post(wire.pack(FrameKind.ABORT, number))
+        self._outbox.post(wire.pack(FrameKind.ABORT, number))
         if started:
             patience = max(self._limits.abort, self._patience or 0.0)
             self._abort_by = self._loop.time() + patience
@@ -177,7 +177,7 @@ class Runner:
     async def close(self) -> None:
         """Asks the child to free its model and end; kills it after `RunnerLimits.close`. May be called twice."""
         self._closing = True
-        self._post(wire.pack(FrameKind.BYE, 0))
+        self._outbox.post(wire.pack(FrameKind.BYE, 0))
         self._fail(unloaded(self._name))
         try:
             await asyncio.wait_for(self._exited.wait(), self._limits.close)
@@ -213,6 +213,7 @@ class Runner:
             raise
         finally:
             theirs.close()
+        self._outbox = Outbox(self._loop, self._sock)
         self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._sock, self._on_readable)
         self._loop.add_reader(self._pidfd, self._on_exit)
@@ -230,12 +231,11 @@ class Runner:
             while self._receive():
                 pass
         self._loop.remove_reader(self._sock)
-        self._loop.remove_writer(self._sock)
+        self._outbox.close()
         self._sock.close()
-        for fd in [*self._fds, *(fd for _, fds in self._outbox for fd in fds)]:
+        for fd in self._fds:
             os.close(fd)
         self._fds.clear()
-        self._outbox.clear()
         if lines := self._box.new_lines():
             self._report(lines)
         self._box.close()
@@ -305,37 +305,11 @@ class Runner:
         self._calls[number] = answer
         if self._patience is None:
             self._expect(self._limits.load)
-        self._post(wire.pack_json(kind, number, value))
+        self._outbox.post(wire.pack_json(kind, number, value))
         try:
             return await answer
         finally:
             del self._calls[number]
-
-    def _post(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
-        if self._exited.is_set():
-            for fd in fds:
-                os.close(fd)
-            return
-        self._outbox.append((data, fds))
-        self._flush()
-
-    def _flush(self) -> None:
-        while self._outbox:
-            data, fds = self._outbox[0]
-            try:
-                sent = wire.send_some(self._sock, data, fds)
-            except BlockingIOError:
-                self._loop.add_writer(self._sock, self._flush)
-                return
-            except OSError:
-                break  # the child is gone; its exit explains why
-            for fd in fds:
-                os.close(fd)
-            if sent == len(data):
-                self._outbox.popleft()
-            else:
-                self._outbox[0] = (data[sent:], ())
-        self._loop.remove_writer(self._sock)
 
     def _on_readable(self) -> None:
         try:
