@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from exo_rkllm.backends import base
 from exo_rkllm.backends.base import Image, Timings, Tool, Usage
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.sampling import SAMPLING_NAMES, Sampling
@@ -163,16 +164,15 @@ def content_of(value: str | list[dict[str, Any]], where: str) -> tuple[str, tupl
     """Text and images of a message of OpenAI's, be it in parts of chat completions or of responses."""
     if isinstance(value, str):
         return value, ()
-    texts, images = [], []
-    for index, part in enumerate(value):
-        place = f"{where}[{index}].image_url"
-        if part["type"] == "image_url":
-            images.append(image_of(part["image_url"]["url"], f"{place}.url"))
-        elif part["type"] == "input_image":
-            images.append(image_of(part["image_url"], place))
-        else:
-            texts.append(part.get("text", part.get("refusal", "")))
-    return "\n".join(texts), tuple(images)
+    return base.content_of((_part(part, f"{where}[{index}]") for index, part in enumerate(value)), "\n")
+
+
+def _part(value: Mapping[str, Any], where: str) -> str | Image:
+    if value["type"] == "image_url":
+        return image_of(value["image_url"]["url"], f"{where}.image_url.url")
+    if value["type"] == "input_image":
+        return image_of(value["image_url"], f"{where}.image_url")
+    return str(value.get("text", value.get("refusal", "")))
 
 
 def image_of(url: str, where: str) -> Image:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -34,13 +34,14 @@ IMAGE_MARK = "<image>"
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An encoded image (PNG, JPEG) as the client sent it.
+    """An encoded image (PNG, JPEG) as the client sent it, behind the first `at` characters of its message's text.
 
     `digest` and `pixels`, RGB at the size of the model's encoder, are there once it was decoded for a model on the NPU.
     """
 
     data: bytes
     media_type: str
+    at: int = 0
     digest: str = ""
     pixels: memoryview | None = None
 
@@ -67,7 +68,31 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str = ""
     name: str = ""
-    images: tuple[Image, ...] = ()
+    images: tuple[Image, ...] = ()  # sorted by `at`
+
+    def parts(self) -> Iterator[str | Image]:
+        """Text and images in their order; no text is empty."""
+        start = 0
+        for image in self.images:
+            if text := self.content[start : image.at]:
+                yield text
+            start = max(start, image.at)
+            yield image
+        if text := self.content[start:]:
+            yield text
+
+
+def content_of(parts: Iterable[str | Image], separator: str) -> tuple[str, tuple[Image, ...]]:
+    """A message's content and images from its parts; `separator` comes between texts that no image divides."""
+    content, images, after_text = "", [], False
+    for part in parts:
+        if isinstance(part, Image):
+            images.append(replace(part, at=len(content)))
+            after_text = False
+        else:
+            content += separator + part if after_text else part
+            after_text = True
+    return content, tuple(images)
 
 
 @dataclass(frozen=True, slots=True)

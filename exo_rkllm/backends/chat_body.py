@@ -48,8 +48,12 @@ def data_url(image: Image) -> str:
 def message(item: Message) -> dict[str, Any]:
     content: Any = item.content
     if item.images:
-        pictures = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in item.images]
-        content = [{"type": "text", "text": item.content}, *pictures]
+        content = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image_url", "image_url": {"url": data_url(part)}}
+            for part in item.parts()
+        ]
     value: dict[str, Any] = {"role": item.role, "content": content}
     if item.reasoning:
         value["reasoning_content"] = item.reasoning

@@ -15,7 +15,7 @@ BROKEN_MARK = "< image>"
 
 @dataclass(frozen=True, slots=True)
 class MarkedMessages:
-    """A conversation in which a secret stands in front of a message's text for each of its images."""
+    """A conversation in which a secret stands in the text for each image."""
 
     messages: tuple[Message, ...]
     images: tuple[Image, ...]
@@ -34,7 +34,11 @@ def marked(messages: Sequence[Message]) -> MarkedMessages:
     secret = f"[image {secrets.token_hex(12)}]"
     return MarkedMessages(
         tuple(
-            replace(message, content=secret * len(message.images) + message.content, images=())
+            replace(
+                message,
+                content="".join(part if isinstance(part, str) else secret for part in message.parts()),
+                images=(),
+            )
             if message.images
             else message
             for message in messages

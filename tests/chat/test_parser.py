@@ -27,6 +27,7 @@ from exo_rkllm.backends.base import (
     Tool,
     ToolCall,
     Usage,
+    content_of,
 )
 from exo_rkllm.backends.dummy import DummyModel
 from exo_rkllm.catalogue.card import Card, Weights
@@ -479,6 +480,17 @@ def test_images_and_odd_arguments_reach_the_template(tmp_path: Path) -> None:
     with pytest.raises(NotSupported, match="does not see images"):
         render(question, entry(tmp_path, "qwen3.5"), RKLLM)
     assert "<image>What is it?" in str(prompt)
+
+
+@pytest.mark.parametrize("family", ["qwen", "qwen3.5", "gemma4", "deepseek", "minicpm", "internlm"])
+def test_text_between_images_keeps_its_place_in_every_familys_prompt(tmp_path: Path, family: str) -> None:
+    first, second = (Image(data, "image/png") for data in (b"one", b"two"))
+    content, images = content_of(["Compare", first, "with", second, "now", "please"], "\n")
+    question = GenerationRequest(messages=(Message("user", content, images=images),))
+    model = Entry(tmp_path, Card(family, weights=Weights("w.rkllm"), chat=ChatSettings(family=family)))
+    prompt = render(question, model, dataclasses.replace(RKLLM, images=True)).request
+    assert "Compare<image>with<image>now\nplease" in str(prompt.prompt)
+    assert [image.data for image in prompt.images] == [b"one", b"two"]
 
 
 def test_prompts_and_tokens_go_through_without_a_template(tmp_path: Path) -> None:

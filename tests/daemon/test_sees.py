@@ -136,6 +136,36 @@ def test_each_face_shows_pictures(board_house: House, make_model: Callable[..., 
     assert missing.returncode == 2 and "cannot be read" in missing.stderr
 
 
+def test_text_between_pictures_keeps_its_place_in_each_language(
+    board_house: House, make_model: Callable[..., Path]
+) -> None:
+    seeing(board_house, make_model, reply="{user}")
+    daemon = board_house.start()
+    data = base64.b64encode(shapes((40, 30))).decode()
+    url = f"data:image/png;base64,{data}"
+    order = ("Before", None, "and", None, "Which?")
+
+    def ordered(image: dict[str, Any], text: str = "text") -> list[dict[str, Any]]:
+        return [{"type": text, "text": words} if words else image for words in order]
+
+    def user(content: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"role": "user", "content": content}]
+
+    expected = "Before<image>and<image>Which?"
+    part = {"type": "image_url", "image_url": {"url": url}}
+    assert text_of(post(daemon, "/v1/chat/completions", {"messages": user(ordered(part))})) == expected
+    block = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    said = post(daemon, "/v1/messages", {"max_tokens": 99, "messages": user(ordered(block))})
+    assert said["content"][0]["text"] == expected
+    asked = user(ordered({"type": "input_image", "image_url": url}, "input_text"))
+    said = post(daemon, "/v1/responses", {"input": asked})
+    assert said["output"][-1]["content"][0]["text"] == expected
+    # Ollama's pictures have no place of their own.
+    message = {"role": "user", "content": "Which?", "images": [data, data]}
+    said = post(daemon, "/api/chat", {"messages": [message], "stream": False})
+    assert said["message"]["content"] == "<image><image>Which?"
+
+
 def test_several_pictures_and_earlier_turns_keep_their_order(
     board_house: House, make_model: Callable[..., Path]
 ) -> None:

@@ -9,11 +9,23 @@ from typing import Any
 from exo_rkllm.api import common_fields
 from exo_rkllm.api.anthropic.tables import BLOCKS
 from exo_rkllm.api.streaming import CompleteAnswer
-from exo_rkllm.backends.base import Finish, FinishReason, GenerationRequest, Image, Message, Role, ToolCall, Usage
+from exo_rkllm.backends.base import (
+    Finish,
+    FinishReason,
+    GenerationRequest,
+    Image,
+    Message,
+    Role,
+    ToolCall,
+    Usage,
+    content_of,
+)
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError
 
+# Blocks that are parts of what somebody says.
+PARTS = ("text", "document", "image")
 THINKING: Mapping[str, bool | None] = {"enabled": True, "adaptive": None, "disabled": False}
 STOP_REASONS: Mapping[FinishReason, str] = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -50,10 +62,8 @@ def _turn(role: str, content: str | list[dict[str, Any]], where: str) -> list[Me
     if isinstance(content, str):
         return [Message(own, content)]
     blocks = {kind: [block for block in content if block["type"] == kind] for kind in BLOCKS}
-    texts = [
-        (f"{where}[{index}]", block) for index, block in enumerate(content) if block["type"] in ("text", "document")
-    ]
-    text = "\n\n".join(block["text"] if block["type"] == "text" else document_text(block, at) for at, block in texts)
+    parts = (_part(block, f"{where}[{index}]") for index, block in enumerate(content) if block["type"] in PARTS)
+    text, images = content_of(parts, "\n\n")
     if role == "system":
         return [Message(own, text)]
     if role == "assistant":
@@ -63,8 +73,13 @@ def _turn(role: str, content: str | list[dict[str, Any]], where: str) -> list[Me
         Message("tool", _result_text(block.get("content", "")), tool_call_id=block["tool_use_id"])
         for block in blocks["tool_result"]
     ]
-    images = tuple(_image(block, where) for block in blocks["image"])
     return [*results, *([Message("user", text, images=images)] if text or images or not results else [])]
+
+
+def _part(block: Mapping[str, Any], where: str) -> str | Image:
+    if block["type"] == "image":
+        return _image(block, where)
+    return str(block["text"]) if block["type"] == "text" else document_text(block, where)
 
 
 def document_text(block: Mapping[str, Any], where: str) -> str:

@@ -126,8 +126,12 @@ def items_of(messages: tuple[Message, ...], response: str) -> list[dict[str, Any
             items += [message_item(f"msg_{identity}", message.content)] if message.content else []
             items += map(call_item, message.tool_calls)
             continue
-        content: list[dict[str, Any]] = [{"type": "input_text", "text": message.content}] if message.content else []
-        content += [{"type": "input_image", "detail": "auto", "image_url": data_url(image)} for image in message.images]
+        content = [
+            {"type": "input_text", "text": part}
+            if isinstance(part, str)
+            else {"type": "input_image", "detail": "auto", "image_url": data_url(part)}
+            for part in message.parts()
+        ]
         item = {"type": "message", "role": message.role, "status": "completed", "content": content}
         items.append({"id": f"msg_{identity}", **item})
     return items

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from exo_rkllm import sampling
-from exo_rkllm.backends.base import GenerationRequest, Image, Message, Tool, ToolCall
+from exo_rkllm.backends.base import GenerationRequest, Image, Message, Tool, ToolCall, content_of
 from exo_rkllm.cluster.wire.events import InputChunkReceived, Raw
 from exo_rkllm.errors import UsageError
 
@@ -151,25 +151,24 @@ def decode_image(text: str) -> Image:
     return Image(data, kind)
 
 
+def _part(part: Any, images: _Images) -> str | Image:
+    if not isinstance(part, dict):
+        return _text(part)
+    return images.image() if part.get("type") in ("image", "image_url") else _text(part.get("text"))
+
+
 def _message(entry: Raw, images: _Images) -> Message:
     content = entry.get("content")
-    texts: list[str] = []
-    pictures: list[Image] = []
-    for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
-        if isinstance(part, dict) and part.get("type") in ("image", "image_url"):
-            pictures.append(images.image())
-        elif isinstance(part, dict):
-            texts.append(_text(part.get("text")))
-        else:
-            texts.append(_text(part))
+    parts = content if isinstance(content, list) else [content]
+    text, pictures = content_of((_part(part, images) for part in parts), "\n")
     return Message(
         role=_role(entry.get("role")),
-        content="\n".join(texts),
+        content=text,
         reasoning=_text(entry.get("reasoning_content")) or _text(entry.get("thinking")),
         tool_calls=tuple(_tool_calls(entry.get("tool_calls"))),
         tool_call_id=_text(entry.get("tool_call_id")),
         name=_text(entry.get("name")),
-        images=tuple(pictures),
+        images=pictures,
     )
 
 
