@@ -16,6 +16,7 @@ from exo_rkllm.api.bodies import HeldBody
 from exo_rkllm.api.body import is_large, memory_of, parse, read_body, scan
 from exo_rkllm.api.context import ApiContext, Call, Endpoint
 from exo_rkllm.api.encoding import json_response
+from exo_rkllm.api.fetching import fetch_images
 from exo_rkllm.api.leniency import ignored_fields
 from exo_rkllm.api.streaming import cancelled_when_gone
 from exo_rkllm.errors import ExoRkllmError
@@ -93,6 +94,8 @@ def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
             if endpoint.body is not None:
                 call = await _with_body(call, endpoint.body, await read_body(request, settings, held), held)
             with cancelled_when_gone(request):
+                if settings.config.fetch_images:
+                    await fetch_images(call.values, settings.config.body_bytes, held)
                 response = await endpoint.handler(call)
         if not response.prepared:
             response.headers.update(call.headers)

@@ -57,6 +57,10 @@ class HeldBody:
         clients[self._client] += more
         self._size = size
 
+    def grow(self, more: int) -> None:
+        """As `resize` by so many bytes."""
+        self.resize(self._size + more)
+
 
 class Bodies:
     """All bodies of a daemon; `clients` has the bytes of each."""

@@ -89,7 +89,9 @@ def schema_format(name: str, *schema: FieldSpec) -> ObjectSpec:
 
 NAME = Text(least=1, most=256)
 MOST_TOKENS = Whole(-1, 1 << 24)
-DATA_URL_ABOUT = "The image as a data URL: data:image/png;base64,..."
+DATA_URL_ABOUT = (
+    "The image as a data URL: data:image/png;base64,... An http or https address is taken with [api] fetch_images."
+)
 NO_PROBABILITIES = "answers carry no probabilities"
 LORA = FieldSpec(
     "lora", Text(most=256), "Name of the adapter to answer with; MODEL:ADAPTER as the model means the same."
@@ -142,7 +144,7 @@ def conversation(message: ValueSpec, least: int = 1) -> List:
 
 # ── questions ────────────────────────────────────────────────────────────────────────────────────
 
-IMAGE_HINT = "No image is fetched from outside, and a model that does not see takes none at all."
+IMAGE_HINT = "No image is fetched from outside: send it in the request, or set [api] fetch_images = true."
 DATA_URL = re.compile(r"data:(image/[a-z0-9.+-]+);base64,", re.IGNORECASE | re.ASCII)
 
 
@@ -175,8 +177,10 @@ def _part(value: Mapping[str, Any], where: str) -> str | Image:
     return str(value.get("text", value.get("refusal", "")))
 
 
-def image_of(url: str, where: str) -> Image:
-    """Images come with the request: nothing is fetched from the network at serve time."""
+def image_of(url: str | Image, where: str) -> Image:
+    """The image in a data URL; what was fetched already comes as it is."""
+    if isinstance(url, Image):
+        return url
     match = DATA_URL.match(url)
     if match is None:
         raise FieldError(where, f"{where} must be a data URL of an image in base64.", IMAGE_HINT)

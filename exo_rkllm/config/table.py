@@ -59,6 +59,13 @@ class ApiSettings:
     body_bytes: int = row(
         Bytes(1), "Maximum size of a request, including the images of a conversation.", 8_000_000, 32_000_000
     )
+    fetch_images: bool = row(
+        Switch(),
+        "Fetch images that a request names by an http or https address. Addresses of private networks and of the "
+        "board's own are refused, also after redirects; the images of a request count as part of `body_bytes`.",
+        False,
+        True,
+    )
     body_seconds: float = row(Seconds(1), "Time a client has to send its request.", 30.0, 60.0)
     idle_seconds: float = row(
         Seconds(1), "How long a client may stop reading its answer before it is disconnected.", 60.0, 30.0

@@ -50,7 +50,7 @@ class Server:
             return web.json_response({"error": {"message": "'messages' is required"}}, status=400)
         if "messages" in asked:
             content = asked["messages"][-1]["content"]
-            question = content if isinstance(content, str) else content[0]["text"]
+            question = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
         else:
             question = asked["prompt"] if isinstance(asked["prompt"], str) else " ".join(map(str, asked["prompt"]))
         said = words(question)

@@ -323,7 +323,7 @@ async def test_the_key_is_not_among_the_arguments(gguf: Gguf, monkeypatch: pytes
 def test_a_conversation_in_the_words_of_the_api() -> None:
     request = GenerationRequest(
         messages=(
-            Message("user", "see", images=(Image(b"x", "image/png"),)),
+            Message("user", "see", images=(Image(b"x", "image/png", at=1),)),
             Message("assistant", "", reasoning="hm", tool_calls=(ToolCall("c", "look", "{}"),)),
             Message("tool", "seen", tool_call_id="c", name="look"),
         ),
@@ -337,7 +337,11 @@ def test_a_conversation_in_the_words_of_the_api() -> None:
     )
     assert path == "/chat/completions"
     assert (asked["temperature"], asked["top_p"], asked["stop"]) == (0.5, 0.9, ["END"])
-    assert asked["messages"][0]["content"][1]["image_url"]["url"] == "data:image/png;base64,eA=="
+    assert asked["messages"][0]["content"] == [
+        {"type": "text", "text": "s"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}},
+        {"type": "text", "text": "ee"},
+    ]
     assert asked["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
     assert asked["messages"][2]["tool_call_id"] == "c"
     assert asked["tool_choice"] == {"type": "function", "function": {"name": "look"}}

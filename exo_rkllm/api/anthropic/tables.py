@@ -13,7 +13,7 @@ IMAGE_DATA = body(
     required("media_type", Text(most=100), "Type of the image, such as image/png."),
     required("data", Text(), "The image in base64."),
 )
-IMAGE_ADDRESS = body("ImageAddress", required("url", Text(), "Refused: no image is fetched from outside."))
+IMAGE_ADDRESS = body("ImageAddress", required("url", Text(), "Address of the image, for [api] fetch_images."))
 IMAGE_SOURCE = TaggedSpec("type", {"base64": IMAGE_DATA, "url": IMAGE_ADDRESS})
 TEXT = body("TextBlock", required("text", Text(), "Text of the block."), CACHE)
 IMAGE = body("ImageBlock", required("source", IMAGE_SOURCE, "The image itself, in base64."), CACHE)
