@@ -72,7 +72,7 @@ def check_file(facts: modelfile.ModelFacts, platform: str, release: str, context
 def choose_runtime(model: str, facts: modelfile.ModelFacts, wanted: str, host: EngineHost) -> RuntimeChoice:
     """The library of this load, told in the log together with what is known against it; raises where there is none."""
     choice = selection.choose(host.runtimes or locate.search(), facts, wanted)
-    if version.check(choice.path).release != choice.release:
+    if locate.stamp_of(choice.path) != choice.stamp and version.check(choice.path).release != choice.release:
         raise RuntimeMissing(f"{choice.path} was replaced a moment ago.", f"exo-rkllm load {model}")
     log.info("%s loads with runtime %s: %s.", model, choice.release, choice.reason, extra={"model": model})
     for objection in selection.objections_to(facts, choice, host.platform):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import ExitStack, aclosing, suppress
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Hardware:
         self._configured_library = Path(config.runtime.library) if config.runtime.library else None
         self._library_error: ExoRkllmError | None = None
         self._on_change = on_change
+        self._search_task: asyncio.Task[None] | None = None
+        self._stale = False  # something changed since the latest search began
         self.watch = BoardWatch(self.root, self._board_changed)
         self.kernel_log = KernelLogWatch(self.root, on_change)
         self._closing = ExitStack()
@@ -68,13 +70,16 @@ class Hardware:
         self._follow_board()
         self.kernel_log.start()
         self._closing.callback(self.kernel_log.close)
-        search = self._find_library()
+        search = locate.search(self._configured_library)
+        self._take(search)
         paths = [*(place.path.absolute() for place in search.places), search.folder / ANY]
         with suppress(OSError):
             self._closing.callback(FileWatch(lambda: paths, self._library_changed).close)
 
     def close(self) -> None:
         self._closing.close()
+        if self._search_task is not None:
+            self._search_task.cancel()
 
     def _follow_board(self) -> None:
         """A board below another root is a picture of one, of which the kernel tells nothing."""
@@ -90,21 +95,39 @@ class Hardware:
         self._on_change()
 
     def _library_changed(self) -> None:
-        self._find_library()
-        self._on_change()
+        self._stale = True
+        if self._search_task is None:
+            self._search_task = asyncio.create_task(self._search_again())
 
-    def _find_library(self) -> Search:
-        self.runtimes = search = locate.search(self._configured_library)
-        self._library_error = None
+    async def _search_again(self) -> None:
+        """Beside the loop, and only what changed: a library has 8 MB, and there may be several."""
+        try:
+            while self._stale:
+                self._stale = False
+                self._take(await asyncio.to_thread(locate.search, self._configured_library, before=self.runtimes))
+                self._on_change()
+        finally:
+            self._search_task = None
+
+    def _take(self, search: Search) -> None:
+        told = set() if self.runtimes is None else set(_installed_lines(self.runtimes))
+        self.runtimes, error = search, None
         try:
             search.require()
-        except ExoRkllmError as error:
-            self._library_error = error
+        except ExoRkllmError as caught:
+            error = caught
+        if error is not None and str(error) != str(self._library_error):
             log.warning("%s", error)
-        for place in search.installed:
-            default = " (default)" if place is search.found and len(search.installed) > 1 else ""
-            log.info("%s is %s%s.", place.path, place.held, default)
-        return search
+        self._library_error = error
+        for line in _installed_lines(search):
+            if line not in told:
+                log.info("%s", line)
+
+
+def _installed_lines(search: Search) -> Iterator[str]:
+    for place in search.installed:
+        default = " (default)" if place is search.found and len(search.installed) > 1 else ""
+        yield f"{place.path} is {place.held}{default}."
 
 
 class NpuWitness:

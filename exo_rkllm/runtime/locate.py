@@ -6,7 +6,7 @@ One library is the default. Beside it, the folder `runtimes` holds others, one f
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -16,6 +16,8 @@ from exo_rkllm.runtime import version
 from exo_rkllm.runtime.version import Version
 
 Origin: TypeAlias = Literal["argument", "environment", "system"]
+# What changes whenever a file's content does: device, inode, time and size; empty where there is no file.
+Stamp: TypeAlias = tuple[int, ...]
 
 NAME = "librkllmrt.so"
 VARIABLE = "EXO_RKLLM_RUNTIME_LIBRARY"
@@ -36,12 +38,16 @@ DIRECTORIES = (
 
 @dataclass(frozen=True, slots=True)
 class LibraryPlace:
-    """One path that was looked at: `version` where it can be used, `problem` where it holds what cannot."""
+    """One path that was looked at: `version` where it can be used, `problem` where it holds what cannot.
+
+    `stamp` is that of the file whose version was read.
+    """
 
     path: Path
     origin: Origin
     version: Version | None = None
     problem: ExoRkllmError | None = None
+    stamp: Stamp = ()
 
     @property
     def held(self) -> str:
@@ -109,25 +115,52 @@ def candidates(
     return tuple((root / directory.relative_to("/") / name, "system") for directory in loader + DIRECTORIES)
 
 
-def look(path: Path, origin: Origin, *, for_board: bool = False) -> LibraryPlace:
-    """What one place holds. A directory stands for the library in it; `for_board` as in `version.check`."""
+def stamp_of(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def look(
+    path: Path, origin: Origin, *, for_board: bool = False, known: MutableMapping[Stamp, Version] | None = None
+) -> LibraryPlace:
+    """What one place holds. A directory stands for the library in it; `for_board` as in `version.check`.
+
+    A file whose stamp is `known` is not read, and one that was read is known afterwards.
+    """
     if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where this user may not look
         path = path / NAME
+    known, stamp = {} if known is None else known, stamp_of(path)
     try:
-        return LibraryPlace(path, origin, version=version.check(path, for_board=for_board))
+        found = known.get(stamp) or version.check(path, for_board=for_board)
+        if stamp:
+            known[stamp] = found
+        return LibraryPlace(path, origin, found, stamp=stamp)
     except ExoRkllmError as error:
         if origin == "system" and not os.path.lexists(path):
             return LibraryPlace(path, origin)
         return LibraryPlace(path, origin, problem=error)
 
 
-def search(explicit: Path | None = None, environ: Mapping[str, str] | None = None, root: Path = Path("/")) -> Search:
-    """`root` stands for the file system's, so that a test or a mounted image can be searched."""
+def search(
+    explicit: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    root: Path = Path("/"),
+    before: Search | None = None,
+) -> Search:
+    """`root` stands for the file system's, so that a test or a mounted image can be searched.
+
+    No library is read twice, nor one that an earlier search has read and that has not changed since.
+    """
+    former = () if before is None else (*before.places, *before.versions)
+    known = {place.stamp: place.version for place in former if place.version is not None}
     wanted = candidates(explicit, os.environ if environ is None else environ, root)
-    places = tuple(look(path, origin) for path, origin in wanted)
+    places = tuple(look(path, origin, known=known) for path, origin in wanted)
     system = places[0].origin == "system"
     folder = root / DIRECTORIES[0].relative_to("/") / VERSIONS if system else folder_beside(places[0].path)
-    versions = look_into(folder)
+    versions = look_into(folder, known=known)
     # A folder that was filled by hand need not have a default.
     return Search(places + versions if system else places, folder, versions)
 
@@ -144,13 +177,15 @@ def folder_beside(library: Path) -> Path:
     return folder if folder.name == VERSIONS else folder / VERSIONS
 
 
-def look_into(folder: Path, *, for_board: bool = False) -> tuple[LibraryPlace, ...]:
+def look_into(
+    folder: Path, *, for_board: bool = False, known: MutableMapping[Stamp, Version] | None = None
+) -> tuple[LibraryPlace, ...]:
     """The libraries of a folder of releases, the newest first: by what is in the files, not by their names."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".so" and not path.name.startswith("."))
     except OSError:
         return ()
-    places = [look(path, "system", for_board=for_board) for path in paths]
+    places = [look(path, "system", for_board=for_board, known=known) for path in paths]
     return tuple(sorted(places, key=lambda place: version.order(place.release), reverse=True))
 
 

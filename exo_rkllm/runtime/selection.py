@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exo_rkllm.errors import RuntimeMissing
 from exo_rkllm.runtime import version
-from exo_rkllm.runtime.locate import LibraryPlace, Search
+from exo_rkllm.runtime.locate import LibraryPlace, Search, Stamp
 from exo_rkllm.runtime.modelfile import ModelFacts, Objection, against_runtime, check
 
 # The key of a card's [options] that names a release.
@@ -18,13 +18,14 @@ OPTION = "runtime"
 class RuntimeChoice:
     """The library of one load. `reason` follows "runtime VERSION" after a colon or in brackets.
 
-    `by_owner`: somebody decided it, so that the doubts of the table of traps are known.
+    `by_owner`: somebody decided it, so that the doubts of the table of traps are known. `stamp` is that of its file.
     """
 
     path: Path
     release: str
     reason: str
     by_owner: bool = False
+    stamp: Stamp = ()
 
     def __str__(self) -> str:
         return f"{self.release} ({self.reason})"
@@ -71,7 +72,7 @@ def _named(search: Search, facts: ModelFacts, wanted: str) -> RuntimeChoice:
 
 
 def _chosen(place: LibraryPlace, reason: str, *, by_owner: bool = False) -> RuntimeChoice:
-    return RuntimeChoice(place.path, place.release, reason, by_owner)
+    return RuntimeChoice(place.path, place.release, reason, by_owner, place.stamp)
 
 
 def _weight(facts: ModelFacts, place: LibraryPlace) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +17,8 @@ from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.board.detect import detect
 from exo_rkllm.config import load
 from exo_rkllm.daemon.hardware import Hardware, available_memory, limits
+from exo_rkllm.runtime import locate
+from tests.runtime import folders
 from tests.simulated import Library
 
 GIB = 1 << 30
@@ -60,6 +66,43 @@ async def test_board_is_the_reason_before_the_library(board: Callable[[str], Pat
 
     assert reason(board("orangepi-5-plus")) == "runtime_missing"
     assert reason(tmp_path) == "board"
+
+
+async def test_libraries_are_looked_at_again_beside_the_loop(
+    board: Callable[[str], Path],
+    tmp_path: Path,
+    library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Eight megabytes each, on a slow card; two changes in a row are one more search, and nothing is told twice."""
+    caplog.set_level("INFO")
+    link = folders.filled(tmp_path / "lib", library, "1.3.0", "1.2.3")
+    environment = {"EXO_RKLLM_BOARD_ROOT": str(board("orangepi-5-plus")), "EXO_RKLLM_RUNTIME_LIBRARY": str(link)}
+    changed = asyncio.Event()
+    hardware = Hardware(load({"HOME": str(tmp_path), **environment}), changed.set)
+    hardware.start()
+    loop_thread, threads = threading.current_thread(), list[threading.Thread]()
+    search = locate.search
+
+    def slow_search(*arguments: Any, **named: Any) -> locate.Search:
+        threads.append(threading.current_thread())
+        time.sleep(0.2)
+        return search(*arguments, **named)
+
+    monkeypatch.setattr(locate, "search", slow_search)
+    caplog.clear()
+    try:
+        folders.put(tmp_path / "lib", library, "1.2.0")
+        await asyncio.wait_for(changed.wait(), 10)
+        assert hardware.runtimes is not None
+        assert [place.release for place in hardware.runtimes.installed] == ["1.3.0", "1.2.3", "1.2.0"]
+        assert threads and loop_thread not in threads
+        assert [line for line in caplog.messages if "librkllmrt" in line] == [
+            f"{tmp_path}/lib/runtimes/librkllmrt-1.2.0.so is librkllmrt 1.2.0."
+        ]
+    finally:
+        hardware.close()
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.errors import RuntimeMissing, RuntimeUnsupported
-from exo_rkllm.runtime import locate
-from exo_rkllm.runtime.locate import DIRECTORIES, NAME, OURS, VARIABLE
+from exo_rkllm.runtime import locate, version
+from exo_rkllm.runtime.locate import DIRECTORIES, NAME, OURS, VARIABLE, VERSIONS
 from tests.runtime import libraries
 
 
@@ -98,3 +98,29 @@ def test_find_gives_the_path_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(VARIABLE, str(path))
     assert locate.find() == path
     assert locate.find(path) == path
+
+
+def test_no_library_is_read_twice_unless_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / OURS.relative_to("/") / VERSIONS
+    first = libraries.write(folder / "librkllmrt-1.3.0.so", "1.3.0")
+    libraries.write(folder / "librkllmrt-1.2.3.so", "1.2.3")
+    (folder.parent / NAME).symlink_to(f"{VERSIONS}/{first.name}")
+    read: list[str] = []
+    check = version.check
+
+    def counted(path: Path, *, for_board: bool = False) -> version.Version:
+        read.append(path.name)
+        return check(path, for_board=for_board)
+
+    monkeypatch.setattr(version, "check", counted)
+    search = locate.search(environ={}, root=tmp_path)
+    assert [place.release for place in search.installed] == ["1.3.0", "1.2.3"]
+    there = [name for name in read if (folder / name).exists() or name == NAME]
+    assert there.count("librkllmrt-1.3.0.so") == 0, "the default's link has led to it"
+    read.clear()
+    libraries.write(folder / "librkllmrt-1.2.3.so", "1.2.0")
+    libraries.write(folder / "broken.so", "1.0.1")
+    again = locate.search(environ={}, root=tmp_path, before=search)
+    assert [place.release for place in again.installed] == ["1.3.0", "1.2.0"]
+    assert {"librkllmrt-1.2.3.so", "broken.so"} <= {*read} <= {"librkllmrt-1.2.3.so", "broken.so", NAME}
+    assert again.found is not None and again.found.stamp == locate.stamp_of(first)
