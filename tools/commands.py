@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 
 from exo_rkllm.cli import VERBS, Verb, verb_parser
 
-Value: TypeAlias = Literal["", "text", "file", "folder", "model"]
-# Verbs whose first argument, or --model, is an installed model.
+Value: TypeAlias = Literal["", "text", "file", "folder", "model", "version"]
+# Verbs whose first argument, or one of these flags, is an installed model.
+MODEL_FLAGS = frozenset({"--model", "--runtimes"})
 MODEL_VERBS = ("load", "unload", "run", "show", "rm", "selftest")
 
 
@@ -80,5 +81,7 @@ def _value(verb: Verb, action: argparse.Action, metavar: str, *, first: bool) ->
         return "folder"
     if action.type is Path or metavar.startswith(("FILE", "PATH")):
         return "file"
-    names_model = first or "--model" in action.option_strings
+    if metavar == "VERSION":
+        return "version"
+    names_model = first or not MODEL_FLAGS.isdisjoint(action.option_strings)
     return "model" if names_model and verb.name in MODEL_VERBS and action.choices is None else "text"

@@ -1,18 +1,25 @@
-"""Completions for bash, zsh and fish, generated from the parsers. Model names are queried at completion time."""
+"""Completions for bash, zsh and fish, generated from the parsers. QUERIES are asked at completion time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from shlex import quote
 
-from tools.commands import Argument, Command, commands
+from tools.commands import Argument, Command, Value, commands
 
-MODELS = "exo-rkllm models 2>/dev/null | awk 'NR > 1 { print $1 }'"
+# The installed ones, a line each.
+QUERIES: Mapping[Value, str] = {
+    "model": "exo-rkllm models 2>/dev/null | awk 'NR > 1 { print $1 }'",
+    "version": """exo-rkllm runtime --json 2>/dev/null | awk -F'"' '$2 == "version" && $4 { print $4 }' | sort -u""",
+}
 
 
 def bash() -> str:
     verbs = " ".join(command.name for command in commands())
     cases = "\n".join(_bash_verb(command) for command in commands())
+    queries = "\n".join(
+        f'        {kind}) COMPREPLY=($(compgen -W "$words $({query})" -- "$cur")) ;;' for kind, query in QUERIES.items()
+    )
     return f"""\
 # bash completion for exo-rkllm, generated from its parsers
 _exo_rkllm() {{
@@ -31,7 +38,7 @@ _exo_rkllm() {{
     case $kind in
         file) compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")) ;;
         folder) compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")) ;;
-        model) COMPREPLY=($(compgen -W "$words $({MODELS})" -- "$cur")) ;;
+{queries}
         text) ;;
         *) COMPREPLY=($(compgen -W "$words" -- "$cur")) ;;
     esac
@@ -63,14 +70,11 @@ def _bash_verb(command: Command) -> str:
 def zsh() -> str:
     verbs = "\n".join(f"        {quote(f'{command.name}:{command.summary}')}" for command in commands())
     cases = "\n".join(_zsh_verb(command) for command in commands())
+    queries = "\n\n".join(_zsh_query(kind, query) for kind, query in QUERIES.items())
     return f"""\
 #compdef exo-rkllm
 # generated from the parsers of exo-rkllm
-_exo_rkllm_models() {{
-    local -a names
-    names=(${{(f)"$({MODELS})"}})
-    compadd -a names
-}}
+{queries}
 
 _exo_rkllm() {{
     local -a verbs
@@ -94,6 +98,15 @@ _exo_rkllm "$@"
 """
 
 
+def _zsh_query(kind: Value, query: str) -> str:
+    return f"""\
+{ZSH_ACTIONS[kind]}() {{
+    local -a names
+    names=(${{(f)"$({query})"}})
+    compadd -a names
+}}"""
+
+
 def _zsh_verb(command: Command) -> str:
     specs = [f"            {quote(spec)}" for argument in command.arguments for spec in _zsh_specs(argument)]
     return f"        {command.name})\n            _arguments \\\n" + " \\\n".join(specs) + "\n            ;;"
@@ -109,7 +122,14 @@ def _zsh_specs(argument: Argument) -> Iterator[str]:
         yield f"{flag}[{text}]{value}"
 
 
-ZSH_ACTIONS = {"": "", "text": " ", "file": "_files", "folder": "_files -/", "model": "_exo_rkllm_models"}
+ZSH_ACTIONS: Mapping[Value, str] = {
+    "": "",
+    "text": " ",
+    "file": "_files",
+    "folder": "_files -/",
+    "model": "_exo_rkllm_models",
+    "version": "_exo_rkllm_versions",
+}
 
 
 def fish() -> str:
@@ -130,18 +150,18 @@ def fish() -> str:
 def _fish_argument(argument: Argument) -> str:
     spelling = "".join(f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}" for flag in argument.flags)
     takes = FISH_VALUES[argument.value] if not argument.choices else f" -a {_fish_quoted(' '.join(argument.choices))}"
-    needs = " -r" if argument.flags and argument.metavar else ""
+    needs = (" -r" if argument.value == "file" else " -x") if argument.flags and argument.metavar else ""
     return f"{spelling}{needs}{takes} -d {_fish_quoted(argument.help)}"
-
-
-FISH_VALUES = {
-    "": "",
-    "text": "",
-    "file": " -F",
-    "folder": " -a '(__fish_complete_directories)'",
-    "model": f' -a "({MODELS.replace("$", chr(92) + "$")})"',
-}
 
 
 def _fish_quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+FISH_VALUES: Mapping[Value, str] = {
+    "": "",
+    "text": "",
+    "file": " -F",
+    "folder": " -a '(__fish_complete_directories)'",
+    **{kind: f" -a {_fish_quoted(f'({query})')}" for kind, query in QUERIES.items()},
+}

@@ -11,7 +11,7 @@ from typing import Any
 from exo_rkllm.cli.output import CLEAR, size, table, time_since, time_until
 from exo_rkllm.client.control import daemon
 
-HEAD = ("MODEL", "STATE", "MEMORY", "RUNNING", "WAITING", "SINCE", "UNTIL")
+HEAD = ("MODEL", "STATE", "RUNTIME", "MEMORY", "RUNNING", "WAITING", "SINCE", "UNTIL")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,9 @@ def report(status: Mapping[str, Any]) -> str:
     if not rows:
         return "\n".join([*lines, "No model is loaded. The first request loads one; so does: exo-rkllm load MODEL"])
     lines += table([HEAD, *(row(model) for model in rows)])
+    if len(status.get("runtimes", ())) > 1:
+        chosen = [model for model in rows if model.get("runtime")]
+        lines += [f"{model['name']}: runtime {model['runtime']}, {model['runtime_reason']}" for model in chosen]
     for model in rows:
         if model["error"]:
             lines.append(f"{model['name']}: {model['error']}")
@@ -67,4 +70,13 @@ def row(model: Mapping[str, Any]) -> tuple[str, ...]:
     running = f"{len(model['running'])} ({tokens} tokens)" if model["running"] else "-"
     memory = size(model["memory"]) if loaded and model["memory"] else "-"
     waiting = str(len(model["waiting"])) if model["waiting"] else "-"
-    return (model["name"], model["state"], memory, running, waiting, time_since(model["since"]), until)
+    return (
+        model["name"],
+        model["state"],
+        model.get("runtime") or "-",
+        memory,
+        running,
+        waiting,
+        time_since(model["since"]),
+        until,
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,11 @@ def test_each_model_is_loaded_with_the_library_that_suits_it(
     )
     assert loaded_with(daemon, deepseek) == ("1.3.0", "the default")
     assert loaded_with(daemon, chosen) == ("1.2.3", "its card says so")
+    daemon.client.post("/control/load", model=chosen)
+    assert "chosen: runtime 1.2.3, its card says so" in board_house.command("ps").stdout.splitlines()
+    with urllib.request.urlopen(f"http://{daemon.status()['listening'][0]}/v1/status", timeout=10) as response:
+        shown = {model["name"]: model for model in json.load(response)["models"]}
+    assert (shown["chosen"]["runtime"], shown["chosen"]["runtime_reason"]) == ("1.2.3", "its card says so")
     assert "trapped loads with runtime 1.2.3: the default, 1.3.0, misses the end token" in daemon.text
     assert [(one["version"], one["default"]) for one in daemon.status()["runtimes"]] == [
         ("1.3.0", True),

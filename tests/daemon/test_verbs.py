@@ -160,8 +160,8 @@ def test_load_ps_and_unload_follow_a_model(board_house: House) -> None:
     loaded = house.command("load", "words", "--keep-alive", "1h")
     assert (loaded.stdout, loaded.stderr) == ("words is ready.\n", "loading words ...\n")
     shown = house.command("ps").stdout.splitlines()
-    assert shown[0].split() == ["MODEL", "STATE", "MEMORY", "RUNNING", "WAITING", "SINCE", "UNTIL"]
-    assert re.fullmatch(r"words  ready +- +- +- +\d+s +idle, (1h|59m 5\ds)", shown[1])
+    assert shown[0].split() == ["MODEL", "STATE", "RUNTIME", "MEMORY", "RUNNING", "WAITING", "SINCE", "UNTIL"]
+    assert re.fullmatch(r"words  ready +- +- +- +- +\d+s +idle, (1h|59m 5\ds)", shown[1])
     status = json.loads(house.command("ps", "--json").stdout)
     assert [model["name"] for model in status["models"]] == ["words"]
     assert house.command("unload", "words").stdout == "words is unloaded.\n"
@@ -298,7 +298,7 @@ def test_ps_shows_the_unavailable_reason_first() -> None:
         "  try: exo-rkllm doctor",
         "The daemon is stopping and lets running answers finish.",
     ]
-    assert re.fullmatch(r"qwen   cold +- +- +1 +\d+d \d+h +pinned", lines[4]) or "qwen" in lines[4]
+    assert re.fullmatch(r"qwen   cold +- +- +- +1 +\d+d \d+h +pinned", lines[4]) or "qwen" in lines[4]
     assert lines[5:] == ["qwen: It died.", "  try: exo-rkllm logs"]
 
 
@@ -310,21 +310,29 @@ def model(**facts: object) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("facts", "cells"),
     [
-        ({"unload_at": 10**10}, ["qwen", "ready", "2.00 GB", "-", "-"]),
-        ({"running": [{"tokens": 7}]}, ["qwen", "ready", "2.00 GB", "1 (7 tokens)", "-"]),
-        ({"retry_at": 0.0, "state": "cold", "waiting": [{}]}, ["qwen", "cold", "-", "-", "1"]),
+        ({"unload_at": 10**10}, ["qwen", "ready", "-", "2.00 GB", "-", "-"]),
+        ({"running": [{"tokens": 7}]}, ["qwen", "ready", "-", "2.00 GB", "1 (7 tokens)", "-"]),
+        ({"retry_at": 0.0, "state": "cold", "waiting": [{}]}, ["qwen", "cold", "-", "-", "-", "1"]),
+        ({"runtime": "1.2.3", "runtime_reason": "its card says so"}, ["qwen", "ready", "1.2.3", "2.00 GB", "-", "-"]),
     ],
 )
 def test_ps_shows_a_models_figures_in_a_row(facts: dict[str, object], cells: list[str]) -> None:
-    assert list(ps.row(model(**facts))[:5]) == cells
+    assert list(ps.row(model(**facts))[:6]) == cells
 
 
 def test_ps_shows_until_when_a_model_stays() -> None:
-    assert ps.row(model())[6] == "until unloaded"
-    assert ps.row(model(pinned=True))[6] == "pinned"
-    assert ps.row(model(running=[{"tokens": 1}]))[6] == ""
-    assert ps.row(model(unload_at=time.time() + 90))[6] in ("idle, 1m 30s", "idle, 1m 29s")
-    assert ps.row(model(state="cold", retry_at=time.time() + 90))[6] in ("retry in 1m 30s", "retry in 1m 29s")
+    assert ps.row(model())[7] == "until unloaded"
+    assert ps.row(model(pinned=True))[7] == "pinned"
+    assert ps.row(model(running=[{"tokens": 1}]))[7] == ""
+    assert ps.row(model(unload_at=time.time() + 90))[7] in ("idle, 1m 30s", "idle, 1m 29s")
+    assert ps.row(model(state="cold", retry_at=time.time() + 90))[7] in ("retry in 1m 30s", "retry in 1m 29s")
+
+
+@pytest.mark.parametrize(("installed", "told"), [(2, ["qwen: runtime 1.2.3, its card says so"]), (1, [])])
+def test_ps_says_why_a_model_has_its_runtime_where_there_are_several(installed: int, told: list[str]) -> None:
+    loaded = model(runtime="1.2.3", runtime_reason="its card says so")
+    status = {"unavailable_reason": "", "draining": False, "models": [loaded], "runtimes": [{}] * installed}
+    assert ps.report(status).splitlines()[2:] == told
 
 
 def test_durations_and_sizes_use_their_largest_units() -> None:

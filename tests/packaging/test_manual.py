@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -63,12 +64,17 @@ def test_settings_page_contains_every_setting(tmp_path: Path) -> None:
             assert assigned(spec, spec.default) in page
 
 
+# What the completions ask: of the runtimes as `exo-rkllm runtime --json` prints them.
+STAND_IN = """if [ "$1" = runtime ]; then printf '  "version": "%s",\\n' 1.3.0 1.3.0 1.2.3; echo '"version": null'; else
+printf 'NAME  SIZE\\nqwen3-1.7b  2 GB\\n'; fi;"""
+
+
 def complete(words: list[str], tmp_path: Path) -> list[str]:
     """What bash offers for the last word."""
     script = tmp_path / "exo-rkllm"
     script.write_text(completion.bash())
     program = (
-        f"source {script}; compopt() {{ :; }}; exo-rkllm() {{ printf 'NAME  SIZE\\nqwen3-1.7b  2 GB\\n'; }};"
+        f"source {script}; compopt() {{ :; }}; exo-rkllm() {{ {STAND_IN} }};"
         'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _exo_rkllm; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run(["bash", "-c", program, "bash", *words], capture_output=True, text=True, check=True)
@@ -80,6 +86,9 @@ def test_bash_completes_verbs_flags_values_and_models(tmp_path: Path) -> None:
     assert complete(["exo-rkllm", "sel"], tmp_path) == ["selftest"]
     assert complete(["exo-rkllm", "config", "re"], tmp_path) == ["reload"]
     assert complete(["exo-rkllm", "unload", "qw"], tmp_path) == ["qwen3-1.7b"]
+    assert complete(["exo-rkllm", "selftest", "--runtimes", ""], tmp_path) == ["qwen3-1.7b"]
+    for flag in ("--default", "--remove"):
+        assert complete(["exo-rkllm", "runtime", flag, ""], tmp_path) == ["1.2.3", "1.3.0"]
     for verb in VERBS:
         assert complete(["exo-rkllm", verb.name, "-"], tmp_path) == [
             flag for name, flag in flags() if name == verb.name
@@ -94,6 +103,15 @@ def test_shell_parses_its_completion(shell: str, tmp_path: Path) -> None:
     path = tmp_path / "completion"
     path.write_text(files(0)[SHELLS[shell]])
     subprocess.run([shell, "-n", path], check=True)
+
+
+def test_fish_completes_installed_versions(tmp_path: Path) -> None:
+    path = tmp_path / "exo-rkllm.fish"
+    path.write_text(completion.fish())
+    stand_in = f"function exo-rkllm; bash -c {shlex.quote(STAND_IN)} exo-rkllm $argv; end"
+    program = f"{stand_in}; source {path}; complete -C 'exo-rkllm runtime --default '"
+    done = subprocess.run(["fish", "--no-config", "-c", program], capture_output=True, text=True, check=True)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["1.2.3", "1.3.0"], done.stderr
 
 
 def test_zsh_and_fish_complete_every_verb_and_flag() -> None:

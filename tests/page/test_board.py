@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.context import ApiServerSettings
+from exo_rkllm.backends.dummy import DummyEngine
 from exo_rkllm.board.history import HistoryPoint
 from exo_rkllm.cluster.session.view import ClusterView, OfferView, Phase, unconfirmed
 from exo_rkllm.errors import NpuUnavailable
@@ -55,6 +56,34 @@ async def test_what_cannot_be_read_is_told_with_its_reason_and_never_as_zero() -
         for said in ("not readable: only root may read it", "no devfreq", "no thermal zone"):
             assert said in text, said
         assert "0%" not in text and "0.00" not in text and "\n0\n" not in text
+
+
+async def test_loaded_model_names_its_runtime_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DummyEngine, "runtime", ("1.2.3", "its card says so"))
+    async with opened(cards={"words": 'engine = "dummy"\n'}) as (server, tab):
+        await tab.until("document.querySelector('#model-list .name')")
+        assert "runtime" not in await tab.run("document.getElementById('model-list').innerText")
+        await server.dispatcher.load("words")
+        await tab.until("document.getElementById('model-list').innerText.includes('runtime 1.2.3, its card says so')")
+        assert tab.problems == []
+
+
+@pytest.mark.parametrize("stops", [True, False])
+async def test_fault_of_the_npu_that_stops_nothing_is_told_beside_its_lanes(stops: bool) -> None:
+    """One that stops it is the reason why nothing can run, which the notice above everything tells."""
+    log: dict[str, Any] = {
+        "errors": {"hung_job": 1},
+        "fault": "hung_job",
+        "stops": stops,
+        "sentence": "A job hung.",
+        "hint": "Unload.",
+    }
+    async with opened({**BOARD, "kernel_log": log}) as (_, tab):
+        await tab.until(LANES)
+        assert await tab.run("document.getElementById('npu-fault')?.textContent || ''") == (
+            "" if stops else "A job hung. Unload."
+        )
+        assert tab.problems == []
 
 
 async def test_models_that_the_cluster_is_not_offered_are_named_with_the_reason() -> None:

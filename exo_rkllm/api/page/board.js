@@ -68,6 +68,9 @@ function Lane({ name, kind, colour, label, text, reason, seconds, value, top = 1
     <canvas role="img" aria-label=${`${name}: ${label}`} ref=${canvas}></canvas><span class="value">${text}</span></div>`;
 }
 
+/* A fault of the NPU in the kernel's log; one that stops it is the notice above everything. */
+const told = (log) => log?.sentence && !log.stops;
+
 function Npu({ board }) {
   const chosen = useSignal("2 minutes");
   const seconds = WINDOWS[chosen.value];
@@ -93,6 +96,7 @@ function Npu({ board }) {
           value=${(sample) => sample.load?.[core]} text=${text} reason=${reason} label=${reason ? `not readable, ${reason}` : text} />`;
       })}
     </div>
+    ${told(board.kernel_log) && html`<p id="npu-fault" class="trouble">${board.kernel_log.sentence} ${board.kernel_log.hint}</p>`}
     <${Readouts} board=${board} />
   </section>`;
 }
@@ -127,6 +131,7 @@ function Model({ model }) {
     model.context && `${number(model.context)} tokens of context`,
     (live || model.state === "closing") && model.memory ? `${gigabytes(model.memory)} in memory` : model.size && gigabytes(model.size),
     model.images && "sees pictures",
+    model.runtime && `runtime ${model.runtime}, ${model.runtime_reason}`,
     model.pinned ? "pinned" : !busy && model.state === "ready" && model.unload_at && `unloads in ${span(model.unload_at - now.value)}`,
     model.retry_at && `tried again in ${span(model.retry_at - now.value)}`,
   );
