@@ -3,7 +3,8 @@
 exo-rkllm-simulator boards                   the profiles there are
 exo-rkllm-simulator board NAME DIRECTORY     write one board's files
 exo-rkllm-simulator model FILE [--reply ..]  write a model file
-exo-rkllm-simulator libraries                the stand-in libraries, one a generation
+exo-rkllm-simulator encoder FILE [--size ..] write a vision encoder for a model with --vision --reply {sees}
+exo-rkllm-simulator libraries                the stand-in libraries, one a generation, and those for encoders
 exo-rkllm-simulator use [--board NAME] [--runtime VERSION]
 exo-rkllm-simulator off                      undo it
 """
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from simulator import boards, model_file
+from simulator import boards, encoder_file, model_file
 
 LIBRARIES = Path("/usr/lib/exo-rkllm-simulator")
 BOARD_ROOT = Path("/var/lib/exo-rkllm-simulator/board")
@@ -25,12 +26,14 @@ VARIABLES = Path("/etc/exo-rkllm/conf.d/simulator.env")
 
 BOARD = "orangepi-5-plus"
 RUNTIME = "1.3.1"
+ENCODERS = "2.3.2"  # the release of librknnrt
 
 
-def settings(board: Path, library: Path) -> str:
+def settings(board: Path, library: Path, encoder_library: Path) -> str:
     return (
         "# Written by `exo-rkllm-simulator use`; `exo-rkllm-simulator off` takes it away.\n"
         f'[board]\nroot = "{board}"\n\n[runtime]\nlibrary = "{library}"\n'
+        f'encoder_library = "{encoder_library}"\n'
     )
 
 
@@ -51,7 +54,7 @@ def use(argv: Sequence[str]) -> int:
         shutil.rmtree(BOARD_ROOT, ignore_errors=True)
         tree.write(BOARD_ROOT)
         SETTINGS.parent.mkdir(parents=True, exist_ok=True)
-        SETTINGS.write_text(settings(BOARD_ROOT, library))
+        SETTINGS.write_text(settings(BOARD_ROOT, library, LIBRARIES / f"rknn-{ENCODERS}" / "librknnrt.so"))
         VARIABLES.write_text(f"RKLLM_SIM_ROOT={BOARD_ROOT}\n")
     except OSError as error:
         return _fail(f"{error.filename} cannot be written: {error.strerror}.", "sudo exo-rkllm-simulator use")
@@ -75,9 +78,9 @@ def off(argv: Sequence[str]) -> int:
 
 
 def libraries(argv: Sequence[str]) -> int:
-    """The stand-in libraries; 1.0.1 and 9.9.0 are there to be refused."""
+    """The stand-in libraries; 1.0.1 and 9.9.0, and rknn-1.5.2 of those for encoders, are there to be refused."""
     argparse.ArgumentParser(prog="exo-rkllm-simulator libraries", description=libraries.__doc__).parse_args(argv)
-    print("\n".join(str(path) for path in sorted(LIBRARIES.glob("*/librkllmrt.so"))))
+    print("\n".join(str(path) for path in sorted(LIBRARIES.glob("*/lib*rt.so"))))
     return 0
 
 
@@ -85,6 +88,7 @@ VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "boards": lambda _argv: boards.main(["--list"]),
     "board": lambda argv: boards.main(list(argv)),
     "model": lambda argv: model_file.main(list(argv)),
+    "encoder": encoder_file.main,
     "libraries": libraries,
     "use": use,
     "off": off,

@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +69,13 @@ def write(path: Path, encoder: SimEncoder) -> Path:
     return path
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="simulator.encoder_file", description="Write a simulated .rknn file.")
     parser.add_argument("out", type=Path)
     for field in dataclasses.fields(SimEncoder):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
-    values = vars(parser.parse_args())
-    write(values.pop("out"), SimEncoder(**values))
+    values = vars(parser.parse_args(argv))
+    print(write(values.pop("out"), SimEncoder(**values)))
     return 0
 
 

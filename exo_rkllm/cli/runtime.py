@@ -1,4 +1,4 @@
-"""`exo-rkllm runtime`: show which versions of librkllmrt.so are installed, add or remove one, or set the default."""
+"""`exo-rkllm runtime`: show which versions of librkllmrt.so and which librknnrt.so are installed, or change that."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from typing import Any
 from exo_rkllm.board.detect import detect
 from exo_rkllm.cli.output import error_value
 from exo_rkllm.config import load
-from exo_rkllm.errors import ConfigError, UsageError
+from exo_rkllm.errors import ConfigError, ExoRkllmError, UsageError
+from exo_rkllm.rknn import install as encoder_install
+from exo_rkllm.rknn import locate as encoder_locate
+from exo_rkllm.rknn import version as encoder_version
 from exo_rkllm.runtime import abi, locate
-from exo_rkllm.runtime.install import Progress, install, remove, set_default
+from exo_rkllm.runtime.install import Progress, add, copied, remove, set_default
 from exo_rkllm.runtime.locate import LibraryPlace, Search
+from exo_rkllm.runtime.vendor_files import remark, remark_on
 from exo_rkllm.runtime.version import supported_text
 
 # Why the search looked at one place only.
@@ -30,29 +34,52 @@ SEARCH_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class LocalRuntime:
-    """The search for a library, and the SoC's name, which is empty on a machine without one of ours."""
+    """The search for a library, the SoC's name, which is empty on a machine without one of ours, and librknnrt."""
 
     search: Search
     platform: str
+    encoders: EncoderRuntime
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderRuntime:
+    """librknnrt, or why there is none that could be used."""
+
+    path: Path | None = None
+    release: str = ""
+    problem: ExoRkllmError | None = None
 
 
 def local_runtime() -> LocalRuntime:
     """Works even if the configuration is broken, which `exo-rkllm config check` reports."""
-    library, root = None, "/"
+    library, encoder_library, root = None, "", "/"
     try:
         config = load(os.environ)
-        root = config.board.root
+        root, encoder_library = config.board.root, config.runtime.encoder_library
         # The search reads the variable itself, and reports where the setting came from.
         library = None if os.environ.get(locate.VARIABLE) else config.runtime.library
     except ConfigError:
         pass
     soc = detect(Path(root)).soc
-    return LocalRuntime(locate.search(Path(library) if library else None), "" if soc is None else soc.title)
+    search = locate.search(Path(library) if library else None)
+    return LocalRuntime(search, "" if soc is None else soc.title, encoder_runtime(encoder_library))
+
+
+def encoder_runtime(named: str) -> EncoderRuntime:
+    try:
+        path = encoder_locate.find(Path(named) if named else None)
+        return EncoderRuntime(path, encoder_version.check(path))
+    except ExoRkllmError as error:
+        return EncoderRuntime(problem=error)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--install", metavar="FILE|URL", help="check this librkllmrt.so and add its version")
+    action.add_argument(
+        "--install",
+        metavar="FILE|URL",
+        help="check this librkllmrt.so and add its version, or this librknnrt.so and put it in place",
+    )
     action.add_argument("--default", metavar="VERSION", help="make an installed version the default")
     action.add_argument("--remove", metavar="VERSION", help="remove an installed version")
     parser.add_argument("--sha256", metavar="HEX", default="", help="the SHA-256 it must have; required for a URL")
@@ -80,27 +107,35 @@ def main(args: argparse.Namespace) -> int:
         remove(directory, args.remove)
         print(json.dumps({"removed": args.remove}) if args.json else f"Removed librkllmrt {args.remove}.")
     else:
-        show(local_runtime().search, as_json=args.json)
+        show(local_runtime(), as_json=args.json)
     return 0
 
 
-def show(search: Search, *, as_json: bool) -> None:
+def show(runtime: LocalRuntime, *, as_json: bool) -> None:
     """The report, also before the error of a machine without a library."""
     if as_json:
-        print(json.dumps(search_json(search), indent=2))
+        print(json.dumps({**search_json(runtime.search), "encoders": encoders_json(runtime.encoders)}, indent=2))
     else:
-        print(*report(search), sep="\n")
-    search.require()
+        print(*report(runtime.search), *encoder_report(runtime.encoders), sep="\n")
+    runtime.search.require()
 
 
 def put(source: str, directory: Path, sha256: str, *, as_json: bool) -> None:
-    new = install(source, directory, sha256, bar())
+    with copied(source, directory, sha256, bar()) as copy:
+        own = remark(copy.sha256)
+        note = f" ({own})" if own else ""
+        if encoder_version.is_librknnrt(copy.path):
+            path, release = encoder_install.replace(copy, directory)
+            text = f"Installed librknnrt {release}: {path}{note}"
+            print(json.dumps({"path": str(path), "version": release, "vendor": bool(own)}) if as_json else text)
+            return
+        new = add(copy, directory)
     release = new.version.release
     if as_json:
         values = {"path": str(new.path), "version": release, "evidence": new.version.evidence, "default": new.default}
-        print(json.dumps(values))
+        print(json.dumps({**values, "vendor": bool(own)}))
         return
-    print(f"Installed librkllmrt {release}: {new.path}")
+    print(f"Installed librkllmrt {release}: {new.path}{note}")
     if not any(place.path.exists() and place.path.samefile(new.path) for place in local_runtime().search.installed):
         print(f"  To use it: export {locate.VARIABLE}={directory / locate.NAME}")
     if new.default != release:
@@ -127,7 +162,9 @@ def report(search: Search) -> Iterator[str]:
         release = used.version.release
         layout = abi.load(release).name
         yield f"{used.path}"
-        yield f"  librkllmrt {release}, according to its {used.version.evidence}; struct layout {layout}"
+        own = remark_on(used.path)
+        note = f"; {own}" if own else ""
+        yield f"  librkllmrt {release}, according to its {used.version.evidence}; struct layout {layout}{note}"
     if len(search.installed) > 1:
         yield "installed"
         for place in search.installed:
@@ -138,6 +175,21 @@ def report(search: Search) -> Iterator[str]:
     for place in (*places, *search.versions):
         yield f"  {place.path!s:<{width}}  {finding(place)}{'  <- used' if place is used else ''}"
     yield f"supported: {supported_text()}"
+
+
+def encoder_report(found: EncoderRuntime) -> Iterator[str]:
+    yield "for models that see"
+    if found.path is None:
+        yield f"  {found.problem}"
+        return
+    own = remark_on(found.path)
+    yield f"  librknnrt {found.release}  {found.path}{f'; {own}' if own else ''}"
+
+
+def encoders_json(found: EncoderRuntime) -> dict[str, Any]:
+    own = found.path is not None and bool(remark_on(found.path))
+    path = None if found.path is None else str(found.path)
+    return {"path": path, "version": found.release or None, "vendor": own, "problem": error_value(found.problem)}
 
 
 def finding(place: LibraryPlace) -> str:

@@ -110,7 +110,7 @@ def vision(scene: Scene) -> Finding:
         if order(facts.toolkit) > order(found.release):
             return poor(
                 f"The encoder of {name} was made by toolkit {facts.toolkit}, and librknnrt is {found.release}.",
-                f"Copy a librknnrt.so of {facts.toolkit} or newer to {found.library}",
+                f"exo-rkllm runtime --install FILE with a librknnrt.so of {facts.toolkit} or newer",
             )
     names = ", ".join(name for name, _ in found.encoders)
     return good(f"librknnrt {found.release} ({found.library}) for {names}")

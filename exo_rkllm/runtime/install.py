@@ -2,7 +2,8 @@
 
 A file is written beside its target, checked there, then renamed over it. The rename also keeps a library that a process
 has mapped intact; writing into it would crash that process. Names are made of releases that the ABI's table knows, and
-a file is only removed by the release that was read from it, so no name leads out of the folder.
+a file is only removed by the release that was read from it, so no name leads out of the folder. The library for
+encoders takes the same way (`rknn/install.py`).
 """
 
 from __future__ import annotations
@@ -54,9 +55,41 @@ def file_of(directory: Path, release: str) -> Path:
     return directory / VERSIONS / f"librkllmrt-{release}.so"
 
 
+@dataclass(frozen=True, slots=True)
+class LibraryCopy:
+    """What was copied from `source` into a file of its own, beside its target."""
+
+    source: str
+    path: Path
+    sha256: str
+
+    def move_to(self, target: Path) -> None:
+        """In one step, so that a library which a process has mapped stays whole."""
+        self.path.chmod(READABLE_BY_ALL)
+        self.path.replace(target)
+
+    @contextmanager
+    def named_as_source(self) -> Iterator[None]:
+        """Errors about the file name what the user named."""
+        try:
+            yield
+        except ExoRkllmError as error:
+            raise type(error)(
+                error.sentence.replace(str(self.path), self.source), error.hint.replace(str(self.path), self.source)
+            ) from error
+
+
 def install(source: str, directory: Path, sha256: str, progress: Progress) -> InstalledRuntime:
-    """Add a release to those of `directory`, or replace it. The first one, or one where the default is of no use,
-    becomes the default. Where anything is wrong, everything stays as it was and nothing is left behind."""
+    """Add a release to those of `directory`, or replace it. Where anything is wrong, everything stays as it was and
+    nothing is left behind."""
+    with copied(source, directory, sha256, progress) as copy:
+        return add(copy, directory)
+
+
+@contextmanager
+def copied(source: str, directory: Path, sha256: str, progress: Progress) -> Iterator[LibraryCopy]:
+    """A copy of a file or of what is at a URL, for one of the libraries of `directory`; gone afterwards unless it was
+    moved. Raises where it is not what `sha256` promises."""
     if sha256 and not SHA256.fullmatch(sha256):
         raise UsageError(f"{sha256!r} is not a SHA-256 checksum of 64 hex digits.", f"sha256sum {source}")
     if is_url(source) and not sha256:
@@ -65,10 +98,16 @@ def install(source: str, directory: Path, sha256: str, progress: Progress) -> In
         digest = _copy(source, stream, partial, total, progress)
         if sha256 and digest != sha256.lower():
             raise RuntimeMissing(f"{source} has the SHA-256 {digest}, not {sha256.lower()}.", "Nothing was installed")
-        found = _checked(partial, source)
-        target = file_of(directory, found.release)
-        partial.chmod(READABLE_BY_ALL)
-        partial.replace(target)
+        yield LibraryCopy(source, partial, digest)
+
+
+def add(copy: LibraryCopy, directory: Path) -> InstalledRuntime:
+    """Put a librkllmrt among the releases of `directory`. The first one, or one where the default is of no use, becomes
+    the default."""
+    with copy.named_as_source():
+        found = version.check(copy.path, for_board=True)
+    target = file_of(directory, found.release)
+    copy.move_to(target)
     default = _search(directory).found
     if default is None or default.release == found.release:
         with _changing(directory):
@@ -198,7 +237,7 @@ def _copy(source: str, stream: IO[bytes], partial: Path, total: int, progress: P
             done += len(chunk)
             if done > LARGEST:
                 raise RuntimeMissing(
-                    f"{source} is over {LARGEST >> 20} MB, so it is no librkllmrt.so.", "Check its name"
+                    f"{source} is over {LARGEST >> 20} MB, so it is no library of the vendor's.", "Check its name"
                 )
             digest.update(chunk)
             file.write(chunk)
@@ -206,13 +245,3 @@ def _copy(source: str, stream: IO[bytes], partial: Path, total: int, progress: P
     if total and done != total:
         raise RuntimeMissing(f"{source} ended after {done} of {total} bytes.", "Try again")
     return digest.hexdigest()
-
-
-def _checked(partial: Path, source: str) -> Version:
-    """As version.check, about the file that the user named."""
-    try:
-        return version.check(partial, for_board=True)
-    except ExoRkllmError as error:
-        raise type(error)(
-            error.sentence.replace(str(partial), source), error.hint.replace(str(partial), source)
-        ) from error

@@ -141,6 +141,9 @@ def test_simulator_is_not_found_as_the_vendor_library(built: Built) -> None:
             assert not (package.files / folder.relative_to("/") / NAME).exists()
     found = sorted(path.parent.name for path in built.simulator.files.rglob(NAME))
     assert found == ["1.0.1", "1.1.4", "1.2.0", "1.2.1b1", "1.2.3", "1.3.0", "1.3.1", "9.9.0"]
+    encoders = sorted(path.parent.name for path in built.simulator.files.rglob("librknnrt.so"))
+    assert encoders == ["rknn-1.5.2", "rknn-1.6.0", "rknn-2.3.2"]
+    assert not list(built.exo_rkllm.files.rglob("librknnrt.so"))
 
 
 def test_maintainer_scripts_parse(built: Built) -> None:

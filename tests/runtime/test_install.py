@@ -228,7 +228,7 @@ def test_a_target_that_cannot_be_written(library: Library, tmp_path: Path) -> No
 
 def test_a_file_far_too_large(library: Library, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installing, "LARGEST", 1000)
-    with pytest.raises(RuntimeMissing, match="so it is no librkllmrt"):
+    with pytest.raises(RuntimeMissing, match="so it is no library of the vendor's"):
         install(str(library("1.3.0")), target, "", silent)
     assert left_in(target / VERSIONS) == []
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pty
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.cli import main
-from exo_rkllm.runtime import abi, locate
+from exo_rkllm.runtime import abi, locate, vendor_files
 from exo_rkllm.runtime.locate import NAME, VARIABLE
 from tests.runtime import folders, libraries
-from tests.simulated import Library
+from tests.simulated import Library, build
 
 Make = Callable[..., Path]
 INSTALLED = "runtimes/librkllmrt-1.3.0.so"
@@ -210,7 +211,38 @@ def test_runtime_installs_and_says_how_to_use_it(
         "version": "1.3.0",
         "evidence": "version string",
         "default": "1.3.0",
+        "vendor": False,
     }
+
+
+def test_runtime_installs_and_shows_the_library_for_encoders(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "usr-lib"
+    main(["runtime", "--install", str(library("1.3.0")), "--directory", str(folder)])
+    assert main(["runtime"]) == 0
+    assert "for models that see\n  No librknnrt.so was found" in capsys.readouterr().out
+    for release in ("1.6.0", "2.3.2"):
+        source = build() / f"rknn-{release}" / "librknnrt.so"
+        assert main(["runtime", "--install", str(source), "--directory", str(folder)]) == 0
+        assert capsys.readouterr().out == f"Installed librknnrt {release}: {folder}/librknnrt.so\n"
+    assert (folder / "librknnrt.so").read_bytes() == source.read_bytes()
+    assert stat.S_IMODE((folder / "librknnrt.so").stat().st_mode) == 0o644
+    assert [path.name for path in (folder / "runtimes").iterdir()] == ["librkllmrt-1.3.0.so"], "nothing stays behind"
+    # A stand-in takes the place of the vendor's own, which no registry has.
+    monkeypatch.setattr(
+        vendor_files, "VENDOR_FILES", {hashlib.sha256(source.read_bytes()).hexdigest(): "librknnrt 2.3.2"}
+    )
+    assert main(["runtime"]) == 0
+    assert f"  librknnrt 2.3.2  {folder}/librknnrt.so; the vendor's own file\n" in capsys.readouterr().out
+    assert main(["runtime", "--install", str(source), "--directory", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["vendor"] is True
+    assert main(["runtime", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["encoders"]["version"] == "2.3.2"
+    old = build() / "rknn-1.5.2" / "librknnrt.so"
+    assert main(["runtime", "--install", str(old), "--directory", str(folder)]) != 0
+    assert f"{old} is librknnrt 1.5.2, which is not supported" in capsys.readouterr().err
+    assert (folder / "librknnrt.so").read_bytes() == source.read_bytes()
 
 
 def test_runtime_lists_versions_and_sets_and_removes_them(

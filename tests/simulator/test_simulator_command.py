@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.config.load import read_file
+from exo_rkllm.rknn.encoderfile import inspect
 from simulator import command
 
 
@@ -15,6 +16,9 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     library = tmp_path / "lib/1.3.1/librkllmrt.so"
     library.parent.mkdir(parents=True)
     library.touch()
+    encoders = tmp_path / "lib/rknn-2.3.2/librknnrt.so"
+    encoders.parent.mkdir()
+    encoders.touch()
     monkeypatch.setattr(command, "LIBRARIES", tmp_path / "lib")
     monkeypatch.setattr(command, "BOARD_ROOT", tmp_path / "board")
     monkeypatch.setattr(command, "SETTINGS", tmp_path / "conf.d/simulator.toml")
@@ -28,7 +32,10 @@ def test_use_writes_what_the_daemon_reads_and_off_takes_it_away(
     assert command.main(["use", "--board", "rock-5b"]) == 0
     values = read_file(places / "conf.d/simulator.toml")
     assert values["board"] == {"root": str(places / "board")}
-    assert values["runtime"] == {"library": str(places / "lib/1.3.1/librkllmrt.so")}
+    assert values["runtime"] == {
+        "library": str(places / "lib/1.3.1/librkllmrt.so"),
+        "encoder_library": str(places / "lib/rknn-2.3.2/librknnrt.so"),
+    }
     assert (places / "conf.d/simulator.env").read_text() == f"RKLLM_SIM_ROOT={places / 'board'}\n"
     assert b"rock-5b" in (places / "board/sys/firmware/devicetree/base/compatible").read_bytes()
     assert command.main(["off"]) == 0
@@ -56,3 +63,10 @@ def test_libraries_and_boards_are_listed(places: Path, capsys: pytest.CaptureFix
     assert command.main(["libraries"]) == 0 and command.main(["boards"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == str(places / "lib/1.3.1/librkllmrt.so") and "orangepi-5-plus" in printed
+    assert printed[1] == str(places / "lib/rknn-2.3.2/librknnrt.so")
+
+
+def test_encoder_is_written(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = places / "a_vision_rk3588.rknn"
+    assert command.main(["encoder", str(file), "--size", "448", "--tokens", "256"]) == 0
+    assert inspect(file).shape().tokens == 256 and str(file) in capsys.readouterr().out
