@@ -23,6 +23,7 @@ from exo_rkllm.board.neighbours import Neighbours
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.entry import Entry, Problem
 from exo_rkllm.dispatch.status import ModelStatus
+from exo_rkllm.errors import ExoRkllmError
 
 # Readings of the board are sent once a second, as the driver makes them; only while somebody watches.
 PERIOD = 1.0
@@ -40,7 +41,9 @@ def snapshot(call: Call) -> dict[str, Any]:
     listing = context.catalogue.scan()
     asked_for = {model.name: model for model in status.models}
     board = context.board()
-    entries = [_model_value(entry, asked_for.pop(entry.id, IDLE), board) for entry in listing.entries]
+    entries = [
+        _model_value(entry, asked_for.pop(entry.id, IDLE), board, sees=_sees(call, entry)) for entry in listing.entries
+    ]
     return {
         "version": __version__,
         "time": time.time(),
@@ -60,7 +63,17 @@ def snapshot(call: Call) -> dict[str, Any]:
     }
 
 
-def _model_value(entry: Entry, status: ModelStatus, board: Plain) -> dict[str, Any]:
+def _sees(call: Call, entry: Entry) -> bool | None:
+    """Whether the model takes images; None where only its load can tell."""
+    spec = call.context.engine_spec
+    try:
+        return None if spec is None else spec(entry).sees(entry)
+    except ExoRkllmError:  # its engine is not installed, which its load says
+        return False
+
+
+def _model_value(entry: Entry, status: ModelStatus, board: Plain, *, sees: bool | None) -> dict[str, Any]:
+    """`sees` as it is known before the load."""
     card = entry.card
     return {
         **_status_value(status),
@@ -70,6 +83,7 @@ def _model_value(entry: Entry, status: ModelStatus, board: Plain) -> dict[str, A
         "quantization": card.quantization,
         "platform": card.platform,
         "context": status.context or card.context,
+        "images": sees if status.images is None else status.images,
         "size": card.weights.size if card.weights else 0,
         "unfit": unfit(card, board),
     }

@@ -42,7 +42,7 @@ ANSWER_REASONS: Mapping[str, str] = MappingProxyType(
 # Ends of a request that say nothing against the board: it was answered, or whoever asked was wrong, left or came too
 # many at a time.
 NOT_OUR_FAULT: frozenset[str] = frozenset(
-    {*FINISH_REASONS, "usage", "context_overflow", "not_supported", "model_not_found", "template", "busy"}
+    {*FINISH_REASONS, "usage", "context_overflow", "not_supported", "model_not_found", "template", "busy", "picture"}
 )
 
 

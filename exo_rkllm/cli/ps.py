@@ -50,10 +50,19 @@ def report(status: Mapping[str, Any]) -> str:
         chosen = [model for model in rows if model.get("runtime")]
         lines += [f"{model['name']}: runtime {model['runtime']}, {model['runtime_reason']}" for model in chosen]
     for model in rows:
+        if words := pictures(model.get("pictures", {})):
+            lines.append(f"{model['name']}: {words}")
         if model["error"]:
             lines.append(f"{model['name']}: {model['error']}")
             lines += [f"  try: {model['hint']}"] if model["hint"] else []
     return "\n".join(lines)
+
+
+def pictures(tally: Mapping[str, Any]) -> str:
+    """What became of the images in a model's requests; empty where none came."""
+    shown, refused = tally.get("shown", 0), tally.get("refused", 0)
+    parts = [f"{shown} image{'s' if shown != 1 else ''}, {tally['encoded']} encoded in {tally['seconds']:.1f} s"]
+    return ", ".join([*(parts if shown else []), *([f"{refused} refused"] if refused else [])]) if tally else ""
 
 
 def row(model: Mapping[str, Any]) -> tuple[str, ...]:

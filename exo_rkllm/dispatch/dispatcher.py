@@ -25,7 +25,7 @@ from exo_rkllm.backends.base import (
     Piece,
     Progress,
 )
-from exo_rkllm.backends.observer import NullObserver, Observer, RestartReport
+from exo_rkllm.backends.observer import AnswerReport, NullObserver, Observer, RestartReport
 from exo_rkllm.chat.chat_format import ChatModel
 from exo_rkllm.chat.overflow import with_shares
 from exo_rkllm.chat.parser import ResponseParser
@@ -39,9 +39,9 @@ from exo_rkllm.dispatch.life import EngineLife
 from exo_rkllm.dispatch.placement import placed
 from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
-from exo_rkllm.dispatch.status import DispatchStatus, dispatch_status
+from exo_rkllm.dispatch.status import DispatchStatus, PictureTally, dispatch_status
 from exo_rkllm.dispatch.stuck import StuckModel, stuck_models
-from exo_rkllm.errors import ContextOverflow, ExoRkllmError, RunError, RunnerLost
+from exo_rkllm.errors import ContextOverflow, ExoRkllmError, PictureError, RunError, RunnerLost
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class Dispatcher:
         self._tickets = 0
         self._requests: dict[int, ActiveRequest] = {}
         self._leases: dict[int, NpuLease] = {}
+        self._pictures: dict[str, PictureTally] = {}
         self._models: dict[str, Model] = {}
         self._lives: dict[str, EngineLife] = {}
         self._load_waiters: dict[str, list[asyncio.Future[None]]] = {}
@@ -100,7 +101,12 @@ class Dispatcher:
         """
         model = self._find(request.model)
         if self._prepare is not None and any(message.images for message in request.messages):
-            request = await self._prepare(request, model)
+            began = time.monotonic()
+            try:
+                request = await self._prepare(request, model)
+            except ExoRkllmError as error:
+                self._count(AnswerReport(model.id, error.code, time.monotonic() - began))
+                raise
         active = ActiveRequest(self._ticket(), request, model, client, time.monotonic())
         self._requests[active.ticket] = active
         try:
@@ -148,7 +154,7 @@ class Dispatcher:
         del self._requests[active.ticket]
         name, engine = active.model.id, active.engine
         report = active.report(time.monotonic())
-        self._observer.answered(report)
+        self._count(report)
         extra = {"request": active.request.id, "model": name, "client": active.client}
         log.info("%s", log_line(report), extra=extra)
         if isinstance(active.error, RunnerLost) and engine is not None and engine is self._engine(name):
@@ -160,6 +166,11 @@ class Dispatcher:
             task.add_done_callback(self._ending_runs.discard)
         else:
             self._post(on.RequestGoneEvent(active.ticket, name, active.run_seconds))
+
+    def _count(self, report: AnswerReport) -> None:
+        self._observer.answered(report)
+        if report.usage.images or report.reason == PictureError.code:
+            self._pictures[report.model] = self._pictures.get(report.model, PictureTally()).plus(report)
 
     async def _gone_once_settled(self, active: ActiveRequest, engine: Engine) -> None:
         """Its reader has left, and the NPU is another's only when the run has really ended (reference 2.8)."""
@@ -284,7 +295,7 @@ class Dispatcher:
 
     def status(self) -> DispatchStatus:
         engines = {name: engine for name in self._lives if (engine := self._engine(name)) is not None}
-        return dispatch_status(self._state, self._models, engines, self._requests, self._leases)
+        return dispatch_status(self._state, self._models, engines, self._requests, self._leases, self._pictures)
 
     # ── the run loop ─────────────────────────────────────────────────────────────────────────────
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from exo_rkllm.backends.base import Engine, Model
+from exo_rkllm.backends.observer import AnswerReport
 from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.request import ActiveRequest
 from exo_rkllm.dispatch.state import DispatchState, ModelState
 from exo_rkllm.dispatch.stuck import StuckModel, stuck_models
+from exo_rkllm.errors import PictureError
 
 # `failed`: a request would not be answered now, since the latest load failed, the model's process died too often to be
 # started again at once, or there is no NPU. `cold` is loaded by the next request.
@@ -35,6 +37,25 @@ class RequestStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureTally:
+    """Images in a model's requests since the daemon started. Of those `shown`, so many were `encoded`, in `seconds`;
+    the others' encodings had been kept. `refused` counts requests with an image that cannot be used."""
+
+    shown: int = 0
+    encoded: int = 0
+    seconds: float = 0.0
+    refused: int = 0
+
+    def plus(self, report: AnswerReport) -> PictureTally:
+        return PictureTally(
+            self.shown + report.usage.images,
+            self.encoded + report.usage.encoded,
+            self.seconds + report.timings.encode,
+            self.refused + (report.reason == PictureError.code),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
     """A model that was asked for since the daemon started.
 
@@ -51,6 +72,7 @@ class ModelStatus:
     slots: int = 1
     context: int = 0
     images: bool | None = None  # whether it sees; not known before it is loaded
+    pictures: PictureTally = PictureTally()
     pinned: bool = False
     memory: int = 0
     load_seconds: float = 0.0  # what the latest load took; 0 before the first
@@ -110,13 +132,17 @@ def dispatch_status(
     engines: Mapping[str, Engine],
     requests: Mapping[int, ActiveRequest],
     leases: Mapping[int, NpuLease],
+    pictures: Mapping[str, PictureTally],
 ) -> DispatchStatus:
     """The state of this moment with what the engines and the requests know of themselves."""
     now, epoch = time.monotonic(), time.time() - time.monotonic()
     reason = state.unavailable_reason
     return DispatchStatus(
         tuple(
-            _model_status(state, model, models[name], engines.get(name), requests, now, epoch)
+            replace(
+                _model_status(state, model, models[name], engines.get(name), requests, now, epoch),
+                pictures=pictures.get(name, PictureTally()),
+            )
             for name, model in sorted(state.models.items())
         ),
         "" if reason is None else reason.sentence,

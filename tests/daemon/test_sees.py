@@ -77,6 +77,11 @@ def post(daemon: Daemon, path: str, body: dict[str, Any]) -> dict[str, Any]:
             return {"status": error.code, **json.load(error)}
 
 
+def get(daemon: Daemon, path: str) -> str:
+    with urllib.request.urlopen(f"http://{daemon.status()['listening'][0]}{path}", timeout=60) as answer:
+        return str(answer.read().decode())
+
+
 def chat(daemon: Daemon, *urls: str, text: str = "What is this?") -> dict[str, Any]:
     return post(daemon, "/v1/chat/completions", {"messages": [{"role": "user", "content": parts(*urls, text=text)}]})
 
@@ -227,6 +232,25 @@ def test_picture_is_encoded_once_and_its_tokens_are_counted(
     assert text_of(again) == SHAPES
     assert again["usage"]["prompt_tokens_details"]["cached_tokens"] > 190
     assert not children(daemon, "encoder_child"), "nothing was encoded, so that no encoder was needed"
+
+
+def test_pictures_are_counted_in_status_ps_and_metrics(board_house: House, make_model: Callable[..., Path]) -> None:
+    seeing(board_house, make_model)
+    daemon = board_house.start()
+    (cold,) = json.loads(get(daemon, "/v1/status"))["models"]
+    assert cold["images"] is True, "its card says so before it is loaded"
+    for _ in range(2):
+        chat(daemon, data_url(shapes()))
+    assert chat(daemon, data_url(b"no picture"))["status"] == 400
+    tally = daemon.model("qwen2-vl")["pictures"]
+    assert (tally["shown"], tally["encoded"], tally["refused"]) == (2, 1, 1) and tally["seconds"] > 0
+    assert "qwen2-vl: 2 images, 1 encoded in 0." in (told := board_house.command("ps").stdout), told
+    assert "1 refused" in told
+    assert "ENCODED" in (told := board_house.command("top", "--once").stdout) and "1 of 2" in told, told
+    page = get(daemon, "/metrics")
+    assert 'rkllm_images_total{model="qwen2-vl"} 2.0' in page
+    assert 'rkllm_images_encoded_total{model="qwen2-vl"} 1.0' in page
+    assert 'rkllm_requests_total{finish_reason="picture",model="qwen2-vl"} 1.0' in page
 
 
 def test_encoder_comes_with_the_first_picture_and_goes_with_its_model(

@@ -16,7 +16,7 @@ from typing import Any
 
 from exo_rkllm.cluster.session.view import Phase
 from exo_rkllm.metrics.scrape import render_page
-from simulator import boards, model_file
+from simulator import boards, encoder_file, model_file
 from tests.daemon.running import house_of
 from tests.grafana.recording import Recording
 from tests.metrics import scenes
@@ -102,6 +102,8 @@ def healthy(site: Site) -> None:
     (site.house.models / "tools/chat.jinja").write_text(TOOL_TEMPLATE)
     site.model("strict", STRICT_CARD, npu_cores=1)
     (site.house.models / "strict/chat.jinja").write_text("{{ raise_exception('No.') }}")
+    site.model("lens", '[vision]\nfile = "m.rknn"\n', npu_cores=1)
+    encoder_file.write(site.house.models / "lens/m.rknn", encoder_file.SimEncoder())
     site.house.words("words", tokens_per_second=2.0)
     site.start(EXO_RKLLM_DISPATCH_QUEUE="1")
     for _ in range(60):
@@ -110,6 +112,7 @@ def healthy(site: Site) -> None:
     site.chat(max_tokens=1)
     site.chat("tools", "please call look for me", tools=[TOOL])
     site.chat("strict")
+    site.post("/api/generate", model="lens", prompt="What is this?", images=["bm8gcGljdHVyZQ=="])
     site.chat("words", "too long " * 5000)
     site.post("/v1/embeddings", model="words", input="a")
     with ThreadPoolExecutor(2) as pool:

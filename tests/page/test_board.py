@@ -161,7 +161,7 @@ async def test_keyboard_reaches_everything_in_order() -> None:
         assert seen[:4] == ["Skip to the chat", "open-key", "fresh", "Import"]
         assert seen[4] == "talk"
         assert seen[5].startswith("Explain how an NPU")
-        assert seen[8:] == ["question", "model", "Picture"]
+        assert seen[8:] == ["question", "model", "open-settings"], "the model does not see"
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -136,25 +136,41 @@ async def test_full_context_has_two_ways_out() -> None:
         assert "Summarize this conversation" in (server.ledger.requests[-1].prompt or "")
 
 
-async def test_picture_is_dropped_shown_and_sent_to_a_model_that_sees() -> None:
+def files(event: str, kind: str, name: str = "a.png", media_type: str = "image/png", data: str = PNG) -> str:
+    """The script of a person who drops or pastes a file, or chooses it."""
+    targets = {"drop": "#ask", "paste": "#question", "change": "#ask input[type=file]"}
+    return f"""((place) => {{ const data = new DataTransfer();
+        const bytes = Uint8Array.from(atob('{data}'), (one) => one.charCodeAt(0));
+        data.items.add(new File([bytes], '{name}', {{type: '{media_type}'}}));
+        if ('{event}' === 'change') place.files = data.files;
+        place.dispatchEvent(new {kind}('{event}', {{dataTransfer: data, clipboardData: data, bubbles: true,
+            cancelable: true}})); }})(document.querySelector('{targets[event]}'))"""
+
+
+DROP, PASTE, CHOOSE_FILE = files("drop", "DragEvent"), files("paste", "ClipboardEvent"), files("change", "Event")
+ATTACHED = "document.querySelectorAll('.attached canvas')"
+
+
+async def test_picture_is_dropped_pasted_or_chosen_and_sent_to_a_model_that_sees() -> None:
     async with opened() as (server, tab):
         await server.dispatcher.load("seer")
         await server.dispatcher.load("qwen")
         await tab.until(
             "[...document.querySelectorAll('#model option')].some((one) => one.textContent.includes('sees'))"
         )
-        drop = f"""((form) => {{ const data = new DataTransfer();
-            const bytes = Uint8Array.from(atob('{PNG}'), (one) => one.charCodeAt(0));
-            data.items.add(new File([bytes], 'a.png', {{type: 'image/png'}}));
-            form.dispatchEvent(new DragEvent('drop', {{dataTransfer: data, bubbles: true, cancelable: true}})); }})
-            (document.getElementById('ask'))"""
         await put(tab, "model", "qwen", "change")
-        await tab.run(drop)
+        await tab.until("!document.querySelector('#ask input[type=file]')")
+        await tab.run(DROP)
         await tab.until("document.body.innerText.includes('does not see pictures')")
         await put(tab, "model", "seer", "change")
-        await tab.run(drop)
-        await tab.until("document.querySelector('.attached canvas')?.width > 1")
-        await told(tab, "«a square»", "a square")
-        assert "<image>" in (server.ledger.requests[-1].prompt or "")
-        await tab.until("document.querySelector('.said.user canvas')?.width > 1")
+        await tab.run(files("drop", "DragEvent", "a.txt", "text/plain"))
+        await tab.until("document.body.innerText.includes('Only pictures can be added')")
+        await tab.run(files("drop", "DragEvent", data="bm8gcGljdHVyZQ=="))
+        await tab.until("document.body.innerText.includes('no picture that the browser can read')")
+        for count, script in enumerate((DROP, PASTE, CHOOSE_FILE), 1):
+            await tab.run(script)
+            await tab.until(f"{ATTACHED}.length === {count} && {ATTACHED}[{count - 1}].width > 1")
+        await told(tab, "«squares»", "squares")
+        assert (server.ledger.requests[-1].prompt or "").count("<image>") == 3
+        await tab.until("document.querySelectorAll('.said.user canvas').length === 3")
         assert tab.problems == []

@@ -132,6 +132,8 @@ function Model({ model }) {
     (live || model.state === "closing") && model.memory ? `${gigabytes(model.memory)} in memory` : model.size && gigabytes(model.size),
     model.images && "sees pictures",
     model.runtime && `runtime ${model.runtime}, ${model.runtime_reason}`,
+    model.pictures?.shown > 0 && `${plural(model.pictures.shown, "picture")}, ${model.pictures.encoded} encoded in ${model.pictures.seconds.toFixed(1)} s`,
+    model.pictures?.refused > 0 && `${plural(model.pictures.refused, "picture")} refused`,
     model.pinned ? "pinned" : !busy && model.state === "ready" && model.unload_at && `unloads in ${span(model.unload_at - now.value)}`,
     model.retry_at && `tried again in ${span(model.retry_at - now.value)}`,
   );

@@ -236,7 +236,7 @@ function Composer({ conversation }) {
   const add = async (files) => {
     setTrouble("");
     const pictures = [...files].filter(({ type }) => type.startsWith("image/"));
-    if (!pictures.length) return;
+    if (!pictures.length) { setTrouble("Only pictures can be added to a question."); return; }
     if (!sees(model)) { setTrouble(`${model?.title || "This model"} does not see pictures.`); return; }
     try {
       const fresh = [...images, ...await Promise.all(pictures.map(pictureOf))];

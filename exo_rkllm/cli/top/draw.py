@@ -44,6 +44,7 @@ MODELS = (
     Column("WAIT", 5, right=True),
     Column("TOK/S", 7, right=True),
     Column("UNLOADS", 8, right=True),
+    Column("ENCODED", 9, right=True),
 )
 REQUESTS = (
     Column("REQUEST", 8),
@@ -256,6 +257,7 @@ def _model(row: ModelRow) -> Sequence[Span]:
         (str(row.waiting), "warn" if row.waiting else "dim"),
         (f"{row.speed:.1f}" if row.speed is not None else "", "value"),
         (_span(row.unload_in) if row.unload_in is not None else "", "dim"),
+        (row.encoded, ""),
     )
 
 

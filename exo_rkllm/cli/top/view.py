@@ -39,6 +39,7 @@ class ModelRow:
     waiting: int
     speed: float | None
     unload_in: float | None
+    encoded: str  # so many of its images, the others' encodings had been kept; empty without images
     error: str
 
 
@@ -179,11 +180,17 @@ def _models(status: Mapping[str, Any] | None, requests: Sequence[RequestRow], no
                 waiting=len(_list(model, "waiting")),
                 speed=sum(speeds) if speeds else None,
                 unload_in=max(unload_at - now, 0.0) if isinstance(unload_at, int | float) else None,
+                encoded=_encoded(model.get("pictures")),
                 error=clean(str(model.get("error") or ""), 200),
             )
         )
     order = {"ready": 0, "loading": 1, "closing": 2}
     return tuple(sorted(rows, key=lambda row: (order.get(row.state, 3), row.name)))
+
+
+def _encoded(tally: object) -> str:
+    shown = _whole(tally.get("shown")) if isinstance(tally, Mapping) else 0
+    return f"{_whole(tally.get('encoded'))} of {shown}" if shown and isinstance(tally, Mapping) else ""
 
 
 def _requests(snapshot: Snapshot, before: Snapshot | None) -> list[RequestRow]:
