@@ -13,7 +13,7 @@ from exo_rkllm.cli import VERBS, Verb, verb_parser
 Value: TypeAlias = Literal["", "text", "file", "folder", "model", "version"]
 # Verbs whose first argument, or one of these flags, is an installed model.
 MODEL_FLAGS = frozenset({"--model", "--runtimes"})
-MODEL_VERBS = ("load", "unload", "run", "show", "rm", "selftest")
+MODEL_VERBS = ("load", "unload", "run", "show", "cp", "rm", "selftest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,15 @@ class Argument:
 @dataclass(frozen=True, slots=True)
 class Command:
     name: str
+    aliases: tuple[str, ...]
     summary: str
     usage: str
     arguments: tuple[Argument, ...]
     epilog: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
 
     @property
     def flags(self) -> tuple[Argument, ...]:
@@ -53,7 +58,7 @@ def commands() -> tuple[Command, ...]:
 def _command(verb: Verb) -> Command:
     parser = verb_parser(verb)
     usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-    return Command(verb.name, verb.summary, usage, tuple(_arguments(verb, parser)), parser.epilog or "")
+    return Command(verb.name, verb.aliases, verb.summary, usage, tuple(_arguments(verb, parser)), parser.epilog or "")
 
 
 def _arguments(verb: Verb, parser: argparse.ArgumentParser) -> Iterator[Argument]:

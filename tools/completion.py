@@ -15,7 +15,7 @@ QUERIES: Mapping[Value, str] = {
 
 
 def bash() -> str:
-    verbs = " ".join(command.name for command in commands())
+    verbs = " ".join(name for command in commands() for name in command.names)
     cases = "\n".join(_bash_verb(command) for command in commands())
     queries = "\n".join(
         f'        {kind}) COMPREPLY=($(compgen -W "$words $({query})" -- "$cur")) ;;' for kind, query in QUERIES.items()
@@ -52,7 +52,10 @@ def _bash_verb(command: Command) -> str:
     first = command.positionals[0] if command.positionals else None
     choices = " ".join(first.choices) if first else ""
     kind = first.value if first and not first.choices else ""
-    lines = [f"        {command.name})", f"            words={quote(f'{flags} {choices}'.strip())} kind={kind}"]
+    lines = [
+        f"        {'|'.join(command.names)})",
+        f"            words={quote(f'{flags} {choices}'.strip())} kind={kind}",
+    ]
     with_value = [argument for argument in command.flags if argument.metavar]
     if with_value:
         lines.append("            case $prev in")
@@ -68,7 +71,8 @@ def _bash_verb(command: Command) -> str:
 
 
 def zsh() -> str:
-    verbs = "\n".join(f"        {quote(f'{command.name}:{command.summary}')}" for command in commands())
+    named = [(name, command) for command in commands() for name in command.names]
+    verbs = "\n".join(f"        {quote(f'{name}:{command.summary}')}" for name, command in named)
     cases = "\n".join(_zsh_verb(command) for command in commands())
     queries = "\n\n".join(_zsh_query(kind, query) for kind, query in QUERIES.items())
     return f"""\
@@ -109,7 +113,7 @@ def _zsh_query(kind: Value, query: str) -> str:
 
 def _zsh_verb(command: Command) -> str:
     specs = [f"            {quote(spec)}" for argument in command.arguments for spec in _zsh_specs(argument)]
-    return f"        {command.name})\n            _arguments \\\n" + " \\\n".join(specs) + "\n            ;;"
+    return f"        {'|'.join(command.names)})\n            _arguments \\\n" + " \\\n".join(specs) + "\n            ;;"
 
 
 def _zsh_specs(argument: Argument) -> Iterator[str]:
@@ -139,10 +143,9 @@ def fish() -> str:
         "complete -c exo-rkllm -n __fish_use_subcommand -l version -d 'show the version'",
     ]
     for command in commands():
-        lines.append(
-            f"complete -c exo-rkllm -n __fish_use_subcommand -a {command.name} -d {_fish_quoted(command.summary)}"
-        )
-        here = f"complete -c exo-rkllm -n '__fish_seen_subcommand_from {command.name}'"
+        summary = _fish_quoted(command.summary)
+        lines += [f"complete -c exo-rkllm -n __fish_use_subcommand -a {name} -d {summary}" for name in command.names]
+        here = f"complete -c exo-rkllm -n '__fish_seen_subcommand_from {' '.join(command.names)}'"
         lines += [here + _fish_argument(argument) for argument in command.arguments]
     return "\n".join(lines) + "\n"
 

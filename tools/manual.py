@@ -79,6 +79,7 @@ def entry(term: str, text: str) -> str:
 
 def verb(command: Command) -> str:
     lines = [f".SS exo\\-rkllm {escape(command.name)}", fill(sentence(command.summary))]
+    lines += [escape(f"Also: {', '.join(command.aliases)}.")] if command.aliases else []
     lines += [".PP", ".B " + escape(command.usage)]
     lines += [f".TP\n.B {escape(spelling(argument))}\n{fill(argument.help)}" for argument in command.arguments]
     if command.epilog:

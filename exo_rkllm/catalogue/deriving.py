@@ -15,11 +15,13 @@ from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.aliases import alias_id
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.catalogue.modelfile import Modelfile, parse
 from exo_rkllm.catalogue.names import is_adapter
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.errors import ModelExists, NotSupported, UsageError
 
 TEMPLATE = "modelfile.jinja"
+IMPORT_HINT = "exo-rkllm import PATH takes files, folders and rkllama's Modelfiles."
 # Actions of Go's templates, in which Ollama's are written: {{ .System }}, {{ if .Tools }}, {{ $last := ... }}.
 GO = re.compile(r"\{\{-?\s*(?:(?:if|else if|range|with|block|template|define)\s+[^}]*[.$]|[.$][A-Za-z])")
 
@@ -34,6 +36,28 @@ class Recipe:
     stop: tuple[str, ...] = ()
     adapter: str = ""
     sampling: Sampling = field(default_factory=Sampling)
+
+    @classmethod
+    def of(cls, file: Modelfile) -> Recipe:
+        return cls(file.system, file.template, file.context, file.stop, file.adapter, file.sampling)
+
+
+def check_source(source: str) -> str:
+    """The name behind FROM; raises NotSupported where it names files, or nothing."""
+    if not source or source.startswith((".", "/")):
+        raise NotSupported("A model is made here FROM one that is here already, not from files.", IMPORT_HINT)
+    return source
+
+
+def copy(catalogue: Catalogue, source: str, name: str) -> str:
+    """Another name for the model that `source` means; it takes no space. Returns the id."""
+    return add_alias(catalogue, name, catalogue.resolve(source))
+
+
+def create(catalogue: Catalogue, name: str, text: str) -> str:
+    """A model made as a Modelfile's text says; returns its id."""
+    file = parse(text)
+    return derive(catalogue, name, catalogue.resolve(check_source(file.weights)), Recipe.of(file)).id
 
 
 def add_alias(catalogue: Catalogue, name: str, target: Entry) -> str:

@@ -6,8 +6,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import asdict
 from typing import TextIO
 
@@ -76,15 +76,22 @@ class Display:
             self._on_line = False
 
 
-async def follow(steps: AsyncGenerator[PullProgress, None], *, as_json: bool) -> None:
-    """Show every step, whether it comes from this process or from the daemon."""
+@contextmanager
+def shown(*, as_json: bool) -> Iterator[Callable[[PullProgress], None]]:
+    """A function that shows a step."""
     display = Display(sys.stderr)
+
+    def print_json(step: PullProgress) -> None:
+        print(json.dumps(asdict(step), ensure_ascii=False), flush=True)
+
     try:
-        async with aclosing(steps):
-            async for step in steps:
-                if as_json:
-                    print(json.dumps(asdict(step), ensure_ascii=False), flush=True)
-                else:
-                    display.show(step)
+        yield print_json if as_json else display.show
     finally:
         display.clear()
+
+
+async def follow(steps: AsyncGenerator[PullProgress, None], *, as_json: bool) -> None:
+    with shown(as_json=as_json) as show:
+        async with aclosing(steps):
+            async for step in steps:
+                show(step)

@@ -39,17 +39,21 @@ def soc(args: argparse.Namespace) -> str:
 
 def main(args: argparse.Namespace) -> int:
     daemon = control.find() if args.models is None else None
-    steps = pull_here(args) if daemon is None else pull_by_daemon(daemon, args)
-    asyncio.run(progress.follow(steps, as_json=args.json))
+    if daemon is None:
+        asyncio.run(progress.follow(pull_here(args), as_json=args.json))
+    else:
+        pull_by_daemon(daemon, args)
     return 0
 
 
-async def pull_by_daemon(daemon: control.Client, args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
-    """Let the daemon pull: this user may not be able to write to its models folder."""
+def pull_by_daemon(daemon: control.Client, args: argparse.Namespace) -> None:
+    """Let the daemon pull: this user may not be able to write to its models folder. Without a loop, whose handler of
+    SIGINT would wait for the daemon's next step."""
     options = {"soc": soc(args) if args.soc else "", "name": args.name, "replace": args.replace}
     account = {"endpoint": os.environ.get("HF_ENDPOINT", ""), "token": os.environ.get("HF_TOKEN", "")}
-    for step in daemon.stream("POST", "/control/pull", model=args.model, **options, **account):
-        yield PullProgress(**step)
+    with progress.shown(as_json=args.json) as show:
+        for step in daemon.stream("POST", "/control/pull", model=args.model, **options, **account):
+            show(PullProgress(**step))
 
 
 def pull_here(args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:

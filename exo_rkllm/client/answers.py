@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Ignored, Message, Piece, Timings, Usage
-from exo_rkllm.client.control import LOGS, WENT_AWAY, Client
+from exo_rkllm.client.control import LOGS, WENT_AWAY
 from exo_rkllm.errors import RunnerLost, from_code
 
 # A line of an answer is one token; figures and errors are longer.
@@ -36,12 +36,26 @@ class DaemonSource:
         self._path = path
 
     async def load(self, model: str) -> None:
-        await asyncio.to_thread(Client(self._path).post, "/control/load", model=model)
+        async with self._post("/control/load", {"model": model}) as reader:
+            await reader.read()
 
     async def answer(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        body = json.dumps({"model": request.model, "client": request.id} | fields_of(request)).encode()
+        fields = {"model": request.model, "client": request.id} | fields_of(request)
+        async with self._post("/control/ask", fields) as reader:
+            async for line in reader:
+                event = event_of(json.loads(line))
+                if event is not None:
+                    yield event
+                if isinstance(event, Finish):
+                    return
+        raise RunnerLost(WENT_AWAY, LOGS)
+
+    @asynccontextmanager
+    async def _post(self, path: str, fields: Mapping[str, Any]) -> AsyncGenerator[asyncio.StreamReader, None]:
+        """The answer's body; no thread, so that whoever is cancelled leaves at once."""
+        body = json.dumps(fields).encode()
         head = (
-            "POST /control/ask HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         reader, writer = await asyncio.open_unix_connection(self._path, limit=LINE)
@@ -52,19 +66,13 @@ class DaemonSource:
                 pass  # a header
             if status >= 400:
                 raise from_code(**json.loads(await reader.read())["error"])
-            async for line in reader:
-                event = event_of(json.loads(line))
-                if event is not None:
-                    yield event
-                if isinstance(event, Finish):
-                    return
+            yield reader
         except (ConnectionError, IndexError, ValueError) as error:
             raise RunnerLost("The daemon's answer on its control socket cannot be read.", LOGS) from error
         finally:
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
-        raise RunnerLost(WENT_AWAY, LOGS)
 
     async def close(self) -> None:
         pass

@@ -123,13 +123,14 @@ def connect(path: Path, timeout: float | None) -> socket.socket:
         ) from None
     except OSError:
         sock.close()
-        raise not_running(path) from None
+        raise not_running([path]) from None
     return sock
 
 
-def not_running(path: Path) -> DaemonUnreachable:
+def not_running(paths: Iterable[Path]) -> DaemonUnreachable:
+    """`paths` are all sockets that were tried."""
     return DaemonUnreachable(
-        f"The daemon is not running: nobody answers at {path}.",
+        f"The daemon is not running: nobody answers at {' or '.join(map(str, paths))}.",
         "sudo systemctl start exo-rkllm, or in a terminal of its own: exo-rkllm serve",
     )
 
@@ -157,11 +158,15 @@ def listening(paths: Iterable[Path]) -> Path | None:
     return None
 
 
+def sockets(environment: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where a daemon may listen: the configured socket, else the user's own and the service's."""
+    configured, here = load(environment).control.socket, places(environment)
+    return here.sockets if configured == str(here.socket) else (Path(configured),)
+
+
 def find(environment: Mapping[str, str] = os.environ) -> Client | None:
     """The user's own daemon, else the service; None where neither has a socket."""
-    socket_path = load(environment).control.socket
-    here = places(environment)
-    path = listening(here.sockets if socket_path == str(here.socket) else (Path(socket_path),))
+    path = listening(sockets(environment))
     return None if path is None else Client(path)
 
 
@@ -169,7 +174,7 @@ def daemon(environment: Mapping[str, str] = os.environ) -> Client:
     """For verbs that are nothing without a daemon."""
     client = find(environment)
     if client is None:
-        raise not_running(places(environment).sockets[-1])
+        raise not_running(sockets(environment))
     return client
 
 

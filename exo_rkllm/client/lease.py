@@ -7,8 +7,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from exo_rkllm.client.control import DaemonUnreachable, connect, listening, not_running
-from exo_rkllm.config import load, places
+from exo_rkllm.client.control import DaemonUnreachable, connect, listening, not_running, sockets
 from exo_rkllm.config.places import lease_socket
 from exo_rkllm.errors import Busy
 
@@ -59,10 +58,8 @@ class Lease:
 
 def open_lease(environment: Mapping[str, str] = os.environ) -> Lease:
     """With the user's own daemon, else the service."""
-    configured, here = load(environment).control.socket, places(environment)
-    controls = here.sockets if configured == str(here.socket) else (Path(configured),)
-    path = listening([lease_socket(control) for control in controls])
+    leases = [lease_socket(control) for control in sockets(environment)]
+    path = listening(leases)
     if path is None:
-        error = not_running(lease_socket(controls[-1]))
-        raise DaemonUnreachable(error.sentence, WITHOUT_DAEMON)
+        raise DaemonUnreachable(not_running(leases).sentence, WITHOUT_DAEMON)
     return Lease(path)

@@ -25,7 +25,8 @@ from exo_rkllm.board.history import History
 from exo_rkllm.board.neighbours import NeighbourWatch, find_neighbours
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
-from exo_rkllm.catalogue import card
+from exo_rkllm.catalogue import card, deriving
+from exo_rkllm.catalogue.aliases import alias_id
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.cluster.identity import FOLDER
@@ -245,6 +246,8 @@ class Daemon:
             facts=lambda: {**self.facts(), **facts()},
             pull=self.pull,
             remove=self.remove,
+            copy=self.copy,
+            create=self.create,
             cluster=self.cluster,
         )
 
@@ -255,6 +258,16 @@ class Daemon:
             await self.dispatcher.unload(name)
         await asyncio.get_running_loop().run_in_executor(None, self.node.catalogue.remove, name)
         return name
+
+    async def copy(self, source: str, name: str) -> str:
+        return await asyncio.to_thread(deriving.copy, self.node.catalogue, source, name)
+
+    async def create(self, name: str, modelfile: str) -> str:
+        """A loaded model of that name is unloaded: it is to be another one."""
+        id_ = alias_id(name)
+        if any(entry.id == id_ for entry in self.node.catalogue.list()):
+            await self.dispatcher.unload(id_)
+        return await asyncio.to_thread(deriving.create, self.node.catalogue, name, modelfile)
 
     def pull(self, asked: PullRequest) -> AsyncGenerator[PullProgress, None]:
         """With the caller's own token and mirror where there are any, else with the daemon's."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from exo_rkllm.cli import VERBS, verb_parser
+from exo_rkllm.cli import NAMES, VERBS, verb_parser
 from exo_rkllm.config.table import TABLE, assigned
 from tools import completion, manual
 from tools.commands import commands
@@ -54,6 +54,7 @@ def test_manual_contains_every_verb_and_flag(tmp_path: Path) -> None:
         assert flag in sections[name], f"{name} {flag}"
     for verb in VERBS:
         assert manual.sentence(verb.summary) in sections[verb.name]
+        assert not verb.aliases or f"Also: {', '.join(verb.aliases)}." in sections[verb.name]
 
 
 def test_settings_page_contains_every_setting(tmp_path: Path) -> None:
@@ -82,10 +83,11 @@ def complete(words: list[str], tmp_path: Path) -> list[str]:
 
 
 def test_bash_completes_verbs_flags_values_and_models(tmp_path: Path) -> None:
-    assert {verb.name for verb in VERBS} <= set(complete(["exo-rkllm", ""], tmp_path))
+    assert {name for verb in VERBS for name in verb.names} <= set(complete(["exo-rkllm", ""], tmp_path))
     assert complete(["exo-rkllm", "sel"], tmp_path) == ["selftest"]
     assert complete(["exo-rkllm", "config", "re"], tmp_path) == ["reload"]
-    assert complete(["exo-rkllm", "unload", "qw"], tmp_path) == ["qwen3-1.7b"]
+    for verb_name in ("unload", "stop"):
+        assert complete(["exo-rkllm", verb_name, "qw"], tmp_path) == ["qwen3-1.7b"]
     assert complete(["exo-rkllm", "selftest", "--runtimes", ""], tmp_path) == ["qwen3-1.7b"]
     for flag in ("--default", "--remove"):
         assert complete(["exo-rkllm", "runtime", flag, ""], tmp_path) == ["1.2.3", "1.3.0"]
@@ -117,7 +119,9 @@ def test_fish_completes_installed_versions(tmp_path: Path) -> None:
 def test_zsh_and_fish_complete_every_verb_and_flag() -> None:
     zsh, fish = completion.zsh(), completion.fish()
     for verb, flag in flags():
-        assert f"{flag}[" in zsh.split(f"\n        {verb})\n", 1)[1].split(";;", 1)[0], f"{verb} {flag}"
+        spelt_names = NAMES[verb].names
+        section = zsh.split(f"\n        {'|'.join(spelt_names)})\n", 1)[1].split(";;", 1)[0]
+        assert f"{flag}[" in section, f"{verb} {flag}"
         spelt = f" -l {flag[2:]}" if flag.startswith("--") else f" -s {flag[1:]}"
-        lines = [line for line in fish.splitlines() if f"_from {verb}'" in line]
+        lines = [line for line in fish.splitlines() if f"_from {' '.join(spelt_names)}'" in line]
         assert any(spelt + " " in line for line in lines), f"{verb} {flag}"

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from aiohttp import web
 
 from exo_rkllm import __version__
-from exo_rkllm.api.control.tables import ASK, LOAD, MODEL_ONLY, PULL, PullRequest
+from exo_rkllm.api.control.tables import ASK, COPY, CREATE, LOAD, MODEL_ONLY, PULL, PullRequest
 from exo_rkllm.api.control.translate import line_count, log_change, question_of, read_body
 from exo_rkllm.api.encoding import JSON_LINES, json_line, json_response
 from exo_rkllm.api.faults import known_error
@@ -62,6 +62,8 @@ class ControlContext:
     facts: Callable[[], Mapping[str, JSON]]
     pull: Callable[[PullRequest], AsyncGenerator[Any, None]] | None = None
     remove: Callable[[str], Awaitable[str]] | None = None
+    copy: Callable[[str, str], Awaitable[str]] | None = None
+    create: Callable[[str, str], Awaitable[str]] | None = None
     cluster: ClusterControl | None = None
 
 
@@ -79,6 +81,8 @@ def application(context: ControlContext) -> web.Application:
             web.post("/unload", handlers.unload),
             web.post("/pull", handlers.pull),
             web.post("/rm", handlers.remove),
+            web.post("/cp", handlers.copy),
+            web.post("/create", handlers.create),
             web.post("/reload", handlers.reload),
             web.get("/cluster", handlers.cluster),
             web.post("/cluster/join", handlers.join),
@@ -151,6 +155,20 @@ class ControlApi:
             raise NotSupported("This daemon deletes no models.", "exo-rkllm rm while the daemon is stopped")
         log_change(request, "deletes", name)
         return _json({"removed": await self._context.remove(name)})
+
+    async def copy(self, request: web.Request) -> web.StreamResponse:
+        values = await read_body(request, COPY)
+        if self._context.copy is None:
+            raise NotSupported("This daemon names no models.", "exo-rkllm cp while the daemon is stopped")
+        log_change(request, "copies", values["model"])
+        return _json({"name": await self._context.copy(values["model"], values["name"])})
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        values = await read_body(request, CREATE)
+        if self._context.create is None:
+            raise NotSupported("This daemon makes no models.", "exo-rkllm create while the daemon is stopped")
+        log_change(request, "creates", values["name"])
+        return _json({"name": await self._context.create(values["name"], values["modelfile"])})
 
     async def reload(self, request: web.Request) -> web.StreamResponse:
         log_change(request, "reloads", "the configuration")

@@ -40,4 +40,13 @@ class PullRequest:
 ASK = ObjectSpec("Ask", ASK_ROWS, strict=True)
 LOAD = ObjectSpec("Load", (MODEL, KEEP_ALIVE, FieldSpec("pin", Switch(), "Whether it stays loaded.")), strict=True)
 MODEL_ONLY = ObjectSpec("ModelName", (MODEL,), strict=True)
+COPY = ObjectSpec("Copy", (MODEL, FieldSpec("name", Text(least=1), "The other name.", required=True)), strict=True)
+CREATE = ObjectSpec(
+    "Create",
+    (
+        FieldSpec("name", Text(least=1), "Name of the new model.", required=True),
+        FieldSpec("modelfile", Text(), "Text of the Modelfile.", required=True),
+    ),
+    strict=True,
+)
 PULL = ObjectSpec("Pull", specs_of(PullRequest), strict=True)

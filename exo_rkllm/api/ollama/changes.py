@@ -18,12 +18,10 @@ from exo_rkllm.api.ollama import translate
 from exo_rkllm.api.streaming import open_stream
 from exo_rkllm.catalogue import modelfile, names
 from exo_rkllm.catalogue.aliases import alias_id
-from exo_rkllm.catalogue.deriving import Recipe, add_alias, derive
+from exo_rkllm.catalogue.deriving import Recipe, add_alias, check_source, derive
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, NotSupported, UsageError
 from exo_rkllm.sampling import SAMPLING_NAMES
-
-IMPORT_HINT = "exo-rkllm import PATH takes files, folders and rkllama's Modelfiles."
 
 
 async def pull(call: Call) -> web.StreamResponse:
@@ -111,8 +109,7 @@ def recipe_of(call: Call, values: Mapping[str, Any]) -> tuple[Entry, Recipe]:
     """The model that a new one is made from, and what is changed: a Modelfile's text, or Ollama's fields for it."""
     file = modelfile.parse(values.get("modelfile", ""))
     source = values.get("from") or file.weights
-    if values.get("files") or not source or source.startswith((".", "/")):
-        raise NotSupported("A model is made here FROM one that is here already, not from files.", IMPORT_HINT)
+    check_source("" if values.get("files") else source)
     if values.get("messages"):
         raise NotSupported("A card has no place for MESSAGE.", "Send the messages with the conversation.")
     adapters = [*values.get("adapters", ()), *([file.adapter] if file.adapter else [])]
