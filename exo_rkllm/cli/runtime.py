@@ -19,7 +19,7 @@ from exo_rkllm.rknn import install as encoder_install
 from exo_rkllm.rknn import locate as encoder_locate
 from exo_rkllm.rknn import version as encoder_version
 from exo_rkllm.runtime import abi, locate
-from exo_rkllm.runtime.install import Progress, add, copied, remove, set_default
+from exo_rkllm.runtime.install import Progress, add, copied, elsewhere, remove, set_default
 from exo_rkllm.runtime.locate import LibraryPlace, Search
 from exo_rkllm.runtime.vendor_files import remark, remark_on
 from exo_rkllm.runtime.version import supported_text
@@ -139,9 +139,8 @@ def put(source: str, directory: Path, sha256: str, *, as_json: bool) -> None:
     if not any(place.path.exists() and place.path.samefile(new.path) for place in local_runtime().search.installed):
         print(f"  To use it: export {locate.VARIABLE}={directory / locate.NAME}")
     if new.default != release:
-        where = "" if directory == locate.OURS else f" --directory {directory}"
         print(f"  Models that need it are loaded with it; the default stays {new.default}.")
-        print(f"  To change that: exo-rkllm runtime --default {release}{where}")
+        print(f"  To change that: exo-rkllm runtime --default {release}{elsewhere(directory)}")
 
 
 def bar() -> Progress:

@@ -14,6 +14,7 @@ from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Model, P
 from exo_rkllm.doctor.measure import QUESTION, TOKENS
 from exo_rkllm.doctor.report import Finding, bad, from_error, good
 from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.runner.launch import OTHER_RUNTIMES
 from exo_rkllm.runtime import locate
 from exo_rkllm.runtime.locate import LibraryPlace
 
@@ -64,7 +65,8 @@ async def _try(node: Node, model: Model) -> Finding:
     try:
         return await asyncio.wait_for(_ask(source, model), SECONDS)
     except ExoRkllmError as error:
-        return from_error(error)
+        circular = error.hint == OTHER_RUNTIMES.format(name=model.id)
+        return from_error(error) if not circular else bad(error.sentence, "")
     except asyncio.TimeoutError:
         return bad(f"No end after {SECONDS:.0f} s.", f"exo-rkllm run {model.id} hello --verbose")
     finally:

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, TypeAlias
+from urllib.error import URLError
 from urllib.request import urlopen
 
 from exo_rkllm.errors import ExoRkllmError, RuntimeMissing, UsageError
 from exo_rkllm.privileges import give_up_root
 from exo_rkllm.runtime import version
-from exo_rkllm.runtime.locate import NAME, VERSIONS, LibraryPlace, Search, look, look_into
+from exo_rkllm.runtime.locate import NAME, OURS, VERSIONS, LibraryPlace, Search, look, look_into
 from exo_rkllm.runtime.version import Version
 
 # Bytes so far, and in all; 0 where that is not known.
@@ -77,6 +78,11 @@ class LibraryCopy:
             raise type(error)(
                 error.sentence.replace(str(self.path), self.source), error.hint.replace(str(self.path), self.source)
             ) from error
+
+
+def elsewhere(directory: Path) -> str:
+    """What a command needs to mean this folder."""
+    return "" if directory == OURS else f" --directory {directory}"
 
 
 def install(source: str, directory: Path, sha256: str, progress: Progress) -> InstalledRuntime:
@@ -141,7 +147,7 @@ def remove(directory: Path, release: str) -> None:
         if is_default and others:
             raise UsageError(
                 f"librkllmrt {release} is the default, and {', '.join(others)} would remain.",
-                f"exo-rkllm runtime --default {others[0]}, then again",
+                f"exo-rkllm runtime --default {others[0]}{elsewhere(directory)}, then again",
             )
         if is_default:
             (directory / NAME).unlink(missing_ok=True)
@@ -205,7 +211,8 @@ def _opened(source: str) -> Iterator[tuple[IO[bytes], int]]:
             with Path(source).open("rb") as file:
                 yield file, Path(source).stat().st_size
     except (OSError, HTTPException, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, OSError) else error
+        reason = getattr(cause, "strerror", None) or cause
         raise RuntimeMissing(f"{source} cannot be read: {reason}.", "Check the path or the address") from error
 
 

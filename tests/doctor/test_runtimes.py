@@ -58,9 +58,9 @@ def test_version_that_works_is_written_into_the_card(
     card = deep(toolkit="1.1.4", pads_on="1.2.3", faults=("bus@init",), faults_on="1.3.1")
     card.chmod(0o640)
     assert main(["selftest", "--runtimes", "deep"]) == 0
-    crashed, hint, babbled, worked, *_, last = capsys.readouterr().out.splitlines()
+    crashed, babbled, worked, *_, last = capsys.readouterr().out.splitlines()
     assert "1.3.1" in crashed
-    assert "was killed by SIGBUS while loading" in crashed + hint
+    assert crashed.endswith("was killed by SIGBUS while loading."), "and no advice to do what is being done"
     assert "1.2.3" in babbled
     assert "[PAD151935]" in babbled
     assert worked.split()[:2] == ["ok", "1.2.0"]
