@@ -110,6 +110,7 @@ class RkllmEngine(Engine):
             limits=self._host.limits,
             preload=self.model.preload.after(self._host.native),
             environment=log_environment(release),
+            vocabulary=self._vocabulary,
         )
         self._runner, self._loaded_sampling, self._choice = runner, sampling, choice
         # A saved prompt is in the cache at once, and stays behind every one that is cleared.

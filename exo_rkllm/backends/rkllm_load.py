@@ -10,10 +10,9 @@ from typing import Any
 from exo_rkllm.backends.base import Model, Sampling, Vision
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption
-from exo_rkllm.errors import NotSupported, RuntimeMissing
+from exo_rkllm.errors import NotSupported, RuntimeMissing, UsageError
 from exo_rkllm.runtime import locate, modelfile, selection, version
 from exo_rkllm.runtime.abi.shared import SAMPLING_NAMES
-from exo_rkllm.runtime.ends import end_tokens
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.selection import RuntimeChoice
 from exo_rkllm.runtime.values import LoadParams
@@ -42,6 +41,7 @@ SAMPLING = frozenset(SAMPLING_NAMES)
 # What a model is loaded with where neither card nor request says otherwise.
 VENDOR_SAMPLING: Mapping[str, float] = {name: getattr(LoadParams(""), name) for name in SAMPLING_NAMES}
 LOG_LEVEL = "RKLLM_LOG_LEVEL"
+MEASURE_END = "exo-rkllm selftest --model NAME --only end-token measures which id ends an answer"
 # Options that are parameters of the load by the same name.
 PARAMETERS = ("n_keep", "base_domain_id", "embed_flash", "skip_special_token", "ignore_eos_token")
 
@@ -89,10 +89,17 @@ def load_params(
     release: str,
     sampling: Mapping[str, float],
 ) -> LoadParams:
-    """The end tokens are our own: an answer must end where the runtime doesn't know them.
+    """The end tokens are our own, since an answer must end where the runtime doesn't know them; the model's process
+    adds those of the files beside it (`runtime/ends.py`).
 
     The board's choice of CPUs is for runtimes that take one; the card's is an order, which an old one refuses.
     """
+    for name in ("cpus", "end_tokens"):
+        if any(type(one) is not int for one in options[name]):
+            raise UsageError(
+                f"{name} under [options] in the card of {facts.path.name} must be whole numbers.",
+                MEASURE_END if name == "end_tokens" else "exo-rkllm board lists the CPUs that are used without it",
+            )
     cpus = host.cpus if Features(release).has("cpus") else ()
     if 0 < len(options["cpus"]) < len(cpus):
         few = "The card of %s gives the vendor's library %d CPUs, and it wants %d threads here."
@@ -101,11 +108,15 @@ def load_params(
         model_path=str(facts.path),
         max_context_len=model.context,
         cpus=tuple(options["cpus"]) or cpus,
-        end_tokens=(*options["end_tokens"], *end_tokens(facts, facts.path.parent)),
+        end_tokens=(*options["end_tokens"], *_head_end(facts)),
         **image_tags(model.vision),
         **{name: options[name] for name in PARAMETERS},
         **sampling,  # type: ignore[arg-type]  # integers stay integers
     )
+
+
+def _head_end(facts: modelfile.ModelFacts) -> tuple[int, ...]:
+    return () if facts.end_token is None else (facts.end_token.value,)
 
 
 def image_tags(vision: Vision | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from exo_rkllm.runner.jobs import RunnerJob, inputs_of, spec_of
 from exo_rkllm.runner.process import settle
 from exo_rkllm.runner.wire import TOKEN_HEAD, TOKEN_ID, Frame, FrameKind
 from exo_rkllm.runtime.blackbox import BlackBox
+from exo_rkllm.runtime.ends import ends_beside
 from exo_rkllm.runtime.session import Library, LoadParams, OnRows, Session
 
 # An abort that comes before the library has begun is lost, so it is said again while the run lasts.
@@ -173,7 +175,9 @@ class Child:
 
             Preload.from_json(order["preload"]).run()
         library = Library.open(order["library"])
-        self._session = Session.open(library, LoadParams.from_json(order["params"]), self._box)
+        params = LoadParams.from_json(order["params"])
+        ends = (*params.end_tokens, *ends_beside(params.model_path, order["vocabulary"]))
+        self._session = Session.open(library, replace(params, end_tokens=ends), self._box)
         self._send_log()
         self._send_json(FrameKind.READY, task.frame.run, self._session.facts.to_json())
 

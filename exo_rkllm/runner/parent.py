@@ -84,12 +84,19 @@ class Runner:
         limits: RunnerLimits = RunnerLimits(),
         preload: Preload = Preload(),
         environment: Mapping[str, str] = MappingProxyType({}),
+        vocabulary: int = 0,
     ) -> tuple[Runner, Mapping[str, Any]]:
-        """A child with its model loaded, and the facts of its session. `environment` overrides the daemon's own.
+        """A child with its model loaded, and the facts of its session. `environment` overrides the daemon's own, and
+        `vocabulary` is as in `ends_beside`.
 
         Raises what the child reports, or why it died; no process is left then.
         """
-        order = {"library": str(library), "params": params.to_json(), "preload": preload.order()}
+        order = {
+            "library": str(library),
+            "params": params.to_json(),
+            "preload": preload.order(),
+            "vocabulary": vocabulary,
+        }
         return await cls.start_program(
             LANGUAGE_MODEL, name, order, report=report, limits=limits, environment=environment
         )

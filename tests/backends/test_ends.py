@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -66,14 +67,38 @@ async def test_answers_end_at_an_end_token_that_the_runtime_misses(
             assert finish.usage.cached == 0, "the abort that ended the answer before this one has emptied the cache"
 
 
-@every
-async def test_end_tokens_of_a_card_end_an_answer(
-    opened: Callable[..., Any], make_model: Callable[..., Path], version: str
+SPECIAL = "<|endoftext|>"
+OTHER_END = tokenizer.token(SPECIAL)  # one that the model file's head does not name
+SOURCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "card": ({"end_tokens": [OTHER_END]}, {}),
+    "generation_config": ({}, {"generation_config.json": {"eos_token_id": [1, OTHER_END]}}),
+    "config": ({}, {"config.json": {"eos_token_id": OTHER_END}}),
+    "tokenizer_config": (
+        {},
+        {"tokenizer_config.json": {"eos_token": SPECIAL, "added_tokens_decoder": {str(OTHER_END): SPECIAL}}},
+    ),
+    "tokenizer": (
+        {},
+        {
+            "special_tokens_map.json": {"eos_token": SPECIAL},
+            "tokenizer.json": {"added_tokens": [{"id": OTHER_END, "content": SPECIAL}]},
+        },
+    ),
+    "selftest": ({}, {"selftest.json": {"m.rkllm": {"end_tokens": [OTHER_END]}}}),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+async def test_end_token_of_any_source_ends_an_answer_that_the_runtime_would_go_on_with(
+    opened: Callable[..., Any], make_model: Callable[..., Path], source: str
 ) -> None:
-    model = make_model(reply="one two<|endoftext|>three", endless=True)
-    async with opened(model, {"end_tokens": [tokenizer.token("<|endoftext|>")]}, version) as engine:
+    options, files = SOURCES[source]
+    model = make_model(file="m.rkllm", reply=f"one two{SPECIAL}three", endless=True, **BOARD, **MISSED)
+    for name, content in files.items():
+        model.with_name(name).write_text(json.dumps(content))
+    async with opened(model, options, "1.3.0") as engine:
         pieces, finish = await ask(engine, "count")
-    assert ("".join(pieces), finish.reason) == ("one two", "stop")
+    assert ("".join(pieces), finish.reason, finish.end_token) == ("one two", "stop", OTHER_END)
 
 
 @pytest.mark.parametrize("version", ["1.2.3", "1.3.1"])
@@ -92,7 +117,7 @@ async def test_an_end_that_the_runtime_knows_keeps_its_cache(
 async def test_last_event_without_text_is_no_token_though_its_id_is_unknown(
     opened: Callable[..., Any], make_model: Callable[..., Path], version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exo_rkllm.backends.rkllm_load.end_tokens", lambda *_: ())
+    monkeypatch.setattr("exo_rkllm.backends.rkllm_load._head_end", lambda _: ())
     async with opened(make_model(reply=REPLY, **BOARD), version=version) as engine:
         pieces, finish = await ask(engine, "count")
     assert ("".join(pieces), finish.reason) == (REPLY, "stop")

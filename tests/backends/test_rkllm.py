@@ -388,6 +388,16 @@ def test_card_with_fewer_cpus_than_the_library_wants_is_told(
     assert ("gives the vendor's library 2 CPUs, and it wants 4 threads here" in caplog.text) is told
 
 
+@pytest.mark.parametrize("options", [{"end_tokens": ["<|im_end|>"]}, {"cpus": ["4"]}, {"end_tokens": [True]}])
+def test_card_with_anything_but_numbers_in_a_list_is_refused(
+    make_model: Callable[..., Path], options: dict[str, JSON]
+) -> None:
+    facts = inspect(make_model())
+    engine = Card(facts.path, options)
+    with pytest.raises(UsageError, match=r"under \[options\] in the card of .* must be whole numbers\."):
+        load_params(engine, facts, SPEC.options_of(engine), EngineHost(lambda _: None), "1.3.1", {})
+
+
 def test_board_decides_soc_and_cpus(board_root: Path, tmp_path: Path, make_board: Callable[..., Path]) -> None:
     host = engine_host(load({}), None, lambda _: None, board_root)
     assert (host.platform, host.cpus) == ("RK3588", (4, 5, 6, 7))

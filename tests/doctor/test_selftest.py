@@ -27,8 +27,7 @@ from exo_rkllm.doctor import measure, probes, selftest
 from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
 from exo_rkllm.doctor.probes import BINDING, PROBES, HardwareProbe
 from exo_rkllm.doctor.report import DoctorReport, Finding
-from exo_rkllm.runtime import modelfile
-from exo_rkllm.runtime.ends import end_tokens
+from exo_rkllm.runtime.ends import ends_beside
 from exo_rkllm.sampling import Sampling
 from simulator import tokenizer
 from tests.simulated import Library
@@ -113,7 +112,7 @@ async def test_end_token_is_found_whether_the_runtime_knows_it_or_not(
     measured_of: Callable[..., Any], known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not known:
-        monkeypatch.setattr("exo_rkllm.backends.rkllm_load.end_tokens", lambda *_: ())
+        monkeypatch.setattr("exo_rkllm.backends.rkllm_load._head_end", lambda _: ())
     finding, answers = await measured_of("end-token", reply="Yes.")
     assert finding.level == "pass"
     assert answers == {"runtime": "1.3.1", "end_tokens": [tokenizer.token("<|im_end|>")]}
@@ -167,13 +166,13 @@ def test_what_was_found_is_kept_beside_the_model_and_ends_its_answers(make_model
         "a.rkllm": {"end_tokens": [7], "runtime": "1.3.1", "logits_rows": [1]},
         "b.rkllm": {"end_tokens": [8]},
     }
-    assert 7 in end_tokens(modelfile.inspect(model), model.parent)
-    assert 7 not in end_tokens(modelfile.inspect(other), model.parent)
+    assert 7 in ends_beside(str(model), 0)
+    assert 7 not in ends_beside(str(other), 0)
     for nonsense in ("[]", "{", '{"a.rkllm": 1}', '{"a.rkllm": {"end_tokens": "x"}}'):
         notes.write_text(nonsense)
-        assert end_tokens(modelfile.inspect(model), model.parent) == (tokenizer.token("<|im_end|>"),)
+        assert ends_beside(str(model), 0) == ()
         measure.keep(model, {"end_tokens": [9]})
-        assert 9 in end_tokens(modelfile.inspect(model), model.parent)
+        assert 9 in ends_beside(str(model), 0)
 
 
 @pytest.mark.parametrize("probe", [probe for probe in PROBES if probe.command.startswith(BINDING)], ids=lambda p: p.key)
