@@ -120,3 +120,9 @@ def download_progress(progress: Tagged) -> PublishEventEffect:
 
 def node_info(node_id: str, when: str, info: Raw) -> PublishEventEffect:
     return PublishEventEffect("NodeGatheredInfo", {"node_id": node_id, "when": when, "info": info})
+
+
+def reached(node_id: str, other: str, address: Raw) -> PublishEventEffect:
+    """The edge from this node to another one."""
+    conn = {"source": node_id, "sink": other, "edge": {"sink_multiaddr": address}}
+    return PublishEventEffect("TopologyEdgeCreated", {"conn": conn})

@@ -14,7 +14,6 @@ from typing import Any
 from exo_rkllm.backends import base
 from exo_rkllm.cluster.discovery.interfaces import Interfaces, hosts_in
 from exo_rkllm.cluster.discovery.libp2p import LIBP2P, LibP2pWatch, sentence_of
-from exo_rkllm.cluster.discovery.node_id_server import NodeIdServer
 from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
 from exo_rkllm.cluster.discovery.state import DISCOVERY_WINDOW, AmbiguousClusters, DiscoveredPeer, DiscoveryState
 from exo_rkllm.cluster.effects import (
@@ -88,7 +87,6 @@ class ClusterNode:
             self.node_id, settings.namespace, new_nonce, self._revision.versions, settings.discovery_port
         )
         self._interfaces = Interfaces(settings.interfaces)
-        self._node_id_server = NodeIdServer(self.node_id, settings.api_port)
         self._ambiguous: tuple[str, ...] = ()
         self._announcement: Announcement | None = None
         self._endpoints: tuple[str, ...] = ()
@@ -146,7 +144,6 @@ class ClusterNode:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        await self._node_id_server.close()
         await self._transport.close()
 
     def join(self) -> None:
@@ -284,9 +281,7 @@ class ClusterNode:
 
     def _on_interfaces(self) -> None:
         self._libp2p.use({entry.index for entry in self._interfaces.usable()})
-        interfaces = self._interfaces.addresses()
-        self._do(self.membership.interfaces_changed(interfaces, self._now()))
-        self._spawn(self._node_id_server.listen([entry["ip_address"] for entry in interfaces]))
+        self._do(self.membership.interfaces_changed(self._interfaces.addresses(), self._now()))
 
     async def _query_nodes(self, query: QueryNodesEffect) -> None:
         addresses = {**self.membership.addresses(), **await self._transport.addresses()}

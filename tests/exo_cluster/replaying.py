@@ -239,7 +239,9 @@ class Replay:
         return False
 
     def _sort_out_signs(self) -> None:
-        """Signs of life of ours while serving come at other times than the prototype's."""
+        """The prototype told of no edges, and signs of life of ours while serving come at other times than its own."""
+        for entry in [entry for entry in self._ours if kind_of(entry[1]) == "TopologyEdgeCreated"]:
+            self._ours.remove(entry)
         if self.membership.phase != "serving":
             return
         for entry in [entry for entry in self._ours if kind_of(entry[1]) == "RequestEventLog"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import struct
@@ -17,7 +16,6 @@ from exo_rkllm.backends.base import Finish, Timings, Usage
 from exo_rkllm.cluster.discovery import interfaces
 from exo_rkllm.cluster.discovery.interfaces import Interfaces
 from exo_rkllm.cluster.discovery.namespace import digest
-from exo_rkllm.cluster.discovery.node_id_server import NodeIdServer, answer
 from exo_rkllm.cluster.discovery.packets import Hello, WhatsUp
 from exo_rkllm.cluster.discovery.state import (
     DISCOVERY_WINDOW,
@@ -299,54 +297,10 @@ def test_interface_keeps_its_name_when_a_message_omits_it() -> None:
 # ── HTTP ──
 
 
-@pytest.mark.parametrize(
-    ("request_line", "status", "body"),
-    [
-        (b"GET /node_id HTTP/1.1", b"200 OK", b'"c0ffee"'),
-        (b"GET /node_id?x=1 HTTP/1.0", b"200 OK", b'"c0ffee"'),
-        (b"HEAD /node_id HTTP/1.1", b"200 OK", b""),
-        (b"GET / HTTP/1.1", b"404", b""),
-        (b"GET /node_id/../state HTTP/1.1", b"404", b""),
-        (b"POST /node_id HTTP/1.1", b"404", b""),
-        (b"GET /node_id", b"404", b""),
-        (b"", b"404", b""),
-    ],
-)
-def test_server_answers_only_node_id_requests(request_line: bytes, status: bytes, body: bytes) -> None:
-    head, _, said = answer(request_line + b"\r\nHost: x\r\n\r\n", "c0ffee").partition(b"\r\n\r\n")
-    assert status in head.splitlines()[0]
-    assert said == body
-
-
 async def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-async def test_node_id_server_listens_on_each_address() -> None:
-    port = await free_port()
-    reachable = NodeIdServer("c0ffee", port)
-    await reachable.listen(["127.0.0.1", "127.0.0.2", "203.0.113.7"])
-    assert reachable.addresses == ("127.0.0.1", "127.0.0.2")
-
-    async def ask(address: str, data: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection(address, port)
-        writer.write(data)
-        if not data.endswith(b"\r\n\r\n"):
-            writer.write_eof()
-        said = await reader.read()
-        writer.close()
-        return said
-
-    assert b'"c0ffee"' in await ask("127.0.0.2", b"GET /node_id HTTP/1.1\r\n\r\n")
-    assert await ask("127.0.0.1", b"GET /node") == b""
-    assert await ask("127.0.0.1", b"x" * 20_000) == b""
-    await reachable.listen(["127.0.0.2"])
-    with pytest.raises(ConnectionRefusedError):
-        await ask("127.0.0.1", b"GET /node_id HTTP/1.1\r\n\r\n")
-    await reachable.close()
-    assert reachable.addresses == ()  # type: ignore[comparison-overlap]  # a call in between changes it
 
 
 @contextlib.asynccontextmanager

@@ -348,6 +348,42 @@ def test_cluster_whose_metrics_have_another_shape_gets_none_of_ours_and_keeps_th
     assert wire.member.phase is Phase.SERVING
 
 
+def edges_to_a_mac(wire: Wire, *infos: Any) -> list[str]:
+    when = "2026-01-01 00:00:00+00:00"
+    effects = [one for info in infos for one in wire.says("NodeGatheredInfo", node_id="mac", when=when, info=info)]
+    events = [json.loads(effect.payload).get("event", {}) for effect in effects if isinstance(effect, SendEffect)]
+    edges = [event["TopologyEdgeCreated"]["conn"]["edge"] for event in events if "TopologyEdgeCreated" in event]
+    return [edge["sink_multiaddr"]["address"] for edge in edges]
+
+
+ADDRESSES = {
+    "NodeNetworkInterfaces": {
+        "ifaces": [
+            {"name": "en0", "ip_address": address, "interface_type": "wifi"}
+            for address in ("fe80::1", "127.0.0.1", "nonsense", "10.77.0.9")
+        ]
+    }
+}
+MLX = {"NodeBackends": {"backends": ["MlxCpu"]}}
+
+
+def test_line_to_each_node_of_exo_is_told_once_and_again_after_it_was_lost() -> None:
+    wire = Wire()
+    wire.join()
+    assert edges_to_a_mac(wire, ADDRESSES, {"NodeBackends": {"backends": []}}) == [], "another board"
+    assert edges_to_a_mac(wire, MLX, MLX, ADDRESSES) == ["/ip4/10.77.0.9/tcp/52415"]
+    wire.says("NodeTimedOut", node_id="mac")
+    assert edges_to_a_mac(wire, ADDRESSES, MLX) == ["/ip4/10.77.0.9/tcp/52415"]
+
+
+def test_cluster_whose_edges_have_another_shape_is_told_of_none() -> None:
+    wire = Wire()
+    wire.join()
+    wire.says("TopologyEdgeCreated", conn={"source": "a", "sink": "b", "edge": {"cable": "red"}})
+    assert edges_to_a_mac(wire, ADDRESSES, MLX) == []
+    assert wire.member.phase is Phase.SERVING
+
+
 def test_new_addresses_are_told_at_once() -> None:
     wire = Wire()
     wire.join()

@@ -68,7 +68,7 @@ class Interfaces:
         return tuple(entry for entry in self._selection() if entry.usable)
 
     def addresses(self) -> tuple[Raw, ...]:
-        """Addresses in exo's words (`NetworkInterfaceInfo`), without link-local ones; exo asks each for `/node_id`."""
+        """Addresses in exo's words (`NetworkInterfaceInfo`), without link-local ones."""
         return tuple(
             {"name": entry.name, "ip_address": address, "interface_type": entry.kind}
             for entry in self._selection()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from exo_rkllm.cluster.effects import CancelTaskEffect, PublishNodeInfoEffect, node_info
+from exo_rkllm.cluster.effects import CancelTaskEffect, PublishNodeInfoEffect, node_info, reached
 from exo_rkllm.cluster.serving import NodeDescription, Servable
 from exo_rkllm.cluster.session import gauges
 from exo_rkllm.cluster.session.publishing import MembershipSources, Publisher
 from exo_rkllm.cluster.session.replica import Replica
 from exo_rkllm.cluster.wire import clean
-from exo_rkllm.cluster.wire.events import Event, InputChunkReceived, Raw
+from exo_rkllm.cluster.wire.events import Event, InputChunkReceived, NodeGatheredInfo, NodeTimedOut, Raw
 from exo_rkllm.cluster.wire.requests import ImageStore
 from exo_rkllm.cluster.worker import events, offers
 from exo_rkllm.cluster.worker.decide import decide
@@ -27,6 +28,8 @@ METRICS_EVERY = 1.0
 DISK_EVERY = 12
 # Two signs of life of our id that are not ours, this far apart, are another board and no echo of an old life.
 TWIN = 3.0
+# exo's edges have a port, of its API, which nothing connects to.
+EXO_API = 52415
 # Ids of signs of life that are kept until the log echoes them.
 REMEMBERED = 256
 
@@ -54,7 +57,8 @@ class LocalNode:
         self._models: Mapping[str, Servable] = {}
         self._spoke_at = 0.0
         self._metrics: Raw | None = None  # as last told
-        self.shows_gauges = True  # unless this cluster's metrics have another shape
+        self._reached: set[str] | None = None  # nodes that the cluster was told of; None before it was told anything
+        self.shows_gauges = self.shows_edges = True  # unless those of this cluster have another shape
         self._looked_at = 0.0
         self._signs = 0
         self._sign_ids: dict[str, None] = {}  # ids of our own signs of life, oldest first
@@ -67,7 +71,8 @@ class LocalNode:
         self.drop_work()
         self.replica = Replica(self.me)
         self._sign_ids.clear()
-        self._metrics, self.shows_gauges = None, True
+        self._metrics = self._reached = None
+        self.shows_gauges = self.shows_edges = True
         self._twin_since = None
 
     def drop_work(self) -> None:
@@ -79,8 +84,13 @@ class LocalNode:
 
     def apply(self, event: Event) -> None:
         self.replica.apply(event)
-        if isinstance(event, InputChunkReceived):
-            self.images.take(event)
+        match event:
+            case InputChunkReceived():
+                self.images.take(event)
+            case NodeGatheredInfo(node) if self._reached is not None and node not in self._reached:
+                self._reach(node)
+            case NodeTimedOut(node) if self._reached is not None:
+                self._reached.discard(node)
 
     def decide(self, event: events.WorkerEvent, now: float) -> None:
         self.worker, effects = decide(self.worker, event, self.replica, now, self._sources.new_id)
@@ -98,10 +108,12 @@ class LocalNode:
 
     def introduce(self, now: float) -> None:
         """Tell the cluster all about this node."""
-        self._metrics = None
+        self._metrics, self._reached = None, set()
         others = (facts for node, facts in self.replica.nodes.items() if node != self.me)
         for info in self._all_infos(offers.backends(self._placement, others)):
             self.publish_info(info, now)
+        for node in self.replica.nodes:
+            self._reach(node)
 
     def publish_info(self, info: Raw, now: float) -> None:
         event_id = self._sources.new_id()
@@ -164,6 +176,20 @@ class LocalNode:
         """Whether the log still has instances that this node wants deleted."""
         return any(instance in self.replica.instances for instance in self.worker.deleting)
 
+    def _reach(self, node: str) -> None:
+        """Tell that this node reaches one of exo's, for the line between them in exo's dashboard.
+
+        exo's own way, each node asking all others for `/node_id`, gives its nodes one more edge, and exo prefers nodes
+        with a single one when it places its models.
+        """
+        if self._reached is None or not self.shows_edges or node == self.me:
+            return
+        facts = self.replica.nodes[node]
+        address = next(filter(None, map(multiaddr, facts.addresses or ())), None)
+        if facts.backends and address is not None:
+            self._reached.add(node)
+            self._publisher.event(reached(self.me, node, address))
+
     def _new_worker(self) -> Worker:
         return Worker(self.me, self.facts.name, self._placement, self._models, errors=self._errors)
 
@@ -194,3 +220,16 @@ class LocalNode:
         if disk is not None:
             total, available = ({"in_bytes": size} for size in disk)
             yield {"NodeDiskUsage": {"disk_usage": {"total": total, "available": available}}}
+
+
+def multiaddr(address: str) -> Raw | None:
+    """Of exo's API at an IP address, as exo writes edges; None for an address of one link or host alone."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    if ip.is_link_local or ip.is_loopback:
+        return None
+    kind = f"ip{ip.version}"
+    text = f"/{kind}/{ip}/tcp/{EXO_API}"
+    return {"address": text, "address_type": kind, "ip_address": str(ip), "port": EXO_API}

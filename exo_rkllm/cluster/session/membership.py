@@ -236,6 +236,7 @@ class Membership:
         if difference is None:
             return
         self.local.shows_gauges &= "MacmonMetrics" not in difference.problem
+        self.local.shows_edges &= "TopologyEdge" not in difference.problem
         if difference.ours:
             self._become_passive((difference.problem,))
         elif self._compatibility.is_new_note(difference.problem):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from tests.exo_cluster.standin.state import Json, State, unwrap
 
@@ -16,7 +17,7 @@ class NoPlacement(Exception):
 
 def place(state: State, card: Json, *, min_nodes: int = 1, sharding: str = "Pipeline", meta: str = "MlxRing") -> Json:
     """The ring of nodes that a model is placed on, in order; raises NoPlacement."""
-    rings = [(node,) for node in state.topology] + list(_cycles(state))
+    rings = [(node,) for node in state.topology] + _cycles(tuple(state.topology), frozenset(state.edges))
     rings = [ring for ring in rings if len(ring) >= min_nodes and _has_memory(state, ring, card)]
     if sharding == "Tensor":
         rings = [ring for ring in rings if _divides(card, len(ring))]
@@ -24,29 +25,40 @@ def place(state: State, card: Json, *, min_nodes: int = 1, sharding: str = "Pipe
         raise NoPlacement("No cycles with sufficient memory")
     smallest = min(len(ring) for ring in rings)
     rings = [ring for ring in rings if len(ring) == smallest]
-    usable = ENGINES["MlxRing" if smallest == 1 else meta] & set(card["backends"])
+    usable = ENGINES[meta] & set(card["backends"])
     if not usable:
         raise NoPlacement(f"backends {card['backends']} cannot satisfy engine {meta}")
     rings = [ring for ring in rings if all(usable & set(state.node_backends.get(node, ())) for node in ring)]
     if not rings:
         raise NoPlacement(f"No cycle where every node supports a backend in {sorted(usable)}")
+    if meta == "MlxJaccl" and not (rings := list(filter(state.is_rdma, rings))):
+        raise NoPlacement("no RDMA-connected cycles available")
     leafy = [ring for ring in rings if any(len(state.neighbours(node)) <= 1 for node in ring)]
-    return max(leafy or rings, key=lambda ring: (_downloaded(state, ring, card), _free(state, ring)))
+    ring = max(leafy or rings, key=lambda ring: (_downloaded(state, ring, card), _free(state, ring)))
+    if (sharding == "Pipeline" or len(ring) == 1) and not _has_room_for_layers(state, ring, card):
+        raise NoPlacement("Node has insufficient memory")
+    beside = [pair for pair in zip(ring, ring[1:] + ring[:1], strict=True) if len(ring) > 1]
+    if meta == "MlxRing" and not {*beside, *((other, one) for one, other in beside)} <= state.edges.keys():
+        raise NoPlacement("MLX ring backend requires connectivity between neighbouring nodes")
+    return ring
 
 
-def _cycles(state: State) -> Iterator[tuple[str, ...]]:
+@lru_cache(maxsize=2)
+def _cycles(topology: tuple[str, ...], edges: frozenset[tuple[str, str]]) -> list[tuple[str, ...]]:
     """Every simple cycle of two nodes and more, once, beginning at its first node."""
-    order = {node: number for number, node in enumerate(state.topology)}
+    order = {node: number for number, node in enumerate(topology)}
+    after = {
+        node: sorted((sink for source, sink in edges if source == node), key=order.__getitem__) for node in topology
+    }
 
     def grow(path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-        for node in sorted(state.neighbours(path[-1]), key=order.__getitem__):
+        for node in after[path[-1]]:
             if node == path[0] and len(path) > 1:
                 yield path
             elif node not in path and order[node] > order[path[0]]:
                 yield from grow((*path, node))
 
-    for node in state.topology:
-        yield from grow((node,))
+    return [ring for node in topology for ring in grow((node,))]
 
 
 def _free(state: State, ring: tuple[str, ...]) -> int:
@@ -56,6 +68,21 @@ def _free(state: State, ring: tuple[str, ...]) -> int:
 def _has_memory(state: State, ring: tuple[str, ...], card: Json) -> bool:
     known = all(node in state.node_memory for node in ring)
     return known and _free(state, ring) >= card["storage_size"]["in_bytes"]
+
+
+def _has_room_for_layers(state: State, ring: tuple[str, ...], card: Json) -> bool:
+    """Layers go by memory, the rest by the largest remainders, and each node gets one."""
+    shares = [_free(state, (node,)) / _free(state, ring) * card["n_layers"] for node in ring]
+    layers = list(map(int, shares))
+    places = sorted(range(len(ring)), key=lambda place: shares[place] - layers[place], reverse=True)
+    for place in places[: card["n_layers"] - sum(layers)]:
+        layers[place] += 1
+    for place in places if 0 in layers else ():
+        if layers[place] == 0:
+            layers[layers.index(max(layers))] -= 1
+            layers[place] = 1
+    sizes = [card["storage_size"]["in_bytes"] * count // card["n_layers"] for count in layers]
+    return all(size <= _free(state, (node,)) for size, node in zip(sizes, ring, strict=True))
 
 
 def _divides(card: Json, nodes: int) -> bool:

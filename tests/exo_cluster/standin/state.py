@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 Json = Any
@@ -54,7 +55,7 @@ class State:
     def __init__(self) -> None:
         self.maps: dict[str, dict[str, Json]] = {name: {} for name in MAPS}
         self.topology: list[str] = []
-        self.edges: set[tuple[str, str]] = set()
+        self.edges: dict[tuple[str, str], list[Json]] = {}
         self.applied = -1
 
     def __getattr__(self, name: str) -> dict[str, Json]:
@@ -65,6 +66,8 @@ class State:
 
     def document(self) -> Json:
         connections: Json = {}
+        for source, sink in self.edges:
+            connections.setdefault(source, {})[sink] = [camel(edge) for edge in self.edges[source, sink]]
         return {
             **dict(camel(self.maps).items()),
             "topology": {"nodes": list(self.topology), "connections": connections},
@@ -103,12 +106,14 @@ class State:
             self.node_disk[node] = facts["disk_usage"]
         elif kind == "NodeBackends":
             self.node_backends[node] = facts["backends"]
+        elif kind == "RdmaCtlStatus":
+            self.node_rdma_ctl[node] = facts
 
     def _NodeTimedOut(self, body: Json) -> None:  # noqa: N802
         node = body["node_id"]
         if node in self.topology:
             self.topology.remove(node)
-        self.edges = {edge for edge in self.edges if node not in edge}
+        self.edges = {pair: edges for pair, edges in self.edges.items() if node not in pair}
         for name in ("last_seen", "downloads", "node_memory", "node_disk", "node_system", "node_network"):
             self.maps[name].pop(node, None)
 
@@ -156,12 +161,24 @@ class State:
         self.custom_model_cards.pop(body["model_id"], None)
 
     def _TopologyEdgeCreated(self, body: Json) -> None:  # noqa: N802
-        self.edges.add((body["conn"]["source"], body["conn"]["sink"]))
+        source, sink, edge = body["conn"]["source"], body["conn"]["sink"], body["conn"]["edge"]
+        for node in (source, sink):
+            if node not in self.topology:
+                self.topology.append(node)
+        edges = self.edges.setdefault((source, sink), [])
+        if edge not in edges:
+            edges.append(edge)
 
     # ── what others ask of it ──
 
     def neighbours(self, node: str) -> set[str]:
-        return {sink for source, sink in self.edges if source == node and sink in self.topology}
+        return {sink for source, sink in self.edges if source == node}
+
+    def is_rdma(self, ring: Sequence[str]) -> bool:
+        """Whether exo counts it as one for MlxJaccl: RDMA wherever its nodes reach each other, enabled on all."""
+        within = [edges for (source, sink), edges in self.edges.items() if source in ring and sink in ring]
+        enabled = all(self.node_rdma_ctl.get(node, {}).get("enabled") for node in ring)
+        return enabled and all(any("source_rdma_iface" in edge for edge in edges) for edges in within)
 
     def in_flight(self, instance: str) -> int:
         bodies = (unwrap(task)[1] for task in self.tasks.values())
