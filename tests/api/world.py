@@ -216,4 +216,5 @@ async def world(
                 yield World(url, port, Path(folder), catalogue, dispatcher, ledger, http)
             finally:
                 await runner.cleanup()
+                made.tokenizers.close()
                 await dispatcher.drain(0)

@@ -48,6 +48,11 @@ def furnished(house: House, library: Path, root: Path) -> House:
     return house
 
 
+@pytest.fixture(scope="module", autouse=True)
+def every_process_ends() -> None:
+    """Not with the module: one service is for all of them."""
+
+
 @pytest.fixture(scope="session", params=RUNTIMES)
 def service(
     request: pytest.FixtureRequest, library: Library, tmp_path_factory: pytest.TempPathFactory

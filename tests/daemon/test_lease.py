@@ -180,8 +180,9 @@ def test_npu_run_ends_its_command_when_the_daemon_goes(board_house: House, npu_d
 
 
 def test_npu_run_passes_signals_on(board_house: House, npu_daemon: Daemon) -> None:
-    command = npu_run(board_house, "--", "sleep", "60")
-    npu_daemon.wait_for(lambda status: holder(status) == "sleep")
+    command = npu_run(board_house, "--name", "sleep", "--", "sh", "-c", "echo here; exec sleep 60")
+    assert command.stdout is not None and command.stdout.readline() == "here\n"
+    assert holder(npu_daemon.status()) == "sleep"
     command.send_signal(signal.SIGTERM)
     assert command.wait(10) == 128 + signal.SIGTERM
 

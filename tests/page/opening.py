@@ -33,6 +33,7 @@ BOARD: dict[str, Any] = {
 CHOOSE = """((box) => {{ box.value = '{}'; box.dispatchEvent(new Event('change', {{bubbles: true}})); }})
 (document.getElementById('model'))"""
 ANSWERS = "document.querySelectorAll('.said.board')"
+LANES = "document.querySelectorAll('.lane').length === 4"
 DONE = f"!document.getElementById('stop') && [...{ANSWERS}].every((one) => one.ariaBusy !== 'true')"
 
 

@@ -14,7 +14,7 @@ from exo_rkllm.cluster.session.view import ClusterView, OfferView, Phase, unconf
 from exo_rkllm.errors import NpuUnavailable
 from tests.api.world import CARDS, world
 from tests.page.browser import Tab, browser
-from tests.page.opening import BOARD, KEYS, needs_chromium, opened
+from tests.page.opening import BOARD, KEYS, LANES, needs_chromium, opened
 
 pytestmark = needs_chromium
 
@@ -25,7 +25,6 @@ BLIND: dict[str, Any] = {
     "celsius": None,
     "absent": {"load": "only root may read it", "clock": "no devfreq", "temperature": "no thermal zone"},
 }
-LANES = "document.querySelectorAll('.lane').length === 4"
 
 
 async def use_key(tab: Tab, key: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.page.browser import Tab
 from tests.page.npm import installed
-from tests.page.opening import DONE, ask, needs_chromium, opened
+from tests.page.opening import DONE, LANES, ask, needs_chromium, opened
 from tests.page.test_chat import MARKDOWN
 
 pytestmark = needs_chromium
@@ -22,7 +22,7 @@ async def check(tab: Tab) -> None:
 
 async def test_axe_core_objects_to_nothing_in_any_state() -> None:
     async with opened(answers={"show": MARKDOWN}) as (_, tab):
-        await tab.until("document.getElementById('model')")
+        await tab.until(LANES)
         await check(tab)
         await ask(tab, "show", "thinker")
         await tab.until(f"{DONE} && document.querySelector('.katex')")
