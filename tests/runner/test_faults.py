@@ -31,6 +31,7 @@ from tests.simulated import Library
 
 # A start of Python on a busy machine takes seconds; a test of a load that hangs sets its own limit.
 QUICK = RunnerLimits(load=20.0, prefill=0.6, prefill_token=0.0, token=0.4, abort=0.4, close=0.4)
+DEATHS = 200 if os.environ.get("EXO_RKLLM_LONG") else 60
 ANSWER = "every word of this answer is one token more or less and there are some of them"
 
 
@@ -42,10 +43,10 @@ def host(library: Library, board_root: Path) -> EngineHost:
 @pytest.fixture(autouse=True)
 def nothing_stays_behind() -> Iterator[None]:
     """No descriptor, child or memory file of a test is there after it."""
-    before = descriptors()
+    before, others = descriptors(), children()
     yield
     gc.collect()
-    assert children() == set()
+    assert children() <= others
     assert descriptors() <= before
 
 
@@ -268,7 +269,7 @@ async def wait_until(condition: Callable[[], bool], seconds: float = 1.0) -> Non
         await asyncio.sleep(0.02)
 
 
-async def test_two_hundred_deaths_leave_nothing(host: EngineHost, make_model: Callable[..., Path]) -> None:
+async def test_many_deaths_leave_nothing(host: EngineHost, make_model: Callable[..., Path]) -> None:
     """Killed from outside and inside, at any moment; each waiting caller hears it, and the next load works."""
     faulty = [
         make_model(reply=ANSWER, faults=(fault,))
@@ -292,7 +293,7 @@ async def test_two_hundred_deaths_leave_nothing(host: EngineHost, make_model: Ca
         await engine.close()
 
     numbers = itertools.count()
-    for _ in range(50):
+    for _ in range(DEATHS // 4):
         await asyncio.gather(*(one(next(numbers)) for _ in range(4)))
     engine = await loaded(host, healthy)
     assert await hear(engine) == ANSWER
