@@ -101,6 +101,7 @@ class EngineVision:
 
     async def close(self) -> None:
         await self._encoder.close()
+        await self._pictures.reader.close()  # which other models that see start again
 
 
 def engine_vision(model: Model, host: EngineHost) -> EngineVision:

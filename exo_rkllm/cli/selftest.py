@@ -37,6 +37,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="NAME|FILE", help="a small model to measure with; without one, only files are read"
     )
     parser.add_argument("--only", metavar="CHECK", action="append", help="run only this check; repeatable")
+    parser.add_argument(
+        "--vision",
+        action="store_true",
+        help="show a model pictures, and nothing else; without --model, the first one that sees",
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, help="the report (default: a new file in this folder)")
     parser.add_argument("--root", metavar="DIR", type=Path, help="read /sys, /proc and /dev below this folder")
     parser.add_argument("--list", action="store_true", help="list the checks and exit")
@@ -52,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    probes = select(args.only)
+    probes = select([*(args.only or ()), *(["vision"] if args.vision else ())])
     if args.list:
         width = max(len(probe.key) for probe in probes)
         print(*(f"{probe.key:<{width}}  {probe.kind:<8}  {probe.question}" for probe in probes), sep="\n")
@@ -65,9 +70,10 @@ def main(args: argparse.Namespace) -> int:
     service = daemon_status(os.environ)
     lines: list[str] = []
     bench = None
-    if args.model is not None:
+    name = args.model or (seeing_model() if args.vision else None)
+    if name is not None:
         refuse_company(service)
-        bench = Bench(board, find_sources(root, board), lambda: engine(args.model, root, lines))
+        bench = Bench(board, find_sources(root, board), lambda: engine(name, root, lines))
     paint, columns = Paint(sys.stdout), terminal_width(sys.stdout)
     width = max(len(probe.key) for probe in probes)
 
@@ -79,9 +85,7 @@ def main(args: argparse.Namespace) -> int:
         keep_answers(bench)
     now = time.time()
     report = args.output or Path(time.strftime("exo-rkllm-selftest-%Y%m%d-%H%M%S.md", time.localtime(now)))
-    doctor = diagnose(
-        look(os.environ, identity_for(None), service, configured_catalogue(), args.root, args.model or "")
-    )
+    doctor = diagnose(look(os.environ, identity_for(None), service, configured_catalogue(), args.root, name or ""))
     report.write_text(selftest.page(board, doctor, outcomes, lines, now), encoding="utf-8")
     print(f"\nThe report is {report}: attach it to an issue.")
     return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0
@@ -137,6 +141,15 @@ def select(only: list[str] | None) -> list[HardwareProbe]:
         if key not in keys:
             raise UsageError(f"There is no check {key!r}.", "exo-rkllm selftest --list")
     return [probe for probe in PROBES if not only or probe.key in only]
+
+
+def seeing_model() -> str:
+    """The first model of the catalogue with an encoder."""
+    catalogue = configured_catalogue()
+    for entry in () if catalogue is None else catalogue.list():
+        if entry.vision is not None:
+            return entry.id
+    raise UsageError("No model here sees.", "exo-rkllm selftest --vision --model NAME, or pull one with its encoder")
 
 
 def refuse_company(service: DaemonStatus) -> None:

@@ -176,6 +176,29 @@ PROBES: tuple[HardwareProbe, ...] = (
         f"{OWN}abort",
         "One token while decoding; up to about 1.3 s during prefill (rknn-llm issue 400).",
     ),
+    HardwareProbe(
+        "vision",
+        "measured",
+        "Whether a model that sees names the colour of a square, and what encoding takes",
+        "exo-rkllm selftest --vision",
+        "About 0.9 s an image once the encoder is loaded (Qwen3-VL-2B, rknn-vision 3); nothing hangs beside a language "
+        "model in another domain.",
+    ),
+    HardwareProbe(
+        "vision-domains",
+        "by hand",
+        "Whether the encoder and the language model keep to their address windows",
+        "exo-rkllm run NAME 'What is this?' --image FILE; sudo dmesg | grep -iE 'rknpu|iommu' | tail",
+        "No failed to submit: librknnrt is in domain 0, the language model in 1 or above (rknn-vision 3).",
+        root=True,
+    ),
+    HardwareProbe(
+        "vision-cores",
+        "by hand",
+        "Whether an encoder is faster on all cores than by the library's own choice",
+        "exo-rkllm selftest --vision, once as it is and once with RKNN_LOG_LEVEL=4 in the environment",
+        "Nobody says; all cores of the SoC are asked for, which a file may refuse (rknn-vision 2).",
+    ),
     # ── what nobody has measured yet (board-facts 14), kept beside the model ────────────────────
     HardwareProbe(
         "end-token",

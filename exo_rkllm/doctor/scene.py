@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exo_rkllm import plugins
+from exo_rkllm.backends.host import language_domain, takes_domains
 from exo_rkllm.board import files, kernel_log
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board, detect
@@ -67,10 +68,20 @@ class ModelInspection:
 
 
 @dataclass(frozen=True, slots=True)
-class VisionInspection:
-    """The encoders of the catalogue's models, each with its facts or what is wrong with it, and librknnrt for them."""
+class EncoderInspection:
+    """A model's encoder, or the error of reading it; `domain` is where the NPU would load the language model."""
 
-    encoders: tuple[tuple[str, EncoderFacts | ExoRkllmError], ...] = ()
+    name: str
+    facts: EncoderFacts | ExoRkllmError
+    domain: int = 0
+    memory: int | None = None  # estimated bytes of the language model
+
+
+@dataclass(frozen=True, slots=True)
+class VisionInspection:
+    """The encoders of the catalogue's models, and librknnrt for them."""
+
+    encoders: tuple[EncoderInspection, ...] = ()
     library: Path | None = None
     release: str = ""
     error: ExoRkllmError | None = None  # why there is no library
@@ -141,7 +152,7 @@ def look(
         plugins=_plugins(environment, service),
         exo=host_kind(),
         neighbours=find_neighbours(base, board, _daemon_process(service)),
-        vision=_vision(catalogue, config),
+        vision=_vision(catalogue, config, board, search),
     )
 
 
@@ -192,12 +203,14 @@ def _inspect_entry(entry: Entry, platform_name: str, search: Search) -> ModelIns
     return _inspect(entry.id, entry.path, platform_name, search, entry.context, wanted)
 
 
-def _vision(catalogue: Catalogue | None, config: Config | None) -> VisionInspection:
+def _vision(catalogue: Catalogue | None, config: Config | None, board: Board, search: Search) -> VisionInspection:
     try:
         entries = () if catalogue is None else catalogue.scan().entries
     except ExoRkllmError:
         return VisionInspection()  # the models' check says it
-    encoders = tuple((entry.id, _encoder(entry.vision.file)) for entry in entries if entry.vision is not None)
+    encoders = tuple(
+        _inspect_encoder(entry, entry.vision.file, board, search) for entry in entries if entry.vision is not None
+    )
     if not encoders:
         return VisionInspection()
     named = config.runtime.encoder_library if config is not None else ""
@@ -206,6 +219,16 @@ def _vision(catalogue: Catalogue | None, config: Config | None) -> VisionInspect
         return VisionInspection(encoders, library, rknn_version.check(library))
     except ExoRkllmError as error:
         return VisionInspection(encoders, error=error)
+
+
+def _inspect_encoder(entry: Entry, file: Path, board: Board, search: Search) -> EncoderInspection:
+    model = _inspect_entry(entry, "", search)
+    named = entry.options.get("base_domain_id")
+    if isinstance(named, int):
+        domain = named
+    else:
+        domain = language_domain(board) if model.runtime is None or takes_domains(model.runtime.release) else 0
+    return EncoderInspection(entry.id, _encoder(file), domain, model.memory)
 
 
 def _encoder(file: Path) -> EncoderFacts | ExoRkllmError:

@@ -10,14 +10,15 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from exo_rkllm import __version__
 from exo_rkllm.board.detect import Board
-from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
+from exo_rkllm.doctor import measure, measure_vision
+from exo_rkllm.doctor.measure import Bench
 from exo_rkllm.doctor.probes import HardwareProbe
 from exo_rkllm.doctor.report import DoctorReport, Finding, bad, from_error, good, poor, unseen
 from exo_rkllm.errors import ExoRkllmError
@@ -25,6 +26,7 @@ from exo_rkllm.errors import ExoRkllmError
 # A command of the table reads a few files; if it takes longer, it hangs on a device.
 COMMAND_SECONDS = 20.0
 MEASURE_SECONDS = 600.0
+MEASUREMENTS: Mapping[str, Callable[[Bench], object]] = {**measure.MEASUREMENTS, "vision": measure_vision.vision}
 MOST_LINES = 120
 # Not to be published: addresses of network cards and of the machine.
 PRIVATE = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b|\b(?:\d{1,3}\.){3}\d{1,3}\b", re.IGNORECASE)
@@ -73,9 +75,9 @@ def run(
 def _measure(probe: HardwareProbe, bench: Bench | None) -> Finding:
     if bench is None:
         return unseen("needs --model NAME")
-    measure = cast("Callable[[Bench], Awaitable[Finding]]", MEASUREMENTS[probe.key])
+    measured = cast("Callable[[Bench], Awaitable[Finding]]", MEASUREMENTS[probe.key])
     try:
-        return asyncio.run(asyncio.wait_for(measure(bench), MEASURE_SECONDS))
+        return asyncio.run(asyncio.wait_for(measured(bench), MEASURE_SECONDS))
     except ExoRkllmError as error:
         return from_error(error)
     except asyncio.TimeoutError:

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from exo_rkllm.backends.host import DOMAINS_SINCE, language_domain
 from exo_rkllm.classic.launcher import NONE, UNRELATED
 from exo_rkllm.doctor.report import Finding, bad, from_error, good, poor, unseen, worst
-from exo_rkllm.doctor.scene import ModelInspection, Scene
+from exo_rkllm.doctor.scene import EncoderInspection, ModelInspection, Scene, VisionInspection
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.runtime import abi
 from exo_rkllm.runtime.version import order
@@ -98,22 +99,42 @@ def vision(scene: Scene) -> Finding:
         return unseen("no model here sees images")
     if found.error is not None:
         return from_error(found.error)
-    soc = scene.board.soc.name if scene.board.soc is not None else ""
-    for name, facts in found.encoders:
-        if isinstance(facts, ExoRkllmError):
-            return from_error(facts)
-        if soc and facts.platforms and soc not in facts.platforms:
-            return bad(
-                f"The encoder of {name} is for {', '.join(facts.platforms).upper()}, and this board is {soc.upper()}.",
-                f"exo-rkllm rm {name}, then pull the model's files for {soc.upper()}",
-            )
-        if order(facts.toolkit) > order(found.release):
-            return poor(
-                f"The encoder of {name} was made by toolkit {facts.toolkit}, and librknnrt is {found.release}.",
-                f"exo-rkllm runtime --install FILE with a librknnrt.so of {facts.toolkit} or newer",
-            )
-    names = ", ".join(name for name, _ in found.encoders)
+    findings = [_encoder(one, found, scene) for one in found.encoders]
+    first = worst(findings)
+    if first.level != "pass":
+        return first
+    names = ", ".join(one.name for one in found.encoders)
     return good(f"librknnrt {found.release} ({found.library}) for {names}")
+
+
+def _encoder(encoder: EncoderInspection, found: VisionInspection, scene: Scene) -> Finding:
+    name, facts, soc, total = encoder.name, encoder.facts, scene.board.soc, scene.reading.memory_total
+    if isinstance(facts, ExoRkllmError):
+        return from_error(facts)
+    if soc is not None and facts.platforms and soc.name not in facts.platforms:
+        return bad(
+            f"The encoder of {name} is for {', '.join(facts.platforms).upper()}, and this board is {soc.name.upper()}.",
+            f"exo-rkllm rm {name}, then pull the model's files for {soc.name.upper()}",
+        )
+    if order(facts.toolkit) > order(found.release):
+        return poor(
+            f"The encoder of {name} was made by toolkit {facts.toolkit}, and librknnrt is {found.release}.",
+            f"exo-rkllm runtime --install FILE with a librknnrt.so of {facts.toolkit} or newer",
+        )
+    if soc is not None and soc.language_domain and not encoder.domain:
+        return poor(
+            f"{name} loads into the NPU's domain 0 beside its encoder, which hangs the NPU without an error.",
+            f"Leave base_domain_id out of the card of {name}, with runtime {DOMAINS_SINCE} or newer"
+            if language_domain(scene.board)
+            else "Update the NPU's driver: this one has a single domain",
+        )
+    if total is not None and encoder.memory is not None and encoder.memory + facts.size > total:
+        return poor(
+            f"{name} and its encoder need about {(encoder.memory + facts.size) / GIB:.1f} GiB, and this board has "
+            f"{total / GIB:.1f} GiB.",
+            f"exo-rkllm show {name}; a shorter context or a smaller model fits",
+        )
+    return good(f"{name}, toolkit {facts.toolkit}")
 
 
 def plugins(scene: Scene) -> Finding:

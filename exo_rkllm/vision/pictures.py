@@ -52,8 +52,11 @@ class PictureReader:
         return rows.data
 
     async def close(self) -> None:
-        if self._runner is not None:
-            await self._runner.close()
+        """Ends the child once it has decoded what it was given; the next picture starts another one."""
+        async with self._lock:
+            if self._runner is not None:
+                await self._runner.close()
+                self._runner = None
 
 
 class Encodings:

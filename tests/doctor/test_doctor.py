@@ -415,23 +415,59 @@ def test_vision_is_checked_with_its_library(
     level_: str,
     words: str,
 ) -> None:
-    folder = tmp_path / "models" / "lens"
-    folder.mkdir(parents=True)
-    card = 'id = "lens"\ncontext = 2048\n[weights]\nfile = "m.rkllm"\n[vision]\nfile = "m.rknn"\n'
-    (folder / "model.toml").write_text(card)
-    make_model().rename(folder / "m.rkllm")
+    changes = lens(tmp_path, make_model, encoder, release)
+    found = vision_of(examine("orangepi-5-plus", model="", **changes))
+    assert (found.level, words in found.fact) == (level_, True), found
+    assert level(examine("orangepi-5-plus"), "vision") == "skip"
+
+
+def lens(
+    folder: Path, make_model: Callable[..., Path], encoder: SimEncoder | None, release: str, options: str = ""
+) -> dict[str, str]:
+    """The variables of a house with a model that sees."""
+    model = folder / "models" / "lens"
+    model.mkdir(parents=True, exist_ok=True)
+    card = f'id = "lens"\ncontext = 2048\n[weights]\nfile = "m.rkllm"\n[vision]\nfile = "m.rknn"\n[options]\n{options}'
+    (model / "model.toml").write_text(card)
+    make_model().rename(model / "m.rkllm")
     if encoder is None:
-        (folder / "m.rknn").write_bytes(bytes(100))
+        (model / "m.rknn").write_bytes(bytes(100))
     else:
-        encoder_file.write(folder / "m.rknn", encoder)
-    config = tmp_path / "vision.toml"
+        encoder_file.write(model / "m.rknn", encoder)
+    config = folder / "vision.toml"
     place = build() / f"rknn-{release}" / "librknnrt.so"
     config.write_text(f'[runtime]\nencoder_library = "{place}"\n')
-    changes = {"EXO_RKLLM_MODELS_DIRECTORY": str(folder.parent), "EXO_RKLLM_CONFIG": str(config)}
-    report = examine("orangepi-5-plus", model="", **changes)
+    return {"EXO_RKLLM_MODELS_DIRECTORY": str(model.parent), "EXO_RKLLM_CONFIG": str(config)}
+
+
+def vision_of(report: DoctorReport) -> Finding:
     [line] = [line for line in report.lines if line.check == "vision"]
-    assert (line.finding.level, words in line.finding.fact) == (level_, True), line.finding
-    assert level(examine("orangepi-5-plus"), "vision") == "skip"
+    return line.finding
+
+
+def test_domain_and_memory_of_a_model_that_sees_are_checked(
+    examine: Examine,
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+    library: Library,
+    board: Build,
+    environment: dict[str, str],
+) -> None:
+    found = vision_of(
+        examine(
+            "orangepi-5-plus", model="", **lens(tmp_path, make_model, SimEncoder(), "2.3.2", "base_domain_id = 0\n")
+        )
+    )
+    assert found.level == "warn" and "loads into the NPU's domain 0 beside its encoder" in found.fact
+    changes = lens(tmp_path, make_model, SimEncoder(), "2.3.2")
+    old = {**changes, "EXO_RKLLM_RUNTIME_LIBRARY": str(library("1.1.4"))}
+    assert "runtime 1.2.0 or newer" in vision_of(examine("orangepi-5-plus", model="", **old)).repair
+    path = board("orangepi-5-plus") / "proc/meminfo"
+    path.chmod(0o644)
+    path.write_bytes(b"MemTotal:        100 kB\nMemAvailable:     100 kB\n")
+    set_up = environment | changes
+    report = diagnose(look(set_up, current_identity(), RUNNING, shelf(set_up), path.parents[1]))
+    assert "lens and its encoder need about" in vision_of(report).fact
 
 
 def test_missing_runtime_is_one_failure(examine: Examine, tmp_path: Path) -> None:

@@ -24,13 +24,15 @@ from exo_rkllm.board.sources import Sources, find_sources
 from exo_rkllm.cli import main
 from exo_rkllm.config import load
 from exo_rkllm.doctor import measure, probes, selftest
-from exo_rkllm.doctor.measure import MEASUREMENTS, Bench
+from exo_rkllm.doctor.measure import Bench
 from exo_rkllm.doctor.probes import BINDING, PROBES, HardwareProbe
 from exo_rkllm.doctor.report import DoctorReport, Finding
+from exo_rkllm.doctor.selftest import MEASUREMENTS
 from exo_rkllm.runtime.ends import ends_beside
 from exo_rkllm.sampling import Sampling
-from simulator import tokenizer
-from tests.simulated import Library
+from simulator import encoder_file, tokenizer
+from simulator.encoder_file import SimEncoder
+from tests.simulated import Library, build
 
 Build = Callable[[str], Path]
 REPOSITORY = Path(__file__).parents[2]
@@ -86,6 +88,7 @@ async def test_every_measurement_passes_on_a_good_board(
         "long-abort": "pass",
         "opened": "skip",
         "memory-freed": "pass",
+        "vision": "skip",
     }, found
     pace = re.search(r"answer (\d+\.\d) tokens/s", found["answers"].fact)
     assert pace and float(pace[1]) == pytest.approx(40, rel=0.1), found["answers"].fact
@@ -379,6 +382,36 @@ def test_selftest_runs_every_probe_and_writes_the_report(
     assert "| mdwe | skip |" in written
     assert "SIMULATOR" in written
     assert "| NPU driver | pass |" in written
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize(
+    ("reply", "fact"),
+    [
+        ("{sees}", "| vision | pass | both colours named; first image"),
+        ("A cat.", "red square: 'A cat.'"),
+    ],
+)
+def test_selftest_shows_pictures_to_the_first_model_that_sees(
+    board: Build,
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: str,
+    fact: str,
+) -> None:
+    monkeypatch.setenv("RKLLM_SIM_ROOT", str(root := board("orangepi-5-plus")))
+    monkeypatch.setenv("EXO_RKLLM_MODELS_DIRECTORY", str(tmp_path / "models"))
+    monkeypatch.setenv("EXO_RKLLM_RUNTIME_ENCODER_LIBRARY", str(build() / "rknn-2.3.2" / "librknnrt.so"))
+    flags = ["selftest", "--vision", "--root", str(root), "--output", str(tmp_path / "report.md")]
+    assert main(flags) == 2, "no model sees"
+    lens = tmp_path / "models" / "lens"
+    lens.mkdir(parents=True)
+    (lens / "model.toml").write_text('id = "lens"\n[weights]\nfile = "m.rkllm"\n[vision]\nfile = "m.rknn"\n')
+    make_model(reply=reply, vision=True, embedding_length=64).rename(lens / "m.rkllm")
+    encoder_file.write(lens / "m.rknn", SimEncoder())
+    assert main(flags) == 0
+    assert fact in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.usefixtures("at_home")
