@@ -42,7 +42,7 @@ class Dashboard:
                 return "READY" if set(statuses) <= ANSWERS else "PREPARING"
         return ""
 
-    async def chat(self, model: str, text: str, *, patience: float = 10.0, **more: Any) -> str:
+    async def chat(self, model: str, text: Any, *, patience: float = 10.0, **more: Any) -> str:
         """The text in the box of the answer; empty where nothing came that the dashboard shows, such as an error.
 
         A message for a model that never becomes ready is swallowed.

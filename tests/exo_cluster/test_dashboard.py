@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import signal
+import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +26,11 @@ from exo_rkllm.daemon.cluster import DispatchServing
 from exo_rkllm.daemon.offers import MachineRoom, Retries
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import NpuUnavailable
+from simulator import encoder_file
 from tests.exo_cluster.dashboard import HABITS, Dashboard
 from tests.exo_cluster.lab import until
 from tests.exo_cluster.test_node import Exo, in_phase, settings, started
-from tests.simulated import Library
+from tests.simulated import Library, build
 
 CARD = 'id = "{0}"\ncontext = 512\n{1}[weights]\nfile = "m.rkllm"\n'
 PLAIN, THINKER = "rkllm/plain", "rkllm/thinker"
@@ -74,11 +77,17 @@ async def owner_of(
         folder.mkdir(parents=True)
         (folder / "model.toml").write_text(CARD.format(name, card))
         make_model(**fields).rename(folder / "m.rkllm")
+        if "[vision]" in card:
+            encoder_file.write(folder / "m.rknn", encoder_file.SimEncoder())
 
     async def make(*, release: str = "1.3.0", cluster: dict[str, Any] | None = None, **models: dict[str, Any]) -> Owner:
         for name, fields in models.items():
             add(name, **fields)
-        variables = {"HOME": str(tmp_path), "EXO_RKLLM_MODELS_DIRECTORY": str(tmp_path / "models")}
+        variables = {
+            "HOME": str(tmp_path),
+            "EXO_RKLLM_MODELS_DIRECTORY": str(tmp_path / "models"),
+            "EXO_RKLLM_RUNTIME_ENCODER_LIBRARY": str(build() / "rknn-2.3.2" / "librknnrt.so"),
+        }
         node = open_node(load(variables), NO_PLUGINS, library=library(release))
         dispatcher = node.dispatcher(available=lambda: 1 << 40)
         stack.push_async_callback(dispatcher.drain, 1.0)
@@ -118,6 +127,32 @@ async def test_settings_that_the_engine_does_not_take_make_no_empty_answer(owner
     body = {"model": PLAIN, "messages": [{"role": "user", "content": "Hi"}], "seed": -1, "min_p": 0.05}
     status, text = await owner.dashboard.post("/v1/chat/completions", body)
     assert (status, json.loads(text)["choices"][0]["message"]["content"]) == (200, "Hello")
+
+
+def bitmap(colour: bytes, side: int = 512) -> str:
+    """The data URL of a picture that exo sends in several chunks."""
+    rows = colour[::-1] * side * side
+    head = struct.pack("<2sIII", b"BM", 54 + len(rows), 0, 54)
+    data = head + struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, len(rows), 0, 0, 0, 0) + rows
+    return f"data:image/bmp;base64,{base64.b64encode(data).decode()}"
+
+
+async def test_pictures_come_in_chunks_and_a_known_one_is_not_encoded_again(owner_of: Any) -> None:
+    """As in transcript 03g: data first, in parts, then the task. What exo sent before comes as a hash only."""
+    sees = {"card": '[vision]\nfile = "m.rknn"\n', "vision": True, "embedding_length": 64}
+    owner = await owner_of(plain={**sees, "reply": "{sees} {user}"})
+    red, blue = ({"type": "image_url", "image_url": {"url": bitmap(colour)}} for colour in (b"\xff\0\0", b"\0\0\xff"))
+    words = [{"type": "text", "text": text} for text in ("First", "then", "what?")]
+    asked = {"role": "user", "content": [words[0], red, words[1], blue, words[2]]}
+    _, text = await owner.dashboard.post("/v1/chat/completions", {"model": PLAIN, "messages": [asked]})
+    answer = json.loads(text)["choices"][0]["message"]["content"]
+    assert answer == "Picture 1: I see red. Picture 2: I see blue. First<image>then<image>what?"
+    assert await owner.dashboard.chat(PLAIN, [blue, words[2]]) == "I see blue. <image>what?"
+    (model,) = owner.dispatcher.status().models
+    assert (model.pictures.shown, model.pictures.encoded) == (3, 2)
+    broken = {"type": "image_url", "image_url": {"url": "data:image/png;base64,bm8gcGljdHVyZQ=="}}
+    box = await owner.dashboard.chat(PLAIN, [broken])
+    assert "[opi5 did not answer] The picture is in no format" in box
 
 
 async def test_prompt_that_does_not_fit_is_told_in_the_box(owner_of: Any) -> None:

@@ -250,7 +250,7 @@ def test_images_come_in_parts_ahead_of_their_task() -> None:
         store.take(
             InputChunkReceived("c", 0, number, 2, TEXT[number * 10 : (number + 1) * 10] if number == 0 else TEXT[10:])
         )
-    assert with_image(store).images == (Image(PICTURE, "image/jpeg"),)
+    assert with_image(store).images == (Image(PICTURE, "image/jpeg", at=4),)
     assert with_image(store).content == "look"
 
 
