@@ -47,7 +47,12 @@ class Renderer:
         tools: Sequence[Tool],
         thinking: bool | None,  # noqa: FBT001 - as `RenderTemplate`
     ) -> str:
-        return await self._call(model, source, list(map(plain, messages)), list(map(tool_value, tools)), thinking)
+        text = await self._call(model, source, list(map(plain, messages)), list(map(tool_value, tools)), thinking)
+        if not text:
+            raise TemplateError(
+                f"The chat template of {model} makes nothing of this conversation.", HINT.format(model=model)
+            )
+        return text
 
     async def compile(self, model: str, source: TemplateSource) -> None:
         """Keeps the template ready for its first conversation. Raises TemplateError where it is no template."""

@@ -53,6 +53,7 @@ async def test_slow_template_is_stopped_and_refused_for_a_while(one: Renderer, m
         ("{{ 1 // 0 }}", "fails: ZeroDivisionError"),
         ("{% for x %}", "cannot be read"),
         ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "was stopped"),
+        ("{# nothing #}", "makes nothing of this conversation"),
         ("x" * 200_000, "has more than 128 KiB"),
     ],
     ids=lambda value: value[:20],
