@@ -15,7 +15,7 @@ from typing import TextIO
 
 from exo_rkllm.errors import ExoRkllmError
 
-COLOURS = {"red": 31, "green": 32, "yellow": 33, "grey": 90, "bold": 1}
+COLOURS = {"red": 31, "green": 32, "yellow": 33, "grey": 90, "bold": 1, "dim": 2}
 CLEAR = "\x1b[H\x1b[2J"
 # Files and pipes have no width.
 DEFAULT_WIDTH = 100

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import signal
@@ -12,25 +11,30 @@ import sys
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from exo_rkllm import dispatch
 from exo_rkllm.assembly import LocalSource, Node, is_file
-from exo_rkllm.backends.base import Finish, GenerationRequest, Ignored, Image, Message, Model, Piece, Sampling
+from exo_rkllm.backends.base import GenerationRequest, Model, Sampling
 from exo_rkllm.backends.registry import BUILT_IN
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.cli import place
+from exo_rkllm.cli.answer_output import AnswerOutput
+from exo_rkllm.cli.conversation import Conversation, folder, image_of
+from exo_rkllm.cli.line_input import LineInput, unquoted
+from exo_rkllm.cli.run_commands import COMPLETIONS, Leave, is_command, perform
 from exo_rkllm.client.answers import AnswerSource, DaemonSource
-from exo_rkllm.client.control import Client, NotInTheGroup, find
+from exo_rkllm.client.control import Client, DaemonUnreachable, NotInTheGroup, find
 from exo_rkllm.config import load
-from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
+from exo_rkllm.errors import ExoRkllmError, LoadError, NpuUnavailable, RunnerLost, UsageError
 from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import Whole
 
-BYE = frozenset({"/bye", "/exit", "/quit"})
 INTERRUPTED = 130
+# After these no further question can be answered.
+UNUSABLE = (RunnerLost, LoadError, NpuUnavailable, DaemonUnreachable)
 T = TypeVar("T")
 
 
@@ -44,6 +48,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", type=Path, action="append", default=[], metavar="FILE", help="show it an image (may be repeated)"
     )
+    parser.add_argument("--system", default="", metavar="TEXT", help="the system message")
+    think = parser.add_mutually_exclusive_group()
+    think.add_argument("--think", action="store_true", default=None, help="let the model think before it answers")
+    think.add_argument("--nothink", dest="think", action="store_false", help="answer without thinking")
+    # As Ollama writes it; argparse looks a whole word up before it looks for a value in it.
+    think.add_argument("--think=false", dest="think", action="store_false", help=argparse.SUPPRESS)
+    think.add_argument("--think=true", dest="think", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--hidethinking", action="store_true", help="do not print what the model thinks")
+    parser.add_argument("--format", choices=["json"], help="ask for one JSON object, and check that it is one")
     sampling = parser.add_argument_group("sampling")
     for setting in SETTINGS:
         flag, kind = "--" + setting.name.replace("_", "-"), int if isinstance(setting.kind, Whole) else float
@@ -52,6 +65,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--library", type=Path, metavar="FILE", help="use this librkllmrt.so")
     parser.add_argument("--verbose", action="store_true", help="print the library's log lines, and timings")
     parser.add_argument("--json", action="store_true", help="print JSON lines: the pieces, then the figures")
+    parser.epilog = (
+        "Without a question it is a conversation: /help lists its commands. What you type is kept in "
+        "~/.local/share/exo-rkllm/history, for you only."
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -61,13 +78,6 @@ def main(args: argparse.Namespace) -> int:
     said = " ".join(args.prompt) if args.prompt else None
     prompt = said if said is not None or sys.stdin.isatty() else sys.stdin.read()
     return chat.converse() if prompt is None else chat.once(prompt)
-
-
-def image_of(path: Path) -> Image:
-    try:
-        return Image(path.read_bytes(), "")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", f"ls -l {path}") from error
 
 
 def model_of(name: str, context: int, sampling: Sampling, node: Node) -> Model:
@@ -93,29 +103,42 @@ class TerminalChat:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
-        self._sampling = Sampling(**{setting.name: getattr(args, setting.name) for setting in SETTINGS})
+        sampling = Sampling(**{setting.name: getattr(args, setting.name) for setting in SETTINGS})
         client = beside(args)
+        self._node: Node | None = None
+        self._models: dict[str, Model] = {}
+        name = args.model
         if client is not None:
-            self._model = args.model
             self._source: AnswerSource = DaemonSource(client.path)
         else:
             engine = args.engine or load(os.environ).models.engine
-            node = place.node(
+            self._node = place.node(
                 plugged=not is_file(args.model) or engine not in ("", *BUILT_IN),
                 engine=engine,
                 library=args.library,
                 report=self._report,
             )
-            model = model_of(args.model, args.context, self._sampling, node)
-            self._model = model.id
-            self._source = LocalSource(node.dispatcher(find=lambda _name: model))
+            name = self._add(args.model, sampling, self._node)
+            self._source = LocalSource(self._node.dispatcher(find=self._models.__getitem__))
         # What goes wrong is raised here as well, and said once.
         logging.getLogger(dispatch.__name__).addHandler(logging.NullHandler())
-        self._messages: tuple[Message, ...] = ()
-        self._images = tuple(map(image_of, args.image))  # go with the first question
+        self.conversation = Conversation(
+            name,
+            system=args.system,
+            sampling=sampling,
+            max_tokens=args.max_tokens,
+            thinking=args.think,
+            json=args.format == "json",
+            hide_thinking=args.hidethinking,
+            verbose=args.verbose,
+            images=tuple(map(image_of, args.image)),
+        )
         self._loop = asyncio.new_event_loop()
         self._load_seconds = 0.0
-        self._was_thinking = False
+
+    @cached_property
+    def lines(self) -> LineInput:
+        return LineInput(folder() / "history", COMPLETIONS)
 
     def _report(self, lines: Sequence[str]) -> None:
         if self._args.verbose:
@@ -127,44 +150,59 @@ class TerminalChat:
 
     def converse(self) -> int:
         with self._loaded():
-            print(
-                f"Chatting with {self._model}. /bye or Ctrl-D ends it, Ctrl-C stops an answer.",
-                file=sys.stderr,
-            )
+            print(f"Chatting with {self.conversation.model}. /help lists the commands, /bye leaves.", file=sys.stderr)
             while True:
                 try:
-                    line = input(">>> ").strip()
+                    if line := self.lines.read():
+                        self._turn(line)
                 except EOFError:
                     print()
                     return 0
+                except Leave:
+                    return 0
                 except KeyboardInterrupt:
                     print("\n/bye or Ctrl-D ends the conversation.")
-                    continue
-                if line in BYE:
-                    return 0
-                if line:
-                    try:
-                        self._ask(line)
-                    except NotSupported as error:
-                        print(error, file=sys.stderr)
+                except UNUSABLE:
+                    raise
+                except ExoRkllmError as error:
+                    print(error, file=sys.stderr)
+
+    def _turn(self, line: str) -> None:
+        if not is_command(line):
+            self._ask(unquoted(line))
+        elif said := perform(self, line):
+            print(said)
+
+    def load(self, model: str) -> None:
+        if self._node is not None:
+            model = self._add(model, self.conversation.sampling, self._node)
+        self._await(self._load(model))
+        self.conversation.model = model
+
+    def _add(self, name: str, sampling: Sampling, node: Node) -> str:
+        """The name by which the dispatcher finds the model: the catalogue's, or the file's path."""
+        model = model_of(name, self._args.context, sampling, node)
+        found = name if is_file(name) else model.id
+        self._models[found] = model
+        return found
 
     @contextmanager
     def _loaded(self) -> Iterator[None]:
         try:
-            self._await(self._load())
+            self._await(self._load(self.conversation.model))
             yield
         finally:
             self._loop.run_until_complete(self._source.close())
             self._loop.close()
 
-    async def _load(self) -> None:
-        loading = asyncio.ensure_future(self._source.load(self._model))
+    async def _load(self, model: str) -> None:
+        loading = asyncio.ensure_future(self._source.load(model))
         began = time.monotonic()
         try:
             # Somebody looks on, or nobody needs to be told: a log full of seconds says nothing.
             shown = sys.stderr.isatty()
             while not (await asyncio.wait({loading}, timeout=1.0 if shown else None))[0]:
-                waited = f"\rloading {self._model}: {time.monotonic() - began:.0f} s"
+                waited = f"\rloading {model}: {time.monotonic() - began:.0f} s"
                 print(waited, end="", file=sys.stderr, flush=True)
         except asyncio.CancelledError:
             loading.cancel()
@@ -177,61 +215,42 @@ class TerminalChat:
         await loading
 
     def _ask(self, prompt: str) -> int:
-        """Exit code of one question: 0, or 130 where Ctrl-C ended the answer."""
-        request = GenerationRequest(
-            model=self._model,
-            messages=(*self._messages, Message("user", prompt, images=self._images)),
-            sampling=self._sampling,
-            max_tokens=self._args.max_tokens,
+        """Exit code of one question: 0, or 130 where Ctrl-C ended the answer, of which the conversation keeps what
+        had come."""
+        talk = self.conversation
+        output = AnswerOutput(
+            talk.response_format(),
+            as_lines=self._args.json,
+            hide_thinking=talk.hide_thinking,
+            verbose=talk.verbose,
         )
-        self._images = ()
         try:
-            answer = self._await(self._answer(request))
+            self._await(self._answer(talk.request(prompt), output))
         except KeyboardInterrupt:
-            self._messages = ()
-            print("\n(stopped; the next question starts a new conversation)", file=sys.stderr)
+            output.end_line()
+            self._stop(prompt, output.text)
             return INTERRUPTED
-        self._messages = (*request.messages, Message("assistant", answer))
+        except ExoRkllmError:
+            output.end_line()
+            talk.add(prompt, "")
+            raise
+        talk.add(prompt, output.text)
         return 0
 
-    async def _answer(self, request: GenerationRequest) -> str:
-        """Prints while it listens; leaving early closes the generator, which ends the run."""
-        pieces: list[str] = []
-        try:
-            async with aclosing(self._source.answer(request)) as events:
-                async for event in events:
-                    if isinstance(event, Piece):
-                        self._take(event, pieces)
-                    elif isinstance(event, Finish):
-                        self._print_finish(event)
-                    elif isinstance(event, Ignored):
-                        print(f"({', '.join(event.fields)}, which {event.why}, has no effect.)", file=sys.stderr)
-        except ExoRkllmError:
-            if pieces and not self._args.json:
-                print(flush=True)  # the reason has a line of its own
-            raise
-        return "".join(pieces)
-
-    def _take(self, piece: Piece, answer: list[str]) -> None:
-        if piece.kind == "answer" and not answer and self._was_thinking and not self._args.json:
-            print("\n")  # between what it thought and what it says
-        self._was_thinking = piece.kind == "thinking"
-        answer += [piece.text] if piece.kind == "answer" else []
-        self._print(piece)
-
-    def _print(self, piece: Piece) -> None:
-        if self._args.json:
-            print(json.dumps({"text": piece.text, "token": piece.token, "kind": piece.kind}), flush=True)
+    def _stop(self, prompt: str, answer: str) -> None:
+        """A bare file has its conversation in the runtime only, which does not go on after an answer that was ended."""
+        if is_file(self.conversation.model):
+            self.conversation.messages, self.conversation.images = (), ()
+            print("(stopped; the next question starts a new conversation)", file=sys.stderr)
         else:
-            print(piece.text, end="", flush=True)
+            self.conversation.add(prompt, answer)
+            print("(stopped)", file=sys.stderr)
 
-    def _print_finish(self, finish: Finish) -> None:
-        if self._args.json:
-            print(json.dumps({"finish": asdict(finish), "load_seconds": self._load_seconds}), flush=True)
-            return
-        print(flush=True)
-        if self._args.verbose:
-            print(*timings(finish, self._load_seconds), sep="\n", file=sys.stderr)
+    async def _answer(self, request: GenerationRequest, output: AnswerOutput) -> None:
+        """Prints while it listens; leaving early closes the generator, which ends the run."""
+        async with aclosing(self._source.answer(request)) as events:
+            async for event in events:
+                output.take(event, self._load_seconds)
 
     def _await(self, work: Coroutine[None, None, T]) -> T:
         """Runs the loop for one thing; Ctrl-C cancels it, so that everything is put away before it is reported."""
@@ -243,24 +262,3 @@ class TerminalChat:
             raise KeyboardInterrupt from None
         finally:
             self._loop.remove_signal_handler(signal.SIGINT)
-
-
-def timings(finish: Finish, load: float) -> Iterator[str]:
-    """The lines of `ollama run --verbose`, so that figures can be compared; what nobody measured is left out."""
-    usage, spent = finish.usage, finish.timings
-    yield f"{'load duration:':<22}{load:.2f} s"
-    if usage.counted:
-        about = "about " if usage.guessed else ""
-        yield f"{'prompt eval count:':<22}{about}{usage.prompt} tokens, {about}{usage.cached} of them cached"
-    else:
-        yield f"{'prompt eval count:':<22}about {usage.prompt} tokens: this runtime did not count them"
-    if spent.prefill:
-        yield f"{'prompt eval duration:':<22}{spent.prefill:.3f} s"
-    if spent.prefill and usage.counted:
-        yield f"{'prompt eval rate:':<22}{(usage.prompt - usage.cached) / spent.prefill:.2f} tokens/s"
-    yield f"{'eval count:':<22}{usage.completion} tokens"
-    if spent.decode:
-        yield f"{'eval duration:':<22}{spent.decode:.3f} s"
-    if speed := spent.tokens_per_second(usage.completion):
-        yield f"{'eval rate:':<22}{speed:.2f} tokens/s"
-    yield f"{'ended by:':<22}{finish.reason}"

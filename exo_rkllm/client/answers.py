@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from exo_rkllm.backends.base import Finish, GenerationEvent, GenerationRequest, Ignored, Message, Piece, Timings, Usage
-from exo_rkllm.client.control import LOGS, WENT_AWAY
+from exo_rkllm.client.control import LOGS, WENT_AWAY, not_running
 from exo_rkllm.errors import RunnerLost, from_code
 
 # A line of an answer is one token; figures and errors are longer.
@@ -58,7 +58,10 @@ class DaemonSource:
             f"POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        reader, writer = await asyncio.open_unix_connection(self._path, limit=LINE)
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._path, limit=LINE)
+        except OSError:
+            raise not_running([self._path]) from None
         try:
             writer.write(head.encode() + body)
             status = int((await reader.readline()).split()[1])

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from exo_rkllm.cli import main
+from tests.cli.terminal import Terminal
 from tests.simulated import Library
 
 ANSWER = "the answer of the simulated model"
@@ -303,58 +299,10 @@ def test_nonsensical_limit_is_a_usage_error(
 # ── in a terminal ────────────────────────────────────────────────────────────────────────────────
 
 
-class Terminal:
-    """The command on a pseudo-terminal."""
-
-    def __init__(self, *argv: str) -> None:
-        self._fd, theirs = pty.openpty()
-        command = [sys.executable, "-m", "exo_rkllm", "run", *argv]
-        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-        os.close(theirs)
-        os.set_blocking(self._fd, False)
-        self.screen = ""
-
-    def until(self, text: str, seconds: float = 10.0) -> None:
-        ends = time.monotonic() + seconds
-        while text not in self.screen:
-            assert time.monotonic() < ends, self.screen
-            try:
-                self.screen += os.read(self._fd, 65536).decode(errors="replace")
-            except (BlockingIOError, OSError):
-                time.sleep(0.01)
-
-    def type(self, text: str) -> None:
-        self.screen = ""
-        os.write(self._fd, text.encode())
-
-    def interrupt(self) -> None:
-        self.screen = ""
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        os.close(self._fd)
-
-
-@pytest.fixture
-def terminal() -> Iterator[Callable[..., Terminal]]:
-    opened: list[Terminal] = []
-
-    def open_one(*argv: str) -> Terminal:
-        opened.append(Terminal(*argv))
-        return opened[-1]
-
-    yield open_one
-    for one in opened:
-        one.close()
-
-
 def test_conversation_remembers_and_ends_with_bye(
     make_model: Callable[..., Path], terminal: Callable[..., Terminal]
 ) -> None:
-    chat = terminal(str(make_model(reply="you said {user}")))
+    chat = terminal("run", str(make_model(reply="you said {user}")))
     chat.until(">>> ")
     chat.type("first\n")
     chat.until("you said first")
@@ -369,17 +317,17 @@ def test_conversation_remembers_and_ends_with_bye(
 def test_ctrl_c_stops_the_answer_but_not_the_program(
     make_model: Callable[..., Path], terminal: Callable[..., Terminal]
 ) -> None:
-    chat = terminal(str(make_model(reply="go on " * 300, rules=(("short", "done"),), decode_tps=50)))
+    chat = terminal("run", str(make_model(reply="go on " * 300, rules=(("short", "done"),), decode_tps=50)))
     chat.until(">>> ")
     chat.type("long\n")
     chat.until("go on go on")
-    chat.interrupt()
+    chat.type("\x03")
     chat.until("stopped")
     chat.until(">>> ")
     chat.type("short\n")
     chat.until("done")
     chat.until(">>> ")
-    chat.interrupt()
+    chat.type("\x03")
     chat.until("Ctrl-D ends")
     chat.type("\x04")
     assert chat.process.wait(10) == 0
@@ -388,16 +336,16 @@ def test_ctrl_c_stops_the_answer_but_not_the_program(
 def test_ctrl_c_during_loading_ends_the_program(
     make_model: Callable[..., Path], terminal: Callable[..., Terminal]
 ) -> None:
-    chat = terminal(str(make_model(load_seconds=30)), "hello")
+    chat = terminal("run", str(make_model(load_seconds=30)), "hello")
     chat.until("loading")
-    chat.interrupt()
+    chat.type("\x03")
     assert chat.process.wait(10) == 130
 
 
 def test_crash_in_a_conversation_is_reported_and_ends_it(
     make_model: Callable[..., Path], terminal: Callable[..., Terminal]
 ) -> None:
-    chat = terminal(str(make_model(reply="one two three four", faults=("segv@token:2",))))
+    chat = terminal("run", str(make_model(reply="one two three four", faults=("segv@token:2",))))
     chat.until(">>> ")
     chat.type("hello\n")
     chat.until("killed by SIGSEGV")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from exo_rkllm.client.answers import DaemonSource
+from exo_rkllm.client.control import DaemonUnreachable
 from tests.daemon.running import House
 
 
@@ -31,6 +36,12 @@ def test_run_loads_a_bare_file_itself(board_house: House, make_model: Callable[.
     daemon = board_house.start()
     assert board_house.command("run", str(file), "hi").stdout == "here\n"
     assert daemon.status()["models"] == []
+
+
+def test_daemon_that_stops_between_two_questions_is_a_sentence(tmp_path: Path) -> None:
+    source = DaemonSource(tmp_path / "control.sock")
+    with pytest.raises(DaemonUnreachable, match="nobody answers at"):
+        asyncio.run(source.load("words"))
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_daemons_model(house: House) -> None:
