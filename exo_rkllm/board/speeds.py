@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The table has one prompt length a model; this part of it is taken as independent of the length.
-FIXED_SHARE = 0.15
-
 # model: (ttft ms, tokens/s, MB) a column
 _RK3588 = """
 qwen2-0.5b       145.90 41.58 669.56
@@ -95,23 +92,26 @@ _TABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """One cell of the benchmark, or one measurement; `memory_mb` is 0 where the table has none."""
+    """One cell of the benchmark, or one measurement; `memory_mb` is 0 where the table has none.
+
+    The vendor's table has one prompt length a model. `base_ms` None: a prompt takes one decode step and a slope, as
+    every measurement at several lengths does (board-facts 11; the reading is ours, C).
+    """
 
     prompt_tokens: int
     ttft_ms: float
     decode_tps: float
     memory_mb: float
     base_ms: float | None = None
-    decode_slowdown: float = 0.0
+    decode_slowdown: float = MEASURED_SLOWDOWN
 
     @property
     def prefill_base_ms(self) -> float:
-        return round(self.ttft_ms * FIXED_SHARE, 3) if self.base_ms is None else self.base_ms
+        return round(1000 / self.decode_tps, 3) if self.base_ms is None else self.base_ms
 
     @property
     def prefill_tps(self) -> float:
-        base = self.ttft_ms * FIXED_SHARE if self.base_ms is None else self.base_ms
-        return self.prompt_tokens / ((self.ttft_ms - base) / 1000)
+        return self.prompt_tokens / ((self.ttft_ms - self.prefill_base_ms) / 1000)
 
 
 def speeds() -> dict[str, Speed]:
@@ -129,7 +129,7 @@ def speeds() -> dict[str, Speed]:
     for line in _MEASURED.strip().splitlines():
         name, *cells = line.split()
         base, slope, step = map(float, cells)
-        found[f"measured/{name}"] = Speed(128, base + 128 * slope, 1000 / step, 0.0, base, MEASURED_SLOWDOWN)
+        found[f"measured/{name}"] = Speed(128, base + 128 * slope, 1000 / step, 0.0, base)
     for line in _IMAGES.strip().splitlines():
         model, *cells = line.split()
         tokens, *numbers = map(float, cells)

@@ -9,12 +9,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+/* Limits of ours: what is above is another field's bytes. */
 #define CONTEXT_MOST (1 << 24)
-#define BATCH_MOST 64
+#define BATCH_MOST 64 /* as above */
 
 /* Booleans are read as bytes, since loading a bool that holds 0xA5 is undefined. */
 #define BYTE(of, field) ((int)((const unsigned char *)&(of)->field)[0])
 
+/* As the vendor's own were read from its libraries (rkllm-runtime 2.2). */
 RKLLMParam abi_defaults(void)
 {
     RKLLMParam param;

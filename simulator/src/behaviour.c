@@ -21,6 +21,9 @@ static struct text text_of(const struct model *model, const char *key, const cha
 #define BEFORE(version) (version_compare(SIM_VERSION, version) < 0)
 #define IS(version) (version_compare(SIM_VERSION, version) == 0)
 
+/* On 1.2.3 and RK3576 hidden and logits runs had no FINISH (row 10: ORK, A); the platform is rkllm.platform's number. */
+#define RK3576 1
+
 /* What 1.2.3 makes of DeepSeek-R1-Distill-Qwen-1.5B (rknn-llm issue 467). */
 #define PADDING "[PAD151935]"
 
@@ -65,7 +68,7 @@ struct behaviour behaviour_read(const struct model *m)
         .load_after_abort_crashes = model_int(m, "sim.load_after_abort_crashes", IS("1.2.3")),
         .appends_to_loaded = model_int(m, "sim.appends_to_loaded", 1),
         .cache_fixed_bytes = model_int(m, "sim.cache_fixed_bytes", -1),
-        .vectors_finish = model_int(m, "sim.vectors_finish", 1),
+        .vectors_finish = model_int(m, "sim.vectors_finish", !(IS("1.2.3") && model_int(m, "rkllm.platform", 0) == RK3576)),
         .vector_residue_ms = model_real(m, "sim.vector_residue_ms", 0),
         .resume_reads = model_int(m, "sim.resume_reads", BEFORE("1.3.0")),
         .abort_in_prefill = model_int(m, "sim.abort_in_prefill", 1),

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DRIVER_WANTED "0.9.7"
+#define DRIVER_WANTED "0.9.7" /* the library warns below it (rkllm-runtime 4) */
 #define DOMAINS 16 /* the rknpu 0.9.8 driver's (npu-platform 3.5) */
 
 static const char *const PLATFORMS[] = {"RK3588", "RK3576", "RK3562", "RV1126B"}; /* rkllm.platform's numbers */

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ASKED_MOST 160
+#define ASKED_MOST 160 /* bytes; ours, so that the default answer stays short */
 
 /* The answer as it grows. What is quoted from the prompt is plain: its tags do not end the answer. */
 struct script {

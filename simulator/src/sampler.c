@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#define OPTIONS_MOST 32
+#define OPTIONS_MOST 32 /* alternatives in one place of a reply; ours */
 
 uint64_t mix(uint64_t value) /* splitmix64 */
 {

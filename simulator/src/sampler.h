@@ -4,7 +4,7 @@
 
 #include "abi.h"
 
-#define SAMPLER_REMEMBERS 64
+#define SAMPLER_REMEMBERS 64 /* tokens that penalties count, as llama.cpp's default; the vendor's: ? */
 
 struct sampler {
     struct sampling sampling;

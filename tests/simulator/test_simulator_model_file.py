@@ -214,7 +214,9 @@ def test_a_speed_gives_the_tables_first_token_at_the_tables_length() -> None:
 def test_a_name_fills_what_was_left_open() -> None:
     paced = SimModel(speed="rk3588/qwen2.5-1.5b", decode_tps=100).paced()
     assert paced.decode_tps == 100
-    assert paced.prefill_tps == pytest.approx(128 / (0.37831 * 0.85))
+    assert paced.prefill_base_ms == pytest.approx(1000 / 16.69, abs=0.001), "one decode step"
+    assert paced.prefill_tps == pytest.approx(128 / (0.37831 - 1 / 16.69))
+    assert paced.decode_slowdown == 0.25
     assert paced.npu_bytes == int(1689.21 * (1 << 20))
 
 
@@ -228,6 +230,18 @@ def test_the_readme_lists_exactly_the_keys_that_are_read() -> None:
     readme = (REPOSITORY / "simulator" / "README.md").read_text()
     listed = set(re.findall(r"^\| `sim\.([a-z_.]+)`", readme, re.MULTILINE))
     assert read == written == listed
+
+
+FIGURE = re.compile(r"^ *#define \w+ (?:[\"\d-]|\(\d)")
+
+
+@pytest.mark.parametrize("source", sorted((REPOSITORY / "simulator/src").glob("*.[ch]")), ids=lambda path: path.name)
+def test_every_figure_in_the_sources_says_where_it_comes_from(source: Path) -> None:
+    """On its line or in the comment above: the reference's section, a row, an issue, or that it is a choice of ours."""
+    lines = source.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if FIGURE.match(line):
+            assert "/*" in line or lines[number - 1].endswith("*/"), f"{source.name}: {line}"
 
 
 def test_the_readme_lists_exactly_the_variables_that_are_read() -> None:

@@ -286,6 +286,24 @@ def test_row_10_vector_run_may_end_without_finish(modern: Runtime, make_model: M
     modern.close(handle)
 
 
+@pytest.mark.parametrize(("version", "soc", "ends"), [("1.2.3", "rk3576", []), ("1.3.0", "rk3576", [NORMAL, FINISH])])
+def test_row_10_finish_is_missing_where_it_was_measured(
+    load: Load,
+    make_board: Callable[..., Path],
+    make_model: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+    soc: str,
+    ends: list[int],
+) -> None:
+    """A: ORK, for 1.2.3 on RK3576 alone. RK3588 and other versions: ?, as issue 278 saw them."""
+    monkeypatch.setenv("RKLLM_SIM_ROOT", str(make_board(soc)))
+    runtime = load(version)
+    handle = runtime.open(make_model(platform=soc.upper(), npu_cores=2))
+    assert runtime.ask(handle, mode=HIDDEN).states == [NORMAL, *ends]
+    runtime.close(handle)
+
+
 def test_row_11_vector_runs_slow_down_until_a_clear(modern: Runtime, make_model: Make) -> None:
     """B: RKA: 0.3 to over 26 s within hours, stable with a clear after each. The amount a run: ?"""
     handle = modern.open(make_model(vector_residue_ms=100.0))
