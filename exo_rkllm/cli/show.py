@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 
 from exo_rkllm.assembly import Node
 from exo_rkllm.catalogue import card as cards
@@ -13,6 +14,7 @@ from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.cli import models, place
 from exo_rkllm.cli.output import size
 from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.runtime.ends import findings
 
 FROM_PLUGIN = "defined by a plugin"
 
@@ -51,6 +53,28 @@ def _runtime(node: Node, entry: Entry) -> str:
         return error.sentence
 
 
+# What selftest measures of a model, as a phrase around the value.
+MEASURED: Mapping[str, str] = {
+    "end_tokens": "answers end by token {}",
+    "logits_rows": "rows of logits for 8 tokens: {}",
+    "temperature_zero_is_greedy": "temperature 0 is greedy: {}",
+    "abort_in_prefill_seconds": "an abort in a long prompt took {} s",
+}
+
+
+def _measured(entry: Entry) -> str:
+    """What `exo-rkllm selftest --model` found out about the model's file, and with which runtime."""
+    known = {} if entry.path is None else findings(entry.path)
+    parts = [phrase.format(_value(known[key])) for key, phrase in MEASURED.items() if key in known]
+    return ", ".join(parts) + (f" (runtime {known['runtime']})" if parts and "runtime" in known else "")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
 def _conventions(chat_format: ChatFormat) -> dict[str, object]:
     tools = next((name for name, row in TOOLS.items() if row is chat_format.tools), "")
     reasoning = next((name for name, row in REASONING.items() if row is chat_format.reasoning), "")
@@ -78,6 +102,7 @@ def lines(entry: Entry, runtime: str = "") -> list[tuple[str, str]]:
         ("needs runtime", f"{card.runtime_floor} or newer" if card.runtime_floor else ""),
         ("runtime", runtime),
         ("memory", f"about {size(card.memory)}" if card.memory else ""),
+        ("measured", _measured(entry)),
         ("context", str(card.context or "")),
         ("shape", f"{card.layers} layers, {card.hidden_size} wide" if card.layers and card.hidden_size else ""),
         ("sampling", sampling),

@@ -15,7 +15,8 @@ Kind: TypeAlias = Literal["measured", "command", "by hand"]
 
 class HardwareProbe(NamedTuple):
     """`command` and `shows` may name {npu}, {address}, {card} and {render}; `expect` is what the reference says, and
-    where; `shows` is the pattern of it that a command's output has to match.
+    where; `shows` is the pattern of it that a command's output has to match. `answer` says where the answer to an open
+    question is read.
 
     `live` ones ask the running system, and not files that could stand below another root.
     """
@@ -28,6 +29,7 @@ class HardwareProbe(NamedTuple):
     shows: str = ""
     root: bool = False
     live: bool = False
+    answer: str = ""
 
 
 QUIET = r"\A(?![\s\S]*(?:{}))".format("|".join(kind.pattern.pattern for kind in kernel_log.KINDS))
@@ -206,6 +208,7 @@ PROBES: tuple[HardwareProbe, ...] = (
         "Which id ends an answer; every load of the file ends answers there, too",
         f"{OWN}end-token",
         "An event without text before the end (1.3.1, A); that it carries the id is inferred (board-facts 14, row 2).",
+        answer="`end_tokens` in selftest.json: every load of the file ends answers there.",
     ),
     HardwareProbe(
         "logits-rows",
@@ -213,6 +216,7 @@ PROBES: tuple[HardwareProbe, ...] = (
         "How many rows of logits a prompt gives",
         f"{OWN}logits-rows",
         "Nobody says: one a token, or the last one alone (board-facts 1; 14, row 15).",
+        answer="`logits_rows` in selftest.json, which exo-rkllm show tells; the last row is right either way.",
     ),
     HardwareProbe(
         "temperature-zero",
@@ -220,6 +224,7 @@ PROBES: tuple[HardwareProbe, ...] = (
         "Whether temperature 0 is greedy",
         f"{OWN}temperature-zero",
         "Nobody says; top_k 1 repeats itself within one version (board-facts 9).",
+        answer="`temperature_zero_is_greedy` in selftest.json, which exo-rkllm show tells.",
     ),
     HardwareProbe(
         "long-abort",
@@ -227,6 +232,7 @@ PROBES: tuple[HardwareProbe, ...] = (
         "Whether an abort cuts the reading of a prompt of some 500 tokens short",
         f"{OWN}long-abort",
         "Nobody says; prompts below 100 tokens were read to their end (board-facts 4; 14, row 13).",
+        answer="`abort_in_prefill_seconds` in selftest.json, which exo-rkllm show tells.",
     ),
     HardwareProbe(
         "opened",
@@ -293,6 +299,7 @@ PROBES: tuple[HardwareProbe, ...] = (
 with loaded(max_context_len=512) as session:  # and RKLLM_LOG_LEVEL=2 in the environment
     ask(session, PromptInput("Count from one to a thousand, in words."))""",
         "The answer goes on (1.3.1, A); `delete the kv cache in [a, b)` says what went (board-facts 3, nobody says).",
+        answer="`n_keep` under [options] of the card, which every load reads; the daemon ends answers before that.",
     ),
     HardwareProbe(
         "vector-reuse",
@@ -306,6 +313,7 @@ with loaded() as session:
         session.run(PromptInput("word " * 300), print, RunSpec(mode="hidden"), lambda *rows: None)
         seconds.append(time.monotonic() - began)""",
         "Nobody says; without a clear between them such runs became slower within hours (board-facts 1, B).",
+        answer="Nothing reads it, as the cache is cleared after each such run. Attach the times to an issue.",
     ),
     HardwareProbe(
         "prompt-cache",
@@ -321,6 +329,7 @@ with loaded() as session:  # again with the other library
     seconds.append(time.monotonic() - began)
     answer, stats = ask(session, PromptInput("word " * 300))""",
         "Nobody says; 300 tokens are 33 to 45 MB (board-facts 2).",
+        answer="`prompt_cache` and `runtime` under [options] of the card, which every load reads.",
     ),
     HardwareProbe(
         "embedding-cosine",
@@ -329,6 +338,7 @@ with loaded() as session:  # again with the other library
         'curl -s localhost:52415/v1/embeddings -d \'{"model": "NAME", "input": "A lighthouse by the sea."}\'\n'
         "# and its cosine with the vector of sentence-transformers for the same text",
         "Nobody says; one report has them not as good as the original's (board-facts 8, issue 515).",
+        answer="[embedding] in the card, which every request for vectors reads: the pooling or suffix that is nearer.",
     ),
     HardwareProbe(
         "batch",
@@ -341,6 +351,7 @@ with loaded(n_batch=4, max_new_tokens=64) as session:
     session.run_batch([PromptInput("Hello")] * 4, lambda step, waiting: None)
     seconds.append(time.monotonic() - began)""",
         "Nobody says: no public program uses it (board-facts 10).",
+        answer="Nothing reads it: the daemon gives one answer at a time to a model. Attach the times to an issue.",
     ),
     HardwareProbe(
         "pause-and-clear",
@@ -354,6 +365,7 @@ with loaded() as session:
     session.clear_kv(ranges=[(size - 4, size)])
     answer, stats = ask(session, PromptInput("Count to ten."))""",
         "1.3.0 resumes the old answer and reads no new prompt (board-facts 4, A); with a range cleared: nobody says.",
+        answer="Nothing reads it: the daemon aborts and never pauses. Attach the answer to an issue.",
     ),
     HardwareProbe(
         "throttle",
@@ -379,7 +391,8 @@ leaves out serial numbers and addresses. Checks marked *by hand* are disruptive 
 
 What end-token, logits-rows, temperature-zero and long-abort find out stands in `selftest.json` beside the model's
 file, with the version of the vendor's library. Every load of the file reads it: answers end at the `end_tokens` there,
-also on a runtime that misses them. In the service's models folder, selftest needs `sudo` to write it.
+also on a runtime that misses them. `exo-rkllm show NAME` tells all of it. In the service's models folder, selftest
+needs `sudo` to write it. The line *Answer* says where the answer to an open question is read.
 
 This page is generated from `exo_rkllm/doctor/probes.py`. Section numbers refer to the project's reference.
 
@@ -392,7 +405,9 @@ def page() -> str:
     for probe in PROBES:
         needs = " (root)" if probe.root else ""
         command = "\n".join(f"    {line}" for line in probe.command.split("\n"))
+        answer = f"Answer: {probe.answer}\n\n" if probe.answer else ""
         parts.append(
-            f"## {probe.key}\n\n{probe.question}. *{probe.kind}*{needs}\n\n{command}\n\nExpected: {probe.expect}\n\n"
+            f"## {probe.key}\n\n{probe.question}. *{probe.kind}*{needs}\n\n{command}\n\n"
+            f"Expected: {probe.expect}\n\n{answer}"
         )
     return "".join(parts).rstrip() + "\n"

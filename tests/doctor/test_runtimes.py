@@ -154,6 +154,26 @@ def test_show_and_doctor_name_the_version_that_is_missing(
     assert says in checks["models"]["fact"]
 
 
+def test_show_tells_what_selftest_has_measured(deep: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    card = deep()
+    assert main(["show", "deep"]) == 0
+    assert "\nmeasured " not in capsys.readouterr().out
+    known = {
+        "runtime": "1.2.3",
+        "end_tokens": [7, 8],
+        "logits_rows": [1],
+        "temperature_zero_is_greedy": False,
+        "abort_in_prefill_seconds": 1.3,
+    }
+    card.with_name("selftest.json").write_text(json.dumps({"m.rkllm": known, "other.rkllm": {"end_tokens": [9]}}))
+    assert main(["show", "deep"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("measured ")]
+    assert line.removeprefix("measured").strip().split(", ") == [
+        *("answers end by token 7", "8", "rows of logits for 8 tokens: 1", "temperature 0 is greedy: no"),
+        "an abort in a long prompt took 1.3 s (runtime 1.2.3)",
+    ]
+
+
 def test_show_says_nothing_of_runtimes_where_none_is_installed(
     deep: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

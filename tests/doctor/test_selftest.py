@@ -279,6 +279,12 @@ def test_probe_table_is_consistent() -> None:
     assert all(bool(probe.shows) == (probe.kind == "command") for probe in PROBES)
 
 
+def test_open_questions_say_where_their_answer_is_read() -> None:
+    questions = [probe for probe in PROBES if "nobody says" in probe.expect.lower()]
+    assert len(questions) == 9, "the last lines of board-facts 14"
+    assert all(probe.answer for probe in questions)
+
+
 def test_probe_commands_name_the_boards_devices(board: Build) -> None:
     found = detect(board("rk3576-vendor"))
     assert selftest.fill_in("{npu} {address} {card} {render}", found) == (
