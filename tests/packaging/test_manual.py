@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import subprocess
 from pathlib import Path
@@ -18,8 +19,13 @@ PAGES = {"exo-rkllm.1": manual.program, "exo-rkllm.toml.5": manual.settings, "ex
 
 
 def flags() -> list[tuple[str, str]]:
+    """Those that --help shows."""
     return [
-        (verb.name, flag) for verb in VERBS for action in verb_parser(verb)._actions for flag in action.option_strings
+        (verb.name, flag)
+        for verb in VERBS
+        for action in verb_parser(verb)._actions
+        for flag in action.option_strings
+        if action.help != argparse.SUPPRESS
     ]
 
 
