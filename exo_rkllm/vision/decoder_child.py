@@ -12,7 +12,6 @@ import resource
 import socket
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from exo_rkllm.errors import ExoRkllmError, NotSupported, PictureError
@@ -26,6 +25,7 @@ FORMATS_HINT = "Send a PNG, JPEG, WebP, GIF, BMP or TIFF picture."
 # Twice what a phone's camera takes; 150 MB once decoded.
 MOST_PIXELS = 50_000_000
 SMALLER_HINT = "Scale it down: an encoder looks at less than a million pixels."
+ORIENTATION = 0x0112  # in EXIF data
 # Address space above what the modules take: the largest picture decoded, and once more while it is converted.
 MEMORY = 1 << 30
 IDLE_SECONDS = 60.0
@@ -66,9 +66,9 @@ class DecoderChild:
         try:
             with self._image.open(io.BytesIO(data), formats=FORMATS) as picture:
                 _check_size(*picture.size)
-                seen = _turned(_rgb(picture, self._numpy, self._image), picture.getexif())
-                take = partial(_rows, seen, self._numpy)
-                return self._preprocess.pixels(seen.height, seen.width, take, height, width)
+                seen = _rgb(picture, self._numpy, self._image)
+                turn = picture.getexif().get(ORIENTATION, 1)
+                return self._preprocess.pixels(seen, turn, height, width)
         except ExoRkllmError:
             raise
         except MemoryError as error:
@@ -99,26 +99,6 @@ def _rgb(picture: Any, numpy: Any, module: Any) -> Any:
     if picture.mode == "P" and "transparency" in picture.info:
         return picture.convert("RGBA").convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
-
-
-def _rows(picture: Any, numpy: Any, numbers: Any) -> Any:
-    """Some rows of an RGB picture. Pillow keeps four bytes a pixel, and takes longer to pack all than to decode."""
-    picture.load()
-    found = numpy.empty((len(numbers), picture.width, 3), numpy.uint8)
-    for line, number in zip(found, numbers.tolist(), strict=True):
-        row = picture.crop((0, number, picture.width, number + 1))
-        line[:] = numpy.frombuffer(row.tobytes(), numpy.uint8).reshape(picture.width, 3)
-    return found
-
-
-# EXIF orientation: Pillow's transpositions that undo it, by their numbers in Image.Transpose.
-TURNS: Mapping[int, int] = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
-ORIENTATION = 0x0112
-
-
-def _turned(picture: Any, exif: Mapping[int, Any]) -> Any:
-    turn = TURNS.get(exif.get(ORIENTATION, 1))
-    return picture if turn is None else picture.transpose(turn)
 
 
 def _address_space() -> int:

@@ -95,8 +95,13 @@ class Pictures:
 async def digest(data: bytes) -> str:
     """What the same picture is recognised by."""
     if len(data) <= SMALL:
-        return hashlib.sha256(data).hexdigest()
-    return await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        return _digest(data)
+    return await asyncio.to_thread(_digest, data)
+
+
+def _digest(data: bytes) -> str:
+    """Of BLAKE2, which takes a third of SHA-256's time on CPUs without instructions for it."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
 
 
 async def only_rows(runner: Runner, job: PictureJob, array: memoryview) -> ArrayRows:

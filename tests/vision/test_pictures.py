@@ -90,20 +90,21 @@ def test_pixels_are_the_references_within_half_a_grey_level(target: tuple[int, i
     sizes = [(1, 1), (1, 50), (50, 1), (31, 32), (33, 20), (64, 64), (201, 99), *numbers.integers(1, 120, (20, 2))]
     for rows, columns in sizes:
         picture = numbers.integers(0, 256, (rows, columns, 3)).astype(np.uint8)
-        found = preprocess.pixels(int(rows), int(columns), picture.__getitem__, *target)
+        found = preprocess.pixels(Image.fromarray(picture), 1, *target)
         assert found.shape == (*target, 3) and found.dtype == np.uint8
         assert np.abs(found - reference(picture, *target)).max() < 0.51, (rows, columns)
 
 
-def test_only_the_rows_that_are_looked_at_are_taken() -> None:
-    taken: list[int] = []
-
-    def take(which: Any) -> Any:
-        taken.extend(which.tolist())
-        return np.zeros((len(which), 4000, 3), np.uint8)
-
-    preprocess.pixels(3000, 4000, take, 8, 8)
-    assert len(taken) <= 16
+@pytest.mark.parametrize("number", range(2, 9))
+def test_turned_pixels_are_those_of_the_turned_picture(number: int) -> None:
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's transpositions that undo an orientation
+    numbers = np.random.default_rng(number)
+    for rows, columns in ((1, 1), (7, 12), (40, 31), (64, 64), (90, 33)):
+        picture = Image.fromarray(numbers.integers(0, 256, (rows, columns, 3)).astype(np.uint8))
+        turned = np.asarray(picture.transpose(turns[number]))
+        for target in ((32, 32), (14, 28), (90, 70)):
+            found = preprocess.pixels(picture, number, *target)
+            assert np.abs(found - reference(turned, *target)).max() < 0.51, (rows, columns, target)
 
 
 # ── decoding ─────────────────────────────────────────────────────────────────────────────────────
