@@ -102,8 +102,8 @@ def load_params(
             )
     cpus = host.cpus if Features(release).has("cpus") else ()
     if 0 < len(options["cpus"]) < len(cpus):
-        few = "The card of %s gives the vendor's library %d CPUs, and it wants %d threads here."
-        log.warning(few, facts.path.name, len(options["cpus"]), len(cpus))
+        few = "The card of %s gives the vendor's library CPU %s only, and it wants %d threads here."
+        log.warning(few, facts.path.name, ", ".join(map(str, options["cpus"])), len(cpus))
     return LoadParams(
         model_path=str(facts.path),
         max_context_len=model.context,

@@ -282,28 +282,24 @@ def counters(scene: Scene) -> Finding:
 
 
 def kernel_log(scene: Scene) -> Finding:
-    state = scene.kernel_log
+    """A daemon that reads the log knows more than its lines: what was lost of them, and whether the NPU has worked."""
+    state, told = scene.kernel_log, (scene.service.status or {}).get("kernel_log") or {}
+    followed = told.get("errors") is not None
+    if followed and told["fault"] is not None:
+        return (bad if told["stops"] else poor)(told["sentence"], told["hint"])
     if isinstance(state, str):
-        return kernel_log_of_daemon(scene, state)
-    npu = scene.board.npu.device if scene.board.npu is not None else "DEVICE"
-    if (reason := state.unavailable_reason(npu)) is not None:
-        return from_error(reason)
+        return good("the service reads it: no error of the NPU that still holds") if followed else unseen(state)
     if not state.counts:
         return good("no error of the NPU since boot")
     errors = ", ".join(f"{state.counts[kind.name]} {kind.plural}" for kind in KINDS if kind.name in state.counts)
+    if followed and state.fault is not None:
+        return good(f"{errors} since boot, and the NPU has worked since")
+    npu = scene.board.npu.device if scene.board.npu is not None else "DEVICE"
+    if (reason := state.unavailable_reason(npu)) is not None:
+        return from_error(reason)
     rebound = " The driver was bound again since, and the next load shows whether it helped." if state.on_trial else ""
     helps = f". {state.fault.repair_on(npu)}" if state.fault is not None else ""
     return poor(
         f"{errors} since boot.{rebound} Seen with weak power supplies, old drivers, and models made for another SoC.",
         f"sudo dmesg | grep -i rknpu{helps}",
     )
-
-
-def kernel_log_of_daemon(scene: Scene, absent: str) -> Finding:
-    """What a running daemon read, for a user who may not read the log."""
-    value = (scene.service.status or {}).get("kernel_log") or {}
-    if value.get("errors") is None:
-        return unseen(absent)
-    if value["fault"] is None:
-        return good("the service reads it: no error of the NPU that still holds")
-    return (bad if value["stops"] else poor)(value["sentence"], value["hint"])

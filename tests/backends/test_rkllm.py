@@ -385,7 +385,7 @@ def test_card_with_fewer_cpus_than_the_library_wants_is_told(
     facts, host = inspect(make_model()), EngineHost(lambda _: None, cpus=(4, 5, 6, 7))
     engine = Card(facts.path, {"cpus": cpus})
     load_params(engine, facts, SPEC.options_of(engine), host, "1.3.1", {})
-    assert ("gives the vendor's library 2 CPUs, and it wants 4 threads here" in caplog.text) is told
+    assert ("gives the vendor's library CPU 4, 5 only, and it wants 4 threads here" in caplog.text) is told
 
 
 @pytest.mark.parametrize("options", [{"end_tokens": ["<|im_end|>"]}, {"cpus": ["4"]}, {"end_tokens": [True]}])

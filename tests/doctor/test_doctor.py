@@ -635,6 +635,23 @@ def test_kernel_log_that_only_the_daemon_reads_is_judged(examine: Examine) -> No
     assert findings(report, "fail") == {"kernel log": "Unload."}
 
 
+@pytest.mark.parametrize("line", ["", "3,1,9,-;RKNPU: failed to submit job\n"])
+def test_daemon_knows_more_of_the_kernel_log_than_its_lines(examine: Examine, board: Build, line: str) -> None:
+    """The ring has lost the line, or the NPU has worked since the fault."""
+    (path := board("orangepi-5-plus") / "dev/kmsg").write_text("3,0,0,-;booted\n" + line)
+    fault = {"errors": {"submit": 1}, "fault": "submit", "stops": True, "sentence": "It is stuck.", "hint": "Unload."}
+    works = {**fault, "fault": None, "stops": False, "sentence": "", "hint": ""}
+    for value, level_of, says in (
+        (fault, "fail", "It is stuck."),
+        (works, "pass", "1 jobs that could not be submitted since boot, and the NPU has worked since" if line else ""),
+    ):
+        report = examine("orangepi-5-plus", DaemonStatus({**(RUNNING.status or {}), "kernel_log": value}))
+        [found] = [one.finding for one in report.lines if one.check == "kernel log"]
+        assert found.level == level_of
+        assert says in found.fact
+    path.unlink()
+
+
 @pytest.mark.parametrize(
     ("profile", "given", "own", "level", "says"),
     [
