@@ -11,11 +11,13 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import re
 import shutil
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import describe, names
@@ -30,13 +32,20 @@ from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.errors import ExoRkllmError, ModelExists, UsageError
 from exo_rkllm.rknn import encoderfile
 
+# Pages of a repository that name a revision, and a file or folder behind it.
+VIEWS = frozenset({"tree", "blob", "resolve", "raw", "commit"})
+PAGE = re.compile(
+    r"(?:(?:https?|hf)://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/(?P<path>[^?#]+)[?#]?.*", re.IGNORECASE
+)
+# First words of the Hub's other pages.
+NO_MODELS = frozenset({"datasets", "spaces", "collections", "papers", "docs"})
 # In a stage, where an encoder is fetched; hidden, as all that is no part of the entry.
 ENCODER_FOLDER = ".encoder"
 
 
 @dataclass(frozen=True, slots=True)
 class PullTarget:
-    """`ORG/REPO`, `ORG/REPO@REVISION`, `ORG/REPO:FILE` and both together."""
+    """`ORG/REPO`, `ORG/REPO@REVISION`, `ORG/REPO:FILE` and both together, or the address of a page of the Hub."""
 
     repo: str
     revision: str = ""
@@ -44,11 +53,34 @@ class PullTarget:
 
     @classmethod
     def parse(cls, text: str) -> PullTarget:
-        place, _, file = text.removeprefix("hf.co/").partition(":")
+        target = cls._of_page(text.strip()) or cls._of_name(text.strip())
+        if not names.valid_repo(target.repo) or (target.revision and not names.REPO_PART.fullmatch(target.revision)):
+            hint = "exo-rkllm pull ORG/REPO or ORG/REPO:FILE, or the address of a model's page"
+            raise UsageError(f"{text!r} is no repository.", hint)
+        return target
+
+    @classmethod
+    def _of_name(cls, text: str) -> PullTarget:
+        place, _, file = text.partition(":")
         repo, _, revision = place.partition("@")
-        if not names.valid_repo(repo) or (revision and not names.REPO_PART.fullmatch(revision)):
-            raise UsageError(f"{text!r} is no repository.", "exo-rkllm pull ORG/REPO or ORG/REPO:FILE")
         return cls(repo, revision, file)
+
+    @classmethod
+    def _of_page(cls, text: str) -> PullTarget | None:
+        """What an address from a browser means: a repository, a file of it, or a folder, which is a part of the file's
+        name. None for what is no page of the Hub."""
+        page = PAGE.fullmatch(text)
+        if page is None:
+            return None
+        path, _, file = unquote(page["path"]).partition(":")
+        parts = [part for part in path.removeprefix("api/models/").split("/") if part]
+        named = parts[:2] if NO_MODELS.isdisjoint(parts[:1]) else []
+        repo, _, revision = "/".join(named).removesuffix(".git").partition("@")
+        if len(parts) > 3 and parts[2] in VIEWS:
+            revision, shown = parts[3], "/".join(parts[4:])
+            is_model = parts[2] == "tree" or PurePosixPath(shown).suffix.lower() in names.SUFFIXES
+            file = shown if is_model else ""
+        return cls(repo, "" if revision == "main" else revision, file)
 
 
 async def pull(

@@ -17,7 +17,11 @@ from exo_rkllm.privileges import give_up_root
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="ORG/REPO[:FILE]", help="a repository, and a file or part of its name")
+    parser.add_argument(
+        "model",
+        metavar="ORG/REPO[:FILE]",
+        help="a repository and part of a file's name, or its page's address",
+    )
     parser.add_argument("--name", default="", metavar="NAME", help="the model's name (default: from the file's name)")
     parser.add_argument("--soc", metavar="SOC", help="the SoC the file is for, such as rk3588 (default: this board's)")
     parser.add_argument("--replace", action="store_true", help="download it again if it is already installed")

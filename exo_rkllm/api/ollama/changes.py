@@ -16,10 +16,11 @@ from exo_rkllm.api.encoding import NDJSON, json_line, json_response
 from exo_rkllm.api.faults import error_body
 from exo_rkllm.api.ollama import translate
 from exo_rkllm.api.streaming import open_stream
-from exo_rkllm.catalogue import modelfile, names
+from exo_rkllm.catalogue import modelfile
 from exo_rkllm.catalogue.aliases import alias_id
 from exo_rkllm.catalogue.deriving import Recipe, add_alias, check_source, derive
 from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.catalogue.pull import PullTarget
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, NotSupported, UsageError
 from exo_rkllm.sampling import SAMPLING_NAMES
 
@@ -32,11 +33,13 @@ async def pull(call: Call) -> web.StreamResponse:
     name = translate.model_name(call.values, "ORG/REPO or ORG/REPO:FILE of the Hub.")
     if _is_here(call, name):
         return await _done(call)
-    if not names.valid_repo(name.removeprefix("hf.co/").partition(":")[0].partition("@")[0]):
+    try:
+        PullTarget.parse(name)
+    except UsageError:
         raise ModelNotFound(
             f"No model {name[:100]!a} is here, and the Hub has none of a name without an organisation.",
             "exo-rkllm models lists those that are here; pull ORG/REPO fetches one.",
-        )
+        ) from None
     check_right(call.caller, rights.PULL.right)
     if call.context.pull is None:
         raise NotSupported("This daemon fetches no models.", f"exo-rkllm pull {name}")
