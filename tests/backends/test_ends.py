@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -157,6 +158,7 @@ async def test_vector_runs_leave_nothing_behind(
 
 # ── anything, in any order ───────────────────────────────────────────────────────────────────────
 
+EXAMPLES = 200 if os.environ.get("EXO_RKLLM_LONG") else 12
 CRASHES_AT = 40  # tokens, which only the answer to CRASH has
 STEPS = st.one_of(
     st.tuples(st.just("ask"), st.one_of(st.none(), st.integers(1, 9))),
@@ -224,7 +226,9 @@ async def step(engine: RkllmEngine, what: str, number: int | None) -> bool:
     return True
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=400 if os.environ.get("EXO_RKLLM_LONG") else 12, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(
     version=st.sampled_from(VERSIONS),
     steps=st.lists(STEPS, min_size=1, max_size=8),
