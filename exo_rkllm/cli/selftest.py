@@ -28,7 +28,7 @@ from exo_rkllm.doctor.probes import PROBES, HardwareProbe
 from exo_rkllm.doctor.runtimes import RuntimeTrial
 from exo_rkllm.doctor.scene import look
 from exo_rkllm.doctor.selftest import SelftestOutcome
-from exo_rkllm.errors import Busy, RuntimeMissing, UsageError
+from exo_rkllm.errors import Busy, CardError, ExoRkllmError, RuntimeMissing, UsageError
 from exo_rkllm.runtime.selection import OPTION
 
 
@@ -130,7 +130,14 @@ def try_runtimes(name: str, root: Path | None) -> int:
     if is_file(name):
         print(f'\n{model.id} works with {release}. A card of it says so by {OPTION} = "{release}" under [options].')
         return 0
-    card = node.catalogue.set_option(model.id, OPTION, release)
+    try:
+        card = node.catalogue.set_option(model.id, OPTION, release)
+    except (ExoRkllmError, OSError) as error:
+        reason = error.sentence if isinstance(error, ExoRkllmError) else f"{error.strerror}."
+        raise CardError(
+            f"{model.id} works with {release}, but its card could not be written. {reason}",
+            f"sudo exo-rkllm selftest --runtimes {name}",
+        ) from error
     print(f'\n{model.id} works with {release}: {card} now has {OPTION} = "{release}" under [options].')
     return 0
 

@@ -14,6 +14,7 @@ from exo_rkllm.cli import main
 from exo_rkllm.doctor import runtimes
 from exo_rkllm.doctor.report import bad, good
 from exo_rkllm.doctor.runtimes import RuntimeTrial, babble, best
+from exo_rkllm.errors import CardError
 from tests.runtime import folders
 from tests.simulated import Library
 
@@ -84,6 +85,21 @@ def test_card_is_left_alone_where_nothing_works(deep: Callable[..., Path], capsy
     assert main(["selftest", "--runtimes", "deep"]) == 1
     assert "works with none of them. Its card stays as it is." in capsys.readouterr().out
     assert card.read_text() == before
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), CardError("The folder is not yours.")])
+def test_what_works_is_told_where_the_card_cannot_be_written(
+    deep: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    deep(toolkit="1.1.4")
+    monkeypatch.setattr("exo_rkllm.catalogue.store.Catalogue.set_option", refuse)
+    assert main(["selftest", "--runtimes", "deep"]) == 1
+    told = capsys.readouterr().err
+    assert "deep works with 1.3.1, but its card could not be written. " in told
+    assert "try: sudo exo-rkllm selftest --runtimes deep" in told
 
 
 def test_version_that_hangs_is_given_up(
