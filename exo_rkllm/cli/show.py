@@ -14,6 +14,7 @@ from exo_rkllm.chat.formats import REASONING, TOOLS
 from exo_rkllm.cli import models, place
 from exo_rkllm.cli.output import size
 from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.runtime import modelfile, selection
 from exo_rkllm.runtime.ends import findings
 
 FROM_PLUGIN = "defined by a plugin"
@@ -44,13 +45,15 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _runtime(node: Node, entry: Entry) -> str:
-    """The vendor library that it is loaded with here, and why, or why with none."""
-    if entry.engine != "rkllm" or not node.search().installed:
+    """The vendor library that it is loaded with here, why, and what is known against it; or why with none."""
+    if entry.engine != "rkllm" or entry.path is None or not node.search().installed:
         return ""
     try:
-        return str(node.runtime_of(entry) or "")
+        choice = node.runtime_of(entry)
+        doubts = selection.objections_to(modelfile.inspect(entry.path), choice, "")
     except ExoRkllmError as error:
         return error.sentence
+    return ". ".join([str(choice or ""), *(str(doubt.error) for doubt in doubts if doubt.harm)])
 
 
 # What selftest measures of a model, as a phrase around the value.

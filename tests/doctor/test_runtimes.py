@@ -157,6 +157,21 @@ def test_show_and_doctor_say_which_version_and_why(
     assert checks["runtime"].endswith(", and beside it 1.2.3, 1.2.0")
 
 
+@pytest.mark.parametrize("by_owner", [False, True])
+def test_show_tells_what_is_known_against_the_version(
+    deep: Callable[..., Path], tmp_path: Path, library: Library, capsys: pytest.CaptureFixture[str], by_owner: bool
+) -> None:
+    """Unless the owner chose it, who knows."""
+    folders.set_default(tmp_path / "lib", folders.put(tmp_path / "lib", library, "1.3.0").name)
+    for release in ("1.3.1", "1.2.3", "1.2.0"):
+        (tmp_path / "lib/runtimes" / f"librkllmrt-{release}.so").unlink()
+    deep('[options]\nruntime = "1.3.0"\n' if by_owner else "", toolkit="1.2.2")
+    assert main(["show", "deep"]) == 0
+    told = capsys.readouterr().out
+    assert "1.3.0 (its card says so)" in told if by_owner else "1.3.0 (the only one installed)" in told
+    assert ("runtime 1.3.0 misses the end token of files of toolkits 1.2.2 and 1.2.3" in told) is not by_owner
+
+
 def test_show_and_doctor_name_the_version_that_is_missing(
     deep: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
