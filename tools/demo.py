@@ -1,15 +1,17 @@
 """`make run`: a daemon on a simulated Orange Pi 5 Plus with a demo model, and one streamed answer.
 
-Everything is created under build/demo; nothing else on the machine is touched. The answer comes from the simulator and
-says so: there is no NPU here.
+The board's figures move with the answers (tools/demo_board.py). Everything is created under build/demo; nothing else on
+the machine is touched. The answers come from the simulator and say so (tools/demo_words.py): there is no NPU here.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
@@ -22,11 +24,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from exo_rkllm.client.control import Client
 from simulator import boards, encoder_file, model_file
+from tools import demo_words
+from tools.demo_board import DemoBoard, follows
+from tools.demo_words import OTHER_ANSWER, QUESTION, RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "build" / "demo"
 LIBRARY = ROOT / "build" / "simulator" / platform.machine() / "1.3.0" / "librkllmrt.so"
+COMMAND = DEMO / "exo-rkllm"
 BOARD = "orangepi-5-plus"
 ENCODER_LIBRARY = ROOT / "build" / "simulator" / platform.machine() / "rknn-2.3.2" / "librknnrt.so"
 MODEL = "qwen2.5-1.5b"
@@ -36,16 +43,19 @@ SEEING = "demo-vision"
 SEEING_SPEED = "rk3588/qwen2-vl-2b/image"
 PICTURE = ROOT / "docs" / "images" / "shapes.png"
 ENCODE_SECONDS = 0.9  # kept loaded, on a board (rknn-vision 3)
-QUESTION = "What are you, and where do you run?"
 PORT = 52415
 START_SECONDS = 20.0
 
 
 def prepare(run_folder: Path) -> Mapping[str, str]:
     """Create a board's tree, a library and a catalogue with one model; returns the variables that point to them."""
-    board, models = DEMO / BOARD, DEMO / "models"
-    if not board.exists():
-        boards.write(BOARD, board)
+    board = DEMO / BOARD
+    models = (
+        DEMO / f"models-{hashlib.sha256(Path(demo_words.__file__).read_bytes()).hexdigest()[:8]}"
+    )  # what they say may change
+    for folder in (board, *(old for old in DEMO.glob("models*") if old != models)):
+        shutil.rmtree(folder, ignore_errors=True)
+    boards.write(BOARD, board)
     settings = {
         "RKLLM_SIM_ROOT": str(board),
         "EXO_RKLLM_BOARD_ROOT": str(board),
@@ -61,8 +71,8 @@ def prepare(run_folder: Path) -> Mapping[str, str]:
     }
     if not (models / MODEL).exists():
         models.mkdir(parents=True, exist_ok=True)
-        source = model_file.write(run_folder / FILE, model_file.SimModel(name=MODEL, speed="rk3588/qwen2.5-1.5b"))
-        command(settings, "import", str(source), check=True)
+        says = model_file.SimModel(name=MODEL, reply=OTHER_ANSWER, rules=RULES, speed="rk3588/qwen2.5-1.5b")
+        command(settings, "import", str(model_file.write(run_folder / FILE, says)), check=True)
     if not (models / SEEING).exists():
         folder = run_folder / SEEING
         folder.mkdir()
@@ -127,17 +137,27 @@ def chat(url: str) -> None:
     print("\n", flush=True)
 
 
-def print_addresses(url: str, settings: Mapping[str, str]) -> None:
-    print(f"Status page   {url}/")
+def write_command(settings: Mapping[str, str]) -> Path:
+    """`exo-rkllm` with the demo's settings, to be typed in a second terminal."""
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in settings.items()]
+    COMMAND.write_text("\n".join(["#!/bin/sh", *lines, f'exec {shlex.quote(sys.executable)} -m exo_rkllm "$@"', ""]))
+    COMMAND.chmod(0o755)
+    return COMMAND.relative_to(ROOT)
+
+
+def print_places(url: str, typed: Path) -> None:
+    print(f"Watch it answer   {url}/ in a browser, or in a second terminal: {typed} top")
+    print(f"Its metrics       curl {url}/metrics", flush=True)
+
+
+def print_addresses(url: str, typed: Path) -> None:
     print(f"OpenAI        {url}/v1")
     print(f"Ollama        {url}")
-    print(f"Prometheus    {url}/metrics")
     print("\nTry it:\n")
-    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hello"}]})
+    print(f"  {typed} run {MODEL}")
+    print(f"  {typed} run {SEEING} 'What is this?' --image {PICTURE.relative_to(ROOT)}")
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "a table"}]})
     print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n")
-    socket_of = f"EXO_RKLLM_CONTROL_SOCKET={settings['EXO_RKLLM_CONTROL_SOCKET']}"
-    picture = PICTURE.relative_to(ROOT)
-    print(f"  {socket_of} .venv/bin/exo-rkllm run {SEEING} 'What is this?' --image {picture}\n")
     print("Press Ctrl-C to stop.", flush=True)
 
 
@@ -149,19 +169,25 @@ def main() -> int:
     try:
         settings = prepare(folder)
         url = f"http://127.0.0.1:{settings['EXO_RKLLM_API_PORT']}"
-        print(f"Simulating an {BOARD} with {MODEL}, at the speed of the vendor's table.\n", flush=True)
+        print(f"Simulating an {BOARD} with {MODEL}, at the speed of the vendor's table.", flush=True)
+        board = DemoBoard(Path(settings["EXO_RKLLM_BOARD_ROOT"]))
+        board.set(busy=False, memory=0)
         with daemon(settings) as process:
             wait_until_ready(url, process)
-            chat(url)
-            if not once:
-                print_addresses(url, settings)
-                process.wait()
+            with follows(board, Client(Path(settings["EXO_RKLLM_CONTROL_SOCKET"]))):
+                typed = write_command(settings)
+                print_places(url, typed)
+                chat(url)
+                if not once:
+                    print_addresses(url, typed)
+                    process.wait()
     except KeyboardInterrupt:
         print()
     except (urllib.error.URLError, subprocess.CalledProcessError) as error:
         print(f"The demonstration failed: {error}.", file=sys.stderr)
         return 1
     finally:
+        COMMAND.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
     return 0
 
