@@ -379,7 +379,11 @@ class ClusterNode:
 
     def _tick(self) -> None:
         self._timer = None
-        self._do(self.membership.tick(self._now()))
+        deadline, now = self.membership.deadline, self._now()
+        if deadline is None or deadline > now:
+            self._set_timer()  # what it was set for has been put off since
+        else:
+            self._do(self.membership.tick(now))
 
     def _now(self) -> float:
         return self._loop.time()

@@ -55,6 +55,11 @@ def packets() -> list[Any]:
     return [json.loads(line) for line in (FOLDER / "packets.jsonl").read_text().splitlines()]
 
 
+def requests() -> list[Any]:
+    """What exo's endpoints make of the bodies of their clients: `endpoint`, `what` and `task_params`."""
+    return [json.loads(line) for line in (FOLDER / "requests.jsonl").read_text().splitlines()]
+
+
 def openapi() -> Any:
     """The part of an exo node's `/openapi.json` that is compared, names only."""
     return json.loads((FOLDER / "openapi.json").read_text())

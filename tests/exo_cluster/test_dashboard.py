@@ -27,6 +27,7 @@ from exo_rkllm.daemon.offers import MachineRoom, Retries
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import NpuUnavailable
 from simulator import encoder_file
+from tests.exo_cluster import captured
 from tests.exo_cluster.dashboard import HABITS, Dashboard
 from tests.exo_cluster.lab import until
 from tests.exo_cluster.test_node import Exo, in_phase, settings, started
@@ -113,6 +114,19 @@ async def test_dashboards_own_message_is_answered_whatever_the_model_can(owner_o
     owner = await owner_of(plain={"reply": "Hello"}, thinker=THINKS)
     assert await owner.dashboard.chat(PLAIN, "Hi") == "Hello"
     assert (await owner.dashboard.chat(THINKER, "Hi")).strip() == "Hello"
+
+
+async def test_what_exo_makes_of_each_endpoints_requests_is_answered_whatever_the_model_can(owner_of: Any) -> None:
+    """Its OpenAI, Claude, responses and Ollama endpoints, with tools, their results, thinking and options."""
+    owner = await owner_of(plain={"reply": "Hello"}, thinker=THINKS)
+    for model in (PLAIN, THINKER):
+        for request in captured.requests():
+            body = {"model": model, "task_params": {**request["task_params"], "model": model}}
+            status, text = await owner.dashboard.post("/v1/chat/completions", body)
+            where = request["endpoint"], request["what"], model, text
+            said = "The tool said: rain" if "result" in request["what"] else "Hello"
+            assert status == 200, where
+            assert json.loads(text)["choices"][0]["message"]["content"].strip() == said, where
 
 
 @pytest.mark.parametrize("release", ["1.1.4", "1.2.3"])

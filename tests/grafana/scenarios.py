@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.cluster.session.view import Phase
+from exo_rkllm.cluster.session.view import ClusterView, Phase, unconfirmed
 from exo_rkllm.metrics.scrape import render_page
 from simulator import boards, encoder_file, model_file
 from tests.daemon.running import house_of
@@ -34,6 +34,7 @@ FIRES: Mapping[str, set[str]] = {
     "stopped": {"RkllmDown"},
     "alone": {"RkllmClusterApart"},
     "apart": {"RkllmClusterApart", "RkllmClusterDrift", "RkllmClusterUnechoed"},
+    "found": {"RkllmClusterUnconfirmed"},
 }
 
 
@@ -215,14 +216,23 @@ def alone(site: Site) -> None:
 
 
 def apart(site: Site) -> None:
+    made_up(site, scenes.cluster_view(Phase.OUT, drift=("state.nodes",), unechoed=190))
+
+
+def found(site: Site) -> None:
+    """The only cluster it heard, which it joined."""
+    made_up(site, scenes.cluster_view(announcement=unconfirmed("0.3.70")))
+
+
+def made_up(site: Site, view: ClusterView) -> None:
     """No exo stands by: the collectors are real, and what the node would say of such a cluster is made here."""
     daemon = scenes.Daemon(boards.write("orangepi-5-plus", site.house.folder / "b"))
-    daemon.cluster = scenes.cluster_view(Phase.OUT, drift=("state.nodes",), unechoed=190)
+    daemon.cluster = view
     site.recording.add(site.name, render_page(daemon.registry(), "")[0].decode())
     site.hold(20)
 
 
-SCENARIOS = (healthy, crashing, unloadable, queueing, hot, slow, unreadable, driverless, stopped, alone, apart)
+SCENARIOS = (healthy, crashing, unloadable, queueing, hot, slow, unreadable, driverless, stopped, alone, apart, found)
 
 
 def record(folder: Path, library: Path) -> Recording:

@@ -396,6 +396,8 @@ class Transition:
 
     def repeat_commands(self) -> None:
         due = [pending for pending in self.worker.pending if self.now >= pending.due]
+        if not due:
+            return
         self.effects += [pending.effect for pending in due]
         again = (replace(pending, at=self.now) if pending in due else pending for pending in self.worker.pending)
         self.change(pending=tuple(again))

@@ -192,7 +192,7 @@ class Api:
         if not self.state.instances_of(model):
             return web.json_response({"detail": f"No instance found for model {model}"}, status=404)
         command = new_id()
-        params, images = self._params(body)
+        params, images = (body["task_params"], []) if "task_params" in body else self._params(body)
         await self._send_images(command, params, images)
         await self.send({"TextGeneration": {"command_id": command, "task_params": params}})
         queue: asyncio.Queue[Json] = asyncio.Queue()
