@@ -194,7 +194,10 @@ class Catalogue:
                 ) from None
             staging.sync(self.directory)
         listing = self.scan()
-        return next(entry for entry in (*listing.entries, *listing.aliases) if entry.id == id_)
+        for entry in (*listing.entries, *listing.aliases):
+            if entry.id == id_:
+                return entry
+        raise self._unknown(id_, listing.problems)  # somebody else has changed the folder already
 
     def set_option(self, name: str, key: str, value: str) -> Path:
         """Write one text among the [options] of an entry's card, in one step; returns the card's path.

@@ -33,7 +33,7 @@ from exo_rkllm.errors import (
 )
 
 HOST = EngineHost(lambda _lines: None)
-KILLS = 50 if os.environ.get("EXO_RKLLM_LONG") else 15
+KILLS = 50 if os.environ.get("TESTS_LONG") else 15
 Gguf = Callable[..., Entry]
 Serve = Callable[..., Any]
 

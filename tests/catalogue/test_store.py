@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from exo_rkllm.catalogue import staging, store
 from exo_rkllm.catalogue.card import Card, Weights, dump
 from exo_rkllm.catalogue.contributions import PluginContributions
 from exo_rkllm.catalogue.entry import Entry
-from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.catalogue.store import Catalogue, Listing
 from exo_rkllm.chat.chat_format import ChatSettings
 from exo_rkllm.chat.families import FAMILIES, Family
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
@@ -42,6 +43,15 @@ def put(catalogue: Catalogue, name: str, text: bytes = b"weights", **more: objec
 
 def names_of(catalogue: Catalogue) -> list[str]:
     return [entry.id for entry in catalogue.list()]
+
+
+async def test_entry_that_somebody_takes_away_at_once_is_reported(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A StopIteration is no exception that a future can hold: an import waited for ever."""
+    monkeypatch.setattr(Catalogue, "scan", lambda _self: Listing((), ()))
+    with pytest.raises(ModelNotFound, match="No model 'a'"):
+        await asyncio.wait_for(asyncio.to_thread(put, catalogue, "a"), 5.0)
 
 
 def test_an_entry_is_a_model(catalogue: Catalogue) -> None:

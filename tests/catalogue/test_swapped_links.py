@@ -24,7 +24,7 @@ from exo_rkllm.privileges import open_original, owner_of
 from tests.catalogue.swapping import SERVICE, forked, wait
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up root's rights")
-TRIES = 2000 if os.environ.get("EXO_RKLLM_LONG") else 400
+TRIES = 2000 if os.environ.get("TESTS_LONG") else 400
 SIZE = 1 << 16  # of the model, whose copies the service keeps
 
 

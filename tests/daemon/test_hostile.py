@@ -1,6 +1,6 @@
 """Hostile templates and bodies against a whole daemon: each is answered soon, and nobody beside them notices.
 
-On a machine that does nothing else, `EXO_RKLLM_LONG=1` allows a gap of 0.1 s in the answer beside them.
+On a machine that does nothing else, `TESTS_LONG=1` allows a gap of 0.1 s in the answer beside them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.daemon.hostile import BODIES, OPENAI
 from tests.daemon.running import Daemon, House
 
 ANSWER_SECONDS = 2.0
-GAP_SECONDS = 0.1 if os.environ.get("EXO_RKLLM_LONG") else 0.4
+GAP_SECONDS = 0.1 if os.environ.get("TESTS_LONG") else 0.4
 DAEMON_BYTES = 150_000_000
 PACE = 100  # tokens a second of the answer beside them
 Send: TypeAlias = Callable[[str, bytes], tuple[int, str, float]]

@@ -1,6 +1,6 @@
 """Two runtimes and four models, loaded in any order: always the right library, and nothing is left behind.
 
-40 loads by default; EXO_RKLLM_LONG=1 makes 500.
+40 loads by default; TESTS_LONG=1 makes 500.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.runtime import folders
 from tests.simulated import Library
 
 log = logging.getLogger(__name__)
-LOADS = 500 if os.environ.get("EXO_RKLLM_LONG") else 40
+LOADS = 500 if os.environ.get("TESTS_LONG") else 40
 # What the interpreter's own arenas move up and down; a leak of a load's buffers would be several times as much.
 JITTER = 4 << 20
 # Model: card, toolkit, and the release it belongs to where 1.3.0 or 1.2.3 is the default.

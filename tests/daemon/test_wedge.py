@@ -1,6 +1,6 @@
 """Loading and unloading at once leaves every model loadable; a model that is stuck all the same is seen from outside.
 
-`EXO_RKLLM_SECONDS=60 pytest tests/daemon/test_wedge.py` lets the clients load and unload for that long.
+`TESTS_SECONDS=60 pytest tests/daemon/test_wedge.py` lets the clients load and unload for that long.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from exo_rkllm.errors import ExoRkllmError
 from tests.daemon.running import Daemon, House
 
 CLIENTS = 8
-SECONDS = float(os.environ.get("EXO_RKLLM_SECONDS", "4"))
+SECONDS = float(os.environ.get("TESTS_SECONDS", "4"))
 MODELS = ("qwen", "gemma")
 # The wedge of before: an engine that is closed, and nobody hears of it.
 CODE = """\

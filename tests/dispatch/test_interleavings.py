@@ -1,6 +1,6 @@
 """The real Dispatcher, with everything that may happen to it at its await points: nothing waits for ever.
 
-`EXO_RKLLM_STEPS=20000 pytest tests/dispatch/test_interleavings.py` takes that many steps instead of the suite's few.
+`TESTS_STEPS=20000 pytest tests/dispatch/test_interleavings.py` takes that many steps instead of the suite's few.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODELS = st.sampled_from(NAMES)
 TURNS = st.integers(0, 3)  # turns of the loop before the next thing happens
 PATIENCE = 5.0
 LENGTH = 25
-STEPS = int(os.environ.get("EXO_RKLLM_STEPS", "1500"))
+STEPS = int(os.environ.get("TESTS_STEPS", "1500"))
 # What a hanging engine is given, in place of minutes.
 LIMIT = 0.05
 

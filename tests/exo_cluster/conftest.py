@@ -25,13 +25,13 @@ async def lab(namespaces: None, request: pytest.FixtureRequest) -> AsyncIterator
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: takes minutes; run with EXO_RKLLM_LONG=1")
+    config.addinivalue_line("markers", "long: takes minutes; run with TESTS_LONG=1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("EXO_RKLLM_LONG"):
+    if os.environ.get("TESTS_LONG"):
         return
-    skip = pytest.mark.skip(reason="takes long: set EXO_RKLLM_LONG=1 to run it")
+    skip = pytest.mark.skip(reason="takes long: set TESTS_LONG=1 to run it")
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(skip)

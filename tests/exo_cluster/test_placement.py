@@ -163,7 +163,7 @@ WAYS = [
     for meta in ("MlxRing", "MlxJaccl")
 ]
 # Clusters of each shape in turn.
-SEEDS = range(60 if "EXO_RKLLM_LONG" in os.environ else 12)
+SEEDS = range(60 if "TESTS_LONG" in os.environ else 12)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -31,7 +31,7 @@ from tests.simulated import Library
 
 # A start of Python on a busy machine takes seconds; a test of a load that hangs sets its own limit.
 QUICK = RunnerLimits(load=20.0, prefill=0.6, prefill_token=0.0, token=0.4, abort=0.4, close=0.4)
-DEATHS = 200 if os.environ.get("EXO_RKLLM_LONG") else 60
+DEATHS = 200 if os.environ.get("TESTS_LONG") else 60
 ANSWER = "every word of this answer is one token more or less and there are some of them"
 
 
