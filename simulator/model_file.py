@@ -97,6 +97,7 @@ class SimModel:
     embedding_length: int = 64
     template: str = "chatml"
     vision: bool = False
+    vision_patch: int = 14  # pixels, of which a token has two by two
     has_tokenizer: bool = True
     has_embedding: bool = True
     size: int = 2 << 20  # bytes of the file, sparse
@@ -273,7 +274,7 @@ def entries(model: SimModel) -> Iterator[tuple[str, int, Value]]:
     yield "rkllm.chat_template.post", STRING, template.postfix
     if model.vision:
         yield "rkllm.vision.spatial_merge_size", U32, 2
-        yield "rkllm.vision.spatial_patch_size", U32, 14
+        yield "rkllm.vision.spatial_patch_size", U32, model.vision_patch
     yield f"{arch}.vocab_size", U32, len(tokenizer.pieces())
     yield f"{arch}.context_length", U32, model.max_context
     yield f"{arch}.embedding_length", U32, model.embedding_length
