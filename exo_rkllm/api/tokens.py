@@ -36,14 +36,25 @@ class TokenCount:
 
 
 async def count_tokens(call: Call, entry: Entry, request: GenerationRequest) -> TokenCount:
-    """How long the prompt of a request is, rendered as for a run."""
-    prompt = await _prompt(call, entry, request)
+    """How long the prompt of a request is, rendered as for a run; of images, what the model's encoder makes of them."""
+    rendered = await _rendered(call, entry, request)
+    prompt = rendered.prompt or ""
     counts = await call.context.tokenizers.count(entry, [prompt])
-    return TokenCount(Usage.guess(prompt, 0).prompt, guessed=True) if counts is None else TokenCount(counts[0])
+    text = Usage.guess(prompt, 0).prompt if counts is None else counts[0]
+    if not rendered.images:
+        return TokenCount(text, guessed=counts is None)
+    if entry.vision is None:  # its engine sees by itself, and nobody else knows how
+        return TokenCount(text, guessed=True)
+    from exo_rkllm.backends.rkllm_vision import described
+
+    shape, _ = described(entry.vision.file)
+    return TokenCount(text + len(rendered.images) * shape.tokens, guessed=counts is None)
 
 
-async def _prompt(call: Call, entry: Entry, request: GenerationRequest) -> str:
-    return (await call.context.dispatcher.render(request, entry, Capabilities())).request.prompt or ""
+async def _rendered(call: Call, entry: Entry, request: GenerationRequest) -> GenerationRequest:
+    spec = call.context.engine_spec
+    sees = spec is not None and spec(entry).sees(entry) is not False
+    return (await call.context.dispatcher.render(request, entry, Capabilities(images=sees))).request
 
 
 async def tokenize(call: Call) -> web.StreamResponse:
@@ -51,7 +62,7 @@ async def tokenize(call: Call) -> web.StreamResponse:
     entry = _entry(call)
     if "messages" in values:
         request = await call.compute(translate.chat_request, entry, values, ResponseFormat("text"))
-        text = await _prompt(call, entry, request)
+        text = (await _rendered(call, entry, request)).prompt or ""
     else:
         text = values.get("prompt", values.get("content"))
         if text is None:

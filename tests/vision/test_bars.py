@@ -189,7 +189,8 @@ def test_text_path_imports_nothing_of_vision_until_a_picture_comes(
     encoder_file.write(folder / "m.rknn", SimEncoder())
     variables = {"HOME": str(tmp_path), "EXO_RKLLM_MODELS_DIRECTORY": str(tmp_path / "models")}
     command = [sys.executable, "-c", textwrap.dedent(TEXT_ONLY), str(library("1.3.1")), "lens"]
-    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     answer, *modules = done.stdout.split()
     assert answer == "Hello"
     imported = {name for name in modules if name.startswith(("exo_rkllm.vision", "exo_rkllm.rknn"))}

@@ -111,7 +111,9 @@ def _result_text(content: str | list[dict[str, Any]]) -> str:
 def _image(block: Mapping[str, Any], where: str) -> Image:
     source = block["source"]
     if source["type"] == "url":
-        return common_fields.image_of(source["url"], f"{where}.source.url")
+        if isinstance(source["url"], Image):  # it was fetched
+            return source["url"]
+        raise FieldError(f"{where}.source", f"{where}.source must hold the image in base64.", common_fields.IMAGE_HINT)
     return Image(common_fields.base64_bytes(source["data"], f"{where}.source.data"), source["media_type"])
 
 
