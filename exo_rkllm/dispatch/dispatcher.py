@@ -222,6 +222,13 @@ class Dispatcher:
         self._post(on.UnloadEvent(name))
         return await waiter
 
+    async def stop(self, request_id: str) -> bool:
+        """End one request, whoever reads it; False where there is none of that id."""
+        active = next((one for one in self._requests.values() if one.request.id == request_id), None)
+        if active is not None:
+            await active.stop()
+        return active is not None
+
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncGenerator[NpuLease, None]:
         """Another program's turn on the NPU: entered once no model of ours computes there, and none starts until it is

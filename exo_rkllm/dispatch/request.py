@@ -9,7 +9,7 @@ from dataclasses import replace
 from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Model, Progress, Timings, Usage
 from exo_rkllm.backends.observer import AnswerReport, TokenGaps
 from exo_rkllm.dispatch.state import ModelState
-from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.errors import ExoRkllmError, RunError
 
 
 def copy_of(error: ExoRkllmError) -> ExoRkllmError:
@@ -104,6 +104,13 @@ class ActiveRequest:
     def fail(self, error: ExoRkllmError) -> None:
         self.error = copy_of(error)
         self._wake()
+
+    async def stop(self) -> None:
+        """For somebody other than its reader, who is told."""
+        if self.engine is None:
+            self.fail(RunError("The request was ended from outside before its turn came.", "Ask again."))
+        else:
+            await self.engine.abort(self.request.id)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -229,6 +229,25 @@ def test_watching_ps_goes_on_until_it_is_left(house: House) -> None:
     assert daemon.process.poll() is None
 
 
+def test_request_is_stopped_wherever_it_is_and_its_reader_is_told(house: House) -> None:
+    house.words(tokens_per_second=20)
+    daemon = house.start()
+    running = daemon.ask("words", "word " * 300)
+    while "text" not in next(running):
+        pass
+    waiting = daemon.ask("words", "word " * 300)
+    assert "progress" in next(waiting)
+    [model] = daemon.status()["models"]
+    for request in (*model["waiting"], *model["running"]):
+        assert daemon.client.post("/control/stop", request=request["id"]) == {"stopped": True}
+    assert daemon.client.post("/control/stop", request="gone") == {"stopped": False}
+    *_, last = running
+    assert last["finish"]["reason"] == "abort"
+    with pytest.raises(ExoRkllmError, match="ended from outside before its turn came"):
+        list(waiting)
+    assert "stops the request" in daemon.text
+
+
 def test_config_is_shown_checked_and_explained(house: House) -> None:
     house.config.write_text("[api]\nport = 1234")
     shown = house.command("config", "show", EXO_RKLLM_API_PORT="99").stdout

@@ -77,12 +77,32 @@ def test_keys_sort_pause_and_quit(board: Callable[[str], Path], tmp_path: Path, 
         screen.until(lambda seen: "sort: model" in seen[-1] and any("MODEL▾" in line for line in seen))
         screen.type("r")
         screen.until(lambda seen: any("MODEL▴" in line for line in seen))
-        screen.type("Up")
+        screen.type("Left")
         screen.type("Space")
         screen.until(lambda seen: "resume" in seen[-1])
         screen.type("q")
         ended = screen.until(lambda seen: "exited 0" in seen[0])
         assert not any("core 0" in line for line in ended), "the terminal's own screen is back"
+
+
+@needs_tmux
+def test_keys_stop_an_answer_and_unload_a_model(
+    board: Callable[[str], Path], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with terminal(tmp_path, 100, 40, top(board("rk3588-busy")), environment) as screen:
+        screen.until(settled)
+        for _ in range(4):
+            screen.type("Down")
+        seen = screen.until(lambda seen: " x stop " in seen[-1])
+        [row] = [line for line in seen if line.startswith("›")]
+        stopped = row[1:9]
+        screen.type("x")
+        screen.until(lambda seen: not any(line[1:9] == stopped for line in seen))
+        for _ in range(20):
+            screen.type("Up")
+        screen.until(lambda seen: " u unload " in seen[-1])
+        screen.type("u")
+        screen.until(lambda seen: "unload " in seen[-1] and ("..." in seen[-1] or "done" in seen[-1]))
 
 
 @needs_tmux

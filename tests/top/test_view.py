@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
-from exo_rkllm.cli.top.draw import bar, cells, fit, lines, plain, spark
-from exo_rkllm.cli.top.view import SORTS, ModelOrder, RequestRow, Snapshot, View, load_of, view
-from exo_rkllm.client.control import DaemonStatus
+from exo_rkllm.cli.top.changes import Changes
+from exo_rkllm.cli.top.draw import actions, bar, cells, fit, lines, plain, spark
+from exo_rkllm.cli.top.view import SORTS, ModelOrder, RequestRow, Snapshot, View, load_of, neighbour, view
+from exo_rkllm.client.control import DaemonStatus, DaemonUnreachable
 from exo_rkllm.errors import ExoRkllmError
 from simulator import boards
 
@@ -264,3 +266,69 @@ def test_request_without_tokens_has_no_speed(seen: Snapshot) -> None:
     waiting = [row for row in view(seen).requests if row.state != "running"]
     assert [row.speed for row in waiting] == [None]
     assert isinstance(waiting[0], RequestRow)
+
+
+# ── narrow, wide and low ─────────────────────────────────────────────────────────────────────────
+
+PAST = [(0.5, 0.2, 1.0)] * 99
+NODES = [
+    {"id": "a" * 40, "name": "studio", "model": "Mac Studio", "chip": "M4", "master": True},
+    {"id": "b" * 40, "name": "", "model": "Orange Pi 5 Plus", "chip": "RK3588", "me": True},
+]
+
+
+def test_low_terminal_shows_all_cores_in_one_line_and_whole_figures(seen: Snapshot) -> None:
+    drawn = screen(view(seen, history=PAST), 40, 12)
+    assert drawn[0].startswith(" Orange Pi 5 Plus · RK3588  ")
+    assert drawn[1].startswith(" cores ▕")
+    assert drawn[1].endswith("  65%  70% 100% ")
+    assert not any("…" in line for line in (drawn[0], drawn[2], drawn[-1]))
+    assert any(line.startswith(" a ") for line in drawn), "an answer has room"
+
+
+def test_tall_terminal_shows_cluster_and_past(seen: Snapshot) -> None:
+    full = replace(seen, service=DaemonStatus(status(cluster={"nodes": NODES})))
+    drawn = screen(view(full, history=PAST), 160, 50)
+    [head] = [number for number, line in enumerate(drawn) if line.startswith(" CLUSTER NODE")]
+    assert drawn[head + 1].split() == ["studio", "master", "Mac", "Studio", "M4"]
+    assert drawn[head + 2].split() == ["b" * 30, "this", "board", "Orange", "Pi", "5", "Plus", "RK3588"]
+    [title] = [number for number, line in enumerate(drawn) if "NPU load of the last 99 s" in line]
+    assert drawn[title + 9].count("█") == 99
+    assert drawn[-1].startswith(" q quit")
+    assert not any("NPU load of" in line for line in screen(view(full, history=PAST), 80, 20)), "no room for it"
+
+
+def test_selection_moves_over_models_and_answers_and_names_what_keys_do(seen: Snapshot) -> None:
+    selected = ""
+    offered = []
+    for _ in range(6):
+        selected = neighbour(view(seen, selected=selected), 1)
+        offered.append(actions(view(seen, selected=selected)))
+    assert offered == [
+        {"u": ("unload", "qwen3")},
+        {"l": ("load", "gemma")},
+        {"x": ("stop", "a")},
+        {"x": ("stop", "b")},
+        {"x": ("stop", "c")},
+        {"x": ("stop", "c")},
+    ]
+    drawn = screen(view(seen, selected=selected), 80, 24)
+    assert [line[:2] for line in drawn if line.startswith("›")] == ["›c"]
+    assert "x stop c" in drawn[-1]
+    assert neighbour(view(seen, selected=selected), -1) == "request b"
+    assert actions(view(seen, selected="request gone")) == {}
+    assert neighbour(view(replace(seen, service=DaemonStatus())), 1) == ""
+
+
+def test_refusal_of_a_key_is_shown_for_some_seconds() -> None:
+    def nobody() -> Any:
+        raise DaemonUnreachable("The daemon is not running.", "start it")
+
+    now = [0.0]
+    changes = Changes(nobody, lambda: now[0])
+    changes.ask("unload", "qwen3")
+    deadline = time.monotonic() + 5
+    while changes.message != "The daemon is not running.":
+        assert time.monotonic() < deadline
+    now[0] = 10.0
+    assert changes.message == ""

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from aiohttp import web
 
 from exo_rkllm import __version__
-from exo_rkllm.api.control.tables import ASK, COPY, CREATE, LOAD, MODEL_ONLY, PULL, PullRequest
+from exo_rkllm.api.control.tables import ASK, COPY, CREATE, LOAD, MODEL_ONLY, PULL, STOP, PullRequest
 from exo_rkllm.api.control.translate import line_count, log_change, question_of, read_body
 from exo_rkllm.api.encoding import JSON_LINES, json_line, json_response
 from exo_rkllm.api.faults import known_error
@@ -79,6 +79,7 @@ def application(context: ControlContext) -> web.Application:
             web.post("/ask", handlers.ask),
             web.post("/load", handlers.load),
             web.post("/unload", handlers.unload),
+            web.post("/stop", handlers.stop),
             web.post("/pull", handlers.pull),
             web.post("/rm", handlers.remove),
             web.post("/cp", handlers.copy),
@@ -141,6 +142,12 @@ class ControlApi:
         name = (await read_body(request, MODEL_ONLY))["model"]
         log_change(request, "unloads", name)
         return _json({"unloaded": await self._context.dispatcher.unload(name)})
+
+    async def stop(self, request: web.Request) -> web.StreamResponse:
+        """Of one answer; its reader is told that it was ended from outside."""
+        id_ = (await read_body(request, STOP))["request"]
+        log_change(request, "stops the request", id_)
+        return _json({"stopped": await self._context.dispatcher.stop(id_)})
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
         values = await read_body(request, PULL)

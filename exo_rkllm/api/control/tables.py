@@ -49,4 +49,7 @@ CREATE = ObjectSpec(
     ),
     strict=True,
 )
+STOP = ObjectSpec(
+    "Stop", (FieldSpec("request", Text(least=1), "Id of a request, as a status has it.", required=True),), strict=True
+)
 PULL = ObjectSpec("Pull", specs_of(PullRequest), strict=True)

@@ -22,7 +22,11 @@ from exo_rkllm.config import load
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", metavar="DIR", type=Path, help="read /sys, /proc and /dev below this folder")
     parser.add_argument("--once", action="store_true", help="print the view once, as in a pipe")
-    parser.epilog = "Keys: s sorts by the next column, r reverses the order, space pauses, q quits."
+    parser.epilog = (
+        "Keys: the arrows select a model or an answer, u unloads it, l loads it, x stops the answer, s sorts by the "
+        "next column, r reverses the order, space pauses, q quits. Loading, unloading and stopping is for members of "
+        "the daemon's group."
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from exo_rkllm.board.counters import Clock
-from exo_rkllm.cli.top.view import ModelRow, RequestRow, View
+from exo_rkllm.cli.top.view import ClusterRow, ModelRow, RequestRow, View
 
 GIB = 1 << 30
 # Eighths of a cell make one percent visible on a long bar.
@@ -57,6 +57,13 @@ REQUESTS = (
 )
 
 
+CLUSTER = (Column("CLUSTER NODE", 0), Column("ROLE", 18), Column("MACHINE", 24), Column("CHIP", 16))
+# A lower terminal shows all cores in one line, and no empty lines.
+LOW = 16
+# Lines of the past below everything else, and what it needs at least.
+GRAPH, GRAPH_LEAST = 10, 5
+
+
 def cells(text: str) -> int:
     """The number of terminal columns of a text: wide characters take two, combining ones none."""
     return sum(
@@ -90,10 +97,12 @@ def spark(values: Sequence[float], width: int) -> str:
     return "".join(LEVELS[min(int(value * len(LEVELS)), len(LEVELS) - 1)] for value in recent).rjust(width)
 
 
-def lines(view: View, width: int, height: int, *, paused: bool = False) -> list[Line]:
+def lines(view: View, width: int, height: int, *, paused: bool = False, message: str = "") -> list[Line]:
     """The whole screen, `height` lines of at most `width` columns."""
-    top = [_header(view, width), *_npu(view, width), *_facts(view, width), []]
-    foot = [_footer(view, width, paused=paused)]
+    low = height < LOW
+    npu = _cores(view, width) if low and view.load else _npu(view, width)
+    top = [_header(view, width), *npu, *_facts(view, width), *([] if low else [[]])]
+    foot = [_footer(view, width, paused=paused, message=message)]
     room = max(height - len(top) - len(foot), 0)
     body = _body(view, width, room)
     whole = [*top[: height - len(foot)], *body, *([[]] * (room - len(body))), *foot]
@@ -123,7 +132,9 @@ def plain(view: View, width: int = 100) -> Iterator[str]:
 
 def _header(view: View, width: int) -> Line:
     clock = time.strftime("%H:%M:%S", time.localtime(view.now))
-    title = " · ".join((view.title, *view.facts))
+    title = view.title
+    for fact in view.facts:  # whole or not at all
+        title += f" · {fact}" if cells(title) + cells(fact) + len(clock) + 5 <= width else ""
     return [(fit(f" {title}", width - len(clock) - 1), "title"), (f"{clock} ", "title")]
 
 
@@ -141,6 +152,13 @@ def _npu(view: View, width: int) -> Iterator[Line]:
             series = [moment[core] for moment in view.history if core < len(moment)]
             line.append((spark(series, past - 1) + " ", "spark"))
         yield line
+
+
+def _cores(view: View, width: int) -> Iterator[Line]:
+    """All cores in one line: a bar of their mean, and each one's figure."""
+    load = view.load or ()
+    label, figures = " cores ", "".join(f" {part:4.0%}" for part in load) + " "
+    yield [(label, ""), *bar(sum(load) / len(load), width - len(label) - len(figures)), (figures, "value")]
 
 
 def _facts(view: View, width: int) -> Iterator[Line]:
@@ -201,26 +219,43 @@ def _body(view: View, width: int, room: int) -> list[Line]:
         free = room - len(rows)
     if view.requests and free >= 3:
         rows += [[], *_requests(view, width, free - 2)]
+    free = room - len(rows)
+    if view.cluster and free >= 4:
+        rows += [[], *_table(CLUSTER, view.cluster, _node, width, min(free - 2, 8), "")]
+    free = room - len(rows)
+    if view.load and view.history and free > GRAPH_LEAST:
+        rows += [[]] * (free - min(free - 1, GRAPH)) + list(_graph(view.history, width, min(free - 1, GRAPH)))
     return rows
 
 
+def _graph(history: Sequence[Sequence[float]], width: int, height: int) -> Iterator[Line]:
+    """The mean of the cores, a column a second, the newest at the right."""
+    means = [sum(cores) / len(cores) if cores else 0.0 for cores in history][-(width - 2) :]
+    yield [(fit(f" NPU load of the last {_span(len(means))}", width), "head")]
+    for line in reversed(range(height - 1)):
+        steps = [round(min(max(mean * (height - 1) - line, 0.0), 1.0) * 8) for mean in means]
+        yield [(" " + "".join(" ▁▂▃▄▅▆▇█"[step] for step in steps).rjust(width - 2) + " ", "spark")]
+
+
 def _models(view: View, width: int, most: int) -> list[Line]:
-    return _table(MODELS, view.models, _model, width, most, "")
+    return _table(MODELS, view.models, _model, width, most, "", selected=view.selected)
 
 
 def _requests(view: View, width: int, most: int) -> list[Line]:
-    return _table(REQUESTS, view.requests, _request, width, most, view.order.column, down=view.order.down)
+    order = view.order
+    return _table(REQUESTS, view.requests, _request, width, most, order.column, down=order.down, selected=view.selected)
 
 
 def _table(
     columns: Sequence[Column],
-    rows: Sequence[ModelRow] | Sequence[RequestRow],
+    rows: Sequence[ModelRow] | Sequence[RequestRow] | Sequence[ClusterRow],
     show: Callable[..., Sequence[Span]],
     width: int,
     most: int,
     key: str,
     *,
     down: bool = True,
+    selected: ModelRow | RequestRow | None = None,
 ) -> list[Line]:
     """A head and at most `most` rows, the last of which counts hidden ones. Narrow tables drop their last columns."""
     visible = list(columns)
@@ -236,7 +271,7 @@ def _table(
     fitting = rows if len(rows) <= most else rows[: max(most - 1, 0)]
     for row in fitting:
         values = show(row)
-        spans: Line = [(" ", "")]
+        spans: Line = [("›" if row is selected else " ", "value")]
         for place, column, size in zip(places, visible, widths, strict=True):
             text, style = values[place]
             spans += [(fit(text, size, right=column.right), style), (" ", "")]
@@ -273,13 +308,34 @@ def _request(row: RequestRow) -> Sequence[Span]:
     )
 
 
+def _node(row: ClusterRow) -> Sequence[Span]:
+    return ((row.name, ""), (row.role, "dim"), (row.model, ""), (row.chip, ""))
+
+
 def _span(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"
 
 
-def _footer(view: View, width: int, *, paused: bool) -> Line:
+def _footer(view: View, width: int, *, paused: bool, message: str) -> Line:
+    """What just happened, or the keys that fit, each of them whole."""
+    if message:
+        return [(fit(f" {message}", width), "foot")]
     turn, wait = ("▾" if view.order.down else "▴"), ("resume" if paused else "pause")
-    keys = f" q quit   s sort: {view.order.column}   r {turn}   space {wait}"
+    acts = [f"{key} {verb} {name[:20]}" for key, (verb, name) in actions(view).items()]
+    select = ["↑↓ select"] if view.models or view.requests else []
+    keys = " q quit"
+    for part in (*acts, f"s sort: {view.order.column}", f"r {turn}", f"space {wait}", *select):
+        keys += f"   {part}" if cells(keys) + cells(part) + 3 <= width else ""
     return [(fit(keys, width), "foot")]
+
+
+def actions(view: View) -> dict[str, tuple[str, str]]:
+    """What keys do to the selected row: a verb, and what it is for."""
+    row = view.selected
+    if isinstance(row, RequestRow):
+        return {"x": ("stop", row.id)}
+    if row is not None:
+        return {"u": ("unload", row.name)} if row.state in ("ready", "loading") else {"l": ("load", row.name)}
+    return {}

@@ -16,8 +16,9 @@ import tty
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from exo_rkllm.cli.top.draw import Line, lines
-from exo_rkllm.cli.top.view import HISTORY, ModelOrder, Snapshot, load_of, view
+from exo_rkllm.cli.top.changes import Changes
+from exo_rkllm.cli.top.draw import Line, actions, lines
+from exo_rkllm.cli.top.view import HISTORY, ModelOrder, Snapshot, load_of, neighbour, view
 
 # The driver's load covers one second, so a faster view would only repeat itself.
 PERIOD = 1.0
@@ -35,11 +36,13 @@ STYLES: Mapping[str, tuple[int, ...]] = {
     "warn": (33,),
     "bad": (1, 31),
 }
+# Arrow keys as terminals send them, and as single signs.
+ARROWS = {"\x1b[A": "↑", "\x1bOA": "↑", "\x1b[B": "↓", "\x1bOB": "↓"}
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 
 
 def run(look: Callable[[], Snapshot]) -> int:
-    order, paused = ModelOrder(), False
+    order, paused, selected, changes = ModelOrder(), False, "", Changes()
     history: deque[tuple[float, ...]] = deque(maxlen=HISTORY)
     before: Snapshot | None = None
     with terminal() as keys, second_screen(), contextlib.suppress(KeyboardInterrupt):
@@ -51,9 +54,9 @@ def run(look: Callable[[], Snapshot]) -> int:
                 before, snapshot = snapshot, look()
                 history.append(load_of(snapshot) or ())
                 due = max(due + PERIOD, time.monotonic())
-            now = view(snapshot, before, history, order)
+            now = view(snapshot, before, history, order, selected)
             width, height = os.get_terminal_size(sys.stdout.fileno())
-            write(frame(lines(now, width, height, paused=paused)))
+            write(frame(lines(now, width, height, paused=paused, message=changes.message)))
             for key in keys(max(due - time.monotonic(), 0.0) if not paused else PERIOD):
                 if key in "q\x03\x1b":
                     return 0
@@ -63,6 +66,11 @@ def run(look: Callable[[], Snapshot]) -> int:
                     order = order.reversed()
                 elif key == " ":
                     paused = not paused
+                elif key in "↑↓":
+                    selected = neighbour(now, 1 if key == "↓" else -1)
+                    now = view(snapshot, before, history, order, selected)
+                elif key in actions(now):
+                    changes.ask(*actions(now)[key])
     return 0
 
 
@@ -109,7 +117,9 @@ def terminal() -> Iterator[Callable[[float], str]]:
         if handle is None or handle not in ready:
             return ""
         text = os.read(handle, 64).decode("ascii", "ignore")
-        # Arrow and function keys start with the escape character, which alone means quit.
+        for sent, sign in ARROWS.items():
+            text = text.replace(sent, sign)
+        # Function keys start with the escape character, which alone means quit.
         return "" if text.startswith("\x1b") and len(text) > 1 else text
 
     try:

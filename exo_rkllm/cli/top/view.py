@@ -55,6 +55,14 @@ class RequestRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterRow:
+    name: str
+    role: str
+    model: str
+    chip: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelOrder:
     column: str = SORTS[0]
     down: bool = True
@@ -81,6 +89,8 @@ class View:
     neighbours: str = ""
     models: tuple[ModelRow, ...] = ()
     requests: tuple[RequestRow, ...] = ()
+    cluster: tuple[ClusterRow, ...] = ()
+    selected: ModelRow | RequestRow | None = None  # what a key acts on
     speed: float | None = None  # of all requests; None without a daemon
     order: ModelOrder = field(default_factory=ModelOrder)
     now: float = 0.0
@@ -91,7 +101,9 @@ def view(
     before: Snapshot | None = None,
     history: Sequence[tuple[float, ...]] = (),
     order: ModelOrder | None = None,
+    selected: str = "",
 ) -> View:
+    """`selected` is the key of a row; one that is gone selects none."""
     order = order or ModelOrder()
     board, reading, status = snapshot.board, snapshot.reading, snapshot.service.status
     requests = _requests(snapshot, before)
@@ -114,10 +126,30 @@ def view(
         neighbours=_neighbours(snapshot),
         models=models,
         requests=_in_order(requests, order),
+        cluster=_cluster(status),
+        selected={key_of(row): row for row in _rows_of(models, requests)}.get(selected),
         speed=None if status is None else sum(row.speed or 0.0 for row in requests),
         order=order,
         now=snapshot.now,
     )
+
+
+def key_of(row: ModelRow | RequestRow) -> str:
+    return f"model {row.name}" if isinstance(row, ModelRow) else f"request {row.id}"
+
+
+def _rows_of(models: Sequence[ModelRow], requests: Sequence[RequestRow]) -> list[ModelRow | RequestRow]:
+    return [*models, *requests]
+
+
+def neighbour(view: View, step: int) -> str:
+    """The key of the row after the selected one, or before it; the first or last where none is selected."""
+    keys = [key_of(row) for row in _rows_of(view.models, view.requests)]
+    if not keys:
+        return ""
+    if view.selected is None:
+        return keys[0 if step > 0 else -1]
+    return keys[min(max(keys.index(key_of(view.selected)) + step, 0), len(keys) - 1)]
 
 
 def load_of(snapshot: Snapshot) -> tuple[float, ...] | None:
@@ -191,6 +223,20 @@ def _models(status: Mapping[str, Any] | None, requests: Sequence[RequestRow], no
 def _encoded(tally: object) -> str:
     shown = _whole(tally.get("shown")) if isinstance(tally, Mapping) else 0
     return f"{_whole(tally.get('encoded'))} of {shown}" if shown and isinstance(tally, Mapping) else ""
+
+
+def _cluster(status: Mapping[str, Any] | None) -> tuple[ClusterRow, ...]:
+    cluster = (status or {}).get("cluster")
+    nodes = _list(cluster if isinstance(cluster, Mapping) else None, "nodes")
+    return tuple(
+        ClusterRow(
+            name=clean(str(node.get("name") or node.get("id") or "")[:30], 30),
+            role=", ".join(role for role, key in (("master", "master"), ("this board", "me")) if node.get(key)),
+            model=clean(str(node.get("model") or ""), 30),
+            chip=clean(str(node.get("chip") or ""), 30),
+        )
+        for node in nodes
+    )
 
 
 def _requests(snapshot: Snapshot, before: Snapshot | None) -> list[RequestRow]:
