@@ -27,6 +27,7 @@ FOLLOW_UP = "And how far can it be seen?"
 SHORT = "Answer with one word: is water wet?"
 LONG = QUESTION + " " + "Describe the lamp, the lens, the tower and the keeper. " * 40
 TOKENS = 64
+LONG_PREFILL = 0.2  # seconds; an abort within less tells nothing
 ENOUGH = 512  # for a short answer, thoughts included
 LOGITS_TOKENS = 8
 UNSET, ZERO, GREEDY = Sampling(), Sampling(temperature=0.0), Sampling(temperature=1.0, top_k=1)
@@ -272,6 +273,8 @@ async def long_abort(bench: Bench) -> Finding:
         if whole.finish is None or not whole.finish.timings.prefill:
             return unseen("this runtime does not tell how long it read")
         prefill = whole.finish.timings.prefill
+        if prefill < LONG_PREFILL:
+            return unseen(f"{whole.finish.usage.prompt} tokens were read in {prefill:.2f} s, too fast to be cut short")
         request = await rendered(engine, (Message("user", " ".join(words[::-1])),), 512)
         async with aclosing(engine.generate(request)) as events:
             async for _ in events:  # it has begun to read

@@ -85,7 +85,7 @@ async def test_every_measurement_passes_on_a_good_board(
         "end-token": "pass",
         "logits-rows": "pass",
         "temperature-zero": "pass",
-        "long-abort": "pass",
+        "long-abort": "skip",  # a prompt without a pace is read before it can be cut short
         "opened": "skip",
         "memory-freed": "pass",
         "vision": "skip",
