@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import queue
+import socket
 import threading
 from collections.abc import Coroutine, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from exo_rkllm.assembly import LocalSource, open_node
 from exo_rkllm.backends.base import Finish, GenerationRequest, Piece, Progress
+from exo_rkllm.cluster import lenient
 from exo_rkllm.cluster.wire import chunks, requests
 from exo_rkllm.cluster.wire.events import Tagged, tag_of
 from exo_rkllm.cluster.worker import offers
+from exo_rkllm.cluster.worker.failures import last_chunk
 from exo_rkllm.config import load
 from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 from exo_rkllm.models import classic_id
@@ -112,6 +115,8 @@ class ImageRefused(UsageError):
 class TaskTotals:
     """What the last chunk of a task has to sum up."""
 
+    streams: bool = False
+    spoke: bool = False
     thinking: int = 0
     calls: str = ""
 
@@ -138,11 +143,11 @@ class NpuEngine:
 
     def submit(self, task: Any) -> None:
         self._cancelled_tasks.discard(ALL_TASKS)
-        self._totals[task.task_id] = TaskTotals()
+        params = task.task_params.model_dump()
+        self._totals[task.task_id] = TaskTotals(bool(params.get("stream")))
         try:
             if type(task).__name__ != TEXT:
                 raise ImageRefused(f"{self._work.exo_model} answers with text, not with images.", "Ask for text.")
-            params = task.task_params.model_dump()
             request = requests.request(str(task.task_id), self._work.model, params, self._images)
         except ExoRkllmError as error:
             self._work.refuse(task.task_id, error)
@@ -174,6 +179,7 @@ class NpuEngine:
             case Piece(text=text, token=token, kind=kind):
                 totals.thinking += kind == "thinking"
                 if text:
+                    totals.spoke = True
                     yield self._chunk(chunks.token(model, text, token, thinking=kind == "thinking"))
             case Cancelled():
                 yield self._close_task(task_id, self._exo.responses.CancelledResponse())
@@ -181,10 +187,14 @@ class NpuEngine:
                 last = chunks.last(model, event, calls=totals.calls, thinking=totals.thinking, memory=0)
                 yield self._chunk(last)
                 yield self._close_task(task_id, self._exo.responses.FinishedResponse())
+            case ImageRefused():  # any other kind of chunk for an image request ends the exo node that asked
+                yield self._chunk(chunks.image_error(model, str(event)))
+                yield self._close_task(task_id, self._exo.responses.FinishedResponse())
             case ExoRkllmError():
-                # any other kind of chunk for an image request ends the exo node that asked
-                last_word = chunks.image_error if isinstance(event, ImageRefused) else chunks.error
-                yield self._chunk(last_word(model, str(event)))
+                cluster = self._work.cluster
+                name = cluster.name or socket.gethostname()
+                told = last_chunk(name, model, str(event), cluster.errors, spoke=totals.spoke, streams=totals.streams)
+                yield self._chunk(told)
                 yield self._close_task(task_id, self._exo.responses.FinishedResponse())
             case BaseException():
                 raise event
@@ -208,7 +218,9 @@ class _Work:
     """The thread with the loop, and the answers that run on it."""
 
     def __init__(self, exo_model: str) -> None:
-        self._node = open_node(load(os.environ))
+        config = load(os.environ)
+        self.cluster = config.cluster
+        self._node = open_node(config)
         self.exo_model = exo_model
         self._events: queue.SimpleQueue[tuple[Any, object]] = queue.SimpleQueue()
         self._tasks: dict[Any, asyncio.Task[None]] = {}
@@ -248,7 +260,7 @@ class _Work:
 
     async def _answer(self, task_id: Any, request: GenerationRequest) -> None:
         assert self._source is not None, "load came first"  # noqa: S101 - the order is exo's contract
-        events = self._source.answer(request)
+        events = lenient.answer(self._node, self._source.answer, request)
         try:
             async for event in events:
                 self._events.put((task_id, event))

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exo_rkllm.assembly import Node
-from exo_rkllm.backends.base import GenerationEvent, GenerationRequest, Piece, Sampling
+from exo_rkllm.backends.base import GenerationEvent, GenerationRequest
 from exo_rkllm.backends.host import windows
 from exo_rkllm.board.counters import read_gauges
 from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.cluster import lenient
 from exo_rkllm.cluster.identity import FOLDER, JOIN, LEFT, NodeIdentity
 from exo_rkllm.cluster.serving import BoardGauges, NodeDescription, Servable
 from exo_rkllm.cluster.session.link import zenoh_available
@@ -74,44 +75,22 @@ class DispatchServing:
                 timer.cancel()
 
     async def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:
-        """What the model cannot do is taken without effect: exo's dashboard asks every model for thoughts, and shows
-        nothing of a refusal."""
-        request = self._within_abilities(request)
-        spoke = False
+        def ask(request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+            return self._dispatcher.generate(request, client=client)
+
         try:
-            async with aclosing(self._dispatcher.generate(request, client=client)) as answer:
-                async for event in answer:
-                    spoke = spoke or isinstance(event, Piece)
+            async with aclosing(lenient.answer(self._node, ask, request)) as events:
+                async for event in events:
                     yield event
-                return
-        except NotSupported:
-            if spoke or request.sampling == Sampling():
-                raise
         except ExoRkllmError:
             self._note_refusal(request.model)
             raise
-        # Settings that the loaded runtime takes at load only: the model's own are used instead.
-        async with aclosing(self._dispatcher.generate(replace(request, sampling=Sampling()), client=client)) as answer:
-            async for event in answer:
-                yield event
 
     def _note_refusal(self, name: str) -> None:
         """A task failed: where its model could not be loaded, it is withheld again, for longer than before."""
         if any(one.name == name and one.state == "failed" for one in self._dispatcher.status().models):
             self._retries.refused(name, asyncio.get_running_loop().time())
             self._wake.set()
-
-    def _within_abilities(self, request: GenerationRequest) -> GenerationRequest:
-        """The request without what is known, before the model is loaded, to be refused."""
-        entry = self._node.catalogue.get(request.model)
-        engine = self._node.engines.get(self._node.engines.name_for(entry))
-        if engine is None:
-            return request
-        values, unsupported = request.sampling.for_engine(engine.sampling)
-        if unsupported:
-            log.debug("A task of the exo cluster sets %s, without effect on %s.", ", ".join(unsupported), entry.id)
-        thinking = None if request.thinking and not entry.reasons else request.thinking
-        return replace(request, sampling=Sampling(**values), thinking=thinking)
 
     async def load(self, model: str) -> None:
         await self._dispatcher.load(model)

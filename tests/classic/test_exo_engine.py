@@ -25,6 +25,7 @@ from tests.classic.current import (
     instance,
     task,
 )
+from tests.exo_cluster import captured
 
 Add = Callable[..., str]
 Start = Callable[..., Runner]
@@ -110,29 +111,55 @@ def test_a_cancel_may_come_before_its_task(start: Start, cancels: Cancels) -> No
     assert heard.cancelled
 
 
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        (task("one", "word " * 5000), "context"),
-        (task("one", "x", min_p=0.2), "min_p"),
-        (task("one", "x", input=[{"role": "clown", "content": "x"}]), "clown"),
-    ],
-)
-def test_what_is_wrong_with_a_task_ends_that_task_and_not_exos_runner(start: Start, asked: Any, says: str) -> None:
+WRONG = [
+    (task("one", "word " * 5000), "context"),
+    (task("one", "x", input=[{"role": "clown", "content": "x"}]), "clown"),
+]
+
+
+@pytest.mark.parametrize(("asked", "says"), WRONG)
+def test_what_is_wrong_with_a_task_is_its_answer_and_ends_nothing_else(start: Start, asked: Any, says: str) -> None:
+    """exo shows nothing of an error."""
     runner = start("parrot")
     (heard,) = runner.work(asked)
-    (chunk,) = [one for one in heard.chunks if isinstance(one, ErrorChunk)]
-    assert says in chunk.error_message
+    assert " did not answer] " in heard.text
+    assert says in heard.text
     assert heard.complete
     (again,) = runner.work(task("two", "again"))
     assert "again" in again.text
 
 
-def test_a_library_that_crashes_costs_one_answer(start: Start) -> None:
+@pytest.mark.parametrize(("asked", "says"), WRONG)
+def test_errors_stay_errors_where_the_owner_wants_them(
+    start: Start, asked: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXO_RKLLM_CLUSTER_ERRORS", "error")
+    (heard,) = start("parrot").work(asked)
+    (chunk,) = [one for one in heard.chunks if isinstance(one, ErrorChunk)]
+    assert says in chunk.error_message
+    assert heard.complete
+
+
+def test_what_a_model_cannot_do_has_no_effect(start: Start) -> None:
+    """As exo's endpoints ask: the dashboard wants thoughts of every model, and others seeds and tools."""
+    runner = start("parrot")
+    asked = [task("min_p", "x", min_p=0.2, seed=3)]
+    for number, request in enumerate(captured.requests()):
+        params = {name: value for name, value in request["task_params"].items() if name != "model"}
+        asked.append(task(str(number), "", **params))
+    for heard in runner.work(*asked):
+        assert heard.text, heard.chunks
+        assert not [one for one in heard.chunks if isinstance(one, ErrorChunk)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_library_that_crashes_costs_one_answer(start: Start, stream: bool) -> None:
     runner = start("fragile", faults=("segv@token:5",), reply="one two three four five six seven")
-    (heard,) = runner.work(task("one", "x"))
-    assert isinstance(heard.chunks[-1], ErrorChunk)
-    assert "SIGSEGV" in heard.chunks[-1].error_message
+    (heard,) = runner.work(task("one", "x", stream=stream))
+    last = heard.chunks[-1]
+    assert isinstance(last, ErrorChunk) == stream, "an answer that was read as it came is told to be no whole one"
+    assert "SIGSEGV" in (last.error_message if isinstance(last, ErrorChunk) else heard.text)
+    assert last.finish_reason == ("error" if stream else "length")  # type: ignore[attr-defined]
     (short,) = runner.work(task("two", "x", max_output_tokens=3))
     assert short.text
 

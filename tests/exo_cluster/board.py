@@ -8,12 +8,14 @@ import json
 import logging
 import resource
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import NodeDescription
+from exo_rkllm.cluster.session.link import Incoming, TopicMessage, ZenohLink
 from exo_rkllm.config import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
 
@@ -31,8 +33,32 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-async def obey(node: ClusterNode, desk: Desk) -> None:
-    """One command a line: view, join, state MODEL STATE [PROBLEM], desk, cost; the end of stdin stops the node."""
+class TimedLink(ZenohLink):
+    """Notes when a task arrived from zenoh, in its thread, and when the first chunk after it was handed over to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[tuple[float, float]] = []
+        self._arrived = 0.0
+        put = self._inbox.put
+
+        def timed(incoming: Incoming, over: threading.Event) -> None:
+            if isinstance(incoming, TopicMessage) and b'"TaskCreated"' in incoming.payload:
+                self._arrived = time.monotonic()
+            put(incoming, over)
+
+        self._inbox.put = timed  # type: ignore[method-assign]
+
+    def send(self, topic: str, payload: bytes) -> bool:
+        sent = super().send(topic, payload)
+        if self._arrived and b'"TokenChunk"' in payload:
+            self.times.append((self._arrived, time.monotonic()))
+            self._arrived = 0.0
+        return sent
+
+
+async def obey(node: ClusterNode, desk: Desk, links: list[TimedLink]) -> None:
+    """One command a line: view, join, state MODEL STATE [PROBLEM], desk, cost, own; the end of stdin stops the node."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
@@ -49,6 +75,9 @@ async def obey(node: ClusterNode, desk: Desk) -> None:
                 await desk.change(model, state)
             case ["desk"]:
                 answer = {"running": desk.running, "stopped": desk.stopped, "loaded": desk.loaded}
+            case ["own"]:  # milliseconds of ours before the first chunk of each answer, without the engine's
+                answers = zip(links[-1].times, desk.times, strict=True)
+                answer = [(sent - came - (first - asked)) * 1000 for (came, sent), (asked, first) in answers]
             case ["cost"]:
                 usage = resource.getrusage(resource.RUSAGE_SELF)
                 answer = {"cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss, "at": time.monotonic()}
@@ -64,10 +93,16 @@ async def main() -> None:
         namespace=args.namespace, endpoints=tuple(args.endpoint), placement=args.placement, name=args.name
     )
     facts = NodeDescription(args.name, "Orange Pi 5 Plus", "RK3588", "Linux", "6.1")
-    node = ClusterNode(settings, facts, desk, args.folder, models_folder=Path("/"))
+    links: list[TimedLink] = []
+
+    def link() -> ZenohLink:
+        links.append(TimedLink())
+        return links[-1]
+
+    node = ClusterNode(settings, facts, desk, args.folder, models_folder=Path("/"), transport=link)
     await node.start()
     print(json.dumps("started"), flush=True)
-    await obey(node, desk)
+    await obey(node, desk, links)
     await node.stop()
 
 

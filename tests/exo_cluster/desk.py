@@ -35,6 +35,7 @@ class Desk:
         self.loaded: list[str] = []
         self.running = 0
         self.stopped = 0
+        self.times: list[tuple[float, float]] = []  # of each answer: when it was asked for, and its first piece
         self._turn = asyncio.Lock()
         self._changed = asyncio.Condition()
 
@@ -60,12 +61,16 @@ class Desk:
 
     async def generate(self, request: GenerationRequest, *, client: str) -> AsyncGenerator[GenerationEvent, None]:
         assert client == "exo"
+        asked = time.monotonic()
         if self._turn.locked():
             yield Progress("queued", 1)
         async with self._turn:
             self.running += 1
             try:
                 async for event in self._answer(request):
+                    if asked and isinstance(event, Piece):
+                        self.times.append((asked, time.monotonic()))
+                        asked = 0.0
                     yield event
             except (asyncio.CancelledError, GeneratorExit):
                 self.stopped += 1
