@@ -75,6 +75,7 @@ class EncoderInspection:
     facts: EncoderFacts | ExoRkllmError
     domain: int = 0
     memory: int | None = None  # estimated bytes of the language model
+    width: int | None = None  # floats that the language model takes for a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,8 @@ def _inspect_encoder(entry: Entry, file: Path, board: Board, search: Search) -> 
         domain = named
     else:
         domain = language_domain(board) if model.runtime is None or takes_domains(model.runtime.release) else 0
-    return EncoderInspection(entry.id, _encoder(file), domain, model.memory)
+    width = None if model.facts is None else model.facts.embedding_length
+    return EncoderInspection(entry.id, _encoder(file), domain, model.memory, None if width is None else width.value)
 
 
 def _encoder(file: Path) -> EncoderFacts | ExoRkllmError:

@@ -121,6 +121,12 @@ def _encoder(encoder: EncoderInspection, found: VisionInspection, scene: Scene) 
             f"The encoder of {name} was made by toolkit {facts.toolkit}, and librknnrt is {found.release}.",
             f"exo-rkllm runtime --install FILE with a librknnrt.so of {facts.toolkit} or newer",
         )
+    if encoder.width is not None and facts.shape().output_width != encoder.width:
+        return poor(
+            f"The encoder of {name} gives {facts.shape().output_width} floats a token, and the language model takes "
+            f"{encoder.width}.",
+            "Take the vision encoder that belongs to the language model",
+        )
     if soc is not None and soc.language_domain and not encoder.domain:
         return poor(
             f"{name} loads into the NPU's domain 0 beside its encoder, which hangs the NPU without an error.",

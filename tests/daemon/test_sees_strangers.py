@@ -50,19 +50,23 @@ def test_hostile_pictures_are_refused_and_nothing_is_left_of_them(
 def test_encoder_that_is_killed_mid_encode_costs_one_answer_each_time(
     board_house: House, make_model: Callable[..., Path]
 ) -> None:
-    seeing(board_house, make_model, SimEncoder(run_seconds=0.2))
+    seeing(board_house, make_model, SimEncoder(run_seconds=0.5))
     daemon = board_house.start()
     chat(daemon, data_url(plain("white")))
-    for number in range(100 if LONG else 2):
+    kills, struck = 100 if LONG else 2, 0
+    for number in range(kills):
         (encoder,) = children(daemon, "encoder_child")
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(chat, daemon, data_url(plain((number, 0, 0))))
             daemon.wait_for(lambda status: any(model["running"] for model in status["models"]))
-            time.sleep(0.05)
+            time.sleep(0.2)  # a request that is running on a busy machine may still be on its way to the encoder
             os.kill(encoder, signal.SIGKILL)
             said = asked.result()
-        assert said["status"] == 502 and "SIGKILL" in said["error"]["message"], said
+        if "choices" not in said:
+            assert said["status"] == 502 and "SIGKILL" in said["error"]["message"], said
+            struck += 1
         assert text_of(chat(daemon, data_url(plain("blue", 64 + number)))) == "I see blue."
+    assert struck > kills * 0.8, "an encoder that is killed before its encode costs nothing"
     assert daemon.model("qwen2-vl")["state"] == "ready"
 
 

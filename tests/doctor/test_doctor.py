@@ -401,6 +401,7 @@ def test_model_larger_than_the_board_is_a_warning(board: Build, environment: dic
         (SimEncoder(), "2.3.2", "pass", "librknnrt 2.3.2"),
         (SimEncoder(toolkit="2.4.0"), "2.3.2", "warn", "made by toolkit 2.4.0, and librknnrt is 2.3.2"),
         (SimEncoder(platform="rk3576"), "2.3.2", "fail", "is for RK3576, and this board is RK3588"),
+        (SimEncoder(width=48), "2.3.2", "warn", "gives 48 floats a token, and the language model takes 64"),
         (SimEncoder(), "1.5.2", "fail", "librknnrt 1.5.2, which is not supported"),
         (SimEncoder(), "none", "fail", "cannot be read"),
         (None, "2.3.2", "fail", "does not begin with RKNN"),
