@@ -56,6 +56,7 @@ class Listener(threading.Thread):
         self._running = 0
         self._last_run = 0
         self._stops: set[int] = set()
+        self.has_model = False  # set by the main thread after the load
 
     def begin(self, run: int, session: Session) -> bool:
         """Called by the main thread when a run starts; False where it was aborted while it waited."""
@@ -127,11 +128,12 @@ class Listener(threading.Thread):
             return True
 
     def _leave(self) -> None:
-        """Lets the main thread free the model, and ends the process where it hangs in the library."""
+        """Lets the main thread free the model, and ends the process where it hangs in the library; a load that nobody
+        waits for any more is not waited for."""
         self.inbox.put(ChildCall(Frame(FrameKind.BYE, 0, b""), []))
         with self._lock:
             self._stops.add(self._running)
-        ends = time.monotonic() + GOODBYE_SECONDS
+        ends = time.monotonic() + (GOODBYE_SECONDS if self.has_model else 0.0)
         while time.monotonic() < ends:
             self._abort()
             time.sleep(ABORT_AGAIN_MS / 1000)
@@ -178,6 +180,7 @@ class Child:
         params = LoadParams.from_json(order["params"])
         ends = (*params.end_tokens, *ends_beside(params.model_path, order["vocabulary"]))
         self._session = Session.open(library, replace(params, end_tokens=ends), self._box)
+        self._listener.has_model = True
         self._send_log()
         self._send_json(FrameKind.READY, task.frame.run, self._session.facts.to_json())
 

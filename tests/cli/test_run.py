@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -339,7 +340,9 @@ def test_ctrl_c_during_loading_ends_the_program(
     chat = terminal("run", str(make_model(load_seconds=30)), "hello")
     chat.until("loading")
     chat.type("\x03")
+    began = time.monotonic()
     assert chat.process.wait(10) == 130
+    assert time.monotonic() - began < 1.5, "on a board 0.3 s; the library's load takes 30 s"
 
 
 def test_crash_in_a_conversation_is_reported_and_ends_it(
