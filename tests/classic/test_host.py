@@ -230,6 +230,29 @@ def test_exo_as_it_was_released_gets_the_engine_the_cards_and_their_names(
     ]
 
 
+async def nothing_but_a_processor() -> str:
+    """What classic exo makes of any board by itself, since tinygrad knows no NPU."""
+    return "what tinygrad says"
+
+
+@pytest.mark.seed("4.1", "fork integration points: device capabilities, metrics")
+async def test_exos_topology_shows_the_board_with_its_npu(
+    board: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = types.ModuleType("exo.topology.device_capabilities")
+    vars(host).update(dict.fromkeys(("DeviceCapabilities", "DeviceFlops"), types.SimpleNamespace))
+    vars(host)["linux_device_capabilities"] = nothing_but_a_processor
+    monkeypatch.setitem(sys.modules, "exo.topology.device_capabilities", host)
+    monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(board("orangepi-5-plus")))
+    launcher.name_the_npu()
+    found = await host.linux_device_capabilities()
+    assert (found.model, found.chip) == ("Orange Pi 5 Plus, Rockchip NPU with 6 TOPS", "Rockchip NPU (RK3588)")
+    assert (found.flops.int8, found.flops.fp16) == (6, 3)
+    assert found.memory > 100
+    monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(tmp_path))
+    assert await host.linux_device_capabilities() == "what tinygrad says"
+
+
 @pytest.mark.seed("4.1", "list_available_engines() / --list-engines / choices=")
 @pytest.mark.seed("4.2", "trouble 2: print entry points")
 def test_a_host_that_lists_entry_points_lists_both_names() -> None:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests.seeds.rows import TABLES, WHY_NOT
+from tests.seeds.rows import SEEN, TABLES, WHY_NOT
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PAGE = REPOSITORY / "docs/seed-conformance.md"
@@ -14,8 +14,9 @@ HEAD = """# The five seed documents, and the tests that hold them
 
 This project was created from five documents: a draft of a plugin system for classic exo, its guide for plugin
 authors, an abstraction over engines, InfiniLM's models from other packages, and vLLM's plugin system. Each row is a
-statement from one of them that this package must fulfil, with the tests that verify it. `python -m tests.seeds.page`
-generates this page from the tests, and a test fails when it is out of date.
+statement from one of them that this package must fulfil, with the tests that verify it, and the version of exo itself
+in which it was seen, with the date. Where that column is empty, the tests prove it on a host made for them.
+`python -m tests.seeds.page` generates this page from the tests, and a test fails when it is out of date.
 """
 
 
@@ -41,10 +42,11 @@ def page() -> str:
     by_statement = marked_tests()
     parts = [HEAD]
     for number, table in TABLES.items():
-        parts.append(f"\n## {table.title}\n\n| statement | verified by |\n|---|---|\n")
+        parts.append(f"\n## {table.title}\n\n| statement | verified by | seen in exo |\n|---|---|---|\n")
         for row in table.rows:
             tests = "<br>".join(f"`{test}`" for test in by_statement.get((number, row), ()))
-            parts.append(f"| {_plain(row)} | {tests or WHY_NOT.get((number, row), '**nothing yet**')} |\n")
+            seen = "<br>".join(SEEN.get((number, row), ()))
+            parts.append(f"| {_plain(row)} | {tests or WHY_NOT.get((number, row), '**nothing yet**')} | {seen} |\n")
     return "".join(parts)
 
 
