@@ -144,7 +144,7 @@ class Node:
         cannot be read, before anything is loaded for it."""
         spec = self.engines.of(model)
         if spec.sees(model) is False:
-            raise NotSupported(f"{model.id} does not see images.", "Ask without images, or use a model that does.")
+            raise NotSupported(f"{model.id} does not see images.", _blind_hint(model))
         if not spec.encoder:
             return request
         from exo_rkllm.backends.rkllm_vision import with_pixels
@@ -213,6 +213,15 @@ class Node:
             choice = self.runtime_of(model)
             return None if choice is None or takes_domains(choice.release) else 0
         return None
+
+
+def _blind_hint(model: Model) -> str:
+    """What helps a model that sees nothing: some are made for it, and only lack their encoder."""
+    with suppress(ExoRkllmError):
+        facts = None if model.path is None else modelfile.inspect(model.path)
+        if facts is not None and facts.vision is not None and facts.vision.value:
+            return "Put its encoder, a .rknn file, beside it, and name it under [vision] in its model.toml."
+    return "Ask without images, or use a model that does."
 
 
 def is_file(name: str) -> bool:

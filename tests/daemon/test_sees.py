@@ -302,6 +302,15 @@ def test_pictures_that_do_not_fit_are_refused_before_they_are_encoded(
     assert not children(daemon, "encoder_child")
 
 
+def test_model_that_lacks_its_encoder_says_so(board_house: House, make_model: Callable[..., Path]) -> None:
+    name = seeing(board_house, make_model)
+    card = board_house.models / name / "model.toml"
+    card.write_text(card.read_text().partition("[vision]")[0])
+    said = chat(board_house.start(), data_url(shapes()))
+    assert said["status"] == 400
+    assert "does not see images. Put its encoder, a .rknn file, beside it" in said["error"]["message"]
+
+
 def test_missing_library_is_named(board_house: House, make_model: Callable[..., Path]) -> None:
     seeing(board_house, make_model)
     daemon = board_house.start(EXO_RKLLM_RUNTIME_ENCODER_LIBRARY="/nowhere/librknnrt.so")
