@@ -39,7 +39,7 @@ def test_hostile_pictures_are_refused_and_nothing_is_left_of_them(
     daemon = board_house.start()
     chat(daemon, data_url(shapes()))
     before = resident(daemon.process.pid)
-    for data in hostile(random.Random(7), 1000 if LONG else 32):
+    for data in hostile(random.Random(7), 1000 if LONG else 16):
         said = chat(daemon, data_url(data))
         assert "choices" in said or said["status"] == 400, said
     assert resident(daemon.process.pid) - before < 40_000
@@ -50,10 +50,10 @@ def test_hostile_pictures_are_refused_and_nothing_is_left_of_them(
 def test_encoder_that_is_killed_mid_encode_costs_one_answer_each_time(
     board_house: House, make_model: Callable[..., Path]
 ) -> None:
-    seeing(board_house, make_model, SimEncoder(run_seconds=0.5))
+    seeing(board_house, make_model, SimEncoder(run_seconds=0.5 if LONG else 0.3))
     daemon = board_house.start()
     chat(daemon, data_url(plain("white")))
-    kills, struck = 100 if LONG else 2, 0
+    kills, struck = 100 if LONG else 1, 0
     for number in range(kills):
         (encoder,) = children(daemon, "encoder_child")
         with ThreadPoolExecutor(1) as pool:
@@ -93,21 +93,12 @@ def test_users_with_pictures_and_with_text_take_turns_and_are_not_mixed(
             assert "red" not in answer and "blue" not in answer and f"reader{number}" in answer, answer
 
     with ThreadPoolExecutor(4) as pool:
-        for asked in [pool.submit(ask, who, number) for number in range(8) for who in ("seer", "reader")]:
+        for asked in [
+            pool.submit(ask, who, number) for number in range(8 if LONG else 4) for who in ("seer", "reader")
+        ]:
             asked.result()
-    assert sorted(order[:8]) != ["reader"] * 8 and sorted(order[:8]) != ["seer"] * 8, order
-    assert daemon.model("qwen2-vl")["pictures"]["encoded"] == 9
-
-
-def test_second_question_about_the_same_picture_costs_no_encode(
-    board_house: House, make_model: Callable[..., Path]
-) -> None:
-    seeing(board_house, make_model, SimEncoder(run_seconds=0.5))
-    daemon = board_house.start()
-    chat(daemon, data_url(shapes()))
-    again = chat(daemon, data_url(shapes()), text="And where is the red one?")
-    assert daemon.model("qwen2-vl")["pictures"]["encoded"] == 1
-    assert again["usage"].get("timings", again["usage"]).get("encode_ms", 0) < 100, again["usage"]
+    assert set(order[: len(order) // 2]) == {"seer", "reader"}, order
+    assert daemon.model("qwen2-vl")["pictures"]["encoded"] == len(order) // 2 + 1
 
 
 def test_three_photographs_of_a_phone_are_taken_and_what_is_too_large_names_its_setting(
