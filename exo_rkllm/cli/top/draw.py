@@ -234,7 +234,7 @@ def _graph(history: Sequence[Sequence[float]], width: int, height: int) -> Itera
     yield [(fit(f" NPU load of the last {_span(len(means))}", width), "head")]
     for line in reversed(range(height - 1)):
         steps = [round(min(max(mean * (height - 1) - line, 0.0), 1.0) * 8) for mean in means]
-        yield [(" " + "".join(" ▁▂▃▄▅▆▇█"[step] for step in steps).rjust(width - 2) + " ", "spark")]
+        yield [(" ", ""), ("".join(" ▁▂▃▄▅▆▇█"[step] for step in steps).rjust(width - 2), "spark"), (" ", "")]
 
 
 def _models(view: View, width: int, most: int) -> list[Line]:
