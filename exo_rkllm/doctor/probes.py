@@ -194,13 +194,6 @@ PROBES: tuple[HardwareProbe, ...] = (
         "No failed to submit: librknnrt is in domain 0, the language model in 1 or above (rknn-vision 3).",
         root=True,
     ),
-    HardwareProbe(
-        "vision-cores",
-        "by hand",
-        "Whether an encoder is faster on all cores than by the library's own choice",
-        "exo-rkllm selftest --vision, once as it is and once with RKNN_LOG_LEVEL=4 in the environment",
-        "Nobody says; all cores of the SoC are asked for, which a file may refuse (rknn-vision 2).",
-    ),
     # ── what nobody has measured yet (board-facts 14), kept beside the model ────────────────────
     HardwareProbe(
         "end-token",
