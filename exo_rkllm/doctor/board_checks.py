@@ -291,7 +291,7 @@ def kernel_log(scene: Scene) -> Finding:
         return good("the service reads it: no error of the NPU that still holds") if followed else unseen(state)
     if not state.counts:
         return good("no error of the NPU since boot")
-    errors = ", ".join(f"{state.counts[kind.name]} {kind.plural}" for kind in KINDS if kind.name in state.counts)
+    errors = ", ".join(f"{kind.plural}: {state.counts[kind.name]}" for kind in KINDS if kind.name in state.counts)
     if followed and state.fault is not None:
         return good(f"{errors} since boot, and the NPU has worked since")
     npu = scene.board.npu.device if scene.board.npu is not None else "DEVICE"

@@ -644,7 +644,7 @@ def test_daemon_knows_more_of_the_kernel_log_than_its_lines(examine: Examine, bo
     works = {**fault, "fault": None, "stops": False, "sentence": "", "hint": ""}
     for value, level_of, says in (
         (fault, "fail", "It is stuck."),
-        (works, "pass", "1 jobs that could not be submitted since boot, and the NPU has worked since" if line else ""),
+        (works, "pass", "jobs that could not be submitted: 1 since boot, and the NPU has worked since" if line else ""),
     ):
         report = examine("orangepi-5-plus", DaemonStatus({**(RUNNING.status or {}), "kernel_log": value}))
         [found] = [one.finding for one in report.lines if one.check == "kernel log"]
