@@ -61,8 +61,13 @@ def report(status: Mapping[str, Any]) -> str:
 def pictures(tally: Mapping[str, Any]) -> str:
     """What became of the images in a model's requests; empty where none came."""
     shown, refused = tally.get("shown", 0), tally.get("refused", 0)
-    parts = [f"{shown} image{'s' if shown != 1 else ''}, {tally['encoded']} encoded in {tally['seconds']:.1f} s"]
-    return ", ".join([*(parts if shown else []), *([f"{refused} refused"] if refused else [])]) if tally else ""
+    parts = []
+    if shown:
+        plural = "" if shown == 1 else "s"
+        parts.append(f"{shown} image{plural}, {tally['encoded']} encoded in {tally['seconds']:.1f} s")
+    if refused:
+        parts.append(f"{refused} refused")
+    return ", ".join(parts)
 
 
 def row(model: Mapping[str, Any]) -> tuple[str, ...]:
