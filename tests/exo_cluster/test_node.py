@@ -18,8 +18,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from exo_rkllm.cluster.discovery.service import Discovery
-from exo_rkllm.cluster.discovery.state import AmbiguousClusters
+from exo_rkllm.cluster.discovery import service
+from exo_rkllm.cluster.discovery.interfaces import Interfaces
+from exo_rkllm.cluster.discovery.namespace import digest
+from exo_rkllm.cluster.discovery.packets import Hello, Packet, encode
+from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
+from exo_rkllm.cluster.discovery.state import AmbiguousClusters, DiscoveryState, Outcome, PacketSource
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import NodeDescription
 from exo_rkllm.cluster.session import link
@@ -234,6 +238,50 @@ async def test_view_says_that_no_exo_node_is_heard(tmp_path: Path) -> None:
         await asyncio.sleep(0.2)
         view = made.view()
         assert (view.phase, view.sentence) == (Phase.SEARCHING, "No exo node is heard on the local network.")
+
+
+async def test_hellos_of_a_cluster_are_read_together_while_none_is_searched_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "REST", 0.5)
+    (port,) = free_ports(1)
+    state = DiscoveryState("c0ffee", "0.3.70", new_nonce, ("0.3.70",), port)
+    turns: list[float] = []
+
+    def hear(_packet: Packet, _source: PacketSource, now: float) -> list[Outcome]:
+        turns.append(now)
+        return []
+
+    monkeypatch.setattr(state, "hear", hear)
+    made = Discovery(
+        state,
+        Interfaces(),
+        port,
+        configured=frozenset({"::1"}),
+        on_peer=lambda _: None,
+        on_ambiguity=lambda _: None,
+        on_interfaces=lambda: None,
+    )
+
+    async def heard(number: int) -> bool:
+        return len(turns) >= number  # the search's own Hello comes back, too
+
+    made.start()
+    hello = encode(Hello(b"12345678", digest("0.3.70")))
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as exo:
+        exo.sendto(hello, ("::1", port))
+        await until(lambda: heard(1), 5)
+        for _ in range(3):
+            exo.sendto(hello, ("::1", port))
+            await asyncio.sleep(0)
+        assert len(turns) == 1, "the kernel keeps them"
+        monkeypatch.setattr(service, "REST", 60.0)
+        await until(lambda: heard(4), 5)
+        assert turns[1] - turns[0] > 0.4
+        exo.sendto(hello, ("::1", port))
+        made.search(on=True)  # hears at once
+        await until(lambda: heard(5), 5)
+    made.close()
 
 
 async def test_a_discovery_port_that_cannot_be_had_is_named(tmp_path: Path) -> None:

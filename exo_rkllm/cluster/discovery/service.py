@@ -24,6 +24,9 @@ from exo_rkllm.cluster.discovery.state import (
 from exo_rkllm.errors import ExoRkllmError
 
 EVERY = 1.0
+# Each exo node says Hello once a second. While nobody is searched for, they are left with the kernel for so long and
+# read together: well within the time in which an answer to our own question counts.
+REST = 4.0
 # Datagrams that are looked at in one go; a flood of them must not hold the loop.
 BURST = 64
 LONGEST = 64
@@ -67,6 +70,7 @@ class Discovery:
         self._on_peer, self._on_ambiguity, self._on_interfaces = on_peer, on_ambiguity, on_interfaces
         self._groups: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._listing = interfaces.LINKS
         self._netlink = interfaces.open_netlink()
@@ -76,14 +80,14 @@ class Discovery:
     def start(self) -> None:
         """Start to listen; only `search` makes it send."""
         self._loop.add_reader(self._netlink, self._read_netlink)
-        if self._socket is not None:
-            self._loop.add_reader(self._socket, self._read_socket)
+        self._listen()
         interfaces.request_dump(self._netlink, interfaces.LINKS)
 
     def search(self, *, on: bool) -> None:
         """Send a Hello to everybody each second, as exo does; when off, only new speakers are asked."""
         if on and self._timer is None:
             self.state.forget_answers()
+            self._listen()
             self._timer = self._loop.call_later(0, self._say_hello)
         elif not on and self._timer is not None:
             self._timer.cancel()
@@ -91,10 +95,19 @@ class Discovery:
 
     def close(self) -> None:
         self.search(on=False)
+        if self._rest is not None:
+            self._rest.cancel()
         for one in (self._netlink, self._socket):
             if one is not None:
                 self._loop.remove_reader(one)
                 one.close()
+
+    def _listen(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._read_socket)
 
     def _open_socket(self) -> socket.socket | None:
         udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -185,13 +198,18 @@ class Discovery:
             try:
                 data, sender = self._socket.recvfrom(LONGEST)
             except OSError:
-                return
+                break
             packet = decode(data)
             source = PacketSource(sender[0].partition("%")[0], sender[3])
             if packet is None or not self._is_heard(source):
                 self.garbage += 1
                 continue
             self._report(self.state.hear(packet, source, self._loop.time()))
+        else:
+            return  # there may be more
+        if self._timer is None and self._rest is None:
+            self._loop.remove_reader(self._socket)
+            self._rest = self._loop.call_later(REST, self._listen)
 
     def _is_heard(self, source: PacketSource) -> bool:
         return source.address in self._configured or self.table.is_neighbour(source.address, source.scope)
