@@ -158,7 +158,7 @@ async def test_vector_runs_leave_nothing_behind(
 
 # ── anything, in any order ───────────────────────────────────────────────────────────────────────
 
-EXAMPLES = 200 if os.environ.get("EXO_RKLLM_LONG") else 12
+EXAMPLES = 200 if os.environ.get("TESTS_LONG") else 12
 CRASHES_AT = 40  # tokens, which only the answer to CRASH has
 STEPS = st.one_of(
     st.tuples(st.just("ask"), st.one_of(st.none(), st.integers(1, 9))),
@@ -227,7 +227,7 @@ async def step(engine: RkllmEngine, what: str, number: int | None) -> bool:
 
 
 @settings(
-    max_examples=400 if os.environ.get("EXO_RKLLM_LONG") else 12, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=400 if os.environ.get("TESTS_LONG") else 12, deadline=None, suppress_health_check=list(HealthCheck)
 )
 @given(
     version=st.sampled_from(VERSIONS),

@@ -18,7 +18,7 @@ from tests.daemon.running import House
 from tests.daemon.test_sees import Image, chat, children, data_url, parts, post, seeing, shapes, text_of
 from tests.vision.test_pictures import hostile
 
-LONG = bool(os.environ.get("EXO_RKLLM_LONG"))
+LONG = bool(os.environ.get("TESTS_LONG"))
 
 
 def plain(colour: str | tuple[int, int, int], size: int = 64) -> bytes:

@@ -30,7 +30,7 @@ from tests.simulated import Library, build
 from tests.vision.test_pictures import ORIENTATIONS, reference
 
 Image = pytest.importorskip("PIL.Image")
-LONG = bool(os.environ.get("EXO_RKLLM_LONG"))
+LONG = bool(os.environ.get("TESTS_LONG"))
 # The encoders that the vendor's own simulator computed (tests/rknn/vendor.json): the stand-in's numbers are its.
 SHAPES = [(case["side"], case["patch"], case["width"], len(case["outputs"])) for case in VENDOR]
 FAMILIES = list(TAGS)

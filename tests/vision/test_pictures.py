@@ -27,7 +27,7 @@ from exo_rkllm.vision.values import Encoding
 Image = pytest.importorskip("PIL.Image")
 SIDE = 24
 ORIENTATIONS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # and Pillow's transpositions that undo them
-LONG = bool(os.environ.get("EXO_RKLLM_LONG"))
+LONG = bool(os.environ.get("TESTS_LONG"))
 LOSSLESS = ("PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 
