@@ -127,6 +127,7 @@ RELEASED = "v0.0.15-alpha (af734f1bf), 2026-11-27"
 FORK = "exo-rkllama (0c831d39), 2026-11-27"
 CURRENT = "0.3.70 (b5375f8ce), 2026-11-30"
 SEEN: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("4.1", "fork integration points: device capabilities, metrics"): ("v0.0.15-alpha (af734f1bf), 2026-11-30",),
     ("4.1", "pip install exo exo-rkllm; exo --inference-engine rkllm"): (RELEASED, FORK),
     ("4.1", "get_model_cards() includes plugins"): (RELEASED, FORK),
     ("4.1", "backward compatibility"): (RELEASED,),
