@@ -31,7 +31,8 @@ def main(path: Path, lock: str, notes: str, seed: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     for turn in range(TURNS):
-        # Opened before the socket: a dying process closes it first.
+        # Opened before the socket: a dying process closes it first. The kernel frees a lock of this kind right then,
+        # and one of flock(2) some time after it has closed the socket.
         held = os.open(lock, os.O_RDWR | os.O_CREAT)
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(path))
@@ -41,8 +42,8 @@ def main(path: Path, lock: str, notes: str, seed: int) -> None:
             answer = connection.makefile().readline()
             note(answer.strip())
             try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
                 note("overlap")
             time.sleep(dice.uniform(0, 0.02))
             status = Client(path.with_name("control.sock"), 10.0).get("/control/status")

@@ -105,7 +105,9 @@ def neighbour(path: Path, lock: str, notes: str, seed: int, until: float) -> Non
             os.kill(os.getpid(), signal.SIGKILL)
 
     while time.time() < until:
-        held = os.open(lock, os.O_RDWR | os.O_CREAT)  # before the socket: a dying process closes it first
+        # Before the socket: a dying process closes it first. The kernel frees a lock of this kind right then, and one
+        # of flock(2) some time after it has closed the socket.
+        held = os.open(lock, os.O_RDWR | os.O_CREAT)
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(2 * LONGEST_WAIT)
             connection.connect(str(path))
@@ -120,8 +122,8 @@ def neighbour(path: Path, lock: str, notes: str, seed: int, until: float) -> Non
             note(f"{word or 'lost'} {time.monotonic() - began:.3f} {sentence}")
             if word == "GRANTED":
                 try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                    fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
                     note("overlap")
                 status = Client(path.with_name("control.sock"), 30.0).get("/control/status")
                 if any(model["running"] for model in status["models"]):
