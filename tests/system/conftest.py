@@ -101,6 +101,11 @@ def release(request: pytest.FixtureRequest) -> Release:
     return found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def every_process_ends() -> None:
+    """Not with the module: a board boots while the tests of other modules run, and serves them all."""
+
+
 @pytest.fixture
 def container(prepared: Workshop, release: Release) -> Iterator[Container]:
     """A pristine Debian, booted."""
