@@ -114,8 +114,9 @@ def test_next_step_is_the_repair_of_what_is_in_the_way() -> None:
 
 def interrupted(house: House, *words: str, once: Callable[[], object], **variables: str) -> tuple[float, int, str]:
     """Seconds between one Ctrl-C and the command's end, its exit code, and what it said."""
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every child.
     process = subprocess.Popen(
-        [*house.program, *words], cwd=house.at, env={**house.environment, **variables},
+        ["env", "--default-signal=INT", *house.program, *words], cwd=house.at, env={**house.environment, **variables},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:

@@ -27,6 +27,16 @@ async def told(tab: Tab, question: str, answer: str = "", model: str = "") -> No
     await tab.until(f"{ANSWERS}.length > {count} && {DONE} && {LAST}.innerText.includes({json.dumps(answer)})")
 
 
+async def reload(tab: Tab) -> None:
+    """Once what the page keeps is in the database: whoever reads it waits for what is being written."""
+    await tab.run(
+        """new Promise((done) => { indexedDB.open("exo-rkllm").onsuccess = ({target: {result}}) => {
+            const store = result.transaction("conversations").objectStore("conversations");
+            store.count().onsuccess = () => { result.close(); done(null); }; }; })"""
+    )
+    await tab.send("Page.reload")
+
+
 async def put(tab: Tab, identity: str, value: str, event: str = "input") -> None:
     box = f"document.getElementById('{identity}')"
     await tab.run(f"{box}.value = {json.dumps(value)}; {box}.dispatchEvent(new Event('{event}', {{bubbles: true}}))")
@@ -37,7 +47,7 @@ async def test_conversations_outlive_a_reload_and_are_found_renamed_and_deleted(
         await told(tab, "«apples»", "apples", "qwen")
         await tab.run("document.getElementById('fresh').click()")
         await told(tab, "«pears»", "pears")
-        await tab.send("Page.reload")
+        await reload(tab)
         await tab.until(f"{TITLES}.length === 2")
         await tab.until(f"{LAST}?.innerText.includes('pears')")  # the one that was open
         await put(tab, "search", "appl")
@@ -55,7 +65,7 @@ async def test_conversations_outlive_a_reload_and_are_found_renamed_and_deleted(
         )
         await press(tab, "Delete", "document.querySelector('.asking')")
         await tab.until(f"{TITLES}.join() === 'Fruit' && {ANSWERS}.length === 0")
-        await tab.send("Page.reload")
+        await reload(tab)
         await tab.until(f"{TITLES}.join() === 'Fruit'")
         assert tab.problems == []
 
