@@ -6,7 +6,6 @@ socket, and ends when that closes.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -24,6 +23,8 @@ LENGTH = struct.Struct("<I")
 # The first byte of an answer: the text that was asked for, or an error's code, sentence and hint as JSON.
 TEXT, ERROR = b"t", b"e"
 OPEN_FILES = 16
+# A job whose daemon is gone ends with its processor time; one that uses none, so much later.
+ALARM_SECONDS = 10
 # The out-of-memory killer takes this process before any that holds a model.
 OOM_SCORE = b"1000"
 
@@ -80,18 +81,15 @@ def main(sock: int, memory: int, seconds: int, place: str) -> None:
     module, _, name = place.partition(":")
     work: Callable[..., Any] = getattr(import_module(module), name)
     limit(memory)
-    # While a job runs the daemon sends nothing, so SIGIO means that it is gone; it ends this process.
-    fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(sock, fcntl.F_GETFL)
     try:
         write(sock, TEXT, b"")
         while True:
             (size,) = LENGTH.unpack(read_exactly(sock, LENGTH.size))
             job = read_exactly(sock, size)
             limit_job(seconds)
-            fcntl.fcntl(sock, fcntl.F_SETFL, flags | os.O_ASYNC)
+            signal.alarm(seconds + ALARM_SECONDS)
             result = answer(work, job)
-            fcntl.fcntl(sock, fcntl.F_SETFL, flags)
+            signal.alarm(0)
             write(sock, *result)
             del job, result
     except (EOFError, BrokenPipeError, ConnectionResetError):

@@ -102,6 +102,18 @@ class Helper:
     async def _answer(self, job: bytes, seconds: float) -> tuple[bytes, bytearray]:
         """What the process answers, its kind first; it is started where there is none."""
         try:
+            return await self._attempt(job, seconds)
+        except (OSError, EOFError):
+            self._kill()
+        try:  # the process may have died of others: the out-of-memory killer takes it first
+            return await self._attempt(job, seconds)
+        except (OSError, EOFError):
+            self._kill()
+            raise HelperLost("used more processor time or memory than it may") from None
+
+    async def _attempt(self, job: bytes, seconds: float) -> tuple[bytes, bytearray]:
+        """Raises an OSError or EOFError where the process dies of the job."""
+        try:
             if self._sock is None or self._process is None or self._process.poll() is not None:
                 self._kill()
                 self._sock = self._spawn()
@@ -113,8 +125,7 @@ class Helper:
             self._sock = self._spawn()  # it starts while nobody waits for it yet
             raise HelperTooSlow(f"took longer than {seconds:g} s") from None
         except (OSError, EOFError):
-            self._kill()
-            raise HelperLost("used more processor time or memory than it may") from None
+            raise
         except BaseException:
             self._kill()
             raise

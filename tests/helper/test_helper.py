@@ -85,6 +85,15 @@ async def test_errors_of_ours_come_back_as_they_were_raised(helper: Helper) -> N
     assert (refusal.value.sentence, refusal.value.hint) == ("It refuses.", "Ask otherwise.")
 
 
+async def test_process_that_others_kill_amid_a_job_costs_that_job_nothing(helper: Helper) -> None:
+    await helper.call("hello", seconds=5)
+    job = asyncio.ensure_future(helper.call("sleep", 1, seconds=5))
+    await asyncio.sleep(0.2)
+    assert helper.pid is not None
+    os.kill(helper.pid, signal.SIGKILL)
+    assert await job == "sleep"
+
+
 async def test_process_that_died_between_two_jobs_is_not_noticed_by_the_second(helper: Helper) -> None:
     await helper.call("hello", seconds=5)
     assert helper.pid is not None
