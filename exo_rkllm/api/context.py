@@ -157,6 +157,8 @@ class Call:
         Raises a FieldError for one that the model does not have.
         """
         name = self.values.get("model") or self.request.match_info.get("model", "")
+        if ":" not in name and not self.values.get("lora"):
+            return ""
         entry, adapter = self.context.catalogue.resolve_adapter(name)
         chosen: str = self.values.get("lora") or adapter
         if chosen and chosen not in entry.adapters:

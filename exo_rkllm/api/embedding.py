@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,11 +70,15 @@ async def embed(
                 f"dimensions is {dimensions}, and the vectors of {entry.id} have {width}.",
                 f"Leave it out, or make it {width} or less.",
             )
-        rows.append(unit_vector(pooled(answer.arrays, settings.pooling)[:dimensions]))
+        rows.append(await asyncio.to_thread(_vector, answer.arrays, settings.pooling, dimensions))
         usage = answer.finish.usage
         tokens += (0 if usage.guessed else usage.prompt) or sum(array.rows for array in answer.arrays)
         load += answer.finish.timings.load
     return Vectors(rows, tokens, load)
+
+
+def _vector(arrays: Sequence[Array], pooling: Pooling, dimensions: int | None) -> NDArray[numpy.float32]:
+    return unit_vector(pooled(arrays, pooling)[:dimensions])
 
 
 def pooled(arrays: Sequence[Array], pooling: Pooling) -> NDArray[numpy.float64]:

@@ -9,9 +9,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.catalogue.stamps import stamp_of
 from exo_rkllm.catalogue.tokenizer import FILE, PACKAGE, Operation, perform
-from exo_rkllm.errors import CardError
-from exo_rkllm.helper.parent import Helper, HelperLost
+from exo_rkllm.errors import CardError, UsageError
+from exo_rkllm.helper.parent import Helper, HelperAnswerTooLong, HelperLost
 
 # A large tokenizer takes seconds to read on a board.
 SECONDS = 20.0
@@ -25,7 +26,8 @@ class ModelTokenizers:
 
     The process starts with the first text, keeps the last tokenizer, and ends when nobody asked for a while. Each
     method gives None where the model has no tokenizer here, and raises CardError for one that takes too much time or
-    memory. A plugin's tokenizer is code that the owner chose, and runs in a thread of ours.
+    memory, UsageError for a text of too many tokens. A plugin's tokenizer is code that the owner chose, and runs in a
+    thread of ours.
     """
 
     def __init__(self) -> None:
@@ -55,11 +57,11 @@ class ModelTokenizers:
         if find_spec(PACKAGE) is None or not path.is_file():
             return None
         self._cancel()
-        status = path.stat()
-        stamp = f"{status.st_ino} {status.st_mtime_ns} {status.st_size}"
         try:
-            job = (str(entry.folder), stamp, operation, list(values))
+            job = (str(entry.folder), str(stamp_of(path)), operation, list(values))
             return json.loads(await self.helper.call(*job, seconds=SECONDS))
+        except HelperAnswerTooLong:
+            raise UsageError("The text has more tokens than one answer holds.", "Send it in parts.") from None
         except HelperLost as error:
             raise CardError(
                 f"The tokenizer of {entry.id} was stopped: it {error}.",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm import plugins
+from exo_rkllm.api import changes
 from exo_rkllm.api.bodies import Bodies
 from exo_rkllm.api.control import ControlContext
 from exo_rkllm.api.control.tables import PullRequest
@@ -26,7 +27,6 @@ from exo_rkllm.board.neighbours import NeighbourWatch, find_neighbours
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.catalogue import card, deriving
-from exo_rkllm.catalogue.aliases import alias_id
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.cluster.identity import FOLDER
@@ -252,21 +252,13 @@ class Daemon:
         )
 
     async def remove(self, name: str) -> str:
-        """By its full name only; gigabytes are deleted beside the loop."""
-        name = self.node.catalogue.removable(name)
-        if not self.node.catalogue.is_alias(name):
-            await self.dispatcher.unload(name)
-        await asyncio.get_running_loop().run_in_executor(None, self.node.catalogue.remove, name)
-        return name
+        return await changes.remove(self.node.catalogue, self.dispatcher, name)
 
     async def copy(self, source: str, name: str) -> str:
         return await asyncio.to_thread(deriving.copy, self.node.catalogue, source, name)
 
     async def create(self, name: str, modelfile: str) -> str:
-        """A loaded model of that name is unloaded: it is to be another one."""
-        id_ = alias_id(name)
-        if any(entry.id == id_ for entry in self.node.catalogue.list()):
-            await self.dispatcher.unload(id_)
+        await changes.make_way(self.node.catalogue, self.dispatcher, name)
         return await asyncio.to_thread(deriving.create, self.node.catalogue, name, modelfile)
 
     def pull(self, asked: PullRequest) -> AsyncGenerator[PullProgress, None]:

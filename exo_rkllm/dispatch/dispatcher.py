@@ -143,7 +143,7 @@ class Dispatcher:
                 raise RunError(f"The engine of {model.id} ended an answer without saying so.", "exo-rkllm logs")
         except ExoRkllmError as error:
             if isinstance(error, ContextOverflow):
-                error = with_shares(error, request)
+                error = await asyncio.to_thread(with_shares, error, request)
             active.error = active.error or copy_of(error)
             raise active.error from None
         finally:

@@ -39,6 +39,10 @@ class HelperTooSlow(HelperLost):
     """It was killed because the job took longer than it may."""
 
 
+class HelperAnswerTooLong(HelperLost):
+    """It was killed because it answers more than anybody reads."""
+
+
 class Helper:
     """One process that calls the function at `place` (module:function) with the arguments of each job, in turn.
 
@@ -168,7 +172,7 @@ class Helper:
                 raise EOFError
             data += part
             if len(data) > LARGEST_ANSWER:
-                raise HelperLost(f"made more than {LARGEST_ANSWER >> 20} MB")
+                raise HelperAnswerTooLong(f"made more than {LARGEST_ANSWER >> 20} MB")
         del data[: LENGTH.size]
         kind = bytes(data[:1])
         del data[:1]

@@ -13,7 +13,7 @@ from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.tokenizer import read_tokenizer
-from exo_rkllm.errors import CardError
+from exo_rkllm.errors import CardError, UsageError
 from tests.words import write_tokenizer
 
 
@@ -47,6 +47,10 @@ async def test_tokens_are_counted_in_a_process_that_can_be_killed(
     write_tokenizer(tmp_path, "né", " à")
     assert await tokenizers.encode(entry, ["né à"]) == [[0, 1]]
     assert await tokenizers.decode(entry, [[0], [1]]) == ["né", " à"]
+    with monkeypatch.context() as patch:
+        patch.setattr("exo_rkllm.helper.parent.LARGEST_ANSWER", 100)
+        with pytest.raises(UsageError, match="more tokens than one answer holds"):
+            await tokenizers.encode(entry, ["né" + " à" * 100])
     pid = tokenizers.helper.pid
     monkeypatch.setattr(model_tokenizers, "SECONDS", 0.001)
     with pytest.raises(CardError, match=r"^The tokenizer of one was stopped: it took longer than 0\.001 s\."):

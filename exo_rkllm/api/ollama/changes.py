@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from exo_rkllm.api import rights
+from exo_rkllm.api import changes, rights
 from exo_rkllm.api.access import check_right
 from exo_rkllm.api.context import Call
 from exo_rkllm.api.encoding import NDJSON, json_line, json_response
@@ -17,7 +17,6 @@ from exo_rkllm.api.faults import error_body
 from exo_rkllm.api.ollama import translate
 from exo_rkllm.api.streaming import open_stream
 from exo_rkllm.catalogue import modelfile
-from exo_rkllm.catalogue.aliases import alias_id
 from exo_rkllm.catalogue.deriving import Recipe, add_alias, check_source, derive
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.pull import PullTarget
@@ -80,12 +79,8 @@ async def _done(call: Call) -> web.StreamResponse:
 
 
 async def delete(call: Call) -> web.StreamResponse:
-    """By the full name: what a shorter one would find when it asks, it must not delete."""
-    catalogue = call.context.catalogue
-    name = catalogue.removable(translate.model_name(call.values).removesuffix(":latest"))
-    if not catalogue.is_alias(name):
-        await call.context.dispatcher.unload(name)
-    await asyncio.to_thread(catalogue.remove, name)
+    name = translate.model_name(call.values).removesuffix(":latest")
+    await changes.remove(call.context.catalogue, call.context.dispatcher, name)
     return json_response({})
 
 
@@ -101,9 +96,7 @@ async def create(call: Call) -> web.StreamResponse:
     base, recipe = recipe_of(call, call.values)
     name = translate.model_name(call.values)
     catalogue = call.context.catalogue
-    for entry in catalogue.list():
-        if entry.id == alias_id(name):
-            await call.context.dispatcher.unload(entry.id)
+    await changes.make_way(catalogue, call.context.dispatcher, name)
     await asyncio.to_thread(derive, catalogue, name, base, recipe)
     return await _done(call)
 
