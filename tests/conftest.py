@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from exo_rkllm.runner import launch
+from tests.processes import children
 
 pytest_plugins = ["tests.simulated", "tests.boards"]
 
@@ -58,20 +58,13 @@ def every_process_ends() -> Iterator[None]:
     before = children()
     yield
     end = time.monotonic() + 2.0
-    while (left := children() - before) and time.monotonic() < end:
+    while (left := _new(before)) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not left, f"still there: {sorted(left)}"
+    assert not left, f"still there: {left}"
 
 
-def children() -> set[tuple[int, str]]:
-    """Processes that this one has started, with their command lines; those that only wait to be reaped do not count."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):
-            for pid in (task / "children").read_text().split():
-                if command := Path(f"/proc/{pid}/cmdline").read_bytes():
-                    found.add((int(pid), command.replace(b"\0", b" ").decode(errors="replace").strip()))
-    return found
+def _new(before: Collection[int]) -> dict[int, str]:
+    return {pid: command for pid, command in children().items() if command and pid not in before}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError, RuntimeMissing, RuntimeUnsupported
 from exo_rkllm.runtime import abi, version
-from exo_rkllm.runtime.abi.shared import Generation
+from exo_rkllm.runtime.abi.shared import Generation, Signatures
 from exo_rkllm.runtime.features import Features
 from exo_rkllm.runtime.version import StrPath, Version
 
@@ -46,7 +46,7 @@ class Library:
         self.version = found.release
         self.generation = generation
         self.features = Features(found.release)
-        self.functions = _bind(path, found.release, dll, generation)
+        self.functions = bind(dll, generation.functions, path, f"librkllmrt {found.release}", version.INSTALL_HINT)
 
     @classmethod
     def open(cls, path: StrPath) -> Library:
@@ -64,14 +64,17 @@ class Library:
         return self.features.has(feature)
 
 
-def _bind(path: str, release: str, dll: ctypes.CDLL, generation: Generation) -> Mapping[str, Function]:
+def bind(
+    dll: ctypes.CDLL, functions: Signatures, path: str, name_and_release: str, hint: str
+) -> Mapping[str, Function]:
+    """The functions of a table, each with its types; raises RuntimeUnsupported where the library lacks one."""
     bound: dict[str, Function] = {}
-    for name, (restype, argtypes) in generation.functions.items():
+    for name, (restype, argtypes) in functions.items():
         try:
             function = getattr(dll, name)
         except AttributeError as error:
             raise RuntimeUnsupported(
-                f"{path} says it is librkllmrt {release} and lacks {name}, which {release} has.", version.INSTALL_HINT
+                f"{path} says it is {name_and_release} and lacks {name}, which that release has.", hint
             ) from error
         function.restype = restype
         function.argtypes = argtypes

@@ -145,8 +145,9 @@ def test_socket_belongs_to_the_group_and_goes_with_the_daemon(board_house: House
 
 
 def test_npu_run_holds_the_npu_around_a_command(board_house: House, npu_daemon: Daemon) -> None:
-    command = npu_run(board_house, "--name", "whisper", "--", "sleep", "3")
-    npu_daemon.wait_for(lambda status: holder(status) == "whisper")
+    command = npu_run(board_house, "--name", "whisper", "--", "sh", "-c", "echo here; exec sleep 3")
+    assert command.stdout is not None and command.stdout.readline() == "here\n"
+    assert holder(npu_daemon.status()) == "whisper"
     assert command.poll() is None
     command.kill()  # the command itself has inherited the lease
     command.wait()

@@ -27,6 +27,7 @@ from exo_rkllm.runner import wire
 from exo_rkllm.runner.parent import RunnerLimits
 from exo_rkllm.runner.wire import FrameKind
 from exo_rkllm.runtime.locate import only
+from tests.processes import children
 from tests.simulated import Library
 
 # A start of Python on a busy machine takes seconds; a test of a load that hangs sets its own limit.
@@ -43,10 +44,10 @@ def host(library: Library, board_root: Path) -> EngineHost:
 @pytest.fixture(autouse=True)
 def nothing_stays_behind() -> Iterator[None]:
     """No descriptor, child or memory file of a test is there after it."""
-    before, others = descriptors(), children()
+    before, others = descriptors(), children().keys()
     yield
     gc.collect()
-    assert children() <= others
+    assert children().keys() <= others
     assert descriptors() <= before
 
 
@@ -61,11 +62,6 @@ def descriptors() -> set[str]:
         if "memfd" in target or "pidfd" in target or target.startswith("socket:"):
             found.add(f"{entry.name} {target}")
     return found
-
-
-def children() -> set[int]:
-    tasks = Path(f"/proc/{os.getpid()}/task")
-    return {int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
 
 
 async def loaded(host: EngineHost, model: Path) -> RkllmEngine:
