@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "exo_rkllm"
 # Lowest first. A module may import its own room and the rooms of lower rows, not those of its own row.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("schema", "socs"),
+    ("schema", "socs", "files"),
     ("config", "sampling", "log", "privileges"),
     ("runtime", "board"),
     ("rknn",),

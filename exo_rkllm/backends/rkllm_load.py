@@ -11,6 +11,7 @@ from exo_rkllm.backends.base import Model, Sampling, Vision
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption
 from exo_rkllm.errors import NotSupported, RuntimeMissing, UsageError
+from exo_rkllm.files.stamps import stamp_of
 from exo_rkllm.runtime import locate, modelfile, selection, version
 from exo_rkllm.runtime.abi.shared import SAMPLING_NAMES
 from exo_rkllm.runtime.features import Features
@@ -72,7 +73,7 @@ def check_file(facts: modelfile.ModelFacts, platform: str, release: str, context
 def choose_runtime(model: str, facts: modelfile.ModelFacts, wanted: str, host: EngineHost) -> RuntimeChoice:
     """The library of this load, told in the log together with what is known against it; raises where there is none."""
     choice = selection.choose(host.runtimes or locate.search(), facts, wanted)
-    if locate.stamp_of(choice.path) != choice.stamp and version.check(choice.path).release != choice.release:
+    if stamp_of(choice.path) != choice.stamp and version.check(choice.path).release != choice.release:
         raise RuntimeMissing(f"{choice.path} was replaced a moment ago.", f"exo-rkllm load {model}")
     log.info("%s loads with runtime %s: %s.", model, choice.release, choice.reason, extra={"model": model})
     for objection in selection.objections_to(facts, choice, host.platform):

@@ -13,6 +13,7 @@ from exo_rkllm.backends.base import IMAGE_MARK, Finish, GenerationRequest, Image
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.ledger import MOST_BYTES
 from exo_rkllm.errors import NotSupported
+from exo_rkllm.files.stamps import Stamp, stamp_of
 from exo_rkllm.rknn import encoderfile
 from exo_rkllm.rknn.values import EncoderShape
 from exo_rkllm.runner.jobs import RunnerJob
@@ -113,13 +114,12 @@ def engine_vision(model: Model, host: EngineHost) -> EngineVision:
 
 def described(file: Path) -> tuple[EncoderShape, str]:
     """The shape of an encoder's file, and a key that changes with the file; raises what is wrong with it."""
-    status = file.stat() if file.exists() else None
-    stamp = (0, 0) if status is None else (status.st_size, status.st_mtime_ns)
-    return _shape(file, stamp), f"{file}:{stamp[0]}:{stamp[1]}"
+    stamp = stamp_of(file)
+    return _shape(file, stamp), f"{file}:{stamp}"
 
 
 @lru_cache(maxsize=64)
-def _shape(file: Path, _stamp: tuple[int, int]) -> EncoderShape:
+def _shape(file: Path, _stamp: Stamp) -> EncoderShape:
     return encoderfile.inspect(file).shape()
 
 

@@ -14,10 +14,10 @@ from exo_rkllm.backends.base import JSON, Sampling, Tokenizer, Vision
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue.card import Card, VisionFile, Weights
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
-from exo_rkllm.catalogue.stamps import stamp_of
 from exo_rkllm.catalogue.tokenizer import plugin_tokenizer, read_tokenizer
 from exo_rkllm.chat.chat_format import ChatFormat, ChatModel, model_type
 from exo_rkllm.errors import CardError, ExoRkllmError
+from exo_rkllm.files.stamps import stamp_of
 from exo_rkllm.plugins.adapting import preload_of, processor_of
 from exo_rkllm.plugins.spec import ModelSpec
 from exo_rkllm.runner.preload import Preload

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from typing import Any
 
 from exo_rkllm.catalogue.entry import Entry
-from exo_rkllm.catalogue.stamps import stamp_of
 from exo_rkllm.catalogue.tokenizer import FILE, PACKAGE, Operation, perform
 from exo_rkllm.errors import CardError, UsageError
+from exo_rkllm.files.stamps import stamp_of
 from exo_rkllm.helper.parent import Helper, HelperAnswerTooLong, HelperLost
 
 # A large tokenizer takes seconds to read on a board.

@@ -8,10 +8,13 @@ import os
 import secrets
 import shutil
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exo_rkllm.catalogue import card as cards
 from exo_rkllm.catalogue import names, staging
@@ -19,32 +22,50 @@ from exo_rkllm.catalogue.aliases import alias_table, target_of
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.entry import Entry, Problem, read_entry
-from exo_rkllm.catalogue.stamps import stamp_of
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
+from exo_rkllm.files.stamps import Stamp, stamp_of
 from exo_rkllm.privileges import give_up_root
 
+if TYPE_CHECKING:  # the daemon alone watches
+    from exo_rkllm.catalogue.folder_watch import FolderWatch
 
-@dataclass(frozen=True, slots=True)
+# More names than these are not remembered: strangers may ask for any.
+MOST_NAMES = 1000
+
+
+@dataclass(frozen=True)
 class Listing:
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
     aliases: tuple[Entry, ...] = ()
 
+    @cached_property
+    def by_id(self) -> Mapping[str, Entry]:
+        return {entry.id: entry for entry in self.entries}
+
 
 class Catalogue:
-    """All entries of one models folder. Looking costs a stat an entry; only what changed is read again."""
+    """All entries of one models folder. Only what changed is read again.
+
+    Looking costs a stat an entry, and nothing where a `watch` tells that there is nothing new.
+    """
 
     def __init__(self, directory: Path, contributions: PluginContributions = EMPTY) -> None:
         self.directory = directory
         self.contributions = contributions
         self.aliases: Mapping[str, str] = {}  # the configuration's: a name, and the model that it means
-        self._cache: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
+        self.watch: FolderWatch | None = None
+        self._cache: dict[str, tuple[Stamp, Entry | Problem]] = {}
+        self._listing: Listing | None = None
+        self._names: tuple[Listing, Mapping[str, str], dict[str, tuple[Entry, ...]]] | None = None
+        self._lock = threading.RLock()
         self._listeners: set[Callable[[], None]] = set()
 
     def set_contributions(self, contributions: PluginContributions) -> None:
         """Take what plugins add, also later: entries are read again, those in use stay as they are."""
-        self.contributions = contributions
-        self._cache = {}
+        with self._lock:
+            self.contributions = contributions
+            self._cache, self._listing = {}, None
         self.notify()
 
     @contextlib.contextmanager
@@ -57,7 +78,7 @@ class Catalogue:
             self._listeners.discard(listener)
 
     def notify(self) -> None:
-        """Tell the listeners that the folder changed, which another process may do: nothing is watched here."""
+        """Tell the listeners that the folder changed, which another process may do."""
         for listener in tuple(self._listeners):
             listener()
 
@@ -65,7 +86,16 @@ class Catalogue:
 
     def scan(self) -> Listing:
         """What is in the folder now; raises a CardError where it cannot be read."""
-        cache: dict[str, tuple[tuple[int, ...], Entry | Problem]] = {}
+        with self._lock:
+            if self._listing is None or self.watch is None or not self.watch.holds():
+                self._listing = None
+                self._listing = self._read()
+            return self._listing
+
+    def _read(self) -> Listing:
+        cache: dict[str, tuple[Stamp, Entry | Problem]] = {}
+        if self.watch is not None:
+            self.watch.begin()
         try:
             children = sorted(os.scandir(self.directory), key=lambda child: child.name)
         except FileNotFoundError:
@@ -79,6 +109,8 @@ class Catalogue:
             if child.name.startswith(".") or not (is_link or child.is_dir(follow_symlinks=False)):
                 continue
             folder = self.directory / child.name
+            if self.watch is not None and not is_link:
+                self.watch.add(folder)
             stamp = stamp_of(folder, folder / cards.FILE)
             former_stamp, former = self._cache.get(child.name, ((), None))
             # What is broken is read every time: its repair may come within the same tick of the file system's clock.
@@ -100,25 +132,36 @@ class Catalogue:
     def get(self, name: str) -> Entry:
         """The entry with exactly this id."""
         listing = self.scan()
-        for entry in listing.entries:
-            if entry.id == name:
-                return entry
+        if name in listing.by_id:
+            return listing.by_id[name]
         raise self._unknown(name, listing.problems)
 
     def resolve(self, name: str) -> Entry:
         """The one entry that a name as people and clients say it means: id, alias, or what `names.matching` says."""
         listing = self.scan()
-        entries = {entry.id: entry for entry in listing.entries}
-        if name in entries:
-            return entries[name]
-        name = target_of(name, self._alias_table(listing)) or name
-        matches = names.matching(name, [names_of(entry.card) for entry in entries.values()])
+        if name in listing.by_id:
+            return listing.by_id[name]
+        matches = self._matches(name, listing)
         if len(matches) > 1:
             ids = ", ".join(sorted(match.id for match in matches))
             raise ModelNotFound(f"{_quote(name)} may mean {ids}.", "Say which: exo-rkllm models")
         if not matches:
             raise self._unknown(name, listing.problems)
-        return entries[matches[0].id]
+        return matches[0]
+
+    def _matches(self, name: str, listing: Listing) -> tuple[Entry, ...]:
+        """All entries that a name may mean, which is found out once while nothing changes."""
+        with self._lock:
+            if self._names is None or self._names[0] is not listing or self._names[1] is not self.aliases:
+                self._names = listing, self.aliases, {}
+            known = self._names[2]
+            if name not in known:
+                if len(known) >= MOST_NAMES:
+                    known.clear()
+                meant = target_of(name, self._alias_table(listing)) or name
+                matches = names.matching(meant, [names_of(entry.card) for entry in listing.entries])
+                known[name] = tuple(listing.by_id[match.id] for match in matches)
+            return known[name]
 
     def resolve_adapter(self, name: str) -> tuple[Entry, str]:
         """The entry that a name means, and the LoRA adapter behind a colon where that is one of its own."""

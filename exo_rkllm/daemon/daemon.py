@@ -9,7 +9,6 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields, is_dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm import plugins
@@ -26,13 +25,14 @@ from exo_rkllm.board.history import History
 from exo_rkllm.board.neighbours import NeighbourWatch, find_neighbours
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
-from exo_rkllm.catalogue import card, deriving
+from exo_rkllm.catalogue import deriving
+from exo_rkllm.catalogue.folder_watch import FolderWatch
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.cluster.identity import FOLDER
 from exo_rkllm.config import Config, places
 from exo_rkllm.daemon.cluster import UNNAMED, ClusterSwitch, cluster_node, may_join
-from exo_rkllm.daemon.file_watch import ANY, FileWatch
+from exo_rkllm.daemon.file_watch import Settling
 from exo_rkllm.daemon.hardware import Hardware, NpuWitness, available_memory, keep_off_fast_cores, limits, raise_clocks
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.dispatch.status import DispatchStatus
@@ -160,15 +160,25 @@ class Daemon:
 
     def _watch_models(self) -> None:
         """The folder may be changed by another process: `exo-rkllm import`, an editor, a file manager."""
-        catalogue = self.node.catalogue
+        catalogue, loop = self.node.catalogue, asyncio.get_running_loop()
+        settling = Settling(catalogue.notify)
 
-        def paths() -> list[Path]:
-            with suppress(ExoRkllmError):
-                return [catalogue.directory / ANY, *(one.folder / card.FILE for one in catalogue.list())]
-            return [catalogue.directory / ANY]
+        def on_change() -> None:
+            """On the thread that looked."""
+            with suppress(RuntimeError):  # the daemon ended before
+                loop.call_soon_threadsafe(settling)
 
         with suppress(OSError):
-            self._closing.callback(FileWatch(paths, catalogue.notify).close)
+            watch = FolderWatch(catalogue.directory, on_change)
+            loop.add_reader(watch.fd, watch.holds)
+            catalogue.watch = watch
+            self._closing.callback(self._end_watch, watch, settling)
+
+    def _end_watch(self, watch: FolderWatch, settling: Settling) -> None:
+        self.node.catalogue.watch = None
+        asyncio.get_running_loop().remove_reader(watch.fd)
+        settling.cancel()
+        watch.close()
 
     def _hardware_changed(self) -> None:
         self.dispatcher.reconfigure(limits(self.config, self.hardware.board, self._pinned()))

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError, RuntimeMissing
+from exo_rkllm.files.stamps import Stamp, stamp_of
 from exo_rkllm.runtime import version
 from exo_rkllm.runtime.version import Version
 
 Origin: TypeAlias = Literal["argument", "environment", "system"]
-# What changes whenever a file's content does: device, inode, time and size; empty where there is no file.
-Stamp: TypeAlias = tuple[int, ...]
 
 NAME = "librkllmrt.so"
 VARIABLE = "EXO_RKLLM_RUNTIME_LIBRARY"
@@ -113,14 +112,6 @@ def candidates(
     # The vendor's demos are started with this variable (reference 4.6).
     loader = tuple(Path(entry) for entry in environ.get("LD_LIBRARY_PATH", "").split(":") if entry.startswith("/"))
     return tuple((root / directory.relative_to("/") / name, "system") for directory in loader + DIRECTORIES)
-
-
-def stamp_of(path: Path) -> Stamp:
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def look(

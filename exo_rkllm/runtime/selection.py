@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exo_rkllm.errors import RuntimeMissing
+from exo_rkllm.files.stamps import Stamp
 from exo_rkllm.runtime import version
-from exo_rkllm.runtime.locate import LibraryPlace, Search, Stamp
+from exo_rkllm.runtime.locate import LibraryPlace, Search
 from exo_rkllm.runtime.modelfile import ModelFacts, Objection, against_runtime, check
 
 # The key of a card's [options] that names a release.

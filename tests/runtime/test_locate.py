@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.errors import RuntimeMissing, RuntimeUnsupported
+from exo_rkllm.files.stamps import stamp_of
 from exo_rkllm.runtime import locate, version
 from exo_rkllm.runtime.locate import DIRECTORIES, NAME, OURS, VARIABLE, VERSIONS
 from tests.runtime import libraries
@@ -123,4 +124,4 @@ def test_no_library_is_read_twice_unless_it_changed(tmp_path: Path, monkeypatch:
     again = locate.search(environ={}, root=tmp_path, before=search)
     assert [place.release for place in again.installed] == ["1.3.0", "1.2.0"]
     assert {"librkllmrt-1.2.3.so", "broken.so"} <= {*read} <= {"librkllmrt-1.2.3.so", "broken.so", NAME}
-    assert again.found is not None and again.found.stamp == locate.stamp_of(first)
+    assert again.found is not None and again.found.stamp == stamp_of(first)
