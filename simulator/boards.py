@@ -255,6 +255,14 @@ def ddr_slow() -> Tree:
     return tree
 
 
+def ddr_missing() -> Tree:
+    """A bootloader without the memory clock's handler: the kernel has no dmc (board-facts 11)."""
+    tree = board("orangepi-5-plus")
+    for path in ("sys/class/devfreq/dmc", f"{PLATFORM}/dmc"):
+        tree.remove(path)
+    return tree
+
+
 def rk3568_cma() -> Tree:
     """ODROID-M1: one compatible entry, IOMMU off, so model memory is CMA (1.6)."""
     tree, shape = Tree(), SHAPES["rk3568"]
@@ -570,6 +578,7 @@ PROFILES: dict[str, Callable[[], Tree]] = {
     "devfreq-load-trap": lambda: board("rock-5b"),
     "rknpu-symlink-trap": rknpu_symlink_trap,
     "ddr-slow": ddr_slow,
+    "ddr-missing": ddr_missing,
     "hot": hot,
     "job-errors": job_errors,
     "load-empty": load(b""),

@@ -13,7 +13,7 @@ from exo_rkllm.cli import VERBS, Verb, verb_parser
 Value: TypeAlias = Literal["", "text", "file", "folder", "model", "version"]
 # Verbs whose first argument, or one of these flags, is an installed model.
 MODEL_FLAGS = frozenset({"--model", "--runtimes"})
-MODEL_VERBS = ("load", "unload", "run", "show", "cp", "rm", "selftest")
+MODEL_VERBS = ("load", "unload", "run", "show", "cp", "rm", "bench", "selftest")
 
 
 @dataclass(frozen=True, slots=True)

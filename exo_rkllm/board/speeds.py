@@ -109,6 +109,10 @@ class Speed:
     def prefill_base_ms(self) -> float:
         return round(1000 / self.decode_tps, 3) if self.base_ms is None else self.base_ms
 
+    def first_seconds(self, tokens: int) -> float:
+        """Until the first token after a prompt of so many."""
+        return self.prefill_base_ms / 1000 + tokens / self.prefill_tps
+
     @property
     def prefill_tps(self) -> float:
         return self.prompt_tokens / ((self.ttft_ms - self.prefill_base_ms) / 1000)
@@ -143,6 +147,8 @@ def speeds() -> dict[str, Speed]:
 
 # Weight and source of each brake; A: measured with numbers, one variable at a time (board-facts 11).
 MEMORY_CLOCK = "about half the tokens a second (5.5 instead of 11.2 were measured; rknn-llm issues 532 and 409)"
+NO_MEMORY_CONTROL = "up to about 45 % of the tokens a second (rknn-llm issue 409, reported by users)"
+NARROW_MEMORY = "about half the tokens a second (a memory bus of 32 bits; rknn-llm issue 409, reported by users)"
 CPU_GOVERNOR = "5 to 8 % of the tokens a second (rknn-llm issues 532 and 409, measured)"
 GROUPED_W8A8 = "28 % of the tokens a second against w8a8 (rknn-llm issues 532 and 409, measured)"
 

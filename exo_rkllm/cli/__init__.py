@@ -57,6 +57,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("doctor", "exo_rkllm.cli.doctor", "check everything a model needs, and name each repair"),
     Verb("top", "exo_rkllm.cli.top", "watch the NPU, the models and the requests live"),
     Verb("exo-classic", "exo_rkllm.cli.exo_classic", "start classic exo with the NPU engine", passes_on=True),
+    Verb("bench", "exo_rkllm.cli.bench", "measure a model's speed, and name what slows it down"),
     Verb("selftest", "exo_rkllm.cli.selftest", "measure what only a real board can show, and write a report"),
     Verb("help", "exo_rkllm.cli.help", "show the verbs, or the options of one"),
     Verb("version", "exo_rkllm.cli.version", "show the version of this command and of the daemon"),

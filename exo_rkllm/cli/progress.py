@@ -36,8 +36,13 @@ def line(step: PullProgress, rate: float, width: int) -> str:
     bar = 20 if width >= 100 else 10 if width >= 70 else 0
     room = width - len(verb) - len(tail) - (bar + 2 if bar else 0) - 4
     name = step.text if len(step.text) <= room else "…" + step.text[-max(room - 1, 0) :] if room > 8 else ""
-    blocks = round(share * bar)
-    return "  ".join(part for part in (f"{verb} {name}".rstrip(), FULL * blocks + EMPTY * (bar - blocks), tail) if part)
+    return "  ".join(part for part in (f"{verb} {name}".rstrip(), blocks(share, bar), tail) if part)
+
+
+def blocks(share: float, length: int) -> str:
+    """A bar of so many characters."""
+    full = round(share * length)
+    return FULL * full + EMPTY * (length - full)
 
 
 class Display:

@@ -10,7 +10,7 @@ from exo_rkllm.board.detect import UPGRADE, DeviceNode, Npu
 from exo_rkllm.board.driver import MINIMUM, RECOMMENDED, is_older
 from exo_rkllm.board.kernel_log import KINDS
 from exo_rkllm.board.performance import ENABLE, SOCKET
-from exo_rkllm.board.speeds import CPU_GOVERNOR, MEMORY_CLOCK
+from exo_rkllm.board.speeds import CPU_GOVERNOR, MEMORY_CLOCK, NO_MEMORY_CONTROL
 from exo_rkllm.board.states import UNMASK
 from exo_rkllm.doctor.identity import SERVICE_USER, group_name
 from exo_rkllm.doctor.report import Finding, bad, from_error, good, poor, unseen
@@ -21,6 +21,10 @@ GIB = 1 << 30
 PERFORMANCE = (
     "Set performance = true under [board] in /etc/exo-rkllm/config.toml, and: "
     "sudo systemctl enable --now exo-rkllm-clocks.socket"
+)
+MEMORY_FIRMWARE = (
+    "Install the board maker's newest bootloader, whose TF-A sets the memory's clock, reboot, then: "
+    "ls /sys/class/devfreq/dmc"
 )
 COOLING = "Give the board a heat sink and a fan, then: exo-rkllm top"
 UDEV_RULES = "sudo udevadm control --reload && sudo udevadm trigger (the package's rules give the groups)"
@@ -200,6 +204,8 @@ def ddr_clock(scene: Scene) -> Finding:
     clock: Clock | None = scene.reading.ddr
     if clock is None or not clock.top:
         absent = scene.reading.absent.get("ddr", "the kernel lists no clocks of the memory")
+        if scene.board.state == "vendor_ready":
+            return poor(f"{absent[0].upper()}{absent[1:]}, which costs {NO_MEMORY_CONTROL}.", MEMORY_FIRMWARE)
         return unseen(f"{absent}; a memory that stays at its low clock costs {MEMORY_CLOCK}")
     fact = f"{clock.hertz / 1e6:.0f} of {clock.top / 1e6:.0f} MHz"
     if clock.hertz < SLOW * clock.top:
@@ -223,10 +229,19 @@ def cpu_clock(scene: Scene) -> Finding:
                 f"{policy.top / 1e3:.0f} MHz.",
                 f"cat /sys/devices/system/cpu/cpufreq/policy{policy.first}/scaling_max_freq; {COOLING}",
             )
-    fact = ", ".join(f"CPU{policy.first}: {policy.governor}" for policy in scene.cpus)
+    brake = cpu_governor(scene)
+    return good(brake.fact if brake is not None else governors(scene))
+
+
+def governors(scene: Scene) -> str:
+    return ", ".join(f"CPU{policy.first}: {policy.governor}" for policy in scene.cpus)
+
+
+def cpu_governor(scene: Scene) -> Finding | None:
+    """What a governor costs that lets the CPUs rest: usual, and no fault of a board."""
     if all(policy.governor == "performance" for policy in scene.cpus):
-        return good(fact)
-    return good(f"{fact}; others than performance cost {CPU_GOVERNOR}")
+        return None
+    return poor(f"{governors(scene)}; others than performance cost {CPU_GOVERNOR}", PERFORMANCE)
 
 
 def cpu_cores(scene: Scene) -> Finding:

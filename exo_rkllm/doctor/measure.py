@@ -6,13 +6,22 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.backends.base import Array, Engine, Finish, GenerationRequest, Message, Piece, Sampling
+from exo_rkllm.backends.base import (
+    Array,
+    Engine,
+    Finish,
+    GenerationEvent,
+    GenerationRequest,
+    Message,
+    Piece,
+    Sampling,
+)
 from exo_rkllm.board import speeds
 from exo_rkllm.board.counters import Reading, read
 from exo_rkllm.board.detect import Board
@@ -68,11 +77,15 @@ async def rendered(
 
 
 async def ask(engine: Engine, *messages: Message, tokens: int = TOKENS, sampling: Sampling = UNSET) -> MeasuredAnswer:
-    request = await rendered(engine, messages, tokens, sampling)
+    return await timed(engine.generate(await rendered(engine, messages, tokens, sampling)))
+
+
+async def timed(answer: AsyncGenerator[GenerationEvent, None]) -> MeasuredAnswer:
+    """Listens to the end."""
     began = time.monotonic()
     first: float | None = None
     text, finish = "", None
-    async with aclosing(engine.generate(request)) as events:
+    async with aclosing(answer) as events:
         async for event in events:
             if isinstance(event, Piece):
                 first = first or time.monotonic() - began
@@ -92,15 +105,24 @@ async def loaded_engine(bench: Bench) -> AsyncIterator[Engine]:
         await engine.close()
 
 
+@dataclass(frozen=True, slots=True)
+class TimedReading:
+    """`seconds` after the first one."""
+
+    seconds: float
+    reading: Reading
+
+
 @asynccontextmanager
-async def watch_readings(bench: Bench) -> AsyncIterator[list[Reading]]:
+async def watch_readings(read_board: Callable[[], Reading], interval: float) -> AsyncIterator[list[TimedReading]]:
     """Readings at an even pace, which go on while the body runs."""
-    readings: list[Reading] = []
+    readings: list[TimedReading] = []
+    began = time.monotonic()
 
     async def look() -> None:
         while True:
-            readings.append(bench.reading())
-            await asyncio.sleep(bench.interval)
+            readings.append(TimedReading(time.monotonic() - began, read_board()))
+            await asyncio.sleep(interval)
 
     watcher = asyncio.ensure_future(look())
     try:
@@ -149,8 +171,9 @@ async def load_follows(bench: Bench) -> Finding:
     before = bench.reading()
     if before.load is None:
         return unseen(f"the load cannot be read: {before.absent.get('load', '')}")
-    async with loaded_engine(bench) as engine, watch_readings(bench) as seen:
+    async with loaded_engine(bench) as engine, watch_readings(bench.reading, bench.interval) as timeline:
         await ask(engine, Message("user", QUESTION), tokens=4 * TOKENS)
+    seen = [one.reading for one in timeline]
     loads = [reading.load for reading in seen if reading.load is not None]
     peak = [max(values) for values in zip(*loads, strict=False)]
     celsius = [reading.celsius for reading in seen if reading.celsius is not None]

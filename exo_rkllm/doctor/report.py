@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError
 
+# Not to be published: addresses of network cards and of the machine.
+PRIVATE = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b|\b(?:\d{1,3}\.){3}\d{1,3}\b", re.IGNORECASE)
 Level: TypeAlias = Literal["pass", "warn", "fail", "skip"]
 
 
@@ -57,6 +60,11 @@ def from_error(error: ExoRkllmError) -> Finding:
 
 def unseen(fact: str) -> Finding:
     return Finding("skip", fact)
+
+
+def publishable(text: str) -> str:
+    """The text without addresses."""
+    return PRIVATE.sub("(left out)", text)
 
 
 def worst(findings: Sequence[Finding]) -> Finding:

@@ -20,7 +20,7 @@ from exo_rkllm.board.detect import Board
 from exo_rkllm.doctor import measure, measure_vision
 from exo_rkllm.doctor.measure import Bench
 from exo_rkllm.doctor.probes import HardwareProbe
-from exo_rkllm.doctor.report import DoctorReport, Finding, bad, from_error, good, poor, unseen
+from exo_rkllm.doctor.report import DoctorReport, Finding, bad, from_error, good, poor, publishable, unseen
 from exo_rkllm.errors import ExoRkllmError
 
 # A command of the table reads a few files; if it takes longer, it hangs on a device.
@@ -28,8 +28,6 @@ COMMAND_SECONDS = 20.0
 MEASURE_SECONDS = 600.0
 MEASUREMENTS: Mapping[str, Callable[[Bench], object]] = {**measure.MEASUREMENTS, "vision": measure_vision.vision}
 MOST_LINES = 120
-# Not to be published: addresses of network cards and of the machine.
-PRIVATE = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b|\b(?:\d{1,3}\.){3}\d{1,3}\b", re.IGNORECASE)
 # Absolute paths in the table's commands, except /dev/null.
 FILES = re.compile(r"(?<![\w./])/(?:sys|proc|dev(?!/null)|etc)\b")
 
@@ -155,7 +153,7 @@ def _table(rows: Iterable[tuple[str, Finding]]) -> Iterator[str]:
 
 def _section(key: str, question: str, output: str) -> Iterator[str]:
     yield from ("", f"## {key}", "", f"{question}:", "")
-    content = PRIVATE.sub("(left out)", output).rstrip("\n").split("\n")
+    content = publishable(output).rstrip("\n").split("\n")
     for line in content[:MOST_LINES]:
         yield "    " + "".join(character if character.isprintable() else "�" for character in line)
     if len(content) > MOST_LINES:

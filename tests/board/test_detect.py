@@ -70,6 +70,7 @@ PROFILES = {
     "devfreq-load-trap": Expected("vendor_ready"),
     "rknpu-symlink-trap": Expected("vendor_ready"),
     "ddr-slow": Expected("vendor_ready"),
+    "ddr-missing": Expected("vendor_ready"),
     "hot": Expected("vendor_ready"),
     "job-errors": Expected("vendor_ready"),
     "load-empty": Expected("vendor_ready"),
