@@ -221,6 +221,25 @@ async def test_an_exo_that_starts_after_us_is_found(tmp_path: Path) -> None:
             await late.end()
 
 
+def wakes_of_zenoh() -> int:
+    """How often zenoh's threads in this process have waited for something."""
+    found = 0
+    for thread in Path("/proc/self/task").iterdir():
+        if (thread / "comm").read_text().startswith(("net-", "app-", "acc-")):
+            status = (thread / "status").read_text()
+            found += int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+    return found
+
+
+async def test_idle_link_does_not_tick(exo: Exo, tmp_path: Path) -> None:
+    async with board(tmp_path, settings(exo)) as made:
+        await in_phase(made, Phase.SERVING)
+        await heard(made)
+        before = wakes_of_zenoh()
+        await asyncio.sleep(0.8)
+        assert wakes_of_zenoh() - before < 8
+
+
 async def test_staying_out_and_coming_in(exo: Exo, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "stay-out").write_text("It died of us.\n")
     async with board(tmp_path, settings(exo)) as made:

@@ -81,6 +81,8 @@ def configuration(endpoints: Sequence[str]) -> Mapping[str, str]:
         "connect/retry": "{period_init_ms: 250, period_max_ms: 1000, period_increase_factor: 2}",
         "scouting/multicast/enabled": "false",
         "transport/link/rx/buffer_size": "1048576",
+        # it wakes 20 times a second for as long as the other side has it as well
+        "transport/shared_memory/enabled": "false",
     }
 
 
