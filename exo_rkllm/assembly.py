@@ -27,6 +27,7 @@ from exo_rkllm.runtime.selection import RuntimeChoice
 if TYPE_CHECKING:  # imported where they are used: a command that only looks at models loads and serves none
     from exo_rkllm.backends.host import EngineHost
     from exo_rkllm.backends.observer import Observer
+    from exo_rkllm.backends.prefix_store import PrefixStore
     from exo_rkllm.dispatch.dispatcher import Dispatcher
     from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
     from exo_rkllm.runner.parent import LineSink
@@ -89,6 +90,7 @@ class Node:
         self._root = root or Path(config.board.root)
         self._report = report
         self._pictures: Pictures | None = None
+        self.prefixes: PrefixStore | None = None  # a daemon keeps conversations, other processes are too short
         self.catalogue = Catalogue(models)
         self.catalogue.aliases = config.aliases
         self.use_plugins(loaded)
@@ -111,7 +113,7 @@ class Node:
         """What a load is given besides the model: libraries, platform and CPUs as they are now."""
         from exo_rkllm.backends.host import engine_host
 
-        return engine_host(self.config, self.search(), self._report, self._root, self.pictures)
+        return engine_host(self.config, self.search(), self._report, self._root, self.pictures, self.prefixes)
 
     def search(self) -> Search:
         """The vendor libraries that a load may use."""
@@ -152,7 +154,9 @@ class Node:
         return await with_pixels(request, model, self.pictures())
 
     def engine(self, model: Model) -> Engine:
-        """The engine of one load."""
+        """The engine of one load, which kept conversations make room for."""
+        if self.prefixes is not None:
+            self.prefixes.make_room(self.needs(model).memory)
         return self.engines.make(model, self.host())
 
     def dispatcher(

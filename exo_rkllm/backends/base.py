@@ -113,6 +113,7 @@ class GenerationRequest:
     output: Output = "text"
     rows: int = 0  # how many of the last rows of `hidden` or `logits` are wanted; 0 means all
     lora: str = ""
+    background: bool = False  # a client's own question, which no person waits for and none continues
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     reference: str = ""  # by which the client knows it; need not be unique
 

@@ -18,7 +18,8 @@ from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.version import order
 from exo_rkllm.socs import default_cpus
 
-if TYPE_CHECKING:  # imported with the first picture
+if TYPE_CHECKING:  # imported with the first picture, and where conversations are kept
+    from exo_rkllm.backends.prefix_store import PrefixStore
     from exo_rkllm.vision.pictures import Pictures
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class EngineHost:
     that a model's process opens before the vendor's. `sampling` is what becomes of a request whose settings differ from
     the loaded model's, where the runtime takes them at load only.
     `encoder_library` is librknnrt's path, None to look for it, `cores` are the NPU's, and `pictures` has been shown
-    to the models of this process; without it no model sees.
+    to the models of this process; without it no model sees. `prefixes` keeps conversations that others displace.
     """
 
     report: LineSink
@@ -52,6 +53,7 @@ class EngineHost:
     encoder_library: Path | None = None
     cores: int = 0
     pictures: Callable[[], Pictures] | None = None
+    prefixes: PrefixStore | None = None
 
 
 def engine_host(
@@ -60,6 +62,7 @@ def engine_host(
     report: LineSink,
     root: Path | None = None,
     pictures: Callable[[], Pictures] | None = None,
+    prefixes: PrefixStore | None = None,
 ) -> EngineHost:
     """The board below `root`, else the configured one; a machine that is none leaves SoC and CPUs to the library.
 
@@ -73,6 +76,7 @@ def engine_host(
         sampling=config.runtime.sampling,
         encoder_library=Path(config.runtime.encoder_library) if config.runtime.encoder_library else None,
         pictures=pictures,
+        prefixes=prefixes,
     )
     board = detect(root)
     if (soc := board.soc) is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.adapters import Adapter, adapters_of
@@ -24,7 +24,7 @@ from exo_rkllm.backends.base import (
     Sampling,
 )
 from exo_rkllm.backends.host import EngineHost, takes_domains
-from exo_rkllm.backends.ledger import EMPTY, Ledger, cached_after
+from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger, cached_after
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.backends.rkllm_finish import GENERATED, finish_of, usage_of
 from exo_rkllm.backends.rkllm_load import (
@@ -37,15 +37,18 @@ from exo_rkllm.backends.rkllm_load import (
     log_environment,
     sampling_of,
 )
+from exo_rkllm.backends.rkllm_prefixes import EnginePrefixes, prefix_process
 from exo_rkllm.errors import (
     ContextOverflow,
     ExoRkllmError,
     ModelFileError,
     NotSupported,
+    RunError,
     RunnerLost,
     UsageError,
     unloaded,
 )
+from exo_rkllm.files.stamps import stamp_of
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.parent import Runner
 from exo_rkllm.runner.stream import ArrayRows, RunDone, RunStarted
@@ -79,6 +82,9 @@ class RkllmEngine(Engine):
         self._numbers: dict[str, int] = {}
         self._vocabulary = 0  # how many token ids there are; 0 where the file does not say
         self._ledger = Ledger()
+        self._prefixes = EnginePrefixes(host.prefixes, model.id)
+        self._stash_task: asyncio.Future[None] | None = None
+        self._left_run: tuple[RunnerJob, CachedRun] | None = None  # what it had read
         self._keeps_history = False
         self._clears = True  # before 1.2.0 nothing can be cleared, since nothing is kept between two runs
         # Whose work the cache holds, where there are adapters; None while that is not known.
@@ -102,6 +108,7 @@ class RkllmEngine(Engine):
         check_file(facts, self._host.platform, release, self.model.context)
         self._vocabulary = 0 if facts.vocab_size is None else facts.vocab_size.value
         adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"], self._options["lora"])
+        began = time.monotonic()
         runner, session_facts = await Runner.start(
             self.model.id,
             choice.path,
@@ -121,6 +128,10 @@ class RkllmEngine(Engine):
         except BaseException:
             await runner.close()
             raise
+        own = self.model.reuse and self._clears and not self._keeps_history and not self._options["prompt_cache"]
+        parts = (stamp_of(self.model.path), choice.release, choice.stamp, self._capabilities.context, adapters)
+        process = prefix_process(self.model.path, parts, session_facts, time.monotonic() - began)
+        self._prefixes.started(process if own else None)
 
     async def _reload(self, sampling: Mapping[str, float]) -> None:
         self._reload_task = asyncio.ensure_future(self._reload_with(sampling))
@@ -189,7 +200,7 @@ class RkllmEngine(Engine):
         if ignored:
             yield Ignored(ignored, "this runtime takes only when the model is loaded")
         # Dispatch gives one run at a time; others may not, and no load may come into a run.
-        async with self._load_lock if self._reloads else nullcontext():
+        async with self._load_lock:
             if self._reloads:
                 await self._settle_reload()
                 if (sampling := self._effective_sampling(request.sampling)) != self._loaded_sampling:
@@ -197,17 +208,32 @@ class RkllmEngine(Engine):
                     began = time.monotonic()
                     await self._reload(sampling)
                     load = time.monotonic() - began
-            runner = self._loaded()
+            await self._settle_left_run()
             job, measured = self._job(request)
             shown = await self._sight().show(request.images) if request.images else None
             job, arrays = (job, ()) if shown is None else shown.beside(job, sizes=self._image_sizes)
+            tokens = 0 if measured is None else self._ledger.least(measured)
+            hot = self._ledger.cache
+            plan = self._prefixes.plan(job, measured, tokens, hot, self._adapter, lasting=not request.background)
+            if plan.stash and hot is not None:
+                self._stash_task = asyncio.ensure_future(self._stash(self._loaded(), hot))
+                await asyncio.shield(self._stash_task)
+            if plan.fresh:
+                yield Progress("loading")
+                began = time.monotonic()
+                await self._reload(self._loaded_sampling)
+                load += time.monotonic() - began
+            runner, job = self._loaded(), self._prefixes.applied(job, plan, tokens)
             started = time.monotonic()
             answer: list[str] = []
             self._adapter = None
             cleared = job.clear_first or job.output != "text" or not self._clears
-            self._ledger.begin(cleared=cleared and not self._options["prompt_cache"])
+            self._ledger.begin(
+                cleared=cleared and not self._options["prompt_cache"], loaded=plan.restore and plan.restore.run
+            )
             number = self._numbers[request.id] = runner.number()
             run = runner.run(number, job, Piece, arrays)
+            done: RunDone | None = None
             try:
                 async for batch in run:
                     for event in batch:
@@ -220,14 +246,40 @@ class RkllmEngine(Engine):
                         elif isinstance(event, ArrayRows):
                             yield Array(request.output, event.rows, event.width, event.data)
                         else:
-                            self._remember(request, "".join(answer), event)
-                            finish = self._finish(
-                                job, measured, event, "".join(answer), started - submitted - load, load
-                            )
+                            done = event
+                            text, ran = "".join(answer), time.monotonic() - started
+                            self._remember(request, text, event)
+                            finish = self._finish(job, measured, event, text, started - submitted - load, load)
+                            kept = self._ledger.cache or CachedRun(measured or "", finish.usage.prompt)
+                            await self._prefixes.ended(job, plan, event, kept, finish.usage.cached, ran)
                             yield finish if shown is None else shown.counted(finish)
             finally:
                 del self._numbers[request.id]
                 await run.aclose()
+                if done is None:
+                    self._left_run = (job, CachedRun(measured or "", tokens) if answer else EMPTY)
+
+    async def _stash(self, runner: Runner, hot: CachedRun) -> None:
+        """Saves what is hot, by a run that nobody hears; a failure costs nothing but the prefix."""
+        job = self._prefixes.stash(hot, self._adapter or "")
+        if job is None:
+            return
+        self._ledger.begin(cleared=False)
+        began = time.monotonic()
+        with suppress(RunError):
+            async for batch in runner.run(runner.number(), job, Piece):
+                if isinstance(batch[-1], RunDone):
+                    self._ledger.keep(hot)
+                    await self._prefixes.stashed(job, hot, batch[-1], time.monotonic() - began)
+
+    async def _settle_left_run(self) -> None:
+        """Waits for a run that was left early, and takes over what it has saved."""
+        if self._stash_task is not None:
+            await asyncio.wait({self._stash_task})
+        await self._loaded().settled()
+        if self._left_run is not None:
+            (job, run), self._left_run = self._left_run, None
+            await self._prefixes.left(job, run)
 
     @property
     def _reloads(self) -> bool:
@@ -360,7 +412,7 @@ class RkllmEngine(Engine):
         if self._reload_task is not None:
             await asyncio.wait({self._reload_task})
         if self._runner is not None:
-            await self._runner.settled()
+            await self._settle_left_run()
         if self._vision is not None:
             await self._vision.settled()
 

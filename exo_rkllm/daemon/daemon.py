@@ -35,6 +35,7 @@ from exo_rkllm.daemon.cluster import UNNAMED, ClusterSwitch, cluster_node, may_j
 from exo_rkllm.daemon.file_watch import Settling
 from exo_rkllm.daemon.hardware import Hardware, NpuWitness, available_memory, keep_off_fast_cores, limits, raise_clocks
 from exo_rkllm.daemon.keys import read_keys
+from exo_rkllm.daemon.prefixes import prefix_store
 from exo_rkllm.dispatch.status import DispatchStatus
 from exo_rkllm.errors import ConfigError, ExoRkllmError
 from exo_rkllm.log.ring import Ring
@@ -59,6 +60,7 @@ AT_START = (
     "plugins",
     "models.engine",
     "runtime",
+    "cache",
     "api.listen",
     "api.port",
     "models.directory",
@@ -81,6 +83,7 @@ class Daemon:
         self._plugins_late = False
         self.node = open_node(config, NO_PLUGINS, report=self._report)
         self.hardware = Hardware(config, self._hardware_changed)
+        self.node.prefixes = prefix_store(config, environment, lambda: available_memory(self.hardware.root))
         self._closing.callback(self.hardware.close)
         self.neighbours = NeighbourWatch(
             lambda: find_neighbours(self.hardware.root, self.hardware.watch.board, os.getpid())
@@ -97,7 +100,7 @@ class Daemon:
         self.dispatcher = self.node.dispatcher(
             limits(config, self.hardware.board, frozenset()),
             observer=NpuWitness(self.serving, self._on_npu, self.hardware.kernel_log),
-            available=lambda: available_memory(self.hardware.root),
+            available=self._available_memory,
         )
 
     # ── start, stop ──────────────────────────────────────────────────────────────────────────────
@@ -240,6 +243,11 @@ class Daemon:
         level = logging.INFO if self.config.runtime.log_level else logging.DEBUG
         for line in lines:
             vendor.log(VENDOR_LEVELS.get(line[:2], level), "%s", line)
+
+    def _available_memory(self) -> int:
+        """For a load, which kept conversations make room for."""
+        kept = 0 if self.node.prefixes is None else self.node.prefixes.used("memory")
+        return available_memory(self.hardware.root) + kept
 
     def _tokens_so_far(self) -> float:
         """Of finished answers and of those that are being written."""

@@ -146,6 +146,7 @@ class Child:
         self._box = box
         self._listener = Listener(sock)
         self._session: Session | None = None
+        self._has_prompt_cache = False  # of an earlier run, which is released before another one is loaded
 
     def serve(self) -> None:
         self._listener.start()
@@ -202,9 +203,15 @@ class Child:
 
         vectors = job.output != "text"
         clears = session.library.supports("clear_kv")  # 1.1.x keeps nothing between runs
+        restored: dict[str, float] = {}
         try:
             if clears and (job.clear_first or vectors):
                 session.clear_kv()
+            if self._has_prompt_cache and (job.clear_first or job.load_prompt_cache):
+                session.release_prompt_cache()
+                self._has_prompt_cache = False
+            if job.load_prompt_cache:
+                restored = self._restore(session, job)
             stats = session.run(
                 inputs_of(job, task.fds), on_token, spec_of(job), self._on_rows(run, job.rows) if vectors else None
             )
@@ -214,7 +221,18 @@ class Child:
         finally:
             stopped = listener.end(run)
         self._send_log()
-        self._send_json(FrameKind.DONE, run, {**stats.to_json(), "stopped": stopped})
+        self._send_json(FrameKind.DONE, run, {**stats.to_json(), **restored, "stopped": stopped})
+
+    def _restore(self, session: Session, job: RunnerJob) -> dict[str, float]:
+        """How long loading the job's saved prompt took; empty where it failed, and the cache is as empty."""
+        began = time.monotonic()
+        try:
+            session.clear_kv()
+            session.load_prompt_cache(job.load_prompt_cache, after_abort=job.load_after_abort)
+        except ExoRkllmError:  # the library's own line about it is in the log
+            return {}
+        self._has_prompt_cache = True
+        return {"restored_ms": (time.monotonic() - began) * 1000}
 
     def _on_rows(self, run: int, most: int) -> OnRows:
         def on_rows(kind: str, rows: int, width: int, view: memoryview[float]) -> None:

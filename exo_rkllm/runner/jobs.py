@@ -65,6 +65,9 @@ class RunnerJob:
     sampling: Mapping[str, float] = field(default_factory=dict)
     lora: str = ""
     save_prompt_cache: str = ""
+    # A saved prompt to start from, in place of whatever the KV cache holds; if it cannot be loaded, all is computed.
+    load_prompt_cache: str = ""
+    load_after_abort: bool = False  # also where a run of this process was aborted
     # The runtime's own conversation with its own template; everything else relies on prefix reuse (reference 7.1).
     keep_history: bool = False
     clear_first: bool = False

@@ -334,9 +334,10 @@ class Session:
         self._handle.do("reading the size of the KV cache", "rkllm_get_kv_cache_size", sizes)
         return tuple(sizes)
 
-    def load_prompt_cache(self, path: str) -> None:
-        """Reused by the prompts that begin as the saved one did; a run with keep_history goes on behind it."""
-        if self._aborted:  # measured on 1.2.3 (board-facts 2); nobody tried others
+    def load_prompt_cache(self, path: str, *, after_abort: bool = False) -> None:
+        """Reused by the prompts that begin as the saved one did; a run with keep_history goes on behind it.
+        `after_abort`: somebody has tried it with this library after a stopped run."""
+        if self._aborted and not after_abort:  # measured on 1.2.3 (board-facts 2); nobody tried others
             raise UsageError(
                 "A run was stopped in this process, and a prompt cache that is loaded then crashes the next one.",
                 "Load the model again, and its prompt cache before the first run.",

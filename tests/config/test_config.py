@@ -155,7 +155,7 @@ def test_misspelled_variable_is_refused(file: Path) -> None:
 
 def test_hint_lists_all_names_when_none_is_near(file: Path) -> None:
     _, hint = complaint(file, "[zzz]")
-    assert hint.startswith("There are: aliases, api, board, classic")
+    assert hint.startswith("There are: aliases, api, board, cache, classic")
 
 
 def test_named_file_must_exist_and_be_utf8(file: Path) -> None:
