@@ -57,7 +57,7 @@ class Catalogue:
         self.watch: FolderWatch | None = None
         self._cache: dict[str, tuple[Stamp, Entry | Problem]] = {}
         self._listing: Listing | None = None
-        self._names: tuple[Listing, Mapping[str, str], dict[str, tuple[Entry, ...]]] | None = None
+        self._names: tuple[Listing, Mapping[str, str], dict[str, tuple[str, tuple[Entry, ...]]]] | None = None
         self._lock = threading.RLock()
         self._listeners: set[Callable[[], None]] = set()
 
@@ -141,7 +141,7 @@ class Catalogue:
         listing = self.scan()
         if name in listing.by_id:
             return listing.by_id[name]
-        matches = self._matches(name, listing)
+        name, matches = self._meaning(name, listing)
         if len(matches) > 1:
             ids = ", ".join(sorted(match.id for match in matches))
             raise ModelNotFound(f"{_quote(name)} may mean {ids}.", "Say which: exo-rkllm models")
@@ -149,8 +149,8 @@ class Catalogue:
             raise self._unknown(name, listing.problems)
         return matches[0]
 
-    def _matches(self, name: str, listing: Listing) -> tuple[Entry, ...]:
-        """All entries that a name may mean, which is found out once while nothing changes."""
+    def _meaning(self, name: str, listing: Listing) -> tuple[str, tuple[Entry, ...]]:
+        """The name that an alias stands for, and all entries that it may mean: found out once while nothing changes."""
         with self._lock:
             if self._names is None or self._names[0] is not listing or self._names[1] is not self.aliases:
                 self._names = listing, self.aliases, {}
@@ -160,7 +160,7 @@ class Catalogue:
                     known.clear()
                 meant = target_of(name, self._alias_table(listing)) or name
                 matches = names.matching(meant, [names_of(entry.card) for entry in listing.entries])
-                known[name] = tuple(listing.by_id[match.id] for match in matches)
+                known[name] = meant, tuple(listing.by_id[match.id] for match in matches)
             return known[name]
 
     def resolve_adapter(self, name: str) -> tuple[Entry, str]:

@@ -27,7 +27,7 @@ from exo_rkllm.daemon import offers
 from exo_rkllm.daemon.hardware import total_memory
 from exo_rkllm.daemon.offers import MachineRoom, Retries
 from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.status import DispatchStatus, ModelStatus
+from exo_rkllm.dispatch.status import DispatchOverview, DispatchStatus, ModelStatus
 from exo_rkllm.errors import ConfigError, ExoRkllmError, NotSupported
 
 if TYPE_CHECKING:
@@ -52,21 +52,27 @@ class DispatchServing:
         self._room = room
         self._retries = Retries()
         self._wake = asyncio.Event()
+        self._stale = False  # something other than the dispatcher's overview has changed
 
     async def offers(self) -> AsyncGenerator[tuple[Servable, ...], None]:
         """Follows the dispatcher and the models folder, whichever process changes that."""
         previous: tuple[Servable, ...] | None = None
+        latest: DispatchOverview | None = None
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle | None = None
         try:
-            with self._node.catalogue.listening(self._wake.set):
-                async with aclosing(self._dispatcher.subscribe(self._wake)) as statuses:
-                    async for status in statuses:
-                        models = self._offers(status, loop.time())
+            with self._node.catalogue.listening(self._look_again):
+                async with aclosing(self._dispatcher.subscribe(self._wake)) as overviews:
+                    async for overview in overviews:
+                        former, latest = latest, replace(overview, running=0)  # an answer changes no offer
+                        if latest == former and not self._stale:
+                            continue
+                        self._stale = False
+                        models = self._offers(self._dispatcher.status(), loop.time())
                         if timer is not None:
                             timer.cancel()
                         due = self._retries.deadline(loop.time())
-                        timer = None if due is None else loop.call_at(due, self._wake.set)
+                        timer = None if due is None else loop.call_at(due, self._look_again)
                         if models != previous:
                             previous = models
                             yield models
@@ -88,9 +94,13 @@ class DispatchServing:
 
     def _note_refusal(self, name: str) -> None:
         """A task failed: where its model could not be loaded, it is withheld again, for longer than before."""
-        if any(one.name == name and one.state == "failed" for one in self._dispatcher.status().models):
+        if any(one.name == name and one.state == "failed" for one in self._dispatcher.overview().models):
             self._retries.refused(name, asyncio.get_running_loop().time())
-            self._wake.set()
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._stale = True
+        self._wake.set()
 
     async def load(self, model: str) -> None:
         await self._dispatcher.load(model)

@@ -36,7 +36,7 @@ from exo_rkllm.daemon.file_watch import Settling
 from exo_rkllm.daemon.hardware import Hardware, NpuWitness, available_memory, keep_off_fast_cores, limits, raise_clocks
 from exo_rkllm.daemon.keys import read_keys
 from exo_rkllm.daemon.prefixes import prefix_store
-from exo_rkllm.dispatch.status import DispatchStatus
+from exo_rkllm.dispatch.status import DispatchOverview
 from exo_rkllm.errors import ConfigError, ExoRkllmError
 from exo_rkllm.log.ring import Ring
 from exo_rkllm.log.setup import set_level
@@ -251,8 +251,7 @@ class Daemon:
 
     def _tokens_so_far(self) -> float:
         """Of finished answers and of those that are being written."""
-        running = sum(request.tokens for model in self.dispatcher.status().models for request in model.running)
-        return self.serving.generated() + running
+        return self.serving.generated() + self.dispatcher.running_tokens
 
     # ── for the faces ────────────────────────────────────────────────────────────────────────────
 
@@ -341,7 +340,7 @@ def runtimes_value(search: Search | None) -> list[JSON]:
     ]
 
 
-def headline(status: DispatchStatus) -> str:
+def headline(status: DispatchOverview) -> str:
     """One line for `systemctl status`."""
     if status.draining:
         return "Stopping: running answers may end."

@@ -18,7 +18,7 @@ from exo_rkllm.board.watch import BoardWatch, Monitor
 from exo_rkllm.config import Config
 from exo_rkllm.daemon.file_watch import ANY, FileWatch
 from exo_rkllm.dispatch.state import DispatchLimits
-from exo_rkllm.dispatch.status import DispatchStatus
+from exo_rkllm.dispatch.status import DispatchOverview
 from exo_rkllm.errors import ClocksError, ExoRkllmError
 from exo_rkllm.runtime import locate
 from exo_rkllm.runtime.locate import LibraryPlace, Search
@@ -234,7 +234,7 @@ def _group(root: Path) -> Path:
 # ── CPUs ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def keep_off_fast_cores(changes: AsyncGenerator[DispatchStatus, None], slow: frozenset[int]) -> None:
+async def keep_off_fast_cores(changes: AsyncGenerator[DispatchOverview, None], slow: frozenset[int]) -> None:
     """Keep our own threads on the slow cores while a model is loaded; its process runs on all that we were given."""
     away = False
     try:
@@ -259,7 +259,7 @@ def _names(cpus: Collection[int]) -> str:
 # ── clocks ───────────────────────────────────────────────────────────────────────────────────────
 
 
-async def raise_clocks(changes: AsyncGenerator[DispatchStatus, None], performance: Performance) -> None:
+async def raise_clocks(changes: AsyncGenerator[DispatchOverview, None], performance: Performance) -> None:
     """`[board] performance`: hold the privileged unit's connection while a model is loaded, and close it otherwise.
 
     It never delays a load: what cannot be raised is logged once, and tried again with the next model.

@@ -72,9 +72,8 @@ class Decision:
     def give_up(self, name: str, error: ExoRkllmError) -> None:
         """Everybody who waits for the model is told why not, and nobody asks for it any more."""
         queue = self.state.models[name].queue
-        for entry in queue.entries:
-            self.effects.append(on.RefuseEffect(entry.ticket, error))
-            queue = queue.leave(entry.ticket)
+        self.effects += [on.RefuseEffect(entry.ticket, error) for entry in queue.entries]
+        queue = queue.leave({entry.ticket for entry in queue.entries})
         self.effects.append(on.LoadSettledEffect(name, error))
         self.change(name, queue=queue, load_ticket=None, waits_for_models=frozenset())
 
@@ -94,13 +93,13 @@ class Decision:
         entry = QueueEntry(event.ticket, event.client, self.now, event.keep_alive)
         self.change(event.model, queue=model.queue.join(entry))
 
+    def queue_left(self, event: on.QueueLeftEvent) -> None:
+        for model in self.state.models.values():
+            self.change(model.name, queue=model.queue.leave(event.tickets))
+
     def request_gone(self, event: on.RequestGoneEvent) -> None:
-        model = self.state.models.get(event.model)
-        if model is None:
-            return
-        if model.queue.has(event.ticket):
-            self.change(event.model, queue=model.queue.leave(event.ticket))
-        elif event.ticket in model.running:  # otherwise its engine was lost or closed before
+        model = self.state.models[event.model]
+        if event.ticket in model.running:  # otherwise its engine was lost or closed before
             self.change(event.model, running=model.running - {event.ticket}, last_used=self.now)
             if event.seconds is not None:
                 mean = 0.7 * model.run_seconds + 0.3 * event.seconds if model.run_seconds else event.seconds
@@ -291,7 +290,7 @@ class Decision:
                 if entry.since + limit <= self.now:
                     sentence = f"The request waited {limit:.0f} s for {model.name}, which is the limit."
                     self.effects.append(on.RefuseEffect(entry.ticket, self.busy(model, sentence)))
-                    self.change(model.name, queue=self.state.models[model.name].queue.leave(entry.ticket))
+                    self.change(model.name, queue=self.state.models[model.name].queue.leave({entry.ticket}))
 
         for entry in self.state.lease.queue.entries:
             if entry.since + limit <= self.now:
@@ -343,6 +342,7 @@ class Decision:
 
 RECORDERS: Mapping[type, Callable[[Decision, Any], None]] = {
     on.SubmitEvent: Decision.submit,
+    on.QueueLeftEvent: Decision.queue_left,
     on.RequestGoneEvent: Decision.request_gone,
     on.LoadEvent: Decision.load,
     on.UnloadEvent: Decision.unload,

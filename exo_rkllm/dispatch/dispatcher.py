@@ -26,20 +26,19 @@ from exo_rkllm.backends.base import (
     Progress,
 )
 from exo_rkllm.backends.observer import AnswerReport, NullObserver, Observer, RestartReport
-from exo_rkllm.chat.chat_format import ChatModel
 from exo_rkllm.chat.overflow import with_shares
 from exo_rkllm.chat.parser import ResponseParser
-from exo_rkllm.chat.prompt import Prompt, render
-from exo_rkllm.chat.renderer import Renderer
+from exo_rkllm.chat.prompt import Prompt
 from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.decide import deadline, decide
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
 from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.life import EngineLife
 from exo_rkllm.dispatch.placement import placed
+from exo_rkllm.dispatch.prompts import PromptMaker
 from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
-from exo_rkllm.dispatch.status import DispatchStatus, PictureTally, dispatch_status
+from exo_rkllm.dispatch.status import DispatchOverview, DispatchStatus, PictureTally, dispatch_overview, dispatch_status
 from exo_rkllm.dispatch.stuck import StuckModel, stuck_models
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, PictureError, RunError, RunnerLost
 
@@ -81,11 +80,12 @@ class Dispatcher:
         self._load_waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._unload_waiters: dict[str, list[asyncio.Future[bool]]] = {}
         self._events: deque[DispatchEvent] = deque()
+        self._left: set[int] = set()  # tickets whose end the run loop has not heard of
         self._deciding = False
         self._timer: asyncio.TimerHandle | None = None
         self._ending_runs: set[asyncio.Task[None]] = set()
-        self._compiling: set[asyncio.Task[None]] = set()
-        self._renderer = Renderer()
+        self._prompts = PromptMaker()
+        self._overview: DispatchOverview | None = None
         self._watchers: set[asyncio.Event] = set()
 
     # ── one request ──────────────────────────────────────────────────────────────────────────────
@@ -164,8 +164,18 @@ class Dispatcher:
             task = asyncio.get_running_loop().create_task(self._gone_once_settled(active, engine))
             self._ending_runs.add(task)
             task.add_done_callback(self._ending_runs.discard)
-        else:
+        elif engine is not None:
             self._post(on.RequestGoneEvent(active.ticket, name, active.run_seconds))
+        else:
+            if not self._left:
+                asyncio.get_running_loop().call_soon(self._post_left)
+            self._left.add(active.ticket)
+
+    def _post_left(self) -> None:
+        """Before anything else is decided, or in the loop's next turn: however many clients leave at once."""
+        if self._left:
+            left, self._left = frozenset(self._left), set()
+            self._post(on.QueueLeftEvent(left))
 
     def _count(self, report: AnswerReport) -> None:
         self._observer.answered(report)
@@ -188,21 +198,8 @@ class Dispatcher:
             await settling
 
     async def render(self, request: GenerationRequest, model: Model, capabilities: Capabilities) -> Prompt:
-        """The prompt of a request, as `chat.prompt.render` makes it; the model's template runs in another process."""
-        return await render(request, model, capabilities, self._renderer.render)
-
-    def _compile_template(self, model: Model) -> None:
-        """Beside the load, so that the first prompt does not wait for it."""
-
-        async def compile_template() -> None:
-            with suppress(ExoRkllmError):  # the first request reports it
-                if isinstance(model, ChatModel):
-                    chat_format = await asyncio.get_running_loop().run_in_executor(None, model.chat_format)
-                    await self._renderer.compile(model.id, chat_format.template)
-
-        task = asyncio.get_running_loop().create_task(compile_template())
-        self._compiling.add(task)
-        task.add_done_callback(self._compiling.discard)
+        """The prompt of a request that a model with these capabilities would be given."""
+        return await self._prompts.render(request, model, capabilities)
 
     # ── what else may be asked ───────────────────────────────────────────────────────────────────
 
@@ -270,12 +267,12 @@ class Dispatcher:
             await asyncio.wait_for(self._quiet(), timeout)
         self._post(on.StopEvent())
         await asyncio.gather(*(life.over() for life in self._lives.values()))
-        leftovers = self._ending_runs | self._compiling
-        for task in leftovers:
+        ending = set(self._ending_runs)
+        for task in ending:
             task.cancel()
-        if leftovers:
-            await asyncio.wait(leftovers)
-        self._renderer.close()
+        if ending:
+            await asyncio.wait(ending)
+        await self._prompts.close()
 
     async def _quiet(self) -> None:
         async with aclosing(self.subscribe()) as changes:
@@ -285,8 +282,8 @@ class Dispatcher:
 
     # ── what is to be seen ───────────────────────────────────────────────────────────────────────
 
-    async def subscribe(self, changed: asyncio.Event | None = None) -> AsyncGenerator[DispatchStatus, None]:
-        """The status now, and again after every change; changes that come faster than they are read are one.
+    async def subscribe(self, changed: asyncio.Event | None = None) -> AsyncGenerator[DispatchOverview, None]:
+        """The overview now, and again after every change; changes that come faster than they are read are one.
 
         A caller that also follows something else brings the event, and sets it for that.
         """
@@ -295,12 +292,24 @@ class Dispatcher:
         try:
             while True:
                 changed.clear()
-                yield self.status()
+                yield self.overview()
                 await changed.wait()
         finally:
             self._watchers.discard(changed)
 
+    def overview(self) -> DispatchOverview:
+        """The status as far as the run loop's own state tells it, made once for all who follow it."""
+        if self._overview is None:
+            self._overview = dispatch_overview(self._state)
+        return self._overview
+
+    @property
+    def running_tokens(self) -> int:
+        """Of the answers that are being written."""
+        return sum(request.tokens for request in self._requests.values())
+
     def status(self) -> DispatchStatus:
+        """Everything, which asks the system for the memory of each model's process."""
         engines = {name: engine for name in self._lives if (engine := self._engine(name)) is not None}
         return dispatch_status(self._state, self._models, engines, self._requests, self._leases, self._pictures)
 
@@ -308,6 +317,7 @@ class Dispatcher:
 
     def _post(self, event: DispatchEvent) -> None:
         """The only place where the state changes; what an effect brings about waits for its turn."""
+        self._post_left()
         self._events.append(event)
         if self._deciding:
             return
@@ -321,6 +331,7 @@ class Dispatcher:
         finally:
             self._deciding = False
         self._set_timer()
+        self._overview = None
         for name, model in self._state.models.items():
             if model is not before.models.get(name):
                 self._report_progress(model)
@@ -347,7 +358,7 @@ class Dispatcher:
                 self._post(on.MemoryMeasuredEvent(name, self._available(), sizes))
             case on.StartLoadEffect(name, domain):
                 model = placed(self._models[name], domain)
-                self._compile_template(model)
+                self._prompts.compile(model)
                 self._lives[name] = EngineLife(model, self._make, self._post_of_engine, self._observer)
             case on.CloseEngineEffect(name, reason):
                 for active in self._requests.values():

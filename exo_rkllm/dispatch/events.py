@@ -23,8 +23,15 @@ class SubmitEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueLeftEvent:
+    """These requests have gone before their turn came. Where many clients leave at once, they are in one event."""
+
+    tickets: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class RequestGoneEvent:
-    """A request is over, wherever it was; `seconds` is what an undisturbed run took."""
+    """A request that had its turn is over; `seconds` is what an undisturbed run took."""
 
     ticket: int
     model: str
@@ -125,6 +132,7 @@ class TickEvent:
 
 DispatchEvent: TypeAlias = (
     SubmitEvent
+    | QueueLeftEvent
     | RequestGoneEvent
     | LoadEvent
     | UnloadEvent

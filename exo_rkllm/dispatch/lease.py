@@ -29,7 +29,7 @@ class LeaseState:
         """The same once that one has left, wherever it was."""
         if ticket == self.holder:
             return replace(self, holder=None, expired=False)
-        return replace(self, queue=self.queue.leave(ticket)) if self.queue.has(ticket) else self
+        return replace(self, queue=self.queue.leave({ticket}))
 
     def deadline(self, seconds: float) -> float:
         """When the holder has to stop, or, once it was told so, when the lease ends without it."""

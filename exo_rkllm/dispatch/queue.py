@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 # A round in which so many clients were served is declared over, or it would never end where every client is new.
@@ -49,24 +50,24 @@ class FairQueue:
         now = max(self.round, entry.round) + (len(self.latest) > REMEMBERED)
         return FairQueue(entries, now, {client: last for client, last in self.latest.items() if last >= now})
 
-    def leave(self, ticket: int) -> FairQueue:
-        """Without an entry that gave up; its client's later ones move up, so that giving up costs no turn."""
-        gone = self.entry(ticket)
-        entries = [
-            replace(other, round=other.round - 1) if other.client == gone.client and other.round > gone.round else other
-            for other in self.entries
-            if other is not gone
-        ]
-        latest = dict(self.latest)
-        if gone.client in latest:
-            latest[gone.client] -= 1
+    def leave(self, tickets: Collection[int]) -> FairQueue:
+        """Without those of these entries that are here; their clients' later ones move up, so that giving up costs no
+        turn."""
+        gone: Counter[str] = Counter()  # so many of each client, in the order of its rounds
+        entries: list[QueueEntry] = []
+        for entry in self.entries:
+            if entry.ticket in tickets:
+                gone[entry.client] += 1
+            else:
+                before = gone[entry.client] if gone else 0
+                entries.append(replace(entry, round=entry.round - before) if before else entry)
+        if not gone:
+            return self
+        latest = {client: last - gone[client] for client, last in self.latest.items()}
         return replace(self, entries=tuple(sorted(entries, key=_order)), latest=latest)
 
     def entry(self, ticket: int) -> QueueEntry:
         return next(entry for entry in self.entries if entry.ticket == ticket)
-
-    def has(self, ticket: int) -> bool:
-        return any(entry.ticket == ticket for entry in self.entries)
 
     def count(self, client: str) -> int:
         return sum(entry.client == client for entry in self.entries)

@@ -14,7 +14,7 @@ from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.request import ActiveRequest
 from exo_rkllm.dispatch.state import DispatchState, ModelState
 from exo_rkllm.dispatch.stuck import StuckModel, stuck_models
-from exo_rkllm.errors import PictureError
+from exo_rkllm.errors import ExoRkllmError, PictureError
 
 # `failed`: a request would not be answered now, since the latest load failed, the model's process died too often to be
 # started again at once, or there is no NPU. `cold` is loaded by the next request.
@@ -119,6 +119,49 @@ class DispatchStatus:
         return sum(len(model.waiting) for model in self.models)
 
 
+@dataclass(frozen=True, slots=True)
+class ModelOverview:
+    """`state` as in ModelStatus; `error` is the sentence."""
+
+    name: str
+    state: ServingState
+    since: float  # of the monotonic clock
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchOverview:
+    """What whoever follows the daemon needs of the status: that changes with loads, runs and the NPU."""
+
+    models: tuple[ModelOverview, ...] = ()
+    running: int = 0
+    unavailable_reason: str = ""
+    draining: bool = False
+    npu_lost: bool = False
+
+
+def dispatch_overview(state: DispatchState) -> DispatchOverview:
+    now, reason = time.monotonic(), state.unavailable_reason
+    return DispatchOverview(
+        tuple(
+            ModelOverview(name, serving_state(state, model, now), model.since, _sentence(_error(state, model)))
+            for name, model in sorted(state.models.items())
+        ),
+        sum(len(model.running) for model in state.models.values()),
+        _sentence(reason),
+        state.draining,
+        state.npu_lost,
+    )
+
+
+def _error(state: DispatchState, model: ModelState) -> ExoRkllmError | None:
+    return state.unavailable_reason if state.lacks_npu(model) else model.error
+
+
+def _sentence(error: ExoRkllmError | None) -> str:
+    return "" if error is None else error.sentence
+
+
 def serving_state(state: DispatchState, model: ModelState, now: float) -> ServingState:
     if model.phase in ("loading", "ready"):
         return model.phase
@@ -145,7 +188,7 @@ def dispatch_status(
             )
             for name, model in sorted(state.models.items())
         ),
-        "" if reason is None else reason.sentence,
+        _sentence(reason),
         "" if reason is None else reason.hint,
         state.draining,
         state.npu_lost,
@@ -177,11 +220,11 @@ def _model_status(
     epoch: float,
 ) -> ModelStatus:
     running = [requests[ticket] for ticket in sorted(model.running) if ticket in requests]
-    waiting = [requests[entry.ticket] for entry in model.queue.entries]
+    waiting = [requests[entry.ticket] for entry in model.queue.entries if entry.ticket in requests]
     measured = None if engine is None else engine.memory
     runtime, runtime_reason = ("", "") if engine is None else engine.runtime
     unload_at = state.idle_deadline(model)
-    error = state.unavailable_reason if state.lacks_npu(model) else model.error
+    error = _error(state, model)
     return ModelStatus(
         name=model.name,
         engine=card.engine,
@@ -203,6 +246,6 @@ def _model_status(
         runtime_reason=runtime_reason,
         unload_at=epoch + unload_at if math.isfinite(unload_at) else None,
         retry_at=epoch + model.retry_at if model.retry_at > now else None,
-        error="" if error is None else error.sentence,
+        error=_sentence(error),
         hint="" if error is None else error.hint,
     )

@@ -197,7 +197,7 @@ async def world(
             limits=limits or DispatchLimits(),
         )
         # As after the first load of a daemon: tests that count tenths of a second do not count the helper's start.
-        await dispatcher._renderer.compile("seer", TemplateSource(SEER))
+        await dispatcher._prompts.renderer.compile("seer", TemplateSource(SEER))
         made = parts(
             dispatcher=dispatcher,
             catalogue=catalogue,

@@ -112,6 +112,29 @@ async def offered_states(node: Node, dispatcher: Dispatcher, states: list[str]) 
             states.append(one[0].state if one else "none")  # noqa: PERF401 - seen while it goes on
 
 
+async def test_answer_makes_no_offers(on_board: tuple[Node, Dispatcher], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 508 models each change of each answer looked at every one of them."""
+    node, dispatcher = on_board
+    states: list[str] = []
+    watching = asyncio.create_task(offered_states(node, dispatcher, states))
+    await dispatcher.load("qwen")
+    await until(lambda: states and states[-1] == "ready")
+    made: list[object] = []
+
+    def make(*_arguments: object) -> tuple[()]:
+        made.append(0)
+        return ()
+
+    monkeypatch.setattr(DispatchServing, "_offers", make)
+    assert await ask(dispatcher) == "Hello"
+    await asyncio.sleep(0)
+    assert not made
+    node.catalogue.notify()
+    await until(lambda: made)
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
 async def ask(dispatcher: Dispatcher) -> str:
     request = GenerationRequest(model="qwen", messages=(Message("user", "Hi"),))
     return "".join([event.text async for event in dispatcher.generate(request) if isinstance(event, Piece)])

@@ -72,11 +72,11 @@ async def test_missing_driver_makes_the_npu_unavailable_until_it_is_back(daemon:
     (root / "sys").rename(tmp_path / "sys")
     daemon.hardware.watch.look()
     assert daemon.dispatcher.status().unavailable_reason
-    assert headline(daemon.dispatcher.status()) == daemon.dispatcher.status().unavailable_reason
+    assert headline(daemon.dispatcher.overview()) == daemon.dispatcher.status().unavailable_reason
     (tmp_path / "sys").rename(root / "sys")
     daemon.hardware.watch.look()
     assert daemon.dispatcher.status().unavailable_reason == ""
-    assert headline(daemon.dispatcher.status()) == "No model is loaded; the first request loads one."
+    assert headline(daemon.dispatcher.overview()) == "No model is loaded; the first request loads one."
 
 
 async def test_the_library_is_named_with_its_generation(daemon: Daemon) -> None:
@@ -100,7 +100,7 @@ async def test_reload_takes_over_what_needs_no_restart(daemon: Daemon, written: 
         async for status in changes:
             if [model.state for model in status.models] == ["ready"]:
                 break
-    assert (status.models[0].name, status.models[0].pinned) == ("two", True)
+    assert [(model.name, model.pinned) for model in daemon.dispatcher.status().models] == [("two", True)]
     written.mistake = ConfigError("There is no key api.prot.")
     with pytest.raises(ConfigError):
         daemon.reload()
@@ -109,7 +109,7 @@ async def test_reload_takes_over_what_needs_no_restart(daemon: Daemon, written: 
 
 async def test_headline_says_that_the_daemon_is_stopping(daemon: Daemon) -> None:
     await daemon.dispatcher.drain(0.0)
-    assert headline(daemon.dispatcher.status()) == "Stopping: running answers may end."
+    assert headline(daemon.dispatcher.overview()) == "Stopping: running answers may end."
 
 
 async def test_a_model_is_removed_with_its_folder(daemon: Daemon) -> None:

@@ -20,8 +20,11 @@ from exo_rkllm.backends.base import (
     Piece,
     Progress,
 )
+from exo_rkllm.dispatch import dispatcher as dispatcher_module
 from exo_rkllm.dispatch import life
+from exo_rkllm.dispatch.decide import decide
 from exo_rkllm.dispatch.dispatcher import Dispatcher
+from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent, QueueLeftEvent
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
 from exo_rkllm.dispatch.stuck import LIMITS, stuck_models
 from exo_rkllm.errors import (
@@ -616,3 +619,66 @@ async def test_observer_hears_of_every_answer_load_and_crash() -> None:
         await theatre.answer("qwen")
     assert [answer.reason for answer in seen.answers[2:]] == ["runner_lost", "load_failed"]
     assert [load.error for load in seen.loads] == ["", "load_failed"]
+
+
+async def test_requests_that_leave_together_are_one_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """512 clients that left at once took the loop a second: each of them looked at all the others."""
+    theatre = Theatre("qwen", limits=DispatchLimits(reserve=0, queue=200, queue_per_client=200))
+    theatre.stages["qwen"].pace = 0.01
+    await theatre.dispatcher.load("qwen")
+    tasks = [asyncio.ensure_future(theatre.answer("qwen", "a " * 50, client=f"{number % 7}")) for number in range(100)]
+    await until(lambda: theatre.dispatcher.status().waiting == 99)
+    events: list[object] = []
+
+    def counted(state: DispatchState, event: DispatchEvent, now: float) -> tuple[DispatchState, list[DispatchEffect]]:
+        events.append(event)
+        return decide(state, event, now)
+
+    monkeypatch.setattr(dispatcher_module, "decide", counted)
+    for task in tasks[1:]:
+        task.cancel()
+    await asyncio.wait(tasks[1:])
+    assert theatre.dispatcher.status().waiting == 0
+    await asyncio.sleep(0)
+    (left,) = events
+    assert isinstance(left, QueueLeftEvent) and len(left.tickets) == 99
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_request_that_left_is_never_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves in the same turn of the loop in which the answer before it ends."""
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].pace = 0.01
+    await theatre.dispatcher.load("qwen")
+    first = asyncio.ensure_future(theatre.answer("qwen", "one two"))
+    await until(lambda: theatre.dispatcher.status().running)
+    gone, last = (asyncio.ensure_future(theatre.answer("qwen", words)) for words in ("gone", "last"))
+    await until(lambda: theatre.dispatcher.status().waiting == 2)
+    first.add_done_callback(lambda _first: gone.cancel())
+    assert (await first, await last) == ("one two", "last")
+    await asyncio.wait([gone])
+
+
+async def test_following_the_status_asks_no_process_for_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change of each answer read /proc for every follower: a tenth of what a short answer takes."""
+    theatre = Theatre("qwen")
+    await theatre.dispatcher.load("qwen")
+    looks: list[Puppet] = []
+    monkeypatch.setattr(Puppet, "memory", property(looks.append))
+    seen: list[object] = []
+
+    async def follow() -> None:
+        async with aclosing(theatre.dispatcher.subscribe()) as overviews:
+            async for overview in overviews:
+                seen.append(overview)  # noqa: PERF401 - seen while it goes on
+
+    followers = [asyncio.create_task(follow()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await theatre.answer("qwen")
+    await asyncio.sleep(0)
+    assert len({id(overview) for overview in seen}) * 3 == len(seen) > 3, "one overview for all who follow"
+    assert not looks
+    for follower in followers:
+        follower.cancel()
+    await asyncio.wait(followers)

@@ -54,9 +54,20 @@ def test_a_client_that_is_being_answered_has_had_its_turn() -> None:
 
 def test_giving_up_costs_no_turn() -> None:
     queue = line_of("aab")
-    queue = queue.leave(1)
+    queue = queue.leave({1})
     assert order(queue) == "ab"
     assert order(queue.join(QueueEntry(9, "a", 0.0))) == "aba"
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abc"), max_size=20), st.data())
+def test_leaving_together_is_leaving_one_by_one(clients: list[str], data: st.DataObject) -> None:
+    queue = together = line_of("".join(clients))
+    gone = data.draw(st.sets(st.sampled_from(range(1, len(clients) + 1)))) if clients else set[int]()
+    for ticket in data.draw(st.permutations(sorted(gone))):
+        queue = queue.leave({ticket})
+    assert together.leave(gone) == queue
+    assert together.leave({99}) is together
 
 
 def test_claim_of_another_model_lets_only_earlier_requests_start() -> None:
@@ -108,7 +119,7 @@ def test_queue_loses_and_doubles_no_request(steps: list[tuple[str, str]]) -> Non
         elif inside:
             gone = sorted(inside)[len(inside) // 2]
             inside.remove(gone)
-            queue = queue.leave(gone)
+            queue = queue.leave({gone})
         assert sorted(entry.ticket for entry in queue.entries) == sorted(inside)
         rounds = [(entry.client, entry.round) for entry in queue.entries]
         assert len(set(rounds)) == len(rounds), "one request a client and round"

@@ -83,9 +83,11 @@ class World:
 
     def leave(self, ticket: int) -> None:
         """The client is gone; a run is ended."""
-        model = self.waiting.pop(ticket, None) or self.running.pop(ticket)
         self.over.add(ticket)
-        self.happen(on.RequestGoneEvent(ticket, model))
+        if self.waiting.pop(ticket, None):
+            self.happen(on.QueueLeftEvent(frozenset({ticket})))
+        else:
+            self.happen(on.RequestGoneEvent(ticket, self.running.pop(ticket)))
 
     def finish(self, ticket: int, seconds: float = 1.0) -> None:
         model = self.running.pop(ticket)
