@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import ExitStack
 from http.client import HTTPConnection
@@ -18,8 +19,10 @@ from exo_rkllm.client.control import Client
 
 SCRAPES = 100
 ROUNDS = 5
-# With a model that answered, whose every metric is on the page; and with CMA, which is one more file.
+# With as many models as 16 GB hold, all of which answered, so that every metric is on the page; and with CMA, which is
+# one more file.
 BOARDS = ("rk3588-busy", "rk3568-cma")
+MODELS = 4
 IDLE = 60.0
 # A scrape counts as somebody who watches for five seconds.
 UNWATCHED = 7.0
@@ -41,12 +44,23 @@ class Scraper:
         self._connection.getresponse().read()
 
 
+def answer(folder: Path, models: int) -> None:
+    """One answer of each of so many models."""
+    demo = folder / "models/demo"
+    for number in range(1, models):
+        shutil.copytree(demo, demo.with_name(f"demo{number}"))
+        card = demo.with_name(f"demo{number}") / "model.toml"
+        card.write_text(card.read_text().replace("demo", f"demo{number}"))
+    for card in sorted(demo.parent.iterdir()):
+        list(client(folder).stream("POST", "/control/ask", model=card.name, prompt="Who are you?"))
+
+
 def scrapes(profile: str) -> list[Row]:
     """The HTTP request is part of it, as the daemon pays for that, too."""
     with TemporaryDirectory() as name, daemon(Path(name), profile) as (process, _):
         scraper = Scraper(client(Path(name)).get("/control/status")["listening"][0])
         if profile == BOARDS[0]:
-            list(client(Path(name)).stream("POST", "/control/ask", model="demo", prompt="Who are you?"))
+            answer(Path(name), MODELS)
         scraper.scrape()
         rounds = []
         for _ in range(ROUNDS):

@@ -60,7 +60,10 @@ def daemon(
         try:
             while manager.recv(4096) != b"READY=1":
                 pass
-            yield process, time.perf_counter() - began
+            ready = time.perf_counter() - began
+            # Nobody reads from here on, and sd_notify(3) waits for a reader where there is one that does not read.
+            manager.close()
+            yield process, ready
         finally:
             process.terminate()
             process.wait()
