@@ -14,13 +14,17 @@ from pathlib import Path
 import pytest
 
 PYTHON = os.environ.get("EXO_PYTHON", "")
+# exo's dashboard as its own build makes it, `npm ci && npm run build` in its folder `dashboard`: `dashboard/build`.
+DASHBOARD = os.environ.get("EXO_DASHBOARD", "")
 # It imports transformers and more.
 STARTS_IN = 60.0
 
 # Options of the stand-in with the number of their words: exo has these as well; these are the stand-in's own and say
 # nothing to exo; all others make it differ from exo, so that a test with them is not for exo.
-SHARED = {"--force-master": 0, "--no-worker": 0, "--namespace": 1}
-DROPPED = {"--campaign": 1, "--connect": 1, "--name": 1}
+SHARED = {"--force-master": 0, "--no-worker": 0, "--namespace": 1} | dict.fromkeys(
+    ("--zenoh-port", "--api-port", "--discovery-port"), 1
+)
+DROPPED = {"--campaign": 1, "--connect": 1, "--name": 1, "--api-bind": 1}
 
 
 def command(words: Sequence[str], home: Path) -> list[str]:
@@ -38,9 +42,10 @@ def command(words: Sequence[str], home: Path) -> list[str]:
             del rest[: DROPPED[word]]
         else:
             pytest.skip(f"{word} is of the stand-in alone, and EXO_PYTHON asks for exo")
-    dashboard = home / "dashboard"
-    dashboard.mkdir(parents=True)
-    (dashboard / "index.html").write_text("")
+    dashboard = Path(DASHBOARD or home / "dashboard")
+    if not DASHBOARD:
+        dashboard.mkdir(parents=True)
+        (dashboard / "index.html").write_text("")
     return [
         *("unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', name),
         *("env", "-u", "PYTHONPATH", f"EXO_HOME={home}", f"EXO_DASHBOARD_DIR={dashboard}"),
