@@ -109,6 +109,8 @@ class SimModel:
     endless: bool = False  # never ends by itself: the reply starts over
     seed: int = 8  # the default answer then begins with its plainest wording
     split_multibyte: bool = False  # bytes of a character come one by one as NORMAL, without WAITING
+    continues: bool = False  # goes on from what of the answer stands behind the prompt
+    error_rate: float = 0.0  # the share of tokens that are others than the answer's
     clock: bool = False  # each token's text is the monotonic clock in ns, read just before its callback
     finish_text: str = ""  # text that the FINISH call carries, NULL without
     logits_last_only: bool = False  # GET_LOGITS gives the last row only
@@ -185,6 +187,8 @@ SIM_FIELDS = (
         "endless",
         "seed",
         "split_multibyte",
+        "continues",
+        "error_rate",
         "clock",
         "finish_text",
         "logits_last_only",

@@ -25,7 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("client",),
     ("plugins",),
     ("chat",),
-    ("catalogue",),
+    ("catalogue", "structure"),
     ("dispatch",),
     ("assembly",),
     ("models", "detection"),

@@ -1,7 +1,8 @@
-"""Answers that must be JSON: asked of the model by prompt, freed of a Markdown fence, checked at the end.
+"""Answers that must have a form: asked of the model by prompt, and checked at the end where they must be JSON.
 
-No runtime of this vendor constrains its sampler, so an answer may violate what was asked; then it is an error and
-not passed off as what it is not.
+Where the daemon can hold an answer to its form (`structure/`), or the engine does, it comes valid. Where nothing can,
+and for what no grammar says (`uniqueItems`, `not`), an answer that violates what was asked is an error and not passed
+off as what it is not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from exo_rkllm.backends.base import Message, ToolCall
+from exo_rkllm.backends.base import Message, Structure, StructureKind, ToolCall
 from exo_rkllm.chat.prompt import with_system
 from exo_rkllm.errors import AnswerInvalid
 from exo_rkllm.schema.json_schema import Checker
@@ -27,31 +28,26 @@ MAY_END = re.compile(r"\s*(?:\n\s*`{0,2})?\Z")
 class ResponseFormat:
     """What one answer has to be, and the answer's text so far.
 
-    `feed` and `end` are for streams, `check` is for whole answers.
+    `value` is what the kind needs: a JSON Schema, a regular expression, a list of choices or a grammar. `structure` is
+    the same for the request. `feed` and `end` are for streams, `check` is for whole answers.
     """
 
-    def __init__(self, kind: Literal["text", "json", "schema"], schema: Mapping[str, Any] | None = None) -> None:
-        self.enabled = kind != "text"
+    def __init__(self, kind: Literal["text"] | StructureKind, value: Any = None) -> None:
+        self.enabled = kind in ("json", "schema")
         self._kind = kind
-        self._schema = schema or {}
-        self._checker = Checker(self._schema) if kind == "schema" else None
+        self._schema: Mapping[str, Any] = (value or {}) if kind == "schema" else {}
+        self._checker = Checker(self._schema, held=_held_keywords()) if kind == "schema" else None
+        self.structure = None if kind == "text" else Structure(kind, _text_of(kind, value))
         self._pending = ""
         self._parts: list[str] = []
         self._after_lead = False
         self._after_end = False
 
     def with_instructions(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        if not self.enabled:
+        if self.structure is None:
             return tuple(messages)
-        if self._kind == "json":
-            words = "Answer with one JSON object and nothing else: no explanation, no Markdown."
-        else:
-            schema = json.dumps(self._schema, ensure_ascii=False)
-            words = (
-                "Answer with JSON that is valid under this JSON Schema and nothing else: no explanation, no Markdown.\n"
-                f"{schema}"
-            )
-        return with_system(messages, words)
+        words = INSTRUCTIONS[self.structure.kind]
+        return with_system(messages, f"{words}\n{self.structure.text}" if self.structure.text else words)
 
     def feed(self, text: str) -> str:
         """What of the answer may leave by now."""
@@ -101,6 +97,28 @@ class ResponseFormat:
             raise AnswerInvalid("The model's answer is JSON, and not an object.", hint)
         if self._checker is not None and (violation := self._checker.violation(value)):
             raise AnswerInvalid(f"The model's answer violates the schema: {violation}.", hint)
+
+
+INSTRUCTIONS: Mapping[str, str] = {
+    "json": "Answer with one JSON object and nothing else: no explanation, no Markdown.",
+    "schema": "Answer with JSON that is valid under this JSON Schema and nothing else: no explanation, no Markdown.",
+    "regex": "Answer with a text that matches this regular expression as a whole, and nothing else:",
+    "choice": "Answer with one of these texts, without quotes, and nothing else:",
+    "gbnf": "Answer with a text of this grammar and nothing else:",
+}
+
+
+def _text_of(kind: str, value: Any) -> str:
+    if kind in ("schema", "choice"):
+        return json.dumps(value or {}, ensure_ascii=False)
+    return str(value or "")
+
+
+def _held_keywords() -> frozenset[str]:
+    """Keywords of a schema that answers cannot be checked by, and are held to where that is possible."""
+    from exo_rkllm.structure.matcher import HELD_KEYWORDS, installed
+
+    return HELD_KEYWORDS if installed() else frozenset()
 
 
 def response_format_of(value: Mapping[str, Any] | None) -> ResponseFormat:

@@ -22,6 +22,7 @@ Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 PieceKind: TypeAlias = Literal["answer", "thinking", "tool_call"]
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "abort"]
 Output: TypeAlias = Literal["text", "hidden", "logits"]
+StructureKind: TypeAlias = Literal["json", "schema", "regex", "choice", "gbnf", "calls"]
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
 
@@ -96,6 +97,19 @@ def content_of(parts: Iterable[str | Image], separator: str) -> tuple[str, tuple
 
 
 @dataclass(frozen=True, slots=True)
+class Structure:
+    """The form that an answer must have: any JSON object (`json`), or one that `text` describes.
+
+    `text` is a JSON Schema, a regular expression, the allowed answers as a JSON list (`choice`), a grammar (`gbnf`,
+    Lark's form as well), or for `calls` a JSON list of the ways to go on with a tool call that the prompt has begun:
+    each a text and the schema of the arguments that follow it.
+    """
+
+    kind: StructureKind
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One question. Exactly one of `messages`, `prompt` (no template applied) and `tokens` is given."""
 
@@ -110,6 +124,7 @@ class GenerationRequest:
     tools: tuple[Tool, ...] = ()
     tool_choice: str = "auto"  # none, auto, required, or the name of one tool
     thinking: bool | None = None
+    structure: Structure | None = None  # of the answer, behind its thoughts
     output: Output = "text"
     rows: int = 0  # how many of the last rows of `hidden` or `logits` are wanted; 0 means all
     lora: str = ""
@@ -297,6 +312,7 @@ class Capabilities:
     sampling_per_run: bool = True  # otherwise only the values that the model was loaded with
     images: bool = False
     tools: bool = True  # takes a request with tools, be it through a prompt that names them
+    structure: bool = False  # holds an answer to the request's structure itself
     logprobs: bool = False
     hidden: bool = False
     logits: bool = False

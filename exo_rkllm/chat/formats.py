@@ -34,7 +34,8 @@ class ToolFormat:
     `open` and `close` are the tags around them. `bare` formats have none at the start: `json` is an answer that
     begins as a call in JSON does, `line` one whose first line is a tool's name. `read` raises ValueError for text
     that is no call. `call_start` is what the prompt ends with when the model must call (a given tool or any). `write`
-    is the reverse of `read`, tags included.
+    is the reverse of `read`, tags included. `json_arguments`: the start of a given tool's call is followed by its
+    arguments as a JSON object.
     """
 
     open: tuple[str, ...]
@@ -43,6 +44,7 @@ class ToolFormat:
     call_start: Callable[[str], str]
     bare: str = ""
     write: writers.Writer = HERMES
+    json_arguments: bool = True
 
 
 # ── readers ──────────────────────────────────────────────────────────────────────────────────────
@@ -302,6 +304,7 @@ TOOLS: Mapping[str, ToolFormat] = {
         read_xml,
         lambda name: f"<tool_call>\n<function={name}>\n" if name else "<tool_call>\n<function=",
         write=writers.write_xml,
+        json_arguments=False,
     ),
     "llama": ToolFormat(
         ("<|python_tag|>",),
@@ -333,6 +336,7 @@ TOOLS: Mapping[str, ToolFormat] = {
         read_python,
         lambda name: f"<|tool_call_start|>\n```python\n{name}(" if name else "<|tool_call_start|>\n```python\n",
         write=writers.write_python,
+        json_arguments=False,
     ),
     "minicpm-xml": ToolFormat(
         ("<function",),
@@ -340,6 +344,7 @@ TOOLS: Mapping[str, ToolFormat] = {
         read_elements,
         lambda name: f'<function name="{name}">' if name else '<function name="',
         write=writers.write_elements,
+        json_arguments=False,
     ),
     "internlm": ToolFormat(
         ("<|action_start|><|plugin|>", "<|action_start|> <|plugin|>"),
@@ -357,6 +362,7 @@ TOOLS: Mapping[str, ToolFormat] = {
         read_gemma,
         lambda name: f"<|tool_call>call:{name}{{" if name else "<|tool_call>call:",
         write=writers.write_gemma,
+        json_arguments=False,
     ),
 }
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exo_rkllm.backends.base import Capabilities, GenerationRequest, Ignored, Message, Model, Tool
+from exo_rkllm.backends.base import Capabilities, GenerationRequest, Ignored, Message, Model, Structure, Tool
 from exo_rkllm.chat.chat_format import ChatFormat, chat_format_of
-from exo_rkllm.chat.formats import HERMES, Reasoning, ToolFormat
+from exo_rkllm.chat.formats import HERMES, TOOLS, Reasoning, ToolFormat
 from exo_rkllm.chat.marks import marked
 from exo_rkllm.chat.renderer import RenderTemplate, tool_value
 from exo_rkllm.chat.tool_writers import Writer, arguments_value
@@ -23,6 +23,9 @@ from exo_rkllm.errors import ContextOverflow, NotSupported, UsageError
 # More than the longest tokens of any vocabulary have on average, and what is refused for no model.
 CHARACTERS_PER_TOKEN = 64
 MOST_CHARACTERS = 1_000_000
+# Forms that are checked when an answer is complete, where it cannot be held to them; and the words for the others.
+CHECKED = ("json", "schema")
+FORMS = {"regex": "a regular expression", "choice": "a choice", "gbnf": "a grammar"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Prompt:
     thinking: bool = False  # whether the prompt's end has opened the thoughts
     call_start: str = ""  # the beginning of a call, with which the prompt ends
     forced: str = ""  # what has to be called: a tool's name, or words for any of them; empty where nothing has
+    structure: Structure | None = None  # of the text behind thoughts and blanks, where the answer is held to one here
     ignored: tuple[Ignored, ...] = ()  # what of the request the model cannot do, and the answer does without
 
     @classmethod
@@ -47,9 +51,16 @@ class Prompt:
 
 
 async def render(
-    request: GenerationRequest, model: Model, capabilities: Capabilities, render_template: RenderTemplate
+    request: GenerationRequest,
+    model: Model,
+    capabilities: Capabilities,
+    render_template: RenderTemplate,
+    *,
+    guided: bool = False,
 ) -> Prompt:
     """What the model's engine is given for the request; `render_template` runs the model's template.
+
+    `guided`: an answer can be held to a form here. Where it cannot, JSON is asked for and checked when it is complete.
 
     An engine that chats by itself gets the request as it is, and so does one that is asked for numbers; a request with
     a prompt or with token ids gets the model's ends only. What is merely offered and the model cannot do (tools,
@@ -62,11 +73,14 @@ async def render(
     _check_length(request, model.id, capabilities.context or model.context)
     if capabilities.chat or request.output != "text":
         request, ignored = (request, ()) if capabilities.tools else without_tools(request, model.id)
+        structure_of(request, model.id, native=capabilities.structure, guided=False)
         return Prompt.of(request, ignored=ignored)
     chat_format = chat_format_of(model)
+    native, guided = capabilities.structure, guided and request.tokens is None
+    structure = structure_of(request, model.id, native=native, guided=guided)
     if request.prompt is not None or request.tokens is not None:
-        return Prompt.of(request, chat_format.stop)
-    prompt = await _prompt_of(request, chat_format, model.id, render_template)
+        return Prompt.of(request, chat_format.stop, structure=structure)
+    prompt = await _prompt_of(request, chat_format, model.id, render_template, structure, guided=guided)
     _check_length(prompt.request, model.id, capabilities.context or model.context)
     return prompt
 
@@ -95,8 +109,29 @@ def without_tools(request: GenerationRequest, model: str) -> tuple[GenerationReq
     return dataclasses.replace(request, messages=messages, tools=(), tool_choice="auto"), ignored
 
 
+def structure_of(request: GenerationRequest, model: str, *, native: bool, guided: bool) -> Structure | None:
+    """What the answer is held to here. Raises NotSupported for what neither the engine nor a later check can do."""
+    structure = request.structure
+    if structure is None or native:
+        return None
+    if guided:
+        return structure
+    if structure.kind in CHECKED:
+        return None
+    raise NotSupported(
+        f"Answers of {model} cannot be held to {FORMS[structure.kind]} here.",
+        "Ask for a JSON Schema, or install what holds prompts of text to a grammar: pip install llguidance",
+    )
+
+
 async def _prompt_of(
-    request: GenerationRequest, chat_format: ChatFormat, model: str, render_template: RenderTemplate
+    request: GenerationRequest,
+    chat_format: ChatFormat,
+    model: str,
+    render_template: RenderTemplate,
+    structure: Structure | None,
+    *,
+    guided: bool,
 ) -> Prompt:
     ignored: tuple[Ignored, ...] = ()
     if chat_format.tools is None:
@@ -113,6 +148,11 @@ async def _prompt_of(
             template = chat_format.tool_template
         else:
             messages = with_instructions(messages, tools, tool_format)
+    if must_call is not None and guided and tool_format is not None:
+        tool_format = tool_format if tool_format.json_arguments else TOOLS["hermes"]
+        structure = structure_of_calls(tool_format, tools, must_call)
+    elif tool_format is not None and tool_format.bare and structure is not None and structure.kind in CHECKED:
+        structure = None  # such a call begins as an answer in JSON does
     messages, prefix = without_prefix(messages)
     marks = marked(messages) if any(message.images for message in messages) else None
     text = await render_template(model, template, marks.messages if marks else messages, tools, request.thinking)
@@ -131,6 +171,7 @@ async def _prompt_of(
         thinking=thinking,
         call_start=call_start,
         forced=must_call or "a tool" if must_call is not None else "",
+        structure=structure,
         ignored=ignored,
     )
 
@@ -181,6 +222,17 @@ def choose(request: GenerationRequest) -> tuple[tuple[Tool, ...], str | None]:
         names = ", ".join(tool.name for tool in request.tools)
         raise UsageError(f"tool_choice names {choice!r}, which is not among the tools.", f"They are: {names}.")
     return request.tools, choice
+
+
+def structure_of_calls(tool_format: ToolFormat, tools: Sequence[Tool], name: str) -> Structure:
+    """How a call goes on that the prompt has begun: with the tool's arguments, or with any tool where none is named."""
+    begun = tool_format.call_start(name)
+    ways = [
+        (tool_format.call_start(tool.name).removeprefix(begun), {"type": "object", **tool.parameters})
+        for tool in tools
+        if name in ("", tool.name)
+    ]
+    return Structure("calls", json.dumps(ways))
 
 
 def with_instructions(

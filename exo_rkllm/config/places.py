@@ -9,6 +9,8 @@ from pathlib import Path
 SYSTEM_CONFIG = Path("/etc/exo-rkllm/config.toml")
 SYSTEM_SOCKET = Path("/run/exo-rkllm/control.sock")
 SYSTEM_STATE = Path("/var/lib/exo-rkllm")
+# Python packages that Debian has none of, as the package carries them; on no import path.
+VENDOR_FOLDER = Path("/usr/lib/exo-rkllm/vendor")
 
 
 @dataclass(frozen=True, slots=True)

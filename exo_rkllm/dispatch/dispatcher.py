@@ -120,7 +120,7 @@ class Dispatcher:
             for ignored in prompt.ignored:
                 yield ignored
             parser = ResponseParser(prompt)
-            stream = engine.generate(prompt.request)
+            stream = self._prompts.answer(engine, prompt, parser)
             try:
                 async for event in stream:
                     if type(event) is Piece:

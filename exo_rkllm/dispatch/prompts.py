@@ -1,25 +1,54 @@
-"""Prompts for the models of one dispatcher: their templates run in another process."""
+"""From a request to an engine's raw answer: its prompt, rendered in another process, and the form that it is held to.
+
+An answer without a form is the engine's own iterator: nothing is imported for it, and nothing stands in its way.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-from exo_rkllm.backends.base import Capabilities, GenerationRequest, Model
+from exo_rkllm.backends.base import Capabilities, Engine, GenerationEvent, GenerationRequest, Model
 from exo_rkllm.chat.chat_format import ChatModel
+from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.chat.prompt import Prompt, render
 from exo_rkllm.chat.renderer import Renderer
 from exo_rkllm.errors import ExoRkllmError
+
+if TYPE_CHECKING:  # imported with the first request that has a form
+    from exo_rkllm.structure.matcher import MatcherHelper
+
+# Choices of tools that leave it to the model.
+FREE = frozenset({"none", "auto", ""})
 
 
 class PromptMaker:
     def __init__(self) -> None:
         self.renderer = Renderer()
         self._compiling: set[asyncio.Task[None]] = set()
+        self._matchers: MatcherHelper | None = None
 
     async def render(self, request: GenerationRequest, model: Model, capabilities: Capabilities) -> Prompt:
         """As `chat.prompt.render` makes it."""
-        return await render(request, model, capabilities, self.renderer.render)
+        guided = request.structure is not None or (request.tool_choice not in FREE and bool(request.tools))
+        if guided:
+            from exo_rkllm.structure.matcher import installed
+
+            guided = installed()
+        return await render(request, model, capabilities, self.renderer.render, guided=guided)
+
+    def answer(self, engine: Engine, prompt: Prompt, parser: ResponseParser) -> AsyncGenerator[GenerationEvent, None]:
+        """The engine's raw answer, which `parser` reads."""
+        if prompt.structure is None:
+            return engine.generate(prompt.request)
+        from exo_rkllm.structure.guide import guided
+        from exo_rkllm.structure.matcher import MatcherHelper
+
+        if self._matchers is None:
+            self._matchers = MatcherHelper()
+        return guided(self._matchers, engine, prompt, prompt.structure, lambda: parser.stopped)
 
     def compile(self, model: Model) -> None:
         """Beside the model's load, so that the first prompt does not wait for it."""
@@ -40,3 +69,5 @@ class PromptMaker:
         if compiling:
             await asyncio.wait(compiling)
         self.renderer.close()
+        if self._matchers is not None:
+            self._matchers.close()

@@ -15,6 +15,7 @@ from typing import Any
 
 import exo_rkllm
 from exo_rkllm.board import affinity
+from exo_rkllm.config.places import VENDOR_FOLDER
 from exo_rkllm.errors import ExoRkllmError, from_code
 from exo_rkllm.helper.child import ERROR, LENGTH
 
@@ -179,9 +180,11 @@ class Helper:
         return kind, data
 
 
-def home_of(package: str) -> str:
-    """The directory that a package is imported from, without importing it."""
+def home_of(package: str, vendor_folder: Path = VENDOR_FOLDER) -> str:
+    """The directory that a package is imported from, without importing it: where pip put it, or else our own copy."""
     spec = find_spec(package)
+    if spec is None and (vendor_folder / package).is_dir():
+        return str(vendor_folder)
     if spec is None or spec.origin is None:
         raise ExoRkllmError(f"The Python package {package} is not installed.", f"pip install {package}")
     path = Path(spec.origin)

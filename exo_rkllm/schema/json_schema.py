@@ -1,7 +1,8 @@
 """JSON Schema, as far as answers of models are checked by it: the keywords that structured output uses.
 
 A keyword that is not known here is refused with the request, since a check that skips it would lie. `pattern` is
-among those: a caller's regular expression could hold the daemon for hours.
+among those: a caller's regular expression could hold the daemon for hours. It is left to those who can hold an answer
+to it.
 """
 
 from __future__ import annotations
@@ -54,10 +55,11 @@ OPERANDS: Mapping[str, ValueSpec] = {
 
 class Checker:
     """Checks values by one schema. What is wrong with the schema itself raises a FieldError when it is made, before a
-    model runs."""
+    model runs. `held` are keywords that the answer is held to otherwise."""
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Any, held: frozenset[str] = frozenset()) -> None:
         self._root = schema
+        self._held = held
         self._visits: set[int] = set()
         self._steps = 0
         self._walk(schema, WHERE, 0)
@@ -119,7 +121,7 @@ class Checker:
         if keyword in ("properties", "$defs", "definitions"):
             if not isinstance(operand, dict):
                 raise wrong(where, "an object of schemas", operand)
-            return [(f".{shown(name)[1:-1]}", inner) for name, inner in operand.items()]
+            return _members(operand)
         if keyword in ("anyOf", "oneOf", "allOf", "prefixItems"):
             if not isinstance(operand, list) or not operand:
                 raise wrong(where, "a list of schemas", operand)
@@ -128,6 +130,8 @@ class Checker:
             return [("", operand)]
         if keyword == "$ref":
             return [("", self.resolve(operand))]  # it may lead to a place that is no schema
+        if keyword in self._held:
+            return _members(operand) if isinstance(operand, dict) else []
         if keyword not in OPERANDS:
             raise FieldError(
                 WHERE,
@@ -135,6 +139,10 @@ class Checker:
                 "Leave it out.",
             )
         return []
+
+
+def _members(schemas: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return [(f".{shown(name)[1:-1]}", inner) for name, inner in schemas.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +207,8 @@ def _properties(schemas: Any, value: Any, place: AnswerPlace) -> str:
 
 def _additional(schema: Any, value: Any, place: AnswerPlace) -> str:
     properties = place.schema.get("properties", {})
+    if "patternProperties" in place.schema:
+        return ""
     return place.first((schema, member, f".{name}") for name, member in value.items() if name not in properties)
 
 

@@ -56,6 +56,8 @@ struct behaviour behaviour_read(const struct model *m)
         .endless = model_int(m, "sim.endless", 0),
         .split_multibyte = model_int(m, "sim.split_multibyte", 0),
         .clock = model_int(m, "sim.clock", 0),
+        .continues = model_int(m, "sim.continues", 0),
+        .error_rate = model_real(m, "sim.error_rate", 0),
         .logits_last_only = model_int(m, "sim.logits_last_only", 0),
         .window_shifts = model_int(m, "sim.window_shifts", 1),
         .end_event = model_int(m, "sim.end_event", 1),

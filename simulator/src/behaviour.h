@@ -32,6 +32,8 @@ struct behaviour {
     bool ignore_abort;
     bool endless;
     bool split_multibyte;
+    bool continues; /* the answer goes on from what of it stands behind the prompt */
+    double error_rate; /* the share of tokens that are others than those of the answer */
     bool clock; /* each token's text is the monotonic clock in ns, read just before its callback */
     bool logits_last_only;
     /* Rows of the boards' measurements: README.md has their sources, behaviour.c each version's default. */

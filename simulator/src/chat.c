@@ -5,17 +5,19 @@
 
 static const char EMPTY_THINKING[] = "<think>\n\n</think>\n\n";
 
-/* How a user's turn opens and closes in the templates of the models that people run on these boards. */
+/* How a user's turn opens and closes, and how an answer opens, in the templates of the models that people run on these
+ * boards. */
 static const struct {
     const char *open;
     const char *close;
+    const char *answer;
 } USER_TURNS[] = {
-    {"<|im_start|>user\n", "<|im_end|>"},
-    {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"},
-    {"<start_of_turn>user\n", "<end_of_turn>"},
-    {"<\xef\xbd\x9cUser\xef\xbd\x9c>", "<\xef\xbd\x9c" "Assistant\xef\xbd\x9c>"},
-    {"<|user|>\n", "<|end|>"},
-    {"[INST]", "[/INST]"},
+    {"<|im_start|>user\n", "<|im_end|>", "<|im_start|>assistant\n"},
+    {"<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n"},
+    {"<start_of_turn>user\n", "<end_of_turn>", "<start_of_turn>model\n"},
+    {"<\xef\xbd\x9cUser\xef\xbd\x9c>", "<\xef\xbd\x9c" "Assistant\xef\xbd\x9c>", "<\xef\xbd\x9c" "Assistant\xef\xbd\x9c>"},
+    {"<|user|>\n", "<|end|>", "<|assistant|>\n"},
+    {"[INST]", "[/INST]", "[/INST]"},
 };
 
 static char *or_empty(char *text)
@@ -115,4 +117,15 @@ struct bytes chat_last_user(const char *text)
         best = text;
     bytes_add(&user, best, end == NULL ? strlen(best) : (size_t)(end - best));
     return user;
+}
+
+const char *chat_answer_begun(const char *text)
+{
+    const char *best = NULL;
+    for (size_t i = 0; i < sizeof USER_TURNS / sizeof *USER_TURNS; i++) {
+        const char *at = last_of(text, USER_TURNS[i].answer);
+        if (at != NULL && at + strlen(USER_TURNS[i].answer) > best)
+            best = at + strlen(USER_TURNS[i].answer);
+    }
+    return best == NULL ? text + strlen(text) : best;
 }

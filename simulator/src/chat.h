@@ -27,4 +27,7 @@ size_t chat_render(const struct chat *chat, const struct input *input, bool firs
 /* The last thing the user said in a rendered conversation of any common template; all of it when none is known. */
 struct bytes chat_last_user(const char *text);
 
+/* What a rendered conversation holds of its answer already; empty when it ends where an answer begins. */
+const char *chat_answer_begun(const char *text);
+
 #endif

@@ -16,6 +16,8 @@ struct script {
 };
 
 static const char TOOL_RESPONSE[] = "<tool_response>";
+static const char THOUGHT[] = "</think>\n\n";
+#define EARLY_END 8 /* of so many errors one is the end of the answer; ours */
 
 static void say(struct script *script, const char *text, size_t len, char plain)
 {
@@ -159,12 +161,64 @@ static bool tool_result(struct prompt *prompt)
 static void think(const struct session *s, const struct prompt *prompt, struct sampler *sampler, struct script *to)
 {
     const struct text *thinking = &s->behaviour.thinking;
-    if (thinking->len == 0 || ends_with(&prompt->text, "</think>\n\n"))
+    if (thinking->len == 0 || ends_with(&prompt->text, THOUGHT))
+        return;
+    if (s->behaviour.continues && strstr(chat_answer_begun(prompt->text.at), THOUGHT) != NULL)
         return;
     if (!ends_with(&prompt->text, "<think>\n")) /* some templates open the tag themselves */
         say_text(to, "<think>\n");
     expand(s, prompt, thinking->at, thinking->len, sampler, to);
     say_text(to, "\n</think>\n\n");
+}
+
+/* Where the answer goes on behind `begun`: what has most of its last bytes before it, of several places the one that is
+ * nearest to where so long an answer would stand. */
+static size_t continued_at(const struct bytes *answer, const char *begun)
+{
+    size_t len = strlen(begun), best = 0, at = len < answer->len ? len : answer->len;
+    for (size_t end = 1; end <= answer->len; end++) {
+        size_t shared = 0;
+        while (shared < end && shared < len && answer->at[end - 1 - shared] == begun[len - 1 - shared])
+            shared++;
+        size_t far = end > len ? end - len : len - end, so_far = at > len ? at - len : len - at;
+        if (shared > best || (shared == best && shared > 0 && far < so_far)) {
+            best = shared;
+            at = end;
+        }
+    }
+    return at;
+}
+
+/* Takes from the answer what stands behind the prompt already. */
+static void go_on(const struct prompt *prompt, struct script *answer)
+{
+    const char *begun = chat_answer_begun(prompt->text.at), *thought = strstr(begun, THOUGHT);
+    if (thought != NULL)
+        begun = thought + strlen(THOUGHT);
+    if (*begun == 0 || answer->text.len == 0 || strcmp(begun, "<think>\n") == 0)
+        return;
+    size_t at = continued_at(&answer->text, begun);
+    answer->text.len -= at;
+    memmove(answer->text.at, answer->text.at + at, answer->text.len + 1);
+    memmove(answer->plain.at, answer->plain.at + at, answer->text.len);
+}
+
+/* Puts other tokens in the place of some, or ends the answer there. */
+static void err(const struct session *s, struct sampler *sampler, struct tokens *answer)
+{
+    for (size_t i = 0; i < answer->count; i++) {
+        if (sampler_uniform(sampler) >= s->behaviour.error_rate)
+            continue;
+        if (sampler_uniform(sampler) * EARLY_END < 1) {
+            answer->count = i;
+            return;
+        }
+        size_t id;
+        do
+            id = (size_t)(sampler_uniform(sampler) * (double)s->vocabulary.count);
+        while (s->vocabulary.pieces[id].kind != KIND_NORMAL);
+        answer->ids[i] = (int32_t)id;
+    }
 }
 
 bool reply_choose(struct session *s, const struct prompt *given, const struct adapter *adapter,
@@ -190,9 +244,13 @@ bool reply_choose(struct session *s, const struct prompt *given, const struct ad
     else if (!tool_call(&prompt, &answer))
         expand(s, &prompt, s->behaviour.reply.at, s->behaviour.reply.len, &sampler, &answer);
 
+    if (s->behaviour.continues)
+        go_on(&prompt, &answer);
     to->count = 0;
     struct bytes *text = &answer.text;
     bool good = text->len == 0 || prompt_encode(s, text->at, text->len, answer.plain.at, to);
+    if (s->behaviour.error_rate > 0 && s->has_tokenizer)
+        err(s, &sampler, to);
     bytes_free(&answer.text);
     bytes_free(&answer.plain);
     bytes_free(&prompt.user);

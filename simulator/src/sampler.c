@@ -21,7 +21,7 @@ static uint64_t hash(const struct option *option)
     return value;
 }
 
-static double uniform(struct sampler *sampler)
+double sampler_uniform(struct sampler *sampler)
 {
     sampler->state = mix(sampler->state);
     return (double)(sampler->state >> 11) / 9007199254740992.0;
@@ -80,7 +80,7 @@ size_t sampler_choose(struct sampler *sampler, const struct option *options, siz
             left = keep;
             total = reached;
         }
-        double point = uniform(sampler) * total;
+        double point = sampler_uniform(sampler) * total;
         while (taken + 1 < left && point >= weights[taken])
             point -= weights[taken++];
     }

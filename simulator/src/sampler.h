@@ -18,6 +18,7 @@ struct option {
     size_t len;
 };
 
+double sampler_uniform(struct sampler *sampler); /* from 0 up to 1 */
 size_t sampler_choose(struct sampler *sampler, const struct option *options, size_t count);
 uint64_t mix(uint64_t value); /* a hash of one number */
 

@@ -44,7 +44,7 @@ def format_of(values: Mapping[str, Any]) -> ResponseFormat:
 def chat_request(entry: Entry, values: Mapping[str, Any], shape: ResponseFormat) -> GenerationRequest:
     messages = [_message(value, f"messages[{index}]") for index, value in enumerate(values["messages"])]
     tools = tuple(common_fields.tool_of(tool["function"]) for tool in values.get("tools", ()))
-    return _request(entry, values, messages=shape.with_instructions(messages), tools=tools)
+    return _request(entry, values, messages=shape.with_instructions(messages), tools=tools, structure=shape.structure)
 
 
 def generate_request(entry: Entry, values: Mapping[str, Any], shape: ResponseFormat) -> GenerationRequest:
@@ -54,7 +54,8 @@ def generate_request(entry: Entry, values: Mapping[str, Any], shape: ResponseFor
         return _request(entry, values, prompt=values["prompt"])
     system = [Message("system", values["system"])] if values.get("system") else []
     question = Message("user", values["prompt"], images=_images(values, "images"))
-    return _request(entry, values, messages=shape.with_instructions([*system, question]))
+    messages = shape.with_instructions([*system, question])
+    return _request(entry, values, messages=messages, structure=shape.structure)
 
 
 def _request(entry: Entry, values: Mapping[str, Any], **content: Any) -> GenerationRequest:

@@ -28,6 +28,7 @@ def chat_request(entry: Entry, values: Mapping[str, Any], shape: ResponseFormat)
         stop=common_fields.stop_of(values.get("stop")),
         tools=tools,
         tool_choice=choice,
+        structure=shape.structure,
         thinking=_thinking(values),
     )
 

@@ -65,6 +65,7 @@ def generation_request(
         max_tokens=common_fields.max_tokens_of(values.get("max_output_tokens")),
         tools=tools,
         tool_choice=choice,
+        structure=shape.structure,
         thinking=common_fields.thinking_of(values.get("reasoning", {}).get("effort")),
     )
 

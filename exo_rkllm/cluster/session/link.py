@@ -21,13 +21,13 @@ from pathlib import Path
 from queue import Empty, Full, Queue, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from exo_rkllm.config.places import VENDOR_FOLDER
 from exo_rkllm.errors import ExoRkllmError
 
 if TYPE_CHECKING:
     import zenoh
 
 # The Debian package's own eclipse-zenoh, which Debian has no package of.
-VENDOR_FOLDER = Path("/usr/lib/exo-rkllm/vendor")
 # Both queues are bounded: the log repairs what is lost on the way in, resends what is lost on the way out.
 ROOM_IN, ROOM_OUT = 8192, 1024
 # One attempt to connect; another one follows with whatever was discovered meanwhile.
