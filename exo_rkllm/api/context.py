@@ -18,6 +18,7 @@ from aiohttp import web
 from exo_rkllm.api.bodies import Bodies
 from exo_rkllm.api.faults import Language
 from exo_rkllm.api.rights import Right, includes, right_of
+from exo_rkllm.api.status_models import ModelRows
 from exo_rkllm.backends.base import JSON, Model
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.board.history import HistoryPoint
@@ -102,6 +103,7 @@ class ApiContext:
     engine_spec: Callable[[Model], EngineSpec] | None = None
     ignored_log: IgnoredLog = field(default_factory=IgnoredLog)
     bodies: Bodies = field(default_factory=Bodies)
+    rows: ModelRows = field(default_factory=ModelRows)
     tokenizers: ModelTokenizers = field(default_factory=ModelTokenizers)
 
 

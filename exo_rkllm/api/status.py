@@ -14,22 +14,20 @@ from exo_rkllm import __version__
 from exo_rkllm.api.context import Call, Endpoint, Plain
 from exo_rkllm.api.encoding import SSE, json_response, sse_event
 from exo_rkllm.api.faults import NoSuchPlace
+from exo_rkllm.api.status_models import differences
 from exo_rkllm.api.streaming import open_stream
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.board.counters import Clock, Reading
 from exo_rkllm.board.detect import Board
 from exo_rkllm.board.kernel_log import KernelLogWatch
 from exo_rkllm.board.neighbours import Neighbours
-from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.entry import Entry, Problem
-from exo_rkllm.dispatch.status import ModelStatus
 from exo_rkllm.errors import ExoRkllmError
 
 # Readings of the board are sent once a second, as the driver makes them; only while somebody watches.
 PERIOD = 1.0
 # Changes that come faster than this are sent together.
 SHORTEST = 0.1
-IDLE = ModelStatus(name="", engine="", state="cold", since=0.0)
 
 # ── the status as a value ────────────────────────────────────────────────────────────────────────
 
@@ -39,11 +37,7 @@ def snapshot(call: Call) -> dict[str, Any]:
     context = call.context
     status = context.dispatcher.status()
     listing = context.catalogue.scan()
-    asked_for = {model.name: model for model in status.models}
     board = context.board()
-    entries = [
-        _model_value(entry, asked_for.pop(entry.id, IDLE), board, sees=_sees(call, entry)) for entry in listing.entries
-    ]
     return {
         "version": __version__,
         "time": time.time(),
@@ -55,7 +49,7 @@ def snapshot(call: Call) -> dict[str, Any]:
         "waiting": status.waiting,
         "lease": asdict(status.lease),
         "stuck": [asdict(model) for model in status.stuck],
-        "models": [*entries, *map(_status_value, asked_for.values())],
+        "models": context.rows.of(listing.entries, status.models, board, lambda entry: _sees(call, entry)),
         "problems": [_problem_value(problem) for problem in listing.problems],
         "board": board,
         "cluster": context.cluster(),
@@ -70,38 +64,6 @@ def _sees(call: Call, entry: Entry) -> bool | None:
         return None if spec is None else spec(entry).sees(entry)
     except ExoRkllmError:  # its engine is not installed, which its load says
         return False
-
-
-def _model_value(entry: Entry, status: ModelStatus, board: Plain, *, sees: bool | None) -> dict[str, Any]:
-    """`sees` as it is known before the load."""
-    card = entry.card
-    return {
-        **_status_value(status),
-        "name": entry.id,
-        "engine": entry.engine,
-        "title": card.name or entry.id,
-        "quantization": card.quantization,
-        "platform": card.platform,
-        "context": status.context or card.context,
-        "images": sees if status.images is None else status.images,
-        "size": card.weights.size if card.weights else 0,
-        "unfit": unfit(card, board),
-    }
-
-
-def unfit(card: Card, board: Plain) -> str:
-    """Why this board would refuse the model, from its card alone; empty where nothing speaks against it."""
-    soc, memory = board.get("soc"), board.get("memory_total")
-    size = card.weights.size if card.weights else 0
-    if card.platform and isinstance(soc, str) and soc and card.platform.upper() != soc.upper().removesuffix("S"):
-        return f"It is built for {card.platform.upper()}, and this board is {soc}."
-    if isinstance(memory, int) and size > memory:
-        return f"Its file has {size / 1e9:.1f} GB, and this board has {memory / 1e9:.1f} GB of memory."
-    return ""
-
-
-def _status_value(status: ModelStatus) -> dict[str, Any]:
-    return {**asdict(status), "title": status.name, "quantization": "", "platform": "", "size": 0, "unfit": ""}
 
 
 def _problem_value(problem: Problem) -> dict[str, Any]:
@@ -163,17 +125,24 @@ async def status(call: Call) -> web.StreamResponse:
 
 
 async def events(call: Call) -> web.StreamResponse:
-    """The status now, after every change, and once a second with fresh readings."""
+    """The status now, and its differences after every change and once a second with fresh readings.
+
+    Events are named status, which has every field, and change, which has those that differ from the latest event's; of
+    the models only the rows that do. Where models come or go, the whole status is sent again.
+    """
     change = asyncio.Event()
     watcher = asyncio.create_task(_watch(call, change))
     try:
         response = await open_stream(call, SSE)
         with call.context.watch():
+            latest: dict[str, Any] | None = None
             while True:
                 change.clear()
-                value = snapshot(call)
-                await response.write(sse_event(value, "status").encode())
-                if value["draining"]:
+                latest, value = snapshot(call), latest
+                changes = None if value is None else differences(value, latest)
+                event = sse_event(latest, "status") if changes is None else sse_event(changes, "change")
+                await response.write(event.encode())
+                if latest["draining"]:
                     return response  # whoever watches connects again, to the daemon that comes after this one
                 await asyncio.sleep(SHORTEST)
                 with suppress(asyncio.TimeoutError):
@@ -244,7 +213,7 @@ async def unload(call: Call) -> web.StreamResponse:
 TEXT = "text/plain"
 ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("GET", "/v1/status", status, "Returns the state of board, models, queue and cluster."),
-    Endpoint("GET", "/v1/events", events, "Streams the status as it changes.", content_type=SSE),
+    Endpoint("GET", "/v1/events", events, "Streams the status, and then what of it changes.", content_type=SSE),
     Endpoint("GET", "/v1/history", history, "Returns the board's last hour: load of the cores, tokens/s, temperature."),
     Endpoint("POST", "/v1/models/{model:.+}/load", load, "Loads a model."),
     Endpoint("POST", "/v1/models/{model:.+}/unload", unload, "Unloads a model."),

@@ -37,7 +37,7 @@ from exo_rkllm.dispatch.life import EngineLife
 from exo_rkllm.dispatch.placement import placed
 from exo_rkllm.dispatch.prompts import PromptMaker
 from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
-from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
+from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds
 from exo_rkllm.dispatch.status import DispatchOverview, DispatchStatus, PictureTally, dispatch_overview, dispatch_status
 from exo_rkllm.dispatch.stuck import StuckModel, stuck_models
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, PictureError, RunError, RunnerLost
@@ -80,6 +80,7 @@ class Dispatcher:
         self._load_waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._unload_waiters: dict[str, list[asyncio.Future[bool]]] = {}
         self._events: deque[DispatchEvent] = deque()
+        self._moved: set[str] = set()  # models whose waiting requests are to hear where they stand
         self._left: set[int] = set()  # tickets whose end the run loop has not heard of
         self._deciding = False
         self._timer: asyncio.TimerHandle | None = None
@@ -332,9 +333,10 @@ class Dispatcher:
             self._deciding = False
         self._set_timer()
         self._overview = None
-        for name, model in self._state.models.items():
-            if model is not before.models.get(name):
-                self._report_progress(model)
+        moved = {name for name, model in self._state.models.items() if model is not before.models.get(name)}
+        if moved and not self._moved:
+            asyncio.get_running_loop().call_soon(self._report_progress)
+        self._moved |= moved
         for watcher in self._watchers:
             watcher.set()
 
@@ -394,10 +396,13 @@ class Dispatcher:
         if (due := deadline(self._state, now)) is not None:
             self._timer = asyncio.get_running_loop().call_later(due - now, self._post, on.TickEvent())
 
-    def _report_progress(self, model: ModelState) -> None:
-        for ahead, entry in enumerate(model.queue.entries, len(model.running)):
-            progress = Progress("loading") if model.phase == "loading" else Progress("queued", ahead)
-            self._requests[entry.ticket].progress(progress)
+    def _report_progress(self) -> None:
+        """To all who wait for a model that has changed, after what the changes themselves wanted done."""
+        moved, self._moved = self._moved, set()
+        for model in map(self._state.models.__getitem__, moved):
+            for ahead, entry in enumerate(model.queue.entries, len(model.running)):
+                if (active := self._requests.get(entry.ticket)) is not None:
+                    active.progress(Progress("loading") if model.phase == "loading" else Progress("queued", ahead))
 
     def _ticket(self) -> int:
         self._tickets += 1

@@ -7,6 +7,8 @@ import json
 import random
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,8 +16,12 @@ import pytest
 
 from exo_rkllm.api.access import host_of, is_loopback
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
+from exo_rkllm.api.status_models import ModelRows, differences
+from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.config import ApiSettings
 from exo_rkllm.dispatch.state import DispatchLimits
+from exo_rkllm.dispatch.status import ModelStatus
 from exo_rkllm.errors import NpuUnavailable
 from tests.api.world import CARDS, World, world
 
@@ -455,9 +461,51 @@ async def test_events_tell_every_change_and_end_with_the_daemon() -> None:
 
 
 async def statuses(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """The status as a client keeps it up to date."""
+    status: dict[str, Any] = {}
     async for line in response.content:
-        if line.startswith(b"data: "):
-            yield json.loads(line[6:])
+        if line.startswith(b"event: "):
+            event = line[7:].strip()
+        elif line.startswith(b"data: "):
+            new = json.loads(line[6:])
+            changed = {model["name"]: model for model in new.get("models", ())} if event == b"change" else {}
+            models = [changed.get(model["name"], model) for model in status.get("models", ())]
+            status = {**status, **new, "models": models} if event == b"change" else new
+            yield status
+
+
+def model_row(name: str, **more: object) -> dict[str, object]:
+    return {"name": name, "state": "cold", **more}
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        ({"time": 2, "models": [model_row("a"), model_row("b")]}, {"time": 2}),
+        ({"time": 2, "models": [model_row("a"), model_row("b", x=1)]}, {"time": 2, "models": [model_row("b", x=1)]}),
+        ({"time": 1, "models": [model_row("a")]}, None),
+        ({"time": 1, "models": [model_row("b"), model_row("a")]}, None),
+    ],
+)
+def test_only_what_changed_is_sent(now: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    before: dict[str, Any] = {"time": 1, "models": [model_row("a"), model_row("b")]}
+    assert differences(before, now) == expected
+
+
+def test_row_of_a_model_is_made_again_only_when_it_changed(tmp_path: Path) -> None:
+    """Every second of every open page took 15 ms with 508 models."""
+    rows = ModelRows()
+    board: dict[str, Any] = {"soc": "RK3588", "memory_total": 8 << 30}
+    one, two = (Entry(tmp_path, Card(name)) for name in ("one", "two"))
+    first = rows.of([one, two], [], board, lambda _entry: None)
+    status = ModelStatus(name="two", engine="rkllm", state="ready", since=1.0)
+    second = rows.of([one, two], [status], board, lambda _entry: None)
+    third = rows.of([one, two], [replace(status)], {**board, "load": 7}, lambda _entry: None)
+    assert second[0] is first[0] and second[1] is not first[1]
+    assert third[1] is second[1] and third[1]["state"] == "ready"
+    assert rows.of([two], [status], {**board, "soc": "RK3576"}, lambda _entry: None)[0] is not third[1]
+    gone = rows.of([one], [status], board, lambda _entry: None)
+    assert [row["name"] for row in gone] == ["one", "two"]
 
 
 async def test_ollamas_clients_hear_that_it_runs(server: World) -> None:

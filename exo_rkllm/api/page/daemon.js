@@ -97,6 +97,14 @@ function lost(detail) {
   link.value = { state: "lost", since: since || new Date(), detail };
 }
 
+/* A status, or what of the latest one has changed: only the first has the version. */
+function merged(value) {
+  if (value.version) return value;
+  const changed = new Map((value.models || []).map((model) => [model.name, model]));
+  const models = changed.size ? status.value.models.map((model) => changed.get(model.name) || model) : status.value.models;
+  return { ...status.value, ...value, models };
+}
+
 const sleep = (milliseconds, ...signals) => new Promise((resolve) => {
   const timer = setTimeout(resolve, milliseconds);
   for (const one of signals) one.addEventListener("abort", () => { clearTimeout(timer); resolve(); });
@@ -132,7 +140,7 @@ export async function follow() {
       if (!response.ok) throw await refusal(response);
       for await (const data of serverEvents(response)) {
         heard();
-        const value = JSON.parse(data);
+        const value = merged(JSON.parse(data));
         skew = value.time - Date.now() / 1000;
         pause = 500;
         batch(() => {
