@@ -185,6 +185,7 @@ class Node:
             observer=observer,
             limits=limits,
             prepare=self.prepare,
+            prefixes=None if self.prefixes is None else self.prefixes.tally,
         )
 
     def needs(self, model: Model) -> ModelNeeds:

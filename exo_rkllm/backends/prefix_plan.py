@@ -159,6 +159,24 @@ def _rivals(saved: SavedPrefix, at: PrefixSituation, costs: PrefixCosts) -> bool
     return at.now - saved.used < RECENT and costs.worth_keeping(others, costs.bytes(others))
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixTally:
+    """What became of one model's conversations since the daemon started, and what is kept of them now.
+
+    `hit_tokens` were in restored files and not computed again; `evicted` files had no room any more.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    saved: int = 0
+    restored: int = 0
+    hit_tokens: int = 0
+    evicted: int = 0
+
+
+NO_PREFIXES = PrefixTally()
+
+
 def superseded(saved: SavedPrefix, by: CachedRun, costs: PrefixCosts) -> bool:
     """Whether a longer prefix makes this file useless: what it has beyond that one is not worth a file."""
     beyond = saved.run.tokens - _shared(saved.run, by.prompt + by.answer)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends.ledger import CachedRun
-from exo_rkllm.backends.prefix_plan import PrefixCosts, SavedPrefix, TierName
+from exo_rkllm.backends.prefix_plan import NO_PREFIXES, PrefixCosts, PrefixTally, SavedPrefix, TierName
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +37,6 @@ class PrefixTier:
     name: TierName
     folder: Path
     budget: int
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixTally:
-    """What became of one model's prefixes since the daemon started."""
-
-    saved: int = 0
-    restored: int = 0
-    hit_tokens: int = 0
-    evicted: int = 0
-
-
-NO_PREFIXES = PrefixTally()
 
 
 class PrefixStore:
@@ -78,15 +65,15 @@ class PrefixStore:
         self._costs[key] = costs
 
     def count(self, model: str, **more: int) -> None:
-        tally = self.tally(model)
+        tally = self._counts(model)
         self._tallies[model] = replace(tally, **{name: getattr(tally, name) + by for name, by in more.items()})
 
     def tally(self, model: str) -> PrefixTally:
-        return self._tallies.get(model, NO_PREFIXES)
+        saved = [one for one in self._saved.values() if one.model == model]
+        return replace(self._counts(model), files=len(saved), bytes=sum(one.size for one in saved))
 
-    @property
-    def tallies(self) -> dict[str, PrefixTally]:
-        return dict(self._tallies)
+    def _counts(self, model: str) -> PrefixTally:
+        return self._tallies.get(model, NO_PREFIXES)
 
     def used(self, tier: TierName) -> int:
         return sum(saved.size for saved in self._saved.values() if saved.tier == tier)

@@ -21,7 +21,6 @@ from exo_rkllm.backends.base import (
     Model,
     Piece,
     Progress,
-    Sampling,
 )
 from exo_rkllm.backends.host import EngineHost, takes_domains
 from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger, cached_after
@@ -30,14 +29,13 @@ from exo_rkllm.backends.rkllm_finish import GENERATED, finish_of, usage_of
 from exo_rkllm.backends.rkllm_load import (
     OPTIONS,
     SAMPLING,
-    VENDOR_SAMPLING,
     check_file,
     choose_runtime,
     load_params,
     log_environment,
-    sampling_of,
 )
 from exo_rkllm.backends.rkllm_prefixes import EnginePrefixes, prefix_process
+from exo_rkllm.backends.rkllm_sampling import LoadedSampling
 from exo_rkllm.errors import (
     ContextOverflow,
     ExoRkllmError,
@@ -71,8 +69,7 @@ class RkllmEngine(Engine):
         self._options = SPEC.options_of(model)
         if model.domain is not None:
             self._options["base_domain_id"] = model.domain
-        self._defaults = sampling_of(model.sampling, model.id)
-        self._loaded_sampling: Mapping[str, float] = self._defaults  # what the model was loaded with
+        self._sampling = LoadedSampling(model, host.sampling)
         self._runner: Runner | None = None
         self._choice: RuntimeChoice | None = None
         # A load with another sampling: one at a time, between two runs, whoever leaves meanwhile.
@@ -95,7 +92,7 @@ class RkllmEngine(Engine):
         self._image_sizes = False  # before 1.2.1b1: one picture a prompt, without its size
 
     async def initialize(self) -> None:
-        await self._start(self._defaults)
+        await self._start(self._sampling.defaults)
 
     async def _start(self, sampling: Mapping[str, float]) -> None:
         if self.model.path is None:
@@ -119,7 +116,7 @@ class RkllmEngine(Engine):
             environment=log_environment(release),
             vocabulary=self._vocabulary,
         )
-        self._runner, self._loaded_sampling, self._choice = runner, sampling, choice
+        self._runner, self._sampling.loaded, self._choice = runner, sampling, choice
         # A saved prompt is in the cache at once, and stays behind every one that is cleared.
         self._ledger = Ledger(None if self._options["prompt_cache"] else EMPTY)
         self._adapter, self._history = self._options["lora"], ()
@@ -164,11 +161,12 @@ class RkllmEngine(Engine):
         self._keeps_history = self._options["runtime_template"] and "keep_history" in features
         self._clears = "clear_kv" in features
         self._image_sizes = "image_sizes" in features
+        self._sampling.per_run = "sampling_per_run" in features
         self._capabilities = Capabilities(
             chat=self._options["runtime_template"],
             sampling=SAMPLING,
             tools=not self._options["runtime_template"],
-            sampling_per_run="sampling_per_run" in features,
+            sampling_per_run=self._sampling.per_run,
             hidden=True,
             logits="logits" in features,
             images=self.model.vision is not None and self._host.pictures is not None,
@@ -196,14 +194,13 @@ class RkllmEngine(Engine):
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         submitted, load = time.monotonic(), 0.0
-        ignored = self._fixed_at_load(request.sampling) if self._host.sampling == "ignore" else ()
-        if ignored:
+        if ignored := self._sampling.ignored(request.sampling):
             yield Ignored(ignored, "this runtime takes only when the model is loaded")
         # Dispatch gives one run at a time; others may not, and no load may come into a run.
         async with self._load_lock:
-            if self._reloads:
+            if self._sampling.reloads:
                 await self._settle_reload()
-                if (sampling := self._effective_sampling(request.sampling)) != self._loaded_sampling:
+                if (sampling := self._sampling.effective(request.sampling)) != self._sampling.loaded:
                     yield Progress("loading")
                     began = time.monotonic()
                     await self._reload(sampling)
@@ -221,7 +218,7 @@ class RkllmEngine(Engine):
             if plan.fresh:
                 yield Progress("loading")
                 began = time.monotonic()
-                await self._reload(self._loaded_sampling)
+                await self._reload(self._sampling.loaded)
                 load += time.monotonic() - began
             runner, job = self._loaded(), self._prefixes.applied(job, plan, tokens)
             started = time.monotonic()
@@ -281,18 +278,6 @@ class RkllmEngine(Engine):
             (job, run), self._left_run = self._left_run, None
             await self._prefixes.left(job, run)
 
-    @property
-    def _reloads(self) -> bool:
-        return self._host.sampling == "reload" and not self._capabilities.sampling_per_run
-
-    def _fixed_at_load(self, sampling: Sampling) -> tuple[str, ...]:
-        """The settings of a request that this runtime would have to be loaded again for."""
-        if self._capabilities.sampling_per_run:
-            return ()
-        loaded = {**VENDOR_SAMPLING, **self._loaded_sampling}
-        wanted = self._effective_sampling(sampling)
-        return tuple(sorted(name for name in sampling.explicit() if wanted[name] != loaded[name]))
-
     def _sight(self) -> EngineVision:
         """What the model sees with; its modules are imported with the first picture."""
         if self._vision is None:
@@ -331,7 +316,7 @@ class RkllmEngine(Engine):
             output=request.output,
             rows=request.rows,
             max_tokens=self._limit(request, measured, follows=follows),
-            sampling=self._sampling(request.sampling),
+            sampling=self._sampling.of_run(request.sampling),
             lora=lora,
             keep_history=self._keeps_history and bool(request.messages),
             clear_first=not self.model.reuse or foreign or (self._keeps_history and not follows),
@@ -363,24 +348,6 @@ class RkllmEngine(Engine):
                 f"{self.model.id} has no chat template of ours, so it can't take up a conversation.", IMPORT_HINT
             )
         return request.messages[-1].content
-
-    def _effective_sampling(self, sampling: Sampling) -> dict[str, float]:
-        return {**self._defaults, **sampling_of(sampling, self.model.id)}
-
-    def _sampling(self, sampling: Sampling) -> Mapping[str, float]:
-        """Settings for this run. Before runtime 1.3.0 there are none: raises NotSupported where the request's differ
-        from those of the load and are to be refused."""
-        if self._capabilities.sampling_per_run:
-            return self._effective_sampling(sampling)
-        changed = self._fixed_at_load(sampling)
-        if self._host.sampling != "refuse" or not changed:
-            return {}
-        raise NotSupported(
-            f"This runtime takes {', '.join(changed)} only when {self.model.id} is loaded; per request needs 1.3.0 or "
-            "newer.",
-            "exo-rkllm runtime --install FILE, or set it under [sampling] in the model's model.toml, or have it "
-            'ignored or the model loaded again: [runtime] sampling = "ignore" or "reload"',
-        )
 
     def _remember(self, request: GenerationRequest, answer: str, done: RunDone) -> None:
         """Keeps the messages that the runtime's own history holds after this run."""

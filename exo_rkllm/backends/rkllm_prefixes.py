@@ -15,7 +15,7 @@ from typing import Any
 
 from exo_rkllm.backends.ledger import EMPTY, CachedRun
 from exo_rkllm.backends.prefix_plan import PrefixPlan, PrefixSituation, plan, superseded
-from exo_rkllm.backends.prefix_store import NO_PREFIXES, PrefixStore, PrefixTally, binding
+from exo_rkllm.backends.prefix_store import PrefixStore, binding
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.stream import RunDone
 from exo_rkllm.runtime.ends import findings
@@ -181,10 +181,6 @@ class EnginePrefixes:
             self._fail(f"The runtime saved no conversation of {self._model}.")
         elif seconds:
             store.measured(key, costs.saved(run.tokens, size, seconds))
-
-    @property
-    def tally(self) -> PrefixTally:
-        return NO_PREFIXES if self._store is None else self._store.tally(self._model)
 
     # ── what this process allows ─────────────────────────────────────────────────────────────────
 

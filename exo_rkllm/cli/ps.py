@@ -50,8 +50,8 @@ def report(status: Mapping[str, Any]) -> str:
         chosen = [model for model in rows if model.get("runtime")]
         lines += [f"{model['name']}: runtime {model['runtime']}, {model['runtime_reason']}" for model in chosen]
     for model in rows:
-        if words := pictures(model.get("pictures", {})):
-            lines.append(f"{model['name']}: {words}")
+        for words in (pictures(model.get("pictures", {})), conversations(model.get("prefixes", {}))):
+            lines += [f"{model['name']}: {words}"] if words else []
         if model["error"]:
             lines.append(f"{model['name']}: {model['error']}")
             lines += [f"  try: {model['hint']}"] if model["hint"] else []
@@ -68,6 +68,17 @@ def pictures(tally: Mapping[str, Any]) -> str:
     if refused:
         parts.append(f"{refused} refused")
     return ", ".join(parts)
+
+
+def conversations(tally: Mapping[str, Any]) -> str:
+    """What is kept of conversations that others displaced; empty where none was."""
+    files, restored = tally.get("files", 0), tally.get("restored", 0)
+    if not files and not restored:
+        return ""
+    kept = f"{files} conversation{'' if files == 1 else 's'} kept ({size(tally['bytes'])})"
+    if not restored:
+        return kept
+    return f"{kept}, restored {restored} time{'' if restored == 1 else 's'} for {tally['hit_tokens']} tokens"
 
 
 def row(model: Mapping[str, Any]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from exo_rkllm.backends.base import (
     Progress,
 )
 from exo_rkllm.backends.observer import AnswerReport, NullObserver, Observer, RestartReport
+from exo_rkllm.backends.prefix_plan import PrefixTally
 from exo_rkllm.chat.overflow import with_shares
 from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.chat.prompt import Prompt
@@ -50,7 +51,7 @@ class Dispatcher:
 
     `find` gives the model of a name or raises; `engine` makes the engine of a model, unloaded; `needs` says what
     loading it takes, `available` how many bytes the system has for it. `prepare` makes of a request with images what
-    the model's engine takes, or refuses it.
+    the model's engine takes, or refuses it. `prefixes` tells what a model has kept of conversations.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class Dispatcher:
         observer: Observer | None = None,
         limits: DispatchLimits = DispatchLimits(),  # noqa: B008 - a frozen value
         prepare: Callable[[GenerationRequest, Model], Awaitable[GenerationRequest]] | None = None,
+        prefixes: Callable[[str], PrefixTally] | None = None,
     ) -> None:
         self._find = find
         self._make = engine
         self._needs = needs
         self._available = available
         self._prepare = prepare
+        self._prefixes = prefixes
         self._observer = NullObserver() if observer is None else observer
         self._state = DispatchState(limits)
         self._tickets = 0
@@ -312,7 +315,10 @@ class Dispatcher:
     def status(self) -> DispatchStatus:
         """Everything, which asks the system for the memory of each model's process."""
         engines = {name: engine for name in self._lives if (engine := self._engine(name)) is not None}
-        return dispatch_status(self._state, self._models, engines, self._requests, self._leases, self._pictures)
+        prefixes = {} if self._prefixes is None else {name: self._prefixes(name) for name in self._models}
+        return dispatch_status(
+            self._state, self._models, engines, self._requests, self._leases, self._pictures, prefixes
+        )
 
     # ── the run loop ─────────────────────────────────────────────────────────────────────────────
 

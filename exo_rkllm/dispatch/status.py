@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from exo_rkllm.backends.base import Engine, Model
 from exo_rkllm.backends.observer import AnswerReport
+from exo_rkllm.backends.prefix_plan import NO_PREFIXES, PrefixTally
 from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.request import ActiveRequest
 from exo_rkllm.dispatch.state import DispatchState, ModelState
@@ -73,6 +74,7 @@ class ModelStatus:
     context: int = 0
     images: bool | None = None  # whether it sees; not known before it is loaded
     pictures: PictureTally = PictureTally()
+    prefixes: PrefixTally = NO_PREFIXES
     pinned: bool = False
     memory: int = 0
     load_seconds: float = 0.0  # what the latest load took; 0 before the first
@@ -176,6 +178,7 @@ def dispatch_status(
     requests: Mapping[int, ActiveRequest],
     leases: Mapping[int, NpuLease],
     pictures: Mapping[str, PictureTally],
+    prefixes: Mapping[str, PrefixTally],
 ) -> DispatchStatus:
     """The state of this moment with what the engines and the requests know of themselves."""
     now, epoch = time.monotonic(), time.time() - time.monotonic()
@@ -185,6 +188,7 @@ def dispatch_status(
             replace(
                 _model_status(state, model, models[name], engines.get(name), requests, now, epoch),
                 pictures=pictures.get(name, PictureTally()),
+                prefixes=prefixes.get(name, NO_PREFIXES),
             )
             for name, model in sorted(state.models.items())
         ),

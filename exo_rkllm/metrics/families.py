@@ -90,6 +90,14 @@ SERVING: Mapping[str, FamilySpec] = {
     "rkllm_prompt_tokens_total": FamilySpec("counter", "Prompt tokens, including those found in the cache.", MODEL),
     "rkllm_cached_prompt_tokens_total": FamilySpec("counter", "Prompt tokens found in the cache.", MODEL),
     "rkllm_generated_tokens_total": FamilySpec("counter", "Tokens generated.", MODEL),
+    "rkllm_conversations_kept": FamilySpec("gauge", "Conversations kept for when they are continued.", MODEL),
+    "rkllm_conversations_kept_bytes": FamilySpec("gauge", "Memory and disk that these take.", MODEL),
+    "rkllm_conversations_saved_total": FamilySpec("counter", "Conversations saved for later.", MODEL),
+    "rkllm_conversations_restored_total": FamilySpec("counter", "Saved conversations that were continued.", MODEL),
+    "rkllm_conversations_evicted_total": FamilySpec("counter", "Saved conversations that had to make room.", MODEL),
+    "rkllm_restored_prompt_tokens_total": FamilySpec(
+        "counter", "Prompt tokens found in restored conversations, which count as cached, too.", MODEL
+    ),
     "rkllm_images_total": FamilySpec("counter", "Images in answered requests to models on the NPU.", MODEL),
     "rkllm_images_encoded_total": FamilySpec("counter", "Of these, images that had to be encoded.", MODEL),
     "rkllm_image_encode_seconds_total": FamilySpec(

@@ -25,6 +25,15 @@ BOUNDS = {
     "rkllm_model_load_seconds": SECONDS,
 }
 TOKENS = ("rkllm_prompt_tokens_total", "rkllm_cached_prompt_tokens_total", "rkllm_generated_tokens_total")
+# What is kept of conversations, by the fields of `PrefixTally`.
+PREFIXES = {
+    "rkllm_conversations_kept": "files",
+    "rkllm_conversations_kept_bytes": "bytes",
+    "rkllm_conversations_saved_total": "saved",
+    "rkllm_conversations_restored_total": "restored",
+    "rkllm_conversations_evicted_total": "evicted",
+    "rkllm_restored_prompt_tokens_total": "hit_tokens",
+}
 # Names come from the catalogue and from error classes, both short; values beyond this number share one series.
 MOST_VALUES = 64
 OTHER = "other"
@@ -163,6 +172,8 @@ class ServingCollector:
                 scrape.add("rkllm_model_runtime_info", 1, model.name, model.runtime)
             scrape.add("rkllm_requests_running", len(model.running), model.name)
             scrape.add("rkllm_requests_waiting", len(model.waiting), model.name)
+            for name, kept in PREFIXES.items():
+                scrape.add(name, getattr(model.prefixes, kept), model.name)
         for (name, labels), value in self._serving.counters.items():
             scrape.add(name, value, *labels)
         for (name, label), histogram in self._serving.histograms.items():

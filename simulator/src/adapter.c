@@ -2,6 +2,7 @@
  *
  * Whether the vendor's cache minds who computed a prefix is not known. This one does not: the worse of the two. */
 #include "log.h"
+#include "sampler.h"
 #include "session.h"
 
 #include <stdlib.h>
@@ -14,6 +15,14 @@ const struct adapter *adapter_named(const struct session *s, const char *name)
         if (strcmp(s->adapters[i].name, name) == 0)
             return &s->adapters[i];
     return NULL;
+}
+
+uint64_t adapter_hash(const struct adapter *adapter)
+{
+    uint64_t hash = 0;
+    for (const char *at = adapter == NULL ? "" : adapter->name; *at != 0; at++)
+        hash = mix(hash ^ (uint8_t)*at);
+    return hash;
 }
 
 int adapter_load(struct session *s, const char *path, const char *name)

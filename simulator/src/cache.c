@@ -1,6 +1,7 @@
 #include "cache.h"
 
 #include "bytes.h"
+#include "sampler.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +46,14 @@ void cache_remove(struct cache *cache, size_t start, size_t end)
     cache->count -= end - start;
     cache->history = without(cache->history, start, end);
     cache->system = without(cache->system, start, end);
+}
+
+uint64_t cache_digest(const struct cache *cache)
+{
+    uint64_t digest = mix(cache->maker ^ cache->count);
+    for (size_t i = 0; i < cache->count; i++)
+        digest = mix(digest ^ cache->keys[i]);
+    return digest;
 }
 
 void cache_free(struct cache *cache)

@@ -17,6 +17,7 @@ struct header {
     int32_t tokens;
     int32_t unused_too;
     uint64_t fingerprint;
+    uint64_t maker;
 };
 
 static bool supported(const struct session *s)
@@ -49,7 +50,7 @@ int prompt_cache_load(struct session *s, const char *path)
         fclose(file);
         return -1;
     }
-    struct cache loaded = {0};
+    struct cache loaded = {.maker = header.maker};
     for (int32_t i = 0; good && i < header.tokens; i++) {
         uint64_t key;
         good = fread(&key, sizeof key, 1, file) == 1;
@@ -76,6 +77,7 @@ void prompt_cache_take_up(struct session *s)
     for (size_t i = 0; i < s->loaded.count; i++)
         cache_add(cache, s->loaded.keys[i]);
     cache->history = cache->count;
+    cache->maker = s->loaded.maker;
 }
 
 bool prompt_cache_save(struct session *s, const char *path, size_t count)
@@ -94,7 +96,8 @@ bool prompt_cache_save(struct session *s, const char *path, size_t count)
     if (fixed < 0)
         fixed = (int64_t)s->vocabulary.count * (int64_t)sizeof(float) + STATE;
     FILE *file = fopen(path, "wbe");
-    struct header header = {.kind = KIND, .tokens = (int32_t)count, .fingerprint = model_fingerprint(s->model)};
+    struct header header = {.kind = KIND, .tokens = (int32_t)count, .fingerprint = model_fingerprint(s->model),
+                            .maker = cache->maker};
     size_t token = 2 * 2 * (size_t)s->layers * (size_t)s->kv_heads * (size_t)s->head_dim + 16;
     bool good = file != NULL && fwrite(&header, sizeof header, 1, file) == 1 &&
                 fwrite(cache->keys, sizeof *cache->keys, count, file) == count && fflush(file) == 0 &&

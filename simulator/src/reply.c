@@ -57,6 +57,10 @@ static struct bytes *placeholder(const struct session *s, const struct prompt *p
         bytes_say(room, number);
     } else if (len == 4 && memcmp(name, "sees", 4) == 0) {
         vision_describe(s, prompt, room);
+    } else if (len == 5 && memcmp(name, "cache", 5) == 0) {
+        const struct cache *cache = &s->lanes[0].cache;
+        snprintf(number, sizeof number, "%zu:%08x", cache->count, (unsigned)cache_digest(cache));
+        bytes_say(room, number);
     } else if (len == 7 && memcmp(name, "encoder", 7) == 0) {
         snprintf(number, sizeof number, "%d", s->encoder_tokens);
         bytes_say(room, number);

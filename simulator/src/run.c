@@ -4,6 +4,7 @@
 #include "pace.h"
 #include "prompt.h"
 #include "reply.h"
+#include "sampler.h"
 #include "timings.h"
 #include "vectors.h"
 #include "window.h"
@@ -32,6 +33,7 @@ struct task {
     bool aborted;
     bool prefilled;
     bool overlong;
+    bool answers;   /* a new answer, not the rest of a paused one */
     bool continues; /* the positions of a prompt cache file, which need no prompt */
 };
 
@@ -73,14 +75,19 @@ static bool reuses(const struct session *s, const struct input *input)
     return !(rows && version_compare(SIM_VERSION, "1.2.3") < 0) && !linear_without_reuse(s);
 }
 
-/* How many of the prompt's positions need not be computed. The last one always is: it gives the first token. */
-static size_t reusable(struct session *s, struct cache *cache, const struct prompt *prompt, const struct input *input)
+/* How many of the prompt's positions need not be computed. The last one always is: it gives the first token. What was
+ * computed with another adapter is reused all the same, and `maker` tells of it. */
+static size_t reusable(struct session *s, struct cache *cache, const struct prompt *prompt, const struct input *input,
+                       uint64_t *maker)
 {
     if (prompt->count == 0 || !reuses(s, input))
         return 0;
     size_t matched = RKLLM_GEN >= RKLLM_G3 || s->paused ? cache_match(cache, prompt->keys, prompt->count) : 0;
     size_t from_file = cache->history == 0 ? cache_match(&s->loaded, prompt->keys, prompt->count) : 0;
+    uint64_t other = from_file > matched ? s->loaded.maker : cache->maker;
     matched = matched > from_file ? matched : from_file;
+    if (matched + cache->history > 0 && other != *maker)
+        *maker = mix(other ^ mix(*maker));
     return matched < prompt->count ? matched : prompt->count - 1;
 }
 
@@ -130,13 +137,15 @@ static bool prefill(struct task *task, const struct input *inputs)
             task->overlong = true;
             return false;
         }
-        size_t matched = whole ? 0 : reusable(s, cache, prompt, &inputs[i]);
+        uint64_t maker = adapter_hash(task->adapter);
+        size_t matched = whole ? 0 : reusable(s, cache, prompt, &inputs[i], &maker);
         if (s->log_level >= 2)
             log_line('I', "kv cache matches %zu / %zu tokens of prompt", matched, prompt->count);
         size_t fresh = prompt->count - matched;
         if (!embed_by_caller(s, prompt->ids + matched, fresh))
             return false;
         cache_cut(cache, cache->history);
+        cache->maker = maker;
         if (cache->history == 0)
             cache->system = prompt->system;
         for (size_t k = 0; k < prompt->count; k++)
@@ -325,7 +334,6 @@ static bool prepare(struct task *task, const struct input *inputs)
 {
     struct session *s = task->s;
     const struct infer *infer = task->infer;
-    const struct sampling *sampling = infer->has_sampling ? &infer->sampling : &s->load.sampling;
 
     if (infer->lora != NULL && (task->adapter = adapter_named(s, infer->lora)) == NULL) {
         log_line('E', "Not Found Lora adapter named: %s", infer->lora);
@@ -354,11 +362,21 @@ static bool prepare(struct task *task, const struct input *inputs)
         lane->held.len = 0;
         lane->token = -1;
         lane->done = false;
-        if (!reply_choose(s, &task->prompts[i], task->adapter, sampling, i, &lane->reply))
-            return false;
+        task->answers = true;
     }
     int32_t most = infer->max_new != 0 ? infer->max_new : s->load.max_new;
     task->most = most > 0 ? (size_t)most : SIZE_MAX;
+    return true;
+}
+
+/* After the prefill, since an answer may tell what it was computed on. */
+static bool choose_replies(const struct task *task)
+{
+    struct session *s = task->s;
+    const struct sampling *sampling = task->infer->has_sampling ? &task->infer->sampling : &s->load.sampling;
+    for (size_t i = 0; task->answers && i < task->lanes; i++)
+        if (!reply_choose(s, &task->prompts[i], task->adapter, sampling, i, &s->lanes[i].reply))
+            return false;
     return true;
 }
 
@@ -425,7 +443,7 @@ static int perform(struct task *task, const struct input *inputs)
         log_line('I', "current kv cache size: %zu", s->lanes[0].cache.history);
     for (size_t i = 0; i < task->lanes && !s->paused; i++)
         s->lanes[i].before = s->lanes[i].cache.history;
-    if (!npu_begin(s) || !prepare(task, inputs) || !prefill(task, inputs))
+    if (!npu_begin(s) || !prepare(task, inputs) || !prefill(task, inputs) || !choose_replies(task))
         return failed(task);
     double prefilled = pace_now();
     task->perf.prefill_ms = (prefilled - task->started) * 1000;

@@ -102,6 +102,7 @@ int run(struct session *session, const struct input *inputs, const struct infer 
 int run_async(struct session *session, const struct input *inputs, const struct infer *infer, void *userdata);
 
 int adapter_load(struct session *session, const char *path, const char *name);
+uint64_t adapter_hash(const struct adapter *adapter); /* 0 for none */
 const struct adapter *adapter_named(const struct session *session, const char *name);
 
 int prompt_cache_load(struct session *session, const char *path);

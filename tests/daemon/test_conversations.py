@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 import urllib.request
 from collections.abc import Callable
@@ -67,3 +68,66 @@ def test_conversations_in_turn_wait_no_longer_than_a_single_one(talkers: House, 
     turns = [[one.ask() for one in several] for _ in range(TURNS)]
     base = median(alone[1:])
     assert all(median(turn) <= 1.3 * base for turn in turns[1:]), (alone, turns)
+
+
+class Chat:
+    """Histories of one model, asked in any order, and left in the middle of an answer."""
+
+    def __init__(self, daemon: Daemon, model: str) -> None:
+        self.url = f"http://{daemon.status()['listening'][0]}/v1/chat/completions"
+        self.model = model
+
+    def answer(self, messages: list[dict[str, str]], *, leave: bool = False, **more: Any) -> str:
+        body = {"model": self.model, "messages": messages, "stream": True, **more}
+        request = urllib.request.Request(self.url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
+        answer = ""
+        with urllib.request.urlopen(request, timeout=60) as lines:  # noqa: S310 - our own daemon
+            for line in lines:
+                if line.startswith(b"data: {"):
+                    answer += _content(json.loads(line[6:]))
+                if leave and answer:
+                    break
+        return answer
+
+
+def histories(count: int) -> list[list[dict[str, str]]]:
+    """Two system prompts, so that some conversations share a beginning."""
+    return [
+        [
+            {"role": "system", "content": f"Rules {number % 2}: " + "be brief and kind. " * 6},
+            {"role": "user", "content": " ".join(f"{'abcdefgh'[number]}{word}" for word in range(20))},
+        ]
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("release", ["1.2.3", "1.3.1"])
+def test_answers_are_those_of_a_fresh_prefill(
+    board_house: House, make_model: Callable[..., Path], library: Callable[[str], Path], release: str
+) -> None:
+    """An answer tells what it was computed on, so that one from another conversation's values differs. Loading a file
+    after an abort crashes 1.2.3."""
+    board_house.environment["EXO_RKLLM_RUNTIME_LIBRARY"] = str(library(release))
+    for name, card in (("talker", CARD), ("fresh", f"reuse = false\n{CARD}")):
+        board_house.add(name, card)
+        model = make_model(reply="On {cache} I say: yes, and no, and so on.", prefill_tps=900, decode_tps=400)
+        model.rename(board_house.models / name / "m.rkllm")
+    daemon = board_house.start()
+    kept, fresh, dice = Chat(daemon, "talker"), Chat(daemon, "fresh"), random.Random(release)
+    talks = histories(4)
+    for _ in range(300 if LONG else 9):
+        messages, fate = dice.choice(talks), dice.random()
+        if fate < 0.15:
+            kept.answer(messages, leave=True)
+        elif fate < 0.3:  # asked again, and cut short
+            limit = dice.randrange(1, 9)
+            assert kept.answer(messages, max_tokens=limit) == fresh.answer(messages, max_tokens=limit)
+        else:
+            answer = kept.answer(messages)
+            assert answer == fresh.answer(messages)
+            if len(messages) > 9:
+                del messages[2:]
+            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": f"And {fate}?"}]
+    status = {model["name"]: model for model in daemon.status()["models"]}
+    assert not status["talker"]["error"], daemon.text
+    assert status["talker"]["prefixes"]["restored"] and not status["fresh"]["prefixes"]["saved"], status
