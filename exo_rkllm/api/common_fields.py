@@ -97,19 +97,35 @@ LORA = FieldSpec(
     "lora", Text(most=256), "Name of the adapter to answer with; MODEL:ADAPTER as the model means the same."
 )
 
+FORM_ABOUT = (
+    "Form of the answer. The model is asked for it by prompt and, where that is possible, held to it while it answers; "
+    "an answer that violates it is an error."
+)
+JSON_OR_TEXT = Either((Free(), Text(least=1)), "a JSON Schema, as an object or as JSON text")
+CHOICES = List(Text(least=1, most=4000), least=1, most=1000)
+GRAMMAR = Text(least=1, most=1 << 16)
+EXPRESSION = Text(least=1, most=4000)
+STRUCTURED_OUTPUTS = body(
+    "StructuredOutputs",
+    FieldSpec("json", JSON_OR_TEXT, "JSON Schema of the answer."),
+    FieldSpec("json_object", Switch(), "Whether the answer is a JSON object."),
+    FieldSpec("regex", EXPRESSION, "Regular expression that the whole answer matches."),
+    FieldSpec("choice", CHOICES, "The answers to choose from."),
+    FieldSpec("grammar", GRAMMAR, "Grammar of the answer, in GBNF or Lark's form."),
+)
 # vLLM's and llama.cpp's fields that change the answer: what cannot be honoured must not be swallowed.
-GRAMMARS = "no sampler here can be held to it"
 CONSTRAINTS = (
     refused(
         "ignore_eos", "Whether to go on behind the end of the answer.", "an answer ends where the model ends it", False
     ),
     refused("min_tokens", "Fewest tokens of the answer.", "an answer ends where the model ends it", 0),
-    refused("guided_regex", "Regular expression of the answer.", GRAMMARS),
-    refused("guided_choice", "Answers to choose from.", GRAMMARS),
-    refused("guided_grammar", "Grammar of the answer.", GRAMMARS),
-    refused("structured_outputs", "Form of the answer, in vLLM's newer words.", GRAMMARS, {}),
-    refused("grammar", "Grammar of the answer, in llama.cpp's words.", GRAMMARS, ""),
-    refused("json_schema", "Schema of the answer, in llama.cpp's words.", "it is called response_format here", {}),
+    FieldSpec("guided_json", JSON_OR_TEXT, "JSON Schema of the answer, as vLLM names it."),
+    FieldSpec("guided_regex", EXPRESSION, "Regular expression that the whole answer matches."),
+    FieldSpec("guided_choice", CHOICES, "The answers to choose from."),
+    FieldSpec("guided_grammar", GRAMMAR, "Grammar of the answer, in GBNF or Lark's form."),
+    FieldSpec("structured_outputs", STRUCTURED_OUTPUTS, "Form of the answer, in vLLM's newer words."),
+    FieldSpec("grammar", Text(most=1 << 16), "Grammar of the answer in GBNF, in llama.cpp's words."),
+    FieldSpec("json_schema", JSON_OR_TEXT, "JSON Schema of the answer, in llama.cpp's words."),
     refused("dry_multiplier", "Penalty for repeated passages.", "no engine here has it", 0),
     refused("xtc_probability", "Chance of leaving out the likeliest tokens.", "no engine here has it", 0),
 )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from exo_rkllm.backends.base import Message, Structure, StructureKind, ToolCall
 from exo_rkllm.chat.prompt import with_system
 from exo_rkllm.errors import AnswerInvalid
 from exo_rkllm.schema.json_schema import Checker
+from exo_rkllm.schema.specs import FieldError, wrong
 
 # The opening of a fence, and what may still become one.
 LEAD = re.compile(r"\s*(?:```[a-zA-Z]*[ \t]*\n\s*)?")
@@ -128,3 +129,40 @@ def response_format_of(value: Mapping[str, Any] | None) -> ResponseFormat:
     if value["type"] == "json_object":
         return ResponseFormat("json")
     return ResponseFormat("schema", value.get("json_schema", value).get("schema", {}))
+
+
+def _schema_of(value: Any, where: str) -> Any:
+    """A schema that some clients send as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        schema = json.loads(value)
+    except (ValueError, RecursionError):
+        raise FieldError(where, f"{where} is text that is no JSON.", "Send the schema as an object.") from None
+    if not isinstance(schema, dict):
+        raise wrong(where, "a JSON Schema, which is an object", schema)
+    return schema
+
+
+# Fields that ask for a form, and how each is read. vLLM's stand in its newer object without "guided_".
+FORMS: Mapping[str, Callable[[Any], ResponseFormat]] = {
+    "response_format": response_format_of,
+    "guided_json": lambda value: ResponseFormat("schema", _schema_of(value, "guided_json")),
+    "guided_regex": lambda value: ResponseFormat("regex", value),
+    "guided_choice": lambda value: ResponseFormat("choice", value),
+    "guided_grammar": lambda value: ResponseFormat("gbnf", value),
+    "guided_json_object": lambda value: ResponseFormat("json" if value else "text"),
+    "grammar": lambda value: ResponseFormat("gbnf" if value else "text", value),
+    "json_schema": lambda value: ResponseFormat("schema", _schema_of(value, "json_schema")),
+}
+
+
+def asked_format(values: Mapping[str, Any]) -> ResponseFormat:
+    """What a body of OpenAI's, vLLM's or llama.cpp's asks for; raises a FieldError where it asks for two forms."""
+    fields = {**values, **{f"guided_{name}": value for name, value in values.get("structured_outputs", {}).items()}}
+    asked = {name: read(fields[name]) for name, read in FORMS.items() if fields.get(name) not in (None, {}, "")}
+    forms = {name: shape for name, shape in asked.items() if shape.structure is not None}
+    if len(forms) > 1:
+        first, second, *_ = forms
+        raise FieldError(second, f"{first} and {second} both say what the answer has to be.", "Send one of them.")
+    return next(iter(forms.values()), ResponseFormat("text"))

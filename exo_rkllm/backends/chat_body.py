@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection
-from typing import Any
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeAlias
 
-from exo_rkllm.backends.base import GenerationRequest, Image, Message, Sampling, Tool, ToolCall
+from exo_rkllm.backends.base import GenerationRequest, Image, Message, Sampling, StructureKind, Tool, ToolCall
 from exo_rkllm.errors import NotSupported
 
 CHOICES = frozenset({"none", "auto", "required"})
+# The fields by which a server is asked for a form, from the text of a `Structure`.
+FormFields: TypeAlias = Mapping[StructureKind, Callable[[str], dict[str, Any]]]
+LLAMA_FORMS: FormFields = {
+    "json": lambda _text: {"json_schema": {"type": "object"}},
+    "schema": lambda text: {"json_schema": json.loads(text)},
+    "choice": lambda text: {"grammar": f"root ::= {' | '.join(map(json.dumps, json.loads(text)))}"},
+    "gbnf": lambda text: {"grammar": text},
+}
+# vLLM's own fields are `structured_outputs`, and were `guided_...` before 0.12; both versions leave the others' aside.
+VLLM_FORMS: FormFields = {
+    "json": lambda _text: {"response_format": {"type": "json_object"}},
+    "schema": lambda text: {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": json.loads(text)},
+        }
+    },
+    "regex": lambda text: {"structured_outputs": {"regex": text}, "guided_regex": text},
+    "choice": lambda text: {"structured_outputs": {"choice": json.loads(text)}, "guided_choice": json.loads(text)},
+    "gbnf": lambda text: {"structured_outputs": {"grammar": text}, "guided_grammar": text},
+}
 
 
 def body(
-    request: GenerationRequest, model: str, defaults: Sampling, takes: Collection[str], engine: str, language: str = ""
+    request: GenerationRequest,
+    model: str,
+    defaults: Sampling,
+    takes: Collection[str],
+    engine: str,
+    language: str = "",
+    forms: FormFields = LLAMA_FORMS,
 ) -> tuple[str, dict[str, Any]]:
     """The path to post to, and what. `takes` are the server's sampling settings, which it names as `language` does."""
     if request.output != "text":
@@ -27,6 +55,12 @@ def body(
         fields["max_tokens"] = request.max_tokens
     if request.stop:
         fields["stop"] = list(request.stop)
+    if (structure := request.structure) is not None:
+        if structure.kind not in forms:
+            raise NotSupported(
+                f"{engine} holds no answer to a {structure.kind}.", f"It takes: {', '.join(sorted(forms))}."
+            )
+        fields |= forms[structure.kind](structure.text)
     if request.prompt is not None or request.tokens is not None:
         return "/completions", {**fields, "prompt": request.prompt if request.tokens is None else list(request.tokens)}
     fields["messages"] = [message(item) for item in request.messages]

@@ -211,7 +211,12 @@ class LlamaCppEngine(ChatServerEngine):
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            chat=True, sampling=TAKES, images=self._images, parallel=self._options["parallel"], context=self._context
+            chat=True,
+            sampling=TAKES,
+            images=self._images,
+            structure=True,
+            parallel=self._options["parallel"],
+            context=self._context,
         )
 
     def body(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:

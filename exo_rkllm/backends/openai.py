@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from exo_rkllm.backends.base import Capabilities, GenerationRequest, Model
+from exo_rkllm.backends.chat_body import VLLM_FORMS
 from exo_rkllm.backends.chat_body import body as chat_body
 from exo_rkllm.backends.chat_client import ChatClient, ChatServerEngine
 from exo_rkllm.backends.registry import EngineOption, EngineSpec
@@ -71,12 +72,17 @@ class OpenAIEngine(ChatServerEngine):
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            chat=True, sampling=TAKES, images=True, parallel=self._options["parallel"], context=self._context
+            chat=True,
+            sampling=TAKES,
+            images=True,
+            structure=True,
+            parallel=self._options["parallel"],
+            context=self._context,
         )
 
     def body(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
         remote = self._options["loras"].get(request.lora, self._remote)
-        return chat_body(request, str(remote), self.model.sampling, TAKES, self._who, VLLM)
+        return chat_body(request, str(remote), self.model.sampling, TAKES, self._who, VLLM, VLLM_FORMS)
 
 
 def read_key(reference: str, environment: Mapping[str, str]) -> str:

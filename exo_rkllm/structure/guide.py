@@ -69,7 +69,8 @@ class Guide:
         self._matcher = matcher
         self._stopped = stopped
         self._lead = Lead(prompt, json=structure.kind in JSON_KINDS)
-        self._ends = Marks.of(prompt.ends)
+        closing = prompt.tools.close if prompt.tools is not None and prompt.call_start else ()
+        self._ends = Marks.of((*prompt.ends, *closing))
         self._held = ""  # text that may become one of the model's own ends
         self._before = ""  # what stands between the prompt and the text that is matched
         self._runs = RunTotals()

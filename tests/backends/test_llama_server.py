@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,17 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from exo_rkllm.backends.base import Finish, GenerationRequest, Message, Piece, Progress, Sampling, Tool, ToolCall
+from exo_rkllm.backends.base import (
+    Finish,
+    GenerationRequest,
+    Message,
+    Piece,
+    Progress,
+    Sampling,
+    Structure,
+    Tool,
+    ToolCall,
+)
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineRegistry
 from exo_rkllm.catalogue.card import Card, Weights
@@ -105,6 +117,15 @@ async def test_server_honours_limits_stop_strings_and_prompts(engine: Any) -> No
     assert (await answer(engine, GenerationRequest(prompt="x", sampling=Sampling(temperature=0.0))))[0] == "yz"
     tokens = (alphabet.BEGIN, alphabet.BYTES + ord("v"))
     assert (await answer(engine, GenerationRequest(tokens=tokens, sampling=Sampling(temperature=0.0))))[0] == "wxyz"
+
+
+async def test_server_holds_answers_to_a_schema_and_a_grammar(engine: Any) -> None:
+    schema = Structure("schema", '{"type": "array", "items": {"enum": [1, 2]}, "minItems": 2, "maxItems": 2}')
+    text, _ = await answer(engine, ask("a", structure=schema, max_tokens=200))
+    assert len(json.loads(text)) == 2 and set(json.loads(text)) <= {1, 2}
+    assert (await answer(engine, ask("a", structure=Structure("choice", '["yes"]'))))[0] == "yes"
+    text, _ = await answer(engine, ask("a", structure=Structure("gbnf", 'root ::= "<" [a-c]{3} ">"'), max_tokens=20))
+    assert re.fullmatch("<[a-c]{3}>", text)
 
 
 async def test_every_setting_that_is_declared_is_taken(engine: Any) -> None:

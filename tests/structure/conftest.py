@@ -68,8 +68,10 @@ def talks(library: Library, board_root: Path, make_model: Callable[..., Path]) -
     """`async with talks(error_rate=0.05) as talk`: a model that repeats the question as its answer."""
 
     @asynccontextmanager
-    async def open_one(version: str = "1.3.1", **situation: Any) -> AsyncIterator[Talk]:
-        model = Card(make_model(**{"reply": "{user}", "continues": True, **situation}), {})
+    async def open_one(version: str = "1.3.1", family: str = "qwen2.5-1.5b", **situation: Any) -> AsyncIterator[Talk]:
+        # Without the rule, the simulator answers a question that names a tool with a call of its own.
+        repeating = {"reply": "{user}", "rules": (("tool_call", "{user}"),), "continues": True, **situation}
+        model = Card(make_model(file=f"{family}.rkllm", **repeating), {})
         host = EngineHost(lambda _: None, only(library(version)))
 
         class Recording(RkllmEngine):

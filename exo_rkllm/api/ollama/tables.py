@@ -67,7 +67,7 @@ SHARED = (
     FieldSpec(
         "format",
         Either((Text(("json", "")), Free()), "json or a JSON Schema"),
-        "Form of the answer. The model is asked for it by prompt; an answer that violates it is an error.",
+        common.FORM_ABOUT,
     ),
     FieldSpec("options", OPTIONS, "Sampling, and the length of the answer."),
     common.LORA,

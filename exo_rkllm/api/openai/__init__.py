@@ -20,7 +20,7 @@ from exo_rkllm.api.openai import translate
 from exo_rkllm.api.openai.logprobs import completion_logprobs
 from exo_rkllm.api.openai.stream import ChatEncoder, CompletionEncoder
 from exo_rkllm.api.openai.tables import CHAT, COMPLETION, EMBEDDING
-from exo_rkllm.api.response_format import ResponseFormat, response_format_of
+from exo_rkllm.api.response_format import asked_format
 from exo_rkllm.api.streaming import CompleteAnswer, complete_answer, stream_answers
 from exo_rkllm.backends.base import Ignored
 from exo_rkllm.catalogue.entry import Entry
@@ -43,11 +43,7 @@ MODEL_FIELDS: Mapping[str, Callable[[Entry], Any]] = {
 async def chat(call: Call) -> web.StreamResponse:
     values = call.values
     entry = call.entry(values["model"])
-    guided = values.get("guided_json")
-    if guided:
-        shape = ResponseFormat("schema", guided)
-    else:
-        shape = await call.compute(response_format_of, values.get("response_format"))
+    shape = await call.compute(asked_format, values)
     request = await call.compute(translate.chat_request, entry, values, shape)
     single_call = values.get("parallel_tool_calls") is False
     identity = f"chatcmpl-{request.id}"
@@ -75,18 +71,23 @@ async def completions(call: Call) -> web.StreamResponse:
     top = values.get("logprobs")
     if echo and top is None and not all(isinstance(prompt, str) for prompt in prompts):
         raise FieldError("echo", "echo wants a prompt that is text.", "Send the prompt as a string.")
-    requests = [translate.completion_request(entry, values, prompt) for prompt in prompts]
+    shapes = [await call.compute(asked_format, values) for _ in prompts]
+    requests = [
+        translate.completion_request(entry, values, prompt, shape)
+        for prompt, shape in zip(prompts, shapes, strict=True)
+    ]
     identity = f"cmpl-{secrets.token_hex(16)}"
     echoes = [prompt if echo and isinstance(prompt, str) else "" for prompt in prompts]
     if values.get("stream"):
         if top is not None:
             note_ignored(call, entry.id, Ignored(("logprobs",), "has no effect in a stream"))
-        encoder = CompletionEncoder(identity, entry.id, call.id, echoes, usage=_streams_usage(values))
+        encoder = CompletionEncoder(identity, entry.id, call.id, echoes, shapes, usage=_streams_usage(values))
         return await stream_answers(call, requests, encoder)
     if values.get("max_tokens") == 0:
         answers = [CompleteAnswer() for _ in requests]  # nothing but scores
     else:
         answers = [await complete_answer(call, request) for request in requests]
+    texts = [shape.check(answer.text, ()) for shape, answer in zip(shapes, answers, strict=True)]
     logprobs = [
         None if top is None else await _logprobs(call, entry, prompt, answer)
         for prompt, answer in zip(prompts, answers, strict=True)
@@ -98,8 +99,8 @@ async def completions(call: Call) -> web.StreamResponse:
             "created": int(time.time()),
             "model": entry.id,
             "choices": [
-                {"index": index, "text": echo + answer.text, "finish_reason": answer.finish.reason, "logprobs": scores}
-                for index, (answer, echo, scores) in enumerate(zip(answers, echoes, logprobs, strict=True))
+                {"index": index, "text": echo + text, "finish_reason": answer.finish.reason, "logprobs": scores}
+                for index, (answer, text, echo, scores) in enumerate(zip(answers, texts, echoes, logprobs, strict=True))
             ],
             "usage": translate.completion_usage(total(answer.finish.usage for answer in answers)),
         }

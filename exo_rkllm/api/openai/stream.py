@@ -79,25 +79,38 @@ class ChatEncoder(ChunkEncoder):
 
 
 class CompletionEncoder(ChunkEncoder):
-    """Answers of several prompts follow one another, told apart by their index. `echoes` has an entry a prompt."""
+    """Answers of several prompts follow one another, told apart by their index. `echoes` and `shapes` have an entry a
+    prompt."""
 
-    def __init__(self, identity: str, model: str, request_id: str, echoes: list[str], *, usage: bool) -> None:
+    def __init__(
+        self,
+        identity: str,
+        model: str,
+        request_id: str,
+        echoes: list[str],
+        shapes: list[ResponseFormat],
+        *,
+        usage: bool,
+    ) -> None:
         super().__init__("text_completion", identity, model, request_id, usage=usage)
         self._echoes = echoes
+        self._shapes = shapes
         self._usages: list[Usage] = []
         self._begin()
 
     def _begin(self) -> None:
         index = len(self._usages)
+        self._shape = self._shapes[index]
         self._answer = ChunkTemplate(self.chunk(index=index, text=TEXT, finish_reason=None, logprobs=None))
         self._opening = self._answer.fill(self._echoes[index]) if self._echoes[index] else ""
 
     def piece(self, piece: Piece) -> str:
         opening, self._opening = self._opening, ""
-        return opening + self._answer.fill(piece.text)
+        return opening + self._answer.fill(self._shape.feed(piece.text) if self._shape.enabled else piece.text)
 
     def finish(self, finish: Finish) -> str:
-        last = self.chunk(index=len(self._usages), text="", finish_reason=finish.reason, logprobs=None)
+        rest = self._shape.end(has_calls=False)
+        last = self.chunk(index=len(self._usages), text=rest, finish_reason=finish.reason, logprobs=None)
         out = self._opening + last
         self._usages.append(finish.usage)
         if len(self._usages) == len(self._echoes):

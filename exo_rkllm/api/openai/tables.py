@@ -84,6 +84,7 @@ SHARED = (
     FieldSpec("metadata", Free(most=64), "Your own notes on the request; they have no effect."),
     refused("n", "Number of answers.", ONE_ANSWER, 1),
     dropped("logit_bias", "Bias of single tokens.", "single tokens cannot be biased", {}),
+    FieldSpec("response_format", RESPONSE_FORMAT, common.FORM_ABOUT),
     *common.CONSTRAINTS,
 )
 CHAT = body(
@@ -95,11 +96,6 @@ CHAT = body(
     common.tools(TaggedSpec("type", {"function": common.FUNCTION_TOOL})),
     common.tool_choice(NAMED_TOOL, ALLOWED_TOOLS),
     common.PARALLEL_CALLS,
-    FieldSpec(
-        "response_format",
-        RESPONSE_FORMAT,
-        "Form of the answer. The model is asked for it by prompt; an answer that violates it is an error.",
-    ),
     FieldSpec("reasoning_effort", common.EFFORT, common.EFFORT_ABOUT),
     FieldSpec(
         "chat_template_kwargs",
@@ -107,7 +103,6 @@ CHAT = body(
         "The switch for thinking, as vLLM and SGLang name it; it has priority over reasoning_effort.",
     ),
     FieldSpec("enable_thinking", Switch(), "The same switch, as exo names it."),
-    FieldSpec("guided_json", Free(), "JSON Schema of the answer, as vLLM names it: the same as response_format."),
     dropped("logprobs", "Whether to return log probabilities.", NO_PROBABILITIES, False),
     dropped("top_logprobs", "Alternatives per token.", NO_PROBABILITIES, 0),
     refused("functions", "The older form of tools.", "it was replaced by tools", []),

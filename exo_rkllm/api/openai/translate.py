@@ -64,7 +64,9 @@ def prompts_of(value: str | list[Any]) -> list[str | tuple[int, ...]]:
     return [prompt if isinstance(prompt, str) else tuple(prompt) for prompt in value]
 
 
-def completion_request(entry: Entry, values: Mapping[str, Any], prompt: str | tuple[int, ...]) -> GenerationRequest:
+def completion_request(
+    entry: Entry, values: Mapping[str, Any], prompt: str | tuple[int, ...], shape: ResponseFormat
+) -> GenerationRequest:
     return GenerationRequest(
         model=entry.id,
         prompt=prompt if isinstance(prompt, str) else None,
@@ -72,6 +74,7 @@ def completion_request(entry: Entry, values: Mapping[str, Any], prompt: str | tu
         sampling=common_fields.sampling_of(values),
         max_tokens=common_fields.max_tokens_of(values.get("max_tokens")),
         stop=common_fields.stop_of(values.get("stop")),
+        structure=shape.structure,
     )
 
 
