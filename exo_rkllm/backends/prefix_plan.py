@@ -90,8 +90,8 @@ class PrefixSituation:
 
     `may_stash`: a run that only saves is possible. `may_restore`: a file can be loaded into this process. `reload` is
     what another process takes, into which it can be loaded in any case; None rules that out. `lasting` is False for a
-    prompt that nobody will continue. `tokens` is about the length of the prompt, and `room` the tokens that the context
-    has.
+    prompt that nobody will continue, and `rivals` are about that leave no file. `tokens` is about the length of the
+    prompt, and `room` the tokens that the context has.
     """
 
     prompt: str
@@ -103,6 +103,7 @@ class PrefixSituation:
     room: int
     clears: bool = False
     lasting: bool = True
+    rivals: bool = False
     may_stash: bool = True
     may_restore: bool = True
     reload: float | None = None
@@ -130,7 +131,7 @@ def plan(at: PrefixSituation, costs: PrefixCosts) -> PrefixPlan:
         loss = min(lost, at.hot.tokens - kept)
         worth = costs.worth_keeping(loss, costs.bytes(at.hot.tokens)) and loss * costs.prefill > costs.stash
         stash = at.may_stash and worth and at.hot.tokens + 1 < at.room
-    rivals = displaced or any(_rivals(saved, at, costs) for saved in at.saved)
+    rivals = at.rivals or displaced or any(_rivals(saved, at, costs) for saved in at.saved)
     save = at.lasting and rivals and costs.worth_keeping(at.tokens, costs.bytes(at.tokens))
     return PrefixPlan(stash, restore, fresh, save)
 

@@ -7,6 +7,7 @@ are about, or else by a run of one token before the next conversation displaces 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends.ledger import EMPTY, CachedRun
-from exo_rkllm.backends.prefix_plan import PrefixPlan, PrefixSituation, plan, superseded
+from exo_rkllm.backends.prefix_plan import RECENT, PrefixPlan, PrefixSituation, plan, superseded
 from exo_rkllm.backends.prefix_store import PrefixStore, binding
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.stream import RunDone
@@ -56,6 +57,8 @@ class EnginePrefixes:
         self._aborted = False  # some run of this process
         self._failures = 0
         self._part: Path | None = None  # of a run that saves, until it has ended
+        self._lasting = True  # whether what is hot will be continued
+        self._background_at = -math.inf  # when a client last asked for itself, which displaces what is hot
 
     def started(self, process: PrefixProcess | None) -> None:
         """Another process holds the model now; None for one whose cache belongs to the runtime's own conversation."""
@@ -77,18 +80,22 @@ class EnginePrefixes:
         store, process = self._store, self._process
         if store is None or process is None or self._failures >= MOST_FAILURES:
             return NOTHING
-        text = job.output == "text" and prompt is not None and not job.arrays
+        text, now = job.output == "text" and prompt is not None and not job.arrays, time.monotonic()
+        if not lasting:
+            self._background_at = now
+        disposable, self._lasting = not self._lasting, lasting
         key = self._key(job.lora)
         situation = PrefixSituation(
             prompt=prompt or "" if text else "",
             tokens=tokens,
-            hot=None if hot == EMPTY or adapter is None else hot,
+            hot=None if hot == EMPTY or adapter is None or disposable else hot,
             clears=job.clear_first,
             saved=store.of(key) if text else (),
             hot_saved=store.of(self._key(adapter)) if adapter is not None else (),
-            now=time.monotonic(),
+            now=now,
             room=process.context,
             lasting=lasting and text,
+            rivals=now - self._background_at < RECENT,
             may_stash=process.limits_runs,
             may_restore=process.after_abort or not self._aborted,
             reload=process.load_seconds or None,

@@ -90,7 +90,7 @@ class Decision:
         if refusal is not None:
             self.effects.append(on.RefuseEffect(event.ticket, refusal))
             return
-        entry = QueueEntry(event.ticket, event.client, self.now, event.keep_alive)
+        entry = QueueEntry(event.ticket, event.client, self.now, event.keep_alive, event.background, event.conversation)
         self.change(event.model, queue=model.queue.join(entry))
 
     def queue_left(self, event: on.QueueLeftEvent) -> None:
@@ -272,6 +272,8 @@ class Decision:
             queue, running = model.queue.start(entry.ticket), model.running | {entry.ticket}
             self.change(model.name, queue=queue, running=running, last_turn=runs)
             self.change(model.name, keep_alive_after_request=entry.keep_alive)
+            if not entry.background and entry.conversation:
+                self.change(model.name, hot=entry.conversation[-1])
         for model in self.state.models.values():
             if self.state.idle_deadline(model) <= self.now:
                 self.close(model.name)

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
 
 from exo_rkllm.backends.base import (
     Capabilities,
@@ -31,6 +32,7 @@ from exo_rkllm.chat.overflow import with_shares
 from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.chat.prompt import Prompt
 from exo_rkllm.dispatch import events as on
+from exo_rkllm.dispatch.affinity import conversation_keys, is_background
 from exo_rkllm.dispatch.decide import deadline, decide
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
 from exo_rkllm.dispatch.lease import NpuLease
@@ -111,10 +113,14 @@ class Dispatcher:
             except ExoRkllmError as error:
                 self._count(AnswerReport(model.id, error.code, time.monotonic() - began))
                 raise
+        request = replace(request, background=is_background(request))
         active = ActiveRequest(self._ticket(), request, model, client, time.monotonic())
         self._requests[active.ticket] = active
         try:
-            self._post(on.SubmitEvent(active.ticket, model.id, self._current_needs(model), client, keep_alive))
+            needs, conversation = self._current_needs(model), conversation_keys(request)
+            self._post(
+                on.SubmitEvent(active.ticket, model.id, needs, client, keep_alive, request.background, conversation)
+            )
             while isinstance(turn := await active.turn(), Progress):
                 yield turn
             engine = turn

@@ -20,6 +20,8 @@ class SubmitEvent:
     needs: ModelNeeds
     client: str = ""
     keep_alive: float | None = None
+    background: bool = False
+    conversation: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ class ModelState:
     keep_alive_after_request: float | None = None  # set by the latest request
     unload_when_idle: bool = False
     last_used: float = 0.0
+    hot: int | None = None  # the conversation of its latest run that was no background question
     last_turn: int = 0  # the number of its latest run, over all models
     domain: int | None = None
     memory: int = 0  # as measured; outlives unloading, since the next load will take as much

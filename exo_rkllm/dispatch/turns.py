@@ -38,4 +38,4 @@ def _head(state: DispatchState, model: ModelState) -> QueueEntry | None:
     if model.phase != "ready" or model.unload_when_idle or len(model.running) >= model.slots:
         return None
     others = (other for other in state.models.values() if model.name in other.waits_for_models)
-    return model.queue.next(min((other.claim for other in others if state.may_load(other)), default=None))
+    return model.queue.next(min((other.claim for other in others if state.may_load(other)), default=None), model.hot)

@@ -70,6 +70,35 @@ def test_conversations_in_turn_wait_no_longer_than_a_single_one(talkers: House, 
     assert all(median(turn) <= 1.3 * base for turn in turns[1:]), (alone, turns)
 
 
+def background(conversation: Conversation) -> None:
+    """Open WebUI's questions after an answer: title, tags and follow-ups."""
+    history = "\n".join(f"{one['role'].upper()}: {one['content']}" for one in conversation.messages[-6:])
+    for task in ("a concise, 3-5 word title with an emoji", "1-3 broad tags", "3-5 relevant follow-up questions"):
+        text = f"### Task:\nGenerate {task} for the chat history.\n### Chat History:\n<chat_history>\n{history}"
+        body = {"model": "talker", "messages": [{"role": "user", "content": text}], "stream": False, "max_tokens": 50}
+        request = urllib.request.Request(  # noqa: S310
+            conversation.url, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - our own daemon
+            assert answer.status == 200
+
+
+@pytest.mark.parametrize("release", ["1.3.1", pytest.param("1.2.3", marks=pytest.mark.skipif(not LONG, reason="long"))])
+def test_background_questions_cost_the_next_turn_nothing(
+    talkers: House, library: Callable[[str], Path], release: str
+) -> None:
+    talkers.environment["EXO_RKLLM_RUNTIME_LIBRARY"] = str(library(release))
+    daemon = talkers.start()
+    alone = Conversation(daemon, "a")
+    base = median([alone.ask() for _ in range(TURNS)][1:])
+    watched, seconds = Conversation(daemon, "b"), []
+    for _ in range(TURNS + (release < "1.3.0")):
+        seconds.append(watched.ask())
+        background(watched)
+    # Before 1.3.0 nothing can be saved after the answer, so the first questions displace it once.
+    assert median(seconds[1 + (release < "1.3.0") :]) <= 1.3 * base, (base, seconds)
+
+
 class Chat:
     """Histories of one model, asked in any order, and left in the middle of an answer."""
 

@@ -124,3 +124,55 @@ def test_queue_loses_and_doubles_no_request(steps: list[tuple[str, str]]) -> Non
         rounds = [(entry.client, entry.round) for entry in queue.entries]
         assert len(set(rounds)) == len(rounds), "one request a client and round"
         assert len(queue) == sum(queue.count(client) for client in "abc")
+
+
+def continuing(*keys: int, ticket: int, client: str) -> QueueEntry:
+    return QueueEntry(ticket, client, 0.0, conversation=keys)
+
+
+def test_whoever_continues_what_is_hot_is_preferred_within_a_round() -> None:
+    queue = EMPTY.join(continuing(1, ticket=1, client="a")).join(continuing(7, 8, ticket=2, client="b"))
+    assert queue.next(hot=7) == queue.entry(2)
+    assert queue.next(hot=5) == queue.next() == queue.entry(1)
+    later = queue.join(continuing(5, ticket=3, client="b"))
+    assert later.next(hot=5) == later.entry(1), "b has had its turn of this round with its first request"
+
+
+def test_requests_of_one_client_are_preferred_over_each_other() -> None:
+    """A chat server is one client, whoever of its users asks."""
+    queue = EMPTY.join(continuing(1, ticket=1, client="a")).join(continuing(7, ticket=2, client="a"))
+    assert queue.next(hot=7) == queue.entry(2)
+
+
+def test_nobody_is_overtaken_for_ever() -> None:
+    queue, hot = EMPTY.join(continuing(1, ticket=1, client="a")), 7
+    served = []
+    for ticket in range(2, 6):
+        queue = queue.join(continuing(hot, ticket=ticket, client="a"))
+        entry = queue.next(hot=hot)
+        assert entry is not None
+        served.append(entry.ticket)
+        queue = queue.start(entry.ticket)
+    assert served == [2, 3, 1, 4]
+
+
+def test_background_question_takes_no_turn_and_waits_for_a_bounded_number_of_others() -> None:
+    queue = EMPTY.join(QueueEntry(1, "a", 0.0, background=True)).join(QueueEntry(2, "a", 0.0))
+    assert [entry.ticket for entry in queue.entries] == [2, 1]
+    queue = queue.start(2)
+    served = []
+    for ticket in range(3, 9):
+        queue = queue.join(QueueEntry(ticket, "a", 0.0))
+        entry = queue.next()
+        assert entry is not None
+        served.append(entry.ticket)
+        queue = queue.start(entry.ticket)
+    assert 1 in served
+    assert served.index(1) >= 3
+    assert len(EMPTY.join(QueueEntry(1, "a", 0.0, background=True)).leave({1})) == 0
+
+
+def test_background_question_that_leaves_moves_nobody() -> None:
+    queue = EMPTY.join(QueueEntry(1, "a", 0.0, background=True)).join(QueueEntry(2, "a", 0.0)).leave({1})
+    assert [entry.ticket for entry in queue.entries] == [2]
+    assert queue.latest == {"a": 0}
