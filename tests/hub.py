@@ -45,6 +45,7 @@ class Repo:
     tags: tuple[str, ...] = ()
     gated: bool = False
     commit: str = COMMIT
+    downloads: int = 0
 
 
 @dataclass
@@ -93,12 +94,14 @@ class LocalHub:
         card: Mapping[str, Any] | None = None,
         tags: tuple[str, ...] = (),
         gated: bool = False,
+        downloads: int = 0,
     ) -> Repo:
-        self.repos[name] = Repo(dict(files), card or {}, tags, gated)
+        self.repos[name] = Repo(dict(files), card or {}, tags, gated, downloads=downloads)
         return self.repos[name]
 
     async def __aenter__(self) -> Self:
         hub = web.Application()
+        hub.router.add_get("/api/models", self._search)
         hub.router.add_get("/api/models/{org}/{name}", self._listing)
         hub.router.add_get("/api/models/{org}/{name}/revision/{revision}", self._listing)
         hub.router.add_get("/{org}/{name}/resolve/{revision}/{path:.+}", self._resolve)
@@ -137,6 +140,36 @@ class LocalHub:
         if request.match_info.get("revision", repo.commit) not in ("main", repo.commit):
             raise web.HTTPNotFound
         return repo
+
+    async def _search(self, request: web.Request) -> web.Response:
+        """Every word is in the name, in any case; the files are listed with `full`, without their sizes."""
+        self._note("hub", request)
+        if self.faults.listing is not None:
+            return web.Response(body=self.faults.listing)
+        words, tag = request.query.get("search", "").lower().split(), request.query.get("filter", "")
+        found = [
+            (name, repo)
+            for name, repo in self.repos.items()
+            if all(word in name.lower() for word in words) and (not tag or tag in repo.tags)
+        ]
+        assert (request.query["sort"], request.query["direction"]) == ("downloads", "-1")
+        found.sort(key=lambda one: -one[1].downloads)
+        rows = [
+            {
+                "_id": "6650f0",
+                "id": name,
+                "modelId": name,
+                "private": False,
+                "likes": 1,
+                "downloads": repo.downloads,
+                "tags": list(repo.tags),
+                "sha": repo.commit,
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                **({"siblings": [{"rfilename": path} for path in repo.files]} if "full" in request.query else {}),
+            }
+            for name, repo in found[: int(request.query.get("limit", "1000"))]
+        ]
+        return web.Response(body=json.dumps(rows).encode(), content_type="application/json")
 
     async def _listing(self, request: web.Request) -> web.Response:
         repo = self._repo(request)
@@ -198,7 +231,10 @@ class LocalHub:
         for at in range(start, len(body), CHUNK):
             part = body[at : min(at + CHUNK, max(end, at))]
             if part:
-                await response.write(part)
+                try:
+                    await response.write(part)
+                except ConnectionError:
+                    return response  # whoever asked has left
                 self.sent += len(part)
             if at + CHUNK > end and end < len(body):
                 if request.transport is not None:

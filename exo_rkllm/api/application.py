@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from exo_rkllm.api import anthropic, faults, ollama, openai, openapi, page, rerank, responses, status, tokens
+from exo_rkllm.api import anthropic, faults, gallery, ollama, openai, openapi, page, rerank, responses, status, tokens
 from exo_rkllm.api.access import check_api_key, check_right, check_site, common_headers, is_unix
 from exo_rkllm.api.bodies import HeldBody
 from exo_rkllm.api.body import is_large, memory_of, parse, read_body, scan
@@ -39,6 +39,7 @@ def endpoints() -> tuple[Endpoint, ...]:
         *tokens.ENDPOINTS,
         *rerank.ENDPOINTS,
         *status.ENDPOINTS,
+        *gallery.ENDPOINTS,
         *page.ENDPOINTS,
     )
     return (*rows, openapi.endpoint(rows))

@@ -22,7 +22,9 @@ from exo_rkllm.api.status_models import ModelRows
 from exo_rkllm.backends.base import JSON, Model
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.board.history import HistoryPoint
+from exo_rkllm.catalogue.downloads import Downloads
 from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.catalogue.gallery import GalleryItem
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue
@@ -87,6 +89,7 @@ class ApiContext:
     `history` gives the board's last hour.
 
     `metrics` takes the request's Accept header and gives the page and its type; `pull` takes ORG/REPO[:FILE].
+    `gallery` searches the Hub for what fits the board; `downloads` are the pulls that go on by themselves.
     `engine_spec` tells what a model's engine takes; without one, engines refuse for themselves.
     """
 
@@ -94,6 +97,8 @@ class ApiContext:
     catalogue: Catalogue
     settings: Callable[[], ApiServerSettings] = ApiServerSettings
     pull: Callable[[str], AsyncGenerator[PullProgress, None]] | None = None
+    gallery: Callable[[str], Awaitable[Sequence[GalleryItem]]] | None = None
+    downloads: Downloads | None = None
     metrics: Callable[[str], tuple[bytes, str]] | None = None
     board: Callable[[], Plain] = dict
     watch: Callable[[], AbstractContextManager[Any]] = nullcontext

@@ -53,7 +53,8 @@ def snapshot(call: Call) -> dict[str, Any]:
         "problems": [_problem_value(problem) for problem in listing.problems],
         "board": board,
         "cluster": context.cluster(),
-        "may": {"control": call.caller.may("control")},
+        "pulls": [] if context.downloads is None else [asdict(row) for row in context.downloads.status()],
+        "may": {"control": call.caller.may("control"), "load": call.caller.may("load")},
     }
 
 

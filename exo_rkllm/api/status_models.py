@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.catalogue.gallery import BoardRoom
 from exo_rkllm.dispatch.status import ModelStatus
 
 Values: TypeAlias = Mapping[str, JSON]
@@ -68,9 +69,7 @@ def unfit(card: Card, board: Values) -> str:
     size = card.weights.size if card.weights else 0
     if card.platform and isinstance(soc, str) and soc and card.platform.upper() != soc.upper().removesuffix("S"):
         return f"It is built for {card.platform.upper()}, and this board is {soc}."
-    if isinstance(memory, int) and size > memory:
-        return f"Its file has {size / 1e9:.1f} GB, and this board has {memory / 1e9:.1f} GB of memory."
-    return ""
+    return BoardRoom(memory=memory if isinstance(memory, int) else None).unfit(size)
 
 
 def _status_value(status: ModelStatus) -> dict[str, Any]:

@@ -38,16 +38,14 @@ def choose(files: Sequence[str], repo: str, soc: str, request: str = "") -> Choi
             f"{repo} has no .rkllm file, only: {', '.join(endings) or 'nothing'}.", _elsewhere(files, repo)
         )
     facts = {file: parse_filename(file, repo) for file in offers}
-    fitting = sorted(file for file in offers if not soc or facts[file].platform in (soc, ""))
+    fitting = [file for file in offers if fits(facts[file], soc)]
     platforms = {facts[file].platform for file in fitting}
     if not fitting:
-        made_for = ", ".join(sorted({fact.platform.upper() for fact in facts.values()}))
         raise ModelNotFound(
-            f"{repo} has files for {made_for} only, and this board is an {soc.upper()}.",
+            made_for_others(offers, repo, soc),
             "Look for a conversion for this SoC: a file is tied to the SoC that it was made for.",
         )
-    ranks = {file: _rank(facts[file], soc) for file in fitting}
-    best = [file for file in fitting if ranks[file] == min(ranks.values())]
+    best = best_of(fitting, repo, soc)
     if len(best) > 1 or (not soc and len(platforms) > 1):
         several = best if soc else fitting
         raise ModelNotFound(
@@ -55,6 +53,22 @@ def choose(files: Sequence[str], repo: str, soc: str, request: str = "") -> Choi
             f"Say which: exo-rkllm pull {repo}:{several[0]}",
         )
     return Choice(best[0], _why(best[0], facts[best[0]], len(offers), len(fitting), soc))
+
+
+def fits(fact: ParsedFilename, soc: str) -> bool:
+    return not soc or fact.platform in (soc, "")
+
+
+def best_of(files: Sequence[str], repo: str, soc: str) -> list[str]:
+    """Those of the files, which all fit, that are equally good and better than the rest."""
+    ranks = {file: _rank(parse_filename(file, repo), soc) for file in files}
+    return sorted(file for file in files if ranks[file] == min(ranks.values()))
+
+
+def made_for_others(offers: Sequence[str], repo: str, soc: str) -> str:
+    """What is wrong with a repository none of whose files fits."""
+    platforms = ", ".join(sorted({parse_filename(file, repo).platform.upper() for file in offers}))
+    return f"{repo} has files for {platforms} only, and this board is an {soc.upper()}."
 
 
 def _elsewhere(files: Sequence[str], repo: str) -> str:

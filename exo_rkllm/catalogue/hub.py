@@ -66,6 +66,15 @@ class Repository:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundRepository:
+    """What a search says of one."""
+
+    id: str
+    files: tuple[str, ...]
+    downloads: int
+
+
+@dataclass(frozen=True, slots=True)
 class Body:
     """A file's bytes from `start` on. `size` is the whole file's, None where the server does not say."""
 
@@ -113,6 +122,19 @@ class Hub:
         except (ValueError, TypeError, RecursionError, AttributeError, KeyError):
             raise PullError(
                 f"{self.access.endpoint} answers for {repo} with something that is no listing.", "Check HF_ENDPOINT."
+            ) from None
+
+    async def search(self, words: str, tag: str = "", limit: int = 50) -> tuple[FoundRepository, ...]:
+        """Repositories whose names have these words, the most fetched first; of their files, the names only."""
+        tagged = f"&filter={quote(tag, safe='')}" if tag else ""
+        query = f"search={quote(words, safe='')}{tagged}&sort=downloads&direction=-1&limit={limit}&full=true"
+        raw = await self._small(f"{self.access.endpoint}/api/models?{query}", LISTING_LIMIT, "the Hub's list of models")
+        try:
+            return tuple(filter(None, map(_found, json.loads(raw)[:limit])))
+        except (ValueError, TypeError, RecursionError, AttributeError, KeyError):
+            raise PullError(
+                f"{self.access.endpoint} answers a search with something that is no list of models.",
+                "Check HF_ENDPOINT.",
             ) from None
 
     async def read(self, repo: str, revision: str, path: str, limit: int) -> bytes:
@@ -258,6 +280,15 @@ def _repository(repo: str, listing: Any) -> Repository:
     if not re.fullmatch(r"[\w.-]{1,100}", revision):
         raise ValueError("no revision")
     return Repository(repo, revision, files, _bases(listing))
+
+
+def _found(listing: Mapping[str, Any]) -> FoundRepository | None:
+    repo, downloads = listing.get("id") or listing.get("modelId"), listing.get("downloads")
+    if not isinstance(repo, str) or not names.valid_repo(repo):
+        return None
+    paths = [one["rfilename"] for one in (listing.get("siblings") or [])[:MOST_FILES]]
+    files = tuple(path for path in paths if isinstance(path, str) and all(map(names.plain_file_name, path.split("/"))))
+    return FoundRepository(repo, files, downloads if isinstance(downloads, int) else 0)
 
 
 def _bases(listing: Mapping[str, Any]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from exo_rkllm.catalogue import card as cards
-from exo_rkllm.catalogue import describe, names
+from exo_rkllm.catalogue import describe, gallery, names
 from exo_rkllm.catalogue.choice import choose
 from exo_rkllm.catalogue.companions import base_models, fetch_companions
 from exo_rkllm.catalogue.encoders import encoder_among, vision_of
@@ -50,6 +50,12 @@ class PullTarget:
     repo: str
     revision: str = ""
     file: str = ""
+
+    @classmethod
+    def of(cls, text: str, soc: str) -> PullTarget:
+        """That, or a short name of the gallery for this SoC."""
+        is_name = names.valid_id(text.strip().replace(":", "-"))
+        return cls.parse(gallery.repository_of(text, soc) if is_name else text)
 
     @classmethod
     def parse(cls, text: str) -> PullTarget:
@@ -108,8 +114,7 @@ async def pull(
                 raise ModelExists(sentence, "Choose: --name NAME")
             yield PullProgress("done", f"{existing.id} is here already", file.path, file.sha256, id=existing.id)
             return
-        key = hashlib.sha256(f"{repo.id}\n{file.path}".encode()).hexdigest()[:24]
-        with catalogue.stage(key) as stage, _empty_stage_removed(stage):
+        with catalogue.stage(stage_key(repo.id, file.path)) as stage, _empty_stage_removed(stage):
             async with aclosing(fetch(hub, stage, repo, file)) as steps:
                 async for step in steps:
                     yield step
@@ -133,6 +138,11 @@ async def pull(
             card = dataclasses.replace(card, vision=vision)
             entry = await asyncio.to_thread(catalogue.publish, stage, card, replace=replace)
         yield PullProgress("done", f"{entry.id} is ready", file.path, step.sha256, step.done, step.done, entry.id)
+
+
+def stage_key(repo: str, file: str) -> str:
+    """Under which a pull of this file keeps what it has."""
+    return hashlib.sha256(f"{repo}\n{file}".encode()).hexdigest()[:24]
 
 
 async def _fetch_encoder(hub: Hub, stage: Path, repo: Repository, file: File) -> AsyncGenerator[PullProgress, None]:

@@ -209,6 +209,12 @@ class Catalogue:
                 shutil.rmtree(folder, ignore_errors=True)
             stage.close()
 
+    def discard_stage(self, key: str) -> None:
+        """Take away what a stage of that key has, unless somebody is just building in it."""
+        folder = self.directory / (staging.PULL + key)
+        if folder.is_dir() and staging.is_abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def publish(self, stage: Path, card: Card, *, replace: bool = False) -> Entry:
         """Turn a finished stage into the entry `card.id`, in one rename, durable before it is seen."""
         text = cards.dump(card)

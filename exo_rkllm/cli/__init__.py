@@ -43,6 +43,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("run", "exo_rkllm.cli.run", "ask a model one question, or chat with it"),
     Verb("models", "exo_rkllm.cli.models", "list the installed models", aliases=("list", "ls")),
     Verb("show", "exo_rkllm.cli.show", "show what is known about a model"),
+    Verb("search", "exo_rkllm.cli.search", "find models for this board on Hugging Face or a mirror"),
     Verb("pull", "exo_rkllm.cli.pull", "download a model from Hugging Face or a mirror"),
     Verb("import", "exo_rkllm.cli.importing", "add model files from this machine to the catalogue"),
     Verb("cp", "exo_rkllm.cli.cp", "give a model another name"),

@@ -20,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="ORG/REPO[:FILE]",
-        help="a repository and part of a file's name, or its page's address",
+        help="a repository and part of a file's name, its page's address, or a short name such as qwen3:1.7b",
     )
     parser.add_argument("--name", default="", metavar="NAME", help="the model's name (default: from the file's name)")
     parser.add_argument("--soc", metavar="SOC", help="the SoC the file is for, such as rk3588 (default: this board's)")
@@ -65,7 +65,7 @@ def pull_here(args: argparse.Namespace) -> AsyncGenerator[PullProgress, None]:
     give_up_root(catalogue.directory)
     return pull(
         catalogue,
-        PullTarget.parse(args.model),
+        PullTarget.of(args.model, soc(args)),
         Access.of(os.environ),
         soc=soc(args),
         name=args.name,

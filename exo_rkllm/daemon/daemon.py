@@ -20,12 +20,13 @@ from exo_rkllm.api.status import kernel_log_value
 from exo_rkllm.assembly import NO_PLUGINS, open_node
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.board import affinity
-from exo_rkllm.board.counters import read_load, read_temperature
+from exo_rkllm.board.counters import read_gauges, read_load, read_temperature
 from exo_rkllm.board.history import History
 from exo_rkllm.board.neighbours import NeighbourWatch, find_neighbours
 from exo_rkllm.board.performance import SOCKET, Performance
 from exo_rkllm.board.sampler import Sampler
 from exo_rkllm.catalogue import deriving
+from exo_rkllm.catalogue.downloads import Downloads
 from exo_rkllm.catalogue.folder_watch import FolderWatch
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
@@ -45,6 +46,7 @@ from exo_rkllm.runtime import abi
 from exo_rkllm.runtime.locate import Search
 
 if TYPE_CHECKING:
+    from exo_rkllm.catalogue.gallery import GalleryItem
     from exo_rkllm.cluster.node import ClusterNode
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ class Daemon:
         self.bodies = Bodies()
         self.tokenizers = ModelTokenizers()
         self._closing.callback(self.tokenizers.close)
+        self.downloads = Downloads(lambda target: self.pull(PullRequest(target)), self._discard)
         self.history = History(self._tokens_so_far, lambda: read_temperature(self.hardware.watch.sources))
         self.sampler = Sampler(
             lambda: self.hardware.watch.sources, asyncio.get_running_loop(), on_sample=self.history.add
@@ -153,6 +156,7 @@ class Daemon:
 
     async def stop(self) -> None:
         """After the dispatcher has drained."""
+        await self.downloads.close()
         self._closing.close()
         for task in self._tasks:
             task.cancel()
@@ -286,11 +290,12 @@ class Daemon:
         own = {"HF_ENDPOINT": asked.endpoint, "HF_TOKEN": asked.token}
         access = Access.of({**self._environment, **{name: value for name, value in own.items() if value}})
         soc = self.hardware.board.soc
+        name = asked.soc or ("" if soc is None else soc.name)
         return pull(
             self.node.catalogue,
-            PullTarget.parse(asked.model),
+            PullTarget.of(asked.model, name),
             access,
-            soc=asked.soc or ("" if soc is None else soc.name),
+            soc=name,
             name=asked.name,
             replace=asked.replace,
         )
@@ -305,6 +310,24 @@ class Daemon:
         """Release and generation of the default one of the vendor's libraries, for the metrics."""
         library = self.hardware.library
         return None if library is None else (library.release, abi.RELEASES[library.release])
+
+    def _discard(self, target: str, file: str) -> None:
+        from exo_rkllm.catalogue.pull import PullTarget, stage_key
+
+        soc = self.hardware.board.soc
+        repo = PullTarget.of(target, "" if soc is None else soc.name).repo
+        self.node.catalogue.discard_stage(stage_key(repo, file))
+
+    async def gallery(self, words: str) -> Sequence[GalleryItem]:
+        """What the Hub has for this board."""
+        from exo_rkllm.catalogue.gallery import BoardRoom, installed_files, search
+        from exo_rkllm.catalogue.hub import Access, Hub
+
+        reading, soc = read_gauges(self.hardware.watch.sources), self.hardware.board.soc
+        room = BoardRoom("" if soc is None else soc.name, reading.memory_total, reading.memory_available)
+        sources = {entry.id: entry.card.source for entry in self.node.catalogue.list()}
+        async with Hub(Access.of(self._environment)) as hub:
+            return await search(hub, words, room, installed_files(sources))
 
     def facts(self) -> Mapping[str, JSON]:
         """What a status says besides the dispatcher's own."""

@@ -28,6 +28,8 @@ def application(daemon: Daemon, *, loopback: bool) -> web.Application:
             catalogue=daemon.node.catalogue,
             settings=lambda: ApiServerSettings(daemon.config.api, daemon.keys, loopback),
             pull=lambda name: daemon.pull(PullRequest(name)),
+            gallery=daemon.gallery,
+            downloads=daemon.downloads,
             metrics=scrape(daemon) if daemon.config.metrics.enabled else None,
             board=lambda: {
                 **board_value(

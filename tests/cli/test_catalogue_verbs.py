@@ -123,7 +123,8 @@ def test_pull_without_a_board_asks_for_the_soc(run: Run, served: LocalHub) -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("pull", "nonsense"), 2, "'nonsense' is no repository."),
+        (("pull", "non sense"), 2, "'non sense' is no repository."),
+        (("pull", "nonsense"), 1, "There is no short name 'nonsense'."),
         (("import", "/nowhere"), 1, "There is no /nowhere."),
         (("show", "../../etc"), 1, "No model '../../etc' in"),
         (("rm", ".."), 1, "No model '..' in"),
@@ -226,3 +227,38 @@ def test_progress_on_a_terminal_rewrites_one_line(served: LocalHub, models: Path
     assert "100%" in text
     assert text.rstrip().endswith("qwen3-0.6b is ready")
     assert all(len(line) <= 60 for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n") if "%" in line)
+
+
+# ── search ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_search_lists_what_pull_takes_with_size_and_marks_what_is_here(
+    run: Run, served: LocalHub, board: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(board("orangepi-5-plus")))
+    served.add("org/poet-rkllm", {"poet-rk3576-w4a16.rkllm": large(b"x")}, downloads=7)
+    code, out, err = run("search", "rk")
+    assert (code, err) == (0, "")
+    target = "org/qwen3-0.6b-rk3588:qwen3-0.6b-rk3588-w8a8.rkllm"
+    lines = out.splitlines()
+    assert lines[0].split() == ["PULL", "SIZE", "QUANTIZED", "FETCHED"]
+    assert lines[1].split()[0] == target and "MB" in lines[1]
+    assert "Org/poet-rkllm has files for RK3576 only" in out
+    assert run("pull", target)[0] == 0
+    found = json.loads(run("search", "qwen3", "--json")[1])
+    assert [(model["target"], model["id"]) for model in found["models"]] == [(target, "qwen3-0.6b")]
+    assert found["soc"] == "rk3588"
+    assert run("search", "nothing-of-the-kind") == (
+        1,
+        "The Hub has no .rkllm file for nothing-of-the-kind. Try fewer words.\n",
+        "",
+    )
+
+
+def test_pull_takes_a_short_name_of_the_gallery(run: Run, served: LocalHub) -> None:
+    served.repos["GatekeeperZA/Qwen3-1.7B-RKLLM-v1.2.3"] = served.repos["org/qwen3-0.6b-rk3588"]
+    assert run("pull", "qwen3:1.7b", "--soc", "rk3588")[0] == 0
+    code, _, err = run("pull", "qwen3:1.7b", "--soc", "rk3576")
+    assert code == 1
+    assert "The short name 'qwen3-1.7b' is for RK3588, and this board is an RK3576." in err
+    assert "exo-rkllm search WORDS" in err

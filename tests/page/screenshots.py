@@ -8,15 +8,21 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
 from exo_rkllm.board.history import HistoryPoint
+from exo_rkllm.catalogue.choice import made_for_others
+from exo_rkllm.catalogue.downloads import Downloads
+from exo_rkllm.catalogue.gallery import BoardRoom, GalleryItem
+from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.config import ApiSettings
 from tests.api.world import World, world
 from tests.page.browser import browser
-from tests.page.opening import DONE, ask
+from tests.page.opening import DONE, ask, press
+from tests.page.test_connection import Proxy
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
 SETTINGS = ApiServerSettings(
@@ -49,6 +55,30 @@ CLUSTER: dict[str, Any] = {
     ],
     "instances": [{"id": "i", "model": "qwen3-1.7b", "node": "orangepi", "status": "ready", "tasks": 0, "mine": True}],
 }
+
+
+def _item(repo: str, file: str, gigabytes: float, downloads: int, **more: Any) -> GalleryItem:
+    quantization = "w4a16" if "w4a16" in file else "w8a8"
+    size = int(gigabytes * 1e9)
+    return GalleryItem(f"{repo}:{file}", repo, file, quantization, size, downloads, **more)
+
+
+GALLERY = (
+    _item("maker/Qwen3-1.7B-RKLLM", "Qwen3-1.7B_w8a8_rk3588.rkllm", 2.37, 812),
+    _item("maker/Qwen3-VL-2B-RKLLM", "Qwen3-VL-2B_w8a8.rkllm", 2.9, 410, sees=True),
+    _item("maker/Qwen3-8B", "Qwen3-8B_w8a8.rkllm", 8.8, 95, note=BoardRoom(free=7_900_000_000).note(8_800_000_000)),
+    _item("maker/Qwen3-4B", "w4a16.rkllm", 0, 60, unfit=made_for_others(["rk3576.rkllm"], "maker/Qwen3-4B", "rk3588")),
+)
+
+
+async def found(words: str) -> tuple[GalleryItem, ...]:
+    return GALLERY
+
+
+async def pulling(target: str) -> AsyncGenerator[PullProgress, None]:
+    for step in range(200):
+        yield PullProgress("downloading", target, done=step * 25_000_000, total=2_900_000_000)
+        await asyncio.sleep(0.5)
 
 
 def board() -> dict[str, Any]:
@@ -90,9 +120,19 @@ def history() -> tuple[HistoryPoint, ...]:
 
 async def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    more: dict[str, Any] = {"cluster": lambda: CLUSTER, "cards": CARDS, "answers": ANSWERS, "history": history}
+    downloads = Downloads(pulling, lambda _target, _file: None)
+    more: dict[str, Any] = {
+        "cluster": lambda: CLUSTER,
+        "cards": CARDS,
+        "answers": ANSWERS,
+        "history": history,
+        "gallery": found,
+        "downloads": downloads,
+    }
     async with world(settings=SETTINGS, board=board, **more) as server, browser() as tab:
-        await tab.open(server.url, width=1366, height=768)
+        proxy = Proxy(server.port)
+        await proxy.open()
+        await tab.open(f"http://127.0.0.1:{proxy.port}", width=1366, height=768)
         await tab.run("sessionStorage.setItem('key', 'sesame')")
         await tab.send("Page.reload")
         await tab.until("document.querySelectorAll('.lane').length === 4")
@@ -116,12 +156,18 @@ async def main() -> None:
         await tab.look(1366, 768)
         for other in others:
             other.cancel()
-        await tab.send(
-            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=0, uploadThroughput=0
-        )
+        downloads.start(GALLERY[1].target)
+        await press(tab, "Find models")
+        await tab.run("document.getElementById('gallery-words').value = 'qwen3'")
+        await press(tab, "Search")
+        await asyncio.sleep(2)
+        await tab.picture(FOLDER / "status-gallery.png")
+        await press(tab, "Close")
+        await proxy.take_away()
         await tab.until("document.querySelector('.page.old')", 20)
         await asyncio.sleep(1)
         await tab.picture(FOLDER / "status-lost.png")
+    await downloads.close()
 
 
 if __name__ == "__main__":

@@ -112,7 +112,8 @@ async def test_without_a_model_the_chat_offers_nothing_and_the_first_one_opens_i
     async with world(cards={}) as server, browser() as tab:
         await tab.open(server.url)
         await tab.until("document.body.innerText.includes('There is no model to ask yet.')")
-        assert "exo-rkllm pull ORG/REPO" in await tab.text()
+        assert "exo-rkllm search qwen3" in await tab.text()
+        await tab.until("document.querySelector('.welcome button')")
         on = "['question', 'send'].every((id) => document.getElementById(id)?.disabled === false)"
         assert not await tab.run(f"document.getElementById('model') || {on}")
         (server.folder / "qwen").mkdir()
@@ -127,7 +128,8 @@ async def test_only_who_may_control_has_the_buttons() -> None:
         await tab.until("document.querySelectorAll('#model-list li').length === 5")
         assert await tab.run("document.querySelectorAll('#model-list button').length") == 0
         await use_key(tab, "sesame")
-        await tab.until("document.querySelectorAll('#model-list button').length === 5")
+        await tab.until("document.querySelectorAll('#model-list button[aria-label^=Load]').length === 5")
+        assert await tab.run("document.querySelectorAll('#model-list button[aria-label^=Remove]').length") == 5
         await tab.run("document.querySelector('[aria-label=\"Load qwen\"]').click()")
         await tab.until("document.querySelector('[aria-label=\"Unload qwen\"]')")
         await tab.run("document.querySelector('[aria-label=\"Unload qwen\"]').click()")

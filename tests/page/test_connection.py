@@ -73,8 +73,11 @@ async def test_gone_daemon_dims_every_figure_and_the_page_comes_back_by_itself()
         await proxy.take_away()
         await tab.until(f"{PILL} === 'no connection' && {OLD}", 3)
         assert "No connection since" in await tab.text()
-        figures = "[...document.querySelectorAll('#board-side .card')].map((one) => getComputedStyle(one).opacity)"
-        assert all(float(opacity) < 0.6 for opacity in await tab.run(figures))
+        dimmed = """((style) => [...document.querySelectorAll('#board-side .card')].map((one) => getComputedStyle(one))
+            .every(({filter, color}) => filter === 'grayscale(1)' && color === style.color))
+            (getComputedStyle(document.querySelector('dt')))"""
+        assert await tab.run(dimmed)
+        assert float(await tab.run("getComputedStyle(document.querySelector('.lane canvas')).opacity")) < 0.6
         since = await tab.run("document.querySelector('#notice strong').textContent")
         await asyncio.sleep(1.5)
         assert await tab.run("document.querySelector('#notice strong').textContent") == since

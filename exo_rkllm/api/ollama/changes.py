@@ -19,6 +19,7 @@ from exo_rkllm.api.streaming import open_stream
 from exo_rkllm.catalogue import modelfile
 from exo_rkllm.catalogue.deriving import Recipe, add_alias, check_source, derive
 from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.catalogue.gallery import is_short_name
 from exo_rkllm.catalogue.pull import PullTarget
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, NotSupported, UsageError
 from exo_rkllm.sampling import SAMPLING_NAMES
@@ -33,7 +34,8 @@ async def pull(call: Call) -> web.StreamResponse:
     if _is_here(call, name):
         return await _done(call)
     try:
-        PullTarget.parse(name)
+        if not is_short_name(name):
+            PullTarget.parse(name)
     except UsageError:
         raise ModelNotFound(
             f"No model {name[:100]!a} is here, and the Hub has none of a name without an organisation.",

@@ -3,6 +3,7 @@ import { signal, useLayoutEffect, useRef, useSignal } from "./vendor/libs.js";
 import { html } from "./html.js";
 import { gigabytes, list, number, plural, span } from "./format.js";
 import { act, now, status } from "./daemon.js";
+import { openGallery, Pulls } from "./gallery.js";
 import { sampled, samples, speed } from "./history.js";
 import { fit } from "./models.js";
 
@@ -138,14 +139,19 @@ function Model({ model }) {
     model.retry_at && `tried again in ${span(model.retry_at - now.value)}`,
   );
   const verb = live ? "unload" : "load";
+  const asking = useSignal(false);
   const words = busy ? "answering" : model.state === "cold" && reason ? "does not fit" : WORDS[model.state];
   return html`<li data-key=${model.name}><div class="what"><p class="name">${model.title}</p><p class="meta">${about}</p>
       ${model.error && html`<p class="trouble">${model.error} ${model.hint}</p>`}
       ${reason && !live && html`<p class="trouble">${reason}</p>`}
       ${model.state === "loading" && html`<${Loading} model=${model} />`}</div>
     <span class=${`state ${busy ? "running" : reason && !live ? "failed" : model.state}`}>${words}</span>
-    ${status.value.may.control && html`<button type="button" class="quiet" disabled=${model.state === "closing"} aria-label=${`${live ? "Unload" : "Load"} ${model.title}`}
-      onclick=${() => act(`/v1/models/${encodeURIComponent(model.name)}/${verb}`)}>${live ? "Unload" : "Load"}</button>`}
+    ${status.value.may.control && (asking.value ? html`<span class="acts" role="group" aria-label=${`Remove ${model.title} and its files?`}>
+      <button type="button" class="stop" ref=${(button) => button?.focus()} onclick=${() => act("/api/delete", { method: "DELETE", body: JSON.stringify({ model: model.name }) })}>Remove files</button>
+      <button type="button" class="quiet" onclick=${() => { asking.value = false; }}>Keep</button></span>`
+    : html`<span class="acts"><button type="button" class="quiet" disabled=${model.state === "closing"} aria-label=${`${live ? "Unload" : "Load"} ${model.title}`}
+      onclick=${() => act(`/v1/models/${encodeURIComponent(model.name)}/${verb}`)}>${live ? "Unload" : "Load"}</button>
+      ${!busy && html`<button type="button" class="plain" aria-label=${`Remove ${model.title}`} title="Remove the model and its files" onclick=${() => { asking.value = true; }}>✕</button>`}</span>`)}
   </li>`;
 }
 
@@ -155,14 +161,15 @@ function Loading({ model }) {
 }
 
 function Models() {
-  const { models, problems, may } = status.value;
+  const { models, problems, may, pulls = [] } = status.value;
   const loaded = models.filter(({ state }) => state === "ready").length;
   return html`<section id="models" class="card" aria-labelledby="models-title">
-    <div class="head"><h2 id="models-title">Models</h2><p class="aside">${models.length > 0 && `${loaded} of ${models.length} loaded`}</p></div>
-    <ul id="model-list" class="rows">
+    <div class="head"><h2 id="models-title">Models</h2><p class="aside">${models.length > 0 && `${loaded} of ${models.length} loaded`}</p>
+      ${may.load && html`<button id="open-gallery" type="button" class="plain" aria-haspopup="dialog" onclick=${openGallery}>Find models</button>`}</div>
+    <ul id="model-list" class="rows"><${Pulls} />
       ${models.map((model) => html`<${Model} key=${model.name} model=${model} />`)}
       ${problems.map((one) => html`<li key=${`problem ${one.folder}`}><div class="what"><p class="name">${one.folder}</p><p class="trouble">${one.sentence}</p><p class="meta">${one.hint}</p></div></li>`)}
-      ${models.length + problems.length === 0 && html`<li><p class="empty">No model is here yet. <code>exo-rkllm pull ORG/REPO</code> fetches one.</p></li>`}
+      ${models.length + problems.length + pulls.length === 0 && html`<li><p class="empty">No model is here yet. <code>exo-rkllm search qwen3</code> finds some for this board.</p></li>`}
     </ul>
     ${!may.control && models.length > 0 && html`<p id="models-note" class="meta">Loading and unloading by hand needs a key with the right to control, or <code>exo-rkllm load</code>.</p>`}
   </section>`;

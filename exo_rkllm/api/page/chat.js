@@ -3,6 +3,7 @@ import { useEffect, useLayoutEffect, useRef, useSignal, useState } from "./vendo
 import { copy, html } from "./html.js";
 import { number, plural, span } from "./format.js";
 import { link, now, status } from "./daemon.js";
+import { openGallery } from "./gallery.js";
 import { current, save, start, touch, watch } from "./conversations.js";
 import { again, ask, edit, proceed, runningIn, shorten, spoken, startWithSummary, stop } from "./answer.js";
 import { Writer } from "./markdown.js";
@@ -167,7 +168,8 @@ function Talk({ conversation }) {
 function Welcome({ conversation }) {
   const none = status.value && !status.value.models.length;
   return html`<div class="welcome"><h2>${none ? "There is no model to ask yet." : "Ask the board something."}</h2>
-    ${none ? html`<p>Fetch one in a terminal on the board: <code>exo-rkllm pull ORG/REPO</code></p>`
+    ${none ? html`<p>Fetch one in a terminal on the board: <code>exo-rkllm search qwen3</code>, then <code>exo-rkllm pull NAME</code></p>
+        ${status.value.may.load && html`<button type="button" onclick=${openGallery}>Find a model for this board</button>`}`
       : html`<p>Answers are computed on this board. Conversations stay in this browser.</p>
         <div class="starters">${status.value && STARTERS.map((text) => html`<button type="button" class="quiet" onclick=${() => send(conversation, text)}>${text}</button>`)}</div>`}
   </div>`;

@@ -83,10 +83,10 @@ export async function* serverEvents(response) {
   }
 }
 
-export async function act(path) {
+export async function act(path, options = {}) {
   problem.value = null;
   try {
-    await ask(path, { method: "POST" });
+    await ask(path, { method: "POST", ...options, headers: { "Content-Type": "application/json" } });
   } catch (error) {
     problem.value = { text: error.message };
   }

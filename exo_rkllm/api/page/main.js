@@ -6,6 +6,7 @@ import { follow, link, problem, status } from "./daemon.js";
 import { open } from "./conversations.js";
 import { Board } from "./board.js";
 import { Chat } from "./chat.js";
+import { Gallery } from "./gallery.js";
 import { KeyBox, openKey, Settings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { view } from "./view.js";
@@ -54,7 +55,7 @@ function App() {
     <a class="skip" href="#question">Skip to the chat</a>
     <${Header} /><${Notice} />
     <main><${Sidebar} /><${Chat} /><${Board} /></main>
-    <${Settings} /><${KeyBox} />
+    <${Settings} /><${KeyBox} />${status.value && html`<${Gallery} />`}
   </div>`;
 }
 
