@@ -59,6 +59,8 @@ class RKLLMInferenceEngine(host_class()):  # type: ignore[misc]
         speak(os.environ.get("DEBUG", ""))
         if self._classic.keep_engine:
             hooks.keep_engine(RKLLMInferenceEngine)
+        hooks.name_models()
+        hooks.name_the_npu()
         hooks.fit_tokenizers(self._node.catalogue.list)
         if self._classic.shard_downloads:
             hooks.use_local_shards(shard_downloader, self._node.catalogue.list)

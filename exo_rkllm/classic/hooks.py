@@ -9,6 +9,7 @@ import asyncio
 import functools
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -16,8 +17,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from exo_rkllm import models
+from exo_rkllm.board.detect import detect
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.classic.token_ids import end_ids
+from exo_rkllm.detection import NAME, detect_rockchip_npu
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.models import ENGINE, classic_id
 
@@ -52,6 +56,39 @@ def keep_engine(ours: type[Any]) -> bool:
 
     node = getattr(sys.modules.get("exo.orchestration.node"), "Node", None)
     return wrap_once(node, "select_best_inference_engine", wrapper)
+
+
+# ── the host's names for our models and for this board ───────────────────────────────────────────
+
+
+def name_models() -> None:
+    """No host asks a plugin for the names that tinychat shows (classic-plugin 2.4)."""
+    names = getattr(sys.modules.get("exo.models"), "pretty_name", {})
+    for name, pretty in models.RKLLM_PRETTY_NAMES.items():
+        names.setdefault(name, pretty)
+
+
+def name_the_npu() -> None:
+    """Have exo's topology and terminal view show the board with its NPU; exo asks tinygrad, which knows none."""
+    host: Any = sys.modules.get("exo.topology.device_capabilities")
+
+    def wrapper(original: Any) -> Callable[..., Any]:
+        async def capabilities() -> Any:
+            if detect_rockchip_npu() is None:
+                return await original()
+            board = detect(Path(os.environ.get("EXO_RKLLM_BOARD_ROOT") or "/"))
+            assert board.soc is not None, "an NPU without its SoC is not usable"  # noqa: S101
+            tops, memory = board.soc.tops, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            return host.DeviceCapabilities(
+                model=f"{board.title}, {NAME} with {tops:g} TOPS",
+                chip=f"{NAME} ({board.soc.title})",
+                memory=memory >> 20,
+                flops=host.DeviceFlops(fp32=0, fp16=tops / 2, int8=tops),
+            )
+
+        return capabilities
+
+    wrap_once(host, "linux_device_capabilities", wrapper)
 
 
 # ── the host's own tokenizer of our models ───────────────────────────────────────────────────────

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm import models
-from exo_rkllm.board.detect import detect
 from exo_rkllm.classic.hooks import wrap_once
-from exo_rkllm.detection import NAME, detect_rockchip_npu
 from exo_rkllm.errors import NotSupported
 
 # ── which exo ────────────────────────────────────────────────────────────────────────────────────
@@ -73,12 +70,10 @@ NAMES = ("rkllm", "rkllm-npu")
 
 
 def prepare(make: Callable[[Any], Any]) -> None:
-    """Register cards, display names, the engine and the NPU with exo; to be called before exo.main is imported."""
+    """Register cards and the engine with exo; to be called before exo.main is imported."""
     cards = importlib.import_module("exo.models")
     for name, card in models.RKLLM_MODELS.items():
         cards.model_cards.setdefault(name, card)
-    for name, pretty in models.RKLLM_PRETTY_NAMES.items():
-        getattr(cards, "pretty_name", {}).setdefault(name, pretty)
     engines = importlib.import_module("exo.inference.inference_engine")
     for name in NAMES:
         getattr(engines, "inference_engine_classes", {}).setdefault(name, models.ENGINE)
@@ -90,33 +85,6 @@ def prepare(make: Callable[[Any], Any]) -> None:
         return get
 
     wrap_once(engines, "get_inference_engine", wrapper)
-    name_the_npu()
-
-
-def name_the_npu() -> None:
-    """Have exo's topology and terminal view show the board with its NPU; exo asks tinygrad, which knows none."""
-    try:
-        host = importlib.import_module("exo.topology.device_capabilities")
-    except ImportError:
-        return
-
-    def wrapper(original: Any) -> Callable[..., Any]:
-        async def capabilities() -> Any:
-            if detect_rockchip_npu() is None:
-                return await original()
-            board = detect(Path(os.environ.get("EXO_RKLLM_BOARD_ROOT") or "/"))
-            assert board.soc is not None, "an NPU without its SoC is not usable"  # noqa: S101
-            tops, memory = board.soc.tops, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-            return host.DeviceCapabilities(
-                model=f"{board.title}, {NAME} with {tops:g} TOPS",
-                chip=f"{NAME} ({board.soc.title})",
-                memory=memory >> 20,
-                flops=host.DeviceFlops(fp32=0, fp16=tops / 2, int8=tops),
-            )
-
-        return capabilities
-
-    wrap_once(host, "linux_device_capabilities", wrapper)
 
 
 def launch(arguments: Sequence[str], make: Callable[[Any], Any]) -> int:

@@ -244,7 +244,7 @@ async def test_exos_topology_shows_the_board_with_its_npu(
     vars(host)["linux_device_capabilities"] = nothing_but_a_processor
     monkeypatch.setitem(sys.modules, "exo.topology.device_capabilities", host)
     monkeypatch.setenv("EXO_RKLLM_BOARD_ROOT", str(board("orangepi-5-plus")))
-    launcher.name_the_npu()
+    hooks.name_the_npu()
     found = await host.linux_device_capabilities()
     assert (found.model, found.chip) == ("Orange Pi 5 Plus, Rockchip NPU with 6 TOPS", "Rockchip NPU (RK3588)")
     assert (found.flops.int8, found.flops.fp16) == (6, 3)

@@ -123,20 +123,23 @@ WHY_NOT: Mapping[tuple[str, str], str] = {
 }
 # Statements that were also seen in a host that is exo's own, whose sources are not in this repository: which and when
 # (docs/classic-exo.md has the details). The hosts of all other tests are made at home.
-RELEASED = "v0.0.15-alpha (af734f1bf), 2026-11-27"
-FORK = "exo-rkllama (0c831d39), 2026-11-27"
+RELEASED = "v0.0.15-alpha (af734f1bf), 2026-11-30"
+DRAFT = "v0.0.15-alpha with the draft's plugin discovery, 2026-11-30"
+FORK = "exo-rkllama (0c831d39), 2026-11-30"
 CURRENT = "0.3.70 (b5375f8ce), 2026-11-30"
 SEEN: Mapping[tuple[str, str], tuple[str, ...]] = {
-    ("4.1", "fork integration points: device capabilities, metrics"): ("v0.0.15-alpha (af734f1bf), 2026-11-30",),
-    ("4.1", "pip install exo exo-rkllm; exo --inference-engine rkllm"): (RELEASED, FORK),
-    ("4.1", "get_model_cards() includes plugins"): (RELEASED, FORK),
-    ("4.1", "backward compatibility"): (RELEASED,),
-    ("4.2", "infer_tensor(request_id, shard, input_data, inference_state)"): (RELEASED, FORK),
-    ("4.2", "sample(x)"): (RELEASED, FORK),
-    ("4.2", "state by request id, queue and idle limit"): (RELEASED,),
-    ("4.2", "ensure_shard(shard) of the downloader"): (RELEASED, FORK),
-    ("4.2", "MY_PRETTY_NAMES"): (RELEASED,),
-    ("4.2", "install and use"): (RELEASED, FORK),
+    ("4.1", "fork integration points: device capabilities, metrics"): (RELEASED, DRAFT, FORK),
+    ("4.1", "pip install exo exo-rkllm; exo --inference-engine rkllm"): (RELEASED, DRAFT, FORK),
+    ("4.1", "get_model_cards() includes plugins"): (RELEASED, DRAFT, FORK),
+    ("4.1", "detectors in get_system_info"): (DRAFT,),
+    ("4.1", "backward compatibility"): (RELEASED, DRAFT, FORK),
+    ("4.2", "infer_tensor(request_id, shard, input_data, inference_state)"): (RELEASED, DRAFT, FORK),
+    ("4.2", "sample(x)"): (RELEASED, DRAFT, FORK),
+    ("4.2", "state by request id, queue and idle limit"): (RELEASED, DRAFT, FORK),
+    ("4.2", "ensure_shard(shard) of the downloader"): (RELEASED, DRAFT, FORK),
+    ("4.2", "MY_PRETTY_NAMES"): (RELEASED, DRAFT, FORK),
+    ("4.2", "install and use"): (RELEASED, DRAFT, FORK),
+    ("4.2", "import errors: check dependencies, path, direct import"): (RELEASED, DRAFT, FORK),
     ("4.2", "Prometheus metrics"): (FORK,),
     ("4.3", "alternative: separate runner types"): (CURRENT,),
 }
