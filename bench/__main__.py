@@ -22,6 +22,7 @@ TABLES = (
     "daemon",
     "board",
     "fair",
+    "handover",
 )
 
 

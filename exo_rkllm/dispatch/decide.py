@@ -100,10 +100,11 @@ class Decision:
     def request_gone(self, event: on.RequestGoneEvent) -> None:
         model = self.state.models[event.model]
         if event.ticket in model.running:  # otherwise its engine was lost or closed before
-            self.change(event.model, running=model.running - {event.ticket}, last_used=self.now)
+            mean, crashes = model.run_seconds, model.crashes
             if event.seconds is not None:
-                mean = 0.7 * model.run_seconds + 0.3 * event.seconds if model.run_seconds else event.seconds
-                self.change(event.model, run_seconds=mean, crashes=())
+                mean, crashes = 0.7 * mean + 0.3 * event.seconds if mean else event.seconds, ()
+            running = model.running - {event.ticket}
+            self.change(event.model, running=running, last_used=self.now, run_seconds=mean, crashes=crashes)
 
     # ── other programs on the NPU ────────────────────────────────────────────────────────────────
 
@@ -270,8 +271,8 @@ class Decision:
                 continue
             self.effects.append(on.StartRunEffect(entry.ticket, model.name))
             queue, running = model.queue.start(entry.ticket), model.running | {entry.ticket}
-            self.change(model.name, queue=queue, running=running, last_turn=runs)
-            self.change(model.name, keep_alive_after_request=entry.keep_alive)
+            keep_alive = entry.keep_alive
+            self.change(model.name, queue=queue, running=running, last_turn=runs, keep_alive_after_request=keep_alive)
             if not entry.background and entry.conversation:
                 self.change(model.name, hot=entry.conversation[-1])
         for model in self.state.models.values():

@@ -38,7 +38,7 @@ from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
 from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.life import EngineLife
 from exo_rkllm.dispatch.placement import placed
-from exo_rkllm.dispatch.prompts import PromptMaker
+from exo_rkllm.dispatch.prompts import EarlyPrompt, PromptMaker
 from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds
 from exo_rkllm.dispatch.status import DispatchOverview, DispatchStatus, PictureTally, dispatch_overview, dispatch_status
@@ -103,7 +103,7 @@ class Dispatcher:
 
         `client` is whom the queue is fair to. `keep_alive` is how many seconds the model stays afterwards (0: not at
         all, negative: for ever). Closing the iterator ends this request only, wherever it is. Read it without waiting
-        for a slow client of your own: the next request starts when this one was read to its end.
+        for a slow client of your own: the next request starts when the engine has ended this one.
         """
         model = self._find(request.model)
         if self._prepare is not None and any(message.images for message in request.messages):
@@ -115,6 +115,7 @@ class Dispatcher:
                 raise
         request = replace(request, background=is_background(request))
         active = ActiveRequest(self._ticket(), request, model, client, time.monotonic())
+        early: EarlyPrompt | None = None
         self._requests[active.ticket] = active
         try:
             needs, conversation = self._current_needs(model), conversation_keys(request)
@@ -122,9 +123,11 @@ class Dispatcher:
                 on.SubmitEvent(active.ticket, model.id, needs, client, keep_alive, request.background, conversation)
             )
             while isinstance(turn := await active.turn(), Progress):
+                if turn.stage == "queued" and turn.done <= 1 and (ready := self._engine(model.id)) is not None:
+                    early = early or self._prompts.early(request, model, ready)
                 yield turn
             engine = turn
-            prompt = await self.render(request, model, engine.capabilities)
+            prompt = await (self.render(request, model, engine.capabilities) if early is None else early.of(engine))
             if active.error is not None:  # the engine went while the template ran
                 raise active.error
             for ignored in prompt.ignored:
@@ -142,22 +145,32 @@ class Dispatcher:
                         if parser.stopped:
                             await engine.abort(request.id)
                     elif type(event) is Finish:
-                        for last in parser.end(active.complete(event, time.monotonic())):
-                            active.finish = last if type(last) is Finish else active.finish
-                            yield last
+                        active.complete(event, time.monotonic())
                     else:
                         yield event
             finally:
                 await stream.aclose()
             if active.finish is None:
                 raise RunError(f"The engine of {model.id} ended an answer without saying so.", "exo-rkllm logs")
+            self._free_place(active)
+            await asyncio.sleep(0)  # the next run starts before this answer's end is written
+            for last in parser.end(active.finish):
+                active.finish = last if type(last) is Finish else active.finish
+                yield last
         except ExoRkllmError as error:
             if isinstance(error, ContextOverflow):
                 error = await asyncio.to_thread(with_shares, error, request)
             active.error = active.error or copy_of(error)
             raise active.error from None
         finally:
+            if early is not None:
+                early.close()
             self._leave(active)
+
+    def _free_place(self, active: ActiveRequest) -> None:
+        """The engine has ended the answer, and may begin the next one."""
+        active.place_free = True
+        self._post(on.RequestGoneEvent(active.ticket, active.model.id, active.run_seconds))
 
     def _leave(self, active: ActiveRequest) -> None:
         """However it ended: its place is free at once, or once the engine has stopped what nobody reads any more."""
@@ -175,7 +188,8 @@ class Dispatcher:
             self._ending_runs.add(task)
             task.add_done_callback(self._ending_runs.discard)
         elif engine is not None:
-            self._post(on.RequestGoneEvent(active.ticket, name, active.run_seconds))
+            if not active.place_free:
+                self._free_place(active)
         else:
             if not self._left:
                 asyncio.get_running_loop().call_soon(self._post_left)

@@ -6,9 +6,9 @@ An answer without a form is the engine's own iterator: nothing is imported for i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.backends.base import Capabilities, Engine, GenerationEvent, GenerationRequest, Model
 from exo_rkllm.chat.chat_format import ChatModel
@@ -22,6 +22,31 @@ if TYPE_CHECKING:  # imported with the first request that has a form
 
 # Choices of tools that leave it to the model.
 FREE = frozenset({"none", "auto", ""})
+
+
+class EarlyPrompt:
+    """The prompt of a request that is the next one, made while the answer before it is computed."""
+
+    def __init__(self, maker: PromptMaker, request: GenerationRequest, model: Model, engine: Engine) -> None:
+        self._capabilities = engine.capabilities
+        self._make: Callable[[Capabilities], Coroutine[Any, Any, Prompt]] = lambda able: maker.render(
+            request, model, able
+        )
+        self._task = asyncio.get_running_loop().create_task(self._make(self._capabilities))
+        self._task.add_done_callback(_heard)
+
+    async def of(self, engine: Engine) -> Prompt:
+        """For the engine that will answer, which may be another one by now."""
+        return await (self._task if engine.capabilities == self._capabilities else self._make(engine.capabilities))
+
+    def close(self) -> None:
+        self._task.cancel()
+
+
+def _heard(task: asyncio.Task[Prompt]) -> None:
+    """Its error is the request's, if its turn comes."""
+    if not task.cancelled():
+        task.exception()
 
 
 class PromptMaker:
@@ -38,6 +63,9 @@ class PromptMaker:
 
             guided = installed()
         return await render(request, model, capabilities, self.renderer.render, guided=guided)
+
+    def early(self, request: GenerationRequest, model: Model, engine: Engine) -> EarlyPrompt:
+        return EarlyPrompt(self, request, model, engine)
 
     def answer(self, engine: Engine, prompt: Prompt, parser: ResponseParser) -> AsyncGenerator[GenerationEvent, None]:
         """The engine's raw answer, which `parser` reads."""

@@ -22,7 +22,8 @@ class ActiveRequest:
 
     __slots__ = (
         *("_latest_progress", "_new_progress", "_waiter", "client", "engine", "error", "finish", "first_token_at"),
-        *("gaps", "load_seconds", "model", "request", "run_seconds", "started_at", "submitted_at", "ticket", "tokens"),
+        *("gaps", "load_seconds", "model", "place_free", "request", "run_seconds", "started_at", "submitted_at"),
+        *("ticket", "tokens"),
     )
 
     def __init__(self, ticket: int, request: GenerationRequest, model: Model, client: str, now: float) -> None:
@@ -39,6 +40,7 @@ class ActiveRequest:
         self.gaps = TokenGaps()
         self.engine: Engine | None = None
         self.finish: Finish | None = None
+        self.place_free = False  # the run loop has heard that its run is over
         self.error: ExoRkllmError | None = None
         self._new_progress: Progress | None = None
         self._latest_progress: Progress | None = None
@@ -66,14 +68,13 @@ class ActiveRequest:
             self.first_token_at = now
         self.gaps.tick(now)
 
-    def complete(self, finish: Finish, now: float) -> Finish:
+    def complete(self, finish: Finish, now: float) -> None:
         """The engine's Finish with the time that was spent before the engine heard of the request."""
         started_at = now if self.started_at is None else self.started_at
         self.run_seconds = now - started_at
         queued = started_at - self.submitted_at - self.load_seconds + finish.timings.queued
         load = self.load_seconds + finish.timings.load
         self.finish = replace(finish, timings=replace(finish.timings, queued=queued, load=load))
-        return self.finish
 
     def report(self, now: float) -> AnswerReport:
         """What became of it, for whoever counts."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from exo_rkllm.runtime.values import (
@@ -20,6 +21,9 @@ from exo_rkllm.runtime.values import (
     VideoEmbeds,
 )
 
+# Prompts of more characters than this travel beside the frame: nobody writes them as JSON, and nobody reads that.
+INLINE = 8192
+PROMPT = "prompt"
 MODES = {"text": "generate", "hidden": "hidden", "logits": "logits"}
 
 
@@ -32,7 +36,8 @@ class ChildJob(Protocol):
     @property
     def length(self) -> int: ...
 
-    def to_json(self, fds: int) -> bytes: ...
+    def packed(self, arrays: Sequence[memoryview]) -> tuple[bytes, Sequence[memoryview]]:
+        """The frame's payload, and what travels beside it as memory files: the arrays, and whatever else is long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +49,8 @@ class PictureJob:
     width: int = 0
     length: int = 0
 
-    def to_json(self, fds: int) -> bytes:
-        return json.dumps({"height": self.height, "width": self.width, "fds": fds}).encode()
+    def packed(self, arrays: Sequence[memoryview]) -> tuple[bytes, Sequence[memoryview]]:
+        return json.dumps({"height": self.height, "width": self.width, "fds": len(arrays)}).encode(), arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,13 @@ class RunnerJob:
     def length(self) -> int:
         return len(self.tokens) if self.tokens is not None else len(self.prompt or "")
 
-    def to_json(self, fds: int) -> bytes:
-        return json.dumps({**asdict(self), "fds": fds}).encode()
+    def packed(self, arrays: Sequence[memoryview]) -> tuple[bytes, Sequence[memoryview]]:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        if len(self.prompt or "") > INLINE:
+            with suppress(UnicodeEncodeError):  # the child says what is wrong with it
+                arrays = [memoryview((self.prompt or "").encode()), *arrays]
+                values |= {"prompt": None, "arrays": [{"kind": PROMPT}, *self.arrays]}
+        return json.dumps({**values, "fds": len(arrays)}).encode(), arrays
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunnerJob:
@@ -87,15 +97,19 @@ class RunnerJob:
 def inputs_of(job: RunnerJob, fds: Sequence[int]) -> Input:
     if job.tokens is not None:
         return TokenInput(job.tokens)
+    prompt: str | bytes = job.prompt or ""
+    if job.arrays and job.arrays[0]["kind"] == PROMPT:
+        prompt = _read(fds[0])
+        job, fds = replace(job, arrays=job.arrays[1:]), fds[1:]
     media = {array["kind"]: (_mapped(fd), _figures(array)) for array, fd in zip(job.arrays, fds, strict=True)}
     if "embed" in media:
         data, figures = media["embed"]
         return EmbedInput(data, **figures)
     if not media:
-        return PromptInput(job.prompt or "")
+        return PromptInput(prompt)
     image, video, audio = (media.get(kind) for kind in ("image", "video", "audio"))
     return MultimodalInput(
-        job.prompt or "",
+        prompt,
         image and ImageEmbeds(image[0], **image[1]),
         video and VideoEmbeds(video[0], **video[1]),
         audio and AudioEmbeds(audio[0], **audio[1]),
@@ -115,6 +129,11 @@ def spec_of(job: RunnerJob) -> RunSpec:
 
 def _figures(array: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in array.items() if name != "kind"}
+
+
+def _read(fd: int) -> bytes:
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as file:
+        return file[:]
 
 
 def _mapped(fd: int) -> memoryview:

@@ -140,8 +140,9 @@ class Runner:
         self._runs[number] = run
         if job.output != "text":
             self._array_runs.add(number)
-        fds = tuple(wire.memory_file(f"input-{number}", view) for view in arrays)
-        self._outbox.post(wire.pack(FrameKind.RUN, number, job.to_json(len(fds))), fds)
+        payload, files = job.packed(arrays)
+        fds = tuple(wire.memory_file(f"input-{number}", view) for view in files)
+        self._outbox.post(wire.pack(FrameKind.RUN, number, payload), fds)
         try:
             while True:
                 while run.events:

@@ -28,10 +28,10 @@ def zeroed(kind: type[S], count: int = 1) -> ctypes.Array[S]:
     return array_type.from_buffer(room)
 
 
-def text(what: str, value: str) -> bytes:
+def text(what: str, value: str | bytes) -> bytes:
     """As the library takes it: UTF-8 up to the first NUL, which must therefore not be inside."""
     try:
-        data = value.encode()
+        data = value if isinstance(value, bytes) else value.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"{what} holds a lone surrogate at {error.start}, which is no text.") from error
     if 0 in data:

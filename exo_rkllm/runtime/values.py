@@ -58,9 +58,9 @@ class LoadParams:
 
 @dataclass(frozen=True, slots=True)
 class PromptInput:
-    """Text. The library applies its chat template to it and tokenises."""
+    """Text, perhaps as the UTF-8 of it. The library applies its chat template to it and tokenises."""
 
-    text: str
+    text: str | bytes
     role: Role = "user"
     thinking: bool = False
 
@@ -125,7 +125,7 @@ class AudioEmbeds:
 class MultimodalInput:
     """Text with a tag for each image, video or sound, and their embeddings."""
 
-    text: str
+    text: str | bytes
     image: ImageEmbeds | None = None
     video: VideoEmbeds | None = None
     audio: AudioEmbeds | None = None

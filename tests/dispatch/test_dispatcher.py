@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -17,14 +18,17 @@ from exo_rkllm.backends.base import (
     GenerationRequest,
     Image,
     Message,
+    Model,
     Piece,
     Progress,
 )
+from exo_rkllm.chat.prompt import Prompt
 from exo_rkllm.dispatch import dispatcher as dispatcher_module
 from exo_rkllm.dispatch import life
 from exo_rkllm.dispatch.decide import decide
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent, QueueLeftEvent
+from exo_rkllm.dispatch.prompts import PromptMaker
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds, ModelState
 from exo_rkllm.dispatch.stuck import LIMITS, stuck_models
 from exo_rkllm.errors import (
@@ -37,6 +41,7 @@ from exo_rkllm.errors import (
     OutOfMemory,
     RunError,
     RunnerLost,
+    TemplateError,
 )
 from tests.dispatch.puppet import Card, Puppet, Stage, Theatre, text, until
 
@@ -283,11 +288,10 @@ async def test_npu_lost_before_the_first_step_is_the_reason_of_the_failure() -> 
     await first_piece(running)
     waits = asyncio.create_task(theatre.answer("qwen"))
     await asyncio.sleep(0)
+    lose = partial(theatre.dispatcher.npu_unavailable, NpuUnavailable("The NPU's driver was unbound."))
+    asyncio.get_running_loop().call_soon(lose)  # the other was told to start by then, and has not yet
     async for _ in running:
         pass
-    theatre.dispatcher.npu_unavailable(
-        NpuUnavailable("The NPU's driver was unbound.")
-    )  # it was told to start, and has not yet
     with pytest.raises(NpuUnavailable, match="unbound"):
         await waits
     assert len(theatre.stages["qwen"].started) == 1
@@ -682,3 +686,58 @@ async def test_following_the_status_asks_no_process_for_its_memory(monkeypatch: 
     for follower in followers:
         follower.cancel()
     await asyncio.wait(followers)
+
+
+async def test_next_run_starts_before_the_end_of_the_last_answer_is_read() -> None:
+    """A client that takes its last words late kept the NPU waiting."""
+    theatre = Theatre("qwen")
+    await theatre.dispatcher.load("qwen")
+    first = theatre.ask("qwen", "one")
+    await first_piece(first)
+    second = asyncio.create_task(theatre.answer("qwen", "two"))
+    await until(lambda: theatre.dispatcher.status().waiting)
+    events: list[GenerationEvent] = []
+    async for event in first:
+        events.append(event)
+        if type(event) is Finish:
+            await until(lambda: len(theatre.stages["qwen"].started) == 2)
+            assert await second == "two"
+    assert len([event for event in events if type(event) is Finish]) == 1
+    assert [report.reason for report in theatre.seen.answers] == ["stop", "stop"]
+
+
+async def test_prompt_is_made_while_the_answer_before_it_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].pace = 0.02
+    await theatre.dispatcher.load("qwen")
+    made: list[str] = []
+    render = PromptMaker.render
+
+    async def noted(maker: PromptMaker, request: GenerationRequest, model: Model, capabilities: Capabilities) -> Prompt:
+        made.append(request.prompt or "")
+        if request.prompt == "bad":
+            raise TemplateError("It refuses this.")
+        return await render(maker, request, model, capabilities)
+
+    monkeypatch.setattr(PromptMaker, "render", noted)
+    tasks = [asyncio.create_task(theatre.answer("qwen", words)) for words in ("one two three", "next", "bad", "last")]
+    await until(lambda: len(made) == 2)
+    assert made == ["one two three", "next"], "of those who wait, the next one only"
+    assert theatre.stages["qwen"].started and theatre.dispatcher.status().waiting == 3
+    assert (await tasks[0], await tasks[1]) == ("one two three", "next")
+    with pytest.raises(TemplateError):
+        await tasks[2]
+    assert await tasks[3] == "last"
+    assert sorted(made) == ["bad", "last", "next", "one two three"], "each of them once"
+
+
+async def test_prompt_that_was_made_for_another_engine_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine takes may have changed, as with an encoder that came meanwhile."""
+    theatre = Theatre("qwen")
+    await theatre.dispatcher.load("qwen")
+    request = GenerationRequest(model="qwen", prompt="hi")
+    early = theatre.dispatcher._prompts.early(request, Card("qwen"), theatre.puppet("qwen"))
+    first = await early.of(theatre.puppet("qwen"))
+    assert await early.of(theatre.puppet("qwen")) is first
+    monkeypatch.setattr(Puppet, "capabilities", property(lambda _puppet: Capabilities(chat=True, context=8192)))
+    assert await early.of(theatre.puppet("qwen")) is not first

@@ -13,7 +13,7 @@ import pytest
 
 from exo_rkllm.errors import ExoRkllmError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner import launch
-from exo_rkllm.runner.jobs import RunnerJob
+from exo_rkllm.runner.jobs import INLINE, RunnerJob
 from exo_rkllm.runner.parent import Runner, RunnerLimits
 from exo_rkllm.runner.stream import RunDone
 from exo_rkllm.runtime.values import LoadParams
@@ -76,6 +76,26 @@ async def test_a_prompt_larger_than_the_sockets_buffer_arrives_whole(start: Call
     words = "word " * 100_000
     answers = await asyncio.gather(*(hear(runner, RunnerJob(prompt=words, max_tokens=2)) for _ in range(3)))
     assert answers == ["word word"] * 3
+    await runner.close()
+
+
+@pytest.mark.parametrize("words", ["short", "ä" * (INLINE + 1)])
+def test_long_prompt_is_neither_written_as_json_nor_read(words: str) -> None:
+    rest = memoryview(b"rows")
+    payload, files = RunnerJob(prompt=words, arrays=({"kind": "image"},)).packed([rest])
+    assert (len(payload) < 1000, files[-1]) == (True, rest)
+    assert [bytes(file).decode() for file in files[:-1]] == ([words] if len(words) > INLINE else [])
+
+
+async def test_long_prompt_arrives_beside_a_picture_and_alone(start: Callable[..., Any]) -> None:
+    runner = await start(reply="saw {media}, {user}", vision=True, max_context=1 << 16)
+    long = "ä" * (INLINE + 1)
+    job = RunnerJob(prompt=f"<image>{long}", arrays=({"kind": "image", "n_tokens": 4},), max_tokens=4)
+    assert (await hear(runner, job, [rows(4)])).startswith("saw 1")
+    assert "ä" in await hear(runner, RunnerJob(prompt=long, max_tokens=40))
+    for broken in ("\0", "\ud800"):
+        with pytest.raises(UsageError, match="The prompt holds a"):
+            await hear(runner, RunnerJob(prompt=long + broken))
     await runner.close()
 
 
