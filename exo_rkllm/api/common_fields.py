@@ -93,6 +93,15 @@ DATA_URL_ABOUT = (
     "The image as a data URL: data:image/png;base64,... An http or https address is taken with [api] fetch_images."
 )
 NO_PROBABILITIES = "answers carry no probabilities"
+LOGPROBS = (
+    FieldSpec(
+        "logprobs",
+        Either((Switch(), Whole(0)), "true or false"),
+        "Whether to return the log probabilities of the answer's tokens. They take another run over the conversation "
+        "where the engine does not tell them, and have no effect in a stream.",
+    ),
+    FieldSpec("top_logprobs", Whole(), "How many of the likeliest tokens are returned at each place, up to 20."),
+)
 LORA = FieldSpec(
     "lora", Text(most=256), "Name of the adapter to answer with; MODEL:ADAPTER as the model means the same."
 )

@@ -36,8 +36,10 @@ from exo_rkllm.backends.base import (
     GenerationEvent,
     GenerationRequest,
     Ignored,
+    Logprobs,
     Piece,
     Progress,
+    TokenLogprob,
     ToolCall,
 )
 from exo_rkllm.chat.toolcall import read_tool_call
@@ -97,6 +99,7 @@ class CompleteAnswer:
     arrays: list[Array] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)  # of the answer's text
     thinking_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()  # where the engine told them
     finish: Finish = field(default_factory=lambda: Finish("stop"))
 
     def add(self, event: GenerationEvent) -> None:
@@ -111,6 +114,8 @@ class CompleteAnswer:
                 self.tool_calls.append(read_tool_call(event))
         elif isinstance(event, Array) and event.rows and event.width:
             self.arrays.append(event)
+        elif isinstance(event, Logprobs):
+            self.logprobs = event.tokens
         elif isinstance(event, Finish):
             self.finish = event
 

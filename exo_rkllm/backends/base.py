@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.runner.preload import Preload
@@ -125,6 +125,7 @@ class GenerationRequest:
     tool_choice: str = "auto"  # none, auto, required, or the name of one tool
     thinking: bool | None = None
     structure: Structure | None = None  # of the answer, behind its thoughts
+    logprobs: int | None = None  # likeliest tokens to tell of at each place, for engines that can; None for no scores
     output: Output = "text"
     rows: int = 0  # how many of the last rows of `hidden` or `logits` are wanted; 0 means all
     lora: str = ""
@@ -153,6 +154,21 @@ class Array:
     rows: int
     width: int
     data: memoryview
+
+
+class TokenLogprob(NamedTuple):
+    """The text of a token with its log probability, and the likeliest ones at its place with theirs."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Scores of all tokens of the answer, from an engine that was asked for them; comes before the finish."""
+
+    tokens: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +238,7 @@ class Finish:
     end_token: int | None = None  # the id that ended it, where one did and the engine says so
 
 
-GenerationEvent: TypeAlias = Piece | Array | Progress | Ignored | Finish
+GenerationEvent: TypeAlias = Piece | Array | Progress | Ignored | Logprobs | Finish
 
 
 # ── who answers ──────────────────────────────────────────────────────────────────────────────────

@@ -55,6 +55,8 @@ def body(
         fields["max_tokens"] = request.max_tokens
     if request.stop:
         fields["stop"] = list(request.stop)
+    if request.logprobs is not None:
+        fields |= {"logprobs": True, "top_logprobs": request.logprobs}
     if (structure := request.structure) is not None:
         if structure.kind not in forms:
             raise NotSupported(

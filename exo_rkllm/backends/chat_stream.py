@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from exo_rkllm.backends.base import Finish, FinishReason, GenerationEvent, Piece, Timings, Usage
+from exo_rkllm.backends.base import (
+    Finish,
+    FinishReason,
+    GenerationEvent,
+    Logprobs,
+    Piece,
+    Timings,
+    TokenLogprob,
+    Usage,
+)
 from exo_rkllm.errors import RunError
 
 # One event holds one token or one call's arguments; a server that sends a line without an end is not waited for.
@@ -51,6 +60,7 @@ class ChatAnswer:
     _pieces: int = 0
     _usage: dict[str, Any] = field(default_factory=dict)
     _timings: dict[str, Any] = field(default_factory=dict)
+    _logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def feed(self, data: bytes) -> Iterator[Piece]:
         for line in self._lines.feed(data):
@@ -64,6 +74,8 @@ class ChatAnswer:
         for _, call in sorted(self._calls.items()):
             value = {"id": call.id or f"call_{secrets.token_hex(12)}", "name": call.name, "arguments": call.arguments}
             yield Piece(json.dumps(value, ensure_ascii=False), -1, "tool_call")
+        if self._logprobs:
+            yield Logprobs(tuple(self._logprobs))
         prompt, completion = _whole(self._usage, "prompt_tokens"), _whole(self._usage, "completion_tokens")
         cached = _whole(_mapping(self._usage.get("prompt_tokens_details")), "cached_tokens")
         yield Finish(
@@ -86,6 +98,8 @@ class ChatAnswer:
             if isinstance(one.get("finish_reason"), str):
                 self._reason = REASONS.get(one["finish_reason"], "stop")
                 self.ended = True  # some servers leave [DONE] out
+            for row in _list(_mapping(one.get("logprobs")).get("content")):
+                self._logprobs.append(_logprob(_mapping(row)))
             delta = _mapping(one.get("delta")) or {"content": one.get("text")}
             for key, kind in (("reasoning_content", "thinking"), ("reasoning", "thinking"), ("content", "answer")):
                 text = delta.get(key)
@@ -103,6 +117,13 @@ class ChatAnswer:
         call.id = call.id or _text(part.get("id"))
         call.name += _text(function.get("name"))
         call.arguments += _text(function.get("arguments"))
+
+
+def _logprob(row: dict[str, Any]) -> TokenLogprob:
+    top = tuple(
+        (_text(one.get("token")), _number(one, "logprob")) for one in map(_mapping, _list(row.get("top_logprobs")))
+    )
+    return TokenLogprob(_text(row.get("token")), _number(row, "logprob"), top)
 
 
 def error_words(value: dict[str, Any]) -> str:

@@ -215,6 +215,7 @@ class LlamaCppEngine(ChatServerEngine):
             sampling=TAKES,
             images=self._images,
             structure=True,
+            logprobs=True,
             parallel=self._options["parallel"],
             context=self._context,
         )
@@ -279,4 +280,5 @@ SPEC = EngineSpec(
     npu_model=uses_npu,
     sampling=TAKES,
     images=True,
+    logprobs=True,
 )

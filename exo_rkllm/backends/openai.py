@@ -76,6 +76,7 @@ class OpenAIEngine(ChatServerEngine):
             sampling=TAKES,
             images=True,
             structure=True,
+            logprobs=True,
             parallel=self._options["parallel"],
             context=self._context,
         )
@@ -112,4 +113,5 @@ SPEC = EngineSpec(
     parallelism="server",
     sampling=TAKES,
     images=True,
+    logprobs=True,
 )

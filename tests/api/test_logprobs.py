@@ -1,8 +1,9 @@
-"""Log probabilities of completions, from one more run that reads the logits: as lm-evaluation-harness asks for them."""
+"""Log probabilities of completions and chats, from one more run that reads the logits."""
 
 from __future__ import annotations
 
 import array
+import dataclasses
 import math
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -10,7 +11,17 @@ from typing import Any
 import pytest
 
 from exo_rkllm.api.openai.logprobs import MOST_TOKENS
-from exo_rkllm.backends.base import Array, Finish, GenerationEvent, GenerationRequest, Piece, Usage
+from exo_rkllm.backends.base import (
+    Array,
+    Finish,
+    GenerationEvent,
+    GenerationRequest,
+    Logprobs,
+    Piece,
+    TokenLogprob,
+    Usage,
+)
+from tests.api import world
 from tests.api.test_serving import post
 from tests.api.world import Scripted, World
 from tests.words import write_tokenizer
@@ -103,3 +114,51 @@ async def test_rows_that_are_missing_are_told(server: World, monkeypatch: pytest
 
 async def test_one_token_has_nothing_before_it(server: World) -> None:
     assert (await choice(server, prompt=[1], logprobs=1, echo=True, max_tokens=0))["logprobs"] is None
+
+
+# ── of a chat ────────────────────────────────────────────────────────────────────────────────────
+
+ASKED = {"model": "qwen", "messages": [{"role": "user", "content": "three"}]}
+
+
+async def test_chats_tokens_are_scored_when_the_answer_is_finished(server: World) -> None:
+    write_tokenizer(server.folder / "qwen", "zero", " one", " two", " three", " 4", " 5")
+    _, said, headers = await post(server, "/v1/chat/completions", {**ASKED, "logprobs": True, "top_logprobs": 2})
+    assert "X-Ignored-Fields" not in headers
+    first, second = said["choices"][0]["logprobs"]["content"]
+    assert (first["token"], first["logprob"], first["bytes"]) == (" 4", pytest.approx(UNLIKELY), [32, 52])
+    assert (second["token"], second["logprob"]) == (" 5", pytest.approx(LIKELY))
+    assert second["top_logprobs"][0] == {"token": " 5", "logprob": pytest.approx(LIKELY), "bytes": [32, 53]}
+    assert len(second["top_logprobs"]) == 2
+    scored = server.ledger.requests[-1]
+    assert (scored.output, scored.rows, (scored.tokens or ())[-2:]) == ("logits", 3, (4, 5))
+    _, said, _ = await post(server, "/api/chat", {**ASKED, "stream": False, "logprobs": True})
+    assert [token["token"] for token in said["logprobs"]] == [" 4", " 5"]
+
+
+async def test_chat_without_scores_is_answered_all_the_same(server: World) -> None:
+    for path in ("/v1/chat/completions", "/api/chat"):
+        for stream in (False, True):
+            ask = {**ASKED, "logprobs": True, "stream": stream}
+            async with server.http.post(f"{server.url}{path}", json=ask) as response:
+                assert response.status == 200
+                assert response.headers["X-Ignored-Fields"] == "logprobs"
+    _, said, headers = await post(server, "/v1/chat/completions", {**ASKED, "logprobs": False, "top_logprobs": 5})
+    assert said["choices"][0]["logprobs"] is None and "X-Ignored-Fields" not in headers
+
+
+async def test_engine_that_tells_scores_itself_is_asked_for_them(
+    server: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def telling(engine: Scripted, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+        engine.ledger.requests.append(request)
+        yield Piece("Hi")
+        yield Logprobs((TokenLogprob("Hi", -0.5, (("Hi", -0.5), ("Ho", -1.5))),))
+        yield Finish("stop", Usage(1, 0, 1))
+
+    monkeypatch.setattr(Scripted, "generate", telling)
+    monkeypatch.setattr(world, "SCRIPTED", dataclasses.replace(world.SCRIPTED, logprobs=True))
+    _, said, _ = await post(server, "/v1/chat/completions", {**ASKED, "logprobs": True, "top_logprobs": 40})
+    (token,) = said["choices"][0]["logprobs"]["content"]
+    assert [one["token"] for one in token["top_logprobs"]] == ["Hi", "Ho"]
+    assert [request.logprobs for request in server.ledger.requests] == [20], "and no second run"

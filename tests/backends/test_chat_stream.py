@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_rkllm.backends.base import Finish, GenerationEvent, Piece
+from exo_rkllm.backends.base import Finish, GenerationEvent, Logprobs, Piece, TokenLogprob
 from exo_rkllm.backends.chat_stream import LONGEST, ChatAnswer, error_words
 from exo_rkllm.errors import ExoRkllmError, RunError
 
@@ -129,3 +129,11 @@ def test_invalid_figure_counts_nothing(value: str) -> None:
     _, (finish,), _ = read(line.encode())
     assert isinstance(finish, Finish)
     assert finish.usage.prompt == 0
+
+
+def test_scores_of_the_servers_tokens_come_before_the_finish() -> None:
+    other = {"token": "Ho", "logprob": -1.5, "bytes": [72, 111]}
+    content = [{"token": "Hi", "logprob": -0.5, "top_logprobs": [other]}, {"token": 7, "logprob": "much"}]
+    choice = {"delta": {"content": "Hi"}, "logprobs": {"content": content}}
+    _, events, _ = read(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n")
+    assert events[-2] == Logprobs((TokenLogprob("Hi", -0.5, (("Ho", -1.5),)), TokenLogprob("", 0.0)))

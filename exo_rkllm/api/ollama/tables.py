@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exo_rkllm.api import common_fields as common
-from exo_rkllm.api.common_fields import NO_PROBABILITIES, body, dropped, refused, required
+from exo_rkllm.api.common_fields import body, dropped, refused, required
 from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.quantities import Seconds
 from exo_rkllm.schema.specs import Anything, Either, FieldSpec, Free, List, Switch, TaggedSpec, Text, Whole
@@ -72,8 +72,7 @@ SHARED = (
     FieldSpec("options", OPTIONS, "Sampling, and the length of the answer."),
     common.LORA,
     KEEP_ALIVE,
-    dropped("logprobs", "Whether to return log probabilities.", NO_PROBABILITIES, False),
-    dropped("top_logprobs", "Alternatives per token.", NO_PROBABILITIES, 0),
+    *common.LOGPROBS,
 )
 CHAT = body(
     "OllamaChatRequest",

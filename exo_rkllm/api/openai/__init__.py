@@ -17,7 +17,7 @@ from exo_rkllm.api.embedding import embed
 from exo_rkllm.api.encoding import SSE, json_response
 from exo_rkllm.api.leniency import note_ignored
 from exo_rkllm.api.openai import translate
-from exo_rkllm.api.openai.logprobs import completion_logprobs
+from exo_rkllm.api.openai.logprobs import chat_logprobs, completion_logprobs, top_logprobs, with_logprobs
 from exo_rkllm.api.openai.stream import ChatEncoder, CompletionEncoder
 from exo_rkllm.api.openai.tables import CHAT, COMPLETION, EMBEDDING
 from exo_rkllm.api.response_format import asked_format
@@ -47,17 +47,23 @@ async def chat(call: Call) -> web.StreamResponse:
     request = await call.compute(translate.chat_request, entry, values, shape)
     single_call = values.get("parallel_tool_calls") is False
     identity = f"chatcmpl-{request.id}"
+    top = top_logprobs(values)
     if values.get("stream"):
+        if top is not None:
+            note_ignored(call, entry.id, Ignored(("logprobs",), "has no effect in a stream"))
         encoder = ChatEncoder(identity, entry.id, call.id, shape, usage=_streams_usage(values), single_call=single_call)
         return await stream_answers(call, [request], encoder)
-    answer = await complete_answer(call, request)
+    answer = await complete_answer(call, with_logprobs(call, entry, request, top))
+    choice = translate.chat_choice(answer, shape, single_call=single_call)
+    if top is not None and (tokens := await chat_logprobs(call, entry, request, answer, top)) is not None:
+        choice["logprobs"] = {"content": tokens, "refusal": None}
     return json_response(
         {
             "id": identity,
             "object": "chat.completion",
             "created": int(time.time()),
             "model": entry.id,
-            "choices": [translate.chat_choice(answer, shape, single_call=single_call)],
+            "choices": [choice],
             "usage": translate.chat_usage(answer.finish, answer.thinking_tokens),
         }
     )

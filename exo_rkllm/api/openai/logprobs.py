@@ -1,4 +1,4 @@
-"""Log probabilities of a completion: one more run over the finished text, which reads the logits and generates nothing.
+"""Log probabilities of an answer: one more run over the finished text, which reads the logits and generates nothing.
 
 Row n of the logits tells what the model expects behind token n, so a token's probability stands in the row before it.
 """
@@ -6,13 +6,14 @@ Row n of the logits tells what the model expects behind token n, so a token's pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm.api.context import Call
-from exo_rkllm.api.streaming import complete_answer
-from exo_rkllm.backends.base import Array, GenerationRequest
+from exo_rkllm.api.leniency import note_ignored
+from exo_rkllm.api.streaming import CompleteAnswer, complete_answer
+from exo_rkllm.backends.base import Array, Capabilities, GenerationRequest, Ignored, TokenLogprob
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.errors import NotSupported
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # A row of a vocabulary of 150,000 tokens has 600 kB, and the library holds them all at once.
 MOST_TOKENS = 2048
+# Of the likeliest tokens at a place.
+MOST_TOP = 20
 # Rows that are widened to double precision at a time.
 CHUNK = 64
 
@@ -130,3 +133,65 @@ async def texts_of(call: Call, entry: Entry, tokens: Iterable[int]) -> Callable[
     texts = await call.context.tokenizers.decode(entry, [[token] for token in ids])
     known = {} if texts is None else dict(zip(ids, texts, strict=True))
     return lambda token: known.get(token, f"token_id:{token}")
+
+
+# ── of a chat ────────────────────────────────────────────────────────────────────────────────────
+
+
+def top_logprobs(values: Mapping[str, Any]) -> int | None:
+    """How many of the likeliest tokens a chat is to tell of at each place; None where it wants no scores."""
+    return min(MOST_TOP, max(0, values.get("top_logprobs", 0))) if values.get("logprobs") else None
+
+
+def with_logprobs(call: Call, entry: Entry, request: GenerationRequest, top: int | None) -> GenerationRequest:
+    """The request with the wish for scores, where the model's engine has them by itself."""
+    spec = call.context.engine_spec
+    return replace(request, logprobs=top) if top is not None and spec and spec(entry).logprobs else request
+
+
+async def chat_logprobs(
+    call: Call, entry: Entry, request: GenerationRequest, answer: CompleteAnswer, top: int
+) -> list[dict[str, Any]] | None:
+    """OpenAI's list for the tokens of an answer's text, from its engine or from one more run over the conversation.
+
+    They are an addition to an answer that is there already: where they cannot be had, they are named as ignored.
+    """
+    try:
+        tokens = answer.logprobs or await _scored(call, entry, request, answer, top)
+    except NotSupported as error:
+        note_ignored(call, entry.id, Ignored(("logprobs",), f"cannot be had ({error.sentence.rstrip('.')})"))
+        return None
+    return [
+        {
+            **_token_value(token.text, token.logprob),
+            "top_logprobs": [_token_value(text, logprob) for text, logprob in token.top],
+        }
+        for token in tokens
+    ]
+
+
+async def _scored(
+    call: Call, entry: Entry, request: GenerationRequest, answer: CompleteAnswer, top: int
+) -> Sequence[TokenLogprob]:
+    prompt = await call.context.dispatcher.render(request, entry, Capabilities())
+    thoughts = ""
+    if answer.thoughts and prompt.reasoning is not None:
+        opening = "" if prompt.thinking else f"{prompt.reasoning.open}\n"
+        thoughts = f"{opening}{answer.reasoning}\n{prompt.reasoning.close}\n\n"
+    texts = [f"{prompt.request.prompt or ''}{thoughts}", answer.text]
+    encoded = await call.context.tokenizers.encode(entry, texts)
+    if encoded is None:
+        raise NotSupported(f"{entry.id} has no tokenizer here.")
+    before, own = encoded
+    if not own:
+        return ()
+    scores = await score_tokens(call, entry, [*before, *own], len(own), top)
+    text_of = await texts_of(call, entry, {*own, *(token for score in scores for token, _ in score.top)})
+    return [
+        TokenLogprob(text_of(token), score.logprob, tuple((text_of(other), logprob) for other, logprob in score.top))
+        for token, score in zip(own, scores, strict=True)
+    ]
+
+
+def _token_value(text: str, logprob: float) -> dict[str, Any]:
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode(errors="replace"))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from exo_rkllm.api import common_fields as common
-from exo_rkllm.api.common_fields import NO_PROBABILITIES, body, dropped, refused, required, text_or_parts
+from exo_rkllm.api.common_fields import body, dropped, refused, required, text_or_parts
 from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import Either, FieldSpec, Free, List, Switch, TaggedSpec, Text, Whole
 
@@ -103,8 +103,7 @@ CHAT = body(
         "The switch for thinking, as vLLM and SGLang name it; it has priority over reasoning_effort.",
     ),
     FieldSpec("enable_thinking", Switch(), "The same switch, as exo names it."),
-    dropped("logprobs", "Whether to return log probabilities.", NO_PROBABILITIES, False),
-    dropped("top_logprobs", "Alternatives per token.", NO_PROBABILITIES, 0),
+    *common.LOGPROBS,
     refused("functions", "The older form of tools.", "it was replaced by tools", []),
     refused("function_call", "The older form of tool_choice.", "it was replaced by tool_choice", "none"),
     refused("modalities", "Kinds of output.", TEXT_ANSWERS, ["text"]),
