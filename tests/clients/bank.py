@@ -34,6 +34,7 @@ class Case:
     text: str = ""
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     only: tuple[str, ...] = ()  # runtimes that it is for; all where empty
+    needs: str = ""  # a Python package
 
 
 def cases() -> Iterator[Case]:

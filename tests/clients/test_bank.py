@@ -27,6 +27,8 @@ def send(service: Service, case: Case) -> tuple[int, dict[str, str], str]:
 def test_habit_is_answered(service: Service, case: Case) -> None:
     if case.only and service.runtime not in case.only:
         pytest.skip(f"it is about runtime {', '.join(case.only)}")
+    if case.needs:
+        pytest.importorskip(case.needs)
     status, headers, text = send(service, case)
     assert status == case.status, text
     ignored = headers.get("X-Ignored-Fields", "").split(", ")

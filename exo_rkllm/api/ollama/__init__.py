@@ -13,13 +13,13 @@ from exo_rkllm.api.access import check_right
 from exo_rkllm.api.context import Call, Endpoint
 from exo_rkllm.api.embedding import embed
 from exo_rkllm.api.encoding import NDJSON, json_response
-from exo_rkllm.api.leniency import note_ignored, permitted_keep_alive
+from exo_rkllm.api.leniency import permitted_keep_alive
 from exo_rkllm.api.ollama import changes, tables, translate
 from exo_rkllm.api.ollama.stream import OllamaEncoder
-from exo_rkllm.api.openai.logprobs import chat_logprobs, top_logprobs, with_logprobs
+from exo_rkllm.api.openai.logprobs import chat_logprobs, ignore_logprobs, top_logprobs, with_logprobs
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.api.streaming import complete_answer, stream_answers
-from exo_rkllm.backends.base import GenerationRequest, Ignored
+from exo_rkllm.backends.base import GenerationRequest
 from exo_rkllm.errors import NotSupported
 
 LEVEL = "0.17.0"
@@ -70,7 +70,7 @@ async def _answer(
     top = top_logprobs(call.values)
     if call.values.get("stream", True):
         if top is not None:
-            note_ignored(call, name, Ignored(("logprobs",), "has no effect in a stream"))
+            ignore_logprobs(call, name, "has no effect in a stream")
         return await stream_answers(
             call, [request], OllamaEncoder(name, call.id, shape, content, began), NDJSON, keep_alive
         )

@@ -17,7 +17,13 @@ from exo_rkllm.api.embedding import embed
 from exo_rkllm.api.encoding import SSE, json_response
 from exo_rkllm.api.leniency import note_ignored
 from exo_rkllm.api.openai import translate
-from exo_rkllm.api.openai.logprobs import chat_logprobs, completion_logprobs, top_logprobs, with_logprobs
+from exo_rkllm.api.openai.logprobs import (
+    chat_logprobs,
+    completion_logprobs,
+    ignore_logprobs,
+    top_logprobs,
+    with_logprobs,
+)
 from exo_rkllm.api.openai.stream import ChatEncoder, CompletionEncoder
 from exo_rkllm.api.openai.tables import CHAT, COMPLETION, EMBEDDING
 from exo_rkllm.api.response_format import asked_format
@@ -50,7 +56,7 @@ async def chat(call: Call) -> web.StreamResponse:
     top = top_logprobs(values)
     if values.get("stream"):
         if top is not None:
-            note_ignored(call, entry.id, Ignored(("logprobs",), "has no effect in a stream"))
+            ignore_logprobs(call, entry.id, "has no effect in a stream")
         encoder = ChatEncoder(identity, entry.id, call.id, shape, usage=_streams_usage(values), single_call=single_call)
         return await stream_answers(call, [request], encoder)
     answer = await complete_answer(call, with_logprobs(call, entry, request, top))
@@ -86,7 +92,7 @@ async def completions(call: Call) -> web.StreamResponse:
     echoes = [prompt if echo and isinstance(prompt, str) else "" for prompt in prompts]
     if values.get("stream"):
         if top is not None:
-            note_ignored(call, entry.id, Ignored(("logprobs",), "has no effect in a stream"))
+            ignore_logprobs(call, entry.id, "has no effect in a stream")
         encoder = CompletionEncoder(identity, entry.id, call.id, echoes, shapes, usage=_streams_usage(values))
         return await stream_answers(call, requests, encoder)
     if values.get("max_tokens") == 0:

@@ -143,6 +143,12 @@ def top_logprobs(values: Mapping[str, Any]) -> int | None:
     return min(MOST_TOP, max(0, values.get("top_logprobs", 0))) if values.get("logprobs") else None
 
 
+def ignore_logprobs(call: Call, model: str, why: str) -> None:
+    """Names the fields that ask for scores in vain."""
+    names = tuple(name for name in ("logprobs", "top_logprobs") if name in call.values)
+    note_ignored(call, model, Ignored(names, why))
+
+
 def with_logprobs(call: Call, entry: Entry, request: GenerationRequest, top: int | None) -> GenerationRequest:
     """The request with the wish for scores, where the model's engine has them by itself."""
     spec = call.context.engine_spec
@@ -159,7 +165,7 @@ async def chat_logprobs(
     try:
         tokens = answer.logprobs or await _scored(call, entry, request, answer, top)
     except NotSupported as error:
-        note_ignored(call, entry.id, Ignored(("logprobs",), f"cannot be had ({error.sentence.rstrip('.')})"))
+        ignore_logprobs(call, entry.id, f"cannot be had ({error.sentence.rstrip('.')})")
         return None
     return [
         {
