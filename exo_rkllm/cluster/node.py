@@ -11,11 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.backends import base
-from exo_rkllm.cluster.discovery.interfaces import Interfaces, hosts_in
-from exo_rkllm.cluster.discovery.libp2p import LIBP2P, LibP2pWatch, sentence_of
-from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
-from exo_rkllm.cluster.discovery.state import DISCOVERY_WINDOW, AmbiguousClusters, DiscoveredPeer, DiscoveryState
+from exo_rkllm.cluster.discovery.generation import Generation
+from exo_rkllm.cluster.discovery.search import START_OVER, ClusterSearch
 from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
@@ -28,24 +25,23 @@ from exo_rkllm.cluster.effects import (
     StayOutEffect,
 )
 from exo_rkllm.cluster.identity import KnownClusters, NodeIdentity
+from exo_rkllm.cluster.runs import Answers, TaskRuns
 from exo_rkllm.cluster.serving import BoardGauges, ModelServing, NodeDescription, Servable, disk_usage
-from exo_rkllm.cluster.session.link import Alive, Linked, LinkFailed, TopicMessage, ZenohLink
+from exo_rkllm.cluster.session.libp2p_link import LibP2pLink
+from exo_rkllm.cluster.session.link import ZenohLink
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import query_nodes
 from exo_rkllm.cluster.session.publishing import MembershipSources
-from exo_rkllm.cluster.session.view import Announcement, ClusterView, Phase, unconfirmed, why_alone
-from exo_rkllm.cluster.wire import requests
-from exo_rkllm.cluster.wire.events import Task
+from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage, Transport
+from exo_rkllm.cluster.session.view import Announcement, ClusterView, Phase, unconfirmed
 from exo_rkllm.cluster.wire.revisions import Revision, supported
-from exo_rkllm.config.table import AUTO, ClusterSettings
-from exo_rkllm.errors import ExoRkllmError, RunError
+from exo_rkllm.config.table import ClusterSettings
+from exo_rkllm.errors import ExoRkllmError
 
 # Between two attempts to connect.
 RETRY = 0.5
 # zenoh goes on to the next node it knows within 0.2 s; after this it knows none that answers.
 MOVE_ON = 1.5
-# A link that is down for so long is opened anew whatever zenoh thinks of it.
-START_OVER = 12.0
 # Goodbyes that the log has not echoed by then are not waited for.
 GOODBYE = 1.5
 
@@ -62,32 +58,21 @@ class ClusterNode:
         *,
         models_folder: Path | None = None,
         gauges: Callable[[], BoardGauges | None] = lambda: None,
-        transport: Callable[[], ZenohLink] = ZenohLink,
+        transport: Callable[[], Transport] | None = None,
         revision: Revision | None = None,
     ) -> None:
         self.settings = settings
         self._log = logging.getLogger("exo_rkllm.cluster")
         self._serving = serving
+        self._facts = facts
+        self._sources = MembershipSources(disk=lambda: disk_usage(models_folder or Path("/")), gauges=gauges)
         self._identity = NodeIdentity(folder)
         self._known_clusters = KnownClusters(folder)
-        self._make_transport = transport
+        self._transport_of = transport
+        self._revision_of = revision
         self.node_id = self._identity.node_id()
-        self._revision = revision or supported()[0]
-        self.membership = Membership(
-            self.node_id,
-            self._revision,
-            facts,
-            placement=settings.placement,
-            errors=settings.errors,
-            sources=MembershipSources(disk=lambda: disk_usage(models_folder or Path("/")), gauges=gauges),
-            stay_out=self._identity.stay_out(),
-        )
-        self.membership.may_publish = self._is_named = settings.namespace != AUTO or bool(settings.endpoints)
-        self._discovery_state = DiscoveryState(
-            self.node_id, settings.namespace, new_nonce, self._revision.versions, settings.discovery_port
-        )
-        self._interfaces = Interfaces(settings.interfaces)
-        self._ambiguous: tuple[str, ...] = ()
+        self.search = ClusterSearch(settings, self.node_id, self)
+        self.membership = self._new_membership()
         self._announcement: Announcement | None = None
         self._endpoints: tuple[str, ...] = ()
         self._link_is_up = False
@@ -96,8 +81,7 @@ class ClusterNode:
         self._leaving = False
         self._goodbye_heard = asyncio.Event()  # our goodbyes were heard
         self._tasks: set[asyncio.Task[None]] = set()
-        self._runs: dict[str, asyncio.Task[None]] = {}
-        self._answers: list[tuple[str, base.GenerationEvent | ExoRkllmError]] = []
+        self._models: tuple[Servable, ...] = ()
         self._timer: asyncio.TimerHandle | None = None
         self._relink: asyncio.TimerHandle | None = None
 
@@ -105,27 +89,12 @@ class ClusterNode:
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._transport = self._make_transport()
-        self._discovery = Discovery(
-            self._discovery_state,
-            self._interfaces,
-            self.settings.discovery_port,
-            configured=hosts_in(self.settings.endpoints),
-            on_peer=self._on_peer,
-            on_ambiguity=self._on_ambiguity,
-            on_interfaces=self._on_interfaces,
-        )
-        self._libp2p = LibP2pWatch(self._interfaces.is_neighbour, self._on_libp2p)
-        if self._discovery.problem is not None:
-            self._log.warning("%s", self._discovery.problem)
-        self._discovery.start()
-        self._discovery.search(on=True)
-        if self.settings.endpoints:
+        self._runs = TaskRuns(self._serving, self._deliver)
+        self._connect()
+        self.search.start()
+        if self.search.endpoints():
             self._has_endpoints.set()
-        if not self.membership.may_publish:
-            self._loop.call_later(DISCOVERY_WINDOW, self._settle_cluster)
-        for work in (self._keep_linked(), self._receive(), self._watch_models()):
-            self._spawn(work)
+        self._spawn(self._watch_models())
         if self.membership.phase is Phase.OUT:
             self._log.warning("Staying out of the exo cluster: %s", self.membership.sentence)
 
@@ -138,52 +107,110 @@ class ClusterNode:
         for handle in (self._timer, self._relink):
             if handle is not None:
                 handle.cancel()
-        self._discovery.close()
-        self._libp2p.close()
-        running = [*self._tasks, *self._runs.values()]
+        self.search.close()
+        running = list(self._tasks)
         for task in running:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*running, self._runs.end(), return_exceptions=True)
         await self._transport.close()
 
     def join(self) -> None:
         """The operator wants the board in this cluster, with all its models."""
-        if not self._is_named and self._discovery_state.is_settled(self._now()):
-            self._known_clusters.add(self._discovery_state.namespace, confirmed=True)
+        if not self.search.is_named and self.membership.may_publish:
+            self._known_clusters.add(self.search.namespace, confirmed=True)
             self._announcement = None
         self._do(self.membership.invite(self._now()))
 
     def view(self) -> ClusterView:
-        now = self._now()
-        view = self.membership.view(now)
-        others = tuple(f"{one.namespace} at {one.source}" for one in self._discovery_state.other_clusters(now))
-        old = self._libp2p.hosts()
-        sentence, hint = view.sentence, view.hint
-        if view.phase is Phase.SEARCHING:
-            has_endpoints = bool(self._discovery_state.endpoints() or self.settings.endpoints)
-            problem = None if self.settings.endpoints else self._discovery.problem
-            sentence, hint = why_alone(
-                self._ambiguous, problem, self._discovery_state.namespace, others, old, has_endpoints=has_endpoints
-            )
+        view = self.membership.view(self._now())
+        sentence, hint = self.search.why_alone() if view.phase is Phase.SEARCHING else (view.sentence, view.hint)
         return replace(
             view,
-            namespace=self._discovery_state.namespace,
-            other_clusters=(*others, *(f"{LIBP2P} at {host}" for host in old)),
+            namespace=self.search.namespace,
+            other_clusters=self.search.others(),
             endpoints=self._endpoints,
             announcement=None if view.phase is Phase.OUT else self._announcement,
             sentence=sentence,
             hint=hint,
         )
 
-    # ── the network ──────────────────────────────────────────────────────────────────────────────
+    # ── which cluster ────────────────────────────────────────────────────────────────────────────
+
+    def _new_membership(self) -> Membership:
+        """In a cluster of the generation that was chosen."""
+        settings, generation = self.settings, self.search.generation
+        made = Membership(
+            self.node_id,
+            self._revision_of or next(one for one in supported() if one.transport == generation.value),
+            self._facts,
+            placement=settings.placement,
+            errors=settings.errors,
+            sources=self._sources,
+            stay_out=self._identity.stay_out(),
+        )
+        made.may_publish = self.search.is_named
+        return made
+
+    def _connect(self) -> None:
+        """Link to nodes of the generation that was chosen, as soon as there are any."""
+        is_zenoh = self.search.generation is Generation.ZENOH
+        make = ZenohLink if is_zenoh else lambda: LibP2pLink(self.search.wanted.libp2p)
+        self._transport = (self._transport_of or make)()
+        self._linking = [self._spawn(work) for work in (self._keep_linked(), self._receive())]
+
+    def generation_chosen(self) -> None:
+        """Begin anew with the other generation: nothing of this membership means anything there."""
+        self._on_link(up=False)
+        if self._relink is not None:
+            self._relink.cancel()
+        for task in self._linking:
+            task.cancel()
+        self._spawn(self._transport.close())
+        self._do(self.membership.abandon())
+        self.membership = self._new_membership()
+        self._connect()
+        self._has_endpoints.set()
+        now = self._now()
+        self._do(self.membership.models_changed(self._models, now))
+        self._do(self.membership.interfaces_changed(self.search.interfaces.addresses(), now))
+
+    def cluster_chosen(self) -> None:
+        self._announce(self.search.namespace)
+        self._do(self.membership.permit(self._now()))
+        self.search.linked(up=self._link_is_up)
+
+    def cluster_ambiguous(self) -> None:
+        self._has_endpoints.clear()
+        self._reopen.set()
+        self._on_link(up=False)
+
+    def endpoint_found(self, endpoint: str) -> None:
+        self._transport.meet(endpoint)
+        self._has_endpoints.set()
+
+    def interfaces_changed(self) -> None:
+        self._do(self.membership.interfaces_changed(self.search.interfaces.addresses(), self._now()))
+
+    def _announce(self, namespace: str) -> None:
+        if self.membership.phase is Phase.OUT:
+            return
+        new, confirmed = self._known_clusters.add(namespace)
+        self._announcement = None if confirmed else unconfirmed(namespace)
+        if new and self._announcement is not None:
+            self._log.warning("%s %s.", self._announcement.sentence, self._announcement.hint)
+        else:
+            self._log.info("Joining the exo cluster %s.", namespace)
+
+    # ── the link ─────────────────────────────────────────────────────────────────────────────────
 
     async def _keep_linked(self) -> None:
         failures = 0
         while True:
             await self._has_endpoints.wait()
-            if not self._has_endpoints.is_set():
+            endpoints = self.search.endpoints()
+            if not self._has_endpoints.is_set() or not endpoints:
+                self._has_endpoints.clear()
                 continue  # cleared again before this task ran
-            endpoints = (*self.settings.endpoints, *self._discovery_state.endpoints())
             self._reopen.clear()
             # zenoh spends its time on the first one, dead or not: each attempt begins with another one
             turn = failures % len(endpoints)
@@ -220,68 +247,21 @@ class ClusterNode:
         if self._relink is not None:
             self._relink.cancel()
             self._relink = None
-        if up:
-            self._do(self.membership.link_up(self._now()))
-            self._stop_searching()
-        else:
-            self._do(self.membership.link_down(self._now()))
-            self._discovery.search(on=True)
-            self._relink = self._loop.call_later(MOVE_ON, self._still_down, self._now())
+        now = self._now()
+        self._do(self.membership.link_up(now) if up else self.membership.link_down(now))
+        self.search.linked(up=up)
+        if not up:
+            self._relink = self._loop.call_later(MOVE_ON, self._still_down, now)
 
     def _still_down(self, since: float) -> None:
         """Open the link anew if new endpoints were discovered: zenoh goes on trying those that it was opened with."""
-        fresh = set(self._discovery_state.endpoints()) - set(self._endpoints)
+        self._relink = None
+        fresh = set(self.search.endpoints()) - set(self._endpoints)
         if fresh or self._now() - since >= START_OVER:
             self._reopen.set()
             since = self._now()
         self._relink = self._loop.call_later(MOVE_ON, self._still_down, since)
-
-    def _stop_searching(self) -> None:
-        """Send no Hello while the link is up; nodes that start later send theirs."""
-        if self._link_is_up and self.membership.may_publish:
-            self._discovery.search(on=False)
-
-    def _on_peer(self, peer: DiscoveredPeer) -> None:
-        self._log.debug("Found exo node %s at %s", peer.node_id, peer.endpoint)
-        self._has_endpoints.set()
-
-    def _on_libp2p(self, host: str) -> None:
-        self._log.warning("%s %s", *sentence_of((host,)))
-
-    def _on_ambiguity(self, clusters: AmbiguousClusters) -> None:
-        """Join none of several clusters: the configuration has to name one."""
-        self._ambiguous = clusters.namespaces
-        self._log.warning(
-            "Several exo clusters are heard (%s) and none is joined. Set namespace in [cluster] to one of them.",
-            ", ".join(clusters.namespaces),
-        )
-        self._has_endpoints.clear()
-        self._reopen.set()
-        self._on_link(up=False)
-
-    def _settle_cluster(self) -> None:
-        now = self._now()
-        if self._discovery_state.is_settled(now):
-            self._ambiguous = ()
-            self._announce(self._discovery_state.namespace)
-            self._do(self.membership.permit(now))
-            self._stop_searching()
-        else:
-            self._loop.call_later(self._discovery_state.patience(now), self._settle_cluster)
-
-    def _announce(self, namespace: str) -> None:
-        if self.membership.phase is Phase.OUT:
-            return
-        new, confirmed = self._known_clusters.add(namespace)
-        self._announcement = None if confirmed else unconfirmed(namespace)
-        if new and self._announcement is not None:
-            self._log.warning("%s %s.", self._announcement.sentence, self._announcement.hint)
-        else:
-            self._log.info("Joining the exo cluster %s, the only one heard.", namespace)
-
-    def _on_interfaces(self) -> None:
-        self._libp2p.use({entry.index for entry in self._interfaces.usable()})
-        self._do(self.membership.interfaces_changed(self._interfaces.addresses(), self._now()))
+        self.search.reconsider()
 
     async def _query_nodes(self, query: QueryNodesEffect) -> None:
         addresses = {**self.membership.addresses(), **await self._transport.addresses()}
@@ -293,46 +273,20 @@ class ClusterNode:
         """Nodes tell addresses of themselves. Beyond our networks they are used only if [cluster] names nodes there."""
         _, _, scope = address.partition("%")
         index = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope) if scope else 0
-        return bool(self.settings.endpoints) or self._interfaces.is_neighbour(address, index)
+        return bool(self.settings.endpoints) or self.search.interfaces.is_neighbour(address, index)
 
     # ── the board ────────────────────────────────────────────────────────────────────────────────
 
     async def _watch_models(self) -> None:
         async with contextlib.aclosing(self._serving.offers()) as offers:
             async for models in offers:
-                self._do(
-                    self.membership.models_changed(
-                        [model for model in models if self._is_advertised(model)], self._now()
-                    )
-                )
+                self._models = tuple(model for model in models if self._is_advertised(model))
+                self._do(self.membership.models_changed(self._models, self._now()))
 
     def _is_advertised(self, model: Servable) -> bool:
         return "*" in self.settings.models or model.id in self.settings.models
 
-    async def _run_task(self, task: Task, model: str) -> None:
-        try:
-            question = requests.request(task.id, model, task.params, self.membership.local.images)
-            async with contextlib.aclosing(self._serving.generate(question, client="exo")) as answer:
-                async for event in answer:
-                    self._on_answer(task.id, event)
-        except ExoRkllmError as problem:
-            self._on_answer(task.id, problem)
-        except Exception as surprise:  # noqa: BLE001  whoever asked must get an end, whatever broke
-            self._log.exception("An answer for the exo cluster broke off.")
-            self._on_answer(task.id, RunError(f"The board failed: {type(surprise).__name__}."))
-        else:
-            self._on_answer(task.id, RunError("The board's engine ended without a word."))
-        finally:
-            self._runs.pop(task.id, None)
-
-    def _on_answer(self, task_id: str, event: base.GenerationEvent | ExoRkllmError) -> None:
-        """Collect the events of one turn of the loop, so that they go out together."""
-        if not self._answers:
-            self._loop.call_soon(self._deliver_answers)
-        self._answers.append((task_id, event))
-
-    def _deliver_answers(self) -> None:
-        answers, self._answers = self._answers, []
+    def _deliver(self, answers: Answers) -> None:
         self._do(self.membership.engine_answered(answers, self._now()))
 
     async def _load(self, model: str) -> None:
@@ -347,11 +301,9 @@ class ClusterNode:
                 case SendEffect(topic, payload):
                     self._transport.send(topic, payload)
                 case BeginTaskEffect(task, model):
-                    self._runs[task.id] = self._loop.create_task(self._run_task(task, model))
+                    self._runs.begin(task, model, self.membership.local.images)
                 case CancelTaskEffect(task_id, _):
-                    run = self._runs.pop(task_id, None)
-                    if run is not None:
-                        run.cancel()
+                    self._runs.cancel(task_id)
                 case LoadModelEffect(model):
                     self._spawn(self._load(model))
                 case QueryNodesEffect():
@@ -388,10 +340,11 @@ class ClusterNode:
     def _now(self) -> float:
         return self._loop.time()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 LEVELS = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import NodeDescription
-from exo_rkllm.cluster.session.link import Incoming, TopicMessage, ZenohLink
+from exo_rkllm.cluster.session.link import ZenohLink
+from exo_rkllm.cluster.session.transport import Incoming, TopicMessage
 from exo_rkllm.config import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
 

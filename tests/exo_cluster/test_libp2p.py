@@ -10,20 +10,28 @@ from hypothesis import strategies as st
 
 from exo_rkllm.cli.cluster import report
 from exo_rkllm.cluster.discovery import libp2p
-from exo_rkllm.cluster.discovery.libp2p import is_exo, question
-from exo_rkllm.cluster.session.view import why_alone
+from exo_rkllm.cluster.discovery.libp2p import MdnsAnswer, MdnsQuestion, question, read, sentence_of
 from tests.exo_cluster.lab import Host, Lab, until
 from tests.exo_cluster.standin.libp2p import answer
 
 
+PEER = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
+
+
+def is_exo(data: bytes) -> bool:
+    return isinstance(read(data), MdnsAnswer)
+
+
 @pytest.mark.parametrize("pointers", [False, True])
 def test_answer_of_exo_is_told_from_those_of_other_libp2p_programs_by_its_lifetime(pointers: bool) -> None:
-    assert is_exo(answer(2500, pointers=pointers))
+    endpoint = f"/ip4/10.77.0.1/tcp/50123/p2p/{PEER}"
+    assert read(answer(2500, pointers=pointers)) == MdnsAnswer((("10.77.0.1", endpoint),))
     assert not is_exo(answer(360, pointers=pointers)), "libp2p's own default, as IPFS has"
 
 
 def test_questions_and_answers_about_other_services_are_no_exo() -> None:
-    assert not is_exo(question())
+    assert read(question()) is None, "another board asks"
+    assert read(b"\1\2" + question()[2:]) == MdnsQuestion(), "a libp2p program that starts"
     assert not is_exo(answer(2500).replace(b"_p2p", b"_ipp"))
     assert not is_exo(b"")
 
@@ -32,8 +40,8 @@ def test_questions_and_answers_about_other_services_are_no_exo() -> None:
 @given(st.integers(0, 200), st.binary(max_size=40), st.integers(0, 200))
 def test_garbage_is_no_exo_and_breaks_nothing(cut: int, noise: bytes, at: int) -> None:
     whole = answer(2500, pointers=True)
-    is_exo(whole[:at] + noise + whole[at + len(noise) :][:cut])
-    is_exo(libp2p.encoded(libp2p.SERVICE) + noise)
+    read(whole[:at] + noise + whole[at + len(noise) :][:cut])
+    read(libp2p.encoded(libp2p.SERVICE) + noise)
 
 
 def test_name_that_points_at_itself_ends() -> None:
@@ -42,12 +50,11 @@ def test_name_that_points_at_itself_ends() -> None:
         assert not is_exo(b"\0\0\x84\0\0\0\0\2\0\0\0\0" + pointer + service)
 
 
-def test_sentence_says_what_is_wrong_and_what_to_do() -> None:
-    sentence, hint = why_alone((), None, "", (), ("10.0.0.7",), has_endpoints=False)
-    assert "libp2p" in sentence
-    assert "10.0.0.7" in sentence
-    assert "main branch" in hint
-    assert why_alone((), None, "", (), has_endpoints=False)[0] == "No exo node is heard on the local network."
+@pytest.mark.parametrize("missing", [True, False])
+def test_sentence_says_why_an_old_exo_is_not_joined_and_what_to_do(missing: bool) -> None:
+    sentence, hint = sentence_of(("10.0.0.7",), missing=missing)
+    assert "10.0.0.7 and not joined" in sentence
+    assert ("main branch" if missing else '"libp2p"') in hint
 
 
 async def old_exo(lab: Lab, ttl: int = 2500) -> Host:

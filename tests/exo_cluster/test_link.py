@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ASK = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
-IMPORT = "from exo_rkllm.cluster.session import link; "
+IMPORT = "from exo_rkllm.cluster.session.transport import available; "
 
 
 def asked(folder: Path, program: str) -> str:
@@ -20,6 +20,6 @@ def asked(folder: Path, program: str) -> str:
 def test_packaged_zenoh_is_found_in_the_vendor_folder(tmp_path: Path) -> None:
     (tmp_path / "zenoh").mkdir()
     (tmp_path / "zenoh/__init__.py").write_text("mine = 1\n")
-    there = "print(link.zenoh_available(Path(sys.argv[2])), link.zenoh_available(Path(sys.argv[2])), sys.path[-1])"
+    there = "print(available('zenoh', Path(sys.argv[2])), available('zenoh', Path(sys.argv[2])), sys.path[-1])"
     assert asked(tmp_path, there) == f"True True {tmp_path}"
-    assert asked(tmp_path / "none", "print(link.zenoh_available(Path(sys.argv[2])))") == "False"
+    assert asked(tmp_path / "none", "print(available('zenoh', Path(sys.argv[2])))") == "False"

@@ -27,7 +27,8 @@ from exo_rkllm.cluster.discovery.state import AmbiguousClusters, DiscoveryState,
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import NodeDescription
 from exo_rkllm.cluster.session import link
-from exo_rkllm.cluster.session.link import Alive, Connection, Inbox, Linked, LinkFailed, TopicMessage, ZenohLink
+from exo_rkllm.cluster.session.link import Connection, Inbox, ZenohLink
+from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage
 from exo_rkllm.cluster.session.view import Phase
 from exo_rkllm.config import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
@@ -316,7 +317,7 @@ async def test_a_discovery_port_that_cannot_be_had_is_named(tmp_path: Path) -> N
 async def test_several_clusters_are_left_alone(exo: Exo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with board(tmp_path, settings(exo)) as made:
         await in_phase(made, Phase.SERVING)
-        made._on_ambiguity(AmbiguousClusters(("0.3.70", "home")))
+        made.search._on_ambiguity(AmbiguousClusters(("0.3.70", "home")))
         view = made.view()
         assert view.phase is Phase.SEARCHING
         assert "0.3.70, home" in view.sentence
@@ -342,7 +343,7 @@ async def test_link_that_opens_while_a_second_cluster_is_heard_is_closed(exo: Ex
     held = HeldLink()
     async with board(tmp_path, settings(exo), transport=lambda: held) as made:
         await asyncio.wait_for(held.opening.wait(), 5)
-        made._on_ambiguity(AmbiguousClusters(("0.3.70", "home")))
+        made.search._on_ambiguity(AmbiguousClusters(("0.3.70", "home")))
         held.released.set()
         await asyncio.wait_for(held.opened.wait(), 5)
 
@@ -362,11 +363,11 @@ async def test_an_interface_that_appears_is_asked_on(tmp_path: Path) -> None:
     async with board(tmp_path, ClusterSettings(discovery_port=port)) as made:
 
         async def listed() -> bool:
-            return made._discovery._listing == 18 and bool(made._interfaces._all)
+            return made.search.discovery._listing == 18 and bool(made.search.interfaces._all)
 
         await until(listed, 5)
-        assert any(entry.loopback for entry in made._interfaces._all.values())
-        assert isinstance(made._discovery, Discovery)
+        assert any(entry.loopback for entry in made.search.interfaces._all.values())
+        assert isinstance(made.search.discovery, Discovery)
 
 
 async def test_a_dead_endpoint_in_front_does_not_hide_a_living_one(exo: Exo, tmp_path: Path) -> None:

@@ -1,40 +1,54 @@
-"""exo's releases up to 1.0.71 speak libp2p, which this board does not: they are heard by mDNS, and named."""
+"""exo's releases up to 1.0.71 speak libp2p and are heard by mDNS.
+
+libp2p's programs answer a question for `_p2p._udp.local` to everybody, each with the addresses of its own. One that
+starts asks such questions itself, and is asked back.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 
 LIBP2P = "exo 1.0.71 or older (libp2p)"
-NOT_SPOKEN = "This board joins exo from its main branch of 2026-06-03 on (zenoh), and nothing older."
-HINT = "Run exo from its main branch there: docs/joining-exo.md"
 
 GROUP, PORT = "224.0.0.251", 5353
 # The service of every libp2p program. exo's is told by the lifetime of its records, which no default is.
 SERVICE = ("_p2p", "_udp", "local")
 EXO_TTL = 2500
-PTR, IN = 12, 1
+PTR, TXT, IN = 12, 16, 1
 RESPONSE = 0x8000
-# Seconds between two questions; one who has not answered three of them is gone.
-ASK_EVERY = 60.0
+# Seconds between two questions, while no cluster is joined and later; who has not answered for FORGET is gone.
+SEARCH_EVERY, ASK_EVERY = 5.0, 60.0
 FORGET = 3.5 * ASK_EVERY
-# Hosts that are remembered, and datagrams that are looked at in one go: the port is open to everybody.
-HOSTS = 64
+# Questions of other programs make us ask as well, but not more often than this.
+ASK_BACK = 0.5
+# Hosts that are remembered, nodes on one of them, and datagrams that are looked at in one go: the port is open to
+# everybody.
+HOSTS, NODES = 64, 4
 BURST = 64
 LONGEST = 9000
 
 _HEAD = struct.Struct("!6H")
 _QUESTION = struct.Struct("!2H")
 _RECORD = struct.Struct("!2HIH")
+_ADDRESS = re.compile(r"dnsaddr=(/ip4/(\d{1,3}(?:\.\d{1,3}){3})/tcp/\d{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]{40,64})")
 
 
-def sentence_of(hosts: Sequence[str]) -> tuple[str, str]:
-    """What is to be told of such hosts, and what to do."""
-    return f"{LIBP2P} is heard at {', '.join(hosts)}. {NOT_SPOKEN}", HINT
+def sentence_of(hosts: Sequence[str], *, missing: bool) -> tuple[str, str]:
+    """What is to be told of such hosts where they are not joined, and what to do; `missing` says why."""
+    heard = f"{LIBP2P} is heard at {', '.join(hosts)} and not joined"
+    if missing:
+        return (
+            f"{heard}: exo_libp2p is not installed.",
+            "See docs/joining-exo.md, or run exo from its main branch there.",
+        )
+    return f"{heard}: another exo cluster comes first.", 'Set namespace in [cluster] to "libp2p" to join it.'
 
 
 def encoded(name: tuple[str, ...]) -> bytes:
@@ -42,25 +56,43 @@ def encoded(name: tuple[str, ...]) -> bytes:
 
 
 def question() -> bytes:
-    """Asks all libp2p programs of the network for their names; they answer to everybody."""
+    """Asks all libp2p programs of the network for their addresses. Boards ask with the id 0, they with any other."""
     return _HEAD.pack(0, 0, 1, 0, 0, 0) + encoded(SERVICE) + _QUESTION.pack(PTR, IN)
 
 
-def is_exo(data: bytes) -> bool:
-    """Whether a datagram of mDNS is the answer of an exo that speaks libp2p."""
+@dataclass(frozen=True, slots=True)
+class MdnsAnswer:
+    """An exo's answer: host and address of each of its endpoints."""
+
+    endpoints: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MdnsQuestion:
+    """A libp2p program asks who is there."""
+
+
+def read(data: bytes) -> MdnsAnswer | MdnsQuestion | None:
+    """What a datagram of mDNS says of exo, if anything."""
     if len(data) < _HEAD.size or encoded(SERVICE) not in data:
-        return False
-    try:
-        return any(kind == PTR and name == SERVICE and ttl == EXO_TTL for name, kind, ttl in _answers(data))
-    except (IndexError, struct.error, UnicodeDecodeError):
-        return False
-
-
-def _answers(data: bytes) -> Iterator[tuple[tuple[str, ...], int, int]]:
-    """Name, type and lifetime of the records; raises IndexError, struct.error or UnicodeDecodeError for garbage."""
-    _, flags, questions, *counts = _HEAD.unpack_from(data)
+        return None
+    asked_with, flags, *_ = _HEAD.unpack_from(data)
     if not flags & RESPONSE:
-        return
+        return MdnsQuestion() if asked_with else None
+    try:
+        records = list(_answers(data))
+    except (IndexError, struct.error, UnicodeDecodeError):
+        return None
+    if not any(kind == PTR and name == SERVICE and ttl == EXO_TTL for name, kind, ttl, _ in records):
+        return None
+    texts = (text[1:].decode("ascii", "replace") for _, kind, _, text in records if kind == TXT)
+    matches = (_ADDRESS.fullmatch(text) for text in texts)
+    return MdnsAnswer(tuple((match[2], match[1]) for match in matches if match))
+
+
+def _answers(data: bytes) -> Iterator[tuple[tuple[str, ...], int, int, bytes]]:
+    """Name, type, lifetime and data of records; raises IndexError, struct.error or UnicodeDecodeError for garbage."""
+    _, _, questions, *counts = _HEAD.unpack_from(data)
     position = _HEAD.size
     for _ in range(questions):
         _, position = _name(data, position)
@@ -68,8 +100,8 @@ def _answers(data: bytes) -> Iterator[tuple[tuple[str, ...], int, int]]:
     for _ in range(sum(counts)):
         name, position = _name(data, position)
         kind, _, ttl, length = _RECORD.unpack_from(data, position)
-        yield name, kind, ttl
         position += _RECORD.size + length
+        yield name, kind, ttl, data[position - length : position]
 
 
 def _name(data: bytes, position: int) -> tuple[tuple[str, ...], int]:
@@ -90,22 +122,38 @@ def _name(data: bytes, position: int) -> tuple[tuple[str, ...], int]:
 
 
 class LibP2pWatch:
-    """Hosts of the local network on which such an exo runs; `on_heard` is called with each new one."""
+    """Hosts of the local network on which such an exo runs. `on_heard` is called with each new one, `on_endpoint` with
+    each new endpoint on it; only endpoints at the address that an answer came from are believed.
+    """
 
-    def __init__(self, is_neighbour: Callable[[str], bool], on_heard: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        is_neighbour: Callable[[str], bool],
+        on_heard: Callable[[str], None],
+        on_endpoint: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._is_neighbour = is_neighbour
-        self._on_heard = on_heard
+        self._on_heard, self._on_endpoint = on_heard, on_endpoint
         self._heard: dict[str, float] = {}
+        self._endpoints: dict[str, tuple[str, ...]] = {}  # by host, the last one first
         self._loop = asyncio.get_running_loop()
         self._indices: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._every = SEARCH_EVERY
+        self._asked_at = -ASK_BACK
         self._socket = _open()
         if self._socket is not None:
             self._loop.add_reader(self._socket, self._read)
 
-    def hosts(self) -> tuple[str, ...]:
+    def hosts(self, seconds: float = FORGET) -> tuple[str, ...]:
+        """Those that answered in the last seconds."""
         now = self._loop.time()
-        return tuple(sorted(host for host, at in self._heard.items() if now - at < FORGET))
+        return tuple(sorted(host for host, at in self._heard.items() if now - at < seconds))
+
+    def endpoints(self) -> tuple[str, ...]:
+        """Of all hosts, the one that answered last first."""
+        recent = sorted(self.hosts(), key=self._heard.__getitem__, reverse=True)
+        return tuple(endpoint for host in recent for endpoint in self._endpoints.get(host, ()))
 
     def use(self, indices: AbstractSet[int]) -> None:
         """Listen and ask on these interfaces from now on."""
@@ -117,7 +165,16 @@ class LibP2pWatch:
         fresh, self._indices = indices - self._indices, set(indices)
         self._ask(fresh)
         if self._timer is None:
-            self._timer = self._loop.call_later(ASK_EVERY, self._ask_again)
+            self._timer = self._loop.call_later(self._every, self._ask_again)
+
+    def search(self, *, on: bool) -> None:
+        """Ask more often while no cluster is joined."""
+        every = SEARCH_EVERY if on else ASK_EVERY
+        if every != self._every:
+            self._every = every
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = self._loop.call_later(self._every, self._ask_again)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -128,13 +185,14 @@ class LibP2pWatch:
             self._socket = None
 
     def _ask_again(self) -> None:
-        self._timer = self._loop.call_later(ASK_EVERY, self._ask_again)
+        self._timer = self._loop.call_later(self._every, self._ask_again)
         self._ask(self._indices)
 
     def _ask(self, indices: AbstractSet[int]) -> None:
+        self._asked_at = self._loop.time()
         for index in sorted(indices):
             if self._socket is not None:
-                with contextlib.suppress(OSError):  # another minute comes
+                with contextlib.suppress(OSError):  # the next question comes
                     self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, _membership(index))
                     self._socket.sendto(question(), (GROUP, PORT))
 
@@ -144,16 +202,28 @@ class LibP2pWatch:
                 data, (address, _) = self._socket.recvfrom(LONGEST)  # type: ignore[union-attr]  # read while it is open
             except OSError:
                 return
-            if is_exo(data) and self._is_neighbour(address):
-                self._hear(address, self._loop.time())
+            message = read(data)
+            if message is None or not self._is_neighbour(address):
+                continue
+            now = self._loop.time()
+            if isinstance(message, MdnsAnswer):
+                self._hear(address, message, now)
+            elif now - self._asked_at >= ASK_BACK:
+                self._ask(self._indices)
 
-    def _hear(self, address: str, now: float) -> None:
+    def _hear(self, address: str, answer: MdnsAnswer, now: float) -> None:
         self._heard = {host: at for host, at in self._heard.items() if now - at < FORGET}
+        self._endpoints = {host: ones for host, ones in self._endpoints.items() if host in self._heard}
         if address not in self._heard:
             if len(self._heard) >= HOSTS:
                 return
             self._on_heard(address)
         self._heard[address] = now
+        for host, endpoint in answer.endpoints:
+            known = self._endpoints.get(address, ())
+            if host == address and endpoint not in known:
+                self._endpoints[address] = (endpoint, *known)[:NODES]
+                self._on_endpoint(endpoint)
 
 
 def _membership(index: int) -> bytes:

@@ -164,6 +164,10 @@ class DiscoveryState:
         recent = sorted(self._peers.values(), key=lambda entry: (-entry[1], entry[0].node_id))
         return tuple(peer.endpoint for peer, _ in recent)
 
+    def sources(self, since: float) -> tuple[str, ...]:
+        """Where nodes of our cluster answered after that time."""
+        return tuple(str(peer.source) for peer, at in self._peers.values() if at >= since)
+
     def forget_answers(self) -> None:
         """Ask all nodes of our cluster again; called when the link is lost."""
         self._hello_times.clear()

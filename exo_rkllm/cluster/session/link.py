@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import ipaddress
 import json
 import re
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, Full, Queue, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from exo_rkllm.config.places import VENDOR_FOLDER
-from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.cluster.session.transport import (
+    PUBLISHED,
+    SUBSCRIBED,
+    Alive,
+    Incoming,
+    Linked,
+    LinkFailed,
+    TopicMessage,
+)
 
 if TYPE_CHECKING:
     import zenoh
 
-# The Debian package's own eclipse-zenoh, which Debian has no package of.
 # Both queues are bounded: the log repairs what is lost on the way in, resends what is lost on the way out.
 ROOM_IN, ROOM_OUT = 8192, 1024
 # One attempt to connect; another one follows with whatever was discovered meanwhile.
@@ -36,40 +38,7 @@ CONNECT_MS = 2000
 ADDRESSES_IN = 0.5
 CLOSE_IN = 1.0
 TOPICS, LIVE = "topics/", "live/"
-PUBLISHED = ("local_events", "commands", "election_messages")
-SUBSCRIBED = ("global_events", "election_messages", "download_commands")
 _LOCATOR = re.compile(r"tcp/(?:\[([^\]%]+)[^\]]*\]|([0-9.]+)):\d+")
-
-
-class LinkFailed(ExoRkllmError):
-    """No exo node could be connected to."""
-
-    code = "cluster_link"
-    status = 503
-
-
-@dataclass(frozen=True, slots=True)
-class TopicMessage:
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Alive:
-    """The liveliness of an exo node changed."""
-
-    node: str
-    there: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Linked:
-    """The connection to the cluster came up or went down; it comes up again by itself while endpoints answer."""
-
-    up: bool
-
-
-Incoming: TypeAlias = TopicMessage | Alive | Linked
 
 
 def configuration(endpoints: Sequence[str]) -> Mapping[str, str]:
@@ -84,13 +53,6 @@ def configuration(endpoints: Sequence[str]) -> Mapping[str, str]:
         # it wakes 20 times a second for as long as the other side has it as well
         "transport/shared_memory/enabled": "false",
     }
-
-
-def zenoh_available(vendor_folder: Path = VENDOR_FOLDER) -> bool:
-    """Whether zenoh can be imported; the package's own copy is appended to the path, behind one that pip installed."""
-    if vendor_folder.is_dir() and str(vendor_folder) not in sys.path:
-        sys.path.append(str(vendor_folder))
-    return importlib.util.find_spec("zenoh") is not None
 
 
 class Inbox:
@@ -304,7 +266,7 @@ class Connection:
 
 
 class ZenohLink:
-    """The transport of a cluster: at most one connection at a time."""
+    """The `Transport` of exo from 2026-06-03 on."""
 
     def __init__(self) -> None:
         self._inbox = Inbox()
@@ -315,9 +277,7 @@ class ZenohLink:
         return self._inbox.dropped
 
     async def open(self, endpoints: Sequence[str]) -> None:
-        """Connect to any one of them and listen; raises `LinkFailed`. A connection that was open is given up:
-        nothing more is received of it, not even that it is down.
-        """
+        """Connect to any one of them and listen."""
         self._give_up()
         connection = Connection(endpoints, self._inbox)
         try:
@@ -327,12 +287,13 @@ class ZenohLink:
             raise
         self._connection = connection
 
+    def meet(self, endpoint: str) -> None:
+        """zenoh tells of newcomers itself."""
+
     async def receive(self) -> list[Incoming]:
-        """What has come in since the last call; waits until there is something."""
         return await self._inbox.take()
 
     def send(self, topic: str, payload: bytes) -> bool:
-        """Hand a message over without waiting; false if there is no room, and then it is lost."""
         return self._connection is not None and self._connection.publish(topic, payload)
 
     def declare(self, node: str) -> None:

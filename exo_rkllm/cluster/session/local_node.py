@@ -50,6 +50,7 @@ class LocalNode:
         self.images = ImageStore()
         self.interfaces: tuple[Raw, ...] = ()
         self.replica = Replica(me)
+        self.alive: set[str] = set()  # exo nodes that show that they are there
         self._placement: Placement = placement
         self._errors: ErrorForm = errors
         self._publisher = publisher
@@ -186,7 +187,8 @@ class LocalNode:
             return
         facts = self.replica.nodes[node]
         address = next(filter(None, map(multiaddr, facts.addresses or ())), None)
-        if facts.backends and address is not None:
+        is_exo = facts.backends if self._publisher.knows("NodeBackends") else node in self.alive
+        if is_exo and address is not None:
             self._reached.add(node)
             self._publisher.event(reached(self.me, node, address))
 
@@ -198,7 +200,8 @@ class LocalNode:
         versions = {"os_version": facts.os_version, "os_build_version": facts.os_build}
         yield self.name
         yield {"StaticNodeInformation": {"model": facts.model, "chip": facts.chip, **versions}}
-        yield {"NodeBackends": {"backends": list(backends)}}
+        if self._publisher.knows("NodeBackends"):
+            yield {"NodeBackends": {"backends": list(backends)}}
         yield from self._disk()
         yield self.addresses
         if (news := self._news()) is not None:

@@ -62,7 +62,7 @@ class Membership:
         self._resend_at: float | None = None
         self._query_until: float | None = None
         self._session_since = 0.0
-        self._alive: set[str] = set()  # exo nodes that show a liveliness token
+        self._alive = self.local.alive
 
     # ── what comes in ────────────────────────────────────────────────────────────────────────────
 
@@ -84,7 +84,7 @@ class Membership:
         return self._done(now)
 
     def liveliness(self, node: str, now: float, *, alive: bool) -> list[ClusterEffect]:
-        """An exo node's liveliness token appeared or went."""
+        """An exo node showed that it is there, or went."""
         if node != self.me:
             if alive:
                 self._alive.add(node)
@@ -153,6 +153,11 @@ class Membership:
         if self.phase not in (Phase.OUT, Phase.PASSIVE):
             self.phase = Phase.LEAVING
         return self._done(now)
+
+    def abandon(self) -> list[ClusterEffect]:
+        """End all work for a cluster that is not spoken to any more."""
+        self.local.drop_work()
+        return [effect for effect in self._publisher.take() if not isinstance(effect, SendEffect)]
 
     @property
     def gone(self) -> bool:

@@ -189,6 +189,10 @@ class Publisher:
         self._sources = sources
         self._command_origin = sources.new_id()  # no session binds commands
 
+    def knows(self, kind: str) -> bool:
+        """Whether the cluster's exo has this type."""
+        return kind in self._revision.table.records
+
     def start_session(self, session: SessionId) -> None:
         self.queue.start(self._sources.new_id(), session)
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from exo_rkllm.cluster.discovery.libp2p import sentence_of
 from exo_rkllm.cluster.session.replica import Replica
 from exo_rkllm.cluster.worker.state import Worker
 from exo_rkllm.errors import ExoRkllmError
@@ -141,7 +140,6 @@ def why_alone(
     problem: ExoRkllmError | None,
     namespace: str,
     other_clusters: Sequence[str],
-    libp2p_hosts: Sequence[str] = (),
     *,
     has_endpoints: bool,
 ) -> tuple[str, str]:
@@ -155,8 +153,6 @@ def why_alone(
         return problem.sentence, problem.hint
     if has_endpoints:
         return "No exo node answers at the addresses known.", ""
-    if libp2p_hosts:
-        return sentence_of(libp2p_hosts)
     if other_clusters:
         return (
             f"exo {other_clusters[0]} is heard, which is not the cluster {namespace}.",

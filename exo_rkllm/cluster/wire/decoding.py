@@ -124,7 +124,7 @@ def state(value: Raw) -> ClusterState:
         tuple(RunnerStatusUpdated(runner, _tagged(it)[0]) for runner, it in _object(value, "runners").items()),
         tuple(_task(entry) for entry in _object(value, "tasks").values()),
         _nodes(value),
-        _object(value, "custom_model_cards"),
+        _object(value, "custom_model_cards") if "custom_model_cards" in value else {},  # 1.0.71 keeps none
     )
 
 
@@ -211,7 +211,7 @@ def _facts(info: Raw) -> NodeFacts:
 
 def _nodes(value: Raw) -> dict[str, NodeFacts]:
     identities, networks = _object(value, "node_identities"), _object(value, "node_network")
-    backends = _object(value, "node_backends")
+    backends = _object(value, "node_backends") if "node_backends" in value else {}  # nor these
     nodes = {}
     for node in _object(value, "last_seen"):
         identity, network = identities.get(node) or {}, networks.get(node) or {}

@@ -1,4 +1,7 @@
-"""The revisions of exo that are supported: each module `exo_*` here is one, and the table in it all there is to it."""
+"""The revisions of exo that are supported: each module `exo_*` here is one, and the table in it all there is to it.
+
+A revision may name the table of a later one and what that one has added (`WITHOUT`).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ from exo_rkllm.cluster.wire.table import WireTable, parse
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """`exact` checks what exo itself writes and what we send; `accepted` is what an exo node lets pass."""
+    """`exact` checks what exo itself writes and what we send; `accepted` is what an exo node lets pass.
+
+    `versions` are the namespaces of exo nodes that nobody gave another one.
+    """
 
     name: str
     commits: tuple[str, ...]
@@ -25,6 +31,7 @@ class Revision:
     table: WireTable
     exact: Checks = field(compare=False)
     accepted: Checks = field(compare=False)
+    transport: str = "zenoh"
 
     def encode(self, topic: str, message: Mapping[str, Any]) -> bytes:
         """A message for this topic, completed with the defaults of the table.
@@ -48,9 +55,10 @@ class Revision:
 
 
 def load(module: ModuleType) -> Revision:
-    table = parse(module.TABLE)
+    table = parse(module.TABLE).without(getattr(module, "WITHOUT", ""))
     exact, accepted = Checks(table, complete=True), Checks(table, complete=False)
-    return Revision(module.NAME, module.COMMITS, module.VERSIONS, table, exact, accepted)
+    transport = getattr(module, "TRANSPORT", "zenoh")
+    return Revision(module.NAME, module.COMMITS, module.VERSIONS, table, exact, accepted, transport)
 
 
 def supported() -> tuple[Revision, ...]:

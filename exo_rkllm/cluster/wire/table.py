@@ -42,10 +42,11 @@ class RecordSpec:
     tag: str | None
     fields: tuple[WireField, ...] = ()
     rules: tuple[str, ...] = ()
+    later: frozenset[str] = frozenset()  # fields that a later revision has, and this one refuses
 
     @functools.cached_property
     def spellings(self) -> frozenset[str]:
-        return frozenset(name for entry in self.fields for name in (entry.name, entry.camel))
+        return frozenset(name for entry in self.fields for name in (entry.name, entry.camel)) | self.later
 
 
 @dataclass(slots=True)
@@ -61,8 +62,8 @@ class WireTable:
     def shape(self, kind: str, value: Any) -> Any:
         """`value` as a value of this type is written: fields by their names in the table, defaults filled in.
 
-        Fields are taken in snake_case and in camelCase, which exo both accepts. Nothing is checked: what does not
-        belong to the type stays as it is.
+        Fields are taken in snake_case and in camelCase, which exo both accepts. Fields of later revisions are left
+        out. Nothing is checked: whatever else does not belong to the type stays as it is.
         """
         if isinstance(value, dict):
             if kind in self.unions:
@@ -97,6 +98,22 @@ class WireTable:
         if not value.keys() <= record.spellings:
             shaped.update({name: value[name] for name in value.keys() - record.spellings})
         return shaped
+
+    def without(self, text: str) -> WireTable:
+        """The table of an earlier revision: `TYPE: FIELD ...` a line takes fields away, `TYPE` the whole type."""
+        earlier = replace(self, **{name: dict(getattr(self, name)) for name in self.__slots__})
+        for line in filter(None, text.splitlines()):
+            name, _, fields = line.partition(": ")
+            if fields:
+                record, later = earlier.records[name], frozenset(fields.split())
+                kept = tuple(entry for entry in record.fields if entry.name not in later)
+                earlier.records[name] = replace(record, fields=kept, later=later)
+            else:
+                for kinds in (earlier.records, earlier.enums, earlier.unions):
+                    kinds.pop(name, None)
+                for lists in (earlier.unions, earlier.lists):
+                    lists.update({key: tuple(one for one in names if one != name) for key, names in lists.items()})
+        return earlier
 
 
 def parse(text: str) -> WireTable:
