@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.cluster.discovery.generation import Generation
 from exo_rkllm.cluster.discovery.search import START_OVER, ClusterSearch
+from exo_rkllm.cluster.discovery.transports import Transport
 from exo_rkllm.cluster.effects import (
     BeginTaskEffect,
     CancelTaskEffect,
@@ -28,12 +28,12 @@ from exo_rkllm.cluster.identity import KnownClusters, NodeIdentity
 from exo_rkllm.cluster.runs import Answers, TaskRuns
 from exo_rkllm.cluster.serving import BoardGauges, ModelServing, NodeDescription, Servable, disk_usage
 from exo_rkllm.cluster.session.libp2p_link import LibP2pLink
-from exo_rkllm.cluster.session.link import ZenohLink
+from exo_rkllm.cluster.session.link import Alive, Link, Linked, LinkFailed, TopicMessage
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.node_query import query_nodes
 from exo_rkllm.cluster.session.publishing import MembershipSources
-from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage, Transport
 from exo_rkllm.cluster.session.view import Announcement, ClusterView, Phase, unconfirmed
+from exo_rkllm.cluster.session.zenoh_link import ZenohLink
 from exo_rkllm.cluster.wire.revisions import Revision, supported
 from exo_rkllm.config.table import ClusterSettings
 from exo_rkllm.errors import ExoRkllmError
@@ -58,7 +58,7 @@ class ClusterNode:
         *,
         models_folder: Path | None = None,
         gauges: Callable[[], BoardGauges | None] = lambda: None,
-        transport: Callable[[], Transport] | None = None,
+        zenoh_link: Callable[[], Link] = ZenohLink,
         revision: Revision | None = None,
     ) -> None:
         self.settings = settings
@@ -68,7 +68,7 @@ class ClusterNode:
         self._sources = MembershipSources(disk=lambda: disk_usage(models_folder or Path("/")), gauges=gauges)
         self._identity = NodeIdentity(folder)
         self._known_clusters = KnownClusters(folder)
-        self._transport_of = transport
+        self._zenoh_link = zenoh_link
         self._revision_of = revision
         self.node_id = self._identity.node_id()
         self.search = ClusterSearch(settings, self.node_id, self)
@@ -112,7 +112,7 @@ class ClusterNode:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, self._runs.end(), return_exceptions=True)
-        await self._transport.close()
+        await self._link.close()
 
     def join(self) -> None:
         """The operator wants the board in this cluster, with all its models."""
@@ -137,11 +137,11 @@ class ClusterNode:
     # ── which cluster ────────────────────────────────────────────────────────────────────────────
 
     def _new_membership(self) -> Membership:
-        """In a cluster of the generation that was chosen."""
-        settings, generation = self.settings, self.search.generation
+        """In a cluster of the transport that was chosen."""
+        settings, transport = self.settings, self.search.transport
         made = Membership(
             self.node_id,
-            self._revision_of or next(one for one in supported() if one.transport == generation.value),
+            self._revision_of or next(one for one in supported() if one.transport == transport.value),
             self._facts,
             placement=settings.placement,
             errors=settings.errors,
@@ -152,20 +152,19 @@ class ClusterNode:
         return made
 
     def _connect(self) -> None:
-        """Link to nodes of the generation that was chosen, as soon as there are any."""
-        is_zenoh = self.search.generation is Generation.ZENOH
-        make = ZenohLink if is_zenoh else lambda: LibP2pLink(self.search.wanted.libp2p)
-        self._transport = (self._transport_of or make)()
+        """Link to nodes of the transport that was chosen, as soon as there are any."""
+        is_zenoh = self.search.transport is Transport.ZENOH
+        self._link = self._zenoh_link() if is_zenoh else LibP2pLink(self.search.wanted.libp2p)
         self._linking = [self._spawn(work) for work in (self._keep_linked(), self._receive())]
 
-    def generation_chosen(self) -> None:
-        """Begin anew with the other generation: nothing of this membership means anything there."""
+    def transport_chosen(self) -> None:
+        """Begin anew with the other transport: nothing of this membership means anything there."""
         self._on_link(up=False)
         if self._relink is not None:
             self._relink.cancel()
         for task in self._linking:
             task.cancel()
-        self._spawn(self._transport.close())
+        self._spawn(self._link.close())
         self._do(self.membership.abandon())
         self.membership = self._new_membership()
         self._connect()
@@ -185,7 +184,7 @@ class ClusterNode:
         self._on_link(up=False)
 
     def endpoint_found(self, endpoint: str) -> None:
-        self._transport.meet(endpoint)
+        self._link.meet(endpoint)
         self._has_endpoints.set()
 
     def interfaces_changed(self) -> None:
@@ -215,7 +214,7 @@ class ClusterNode:
             # zenoh spends its time on the first one, dead or not: each attempt begins with another one
             turn = failures % len(endpoints)
             try:
-                await self._transport.open(endpoints[turn:] + endpoints[:turn])
+                await self._link.open(endpoints[turn:] + endpoints[:turn])
             except LinkFailed as problem:
                 self._log.debug("%s", problem.sentence)
                 failures += 1
@@ -227,11 +226,11 @@ class ClusterNode:
             # nothing more is received of a link that is given up, not even that it is down
             self._on_link(up=False)
             if not self._has_endpoints.is_set():
-                await self._transport.close()
+                await self._link.close()
 
     async def _receive(self) -> None:
         while True:
-            for incoming in await self._transport.receive():
+            for incoming in await self._link.receive():
                 match incoming:
                     case TopicMessage(topic, payload):
                         self._do(self.membership.receive(topic, payload, self._now()))
@@ -264,7 +263,7 @@ class ClusterNode:
         self.search.reconsider()
 
     async def _query_nodes(self, query: QueryNodesEffect) -> None:
-        addresses = {**self.membership.addresses(), **await self._transport.addresses()}
+        addresses = {**self.membership.addresses(), **await self._link.addresses()}
         reachable = {node: tuple(filter(self._may_query, told)) for node, told in addresses.items()}
         answer = await query_nodes(query, reachable, self.settings.api_port)
         self._do(self.membership.node_answered(answer, self._now()))
@@ -299,7 +298,7 @@ class ClusterNode:
         for effect in effects:
             match effect:
                 case SendEffect(topic, payload):
-                    self._transport.send(topic, payload)
+                    self._link.send(topic, payload)
                 case BeginTaskEffect(task, model):
                     self._runs.begin(task, model, self.membership.local.images)
                 case CancelTaskEffect(task_id, _):
@@ -309,7 +308,7 @@ class ClusterNode:
                 case QueryNodesEffect():
                     self._spawn(self._query_nodes(effect))
                 case DeclareTokenEffect():
-                    self._transport.declare(self.node_id)
+                    self._link.declare(self.node_id)
                 case StayOutEffect(sentence):
                     with contextlib.suppress(OSError):
                         self._identity.keep_out(sentence)

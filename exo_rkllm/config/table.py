@@ -212,11 +212,19 @@ class ClusterSettings:
         False,
     )
     namespace: str = row(
-        TEXT, "The cluster's namespace. `auto` joins the one that is discovered, if there is exactly one.", AUTO, "lab"
+        TEXT,
+        "The cluster's namespace. `auto` joins the one that is discovered, if there is exactly one. `libp2p` is exo "
+        "1.0.71, `libp2p/NAME` with the namespace NAME.",
+        AUTO,
+        "lab",
     )
     interfaces: tuple[str, ...] = row(TEXTS, "Network interfaces to use. Empty: all of them.", (), ("eth0",))
     endpoints: tuple[str, ...] = row(
-        TEXTS, "Nodes to connect to, for networks where discovery packets do not arrive.", (), ("tcp/[fd00::10]:52414",)
+        TEXTS,
+        "Nodes to connect to, for networks where discovery packets do not arrive. For exo 1.0.71: "
+        "`/ip4/10.0.0.5/tcp/50000`.",
+        (),
+        ("tcp/[fd00::10]:52414",),
     )
     name: str = row(TEXT, "The board's name in the cluster. Empty: its host name.", "", "rock5-kitchen")
     models: tuple[str, ...] = row(TEXTS, "Models that the cluster may use; `*` means all.", ("*",), ("qwen3-1.7b",))

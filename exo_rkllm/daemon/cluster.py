@@ -17,10 +17,10 @@ from exo_rkllm.backends.host import windows
 from exo_rkllm.board.counters import read_gauges
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.cluster import lenient
-from exo_rkllm.cluster.discovery.generation import LIBRARIES
+from exo_rkllm.cluster.discovery.transports import LIBRARIES
 from exo_rkllm.cluster.identity import FOLDER, JOIN, LEFT, NodeIdentity
 from exo_rkllm.cluster.serving import BoardGauges, NodeDescription, Servable
-from exo_rkllm.cluster.session.transport import available
+from exo_rkllm.cluster.session.link import available
 from exo_rkllm.cluster.session.view import ClusterView, Phase
 from exo_rkllm.config import ClusterSettings, Config, places
 from exo_rkllm.config.table import AUTO

@@ -189,7 +189,8 @@ def cluster(scene: Scene) -> Finding:
     if view.get("phase") == "off":
         return good(f"{view['sentence']} {view['hint']} brings it back.")
     others = [str(one) for one in view.get("other_clusters", ())]
-    if others and (view.get("phase") != "serving" or any("libp2p" in one for one in others)):
+    both_transports = any("libp2p" in one for one in (*others, str(view.get("namespace"))))
+    if others and (view.get("phase") != "serving" or both_transports):
         sentence = str(view.get("sentence") or f"Heard and not joined: {', '.join(others)}.")
         return poor(sentence, str(view.get("hint") or "exo-rkllm cluster"))
     if view.get("phase") == "serving" and "offers" in view:

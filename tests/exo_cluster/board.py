@@ -13,10 +13,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import aiohttp  # noqa: F401  the daemon has it by now, and it takes long
+
+from exo_rkllm.cluster.discovery import search
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import NodeDescription
-from exo_rkllm.cluster.session.link import ZenohLink
-from exo_rkllm.cluster.session.transport import Incoming, TopicMessage
+from exo_rkllm.cluster.session.link import Incoming, TopicMessage
+from exo_rkllm.cluster.session.zenoh_link import ZenohLink
 from exo_rkllm.config import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
 
@@ -30,6 +33,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--model", action="append", default=[])
     parser.add_argument("--placement", default="own")
     parser.add_argument("--rate", type=float, default=0.0)
+    parser.add_argument("--start-over", type=float, default=search.START_OVER)
     parser.add_argument("--verbose", action="store_true")
     return parser
 
@@ -88,6 +92,7 @@ async def obey(node: ClusterNode, desk: Desk, links: list[TimedLink]) -> None:
 async def main() -> None:
     args = arguments().parse_args()
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, format="%(asctime)s %(message)s")
+    search.START_OVER = args.start_over
     models = [replace(MODEL, id=name) for name in args.model] or [MODEL]
     desk = Desk(models, args.rate)
     settings = ClusterSettings(
@@ -100,7 +105,7 @@ async def main() -> None:
         links.append(TimedLink())
         return links[-1]
 
-    node = ClusterNode(settings, facts, desk, args.folder, models_folder=Path("/"), transport=link)
+    node = ClusterNode(settings, facts, desk, args.folder, models_folder=Path("/"), zenoh_link=link)
     await node.start()
     print(json.dumps("started"), flush=True)
     await obey(node, desk, links)

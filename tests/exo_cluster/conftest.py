@@ -9,6 +9,8 @@ import pytest
 
 from tests.exo_cluster.lab import Lab, why_not
 
+NO_CRATE = "exo_libp2p is not built: install cargo 1.85 or newer and run tools/setup test"
+
 
 @pytest.fixture(scope="session")
 def namespaces() -> None:
@@ -19,7 +21,11 @@ def namespaces() -> None:
 
 @pytest.fixture
 async def lab(namespaces: None, request: pytest.FixtureRequest) -> AsyncIterator[Lab]:
-    async with Lab() as made:
+    """`libp2p` as a parameter makes its exo nodes those of release 1.0.71."""
+    released = getattr(request, "param", "zenoh") == "libp2p"
+    if released:
+        pytest.importorskip("exo_libp2p", reason=NO_CRATE)
+    async with Lab(released=released) as made:
         yield made
         print(made.story())
 

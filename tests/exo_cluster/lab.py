@@ -193,7 +193,8 @@ class Answer:
 
 
 class Lab:
-    def __init__(self) -> None:
+    def __init__(self, *, released: bool = False) -> None:
+        self.released = released
         self.stem = f"x{os.getpid()}n{next(_numbers)}"
         self.switch = f"{self.stem}sw"
         self.folder = Path(tempfile.mkdtemp(prefix="exo-lab-"))
@@ -239,14 +240,17 @@ class Lab:
         ip_in(namespace, "link", "set", "eth0", "up")
         return host
 
-    async def exo(self, host: Host | None = None, *words: str, ready: float = 15.0) -> Exo:
-        """The stand-in, or exo itself where `EXO_PYTHON` names a Python that has it."""
+    async def exo(
+        self, host: Host | None = None, *words: str, ready: float = 15.0, released: bool | None = None
+    ) -> Exo:
+        """The stand-in, or exo itself where `EXO_PYTHON` names a Python that has it; `released` is 1.0.71."""
         host = host or self.host()
         if real.PYTHON:
             home = self.folder / f"exo{len(self._programs)}"
             program = Exo(host, await self._run(host, *real.command(words, home)))
         else:
-            program = Exo(host, await self._spawn(host, "tests.exo_cluster.standin.exo", *words))
+            which = "released" if (self.released if released is None else released) else "exo"
+            program = Exo(host, await self._spawn(host, f"tests.exo_cluster.standin.{which}", *words))
         self._programs.append(program)
         program.listen()
         if real.PYTHON:

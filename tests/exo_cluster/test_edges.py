@@ -32,8 +32,8 @@ from exo_rkllm.cluster.discovery.state import (
 from exo_rkllm.cluster.effects import QueryNodesEffect
 from exo_rkllm.cluster.identity import NodeIdentity
 from exo_rkllm.cluster.serving import Servable
-from exo_rkllm.cluster.session.link import addresses_in
 from exo_rkllm.cluster.session.node_query import query_nodes, urls
+from exo_rkllm.cluster.session.zenoh_link import addresses_in
 from exo_rkllm.cluster.wire import chunks, clean
 from exo_rkllm.cluster.wire.revisions import supported
 from exo_rkllm.cluster.worker import offers

@@ -10,6 +10,8 @@ import pytest
 from tests.exo_cluster import real
 from tests.exo_cluster.lab import Board, Chat, Exo, Lab, answered, chat, counted, fetch, ready, until
 
+BOTH = pytest.mark.parametrize("lab", ["zenoh", "libp2p"], indirect=True)
+
 # Times of the reference (section 6), and the second that this node may take longer.
 SLACK = 1.0
 
@@ -50,6 +52,7 @@ async def orphans(exo: Exo, board: str) -> list[str]:
     return [key for key in await exo.runners() if key.startswith(board)][1:]
 
 
+@BOTH
 async def test_the_master_dies_in_the_middle_of_an_answer(lab: Lab) -> None:
     first, second = await pair(lab)
     board = await lab.board(None, "--rate", "30")
@@ -63,6 +66,7 @@ async def test_the_master_dies_in_the_middle_of_an_answer(lab: Lab) -> None:
     assert (await board.view())["master"] == "second"
 
 
+@BOTH
 async def test_our_node_is_killed_and_comes_back(lab: Lab) -> None:
     exo = await lab.exo(None, "--campaign", "0.2")
     board = await lab.board(None, "--rate", "30")
@@ -134,12 +138,14 @@ async def cut_for(lab: Lab, seconds: float) -> tuple[Chat, Exo, Board, float]:
     return await stream, exo, board, took
 
 
+@BOTH
 async def test_our_link_is_cut_for_six_seconds(lab: Lab) -> None:
     answer, exo, board, _ = await cut_for(lab, 6)
     assert (answer.text, answer.done) == (counted(90), True)
     assert await orphans(exo, (await board.view())["node_id"]) == []
 
 
+@BOTH
 @pytest.mark.long
 async def test_our_link_is_cut_for_fifteen_seconds(lab: Lab) -> None:
     answer, exo, board, _ = await cut_for(lab, 15)
@@ -147,6 +153,7 @@ async def test_our_link_is_cut_for_fifteen_seconds(lab: Lab) -> None:
     assert await orphans(exo, (await board.view())["node_id"]) == []
 
 
+@BOTH
 @pytest.mark.long
 async def test_our_link_is_cut_until_we_are_forgotten(lab: Lab) -> None:
     answer, exo, board, took = await cut_for(lab, 45)
@@ -155,6 +162,7 @@ async def test_our_link_is_cut_until_we_are_forgotten(lab: Lab) -> None:
     assert await orphans(exo, (await board.view())["node_id"]) == []
 
 
+@BOTH
 @pytest.mark.long
 async def test_the_masters_cable_is_pulled_and_put_back(lab: Lab) -> None:
     """The others elect; when the partition heals, the older master wins, and one instance of ours is left."""

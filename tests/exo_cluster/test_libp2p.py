@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,9 +13,9 @@ from hypothesis import strategies as st
 from exo_rkllm.cli.cluster import report
 from exo_rkllm.cluster.discovery import libp2p
 from exo_rkllm.cluster.discovery.libp2p import MdnsAnswer, MdnsQuestion, question, read, sentence_of
-from tests.exo_cluster.lab import Host, Lab, until
+from tests.exo_cluster.conftest import NO_CRATE
+from tests.exo_cluster.lab import Board, Host, Lab, chat, counted, ready, until
 from tests.exo_cluster.standin.libp2p import answer
-
 
 PEER = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
 
@@ -50,11 +52,11 @@ def test_name_that_points_at_itself_ends() -> None:
         assert not is_exo(b"\0\0\x84\0\0\0\0\2\0\0\0\0" + pointer + service)
 
 
-@pytest.mark.parametrize("missing", [True, False])
-def test_sentence_says_why_an_old_exo_is_not_joined_and_what_to_do(missing: bool) -> None:
-    sentence, hint = sentence_of(("10.0.0.7",), missing=missing)
+@pytest.mark.parametrize(("why", "helps"), [("missing", "main branch"), ("named", '"libp2p"'), ("newer", '"libp2p"')])
+def test_sentence_says_why_an_old_exo_is_not_joined_and_what_to_do(why: str, helps: str) -> None:
+    sentence, hint = sentence_of(("10.0.0.7",), why)
     assert "10.0.0.7 and not joined" in sentence
-    assert ("main branch" if missing else '"libp2p"') in hint
+    assert helps in hint
 
 
 async def old_exo(lab: Lab, ttl: int = 2500) -> Host:
@@ -66,10 +68,10 @@ async def old_exo(lab: Lab, ttl: int = 2500) -> Host:
     return host
 
 
-async def test_libp2p_exo_is_named_by_log_and_view_and_does_not_keep_the_board_from_a_zenoh_one(lab: Lab) -> None:
+async def test_libp2p_exo_beside_a_configured_cluster_is_named_and_does_not_keep_the_board_from_it(lab: Lab) -> None:
     old = await old_exo(lab)
     await old_exo(lab, ttl=360)
-    board = await lab.board()
+    board = await lab.board(None, "--namespace", "0.3.70")
 
     async def named() -> bool:
         return "libp2p" in (await board.view())["sentence"]
@@ -87,3 +89,63 @@ async def test_libp2p_exo_is_named_by_log_and_view_and_does_not_keep_the_board_f
 
     await until(serving, 15)
     assert "libp2p" in (await board.view())["other_clusters"][0], "never left out beside a cluster that was joined"
+
+
+def libraries(board: Board) -> str:
+    """What is mapped into its process."""
+    return Path(f"/proc/{board.process.pid}/maps").read_text()
+
+
+async def phase_in(board: Board, namespace: str) -> bool:
+    view = await board.view()
+    return (view["phase"], view["namespace"]) == ("serving", namespace)
+
+
+async def test_auto_joins_the_newer_of_two_exos_and_says_so(lab: Lab) -> None:
+    pytest.importorskip("exo_libp2p", reason=NO_CRATE)
+    released, _ = await asyncio.gather(lab.exo(released=True), lab.exo())
+    board = await lab.board()
+    await until(lambda: phase_in(board, "0.3.70"), 10)
+    assert (await board.view())["other_clusters"] == [f"exo 1.0.71 or older (libp2p) at {released.host.address}"]
+    assert sum("not joined: the newer exo is joined" in line for line in board.said) == 1
+    assert "exo_libp2p" not in libraries(board)
+
+
+async def test_auto_goes_over_to_the_other_exo_when_its_own_is_gone(lab: Lab) -> None:
+    """Its owner updates exo, and later goes back."""
+    pytest.importorskip("exo_libp2p", reason=NO_CRATE)
+    released = await lab.exo(None, "--campaign", "0.2", released=True)
+    board = await lab.board(None, "--start-over", "1")
+    await until(lambda: phase_in(board, "libp2p/v0.0.1"), 10)
+    await released.kill()
+    newer = await lab.exo(released.host, "--campaign", "0.2")
+    await until(lambda: phase_in(board, "0.3.70"), 25)
+    await ready(newer)
+    assert (await chat(newer, "count 3")).text == counted(3)
+    assert not any("and not joined" in line for line in board.said)
+    await newer.kill()
+    again = await lab.exo(released.host, "--campaign", "0.2", released=True)
+    await until(lambda: phase_in(board, "libp2p/v0.0.1"), 25)
+    await ready(again)
+
+
+async def test_libp2p_exo_of_another_namespace_is_named_and_left_for_a_zenoh_one(lab: Lab) -> None:
+    pytest.importorskip("exo_libp2p", reason=NO_CRATE)
+    await lab.exo(None, "--namespace", "lab", released=True)
+    board = await lab.board(None, "--start-over", "2")
+
+    async def told() -> bool:
+        return "does not answer in the namespace v0.0.1" in (await board.view())["sentence"]
+
+    await until(told, 10)
+    assert "libp2p/NAME" in (await board.view())["hint"]
+    await lab.exo()
+    await until(lambda: phase_in(board, "0.3.70"), 20)
+
+
+async def test_namespace_names_the_older_exo(lab: Lab) -> None:
+    pytest.importorskip("exo_libp2p", reason=NO_CRATE)
+    await asyncio.gather(lab.exo(None, "--namespace", "lab", released=True), lab.exo())
+    board = await lab.board(None, "--namespace", "libp2p/lab")
+    await until(lambda: phase_in(board, "libp2p/lab"), 10)
+    assert (await board.view())["announcement"] is None

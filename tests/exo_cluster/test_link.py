@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 ASK = "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; "
-IMPORT = "from exo_rkllm.cluster.session.transport import available; "
+IMPORT = "from exo_rkllm.cluster.session.link import available; "
 
 
 def asked(folder: Path, program: str) -> str:

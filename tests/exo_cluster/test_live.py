@@ -6,6 +6,8 @@ import asyncio
 import base64
 import time
 
+import pytest
+
 from tests.exo_cluster.lab import MODEL, Chat, Lab, chat, counted, fetch, ready, until
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(600_000)).decode()
@@ -16,15 +18,17 @@ async def unpaused(exo: object) -> None:
     await asyncio.sleep(3.3)
 
 
-async def test_a_board_becomes_ready_and_answers_in_every_way(lab: Lab) -> None:
+@pytest.mark.parametrize(("lab", "namespace"), [("zenoh", "0.3.70"), ("libp2p", "libp2p/v0.0.1")], indirect=["lab"])
+async def test_a_board_becomes_ready_and_answers_in_every_way(lab: Lab, namespace: str) -> None:
     exo = await lab.exo(None, "--name", "mac")
     await unpaused(exo)
     started = time.monotonic()
     board = await lab.board()
     await ready(exo)
-    assert time.monotonic() - started < 2.0 + 0.5  # of which half a second is Python's own start
+    # of which half a second is Python's own start; 1.0.71 is heard as soon, and asked for after the other
+    assert time.monotonic() - started < (3.0 if lab.released else 2.0) + 0.5
     view = await board.view()
-    assert (view["phase"], view["master"], view["namespace"]) == ("serving", "mac", "0.3.70")
+    assert (view["phase"], view["master"], view["namespace"]) == ("serving", "mac", namespace)
 
     plain = await chat(exo, "count 10 prefill")
     assert (plain.text, plain.finish, plain.done) == (counted(10), "stop", True)

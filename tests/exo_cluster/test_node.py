@@ -26,10 +26,10 @@ from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
 from exo_rkllm.cluster.discovery.state import AmbiguousClusters, DiscoveryState, Outcome, PacketSource
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import NodeDescription
-from exo_rkllm.cluster.session import link
-from exo_rkllm.cluster.session.link import Connection, Inbox, ZenohLink
-from exo_rkllm.cluster.session.transport import Alive, Linked, LinkFailed, TopicMessage
+from exo_rkllm.cluster.session import zenoh_link as link
+from exo_rkllm.cluster.session.link import Alive, Linked, LinkFailed, TopicMessage
 from exo_rkllm.cluster.session.view import Phase
+from exo_rkllm.cluster.session.zenoh_link import Connection, Inbox, ZenohLink
 from exo_rkllm.config import ClusterSettings
 from tests.exo_cluster.desk import MODEL, Desk
 from tests.exo_cluster.lab import TESTS, counted, until
@@ -103,7 +103,7 @@ async def board(
     transport: Callable[[], ZenohLink] = ZenohLink,
 ) -> AsyncIterator[ClusterNode]:
     made = ClusterNode(
-        chosen, NodeDescription("opi5"), desk or Desk(), tmp_path, models_folder=tmp_path, transport=transport
+        chosen, NodeDescription("opi5"), desk or Desk(), tmp_path, models_folder=tmp_path, zenoh_link=transport
     )
     await made.start()
     try:
@@ -435,7 +435,7 @@ async def test_link_carries_messages_both_ways(exo: Exo) -> None:
 
 ONCE = """
 import asyncio, sys
-from exo_rkllm.cluster.session.link import ZenohLink
+from exo_rkllm.cluster.session.zenoh_link import ZenohLink
 async def main():
     link = ZenohLink()
     await link.open(sys.argv[1:])

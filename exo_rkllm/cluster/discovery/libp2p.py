@@ -40,15 +40,27 @@ _RECORD = struct.Struct("!2HIH")
 _ADDRESS = re.compile(r"dnsaddr=(/ip4/(\d{1,3}(?:\.\d{1,3}){3})/tcp/\d{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]{40,64})")
 
 
-def sentence_of(hosts: Sequence[str], *, missing: bool) -> tuple[str, str]:
-    """What is to be told of such hosts where they are not joined, and what to do; `missing` says why."""
-    heard = f"{LIBP2P} is heard at {', '.join(hosts)} and not joined"
-    if missing:
-        return (
-            f"{heard}: exo_libp2p is not installed.",
-            "See docs/joining-exo.md, or run exo from its main branch there.",
-        )
-    return f"{heard}: another exo cluster comes first.", 'Set namespace in [cluster] to "libp2p" to join it.'
+_SET = 'Set namespace in [cluster] to "libp2p" to join it.'
+# Why such an exo is not joined, and what to do.
+NOT_JOINED = {
+    "missing": ("exo_libp2p is not installed.", "See docs/joining-exo.md, or run exo from its main branch there."),
+    "named": ("namespace in [cluster] names another cluster.", _SET),
+    "newer": ("the newer exo is joined.", _SET),
+}
+
+
+def sentence_of(hosts: Sequence[str], why: str) -> tuple[str, str]:
+    """What is to be told of hosts with such an exo; `why` is of NOT_JOINED."""
+    reason, hint = NOT_JOINED[why]
+    return f"{LIBP2P} is heard at {', '.join(hosts)} and not joined: {reason}", hint
+
+
+def silent(hosts: Sequence[str], namespace: str) -> tuple[str, str]:
+    """What is to be told of hosts that are heard and do not answer in this namespace."""
+    return (
+        f"{LIBP2P} is heard at {', '.join(hosts)} and does not answer in the namespace {namespace}.",
+        'Where it runs with EXO_LIBP2P_NAMESPACE=NAME, set namespace in [cluster] to "libp2p/NAME".',
+    )
 
 
 def encoded(name: tuple[str, ...]) -> bytes:
@@ -154,6 +166,11 @@ class LibP2pWatch:
         """Of all hosts, the one that answered last first."""
         recent = sorted(self.hosts(), key=self._heard.__getitem__, reverse=True)
         return tuple(endpoint for host in recent for endpoint in self._endpoints.get(host, ()))
+
+    def forget(self) -> None:
+        """Whoever was heard is heard anew if it is still there."""
+        self._heard.clear()
+        self._endpoints.clear()
 
     def use(self, indices: AbstractSet[int]) -> None:
         """Listen and ask on these interfaces from now on."""

@@ -1,4 +1,4 @@
-"""Looks for an exo cluster of either generation and chooses the one to join."""
+"""Looks for an exo cluster of either transport and chooses the one to join."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import logging
 from typing import Protocol
 
-from exo_rkllm.cluster.discovery.generation import LIBRARIES, Generation, wanted
 from exo_rkllm.cluster.discovery.interfaces import Interfaces, hosts_in
-from exo_rkllm.cluster.discovery.libp2p import LIBP2P, SEARCH_EVERY, LibP2pWatch, sentence_of
+from exo_rkllm.cluster.discovery.libp2p import LIBP2P, SEARCH_EVERY, LibP2pWatch, sentence_of, silent
 from exo_rkllm.cluster.discovery.service import EVERY, Discovery, new_nonce
 from exo_rkllm.cluster.discovery.state import (
     DISCOVERY_WINDOW,
@@ -17,7 +16,8 @@ from exo_rkllm.cluster.discovery.state import (
     DiscoveredPeer,
     DiscoveryState,
 )
-from exo_rkllm.cluster.session.transport import available
+from exo_rkllm.cluster.discovery.transports import LIBRARIES, Transport, wanted
+from exo_rkllm.cluster.session.link import available
 from exo_rkllm.cluster.session.view import why_alone
 from exo_rkllm.cluster.wire.revisions import supported
 from exo_rkllm.config.table import AUTO, ClusterSettings
@@ -25,16 +25,18 @@ from exo_rkllm.errors import ExoRkllmError
 
 # A link that is down for so long does not come back by itself.
 START_OVER = 12.0
+# Who has answered so lately is there, while questions are asked.
+RECENT_ZENOH, RECENT_LIBP2P = 5 * EVERY, 2.5 * SEARCH_EVERY
 
 
 class SearchListener(Protocol):
     """Whom the search tells."""
 
     def endpoint_found(self, endpoint: str) -> None:
-        """A node of the chosen generation."""
+        """A node of the chosen transport."""
 
-    def generation_chosen(self) -> None:
-        """`ClusterSearch.generation` is another one than before."""
+    def transport_chosen(self) -> None:
+        """`ClusterSearch.transport` is another one than before."""
 
     def cluster_chosen(self) -> None:
         """`ClusterSearch.namespace` is the cluster to join: from now on something may be said to it."""
@@ -47,17 +49,17 @@ class SearchListener(Protocol):
 
 
 class ClusterSearch:
-    """Hears both generations and stays with one of them while its link is up.
+    """Hears exo on both transports and stays with one of them while its link is up.
 
     With `auto`, the newer one is joined if it is heard within the first DISCOVERY_WINDOW, the older one if only that
-    is heard. Later it goes over to the other generation if that is heard while its own has been down for START_OVER.
+    is heard. Later it goes over to the other one if that is heard while its own has been down for START_OVER.
     """
 
     def __init__(self, settings: ClusterSettings, me: str, listener: SearchListener) -> None:
         self.settings = settings
-        installed = [generation for generation, library in LIBRARIES.items() if available(library)]
+        installed = [transport for transport, library in LIBRARIES.items() if available(library)]
         self.wanted = wanted(settings.namespace, settings.endpoints, installed)
-        self.generation = self.wanted.generation or Generation.ZENOH
+        self.transport = self.wanted.transport or Transport.ZENOH
         self.is_named = settings.namespace != AUTO or bool(settings.endpoints)
         self.interfaces = Interfaces(settings.interfaces)
         self.state = DiscoveryState(me, self.wanted.zenoh, new_nonce, supported()[0].versions, settings.discovery_port)
@@ -77,7 +79,7 @@ class ClusterSearch:
             self.state,
             self.interfaces,
             self.settings.discovery_port,
-            configured=hosts_in(self.wanted.endpoints[Generation.ZENOH]),
+            configured=hosts_in(self.wanted.endpoints[Transport.ZENOH]),
             on_peer=self._on_peer,
             on_ambiguity=self._on_ambiguity,
             on_interfaces=self._on_interfaces,
@@ -101,36 +103,35 @@ class ClusterSearch:
     @property
     def namespace(self) -> str:
         """The cluster's name, empty while none was chosen."""
-        return self.state.namespace if self.generation is Generation.ZENOH else self.wanted.libp2p_label
+        return self.state.namespace if self.transport is Transport.ZENOH else self.wanted.libp2p_label
 
     def endpoints(self) -> tuple[str, ...]:
-        """Of the chosen generation: those of the configuration, then those that were found."""
-        found = self.state.endpoints() if self.generation is Generation.ZENOH else self.watch.endpoints()
-        return (*self.wanted.endpoints[self.generation], *found)
+        """Of the chosen transport: those of the configuration, then those that were found."""
+        found = self.state.endpoints() if self.transport is Transport.ZENOH else self.watch.endpoints()
+        return (*self.wanted.endpoints[self.transport], *found)
 
     def others(self) -> tuple[str, ...]:
         """Clusters that are heard and not joined."""
         zenoh = [f"{one.namespace} at {one.source}" for one in self.state.other_clusters(self._loop.time())]
-        if self.generation is Generation.LIBP2P:
+        if self.transport is Transport.LIBP2P:
             return (*(f"{self.state.namespace} at {source}" for source in self._zenoh_sources(FORGET)), *zenoh)
         return (*zenoh, *(f"{LIBP2P} at {host}" for host in self.watch.hosts()))
 
     @property
     def problem(self) -> ExoRkllmError | None:
         """Why nodes cannot be discovered."""
-        named = self.wanted.endpoints[Generation.ZENOH] or self.wanted.generation is Generation.LIBP2P
+        named = self.wanted.endpoints[Transport.ZENOH] or self.wanted.transport is Transport.LIBP2P
         return None if named else self.discovery.problem
 
     def why_alone(self) -> tuple[str, str]:
         """Why no node is linked to, and what helps."""
-        hosts = () if self._can_join(Generation.LIBP2P) else self.watch.hosts()
+        hosts = self.watch.hosts()
+        if hosts and not self._ambiguous and self.transport is Transport.LIBP2P:
+            return silent(hosts, self.wanted.libp2p)
         has_endpoints = bool(self.endpoints())
-        sentence = why_alone(self._ambiguous, self.problem, self.namespace, self.others(), has_endpoints=has_endpoints)
-        return (
-            sentence_of(hosts, missing=self._is_missing)
-            if hosts and not (has_endpoints or self._ambiguous)
-            else sentence
-        )
+        if hosts and not self._ambiguous and not has_endpoints and not self._can_join(Transport.LIBP2P):
+            return sentence_of(hosts, self._why_not_libp2p)
+        return why_alone(self._ambiguous, self.problem, self.namespace, self.others(), has_endpoints=has_endpoints)
 
     # ── the choice ──
 
@@ -141,22 +142,27 @@ class ClusterSearch:
         elif self._is_chosen:
             self._down_since, self._was_linked = None, True
         searches = self._down_since is not None
-        self.discovery.search(on=searches and self.wanted.generation is not Generation.LIBP2P)
+        self.discovery.search(on=searches and self.wanted.transport is not Transport.LIBP2P)
         self.watch.search(on=searches)
 
     def reconsider(self) -> None:
-        """Go over to the other generation if it is there and ours is not."""
-        other, now = self.generation.other, self._loop.time()
+        """Go over to the other one if it is there and ours is not."""
+        other, now = self.transport.other, self._loop.time()
         if self._down_since is None or self._ambiguous or not (self._can_join(other) and self._is_heard(other)):
             return
-        patience = START_OVER if self._was_linked or self._is_heard(self.generation) else DISCOVERY_WINDOW
-        if now - self._down_since < patience:
+        patience = START_OVER if self._was_linked or self._is_heard(self.transport) else DISCOVERY_WINDOW
+        left = self._down_since + patience - now
+        if left > 0:
+            self._timer = self._timer or self._loop.call_later(left, self._look)
             return
-        self.generation, self._was_linked, self._is_chosen, self._down_since = other, False, False, now
-        self._listener.generation_chosen()
+        self.transport, self._was_linked, self._is_chosen, self._down_since = other, False, False, now
+        if other is Transport.ZENOH:
+            self.watch.forget()
+        self._listener.transport_chosen()
         self._settle()
 
     def _look(self) -> None:
+        self._timer = None
         self.reconsider()
         self._settle()
 
@@ -166,7 +172,7 @@ class ClusterSearch:
             self._timer.cancel()
             self._timer = None
         now = self._loop.time()
-        is_zenoh = self.generation is Generation.ZENOH
+        is_zenoh = self.transport is Transport.ZENOH
         if self._is_chosen:
             return
         if not (self.state.is_settled(now) if is_zenoh else self.endpoints()):
@@ -174,30 +180,35 @@ class ClusterSearch:
             return
         self._is_chosen, self._ambiguous = True, ()
         self._listener.cluster_chosen()
-        if is_zenoh and self.watch.hosts():
-            self._tell_of_libp2p(self.watch.hosts())
+        others = self.watch.hosts(RECENT_LIBP2P)
+        if is_zenoh and others and self._can_join(Transport.LIBP2P):
+            self._tell_of_libp2p(others)
 
-    def _can_join(self, generation: Generation) -> bool:
-        return generation in self._installed and self.wanted.generation in (None, generation)
+    def _can_join(self, transport: Transport) -> bool:
+        return transport in self._installed and self.wanted.transport in (None, transport)
 
     @property
-    def _is_missing(self) -> bool:
-        return Generation.LIBP2P not in self._installed
+    def _why_not_libp2p(self) -> str:
+        if Transport.LIBP2P not in self._installed:
+            return "missing"
+        return "named" if self.wanted.transport is Transport.ZENOH else "newer"
 
     def _zenoh_sources(self, seconds: float) -> tuple[str, ...]:
         return self.state.sources(self._loop.time() - seconds)
 
-    def _is_heard(self, generation: Generation) -> bool:
+    def _is_heard(self, transport: Transport) -> bool:
         """Whether it has answered the last questions."""
-        is_zenoh = generation is Generation.ZENOH
-        return bool(self._zenoh_sources(5 * EVERY) if is_zenoh else self.watch.hosts(2.5 * SEARCH_EVERY))
+        is_zenoh = transport is Transport.ZENOH
+        return bool(self._zenoh_sources(RECENT_ZENOH) if is_zenoh else self.watch.hosts(RECENT_LIBP2P))
 
     # ── what is heard ──
 
     def _on_peer(self, peer: DiscoveredPeer) -> None:
         self._log.debug("Found exo node %s at %s", peer.node_id, peer.endpoint)
-        if self.generation is Generation.ZENOH:
+        if self.transport is Transport.ZENOH:
             self._listener.endpoint_found(peer.endpoint)
+        elif self._down_since is not None:
+            self.reconsider()
         else:
             self._log.warning(
                 "exo %s is heard at %s and not joined: this board is in the cluster %s.",
@@ -206,7 +217,7 @@ class ClusterSearch:
 
     def _on_ambiguity(self, clusters: AmbiguousClusters) -> None:
         """Join none of several clusters: the configuration has to name one."""
-        if self.generation is not Generation.ZENOH:
+        if self.transport is not Transport.ZENOH:
             return
         self._ambiguous, self._is_chosen = clusters.namespaces, False
         self._log.warning(
@@ -216,22 +227,19 @@ class ClusterSearch:
         self._listener.cluster_ambiguous()
 
     def _on_libp2p_host(self, host: str) -> None:
-        if self._is_missing or self.wanted.generation is Generation.ZENOH or self._joined_zenoh:
+        joined_zenoh = self._is_chosen and self.transport is Transport.ZENOH
+        if joined_zenoh or not self._can_join(Transport.LIBP2P):
             self._tell_of_libp2p((host,))
 
     def _on_libp2p_endpoint(self, endpoint: str) -> None:
         self._log.debug("Found exo 1.0.71 at %s", endpoint)
-        if self.generation is Generation.LIBP2P:
+        if self.transport is Transport.LIBP2P:
             self._listener.endpoint_found(endpoint)
         else:
             self.reconsider()
 
-    @property
-    def _joined_zenoh(self) -> bool:
-        return self._is_chosen and self.generation is Generation.ZENOH
-
     def _tell_of_libp2p(self, hosts: tuple[str, ...]) -> None:
-        self._log.warning("%s %s", *sentence_of(hosts, missing=self._is_missing))
+        self._log.warning("%s %s", *sentence_of(hosts, self._why_not_libp2p))
 
     def _on_interfaces(self) -> None:
         self.watch.use({entry.index for entry in self.interfaces.usable()})

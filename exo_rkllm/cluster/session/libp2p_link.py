@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from exo_rkllm.cluster.session.transport import (
+from exo_rkllm.cluster.session.link import (
     PUBLISHED,
     SUBSCRIBED,
     Alive,
@@ -35,7 +35,7 @@ def secret(namespace: str) -> bytes:
 
 
 class LibP2pLink:
-    """The `Transport` of exo 1.0.71. As exo's own nodes do, it draws a new peer id each time.
+    """The `Link` of exo 1.0.71. As exo's own nodes do, it draws a new peer id each time.
 
     An exo node is a peer that takes all that we publish; other boards do not.
     """

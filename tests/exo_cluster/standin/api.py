@@ -138,7 +138,8 @@ class Api:
         return web.json_response(self.node_id)
 
     async def _state(self, _: web.Request) -> web.Response:
-        return web.json_response(self.state.document())
+        known = {entry.camel for entry in self._revision.table.records["State"].fields}
+        return web.json_response({key: value for key, value in self.state.document().items() if key in known})
 
     async def _openapi(self, _: web.Request) -> web.Response:
         return web.json_response(openapi(self._revision))

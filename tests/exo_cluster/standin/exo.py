@@ -68,7 +68,7 @@ class Exo:
         self.args = args
         self.id: str = args.id
         say(f"exo {self.id[:8]}")
-        self.revision = revision(args.add, args.drop)
+        self.revision = self._speaks(args)
         self.dropped = 0
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[tuple[str, bytes]] = deque()
@@ -83,6 +83,9 @@ class Exo:
         self._cut = {change.partition(".")[0]: change.partition(".")[2] for change in args.drop}
 
     # ── wire ──
+
+    def _speaks(self, args: argparse.Namespace) -> Revision:
+        return revision(args.add, args.drop)
 
     def open(self) -> None:
         config = zenoh.Config()
@@ -134,6 +137,9 @@ class Exo:
         with self._lock:
             waiting = list(self._inbox)
             self._inbox.clear()
+        self._judge(waiting)
+
+    def _judge(self, waiting: list[tuple[str, bytes]]) -> None:
         for topic, payload in waiting:
             try:
                 message = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
@@ -142,9 +148,12 @@ class Exo:
             except (ValueError, Mismatch, Poisoned, AssertionError) as problem:
                 die(f"{topic}: {problem}: {payload[:300]!r}")
 
+    def _send(self, topic: str, payload: bytes) -> None:
+        self._publishers[topic].put(payload)
+
     def _publish(self, topic: str, message: Json) -> None:
         """To everybody, ourselves included."""
-        self._publishers[topic].put(json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode())
+        self._send(topic, json.dumps(message, separators=(",", ":"), ensure_ascii=False).encode())
         try:
             self._receive(topic, message)
         except (Poisoned, AssertionError) as problem:
