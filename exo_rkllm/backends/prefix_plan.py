@@ -22,7 +22,7 @@ SAVE_SPEED = 500e6
 LOAD_SPEED: Mapping[TierName, float] = {"memory": 1e9, "disk": 40e6}
 # The share that a new measurement takes in the mean.
 WEIGHT = 0.5
-# Runs that computed fewer tokens say little about the speed of long ones.
+# Runs that computed fewer tokens say little about the speed of long ones, and fewer are not worth a file.
 LEAST_TOKENS = 32
 # Seconds after which a conversation that nobody has continued is no reason to save every answer of another one.
 RECENT = 600.0
@@ -121,12 +121,12 @@ class PrefixPlan:
 
 def plan(at: PrefixSituation, costs: PrefixCosts) -> PrefixPlan:
     """What to do around one run."""
-    reused = 0 if at.hot is None or at.clears else _shared(at.hot, at.prompt)
+    reused = 0 if at.hot is None or at.clears else shared(at.hot, at.prompt)
     restore, fresh = _restored(at, costs, reused)
     displaced, stash = False, False
     if at.hot is not None:
         lost = at.hot.tokens - (0 if restore is not None else reused)
-        kept = max((_shared(saved.run, at.hot.prompt + at.hot.answer) for saved in at.hot_saved), default=0)
+        kept = max((shared(saved.run, at.hot.prompt + at.hot.answer) for saved in at.hot_saved), default=0)
         displaced = costs.worth_keeping(lost, costs.bytes(at.hot.tokens))
         loss = min(lost, at.hot.tokens - kept)
         worth = costs.worth_keeping(loss, costs.bytes(at.hot.tokens)) and loss * costs.prefill > costs.stash
@@ -136,7 +136,8 @@ def plan(at: PrefixSituation, costs: PrefixCosts) -> PrefixPlan:
     return PrefixPlan(stash, restore, fresh, save)
 
 
-def _shared(run: CachedRun, prompt: str) -> int:
+def shared(run: CachedRun, prompt: str) -> int:
+    """About how many tokens of the prompt a run's positions serve for."""
     return run.tokens_within(run.shared_with(prompt))
 
 
@@ -147,8 +148,10 @@ def _restored(at: PrefixSituation, costs: PrefixCosts, reused: int) -> tuple[Sav
         return None, False
     best, most = None, 0.0
     for saved in at.saved:
-        spared = (_shared(saved.run, at.prompt) - reused) * costs.prefill
-        gain = spared - costs.load(saved.size, saved.tier) - extra
+        spared = shared(saved.run, at.prompt) - reused
+        if spared < LEAST_TOKENS:
+            continue
+        gain = spared * costs.prefill - costs.load(saved.size, saved.tier) - extra
         if gain > most:
             best, most = saved, gain
     return best, best is not None and not at.may_restore
@@ -156,7 +159,7 @@ def _restored(at: PrefixSituation, costs: PrefixCosts, reused: int) -> tuple[Sav
 
 def _rivals(saved: SavedPrefix, at: PrefixSituation, costs: PrefixCosts) -> bool:
     """Whether the file is of another conversation, which somebody is about to continue."""
-    others = saved.run.tokens - _shared(saved.run, at.prompt)
+    others = saved.run.tokens - shared(saved.run, at.prompt)
     return at.now - saved.used < RECENT and costs.worth_keeping(others, costs.bytes(others))
 
 
@@ -180,5 +183,5 @@ NO_PREFIXES = PrefixTally()
 
 def superseded(saved: SavedPrefix, by: CachedRun, costs: PrefixCosts) -> bool:
     """Whether a longer prefix makes this file useless: what it has beyond that one is not worth a file."""
-    beyond = saved.run.tokens - _shared(saved.run, by.prompt + by.answer)
+    beyond = saved.run.tokens - shared(saved.run, by.prompt + by.answer)
     return not costs.worth_keeping(beyond, costs.bytes(saved.run.tokens))

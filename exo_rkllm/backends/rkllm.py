@@ -247,7 +247,9 @@ class RkllmEngine(Engine):
                             text, ran = "".join(answer), time.monotonic() - started
                             self._remember(request, text, event)
                             finish = self._finish(job, measured, event, text, started - submitted - load, load)
-                            kept = self._ledger.cache or CachedRun(measured or "", finish.usage.prompt)
+                            kept = self._ledger.cache
+                            if kept is None or kept == EMPTY:  # an aborted run has read its prompt all the same
+                                kept = CachedRun(measured or "", finish.usage.prompt)
                             await self._prefixes.ended(job, plan, event, kept, finish.usage.cached, ran)
                             yield finish if shown is None else shown.counted(finish)
             finally:

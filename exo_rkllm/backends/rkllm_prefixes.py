@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends.ledger import EMPTY, CachedRun
-from exo_rkllm.backends.prefix_plan import RECENT, PrefixPlan, PrefixSituation, plan, superseded
+from exo_rkllm.backends.prefix_plan import RECENT, PrefixPlan, PrefixSituation, plan, shared, superseded
 from exo_rkllm.backends.prefix_store import PrefixStore, binding
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.stream import RunDone
@@ -28,8 +28,8 @@ NOTHING = PrefixPlan()
 MOST_FAILURES = 3
 # Tokens of an answer, for the size of the file of a run that has yet to give it.
 ANSWER_TOKENS = 256
-# Computed tokens, as a share of a prompt's, from which on a restored file has spared nothing.
-USELESS = 0.9
+# The share of what a restored file should spare below which it has not worked.
+LEAST_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class EnginePrefixes:
             restored = figures.get("restored_ms")
             if restored is None:
                 store.drop(saved.path)
-            elif computed >= USELESS * run.prompt_tokens:
+            elif run.prompt_tokens - computed < LEAST_SHARE * shared(saved.run, run.prompt):
                 self._fail(f"A restored conversation of {self._model} was computed again all the same.")
             else:
                 costs = costs.loaded(saved.size, saved.tier, restored / 1000)
