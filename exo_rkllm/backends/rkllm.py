@@ -213,7 +213,7 @@ class RkllmEngine(Engine):
             hot = self._ledger.cache
             plan = self._prefixes.plan(job, measured, tokens, hot, self._adapter, lasting=not request.background)
             if plan.stash and hot is not None:
-                self._stash_task = asyncio.ensure_future(self._stash(self._loaded(), hot))
+                self._stash_task = asyncio.ensure_future(self._stash(hot))
                 await asyncio.shield(self._stash_task)
             if plan.fresh:
                 yield Progress("loading")
@@ -258,18 +258,25 @@ class RkllmEngine(Engine):
                 if done is None:
                     self._left_run = (job, CachedRun(measured or "", tokens) if answer else EMPTY)
 
-    async def _stash(self, runner: Runner, hot: CachedRun) -> None:
+    async def _stash(self, hot: CachedRun) -> None:
         """Saves what is hot, by a run that nobody hears; a failure costs nothing but the prefix."""
         job = self._prefixes.stash(hot, self._adapter or "")
         if job is None:
             return
-        self._ledger.begin(cleared=False)
         began = time.monotonic()
         with suppress(RunError):
-            async for batch in runner.run(runner.number(), job, Piece):
-                if isinstance(batch[-1], RunDone):
-                    self._ledger.keep(hot)
-                    await self._prefixes.stashed(job, hot, batch[-1], time.monotonic() - began)
+            done = await self.run(job)
+            self._ledger.keep(hot)
+            await self._prefixes.stashed(job, hot, done, time.monotonic() - began)
+
+    async def run(self, job: RunnerJob) -> RunDone:
+        """One run that nobody hears, between two answers; for measurements."""
+        runner = self._loaded()
+        self._ledger.begin(cleared=False)
+        async for batch in runner.run(runner.number(), job, Piece):
+            if isinstance(batch[-1], RunDone):
+                return batch[-1]
+        raise RunError(f"A run of {self.model.id} had no end.")
 
     async def _settle_left_run(self) -> None:
         """Waits for a run that was left early, and takes over what it has saved."""

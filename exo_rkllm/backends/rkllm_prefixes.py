@@ -19,7 +19,7 @@ from exo_rkllm.backends.prefix_plan import RECENT, PrefixPlan, PrefixSituation, 
 from exo_rkllm.backends.prefix_store import PrefixStore, binding
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.stream import RunDone
-from exo_rkllm.runtime.ends import findings
+from exo_rkllm.runtime.ends import AFTER_ABORT, SPARES, findings
 
 log = logging.getLogger(__name__)
 
@@ -208,15 +208,17 @@ class EnginePrefixes:
 
 
 def prefix_process(
-    model: Path, binding_parts: object, session_facts: Mapping[str, Any], seconds: float
-) -> PrefixProcess:
-    """What a process that was loaded in so many seconds allows, and what a selftest found out about the model there."""
-    found = findings(model).get("prompt_cache")
-    measured = found if isinstance(found, dict) and found.get("release") == session_facts["release"] else {}
+    model: Path, parts: object, session_facts: Mapping[str, Any], seconds: float
+) -> PrefixProcess | None:
+    """What a process that was loaded in so many seconds allows; None where a selftest found files useless."""
+    known = findings(model)
+    measured = known if known.get("runtime") == session_facts["release"] else {}
+    if measured.get(SPARES) is False:
+        return None
     return PrefixProcess(
-        binding(binding_parts),
+        binding(parts),
         session_facts["context"],
         seconds,
         limits_runs="max_new_tokens_per_run" in session_facts["supports"],
-        after_abort=measured.get("after_abort") is True,
+        after_abort=measured.get(AFTER_ABORT) is True,
     )

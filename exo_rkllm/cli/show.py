@@ -15,7 +15,7 @@ from exo_rkllm.cli import models, place
 from exo_rkllm.cli.output import size
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.runtime import modelfile, selection
-from exo_rkllm.runtime.ends import findings
+from exo_rkllm.runtime.ends import AFTER_ABORT, SPARES, findings
 
 FROM_PLUGIN = "defined by a plugin"
 
@@ -62,6 +62,8 @@ MEASURED: Mapping[str, str] = {
     "logits_rows": "rows of logits for 8 tokens: {}",
     "temperature_zero_is_greedy": "temperature 0 is greedy: {}",
     "abort_in_prefill_seconds": "an abort in a long prompt took {} s",
+    SPARES: "a saved prompt spares its prefill: {}",
+    AFTER_ABORT: "also after an abort: {}",
 }
 
 

@@ -228,6 +228,15 @@ PROBES: tuple[HardwareProbe, ...] = (
         answer="`abort_in_prefill_seconds` in selftest.json, which exo-rkllm show tells.",
     ),
     HardwareProbe(
+        "prompt-cache",
+        "measured",
+        "Whether a saved prompt spares its prefill, how long it takes to load, and whether it can be after an abort",
+        f"{OWN}prompt-cache",
+        "It spares it (board-facts 2, A); after an abort the next run of 1.2.3 crashed, of others nobody says.",
+        answer="`prompt_cache_spares` and `prompt_cache_after_abort` in selftest.json, by which the daemon keeps "
+        "conversations that others displace.",
+    ),
+    HardwareProbe(
         "opened",
         "measured",
         "Which device nodes the library opens",
@@ -309,22 +318,6 @@ with loaded() as session:
         answer="Nothing reads it, as the cache is cleared after each such run. Attach the times to an issue.",
     ),
     HardwareProbe(
-        "prompt-cache",
-        "by hand",
-        "How long a prompt cache takes to load, and whether another version of the library takes it",
-        BINDING
-        + """
-with loaded() as session:
-    ask(session, PromptInput("word " * 300), save_prompt_cache="prompt.bin")
-with loaded() as session:  # again with the other library
-    began = time.monotonic()
-    session.load_prompt_cache("prompt.bin")
-    seconds.append(time.monotonic() - began)
-    answer, stats = ask(session, PromptInput("word " * 300))""",
-        "Nobody says; 300 tokens are 33 to 45 MB (board-facts 2).",
-        answer="`prompt_cache` and `runtime` under [options] of the card, which every load reads.",
-    ),
-    HardwareProbe(
         "embedding-cosine",
         "by hand",
         "How far the vectors of Qwen3-Embedding are from the original's",
@@ -382,10 +375,10 @@ which writes a report to attach to an issue; as root, it includes what only root
 compared with what is expected, and is part of the report. selftest opens no device itself, changes no setting, and
 leaves out serial numbers and addresses. Checks marked *by hand* are disruptive or require judgement.
 
-What end-token, logits-rows, temperature-zero and long-abort find out stands in `selftest.json` beside the model's
-file, with the version of the vendor's library. Every load of the file reads it: answers end at the `end_tokens` there,
-also on a runtime that misses them. `exo-rkllm show NAME` tells all of it. In the service's models folder, selftest
-needs `sudo` to write it. The line *Answer* says where the answer to an open question is read.
+What end-token, logits-rows, temperature-zero, long-abort and prompt-cache find out stands in `selftest.json` beside
+the model's file, with the version of the vendor's library. Every load of the file reads it: answers end at the
+`end_tokens` there, also on a runtime that misses them. `exo-rkllm show NAME` tells all of it. In the service's models
+folder, selftest needs `sudo` to write it. The line *Answer* says where the answer to an open question is read.
 
 This page is generated from `exo_rkllm/doctor/probes.py`. Section numbers refer to the project's reference.
 

@@ -17,7 +17,7 @@ from typing import cast
 
 from exo_rkllm import __version__
 from exo_rkllm.board.detect import Board
-from exo_rkllm.doctor import measure, measure_vision
+from exo_rkllm.doctor import measure, measure_prompt_cache, measure_vision
 from exo_rkllm.doctor.measure import Bench
 from exo_rkllm.doctor.probes import HardwareProbe
 from exo_rkllm.doctor.report import DoctorReport, Finding, bad, from_error, good, poor, publishable, unseen
@@ -26,7 +26,11 @@ from exo_rkllm.errors import ExoRkllmError
 # A command of the table reads a few files; if it takes longer, it hangs on a device.
 COMMAND_SECONDS = 20.0
 MEASURE_SECONDS = 600.0
-MEASUREMENTS: Mapping[str, Callable[[Bench], object]] = {**measure.MEASUREMENTS, "vision": measure_vision.vision}
+MEASUREMENTS: Mapping[str, Callable[[Bench], object]] = {
+    **measure.MEASUREMENTS,
+    "prompt-cache": measure_prompt_cache.prompt_cache,
+    "vision": measure_vision.vision,
+}
 MOST_LINES = 120
 # Absolute paths in the table's commands, except /dev/null.
 FILES = re.compile(r"(?<![\w./])/(?:sys|proc|dev(?!/null)|etc)\b")

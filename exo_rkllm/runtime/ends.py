@@ -19,6 +19,8 @@ StrPath: TypeAlias = "str | os.PathLike[str]"
 
 # What `exo-rkllm selftest` found out about the models in a folder, by the name of their file.
 FINDINGS = "selftest.json"
+# Among them: whether a prompt cache file that is loaded spares its prefill, and does so after an abort.
+SPARES, AFTER_ABORT = "prompt_cache_spares", "prompt_cache_after_abort"
 # From the most specific to the least.
 CONFIGS = ("generation_config.json", "config.json")
 # A vocabulary is padded to a round size: by 271 ids in Qwen's. More is no padding but a list of tokens cut short.

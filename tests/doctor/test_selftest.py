@@ -28,6 +28,7 @@ from exo_rkllm.doctor.measure import Bench
 from exo_rkllm.doctor.probes import BINDING, PROBES, HardwareProbe
 from exo_rkllm.doctor.report import DoctorReport, Finding
 from exo_rkllm.doctor.selftest import MEASUREMENTS
+from exo_rkllm.runner.parent import Runner
 from exo_rkllm.runtime.ends import ends_beside
 from exo_rkllm.sampling import Sampling
 from simulator import encoder_file, tokenizer
@@ -86,6 +87,7 @@ async def test_every_measurement_passes_on_a_good_board(
         "logits-rows": "pass",
         "temperature-zero": "pass",
         "long-abort": "skip",  # a prompt without a pace is read before it can be cut short
+        "prompt-cache": "pass",
         "opened": "skip",
         "memory-freed": "pass",
         "vision": "skip",
@@ -158,6 +160,41 @@ async def test_abort_in_a_long_prompt_is_timed(measured_of: Callable[..., Any], 
     finding, answers = await measured_of("long-abort", prefill_tps=300.0, abort_in_prefill=cut)
     assert finding.level == "pass"
     assert (answers["abort_in_prefill_seconds"] < 0.8) is cut
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize("crashes", [True, False])
+async def test_prompt_cache_is_tried_after_an_abort_where_it_may_crash(
+    measured_of: Callable[..., Any], crashes: bool
+) -> None:
+    finding, answers = await measured_of("prompt-cache", load_after_abort_crashes=crashes, decode_tps=200.0)
+    assert finding.level == "pass", finding
+    assert answers == {
+        "runtime": "1.3.1",
+        "prompt_cache_spares": True,
+        "prompt_cache_after_abort": not crashes,
+    }
+
+
+@pytest.mark.usefixtures("at_home")
+@pytest.mark.parametrize(
+    ("fields", "says"), [({"architecture": "qwen35", "saves_hybrid": False}, "wrote no file"), ({}, "spared nothing")]
+)
+async def test_prompt_cache_that_spares_nothing_is_told(
+    measured_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], says: str
+) -> None:
+    if not fields:
+        monkeypatch.setattr("exo_rkllm.runner.parent.Runner.run", _without_restores(Runner.run))
+    finding, answers = await measured_of("prompt-cache", **fields)
+    assert (finding.level, answers["prompt_cache_spares"]) == ("warn", False)
+    assert says in finding.fact
+
+
+def _without_restores(run: Callable[..., Any]) -> Callable[..., Any]:
+    def without(self: Runner, number: int, job: Any, *more: Any) -> Any:
+        return run(self, number, replace(job, load_prompt_cache=""), *more)
+
+    return without
 
 
 def test_what_was_found_is_kept_beside_the_model_and_ends_its_answers(make_model: Callable[..., Path]) -> None:
