@@ -18,7 +18,7 @@ from exo_rkllm.catalogue.contributions import from_plugins
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import Config
-from exo_rkllm.errors import ExoRkllmError, NotSupported
+from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.plugins import LoadedPlugins
 from exo_rkllm.runtime import locate, modelfile, selection
 from exo_rkllm.runtime.locate import Search
@@ -145,8 +145,7 @@ class Node:
         """A request with images as the model's engine wants it; raises where the model cannot see, or the images
         cannot be read, before anything is loaded for it."""
         spec = self.engines.of(model)
-        if spec.sees(model) is False:
-            raise NotSupported(f"{model.id} does not see images.", _blind_hint(model))
+        spec.check_sight(model)
         if not spec.encoder:
             return request
         from exo_rkllm.backends.rkllm_vision import with_pixels
@@ -218,15 +217,6 @@ class Node:
             choice = self.runtime_of(model)
             return None if choice is None or takes_domains(choice.release) else 0
         return None
-
-
-def _blind_hint(model: Model) -> str:
-    """What helps a model that sees nothing: some are made for it, and only lack their encoder."""
-    with suppress(ExoRkllmError):
-        facts = None if model.path is None else modelfile.inspect(model.path)
-        if facts is not None and facts.vision is not None and facts.vision.value:
-            return "Put its encoder, a .rknn file, beside it, and name it under [vision] in its model.toml."
-    return "Ask without images, or use a model that does."
 
 
 def is_file(name: str) -> bool:

@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from aiohttp import web
@@ -96,7 +97,7 @@ def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
                 call = await _with_body(call, endpoint.body, await read_body(request, settings, held), held)
             with cancelled_when_gone(request):
                 if settings.config.fetch_images:
-                    await fetch_images(call.values, settings.config.body_bytes, held)
+                    await fetch_images(call.values, settings.config.body_bytes, held, partial(_check_sight, call))
                 response = await endpoint.handler(call)
         if not response.prepared:
             response.headers.update(call.headers)
@@ -104,6 +105,13 @@ def _serve(endpoint: Endpoint, context: ApiContext) -> Next:
 
     handler.endpoint = endpoint  # type: ignore[attr-defined]  # for `_refusal`, which has only the handler
     return handler
+
+
+def _check_sight(call: Call) -> None:
+    """Raises where the model does not exist or is known not to see: nothing is fetched for it."""
+    if call.context.engine_spec is not None:
+        entry = call.entry(call.values.get("model", ""))
+        call.context.engine_spec(entry).check_sight(entry)
 
 
 async def _with_body(call: Call, table: ObjectSpec, raw: bytearray, held: HeldBody) -> Call:

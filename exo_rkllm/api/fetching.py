@@ -11,7 +11,7 @@ import asyncio
 import ipaddress
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +50,19 @@ def addresses_in(values: Mapping[str, Any]) -> Iterator[ImageAddress]:
     for section in ("messages", "input"):
         turns = values.get(section)
         for turn, message in enumerate(turns if isinstance(turns, list) else ()):
-            content = message.get("content") if isinstance(message, dict) else None
-            for index, part in enumerate(content if isinstance(content, list) else ()):
-                yield from _addresses_of(part, f"{section}[{turn}].content[{index}]")
+            if isinstance(message, dict):
+                for name in ("content", "output"):
+                    yield from _addresses_of(message.get(name), f"{section}[{turn}].{name}")
 
 
-def _addresses_of(part: dict[str, Any], where: str) -> Iterator[ImageAddress]:
+def _addresses_of(parts: Any, where: str) -> Iterator[ImageAddress]:
+    """Those of a message's parts; a tool's result has parts of its own."""
+    for index, part in enumerate(parts if isinstance(parts, list) else ()):
+        yield from _addresses_in(part, f"{where}[{index}]")
+        yield from _addresses_of(part.get("content"), f"{where}[{index}].content")
+
+
+def _addresses_in(part: dict[str, Any], where: str) -> Iterator[ImageAddress]:
     for name in ("image_url", "source"):
         value = part.get(name)
         holder, key, place = (value, "url", f"{where}.{name}.url") if isinstance(value, dict) else (part, name, where)
@@ -63,12 +70,14 @@ def _addresses_of(part: dict[str, Any], where: str) -> Iterator[ImageAddress]:
             yield ImageAddress(url, place if holder is value else f"{where}.{name}", holder, key)
 
 
-async def fetch_images(values: Mapping[str, Any], most: int, held: HeldBody) -> None:
+async def fetch_images(values: Mapping[str, Any], most: int, held: HeldBody, check: Callable[[], None]) -> None:
     """Puts an Image in the place of each address in the body's values; all of them have at most `most` bytes.
 
-    Raises a FieldError for the first one that cannot be had.
+    Raises a FieldError for the first one that cannot be had, and what `check` raises before anything is fetched.
     """
     found = list(addresses_in(values))
+    if found:
+        check()
     if len(found) > MOST_ADDRESSES:
         raise FieldError(
             found[MOST_ADDRESSES].where, f"More than {MOST_ADDRESSES} images are to be fetched for one request.", HINT

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from exo_rkllm.backends.base import JSON, SAMPLING_NAMES, Engine, Model
-from exo_rkllm.errors import NotSupported, UsageError
+from exo_rkllm.errors import ExoRkllmError, NotSupported, UsageError
 from exo_rkllm.schema.specs import (
     Anything,
     FieldError,
@@ -89,6 +90,19 @@ class EngineSpec:
         if self.encoder:
             return model.vision is not None
         return None if self.images and self.formats else self.images
+
+    def check_sight(self, model: Model) -> None:
+        """Refuse images for a model that is known not to see; some are made for it, and only lack their encoder."""
+        if self.sees(model) is not False:
+            return
+        from exo_rkllm.runtime import modelfile
+
+        hint = "Ask without images, or use a model that does."
+        with suppress(ExoRkllmError):
+            facts = None if model.path is None else modelfile.inspect(model.path)
+            if facts is not None and facts.vision is not None and facts.vision.value:
+                hint = "Put its encoder, a .rknn file, beside it, and name it under [vision] in its model.toml."
+        raise NotSupported(f"{model.id} does not see images.", hint)
 
     def check_file(self, model: Model) -> None:
         """Before minutes of loading say the same."""

@@ -12,7 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exo_rkllm.backends.base import Capabilities, GenerationRequest, Ignored, Message, Model, Structure, Tool
+from exo_rkllm.backends.base import (
+    Capabilities,
+    GenerationRequest,
+    Ignored,
+    Message,
+    Model,
+    Structure,
+    Tool,
+    content_of,
+)
 from exo_rkllm.chat.chat_format import ChatFormat, chat_format_of
 from exo_rkllm.chat.formats import HERMES, TOOLS, Reasoning, ToolFormat
 from exo_rkllm.chat.marks import marked
@@ -251,7 +260,8 @@ def with_instructions(
 def _plain(message: Message, write: Writer) -> Message:
     """Calls and results as words of a conversation whose template knows neither."""
     if message.role == "tool":
-        return Message("user", f"<tool_response>\n{message.content}\n</tool_response>")
+        text, images = content_of(("<tool_response>\n", *message.parts(), "\n</tool_response>"), "")
+        return Message("user", text, images=images)
     if message.tool_calls:
         calls = write([(call.name, _object(call.arguments)) for call in message.tool_calls])
         return Message(message.role, f"{message.content}\n{calls}".strip(), message.reasoning)

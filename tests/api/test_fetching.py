@@ -96,16 +96,31 @@ async def test_images_are_fetched_for_every_language_that_has_addresses(fetches:
     url = f"{site.url}/cat.png"
     block = {"type": "image", "source": {"type": "url", "url": url}}
     item = {"type": "input_image", "image_url": f"HTTP{url[4:]}"}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": [block]}
+    output = {"type": "function_call_output", "call_id": "c1", "output": [item]}
     asked: tuple[tuple[str, dict[str, Any]], ...] = (
         ("/v1/chat/completions", question(url, url)),
         ("/v1/messages", {"model": "seer", "max_tokens": 9, "messages": [{"role": "user", "content": [block]}]}),
+        ("/v1/messages", {"model": "seer", "max_tokens": 9, "messages": [{"role": "user", "content": [result]}]}),
         ("/v1/responses", {"model": "seer", "input": [{"role": "user", "content": [item]}]}),
+        ("/v1/responses", {"model": "seer", "input": [output]}),
     )
     for path, body in asked:
         status, said, _ = await post(fetches, path, body)
         assert status == 200, said
         assert {image.data for image in fetches.ledger.requests[-1].images} == {PNG}, path
-    assert site.asked == ["/cat.png"] * 3, "the same address is fetched once a request"
+    assert site.asked == ["/cat.png"] * 5, "the same address is fetched once a request"
+
+
+@pytest.mark.usefixtures("loopback_is_public")
+async def test_nothing_is_fetched_for_a_model_that_cannot_see(fetches: World, site: Site) -> None:
+    for model, code, words in (("qwen", 400, "qwen does not see images."), ("none", 404, "none")):
+        status, said, _ = await post(
+            fetches, "/v1/chat/completions", {**question(f"{site.url}/cat.png"), "model": model}
+        )
+        assert status == code
+        assert words in said["error"]["message"]
+    assert site.asked == []
 
 
 @pytest.mark.usefixtures("loopback_is_public")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,6 +12,7 @@ import ollama
 import pytest
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
+from exo_rkllm.backends.base import IMAGE_MARK
 from exo_rkllm.catalogue import modelfile
 from exo_rkllm.config import ApiSettings
 from exo_rkllm.sampling import Sampling
@@ -303,6 +305,70 @@ async def test_input_items_are_what_the_response_answers(server: World) -> None:
     assert len(set(ids)) == 5 and (listed["first_id"], listed["last_id"]) == (ids[0], ids[-1])
     page = await get(server, f"/v1/responses/{second['id']}/input_items?limit=2&after={ids[-1]}")
     assert [one["id"] for one in page["data"]] == [ids[3], ids[2]] and page["has_more"] is True
+
+
+PIXEL = base64.b64encode(b"a picture").decode()
+BLOCK = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
+SHOT = {"type": "input_image", "image_url": f"data:image/png;base64,{PIXEL}"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (
+            "/v1/responses",
+            {
+                "input": [
+                    *HI,
+                    {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+                    {
+                        "type": "function_call_output",
+                        "call_id": "c1",
+                        "output": [{"type": "input_text", "text": "green"}, SHOT],
+                    },
+                ]
+            },
+        ),
+        (
+            "/v1/messages",
+            {
+                "max_tokens": 9,
+                "messages": [
+                    *HI,
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "look", "input": {}}]},
+                    {
+                        "role": "user",
+                        "content": [
+                            {
+                                "type": "tool_result",
+                                "tool_use_id": "c1",
+                                "content": [{"type": "text", "text": "green"}, BLOCK],
+                            }
+                        ],
+                    },
+                ],
+            },
+        ),
+    ],
+)
+async def test_images_of_a_tools_result_stand_where_the_tool_put_them(
+    server: World, path: str, body: dict[str, Any]
+) -> None:
+    status, said, _ = await post(server, path, {"model": "seer", **body})
+    assert status == 200, said
+    request = server.ledger.requests[-1]
+    assert [image.data for image in request.images] == [b"a picture"]
+    assert f"green{IMAGE_MARK}" in "".join((request.prompt or "").split("\n"))
+    if path == "/v1/responses":
+        _, second, _ = await post(
+            server, path, {"model": "seer", "input": "and now", "previous_response_id": said["id"]}
+        )
+        assert len(server.ledger.requests[-1].images) == 1
+        listed = await get(server, f"{path}/{second['id']}/input_items?order=asc")
+        (output,) = (one["output"] for one in listed["data"] if one["type"] == "function_call_output")
+        assert [part["type"] for part in output] == ["input_text", "input_image"]
+    status, said, _ = await post(server, path, {"model": "qwen", **body})
+    assert (status, said["error"]["message"].startswith("qwen does not see images.")) == (400, True)
 
 
 # ── conversations ────────────────────────────────────────────────────────────────────────────────

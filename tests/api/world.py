@@ -12,7 +12,7 @@ import re
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ async def world(
             dispatcher=dispatcher,
             catalogue=catalogue,
             settings=lambda: settings or ApiServerSettings(),
-            engine_spec=lambda model: SCRIPTED,
+            engine_spec=lambda model: replace(SCRIPTED, images=model.id == "seer"),
             **more,
         )
         runner = web.AppRunner(application(made), access_log=None, lingering_time=0.2)

@@ -34,6 +34,7 @@ def responses(url: str) -> dict[str, Any]:
 
 
 DATA = f"data:image/png;base64,{PIXEL}"
+PARTS = [{"type": "input_image", "image_url": DATA}]
 HERE = anthropic({"type": "base64", "media_type": "image/png", "data": PIXEL})
 OLLAMA = {"messages": [{"role": "user", "content": "What is this?", "images": [PIXEL]}]}
 ASKED: tuple[tuple[str, dict[str, Any], str], ...] = (
@@ -41,6 +42,7 @@ ASKED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("/v1/chat/completions", openai(ELSEWHERE), "No image is fetched from outside"),
     ("/v1/responses", responses(DATA), BLIND),
     ("/v1/responses", responses(ELSEWHERE), "No image is fetched from outside"),
+    ("/v1/responses", {"input": [{"type": "function_call_output", "call_id": "c", "output": PARTS}]}, BLIND),
     ("/api/chat", OLLAMA, BLIND),
     ("/api/generate", {"prompt": "What is this?", "images": [PIXEL]}, BLIND),
     ("/v1/messages", HERE, BLIND),

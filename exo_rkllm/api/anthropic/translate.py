@@ -21,7 +21,6 @@ from exo_rkllm.backends.base import (
     content_of,
 )
 from exo_rkllm.catalogue.entry import Entry
-from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError
 
 # Blocks that are parts of what somebody says.
@@ -70,8 +69,9 @@ def _turn(role: str, content: str | list[dict[str, Any]], where: str) -> list[Me
         calls = tuple(ToolCall(block["id"], block["name"], json.dumps(block["input"])) for block in blocks["tool_use"])
         return [Message("assistant", text, "".join(block["thinking"] for block in blocks["thinking"]), calls)]
     results = [
-        Message("tool", _result_text(block.get("content", "")), tool_call_id=block["tool_use_id"])
-        for block in blocks["tool_result"]
+        _result(block, f"{where}[{index}].content")
+        for index, block in enumerate(content)
+        if block["type"] == "tool_result"
     ]
     return [*results, *([Message("user", text, images=images)] if text or images or not results else [])]
 
@@ -100,12 +100,11 @@ def document_text(block: Mapping[str, Any], where: str) -> str:
     return f"<document{about}>\n{text}\n</document>"
 
 
-def _result_text(content: str | list[dict[str, Any]]) -> str:
-    if isinstance(content, str):
-        return content
-    if any(block["type"] == "image" for block in content):
-        raise NotSupported("An image as a tool's result is not supported here.", "Send it in the user's message.")
-    return "\n\n".join(block["text"] for block in content)
+def _result(block: Mapping[str, Any], where: str) -> Message:
+    content = block.get("content", "")
+    parts = [content] if isinstance(content, str) else (_part(one, f"{where}[{n}]") for n, one in enumerate(content))
+    text, images = content_of(parts, "\n\n")
+    return Message("tool", text, tool_call_id=block["tool_use_id"], images=images)
 
 
 def _image(block: Mapping[str, Any], where: str) -> Image:

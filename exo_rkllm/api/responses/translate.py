@@ -43,8 +43,8 @@ def _add(messages: list[Message], item: Mapping[str, Any], where: str) -> None:
         else:
             messages[-1] = dataclasses.replace(turn, tool_calls=(*turn.tool_calls, call))
     elif kind == "function_call_output":
-        text, _ = common_fields.content_of(item["output"], f"{where}.output")
-        messages.append(Message("tool", text, tool_call_id=item["call_id"]))
+        text, images = common_fields.content_of(item["output"], f"{where}.output")
+        messages.append(Message("tool", text, tool_call_id=item["call_id"], images=images))
     elif thoughts := "".join(part.get("text", "") for part in item.get("content", ())):
         messages.append(Message("assistant", reasoning=thoughts))
 
@@ -120,22 +120,26 @@ def items_of(messages: tuple[Message, ...], response: str) -> list[dict[str, Any
     for message in messages:
         identity = f"{response.removeprefix('resp_')}_{len(items)}"
         if message.role == "tool":
-            output = {"call_id": message.tool_call_id, "output": message.content, "status": "completed"}
+            result = input_parts(message) if message.images else message.content
+            output = {"call_id": message.tool_call_id, "output": result, "status": "completed"}
             items.append({"id": f"fco_{identity}", "type": "function_call_output", **output})
             continue
         if message.role == "assistant":
             items += [message_item(f"msg_{identity}", message.content)] if message.content else []
             items += map(call_item, message.tool_calls)
             continue
-        content = [
-            {"type": "input_text", "text": part}
-            if isinstance(part, str)
-            else {"type": "input_image", "detail": "auto", "image_url": data_url(part)}
-            for part in message.parts()
-        ]
-        item = {"type": "message", "role": message.role, "status": "completed", "content": content}
+        item = {"type": "message", "role": message.role, "status": "completed", "content": input_parts(message)}
         items.append({"id": f"msg_{identity}", **item})
     return items
+
+
+def input_parts(message: Message) -> list[dict[str, Any]]:
+    return [
+        {"type": "input_text", "text": part}
+        if isinstance(part, str)
+        else {"type": "input_image", "detail": "auto", "image_url": data_url(part)}
+        for part in message.parts()
+    ]
 
 
 def usage_value(usage: Usage, thinking_tokens: int) -> dict[str, Any]:
