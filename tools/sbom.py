@@ -20,7 +20,7 @@ from exo_rkllm import __version__
 
 ROOT = Path(__file__).parent.parent
 OWN = f"pkg:deb/exo-rkllm@{__version__}"
-LICENSES = {"eclipse-zenoh": "EPL-2.0 OR Apache-2.0"}
+LICENSES = {"eclipse-zenoh": "EPL-2.0 OR Apache-2.0", "llguidance": "MIT"}
 PINNED = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>\S+)(?P<rest>(?:.*\\\n)*.*)$", re.MULTILINE)
 DEPENDS = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]+)(?: \((?P<relation>[<>=]+) (?P<version>[^)]+)\))?")
 

@@ -210,7 +210,7 @@ class Guide:
     async def _repair(self) -> list[Piece]:
         """What is put behind the answer before the model goes on with it."""
         words, self._words, self._held, self._wrong = self._words, "", "", False
-        self._repairs, repair = after_rejection(self._repairs, self._place, words)
+        self._repairs, repair = after_rejection(self._repairs, self._place, words, self._runs.tokens)
         match = await self._matcher.repair(repair)
         self._may_end = match.may_end
         self._complete = match.complete or repair == "finish"

@@ -11,8 +11,8 @@ Repair: TypeAlias = Literal["force", "step", "finish"]
 
 # At one place the model is asked so often; twice the same answer is insistence, too.
 TRIES = 3
-# Of one answer. A model that errs with every twentieth token needs a hundred for 2,000 tokens.
-MOST_REPAIRS = 256
+# Of one answer, and for so many of its tokens another one: a model may err with every tenth token.
+MOST_REPAIRS, TOKENS_PER_REPAIR = 24, 4
 # Characters chosen for it one after another without the model adding one of its own.
 MOST_STEPS = 8
 
@@ -28,8 +28,8 @@ class RepairState:
     steps: int = 0
 
 
-def after_rejection(state: RepairState, place: int, words: str) -> tuple[RepairState, Repair]:
-    """`place` is the length of the answer now, without what was forced since."""
+def after_rejection(state: RepairState, place: int, words: str, tokens: int) -> tuple[RepairState, Repair]:
+    """`place` is the length of the answer now, without what was forced since; it has so many tokens."""
     moved = place > state.place
     insists = not moved and words == state.words
     tries = 1 if moved else state.tries + 1
@@ -41,7 +41,7 @@ def after_rejection(state: RepairState, place: int, words: str) -> tuple[RepairS
         words=words,
         steps=0 if moved else state.steps,
     )
-    if state.repairs >= MOST_REPAIRS or state.steps >= MOST_STEPS:
+    if state.repairs >= MOST_REPAIRS + tokens // TOKENS_PER_REPAIR or state.steps >= MOST_STEPS:
         return state, "finish"
     if tries < TRIES and not insists:
         return state, "force"

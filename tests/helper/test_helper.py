@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from exo_rkllm.errors import ExoRkllmError, TemplateError
-from exo_rkllm.helper.parent import MEMORY, Helper, HelperLost
+from exo_rkllm.helper.parent import MEMORY, Helper, HelperLost, home_of
 from tests.simulated import REPOSITORY
 
 
@@ -158,3 +158,11 @@ async def test_process_ends_when_the_daemon_does() -> None:
 async def test_missing_package_is_named() -> None:
     with pytest.raises(ExoRkllmError, match="package no_such_package is not installed"):
         await Helper("tests.helper.jobs:do", ("no_such_package",)).call("hello", seconds=5)
+
+
+def test_package_that_pip_did_not_install_is_found_in_the_vendor_folder(tmp_path: Path) -> None:
+    (tmp_path / "carried_along").mkdir()
+    assert home_of("carried_along", tmp_path) == str(tmp_path)
+    assert home_of("pytest", tmp_path) == home_of("pytest") != str(tmp_path)
+    with pytest.raises(ExoRkllmError, match="carried_along is not installed"):
+        home_of("carried_along")

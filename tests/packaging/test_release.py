@@ -51,14 +51,14 @@ def test_changelog_has_the_current_version() -> None:
 
 def test_sbom_lists_bundled_and_required_software(built: Built) -> None:
     parts = {part["name"]: part for part in sbom.document(0)["components"]}
-    carried = next((built.exo_rkllm.files / "usr/lib/exo-rkllm/vendor").glob("*.dist-info/METADATA")).read_text()
-    name, version = re.findall(r"^(?:Name|Version): (.*)$", carried, re.MULTILINE)[:2]
-    if name[0].isdigit():
-        name, version = version, name
-    assert parts[name]["version"] == version
-    wheel = next((ROOT / "build/wheels/amd64").glob("*.whl"))
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    assert digest in [one["content"] for one in parts[name]["hashes"]]
+    carried = list((built.exo_rkllm.files / "usr/lib/exo-rkllm/vendor").glob("*.dist-info/METADATA"))
+    assert len(carried) == 2
+    for metadata in carried:
+        fields = dict(re.findall(r"^(Name|Version): (.*)$", metadata.read_text(), re.MULTILINE))
+        assert parts[fields["Name"]]["version"] == fields["Version"]
+        wheel = next((ROOT / "build/wheels/amd64").glob(f"{metadata.parent.name.partition('.dist-info')[0]}-*.whl"))
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        assert digest in [one["content"] for one in parts[fields["Name"]]["hashes"]]
     depends = re.findall(r"(?:^|[,|] ?)([a-z0-9][a-z0-9.+-]+)", built.exo_rkllm.fields()["Depends"])
     made_by_debhelper = {"systemd", "systemd-standalone-sysusers", "systemd-sysusers", "debconf", "debconf-2.0"}
     assert set(depends) - made_by_debhelper <= set(parts)
