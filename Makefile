@@ -27,9 +27,10 @@ lint: ## ruff and mypy only
 	@tools/setup test
 	@tools/check lint
 
-bench: ## what a token costs, as tables
+bench: ## what a token costs, as tables, and bench/results.json with the ratios to the committed figures
 	@tools/setup test
 	@$(PYTHON) -m bench
+	@$(PYTHON) -m bench results
 
 fuzz: ## 10,000 generated requests against our own OpenAPI document
 	@tools/setup test

@@ -40,6 +40,7 @@ ROUNDS = 3
 ALTERNATIONS = 7
 BURST = 50_000
 PACE = 20.0
+QUICK = 100.0
 # Enough that the last one, which comes with the end of the answer, is not the 99th percentile.
 PACED = 120
 FIRSTS = 40
@@ -53,7 +54,7 @@ CLOCK = re.compile(rb'"content": ?" ?([0-9]{6,})')
 
 
 def models(folder: Path) -> None:
-    for name, pace in (("burst", 0.0), ("paced", PACE)):
+    for name, pace in (("burst", 0.0), ("paced", PACE), ("quick", QUICK)):
         (folder / name).mkdir()
         words = SimModel(
             reply="one two three four five", endless=True, clock=True, max_context=CONTEXT, decode_tps=pace
@@ -98,7 +99,9 @@ class Connection:
 
     def ask(self, model: str, content: str, tokens: int) -> Iterator[bytes]:
         """What arrives, as it arrives."""
-        messages = [{"role": "user", "content": content}]
+        return self.ask_all(model, [{"role": "user", "content": content}], tokens)
+
+    def ask_all(self, model: str, messages: list[dict[str, str]], tokens: int) -> Iterator[bytes]:
         body = json.dumps({"model": model, "messages": messages, "max_tokens": tokens, "stream": True}).encode()
         kind = "Content-Type: application/json"
         head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(body)}\r\n\r\n"
