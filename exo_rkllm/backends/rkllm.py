@@ -306,10 +306,11 @@ class RkllmEngine(Engine):
             raise NotSupported(f"{self.model.id} takes no {what} without a chat template of ours.", IMPORT_HINT)
         if request.output == "logits" and not self._capabilities.logits:
             raise NotSupported(f"{self.model.id} runs on a runtime without logits.", "Install runtime 1.2.0 or newer.")
-        if request.tokens and self._vocabulary and not 0 <= max(request.tokens) < self._vocabulary:
+        ids = request.tokens or ()
+        wrong = [one for one in (min(ids), max(ids)) if not 0 <= one < self._vocabulary] if ids else []
+        if wrong and self._vocabulary:
             raise UsageError(
-                f"The token id {max(request.tokens)} is not in the vocabulary of {self.model.id}, which has "
-                f"{self._vocabulary}.",
+                f"The token id {wrong[0]} is not in the vocabulary of {self.model.id}, which has {self._vocabulary}.",
                 "Send text: ids of another model's tokenizer (tiktoken's, for instance) mean nothing here.",
             )
         lora = request.lora or self._options["lora"]

@@ -340,6 +340,15 @@ async def test_a_model_that_must_not_reuse_computes_everything_again(
     assert second.prompt == first.prompt
 
 
+@pytest.mark.parametrize("ids", [(5, -1), (1 << 30,)])
+async def test_token_id_of_no_vocabulary_is_the_clients_mistake(
+    opened: Callable[..., Any], make_model: Callable[..., Path], ids: tuple[int, ...]
+) -> None:
+    async with opened(make_model()) as engine:
+        with pytest.raises(UsageError, match=f"The token id {ids[-1]} is not in the vocabulary"):
+            await anext(engine.generate(GenerationRequest(tokens=ids)))
+
+
 async def test_token_ids_are_counted_exactly(opened: Callable[..., Any], make_model: Callable[..., Path]) -> None:
     ids = tuple(range(300, 340))
     async with opened(make_model(template="none")) as engine:
