@@ -1,5 +1,5 @@
 # Everything a developer types. `make run` and `make test` work from a bare clone.
-.PHONY: help run test system-test system-test-long lint bench fuzz setup simulator deb apt-repo release-check clean
+.PHONY: help run test system-test system-test-long lint bench fuzz setup simulator deb apt-repo release release-check clean
 .DEFAULT_GOAL := help
 
 PYTHON := .venv/bin/python
@@ -49,6 +49,10 @@ deb: ## dist/*.deb for amd64 and arm64 (ARCH=arm64 for one)
 apt-repo: ## dist/apt, a signed repository of dist/*.deb (KEY=... or a throwaway key)
 	@tools/setup package
 	@packaging/apt-repo
+
+release: ## dist/exo-rkllm-VERSION.tar: packages, repository, image, wheel, source, checksums (KEY=...; IMAGES= for none)
+	@tools/setup release
+	@packaging/release
 
 release-check: ## what must hold before a version is published (DRY=1: before its day is in the changelog)
 	@tools/setup test
