@@ -18,7 +18,7 @@ from exo_rkllm.errors import AnswerInvalid, UsageError
 END = 256
 BLANKS = frozenset(b" \t\n\r")
 # What makes an answer shorter comes first, then what a value may begin with.
-PREFERRED = b'}]",:0123456789tfn-['
+PREFERRED = b'}]",:0123456789-tfn['
 QUOTE, LETTER = b'"q'
 # Bytes of JSON text that models write as they are inside strings, where it wants them escaped.
 ESCAPED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
@@ -111,15 +111,17 @@ class FollowedAnswer:
         return self._commit(min(found, key=len))
 
     def _walk(self, seed: int) -> bytes | None:
-        """A completion: by preference at first, and with chance in later walks, which leave every loop some time."""
+        """A completion: by preference, by the bytes that were taken least, and with chance, which leaves every loop."""
         walk, chance = self._matcher.deep_copy(), random.Random(seed)  # noqa: S311 - any choice is as good
         taken = bytearray()
         while not walk.is_accepting():
             choices = bytes_after(walk)
             if not choices or len(taken) >= LONGEST:
                 return None
-            blind = chance.random() < seed / (2 * WALKS)
-            taken.append(chance.choice(choices) if blind else _preferred(choices))
+            if seed == 1:
+                taken.append(min(choices, key=lambda byte: (taken.count(byte), -byte)))
+            else:
+                taken.append(chance.choice(choices) if chance.random() < seed / WALKS else _preferred(choices))
             walk.try_consume_tokens([taken[-1]])
         return bytes(taken)
 
