@@ -17,7 +17,7 @@ from exo_rkllm.dispatch import placement
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
 from exo_rkllm.dispatch.lease import LeaseState
 from exo_rkllm.dispatch.queue import FairQueue, QueueEntry
-from exo_rkllm.dispatch.state import DispatchState, ModelNeeds, ModelState
+from exo_rkllm.dispatch.state import DispatchState, ModelNeeds, ModelState, evolved
 from exo_rkllm.dispatch.turns import next_turn
 from exo_rkllm.errors import Busy, ExoRkllmError, RunnerLost
 
@@ -61,7 +61,7 @@ class Decision:
 
     def register(self, name: str, needs: ModelNeeds) -> ModelState:
         known = self.state.models.get(name)
-        model = ModelState(name, needs) if known is None else replace(known, needs=needs)
+        model = ModelState(name, needs) if known is None else evolved(known, needs=needs)
         self.state = self.state.put(model)
         return model
 
@@ -123,7 +123,7 @@ class Decision:
         self.change_lease(self.state.lease.without(event.ticket))
 
     def change_lease(self, lease: LeaseState) -> None:
-        self.state = replace(self.state, lease=lease)
+        self.state = evolved(self.state, lease=lease)
 
     # ── engines ──────────────────────────────────────────────────────────────────────────────────
 
@@ -219,7 +219,7 @@ class Decision:
     # ── what the operator and the board do ───────────────────────────────────────────────────────
 
     def npu_unavailable(self, event: on.NpuUnavailableEvent) -> None:
-        self.state = replace(self.state, unavailable_reason=event.reason, npu_lost=event.npu_lost)
+        self.state = evolved(self.state, unavailable_reason=event.reason, npu_lost=event.npu_lost)
         if event.reason is None:
             self.forgive()
             return
@@ -239,14 +239,14 @@ class Decision:
     def limits_changed(self, event: on.LimitsChangedEvent) -> None:
         if event.limits != self.state.limits:
             self.forgive()
-        self.state = replace(self.state, limits=event.limits)
+        self.state = evolved(self.state, limits=event.limits)
 
     def drain(self, event: on.DrainEvent) -> None:
         for name in self.state.models:
             self.give_up(name, _shutting_down())
         for entry in self.state.lease.queue.entries:
             self.refuse_lease(entry, _shutting_down())
-        self.state = replace(self.state, draining=True)
+        self.state = evolved(self.state, draining=True)
 
     def stop(self, event: on.StopEvent) -> None:
         for model in self.state.models.values():
@@ -264,7 +264,7 @@ class Decision:
         while (turn := next_turn(self.state)) is not None:
             model, entry = turn
             runs = self.state.runs + 1
-            self.state = replace(self.state, runs=runs)
+            self.state = evolved(self.state, runs=runs)
             if model is None:
                 self.effects.append(on.GrantLeaseEffect(entry.ticket))
                 self.change_lease(self.state.lease.grant(entry.ticket, self.now, runs))

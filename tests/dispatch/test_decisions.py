@@ -8,7 +8,7 @@ import pytest
 
 from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.decide import BACK_OFF, BAR, deadline
-from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
+from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds, ModelState, evolved
 from exo_rkllm.errors import Busy, LoadError, NpuUnavailable, OutOfMemory, RunnerLost
 from tests.dispatch.world import GB, World
 
@@ -571,3 +571,11 @@ def test_new_limits_refuse_no_request_that_waits() -> None:
     world.happen(on.LimitsChangedEvent(replace(world.limits, queue=1, keep_alive=1.0)))
     assert list(world.waiting) == waits
     assert world.submit(QWEN) in world.refused
+
+
+def test_evolved_value_is_what_replace_makes() -> None:
+    model = ModelState("qwen", phase="ready")
+    assert evolved(model, phase="cold", memory=7) == replace(model, phase="cold", memory=7)
+    assert model == ModelState("qwen", phase="ready")
+    with pytest.raises(TypeError, match="ModelState has no phaze"):
+        evolved(model, phaze="cold")
