@@ -35,12 +35,14 @@ class Conversation:
     def request(self, prompt: str) -> GenerationRequest:
         system = (Message("system", self.system),) if self.system else ()
         question = Message("user", prompt, images=self.images)
+        shape = self.response_format()
         return GenerationRequest(
             model=self.model,
-            messages=self.response_format().with_instructions((*system, *self.messages, question)),
+            messages=shape.with_instructions((*system, *self.messages, question)),
             sampling=self.sampling,
             max_tokens=self.max_tokens,
             thinking=self.thinking,
+            structure=shape.structure,
         )
 
     def response_format(self) -> ResponseFormat:

@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,6 +98,7 @@ def fields_of(request: GenerationRequest) -> dict[str, Any]:
         "sampling": request.sampling.explicit() or None,
         "max_tokens": request.max_tokens,
         "thinking": request.thinking,
+        "structure": None if request.structure is None else asdict(request.structure),
     }
     return {name: value for name, value in fields.items() if value is not None}
 

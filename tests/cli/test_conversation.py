@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from exo_rkllm.cli import main
+from exo_rkllm.structure import matcher
+from exo_rkllm.structure.matcher import installed
 from tests.cli.terminal import Terminal
 from tests.daemon.running import House
 
@@ -133,7 +135,10 @@ def local(board_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("local")
 def test_flags_hide_thoughts_and_ask_for_json(
-    board_house: House, make_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    board_house: House,
+    make_model: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answer = (("JSON", '```json\n{"a": 1}\n```'),)
     model = thinker(board_house, make_model, reply="hi", thinking="Well.", rules=answer)
@@ -147,5 +152,9 @@ def test_flags_hide_thoughts_and_ask_for_json(
     assert main(["run", model, "--nothink", "--format", "json", "x"]) == 0
     assert json.loads(capsys.readouterr().out) == {"a": 1}
     board_house.simulated("plain", make_model, reply="no object")
+    if installed():
+        assert main(["run", "plain", "--format", "json", "x"]) == 0
+        assert json.loads(capsys.readouterr().out) == {}
+    monkeypatch.setattr(matcher, "installed", lambda: False)
     assert main(["run", "plain", "--format", "json", "x"]) == 1
     assert "is not the JSON that was asked for" in capsys.readouterr().err

@@ -84,6 +84,8 @@ def texts(daemon: Daemon) -> Iterator[tuple[str, str]]:
 def test_every_language_gets_what_its_schema_asks_for(daemon: Daemon) -> None:
     for way, text in texts(daemon):
         assert is_city(json.loads(text)), (way, text)
+    events = daemon.client.stream("POST", "/control/ask", model="m", structure={"kind": "json"}, messages=ASKED)
+    assert isinstance(json.loads("".join(event.get("text", "") for event in events)), dict)
     for form in ({"response_format": {"type": "json_object"}}, {"structured_outputs": {"json_object": True}}):
         answer = post(daemon, CHAT, {"messages": ASKED, **form})
         assert isinstance(json.loads(answer["choices"][0]["message"]["content"]), dict)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from typing import get_args
 
+from exo_rkllm.backends.base import StructureKind
 from exo_rkllm.sampling import SETTINGS
 from exo_rkllm.schema.specs import FieldSpec, Free, List, Number, ObjectSpec, Switch, Text, Whole
 from exo_rkllm.schema.tables import row, specs_of
@@ -11,6 +13,14 @@ from exo_rkllm.schema.tables import row, specs_of
 MODEL = FieldSpec("model", Text(least=1), "Name of the model, as exo-rkllm models lists it.", required=True)
 KEEP_ALIVE = FieldSpec("keep_alive", Number(), "How many seconds the model stays loaded afterwards; negative: always.")
 SAMPLING = ObjectSpec("Sampling", SETTINGS, strict=True)
+STRUCTURE = ObjectSpec(
+    "Structure",
+    (
+        FieldSpec("kind", Text(get_args(StructureKind)), "What kind of form it is.", required=True),
+        FieldSpec("text", Text(), "The schema, the expression, the choices or the grammar."),
+    ),
+    strict=True,
+)
 # Of a question, as `GenerationRequest` has it; `client` is whom the asker speaks for.
 ASK_ROWS = (
     MODEL,
@@ -20,6 +30,7 @@ ASK_ROWS = (
     FieldSpec("sampling", SAMPLING, "Sampling settings by their names."),
     FieldSpec("max_tokens", Whole(), "Most tokens of the answer."),
     FieldSpec("thinking", Switch(), "Whether the model thinks before it answers."),
+    FieldSpec("structure", STRUCTURE, "Form of the answer."),
     KEEP_ALIVE,
     FieldSpec("client", Text(), "Name of the asker's own client."),
 )

@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 
 from exo_rkllm.api.common_fields import base64_bytes
-from exo_rkllm.backends.base import GenerationRequest, Image, Message
+from exo_rkllm.backends.base import GenerationRequest, Image, Message, Structure
 from exo_rkllm.errors import UsageError
 from exo_rkllm.sampling import Sampling
 from exo_rkllm.schema.specs import ObjectSpec
@@ -42,6 +42,7 @@ def question_of(values: Mapping[str, Any]) -> GenerationRequest:
             sampling=Sampling(**values.get("sampling", {})),
             max_tokens=values.get("max_tokens"),
             thinking=values.get("thinking"),
+            structure=Structure(**values["structure"]) if "structure" in values else None,
         )
     except TypeError as error:
         raise UsageError(f"The question cannot be read: {error}.") from None
