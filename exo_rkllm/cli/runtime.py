@@ -14,14 +14,14 @@ from typing import Any
 from exo_rkllm.board.detect import detect
 from exo_rkllm.cli.output import error_value
 from exo_rkllm.config import load
-from exo_rkllm.errors import ConfigError, ExoRkllmError, UsageError
+from exo_rkllm.errors import ConfigError, ExoRkllmError, RuntimeMissing, UsageError
 from exo_rkllm.rknn import install as encoder_install
 from exo_rkllm.rknn import locate as encoder_locate
 from exo_rkllm.rknn import version as encoder_version
-from exo_rkllm.runtime import abi, locate
+from exo_rkllm.runtime import abi, locate, vendor_files
 from exo_rkllm.runtime.install import Progress, add, copied, elsewhere, remove, set_default
 from exo_rkllm.runtime.locate import LibraryPlace, Search
-from exo_rkllm.runtime.vendor_files import remark, remark_on
+from exo_rkllm.runtime.vendor_files import VendorRelease, remark, remark_on
 from exo_rkllm.runtime.version import supported_text
 
 # Why the search looked at one place only.
@@ -77,11 +77,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--install",
-        metavar="FILE|URL",
-        help="check this librkllmrt.so and add its version, or this librknnrt.so and put it in place",
+        metavar="FILE|URL|latest",
+        help="check this librkllmrt.so and add its version, or this librknnrt.so and put it in place; latest downloads "
+        "the vendor's newest one that is known here",
     )
     action.add_argument("--default", metavar="VERSION", help="make an installed version the default")
     action.add_argument("--remove", metavar="VERSION", help="remove an installed version")
+    parser.add_argument(
+        "--accept-licence", action="store_true", help="of the vendor, for --install latest without a question"
+    )
     parser.add_argument("--sha256", metavar="HEX", default="", help="the SHA-256 it must have; required for a URL")
     parser.add_argument(
         "--directory", metavar="DIR", type=Path, help=f"where the versions are installed (default: {locate.OURS})"
@@ -97,7 +101,9 @@ def main(args: argparse.Namespace) -> int:
             "exo-rkllm runtime --install FILE|URL ...",
         )
     directory = args.directory or locate.OURS
-    if args.install is not None:
+    if args.install == "latest":
+        put_latest(vendor_files.LATEST, directory, accepted=args.accept_licence, as_json=args.json)
+    elif args.install is not None:
         put(args.install, directory, args.sha256, as_json=args.json)
     elif args.default is not None:
         path = set_default(directory, args.default)
@@ -118,6 +124,28 @@ def show(runtime: LocalRuntime, *, as_json: bool) -> None:
     else:
         print(*report(runtime.search), *encoder_report(runtime.encoders), sep="\n")
     runtime.search.require()
+
+
+def put_latest(release: VendorRelease, directory: Path, *, accepted: bool, as_json: bool) -> None:
+    """Downloaded from the vendor by whoever accepts the vendor's licence."""
+    print(
+        f"{release.name} is Rockchip's, under Rockchip's own licence: {release.licence}\n"
+        f"It is downloaded from {release.url}\nand must have the SHA-256 {release.sha256}.",
+        file=sys.stderr,
+    )
+    if not accepted:
+        if not sys.stdin.isatty():
+            raise UsageError("The licence has to be accepted.", "exo-rkllm runtime --install latest --accept-licence")
+        print("Have you read the licence, and do you accept it? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise UsageError("The licence was not accepted, so nothing was downloaded.")
+    try:
+        put(release.url, directory, release.sha256, as_json=as_json)
+    except RuntimeMissing as error:
+        if "SHA-256" not in error.sentence:
+            raise
+        hint = f"The vendor has another version there now: take {release.name} from its releases, --install FILE"
+        raise RuntimeMissing(error.sentence, hint) from None
 
 
 def put(source: str, directory: Path, sha256: str, *, as_json: bool) -> None:

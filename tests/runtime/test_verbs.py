@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pty
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,10 @@ import pytest
 from exo_rkllm.cli import main
 from exo_rkllm.runtime import abi, locate, vendor_files
 from exo_rkllm.runtime.locate import NAME, VARIABLE
+from exo_rkllm.runtime.vendor_files import VendorRelease
 from tests.runtime import folders, libraries
+from tests.runtime.test_install import Serve
+from tests.runtime.test_install import serve as serve
 from tests.simulated import Library, build
 
 Make = Callable[..., Path]
@@ -306,6 +311,57 @@ def test_runtime_refuses_what_it_does_not_know(
 ) -> None:
     assert main(["runtime", "--install", str(library("1.0.1")), "--directory", str(tmp_path)]) == 1
     assert "is librkllmrt 1.0.1" in capsys.readouterr().err
+
+
+class Typed(io.StringIO):
+    """A terminal at which somebody types this."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("typed", "flags", "code"),
+    [("y\n", (), 0), ("", ("--accept-licence",), 0), ("\n", (), 2), ("no\n", (), 2), (None, (), 2)],
+)
+def test_latest_is_downloaded_from_the_vendor_by_who_accepts_its_licence(
+    library: Library,
+    serve: Serve,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    typed: str | None,
+    flags: tuple[str, ...],
+    code: int,
+) -> None:
+    content = library("1.3.1").read_bytes()
+    checksum = hashlib.sha256(content).hexdigest()
+    release = VendorRelease("librkllmrt 1.3.1", serve(content), checksum, "https://vendor.example/LICENSE")
+    monkeypatch.setattr(vendor_files, "LATEST", release)
+    monkeypatch.setattr("sys.stdin", io.StringIO() if typed is None else Typed(typed))
+    folder = tmp_path / "usr-lib"
+    assert main(["runtime", "--install", "latest", "--directory", str(folder), *flags]) == code
+    out, err = capsys.readouterr()
+    assert "https://vendor.example/LICENSE" in err
+    assert checksum in err
+    assert (folder / "runtimes/librkllmrt-1.3.1.so").exists() is (code == 0)
+    if code == 0:
+        assert out.startswith("Installed librkllmrt 1.3.1: ")
+    elif typed is None:
+        assert "exo-rkllm runtime --install latest --accept-licence" in err
+
+
+def test_latest_that_the_vendor_has_replaced_is_refused_with_a_way_out(
+    library: Library, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    release = replace(vendor_files.LATEST, url=serve(library("1.3.0").read_bytes()))
+    monkeypatch.setattr(vendor_files, "LATEST", release)
+    folder = tmp_path / "usr-lib"
+    assert main(["runtime", "--install", "latest", "--accept-licence", "--directory", str(folder)]) == 1
+    err = capsys.readouterr().err
+    assert "The vendor has another version there now" in err
+    assert not list(folder.glob("runtimes/*"))
+    assert release.sha256 in vendor_files.VENDOR_FILES
 
 
 def test_runtime_shows_progress_on_a_terminal(library: Library, tmp_path: Path) -> None:
