@@ -93,13 +93,14 @@ def short_name(repo: str, soc: str) -> str:
     return next((name for (name, own), known in SHORT_NAMES.items() if (own, known) == (soc, repo)), "")
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """`qwen3:1.7b` as a short name of the table."""
     return name.strip().lower().removesuffix(":latest").replace(":", "-")
 
 
 def is_short_name(name: str) -> bool:
     """Of any SoC."""
-    return any(known == _plain(name) for known, _ in SHORT_NAMES)
+    return any(known == plain(name) for known, _ in SHORT_NAMES)
 
 
 def repository_of(name: str, soc: str) -> str:
@@ -107,15 +108,15 @@ def repository_of(name: str, soc: str) -> str:
 
     Raises ModelNotFound with the nearest names.
     """
-    plain = _plain(name)
+    wanted = plain(name)
     soc = socs.family_of(soc) if soc else ""
-    if repo := SHORT_NAMES.get((plain, soc)):
+    if repo := SHORT_NAMES.get((wanted, soc)):
         return repo
-    others = sorted(own.upper() for known, own in SHORT_NAMES if known == plain)
+    others = sorted(own.upper() for known, own in SHORT_NAMES if known == wanted)
     if others:
         here = f"this board is an {soc.upper()}" if soc else "this machine is no board: --soc says which SoC is meant"
-        raise ModelNotFound(f"The short name {plain!r} is for {' and '.join(others)}, and {here}.", SEARCH)
-    close = difflib.get_close_matches(plain, sorted({known for known, _ in SHORT_NAMES}), n=3)
+        raise ModelNotFound(f"The short name {wanted!r} is for {' and '.join(others)}, and {here}.", SEARCH)
+    close = difflib.get_close_matches(wanted, sorted({known for known, _ in SHORT_NAMES}), n=3)
     near = f" Near it: {', '.join(close)}." if close else ""
     raise ModelNotFound(
         f"There is no short name {name[:60]!a}.{near}", f"{SEARCH}, then exo-rkllm pull ORG/REPO or a short name"

@@ -45,17 +45,22 @@ ENCODER_FOLDER = ".encoder"
 
 @dataclass(frozen=True, slots=True)
 class PullTarget:
-    """`ORG/REPO`, `ORG/REPO@REVISION`, `ORG/REPO:FILE` and both together, or the address of a page of the Hub."""
+    """`ORG/REPO`, `ORG/REPO@REVISION`, `ORG/REPO:FILE` and both together, or the address of a page of the Hub.
+
+    `name` is the short name that it was said by, which the model gets.
+    """
 
     repo: str
     revision: str = ""
     file: str = ""
+    name: str = ""
 
     @classmethod
     def of(cls, text: str, soc: str) -> PullTarget:
         """That, or a short name of the gallery for this SoC."""
-        is_name = names.valid_id(text.strip().replace(":", "-"))
-        return cls.parse(gallery.repository_of(text, soc) if is_name else text)
+        if not names.valid_id(gallery.plain(text)):
+            return cls.parse(text)
+        return dataclasses.replace(cls.parse(gallery.repository_of(text, soc)), name=gallery.plain(text))
 
     @classmethod
     def parse(cls, text: str) -> PullTarget:
@@ -99,6 +104,7 @@ async def pull(
     replace: bool = False,
 ) -> AsyncGenerator[PullProgress, None]:
     """Ends with a step `done` that has the entry's id, or raises. `soc` chooses among files (`rk3588`)."""
+    name = name or target.name
     names.check_id(name)
     await asyncio.to_thread(catalogue.clean)
     async with Hub(access) as hub:

@@ -258,6 +258,8 @@ def test_search_lists_what_pull_takes_with_size_and_marks_what_is_here(
 def test_pull_takes_a_short_name_of_the_gallery(run: Run, served: LocalHub) -> None:
     served.repos["GatekeeperZA/Qwen3-1.7B-RKLLM-v1.2.3"] = served.repos["org/qwen3-0.6b-rk3588"]
     assert run("pull", "qwen3:1.7b", "--soc", "rk3588")[0] == 0
+    assert [row["id"] for row in json.loads(run("models", "--json")[1])] == ["qwen3-1.7b"]
+    assert "is here already" in run("pull", "qwen3:1.7b", "--soc", "rk3588")[2]
     code, _, err = run("pull", "qwen3:1.7b", "--soc", "rk3576")
     assert code == 1
     assert "The short name 'qwen3-1.7b' is for RK3588, and this board is an RK3576." in err
