@@ -35,18 +35,31 @@ class CachedRun(NamedTuple):
 
     def shared_with(self, prompt: str) -> int:
         """How many characters `prompt` begins with that this begins with, too."""
-        text = self.prompt + self.answer
-        low, high = 0, min(len(text), len(prompt))
-        while low < high:  # halves are compared at once; character by character, a long prompt took milliseconds
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if text.startswith(prompt[low:middle], low) else (low, middle - 1)
-        return low
+        shared = _common(self.prompt, prompt, 0)
+        return shared if shared < len(self.prompt) else shared + _common(self.answer, prompt, shared)
 
     def tokens_within(self, length: int) -> int:
         """About how many tokens its first `length` characters take."""
         prompt = min(1.0, length / max(1, len(self.prompt)))
         answer = max(0, length - len(self.prompt)) / max(1, len(self.answer))
         return round(prompt * self.prompt_tokens + answer * self.answer_tokens)
+
+
+def _common(text: str, other: str, at: int) -> int:
+    """How many characters `text` begins with that stand in `other` from `at` on.
+
+    Neither is copied whole, and texts that differ early are not read to their ends: they may have 400,000 characters,
+    and the NPU waits.
+    """
+    if other.startswith(text, at):
+        return len(text)
+    low, high, step = 0, len(text), 64
+    while low < high:
+        middle = min(low + step, (low + high + 1) // 2)
+        same = other.startswith(text[low:middle], at + low)
+        low, high = (middle, high) if same else (low, middle - 1)
+        step = 2 * step if same else max(1, step // 2)
+    return low
 
 
 EMPTY = CachedRun()

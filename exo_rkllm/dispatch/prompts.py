@@ -44,9 +44,9 @@ class EarlyPrompt:
 
 
 def _heard(task: asyncio.Task[Prompt]) -> None:
-    """Its error is the request's, if its turn comes."""
-    if not task.cancelled():
-        task.exception()
+    """Its error is the request's, if its turn comes. What else takes time with a long prompt is done by then."""
+    if not task.cancelled() and task.exception() is None:
+        hash(task.result().request.prompt)  # which the text remembers, and engines look its length up by
 
 
 class PromptMaker:
