@@ -1,6 +1,6 @@
 """exo's requests as a model can answer them: what it cannot do is taken without effect.
 
-exo's dashboard asks every model for thoughts, and shows nothing of a refusal.
+exo's dashboard shows nothing of a refusal. Thoughts, for which it asks every model, are left out by `render`.
 """
 
 from __future__ import annotations
@@ -48,5 +48,4 @@ def within_abilities(node: Node, request: GenerationRequest) -> GenerationReques
     values, unsupported = request.sampling.for_engine(engine.sampling)
     if unsupported:
         log.debug("A task of exo sets %s, without effect on %s.", ", ".join(unsupported), entry.id)
-    thinking = None if request.thinking and not entry.reasons else request.thinking
-    return replace(request, sampling=Sampling(**values), thinking=thinking)
+    return replace(request, sampling=Sampling(**values))

@@ -12,7 +12,9 @@ import sys
 from functools import partial
 from typing import Any
 
+import aiohttp as aiohttp  # what the engine needs in exo's own process, which would end there without a word of it
 import anyio
+import jinja2 as jinja2
 import loguru
 from exo.shared.models.model_cards import ModelCard
 from exo.shared.types.chunks import Chunk
@@ -97,7 +99,10 @@ async def main(model: str, questions: list[dict[str, Any]]) -> None:
         while not steps or steps[-1] != step:
             if steps and steps[-1] == "RunnerFailed":
                 return
-            await news.wait()
+            with anyio.move_on_after(30) as limit:
+                await news.wait()
+            if limit.cancelled_caught:
+                raise TimeoutError(f"no {step} after {', '.join(steps)}")
 
     async with anyio.create_task_group() as group:
         group.start_soon(hear)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.classic.test_exo_engine import picture_of, seeing
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PYTHON = os.environ.get("EXO_PYTHON", "")
@@ -33,8 +36,8 @@ def run(tmp_path: Path, model: str, *questions: dict[str, Any]) -> Any:
     done = subprocess.run(
         command, input=json.dumps(questions), capture_output=True, text=True, timeout=120, env={**os.environ, **ours}
     )
-    if "No module named 'jinja2'" in done.stderr:
-        pytest.skip(f"{PYTHON} has exo, and not what this package needs")
+    if missing := re.search(r"No module named '(jinja2|aiohttp)'", done.stderr):
+        pytest.skip(f"{PYTHON} has exo, and not what this package needs: {missing[1]}")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -67,3 +70,11 @@ def test_exos_own_runner_answers_with_the_npu(tmp_path: Path, add: Callable[...,
     assert heard["gone"]["status"] == []
     assert len(heard["gone"]["chunks"]) < 300
     assert all(heard[name]["status"][-1] == "Complete" for name in ("one", "two", "wrong", "long", "last"))
+
+
+def test_exos_own_runner_shows_the_npu_a_picture(
+    tmp_path: Path, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeing(add, tmp_path, monkeypatch)
+    found = run(tmp_path, "rkllm/seer", {"id": "one", "text": "", **picture_of(b"\xff\0\0")})
+    assert text(found["heard"]["one"]) == "I see red. what is this?"

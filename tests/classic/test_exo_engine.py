@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exo_rkllm.errors import ModelNotFound, NotSupported
 from exo_rkllm.exo_engine import ALL_TASKS, NpuBuilder
+from simulator import encoder_file
 from tests.classic.current import (
     EXO,
     Cancels,
@@ -26,12 +28,29 @@ from tests.classic.current import (
     task,
 )
 from tests.exo_cluster import captured
+from tests.exo_cluster.test_dashboard import bitmap
+from tests.simulated import build
 
 Add = Callable[..., str]
 Start = Callable[..., Runner]
 
 QWEN = '[chat]\nfamily = "qwen3"\ntemplate = "chat.jinja"\n'
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def seeing(add: Add, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that names the colour of what it is shown."""
+    vision = {"vision": True, "embedding_length": 64, "reply": "{sees} what is this?"}
+    add("seer", card='[vision]\nfile = "m.rknn"\n', **vision)
+    encoder_file.write(folder / "models/seer/m.rknn", encoder_file.SimEncoder())
+    monkeypatch.setenv("EXO_RKLLM_RUNTIME_ENCODER_LIBRARY", str(build() / "rknn-2.3.2/librknnrt.so"))
+
+
+def picture_of(colour: bytes) -> dict[str, Any]:
+    """exo's parameters of a question about one picture."""
+    content = [{"type": "image"}, {"type": "text", "text": "what is this?"}]
+    images = [bitmap(colour).partition(",")[2]]
+    return {"images": images, "chat_template_messages": [{"role": "user", "content": content}]}
 
 
 @pytest.fixture
@@ -168,6 +187,21 @@ def test_a_picture_that_is_asked_of_a_text_model_is_refused_as_exo_expects_it(st
     (heard,) = start("parrot").work(ImageGeneration("one", Params(prompt="a cat")))
     assert isinstance(heard.chunks[-1], ImageChunk)
     assert "not with images" in (heard.chunks[-1].error_message or "")
+
+
+def test_pictures_of_a_task_are_seen(
+    start: Start, add: Add, tmp_path: Path, cancels: Cancels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exo's worker puts the images themselves into a task, and marks their places in the messages."""
+    seeing(add, tmp_path, monkeypatch)
+    builder = NpuBuilder(cancels, EXO)
+    try:
+        (heard,) = Runner(builder, "rkllm/seer").work(task("one", "", **picture_of(b"\0\0\xff")))
+    finally:
+        builder.close()
+    assert heard.text == "I see blue. what is this?"
+    (blind,) = start("parrot").work(task("two", "", **picture_of(b"\0\0\xff")))
+    assert "parrot does not see images" in blind.text
 
 
 def test_no_prompt_is_computed_for_another_node(start: Start) -> None:
