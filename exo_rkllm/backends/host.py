@@ -13,7 +13,8 @@ from exo_rkllm.board.detect import Board, detect
 from exo_rkllm.board.driver import is_older
 from exo_rkllm.config import Config
 from exo_rkllm.config.table import SamplingPolicy
-from exo_rkllm.runner.parent import LineSink, RunnerLimits
+from exo_rkllm.runner.limits import RunnerLimits
+from exo_rkllm.runner.parent import LineSink
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.version import order
 from exo_rkllm.socs import default_cpus

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -21,6 +20,7 @@ from exo_rkllm.errors import ExoRkllmError, RunnerLost, from_code, unloaded
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import ChildJob
 from exo_rkllm.runner.launch import LANGUAGE_MODEL, LOG_HINT, ChildProgram, death_of, resident_bytes, start_child
+from exo_rkllm.runner.limits import RunnerLimits
 from exo_rkllm.runner.outbox import Outbox
 from exo_rkllm.runner.preload import Preload
 from exo_rkllm.runner.stream import ArrayRows, MakeToken, RunDone, RunStarted, RunStream
@@ -29,20 +29,6 @@ from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.values import LoadParams
 
 LineSink: TypeAlias = Callable[[Sequence[str]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerLimits:
-    """Seconds of silence after which a child counts as hung. Prefill is silent, so its limit grows with the prompt."""
-
-    load: float = 300.0
-    prefill: float = 60.0
-    # The slowest row of the vendor's table is 34 ms a prompt token (RV1126B, Qwen3.5 0.8B); three times that.
-    prefill_token: float = 0.1
-    token: float = 30.0
-    # The longest abort anybody reported took 1.4 s (reference 2.8).
-    abort: float = 10.0
-    close: float = 3.0
 
 
 class Runner:

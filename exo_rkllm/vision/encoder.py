@@ -10,7 +10,8 @@ from exo_rkllm.rknn.locate import find
 from exo_rkllm.rknn.values import EncoderParams
 from exo_rkllm.runner.jobs import PictureJob
 from exo_rkllm.runner.launch import ENCODER
-from exo_rkllm.runner.parent import LineSink, Runner, RunnerLimits
+from exo_rkllm.runner.limits import RunnerLimits
+from exo_rkllm.runner.parent import LineSink, Runner
 from exo_rkllm.vision.pictures import only_rows
 from exo_rkllm.vision.values import Encoding
 

@@ -9,7 +9,8 @@ from collections import OrderedDict
 from exo_rkllm.errors import EncoderLost, PictureError, RunnerLost
 from exo_rkllm.runner.jobs import PictureJob
 from exo_rkllm.runner.launch import ChildProgram
-from exo_rkllm.runner.parent import LineSink, Runner, RunnerLimits
+from exo_rkllm.runner.limits import RunnerLimits
+from exo_rkllm.runner.parent import LineSink, Runner
 from exo_rkllm.runner.stream import ArrayRows
 from exo_rkllm.vision.values import Encoding
 

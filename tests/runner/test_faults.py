@@ -24,7 +24,7 @@ from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
 from exo_rkllm.runner import wire
-from exo_rkllm.runner.parent import RunnerLimits
+from exo_rkllm.runner.limits import RunnerLimits
 from exo_rkllm.runner.wire import FrameKind
 from exo_rkllm.runtime.locate import only
 from tests.processes import children

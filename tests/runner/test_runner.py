@@ -14,7 +14,8 @@ import pytest
 from exo_rkllm.errors import ExoRkllmError, NotSupported, RunnerLost, UsageError
 from exo_rkllm.runner import launch
 from exo_rkllm.runner.jobs import INLINE, RunnerJob
-from exo_rkllm.runner.parent import Runner, RunnerLimits
+from exo_rkllm.runner.limits import RunnerLimits
+from exo_rkllm.runner.parent import Runner
 from exo_rkllm.runner.stream import RunDone
 from exo_rkllm.runtime.values import LoadParams
 from tests.runner.test_faults import nothing_stays_behind  # noqa: F401 - every test here leaves nothing, too

@@ -325,15 +325,9 @@ class Transition:
             case base.Finish(reason="abort"):
                 self.end_task(task, failure_chunk(self.worker, task, "The board stopped this answer before its end."))
             case base.Finish():
-                model = self.worker.models.get(model_id)
-                last = chunks.last(
-                    model_id,
-                    event,
-                    calls=task.tool_calls,
-                    thinking=task.thinking_tokens,
-                    memory=model.memory if model else 0,
-                )
-                self.end_task(task, last)
+                memory = model.memory if (model := self.worker.models.get(model_id)) else 0
+                calls, thinking = task.tool_calls, task.thinking_tokens
+                self.end_task(task, chunks.last(model_id, event, calls=calls, thinking=thinking, memory=memory))
             case ExoRkllmError():
                 self.end_task(task, failure_chunk(self.worker, task, str(event)))
 
