@@ -96,9 +96,12 @@ class PrefixStore:
 
     async def keep(self, part: Path, key: str, model: str, run: CachedRun, dropping: Collection[Path] = ()) -> int:
         """Makes a file that the library has written one of ours, in place of others; its size, 0 where it is none."""
-        tier, now = self._tiers[0], time.monotonic()
+        tier = next((tier for tier in self._tiers if tier.folder == part.parent), None)
+        if tier is None:  # closed meanwhile
+            self.discard(part)
+            return 0
         name = f"{key}-{binding(run.prompt, run.answer)}-{time.time_ns():x}"
-        saved = SavedPrefix(tier.folder / f"{name}{FILE}", tier.name, 0, run, key, model, now)
+        saved = SavedPrefix(tier.folder / f"{name}{FILE}", tier.name, 0, run, key, model, time.monotonic())
         saved = await asyncio.to_thread(_commit, part, saved)
         if not saved.size:
             return 0
@@ -121,6 +124,10 @@ class PrefixStore:
     def discard(self, part: Path) -> None:
         self._beside(asyncio.to_thread(_remove, part))
 
+    def close(self) -> None:
+        """From now on only what outlives this daemon is saved."""
+        self._tiers = [tier for tier in self._tiers if tier.name == "disk"]
+
     # ── room ─────────────────────────────────────────────────────────────────────────────────────
 
     def make_room(self, size: int) -> None:
@@ -131,7 +138,8 @@ class PrefixStore:
 
     def _evict(self, name: TierName, most: int, *, spill: bool = True) -> None:
         """Until no more than so many bytes are in the tier; what was not used for the longest time goes first."""
-        lower = self._tiers[-1] if spill and name == "memory" and self._tiers[-1].name == "disk" else None
+        disks = [tier for tier in self._tiers if tier.name == "disk" and name == "memory" and spill]
+        lower = disks[0] if disks else None
         while self.used(name) > most:
             oldest = min((one for one in self._saved.values() if one.tier == name), key=lambda one: one.used)
             if lower is not None and oldest.size <= lower.budget:

@@ -56,6 +56,8 @@ from exo_rkllm.runtime.selection import OPTION, RuntimeChoice
 if TYPE_CHECKING:
     from exo_rkllm.backends.rkllm_vision import EngineVision
 
+# What a model that is unloaded may take to save its conversation.
+KEEP_SECONDS = 5.0
 IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
 
@@ -409,7 +411,17 @@ class RkllmEngine(Engine):
         if self._vision is not None:
             await self._vision.close()
         if self._runner is not None:
+            with suppress(ExoRkllmError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._keep_hot(), KEEP_SECONDS)
             await self._runner.close()
+
+    async def _keep_hot(self) -> None:
+        """Saves what is hot for the next load of the model."""
+        hot = self._ledger.cache
+        if hot is not None and not self._numbers and not self._loaded().gone:
+            plan = self._prefixes.plan(RunnerJob(), None, 0, hot, self._adapter, lasting=False, closing=True)
+            if plan.stash:
+                await self._stash(hot)
 
 
 SPEC = EngineSpec(

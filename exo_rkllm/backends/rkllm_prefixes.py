@@ -75,8 +75,10 @@ class EnginePrefixes:
         adapter: str | None,
         *,
         lasting: bool,
+        closing: bool = False,
     ) -> PrefixPlan:
-        """`hot` is what the cache holds, made with `adapter`; `tokens` is about the length of the prompt."""
+        """`hot` is what the cache holds, made with `adapter`; `tokens` is about the length of the prompt. A process
+        that is `closing` may be left with an aborted run."""
         store, process = self._store, self._process
         if store is None or process is None or self._failures >= MOST_FAILURES:
             return NOTHING
@@ -96,7 +98,7 @@ class EnginePrefixes:
             room=process.context,
             lasting=lasting and text,
             rivals=now - self._background_at < RECENT,
-            may_stash=process.limits_runs,
+            may_stash=process.limits_runs or closing,
             may_restore=process.after_abort or not self._aborted,
             reload=process.load_seconds or None,
         )

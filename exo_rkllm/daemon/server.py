@@ -122,6 +122,8 @@ class Server:
         log.info("Stopping; running answers have %g s.", patience)
         for listener in self._listeners[self._runners[0]]:
             await listener.close()
+        if self._daemon.node.prefixes is not None:
+            self._daemon.node.prefixes.close()
         drain = asyncio.ensure_future(self._daemon.dispatcher.drain(patience))
         hurry = asyncio.ensure_future(self._hurry.wait())
         await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)

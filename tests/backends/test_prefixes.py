@@ -211,6 +211,24 @@ def test_no_file_is_made_without_room_for_it(shelf: Shelf) -> None:
     run(work)
 
 
+def test_closed_store_saves_only_what_outlives_the_daemon(shelf: Shelf) -> None:
+    async def work() -> None:
+        store, without_disk = shelf.store(disk=700), shelf.store()
+        part = without_disk.part(300)
+        assert part is not None
+        part.write_text("x")
+        for one in (store, without_disk):
+            one.close()
+        assert await shelf.put(store, "a")
+        assert [one.tier for one in store.of("key")] == ["disk"]
+        assert await without_disk.keep(part, "key", "m", CachedRun("a", 1)) == 0
+        assert without_disk.part(300) is None
+        await without_disk.settled()
+        assert not list(shelf.memory.iterdir())
+
+    run(work)
+
+
 def test_load_takes_the_memory_first(shelf: Shelf) -> None:
     async def work() -> None:
         store = shelf.store()
