@@ -44,7 +44,7 @@ simulator: ## the stand-in librkllmrt of every generation
 
 deb: ## dist/*.deb for amd64 and arm64 (ARCH=arm64 for one)
 	@tools/setup package
-	@packaging/build $(ARCH)
+	@NATIVE=$${NATIVE:-try} packaging/build $(ARCH)
 
 apt-repo: ## dist/apt, a signed repository of dist/*.deb (KEY=... or a throwaway key)
 	@tools/setup package

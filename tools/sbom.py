@@ -1,6 +1,6 @@
 """The software in the packages and their dependencies, as CycloneDX 1.5.
 
-Ours, the bundled wheels, the libraries of the page, and packages of Debian.
+Ours, the bundled wheels, the crates of exo_libp2p, the libraries of the page, and packages of Debian.
 python3 -m tools.sbom > dist/exo-rkllm.cdx.json
 """
 
@@ -40,6 +40,23 @@ def bundled_wheels(text: str) -> Iterator[dict[str, Any]]:
             "licenses": [{"expression": LICENSES[name]}],
             "hashes": [{"alg": "SHA-256", "content": digest} for digest in digests],
             "properties": [{"name": "exo-rkllm:how", "value": "bundled in /usr/lib/exo-rkllm/vendor as published"}],
+        }
+
+
+def crates(text: str) -> Iterator[dict[str, Any]]:
+    """What exo_libp2p is linked of, from the list that tools/crates.py writes."""
+    for crate in json.loads(text):
+        purl = f"pkg:cargo/{crate['name']}@{crate['version']}"
+        yield {
+            "type": "library",
+            "bom-ref": purl,
+            "name": crate["name"],
+            "version": crate["version"],
+            "purl": purl,
+            "scope": "optional",
+            "licenses": [{"expression": crate["license"]}],
+            "hashes": [{"alg": "SHA-256", "content": crate["sha256"]}],
+            "properties": [{"name": "exo-rkllm:how", "value": "linked into exo_libp2p, which joins exo 1.0.71"}],
         }
 
 
@@ -87,6 +104,7 @@ def dependencies(control: str) -> Iterator[dict[str, Any]]:
 def document(epoch: int) -> dict[str, Any]:
     parts = [
         *bundled_wheels((ROOT / "packaging/vendored.txt").read_text()),
+        *crates((ROOT / "native/exo-libp2p/crates.json").read_text()),
         *page_libraries((ROOT / "exo_rkllm/api/page/vendor/libraries.json").read_text()),
         *dependencies((ROOT / "packaging/debian/control").read_text()),
     ]

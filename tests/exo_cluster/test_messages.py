@@ -16,7 +16,7 @@ from exo_rkllm.cluster.serving import NodeDescription, Servable
 from exo_rkllm.cluster.session.membership import Membership
 from exo_rkllm.cluster.session.publishing import MembershipSources
 from exo_rkllm.cluster.wire import drift
-from exo_rkllm.cluster.wire.revisions import supported
+from exo_rkllm.cluster.wire.revisions import Revision, supported
 from exo_rkllm.cluster.wire.table import WireTable
 from exo_rkllm.errors import ExoRkllmError, RunError
 from tests.exo_cluster.captured import Sample, samples
@@ -124,13 +124,11 @@ Answers: TypeAlias = "list[list[GenerationEvent | ExoRkllmError]]"
 class Cluster:
     """The least of a master: it echoes what it is sent and makes instances and tasks."""
 
-    def __init__(self, facts: NodeDescription) -> None:
+    def __init__(self, facts: NodeDescription, revision: Revision) -> None:
         self.sent: list[tuple[str, bytes]] = []
         self.effects: deque[Any] = deque()
         self.busy = False
-        self.member = Membership(
-            "c0ffee", supported()[0], facts, sources=MembershipSources(disk=lambda: (10**11, 10**10))
-        )
+        self.member = Membership("c0ffee", revision, facts, sources=MembershipSources(disk=lambda: (10**11, 10**10)))
         self.index = 0
         self.now = 0.0
         self.says: list[str] = []
@@ -193,10 +191,10 @@ def drive(
     models: list[Servable],
     answers: Answers,
     data: st.DataObject,
+    revision: Revision,
 ) -> int:
     """`Membership` refuses an unfit message in words; here none may even be tried."""
-    revision = supported()[0]
-    cluster = Cluster(facts)
+    cluster = Cluster(facts, revision)
     cluster.take(cluster.member.node_answered(None, 0.0))
     cluster.take(cluster.member.models_changed(models, 0.0))
     for number, said in enumerate(answers):
@@ -234,19 +232,25 @@ LIVES = (FACTS, st.lists(MODELS, max_size=3, unique_by=lambda model: model.id), 
 QUIET = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=150)
 
 
-@QUIET
+EACH = pytest.mark.parametrize("revision", supported(), ids=lambda revision: revision.name)
+
+
+@EACH
+@settings(QUIET, max_examples=75)
 @given(*LIVES)
 def test_whatever_happens_only_fit_messages_leave(
+    revision: Revision,
     facts: NodeDescription,
     models: list[Servable],
     answers: Answers,
     data: st.DataObject,
 ) -> None:
-    drive(facts, models, answers, data)
+    drive(facts, models, answers, data, revision)
 
 
+@EACH
 @pytest.mark.long
-def test_a_hundred_thousand_messages_fit() -> None:
+def test_a_hundred_thousand_messages_fit(revision: Revision) -> None:
     sent = 0
 
     @settings(QUIET, max_examples=2000, phases=[Phase.generate])
@@ -258,7 +262,7 @@ def test_a_hundred_thousand_messages_fit() -> None:
         data: st.DataObject,
     ) -> None:
         nonlocal sent
-        sent += drive(facts, models, answers, data)
+        sent += drive(facts, models, answers, data, revision)
 
     while sent < 100_000:
         lives()

@@ -212,3 +212,46 @@ def test_only_types_that_we_send_keep_us_silent(revision: Revision, message: Any
     found = drift.of_message("global_events", message(), revision)
     assert found is not None
     assert found.ours is ours
+
+
+# ── an earlier exo ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def released() -> Revision:
+    return next(one for one in supported() if one.transport == "libp2p")
+
+
+def status(body: Any) -> Any:
+    event = {"RunnerStatusUpdated": {"event_id": "e", "runner_id": "r", "runner_status": body}}
+    return {"origin_idx": 0, "origin": "o", "session": {"master_node_id": "m", "election_clock": 0}, "event": event}
+
+
+def test_fields_that_came_later_are_not_said_to_an_earlier_exo(released: Revision, revision: Revision) -> None:
+    failed = status({"RunnerFailed": {"error_message": "x", "diagnostics": []}})
+    assert json.loads(released.encode("local_events", failed)) == status({"RunnerFailed": {"error_message": "x"}})
+    assert json.loads(revision.encode("local_events", failed)) == failed
+    card = sample("AddCustomModelCard")
+    assert (
+        "backends" not in json.loads(released.encode("commands", card))["command"]["AddCustomModelCard"]["model_card"]
+    )
+
+
+def test_types_that_came_later_are_refused_by_an_earlier_exo(released: Revision) -> None:
+    with pytest.raises(Mismatch, match="unknown GatheredInfo"):
+        released.encode("local_events", sample("NodeGatheredInfo/NodeBackends"))
+    assert not {"NodeBackends", "InstanceLink", "SetInstanceLink"} & released.table.records.keys()
+    assert "Backend" not in released.table.lists["published"]
+
+
+def test_every_type_of_an_earlier_exo_has_a_check(released: Revision) -> None:
+    for record in released.table.records.values():
+        for entry in record.fields:
+            released.exact.of(entry.type)
+
+
+def test_message_of_a_later_exo_is_told_from_one_of_an_earlier(released: Revision) -> None:
+    later = status({"RunnerFailed": {"error_message": "x", "diagnostics": []}})
+    difference = drift.of_message("local_events", later, released)
+    assert difference is not None
+    assert difference.ours
