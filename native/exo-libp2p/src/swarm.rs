@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::inbox::{Event, Inbox};
 
-/// exo's own numbers.
+/// exo's own numbers. A connection that is not there before the next attempt is given up.
 const PING: Duration = Duration::from_millis(2500);
 const DIAL_AGAIN: Duration = Duration::from_secs(5);
 const LONGEST: usize = 8 << 20;
@@ -29,7 +29,8 @@ const TOPICS: [&str; 5] = ["global_events", "local_events", "commands", "electio
 const PEERS: u32 = 16;
 const PER_PEER: u32 = 2;
 const STREAMS: usize = 64;
-/// Addresses that are dialled again; one without an answer for two minutes is forgotten.
+/// Addresses that are dialled, all at once: silent ones must not keep a living one waiting. One without an answer for
+/// two minutes is forgotten.
 const ADDRESSES: usize = 64;
 const ATTEMPTS: u32 = 24;
 /// Ids of messages that are known, so that none comes twice: gossip repeats what is three seconds old, and no older.
@@ -54,7 +55,7 @@ struct Behaviour {
 fn behaviour(key: &identity::Keypair) -> Result<Behaviour, Box<dyn Error + Send + Sync>> {
     let limits = ConnectionLimits::default()
         .with_max_pending_incoming(Some(PEERS))
-        .with_max_pending_outgoing(Some(PEERS))
+        .with_max_pending_outgoing(Some(ADDRESSES as u32))
         .with_max_established(Some(PEERS * PER_PEER))
         .with_max_established_per_peer(Some(PER_PEER));
     // Each message waits for a verdict before it is forwarded, and gets `Ignore`: so this node is a leaf.
@@ -87,6 +88,7 @@ fn build(key: identity::Keypair, secret: [u8; 32]) -> Result<Swarm<Behaviour>, B
         })?
         .with_behaviour(behaviour)?
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE))
+        .with_connection_timeout(DIAL_AGAIN)
         .build();
     Ok(swarm)
 }
@@ -247,7 +249,11 @@ pub fn run(
         loop {
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(command) => leaf.obey(command),
+                    Some(command) => {
+                        leaf.obey(command);
+                        // The connections are tasks of this thread, and may not starve.
+                        tokio::task::yield_now().await;
+                    }
                     None => return Ok(()),
                 },
                 event = leaf.swarm.select_next_some() => leaf.hear(event),
