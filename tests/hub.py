@@ -57,7 +57,7 @@ class Faults:
     pause: float = 0.0
     answer: int = 0  # the status of every small file and large file's address, in place of them
     short: int = 0  # a large file is sent without a length and ends here
-    linger: float = 0.0  # seconds before each small file
+    linger: float = 0.0  # seconds before each small file and each search
     refuse: int = 0
     ranges: bool = True
     digests: bool = True  # whether the listing has them
@@ -144,6 +144,7 @@ class LocalHub:
     async def _search(self, request: web.Request) -> web.Response:
         """Every word is in the name, in any case; the files are listed with `full`, without their sizes."""
         self._note("hub", request)
+        await asyncio.sleep(self.faults.linger)
         if self.faults.listing is not None:
             return web.Response(body=self.faults.listing)
         words, tag = request.query.get("search", "").lower().split(), request.query.get("filter", "")

@@ -270,6 +270,7 @@ class Daemon:
             copy=self.copy,
             create=self.create,
             cluster=self.cluster,
+            history=self.history.points,
         )
 
     async def remove(self, name: str) -> str:

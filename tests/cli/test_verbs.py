@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import time
@@ -18,8 +19,8 @@ from exo_rkllm.errors import ExoRkllmError
 from tests.daemon.running import House
 from tests.hub import LocalHub
 
-# On a board 0.3 s; a machine that runs other tests at the same time ends a process more slowly.
-AT_ONCE = 2.0
+# The bar, and what a machine that runs other tests at the same time needs to end a process.
+AT_ONCE = 0.3 if os.environ.get("TESTS_LONG") else 2.0
 
 
 def test_help_lists_every_name_and_the_options_of_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +131,7 @@ def interrupted(house: House, *words: str, once: Callable[[], object], **variabl
         process.wait()
 
 
-@pytest.mark.parametrize("words", [("load", "words"), ("run", "words", "hello")])
+@pytest.mark.parametrize("words", [("load", "words"), ("run", "words", "hello"), ("bench", "words")])
 def test_one_ctrl_c_ends_the_wait_for_a_load(house: House, words: tuple[str, ...]) -> None:
     house.words(load_seconds=30)
     daemon = house.start()
@@ -152,8 +153,15 @@ def test_one_ctrl_c_ends_what_is_followed(house: House, words: tuple[str, ...]) 
     assert seconds < AT_ONCE
 
 
-@pytest.mark.parametrize("by_daemon", [True, False])
-async def test_one_ctrl_c_ends_a_pull_that_waits_for_the_hub(house: House, by_daemon: bool) -> None:
+@pytest.mark.parametrize(
+    ("words", "by_daemon"),
+    [
+        (("pull", "org/tiny", "--soc", "rk3588"), True),
+        (("pull", "org/tiny", "--soc", "rk3588"), False),
+        (("search", "tiny"), False),
+    ],
+)
+async def test_one_ctrl_c_ends_what_waits_for_the_hub(house: House, words: tuple[str, ...], by_daemon: bool) -> None:
     async with LocalHub() as hub:
         hub.add("org/tiny", {"tiny-W8A8-rk3588.rkllm": b"x", "config.json": b"{}"})
         hub.faults.linger = 30.0
@@ -166,7 +174,6 @@ async def test_one_ctrl_c_ends_a_pull_that_waits_for_the_hub(house: House, by_da
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
 
-        words = ("pull", "org/tiny", "--soc", "rk3588")
         seconds, code, said = await asyncio.to_thread(
             lambda: interrupted(house, *words, once=once, HF_ENDPOINT=hub.endpoint)
         )

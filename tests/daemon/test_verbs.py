@@ -26,6 +26,7 @@ from exo_rkllm.api.control.translate import SocketPeer, peer_of
 from exo_rkllm.cli import ps
 from exo_rkllm.cli.load import seconds_of
 from exo_rkllm.cli.output import duration, size
+from exo_rkllm.cli.top import last_hour
 from exo_rkllm.client.control import VERSION_HEADER, Client, DaemonUnreachable, VersionMismatch, find, group_of
 from exo_rkllm.config import ControlSettings
 from exo_rkllm.daemon import listen
@@ -261,6 +262,15 @@ def test_config_is_shown_checked_and_explained(house: House) -> None:
     assert checked.stderr == (
         f"exo-rkllm: {house.config}, line 2: there is no key api.prot.\n  try: Did you mean port?\n"
     )
+
+
+def test_top_asks_for_the_daemons_hour(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.start()
+    for name in ("XDG_RUNTIME_DIR", "EXO_RKLLM_CONFIG"):
+        monkeypatch.setenv(name, house.environment[name])
+    assert last_hour() == ()
+    answer = Client(house.socket).get("/control/history")
+    assert list(answer) == ["samples"]
 
 
 def test_a_loaded_model_is_removed_by_its_full_name(house: House) -> None:

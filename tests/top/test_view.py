@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +17,8 @@ from exo_rkllm.board.counters import read
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli.top.changes import Changes
-from exo_rkllm.cli.top.draw import actions, bar, cells, fit, lines, plain, spark
-from exo_rkllm.cli.top.view import SORTS, ModelOrder, RequestRow, Snapshot, View, load_of, neighbour, view
+from exo_rkllm.cli.top.draw import actions, bar, cells, fit, hour, lines, plain, spark
+from exo_rkllm.cli.top.view import SORTS, ModelOrder, PastPoint, RequestRow, Snapshot, View, load_of, neighbour, view
 from exo_rkllm.client.control import DaemonStatus, DaemonUnreachable
 from exo_rkllm.errors import ExoRkllmError
 from simulator import boards
@@ -332,3 +333,35 @@ def test_refusal_of_a_key_is_shown_for_some_seconds() -> None:
         assert time.monotonic() < deadline
     now[0] = 10.0
     assert changes.message == ""
+
+
+def test_other_programs_are_a_table_with_their_turns(seen: Snapshot) -> None:
+    told = status(
+        npu={"neighbours": {"names": {"frigate": 2, "llama-server": 1}}},
+        lease={"name": "frigate", "since": NOW, "waiting": ["darknet"]},
+    )
+    drawn = "\n".join(screen(view(replace(seen, service=DaemonStatus(told))), 100, 40))
+    for row in (
+        r"OTHER PROGRAM +PROCESSES NPU",
+        r" frigate +2 has it by a lease",
+        r" darknet +waits for its turn",
+        r" llama-server +1 has it open",
+    ):
+        assert re.search(row, drawn), drawn
+    assert "frigate has the NPU by a lease, and models wait." in drawn
+    own = view(replace(seen, service=DaemonStatus(told), neighbours={"mine": 3}))
+    assert [(row.name, row.processes) for row in own.neighbours] == [("frigate", 0), ("darknet", 0), ("mine", 3)]
+    assert "llama-server" in "\n".join(plain(view(replace(seen, service=DaemonStatus(told)))))
+
+
+def test_daemons_hour_is_drawn_in_as_many_columns_as_there_are(seen: Snapshot) -> None:
+    past = tuple(PastPoint(NOW - 3600 + second, 1.0 if second < 1800 else None) for second in range(0, 3600, 5))
+    bins = hour(past, NOW, 10)
+    assert bins == [1.0] * 5 + [0.0] * 5
+    drawn = screen(view(replace(seen, past=past)), 100, 40)
+    (head,) = [number for number, line in enumerate(drawn) if "NPU load of the last hour" in line]
+    assert set(drawn[head + 1][1:50]) == {"█"} and set(drawn[head + 1][51:99]) == {" "}
+    assert "h seconds" in drawn[-1]
+    empty = screen(view(replace(seen, past=())), 100, 40)
+    assert any("the daemon remembers none" in line for line in empty)
+    assert "h hour" in screen(view(seen), 120, 40)[-1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
@@ -22,6 +22,7 @@ from exo_rkllm.api.encoding import JSON_LINES, json_line, json_response
 from exo_rkllm.api.faults import known_error
 from exo_rkllm.api.streaming import cancelled_when_gone
 from exo_rkllm.backends.base import JSON, Array, GenerationRequest, Piece
+from exo_rkllm.board.history import HistoryPoint
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.log.ring import Ring
@@ -65,6 +66,7 @@ class ControlContext:
     copy: Callable[[str, str], Awaitable[str]] | None = None
     create: Callable[[str, str], Awaitable[str]] | None = None
     cluster: ClusterControl | None = None
+    history: Callable[[], Sequence[HistoryPoint]] = tuple
 
 
 def application(context: ControlContext) -> web.Application:
@@ -75,6 +77,7 @@ def application(context: ControlContext) -> web.Application:
         [
             web.get("/version", handlers.version),
             web.get("/status", handlers.status),
+            web.get("/history", handlers.history),
             web.get("/logs", handlers.logs),
             web.post("/ask", handlers.ask),
             web.post("/load", handlers.load),
@@ -106,6 +109,9 @@ class ControlApi:
         if "follow" not in request.query:
             return _json(self._status())
         return await _stream(request, self._statuses())
+
+    async def history(self, request: web.Request) -> web.StreamResponse:
+        return _json({"samples": [asdict(point) for point in self._context.history()]})
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         count = line_count(request.query.get("lines", "100"))

@@ -14,9 +14,10 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.board.neighbours import NeighbourWatch, find_neighbours
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli.top import draw
-from exo_rkllm.cli.top.view import Snapshot, View, view
-from exo_rkllm.client.control import daemon_status
+from exo_rkllm.cli.top.view import PastPoint, Snapshot, View, view
+from exo_rkllm.client.control import daemon_status, find
 from exo_rkllm.config import load
+from exo_rkllm.errors import ExoRkllmError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="print the view once, as in a pipe")
     parser.epilog = (
         "Keys: the arrows select a model or an answer, u unloads it, l loads it, x stops the answer, s sorts by the "
-        "next column, r reverses the order, space pauses, q quits. Loading, unloading and stopping is for members of "
-        "the daemon's group."
+        "next column, r reverses the order, h shows the daemon's last hour, space pauses, q quits. Loading, unloading "
+        "and stopping is for members of the daemon's group."
     )
 
 
@@ -37,7 +38,19 @@ def main(args: argparse.Namespace) -> int:
         return 0
     from exo_rkllm.cli.top.screen import run
 
-    return run(look)
+    return run(look, last_hour)
+
+
+def last_hour() -> tuple[PastPoint, ...]:
+    """As the daemon remembers it; nothing without a daemon."""
+    try:
+        client = find(os.environ)
+        samples = [] if client is None else client.get("/control/history")["samples"]
+        return tuple(
+            PastPoint(one["time"], sum(one["load"]) / len(one["load"]) if one["load"] else None) for one in samples
+        )
+    except (ExoRkllmError, KeyError, TypeError):
+        return ()
 
 
 def snapshots(root: Path) -> Callable[[], Snapshot]:
@@ -56,7 +69,7 @@ def snapshots(root: Path) -> Callable[[], Snapshot]:
             reading = read(sources)
         service = daemon_status(os.environ)
         own = (service.status or {}).get("pid", os.getpid())
-        return Snapshot(time.monotonic(), time.time(), board, reading, service, neighbours.read().text)
+        return Snapshot(time.monotonic(), time.time(), board, reading, service, neighbours.read().names)
 
     return look
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from exo_rkllm.board.counters import Clock
-from exo_rkllm.cli.top.view import ClusterRow, ModelRow, RequestRow, View
+from exo_rkllm.cli.top.view import ClusterRow, ModelRow, NeighbourRow, PastPoint, RequestRow, View
 
 GIB = 1 << 30
 # Eighths of a cell make one percent visible on a long bar.
@@ -57,11 +57,13 @@ REQUESTS = (
 )
 
 
+NEIGHBOURS = (Column("OTHER PROGRAM", 0), Column("PROCESSES", 9, right=True), Column("NPU", 18))
 CLUSTER = (Column("CLUSTER NODE", 0), Column("ROLE", 18), Column("MACHINE", 24), Column("CHIP", 16))
 # A lower terminal shows all cores in one line, and no empty lines.
 LOW = 16
 # Lines of the past below everything else, and what it needs at least.
 GRAPH, GRAPH_LEAST = 10, 5
+HOUR = 3600.0
 
 
 def cells(text: str) -> int:
@@ -123,6 +125,7 @@ def plain(view: View, width: int = 100) -> Iterator[str]:
     rows = [_header(view, width), *_npu(view, width), *_facts(view, width)]
     rows += [[], *_models(view, width, len(view.models))] if view.models else []
     rows += [[], *_requests(view, width, len(view.requests))] if view.requests else []
+    rows += [[], *_table(NEIGHBOURS, view.neighbours, _neighbour, width, 99, "")] if view.neighbours else []
     rows += [[(notice, "")] for notice in _notices(view)]
     return ("".join(text for text, _ in row).rstrip() for row in rows)
 
@@ -200,7 +203,7 @@ def _clock(clock: Clock) -> str:
 
 def _notices(view: View) -> Iterator[str]:
     yield from (
-        text for text in (view.board_unavailable_reason, view.unavailable_reason, view.neighbours, view.service) if text
+        text for text in (view.board_unavailable_reason, view.unavailable_reason, view.lease, view.service) if text
     )
 
 
@@ -220,21 +223,40 @@ def _body(view: View, width: int, room: int) -> list[Line]:
     if view.requests and free >= 3:
         rows += [[], *_requests(view, width, free - 2)]
     free = room - len(rows)
+    if view.neighbours and free >= 3:
+        rows += [[], *_table(NEIGHBOURS, view.neighbours, _neighbour, width, min(free - 2, 6), "")]
+    free = room - len(rows)
     if view.cluster and free >= 4:
         rows += [[], *_table(CLUSTER, view.cluster, _node, width, min(free - 2, 8), "")]
     free = room - len(rows)
-    if view.load and view.history and free > GRAPH_LEAST:
-        rows += [[]] * (free - min(free - 1, GRAPH)) + list(_graph(view.history, width, min(free - 1, GRAPH)))
+    if free > GRAPH_LEAST and (view.past is not None or (view.load and view.history)):
+        rows += [[]] * (free - min(free - 1, GRAPH)) + list(_graph(view, width, min(free - 1, GRAPH)))
     return rows
 
 
-def _graph(history: Sequence[Sequence[float]], width: int, height: int) -> Iterator[Line]:
-    """The mean of the cores, a column a second, the newest at the right."""
-    means = [sum(cores) / len(cores) if cores else 0.0 for cores in history][-(width - 2) :]
-    yield [(fit(f" NPU load of the last {_span(len(means))}", width), "head")]
+def _graph(view: View, width: int, height: int) -> Iterator[Line]:
+    """The mean of the cores, the newest at the right: a column a second, or the daemon's hour in as many columns."""
+    if view.past is None:
+        means = [sum(cores) / len(cores) if cores else 0.0 for cores in view.history][-(width - 2) :]
+        title = f"NPU load of the last {_span(len(means))}"
+    else:
+        means = hour(view.past, view.now, width - 2)
+        title = "NPU load of the last hour" + ("" if view.past else ": the daemon remembers none")
+    yield [(fit(f" {title}", width), "head")]
     for line in reversed(range(height - 1)):
         steps = [round(min(max(mean * (height - 1) - line, 0.0), 1.0) * 8) for mean in means]
         yield [(" ", ""), ("".join(" ▁▂▃▄▅▆▇█"[step] for step in steps).rjust(width - 2), "spark"), (" ", "")]
+
+
+def hour(past: Sequence[PastPoint], now: float, columns: int) -> list[float]:
+    """The mean of each column's points; 0 where there are none, as while the NPU had no power."""
+    sums = [[0.0, 0] for _ in range(columns)]
+    for point in past:
+        place = int((point.time - now + HOUR) * columns / HOUR)
+        if point.load is not None and 0 <= place < columns:
+            sums[place][0] += point.load
+            sums[place][1] += 1
+    return [total / count if count else 0.0 for total, count in sums]
 
 
 def _models(view: View, width: int, most: int) -> list[Line]:
@@ -248,7 +270,7 @@ def _requests(view: View, width: int, most: int) -> list[Line]:
 
 def _table(
     columns: Sequence[Column],
-    rows: Sequence[ModelRow] | Sequence[RequestRow] | Sequence[ClusterRow],
+    rows: Sequence[ModelRow] | Sequence[RequestRow] | Sequence[ClusterRow] | Sequence[NeighbourRow],
     show: Callable[..., Sequence[Span]],
     width: int,
     most: int,
@@ -312,6 +334,10 @@ def _node(row: ClusterRow) -> Sequence[Span]:
     return ((row.name, ""), (row.role, "dim"), (row.model, ""), (row.chip, ""))
 
 
+def _neighbour(row: NeighbourRow) -> Sequence[Span]:
+    return ((row.name, ""), (str(row.processes) if row.processes else "", ""), (row.turn, "warn"))
+
+
 def _span(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -326,7 +352,14 @@ def _footer(view: View, width: int, *, paused: bool, message: str) -> Line:
     acts = [f"{key} {verb} {name[:20]}" for key, (verb, name) in actions(view).items()]
     select = ["↑↓ select"] if view.models or view.requests else []
     keys = " q quit"
-    for part in (*acts, f"s sort: {view.order.column}", f"r {turn}", f"space {wait}", *select):
+    for part in (
+        *acts,
+        f"s sort: {view.order.column}",
+        f"r {turn}",
+        f"space {wait}",
+        "h hour" if view.past is None else "h seconds",
+        *select,
+    ):
         keys += f"   {part}" if cells(keys) + cells(part) + 3 <= width else ""
     return [(fit(keys, width), "foot")]
 

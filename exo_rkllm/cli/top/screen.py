@@ -15,13 +15,16 @@ import time
 import tty
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from exo_rkllm.cli.top.changes import Changes
 from exo_rkllm.cli.top.draw import Line, actions, lines
-from exo_rkllm.cli.top.view import HISTORY, ModelOrder, Snapshot, load_of, neighbour, view
+from exo_rkllm.cli.top.view import HISTORY, ModelOrder, PastPoint, Snapshot, load_of, neighbour, view
 
 # The driver's load covers one second, so a faster view would only repeat itself.
 PERIOD = 1.0
+# The daemon makes a point of its history every five seconds.
+PAST_PERIOD = 5.0
 # SGR codes of a line's styles; NO_COLOR leaves out the colours (30 to 49) and keeps the rest.
 STYLES: Mapping[str, tuple[int, ...]] = {
     "": (),
@@ -41,8 +44,10 @@ ARROWS = {"\x1b[A": "↑", "\x1bOA": "↑", "\x1b[B": "↓", "\x1bOB": "↓"}
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
 
 
-def run(look: Callable[[], Snapshot]) -> int:
+def run(look: Callable[[], Snapshot], past: Callable[[], tuple[PastPoint, ...]]) -> int:
+    """`past` asks the daemon for its last hour, while that is shown."""
     order, paused, selected, changes = ModelOrder(), False, "", Changes()
+    asked = 0.0
     history: deque[tuple[float, ...]] = deque(maxlen=HISTORY)
     before: Snapshot | None = None
     with terminal() as keys, second_screen(), contextlib.suppress(KeyboardInterrupt):
@@ -51,7 +56,11 @@ def run(look: Callable[[], Snapshot]) -> int:
         due = time.monotonic() + PERIOD
         while True:
             if not paused and time.monotonic() >= due:
+                shown = snapshot.past
                 before, snapshot = snapshot, look()
+                if shown is not None and time.monotonic() - asked >= PAST_PERIOD:
+                    shown, asked = past(), time.monotonic()
+                snapshot = replace(snapshot, past=shown)
                 history.append(load_of(snapshot) or ())
                 due = max(due + PERIOD, time.monotonic())
             now = view(snapshot, before, history, order, selected)
@@ -66,6 +75,9 @@ def run(look: Callable[[], Snapshot]) -> int:
                     order = order.reversed()
                 elif key == " ":
                     paused = not paused
+                elif key == "h":
+                    snapshot = replace(snapshot, past=past() if snapshot.past is None else None)
+                    asked = time.monotonic()
                 elif key in "↑↓":
                     selected = neighbour(now, 1 if key == "↓" else -1)
                     now = view(snapshot, before, history, order, selected)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from exo_rkllm.board.counters import Reading
 from exo_rkllm.board.detect import Board
@@ -17,6 +17,13 @@ SORTS = ("since", "model", "client", "tokens", "speed")
 HISTORY = 240
 
 
+class PastPoint(NamedTuple):
+    """The mean of the cores in the seconds before `time`; None where it could not be read."""
+
+    time: float
+    load: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The machine and the daemon at one moment: `at` is monotonic, `now` wall-clock time like the daemon's."""
@@ -26,7 +33,8 @@ class Snapshot:
     board: Board
     reading: Reading
     service: DaemonStatus
-    neighbours: str = ""  # other programs that hold the NPU
+    neighbours: Mapping[str, int] = field(default_factory=dict)  # other programs that hold the NPU: their processes
+    past: tuple[PastPoint, ...] | None = None  # the daemon's last hour, where it is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,15 @@ class ClusterRow:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourRow:
+    """A program that is none of ours and uses the NPU; `processes` is 0 where only its lease is known."""
+
+    name: str
+    processes: int
+    turn: str  # what it does on the NPU
+
+
+@dataclass(frozen=True, slots=True)
 class ModelOrder:
     column: str = SORTS[0]
     down: bool = True
@@ -86,7 +103,9 @@ class View:
     memory_models: int
     service: str  # empty while the daemon answers
     unavailable_reason: str
-    neighbours: str = ""
+    lease: str = ""  # that models wait for a program that has the NPU
+    neighbours: tuple[NeighbourRow, ...] = ()
+    past: tuple[PastPoint, ...] | None = None
     models: tuple[ModelRow, ...] = ()
     requests: tuple[RequestRow, ...] = ()
     cluster: tuple[ClusterRow, ...] = ()
@@ -123,7 +142,9 @@ def view(
         memory_models=sum(model.memory for model in models if model.state == "ready"),
         service=_service(snapshot.service),
         unavailable_reason=_unavailable_reason(status, reason.sentence if reason is not None else ""),
-        neighbours=_neighbours(snapshot),
+        lease=_lease(status),
+        neighbours=tuple(_neighbours(snapshot)),
+        past=snapshot.past,
         models=models,
         requests=_in_order(requests, order),
         cluster=_cluster(status),
@@ -178,16 +199,36 @@ def _unavailable_reason(status: Mapping[str, Any] | None, board_reason: str) -> 
     )
 
 
-def _neighbours(snapshot: Snapshot) -> str:
-    """Other programs on the NPU, as this user or the daemon sees them, and the one that has it by a lease."""
+def _holder(status: Mapping[str, Any] | None) -> tuple[str, list[str]]:
+    """The program that has the NPU by a lease, and those that wait for it."""
+    lease = (status or {}).get("lease")
+    if not isinstance(lease, Mapping):
+        return "", []
+    waiting = lease.get("waiting")
+    names = waiting if isinstance(waiting, list | tuple) else ()
+    return clean(str(lease.get("name") or ""), 60), [clean(str(name), 60) for name in names]
+
+
+def _lease(status: Mapping[str, Any] | None) -> str:
+    holder, _ = _holder(status)
+    return f"{holder} has the NPU by a lease, and models wait." if holder else ""
+
+
+def _neighbours(snapshot: Snapshot) -> Iterator[NeighbourRow]:
+    """Other programs on the NPU, as this user or the daemon sees them, with those that take turns by a lease."""
     status = snapshot.service.status or {}
-    npu, lease = status.get("npu"), status.get("lease")
+    npu = status.get("npu")
     told = npu.get("neighbours") if isinstance(npu, Mapping) else None
-    told_names = told.get("names") if isinstance(told, Mapping) else None
-    names = snapshot.neighbours or clean(", ".join(map(str, told_names or ())), 200)
-    holder = clean(str(lease.get("name") or ""), 60) if isinstance(lease, Mapping) else ""
-    parts = [f"{holder} has the NPU by a lease, and models wait."] if holder else []
-    return " ".join([*parts, *([f"The NPU is also held by {names}."] if names else [])])
+    names = snapshot.neighbours or (told.get("names") if isinstance(told, Mapping) else None)
+    counts = (
+        {clean(str(name), 60): _whole(count) for name, count in names.items()} if isinstance(names, Mapping) else {}
+    )
+    holder, waiting = _holder(status)
+    if holder:
+        yield NeighbourRow(holder, counts.pop(holder, 0), "has it by a lease")
+    for name in waiting:
+        yield NeighbourRow(name, counts.pop(name, 0), "waits for its turn")
+    yield from (NeighbourRow(name, count, "has it open") for name, count in counts.items())
 
 
 def _service(service: DaemonStatus) -> str:
