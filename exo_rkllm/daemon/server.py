@@ -87,6 +87,7 @@ class Server:
         self._tasks = [asyncio.create_task(self._follow_status()), asyncio.create_task(self._beat())]
         self._catch_signals()
         gc.freeze()  # what exists by now stays: no collection has to look at it again
+        gc.enable()
         log.info(
             "exo-rkllm %s serves on %s.", __version__, ", ".join(listen.address_of(sock) for sock in self._listening)
         )
