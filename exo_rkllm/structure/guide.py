@@ -7,6 +7,7 @@ What comes out is an engine's raw text like any other, only that it is valid.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ from exo_rkllm.errors import AnswerInvalid, ContextOverflow
 from exo_rkllm.structure.lead import Lead
 from exo_rkllm.structure.matcher import Match, Matcher, MatcherHelper
 from exo_rkllm.structure.repair import RepairState, after_rejection, after_step
+
+log = logging.getLogger(__name__)
 
 JSON_KINDS = frozenset({"json", "schema", "calls"})
 # Bytes a token in forced text, which nobody counts.
@@ -122,6 +125,9 @@ class Guide:
                 if not self._complete:
                     continue
                 finish = Finish("stop")
+            if self._repairs.repairs:
+                words = f"{self._engine.model.id}: {self._repairs.repairs} repairs held the answer to its form."
+                log.info("%s", words, extra={"request": self._prompt.request.id, "model": self._engine.model.id})
             yield replace(self._runs.total(finish), reason="length" if by_length else "stop")
             return
 

@@ -28,10 +28,6 @@ class Lead:
         self.over = False
         self.free = False
 
-    @property
-    def thinking(self) -> bool:
-        return self._thinking
-
     def feed(self, text: str) -> tuple[str, str]:
         """What goes through, and what has to match."""
         if self.over:

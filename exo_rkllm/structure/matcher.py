@@ -24,7 +24,7 @@ INSTALL = f"pip install {PACKAGE}"
 # Of JSON Schema: what answers are held to and no check of ours knows.
 HELD_KEYWORDS = frozenset({"pattern", "patternProperties"})
 # A usual grammar is read within a millisecond, and a piece of an answer matched within 50 microseconds.
-SECONDS = 2.0
+SECONDS, PROCESSOR_SECONDS = 5.0, 2
 MEMORY = 512 << 20
 # It takes some 30 MB: where no answer has a form for so long, its process ends.
 IDLE_SECONDS = 300.0
@@ -53,7 +53,7 @@ class MatcherHelper:
     """The helper process of all answers; it starts with the first and ends when none came for a while."""
 
     def __init__(self) -> None:
-        self.helper = Helper("exo_rkllm.structure.matching:match", (PACKAGE,), MEMORY, int(SECONDS) + 1)
+        self.helper = Helper("exo_rkllm.structure.matching:match", (PACKAGE,), MEMORY, PROCESSOR_SECONDS)
         self._idle: asyncio.TimerHandle | None = None
 
     async def open(self, structure: Structure) -> Matcher:

@@ -19,14 +19,17 @@ END = 256
 BLANKS = frozenset(b" \t\n\r")
 # What makes an answer shorter comes first, then what a value may begin with.
 PREFERRED = b'}]",:0123456789-tfn['
-QUOTE, LETTER = b'"q'
-# Bytes of JSON text that models write as they are inside strings, where it wants them escaped.
-ESCAPED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+# The same where a letter may follow that begins no word of JSON: inside text.
+PREFERRED_IN_TEXT, LETTER = b'"0-_a', ord("q")
+# What models write in JSON that has another spelling there: raw line breaks inside strings, and Python's words.
+SPELLINGS = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "True": "true", "False": "false", "None": "null"}
+# So many characters of a word must fit with the other case of its first one.
+CASE_CONTEXT = 3
 MOST_ANSWERS = 32
 # A byte takes some 3 microseconds; these bound what a hostile grammar makes of one: some milliseconds, some 20 MB.
 LIMITS = {"step_lexer_fuel": 50_000, "step_max_items": 20_000, "max_lexer_states": 20_000, "verbose_errors": False}
 # Of a completion: bytes, and attempts of which the shortest is taken.
-LONGEST, WALKS = 4096, 8
+LONGEST, WALKS = 1024, 8
 
 
 class ByteVocabulary:
@@ -61,7 +64,7 @@ class FollowedAnswer:
             raise _bad(str(self._matcher.get_error()))
 
     def feed(self, text: str) -> tuple[str, str]:
-        """What of the text is accepted, with raw line breaks escaped inside JSON's strings, and the rest of it."""
+        """What of the text is accepted, where need be in its right spelling, and the rest of it."""
         accepted: list[str] = []
         while text:
             data = text.encode(errors="replace")
@@ -73,12 +76,23 @@ class FollowedAnswer:
             accepted.append(data[:whole].decode())
             text = data[whole:].decode()
             self.taken += whole
-            escape = ESCAPED.get(text[:1], "") if self.json else ""
-            if not (escape and self._take(escape)):
+            right, length = self._respelled(text)
+            if not right:
                 break
-            accepted.append(escape)
-            text = text[1:]
+            accepted.append(right)
+            text = text[length:]
         return "".join(accepted), text
+
+    def _respelled(self, text: str) -> tuple[str, int]:
+        """Takes the right spelling of what cannot belong as it stands: that, and how much of the text it is for."""
+        if self.json:
+            for wrong, right in SPELLINGS.items():
+                if text.startswith(wrong) and self._take(right):
+                    return right, len(wrong)
+        word = text[:1].swapcase() + text[1:CASE_CONTEXT]
+        if len(text) > 1 and text[0].isalpha() and self._take(word):
+            return word, min(len(text), CASE_CONTEXT)
+        return "", 0
 
     def _take(self, text: str) -> bool:
         """All of the text, or nothing of it."""
@@ -105,21 +119,25 @@ class FollowedAnswer:
 
     def finish(self) -> str:
         """Takes a short completion. Raises AnswerInvalid where none of LONGEST bytes was found."""
-        found = [walk for seed in range(WALKS) if (walk := self._walk(seed)) is not None]
-        if not found:
+        best: bytes | None = None
+        for seed in range(WALKS):
+            walk = self._walk(seed, LONGEST if best is None else len(best) - 1)
+            best = best if walk is None else walk
+        if best is None:
             raise AnswerInvalid("Nothing short completes this answer in the form that was asked for.", "Ask again.")
-        return self._commit(min(found, key=len))
+        return self._commit(best)
 
-    def _walk(self, seed: int) -> bytes | None:
+    def _walk(self, seed: int, longest: int) -> bytes | None:
         """A completion: by preference, by the bytes that were taken least, and with chance, which leaves every loop."""
         walk, chance = self._matcher.deep_copy(), random.Random(seed)  # noqa: S311 - any choice is as good
-        taken = bytearray()
+        taken, counts = bytearray(), [0] * END
         while not walk.is_accepting():
             choices = bytes_after(walk)
-            if not choices or len(taken) >= LONGEST:
+            if not choices or len(taken) >= longest:
                 return None
             if seed == 1:
-                taken.append(min(choices, key=lambda byte: (taken.count(byte), -byte)))
+                taken.append(min(choices, key=lambda byte: (counts[byte], -byte)))
+                counts[taken[-1]] += 1
             else:
                 taken.append(chance.choice(choices) if chance.random() < seed / WALKS else _preferred(choices))
             walk.try_consume_tokens([taken[-1]])
@@ -188,9 +206,8 @@ def _forced(walk: Any) -> bytes:
 
 
 def _preferred(choices: Sequence[int]) -> int:
-    if QUOTE in choices and LETTER in choices:  # inside a string
-        return QUOTE
-    return next((byte for byte in PREFERRED if byte in choices), choices[0])
+    preferred = PREFERRED_IN_TEXT if LETTER in choices else PREFERRED
+    return next((byte for byte in preferred if byte in choices), choices[0])
 
 
 def _is_text(data: bytes | bytearray) -> bool:

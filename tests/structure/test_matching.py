@@ -64,6 +64,16 @@ def test_line_breaks_inside_a_string_are_escaped() -> None:
     assert Follower("regex", "a+").feed("a\n") == ("a", "\n", ""), "only in JSON"
 
 
+def test_wrong_spelling_is_mended_where_it_stands() -> None:
+    free = Follower("schema", {"type": "array", "items": {"type": ["boolean", "null", "string"]}})
+    assert free.feed('[True, False, None, "None"]') == ('[true, false, null, "None"]', "", "")
+    pair = Follower("schema", PAIR)
+    assert pair.feed('{"A": 1, "B": "Green"}') == ('{"a": 1, "b": "green"}', "", "")
+    assert Follower("choice", ["straße", "weg"]).feed("ßt")[0] == ""
+    assert Follower("choice", ["yes", "no"]).feed("Yes.") == ("yes", ".", "")
+    assert Follower("choice", ["yes", "no"]).feed("Yonder")[0] == ""
+
+
 def test_forced_text_ends_where_there_is_a_choice() -> None:
     pair = Follower("schema", PAIR)
     assert pair.do("force")["forced"] == '{"a":'
