@@ -1,7 +1,7 @@
 """The figures that are kept from change to change: `python -m bench results` writes them, `bench check` compares.
 
 bench/results.json holds them by version of Python. Instructions are those of bench/work.py; the ratio is that of the
-processor time of daemon and child for a token in a burst to that of two bare processes, interleaved in the same run.
+processor time of daemon and child for a token in a burst to that of a bare socket, interleaved in the same run.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from bench import work
-from bench.http import Connection, family, served, sum_of, words
+from bench.http import Connection, family, served, words
 from bench.rounds import STAMP, stamp
 
 FILE = Path(__file__).with_suffix(".json")
@@ -25,9 +25,8 @@ FILE = Path(__file__).with_suffix(".json")
 TOLERANCE = 1.25
 TRIES = 3
 BURST = 10_000
-BATCH = 8  # about as many tokens come out of one read in a burst
-ROUNDS = 5
-RATIO = "CPU of a token in a burst, over two bare processes"
+ROUNDS = 8
+RATIO = "CPU of a token in a burst, over a bare socket's"
 
 
 def python() -> str:
@@ -49,10 +48,10 @@ def ratio() -> float:
     """Of the least that each side took, since a disturbed round can only take more."""
     ours: list[float] = []
     least: list[float] = []
-    with served() as (pid, connection), bare() as (helpers, direct):
+    with served() as (pid, connection):
         for _ in range(ROUNDS):
             ours.append(cpu_of(lambda: family(pid).cpu, lambda: burst(connection)))
-            least.append(cpu_of(lambda: sum_of(helpers).cpu, lambda: bare_burst(direct)))
+            least.append(cpu_of(time.thread_time, floor))
     return min(ours[1:]) / min(least[1:])
 
 
@@ -66,50 +65,13 @@ def burst(connection: Connection) -> None:
     assert sum(map(words, connection.ask("burst", "hi", BURST))) >= BURST - 1
 
 
-def bare_burst(direct: socket.socket) -> None:
-    direct.sendall(b"go")
-    expected = BURST * STAMP
-    while expected:
-        expected -= len(direct.recv(1 << 16))
-
-
-@contextmanager
-def bare() -> Iterator[tuple[tuple[int, int], socket.socket]]:
-    """A process that writes its clock into a socket, and a second that hands it on over TCP, as fast as it goes."""
-    child_end, daemon_end = socket.socketpair()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        if (daemon := os.fork()) == 0:
-            child_end.close()
-            _hand_on(listener, daemon_end)
-        client = socket.create_connection(listener.getsockname())
-    if (child := os.fork()) == 0:
-        daemon_end.close()
-        client.close()
-        _tick(child_end)
-    child_end.close()
-    daemon_end.close()
-    try:
-        yield (child, daemon), client
-    finally:
-        client.close()
-        os.waitpid(daemon, 0)
-        os.waitpid(child, 0)
-
-
-def _tick(theirs: socket.socket) -> NoReturn:
-    while theirs.recv(16):
+def floor() -> None:
+    """As many clocks through a socket, by one thread. Two processes would share the work otherwise in each round."""
+    sender, receiver = socket.socketpair()
+    with sender, receiver:
         for _ in range(BURST):
-            theirs.send(stamp())
-    os._exit(0)
-
-
-def _hand_on(listener: socket.socket, ours: socket.socket) -> NoReturn:
-    client, _ = listener.accept()
-    while order := client.recv(16):
-        ours.send(order)
-        for _ in range(BURST // BATCH):
-            client.send(ours.recv(BATCH * STAMP, socket.MSG_WAITALL))
-    os._exit(0)
+            sender.send(stamp())
+            receiver.recv(STAMP)
 
 
 # ── comparing ────────────────────────────────────────────────────────────────────────────────────
