@@ -26,6 +26,7 @@ TABLES = (
     "fair",
     "handover",
     "work",
+    "pictures",
 )
 
 

@@ -1,6 +1,6 @@
 """What happens to boards again and again: after each of it, every model is offered to exo and answers through it.
 
-`EXO_RKLLM_ROUNDS=200` runs as many rounds as a board sees in months; the suite runs one of each kind.
+`TESTS_ROUNDS=200` runs as many rounds as a board sees in months; the suite runs one of each kind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.exo_cluster.test_dashboard import PLAIN, Owner
 from tests.exo_cluster.test_dashboard import owner_of as owner_of
 from tests.exo_cluster.test_node import Exo, started
 
-ROUNDS = int(os.environ.get("EXO_RKLLM_ROUNDS", "0"))
+ROUNDS = int(os.environ.get("TESTS_ROUNDS", "0"))
 MODELS = ("first", "second")
 WITHIN = 10.0
 

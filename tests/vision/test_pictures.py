@@ -215,6 +215,13 @@ async def test_largest_picture_is_seen_and_memory_stays_bounded(reader: PictureR
     assert peak < 700_000, f"{peak} kB"
 
 
+async def test_decoder_takes_its_memory_in_large_pages(reader: PictureReader) -> None:
+    await seen(reader, saved(quarters()))
+    assert reader._runner is not None
+    environment = Path(f"/proc/{reader._runner.pid}/environ").read_bytes()  # noqa: ASYNC240 - procfs does not wait
+    assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in environment
+
+
 async def test_decoder_that_is_killed_is_started_again(reader: PictureReader) -> None:
     data = saved(quarters())
     await reader.pixels(data, SIDE, SIDE)
