@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 JSON_KINDS = frozenset({"json", "schema", "calls"})
 # Bytes a token in forced text, which nobody counts.
 BYTES_PER_TOKEN = 4
+# Of blanks that cannot belong and are left out, one after another; a model that writes more of them is repaired.
+MOST_BLANKS = 64
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class Guide:
         self._may_end = False
         self._complete = False  # nothing more belongs to the answer
         self._wrong = False  # the run is to end: the model says what cannot belong
+        self._blanks = 0  # how many were left out here
         self._words = ""  # what it said there; empty where it wanted to end
 
     async def answer(self) -> AsyncGenerator[GenerationEvent, None]:
@@ -188,7 +191,9 @@ class Guide:
         match = await self._matcher.feed(text)
         self._may_end = match.may_end
         self._complete = match.complete or (bool(match.rest) and match.may_end)
-        self._wrong = bool(match.rest.strip()) or (bool(match.forced) and not self._complete)
+        self._blanks = 0 if match.taken else self._blanks + len(match.rest)
+        blank = not match.rest.strip() and self._blanks <= MOST_BLANKS
+        self._wrong = not blank or (bool(match.forced) and not self._complete)
         self._words = match.rest
         self._place = self._matcher.length - len(match.forced.encode())
         return self._pieces(match, token)
@@ -215,7 +220,7 @@ class Guide:
 
     async def _repair(self) -> list[Piece]:
         """What is put behind the answer before the model goes on with it."""
-        words, self._words, self._held, self._wrong = self._words, "", "", False
+        words, self._words, self._held, self._wrong, self._blanks = self._words, "", "", False, 0
         self._repairs, repair = after_rejection(self._repairs, self._place, words, self._runs.tokens)
         match = await self._matcher.repair(repair)
         self._may_end = match.may_end

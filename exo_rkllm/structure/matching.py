@@ -173,7 +173,13 @@ def grammar_of(matcher: Any, grammar_from: Any, kind: str, text: str) -> str:
 
 
 # What it does not know of JSON Schema is looked at when the answer is complete (schema.json_schema).
-OVERRIDES = {"lenient": True, "coerce_one_of": True, "json_allow_general_unicode_escapes": True}
+# Blanks are bounded, since some models write line breaks between two tokens of JSON without end.
+OVERRIDES = {
+    "lenient": True,
+    "coerce_one_of": True,
+    "json_allow_general_unicode_escapes": True,
+    "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,80}",
+}
 
 
 def lark_of_calls(calls: Sequence[Sequence[Any]]) -> str:

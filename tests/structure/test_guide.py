@@ -116,6 +116,16 @@ async def test_engine_that_ends_without_saying_so_is_left_to_the_dispatcher(help
     assert isinstance(last, Piece)
 
 
+async def test_blanks_without_end_are_repaired(helper: MatcherHelper) -> None:
+    engine = Spoken('{"a":' + "|\n" * 500 + "|1}", "1}")
+    text, _ = await heard(helper, engine, Structure("json"))
+    assert text.replace("\n", "") == '{"a":1}' and len(text) < 100
+    engine = Spoken("two" + "|\n" * 50 + "| words")
+    assert (await heard(helper, engine))[0] == "two words", "some are left out"
+    engine = Spoken("two" + "|\n" * 500, " words")
+    assert (await heard(helper, engine))[0] == "two words"
+
+
 async def test_reader_that_wants_no_more_gets_no_repair(helper: MatcherHelper) -> None:
     engine = Spoken("two 2")
     assert (await heard(helper, engine, stopped=True))[0] == "two "

@@ -71,9 +71,10 @@ async def test_tokens_are_counted_once(talks: Talks) -> None:
 
 
 async def test_model_that_insists_has_the_answer_completed_for_it(talks: Talks) -> None:
-    for said in ("Sure! Here is your JSON:", "", '{"city": "Oslo", "people": "many"}', '{"nothing": "of it"}'):
-        async with talks() as talk:
-            answer = await talk.ask(ResponseFormat("schema", CITY), said or " ")
+    async with talks() as talk:
+        for said in ("Sure! Here is your JSON:", " ", '{"city": "Oslo", "people": "many"}', '{"nothing": "of it"}'):
+            talk.prompts.clear()
+            answer = await talk.ask(ResponseFormat("schema", CITY), said)
             value = json.loads(answer.text)
             assert set(value) == {"city", "people", "tags"} and value["people"] >= 1, answer.text
             assert len(talk.prompts) < 40
