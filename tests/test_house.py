@@ -129,6 +129,11 @@ def test_command_line_imports_nothing_heavy() -> None:
     assert not imported_by("import exo_rkllm.cli") & {"asyncio", "numpy", "aiohttp", "ctypes", "jinja2"}
 
 
+def test_counting_imports_no_prometheus_client() -> None:
+    """It is for scrapes: each start of the daemon took a fiftieth longer."""
+    assert "prometheus_client" not in imported_by("import exo_rkllm.metrics.serving")
+
+
 @pytest.mark.parametrize("address", ["fdab0000", "fde40000", "27700000", "22000000", "/dev/dri/card1", "renderD129"])
 def test_hardware_addresses_stand_only_in_tables(address: str) -> None:
     """Others looked for fdab0000.npu by name, and found nothing on any other SoC."""

@@ -95,7 +95,8 @@ class Decision:
 
     def queue_left(self, event: on.QueueLeftEvent) -> None:
         for model in self.state.models.values():
-            self.change(model.name, queue=model.queue.leave(event.tickets))
+            if (queue := model.queue.leave(event.tickets)) is not model.queue:
+                self.change(model.name, queue=queue)
 
     def request_gone(self, event: on.RequestGoneEvent) -> None:
         model = self.state.models[event.model]

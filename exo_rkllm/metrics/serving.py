@@ -5,13 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-
-from prometheus_client.core import Metric
+from typing import TYPE_CHECKING
 
 from exo_rkllm import __version__
 from exo_rkllm.backends.observer import GAP_BOUNDS, RESTART_REASONS, AnswerReport, LoadReport, RestartReport
 from exo_rkllm.dispatch.status import DispatchStatus
-from exo_rkllm.metrics.scrape import Scrape
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 # From the vendor's table: 0.1 s to 5 s to the first token at 128 prompt tokens, minutes for a long document.
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -160,6 +161,8 @@ class ServingCollector:
         return ()
 
     def collect(self) -> Iterable[Metric]:
+        from exo_rkllm.metrics.scrape import Scrape  # prometheus_client is for whoever scrapes
+
         scrape, status = Scrape(), self._status()
         scrape.add("rkllm_daemon_info", 1, __version__)
         if (runtime := self._runtime()) is not None:
