@@ -1,7 +1,8 @@
 """Client libraries themselves, each installed from its registry into a folder of its own, against the daemon.
 
 They bring hundreds of packages, so TESTS_LONG=1 runs them; docs/clients.md says which versions were seen when. A
-program in `programs/` gets the daemon's address, fails by its exit status, and prints the version of its library.
+program in `programs/` gets the daemon's address and the runtime's version, fails by its exit status, and prints the
+version of its library.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ PACKAGES = {
     "langchain_openai_chat.py": ("langchain-openai",),
     "litellm_completion.py": ("litellm",),
     "pydantic_ai_agent.py": ("pydantic-ai-slim[openai]",),
+    "lm_eval_tasks.py": ("lm_eval[api]", "transformers"),
     "openai_node.mjs": ("openai",),
     "ai_sdk.mjs": ("ai", "@ai-sdk/openai-compatible", "zod"),
     "ollama_api.go": ("github.com/ollama/ollama/api",),
@@ -75,7 +77,9 @@ def test_client_library_is_answered(service: Service, program: str) -> None:
     tool = {".mjs": "npm", ".go": "go"}.get(Path(program).suffix)
     if tool is not None and shutil.which(tool) is None:
         pytest.skip(f"no {tool} on this machine")
-    version = run([*installed(program), service.url], BUILT / program.partition(".")[0], 300).split()[-1]
+    version = run([*installed(program), service.url, service.runtime], BUILT / program.partition(".")[0], 300).split()[
+        -1
+    ]
     print(f"{program}: {version} on runtime {service.runtime}")  # noqa: T201 - with -s, for docs/clients.md
 
 
