@@ -409,3 +409,50 @@ def test_the_npus_load_can_be_watched(
     assert seen[0] == "NPU load:  Core0: 67%, Core1: 68%, Core2: 69%,\n"
     assert load.read_text() == "NPU load:  Core0:  0%, Core1:  0%, Core2:  0%,\n"
     newest.close(handle)
+
+
+def _prompt(begun: str) -> str:
+    return f"<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n{begun}"
+
+
+@pytest.mark.parametrize(
+    ("begun", "rest"),
+    [
+        ("", "one two three four."),
+        ("one two", " three four."),
+        ("one two three four.", ""),
+        ("one 2 three", " four."),  # what deviates is aligned by its last bytes
+        ("QQQQQ", "wo three four."),  # and where nothing is alike, by its length
+    ],
+)
+def test_answer_goes_on_from_what_stands_behind_the_prompt(
+    newest: Runtime, make_model: Make, begun: str, rest: str
+) -> None:
+    handle = newest.open(make_model(reply="one two three four.", continues=True, template="none"))
+    run = newest.ask(handle, _prompt(begun))
+    assert b"".join(event.text or b"" for event in run.answer).decode() == rest
+    newest.close(handle)
+
+
+def test_thoughts_that_stand_behind_the_prompt_are_not_thought_again(newest: Runtime, make_model: Make) -> None:
+    handle = newest.open(make_model(reply="one two", continues=True, thinking="Well."))
+    assert newest.call("set_chat_template", handle, b"", b"", b"") == 0  # the prompt comes rendered, as the daemon's
+    for begun, rest in (("<think>\nWell.\n</think>\n\none", " two"), ("<think>\n", "Well.\n</think>\n\none two")):
+        run = newest.ask(handle, _prompt(begun))
+        assert b"".join(event.text or b"" for event in run.answer).decode() == rest
+    newest.close(handle)
+
+
+def test_errors_are_as_frequent_as_they_should_be_and_repeatable(newest: Runtime, make_model: Make) -> None:
+    words = " ".join(["word"] * 400)
+    answers = []
+    for _ in range(2):
+        handle = newest.open(make_model(reply=words, error_rate=0.05, seed=3))
+        runs = [b"".join(event.text or b"" for event in newest.ask(handle).answer) for _ in range(8)]
+        answers.append(runs)
+        newest.close(handle)
+    assert answers[0] == answers[1], "a new process errs alike"
+    assert len(set(answers[0])) == 8, "and each run otherwise"
+    said = b" ".join(answers[0]).split()
+    assert 0.02 < sum(word != b"word" for word in said) / len(said) < 0.1
+    assert any(len(answer) < len(words) / 2 for answer in answers[0]), "some end early"
