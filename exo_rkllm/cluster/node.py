@@ -263,7 +263,7 @@ class ClusterNode:
         self.search.reconsider()
 
     async def _query_nodes(self, query: QueryNodesEffect) -> None:
-        addresses = {**self.membership.addresses(), **await self._link.addresses()}
+        addresses = {**self.membership.local.replica.addresses(), **await self._link.addresses()}
         reachable = {node: tuple(filter(self._may_query, told)) for node, told in addresses.items()}
         answer = await query_nodes(query, reachable, self.settings.api_port)
         self._do(self.membership.node_answered(answer, self._now()))

@@ -630,7 +630,7 @@ def test_the_view_names_everybody() -> None:
     assert (instance.node, instance.status, instance.tasks, instance.mine) == ("opi5", "Ready", 1, True)
     assert view.tasks == 1
     assert json.dumps(view.plain())
-    assert wire.member.addresses() == {ME: ("10.0.0.2",)}
+    assert wire.member.local.replica.addresses() == {ME: ("10.0.0.2",)}
     wire.do(lambda: wire.member.link_down(wire.now))
     assert wire.member.view(wire.now).sentence == "No link to any exo node."
 

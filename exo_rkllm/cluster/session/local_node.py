@@ -12,6 +12,7 @@ from exo_rkllm.cluster.serving import NodeDescription, Servable
 from exo_rkllm.cluster.session import gauges
 from exo_rkllm.cluster.session.publishing import MembershipSources, Publisher
 from exo_rkllm.cluster.session.replica import Replica
+from exo_rkllm.cluster.session.view import ClusterView, Phase, instance_views, node_views, offer_views
 from exo_rkllm.cluster.wire import clean
 from exo_rkllm.cluster.wire.events import Event, InputChunkReceived, NodeGatheredInfo, NodeTimedOut, Raw
 from exo_rkllm.cluster.wire.requests import ImageStore
@@ -104,6 +105,21 @@ class LocalNode:
     def change_models(self, models: Sequence[Servable], now: float) -> None:
         self._models = {offers.model_id(model.id): model for model in models}
         self.decide(events.ModelsChangedEvent(self._models), now)
+
+    # ── the view for people ──────────────────────────────────────────────────────────────────────
+
+    def view(self, master: str) -> ClusterView:
+        """What the replica and the worker know; the membership adds where it stands."""
+        return ClusterView(
+            Phase.OFF,
+            node_id=self.me,
+            name=self.facts.name,
+            master=self.replica.name(master),
+            nodes=node_views(self.replica, self.me, master),
+            instances=instance_views(self.replica, self.me),
+            offers=offer_views(self.worker, self.replica),
+            tasks=sum(1 for _ in self.worker.active_tasks()),
+        )
 
     # ── signs of life ────────────────────────────────────────────────────────────────────────────
 

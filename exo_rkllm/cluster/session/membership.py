@@ -6,6 +6,7 @@ Events come with the time of their arrival; every call returns effects for the s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from exo_rkllm.backends import base
 from exo_rkllm.cluster.effects import ClusterEffect, DeclareTokenEffect, QueryNodesEffect, SendEffect, StayOutEffect
@@ -17,7 +18,7 @@ from exo_rkllm.cluster.session.local_node import LocalNode
 from exo_rkllm.cluster.session.log import EventLog
 from exo_rkllm.cluster.session.node_query import NodeAnswer
 from exo_rkllm.cluster.session.publishing import ELECTION, RESEND, MembershipSources, Publisher
-from exo_rkllm.cluster.session.view import ClusterView, Phase, instance_views, node_views, offer_views
+from exo_rkllm.cluster.session.view import ClusterView, Phase
 from exo_rkllm.cluster.wire import decoding, drift
 from exo_rkllm.cluster.wire.decoding import Unreadable
 from exo_rkllm.cluster.wire.events import LogEntry, NodeGatheredInfo, Raw
@@ -346,9 +347,7 @@ class Membership:
 
     def _fall_silent(self) -> None:
         self._publisher.log("error", self.sentence)
-        self.local.drop_work()
-        kept = [effect for effect in self._publisher.take() if not isinstance(effect, SendEffect)]
-        self._publisher.effects += kept
+        self._publisher.effects += self.abandon()
 
     def _record_loss(self, now: float) -> None:
         if self.phase in ACTIVE:
@@ -377,29 +376,19 @@ class Membership:
         """The node id of the master that is followed, empty while there is none."""
         return self._follower.session.master_node_id if self._follower.session else ""
 
-    def addresses(self) -> dict[str, tuple[str, ...]]:
-        """IP addresses of nodes as they tell of themselves in the log."""
-        return {node: facts.addresses for node, facts in self.local.replica.nodes.items() if facts.addresses}
-
     def view(self, now: float) -> ClusterView:
         session = self._follower.session
         phase, sentence = self.phase, self.sentence
         if not self._publisher.has_link and phase not in (Phase.OUT, Phase.LEAVING):
             phase, sentence = Phase.SEARCHING, sentence or "No link to any exo node."
-        return ClusterView(
+        return replace(
+            self.local.view(self.master),
             phase=phase,
-            node_id=self.me,
-            name=self.local.facts.name,
             sentence=sentence,
             hint=JOIN if phase is Phase.OUT else "",
             revision=self._compatibility.revision.name,
-            master=self.local.replica.name(self.master),
             election_clock=session.election_clock if session else 0,
             session_age=now - self._session_since if session else 0.0,
-            nodes=node_views(self.local.replica, self.me, self.master),
-            instances=instance_views(self.local.replica, self.me),
-            offers=offer_views(self.local.worker, self.local.replica),
-            tasks=sum(1 for _ in self.local.worker.active_tasks()),
             log_index=self._log.base - 1,
             lag=self._log.behind,
             unechoed=self._publisher.queue.unechoed,

@@ -72,6 +72,10 @@ class Replica:
             case CustomModelCardDeleted(model):
                 self.cards.pop(model, None)
 
+    def addresses(self) -> dict[str, tuple[str, ...]]:
+        """IP addresses of nodes as they tell of themselves in the log."""
+        return {node: facts.addresses for node, facts in self.nodes.items() if facts.addresses}
+
     def mine(self) -> Iterator[Instance]:
         """Instances that have anything to do with this node, oldest first."""
         return (instance for instance in self.instances.values() if self.me in instance.node_to_runner)
