@@ -26,6 +26,7 @@ from exo_rkllm.backends.host import EngineHost, takes_domains
 from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger, cached_after
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.backends.rkllm_finish import GENERATED, finish_of, usage_of
+from exo_rkllm.backends.rkllm_limits import IMPORT_HINT, check_tokens, max_tokens_of, own_prompt
 from exo_rkllm.backends.rkllm_load import (
     OPTIONS,
     SAMPLING,
@@ -37,13 +38,11 @@ from exo_rkllm.backends.rkllm_load import (
 from exo_rkllm.backends.rkllm_prefixes import EnginePrefixes, prefix_process
 from exo_rkllm.backends.rkllm_sampling import LoadedSampling
 from exo_rkllm.errors import (
-    ContextOverflow,
     ExoRkllmError,
     ModelFileError,
     NotSupported,
     RunError,
     RunnerLost,
-    UsageError,
     unloaded,
 )
 from exo_rkllm.files.stamps import stamp_of
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
 
 # What a model that is unloaded may take to save its conversation.
 KEEP_SECONDS = 5.0
-IMPORT_HINT = "exo-rkllm import PATH makes a catalogue entry with a chat template"
 
 
 class RkllmEngine(Engine):
@@ -308,58 +306,29 @@ class RkllmEngine(Engine):
             raise NotSupported(f"{self.model.id} takes no {what} without a chat template of ours.", IMPORT_HINT)
         if request.output == "logits" and not self._capabilities.logits:
             raise NotSupported(f"{self.model.id} runs on a runtime without logits.", "Install runtime 1.2.0 or newer.")
-        ids = request.tokens or ()
-        wrong = [one for one in (min(ids), max(ids)) if not 0 <= one < self._vocabulary] if ids else []
-        if wrong and self._vocabulary:
-            raise UsageError(
-                f"The token id {wrong[0]} is not in the vocabulary of {self.model.id}, which has {self._vocabulary}.",
-                "Send text: ids of another model's tokenizer (tiktoken's, for instance) mean nothing here.",
-            )
+        check_tokens(self.model.id, request.tokens or (), self._vocabulary)
         lora = request.lora or self._options["lora"]
         foreign = bool(self._options["loras"]) and lora != self._adapter
         follows = bool(self._history) and not foreign and request.messages[:-1] == self._history
-        prompt = None if request.tokens is not None else self._prompt(request, follows=follows)
+        prompt = request.prompt
+        if prompt is None and request.tokens is None:
+            prompt = own_prompt(request, self.model.id, rendered=not self._options["runtime_template"], follows=follows)
         measured = prompt
         if request.images:
             measured = self._sight().measured(prompt or "", request.images, several=self._image_sizes)
+        known = len(request.tokens or ()) if measured is None else self._ledger.least(measured, follows=follows)
         job = RunnerJob(
             prompt=prompt,
             tokens=request.tokens,
             output=request.output,
             rows=request.rows,
-            max_tokens=self._limit(request, measured, follows=follows),
+            max_tokens=max_tokens_of(request, self.model.id, self._capabilities.context, known),
             sampling=self._sampling.of_run(request.sampling),
             lora=lora,
             keep_history=self._keeps_history and bool(request.messages),
             clear_first=not self.model.reuse or foreign or (self._keeps_history and not follows),
         )
         return job, measured
-
-    def _limit(self, request: GenerationRequest, prompt: str | None, *, follows: bool) -> int | None:
-        """What is left of the context, or less where less is asked for: past it the window would shift, the model
-        forget its instructions, and an answer have no end. Raises ContextOverflow for tokens that don't fit."""
-        context = self._capabilities.context
-        if request.output != "text" or not context:
-            return request.max_tokens
-        known = len(request.tokens or ()) if prompt is None else self._ledger.least(prompt, follows=follows)
-        if (prompt is None or request.images) and known >= context:
-            raise ContextOverflow(
-                f"The prompt has {known} tokens, and {self.model.id} has a context of {context}.",
-                "Shorten the prompt, or load the model with a larger context",
-            )
-        room = max(1, context - known)
-        return room if request.max_tokens is None else min(request.max_tokens, room)
-
-    def _prompt(self, request: GenerationRequest, *, follows: bool) -> str:
-        if request.prompt is not None:
-            return request.prompt
-        if not self._options["runtime_template"]:
-            raise UsageError(f"{self.model.id} got messages that nobody rendered.", "Ask through the daemon.")
-        if not follows and (len(request.messages) != 1 or request.messages[0].role != "user"):
-            raise NotSupported(
-                f"{self.model.id} has no chat template of ours, so it can't take up a conversation.", IMPORT_HINT
-            )
-        return request.messages[-1].content
 
     def _remember(self, request: GenerationRequest, answer: str, done: RunDone) -> None:
         """Keeps the messages that the runtime's own history holds after this run."""

@@ -335,8 +335,7 @@ class Session:
         return tuple(sizes)
 
     def load_prompt_cache(self, path: str, *, after_abort: bool = False) -> None:
-        """Reused by the prompts that begin as the saved one did; a run with keep_history goes on behind it.
-        `after_abort`: somebody has tried it with this library after a stopped run."""
+        """Reused by prompts that begin alike; keep_history goes on behind it. `after_abort`: somebody has tried it."""
         if self._aborted and not after_abort:  # measured on 1.2.3 (board-facts 2); nobody tried others
             raise UsageError(
                 "A run was stopped in this process, and a prompt cache that is loaded then crashes the next one.",
