@@ -20,7 +20,6 @@ from exo_rkllm.catalogue import modelfile
 from exo_rkllm.catalogue.deriving import Recipe, add_alias, check_source, derive
 from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.gallery import is_short_name
-from exo_rkllm.catalogue.pull import PullTarget
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, NotSupported, UsageError
 from exo_rkllm.sampling import SAMPLING_NAMES
 
@@ -35,6 +34,8 @@ async def pull(call: Call) -> web.StreamResponse:
         return await _done(call)
     try:
         if not is_short_name(name):
+            from exo_rkllm.catalogue.pull import PullTarget  # what fetches models is imported where one is fetched
+
             PullTarget.parse(name)
     except UsageError:
         raise ModelNotFound(

@@ -6,11 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from exo_rkllm.cluster.session.replica import Replica
-from exo_rkllm.cluster.worker.state import Worker
 from exo_rkllm.errors import ExoRkllmError
+
+if TYPE_CHECKING:  # a daemon is ready before it joins a cluster, and may join none
+    from exo_rkllm.cluster.session.replica import Replica
+    from exo_rkllm.cluster.worker.state import Worker
 
 
 class Phase(str, Enum):
