@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from exo_rkllm.cli.cluster import report
 from exo_rkllm.cluster.discovery import libp2p
-from exo_rkllm.cluster.discovery.libp2p import MdnsAnswer, MdnsQuestion, question, read, sentence_of
+from exo_rkllm.cluster.discovery.libp2p import LibP2pWatch, MdnsAnswer, MdnsQuestion, question, read, sentence_of
+from exo_rkllm.cluster.discovery.transports import Transport, wanted
 from tests.exo_cluster.conftest import NO_CRATE
 from tests.exo_cluster.lab import Board, Host, Lab, chat, counted, ready, until
 from tests.exo_cluster.standin.libp2p import answer
@@ -57,6 +58,67 @@ def test_sentence_says_why_an_old_exo_is_not_joined_and_what_to_do(why: str, hel
     sentence, hint = sentence_of(("10.0.0.7",), why)
     assert "10.0.0.7 and not joined" in sentence
     assert helps in hint
+
+
+def endpoint(host: str, port: int) -> str:
+    return f"/ip4/{host}/tcp/{port}/p2p/{PEER}"
+
+
+async def test_watch_remembers_no_more_than_it_has_room_for() -> None:
+    heard: list[str] = []
+    found: list[str] = []
+    watch = LibP2pWatch(lambda _: True, heard.append, found.append)
+    for number in range(1000):
+        host = f"10.0.{number // 250}.{number % 250}"
+        ports = tuple((host, endpoint(host, port)) for port in range(1, 20))
+        watch._hear(host, MdnsAnswer(ports), float(number) / 1000)
+    assert len(heard) == len(watch._heard) == len(watch._endpoints) == libp2p.HOSTS
+    assert all(len(ones) == libp2p.NODES for ones in watch._endpoints.values())
+    watch.forget()
+    assert watch.endpoints() == ()
+    watch.close()
+
+
+async def test_only_endpoints_at_the_address_that_answered_are_believed() -> None:
+    found: list[str] = []
+    watch = LibP2pWatch(lambda _: True, lambda _: None, found.append)
+    now = asyncio.get_running_loop().time()
+    watch._hear(
+        "10.0.0.1", MdnsAnswer((("10.0.0.2", endpoint("10.0.0.2", 9)), ("10.0.0.1", endpoint("10.0.0.1", 8)))), now
+    )
+    assert found == list(watch.endpoints()) == [endpoint("10.0.0.1", 8)]
+    assert watch.hosts(1.0) == ("10.0.0.1",)
+    assert watch.hosts(-1.0) == ()
+    watch.close()
+
+
+BOTH_LIBRARIES = (Transport.ZENOH, Transport.LIBP2P)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "endpoints", "installed", "transport", "label"),
+    [
+        ("auto", (), BOTH_LIBRARIES, None, "libp2p/v0.0.1"),
+        ("auto", (), (Transport.ZENOH,), Transport.ZENOH, "libp2p/v0.0.1"),
+        ("auto", (), (Transport.LIBP2P,), Transport.LIBP2P, "libp2p/v0.0.1"),
+        ("auto", ("tcp/10.0.0.1:1",), BOTH_LIBRARIES, Transport.ZENOH, "libp2p/v0.0.1"),
+        ("auto", ("/ip4/10.0.0.1/tcp/1",), BOTH_LIBRARIES, Transport.LIBP2P, "libp2p/v0.0.1"),
+        ("auto", ("/ip4/10.0.0.1/tcp/1", "tcp/10.0.0.1:1"), BOTH_LIBRARIES, None, "libp2p/v0.0.1"),
+        ("lab", (), BOTH_LIBRARIES, Transport.ZENOH, "libp2p/v0.0.1"),
+        ("libp2p", (), (Transport.ZENOH,), Transport.LIBP2P, "libp2p/v0.0.1"),
+        ("libp2p/lab", (), BOTH_LIBRARIES, Transport.LIBP2P, "libp2p/lab"),
+    ],
+)
+def test_configuration_names_the_transport(
+    namespace: str,
+    endpoints: tuple[str, ...],
+    installed: tuple[Transport, ...],
+    transport: Transport | None,
+    label: str,
+) -> None:
+    found = wanted(namespace, endpoints, installed)
+    assert (found.transport, found.libp2p_label) == (transport, label)
+    assert sum(found.endpoints.values(), ()) == tuple(sorted(endpoints, reverse=True))
 
 
 async def old_exo(lab: Lab, ttl: int = 2500) -> Host:
