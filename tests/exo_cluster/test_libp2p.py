@@ -32,6 +32,13 @@ def test_answer_of_exo_is_told_from_those_of_other_libp2p_programs_by_its_lifeti
     assert not is_exo(answer(360, pointers=pointers)), "libp2p's own default, as IPFS has"
 
 
+@pytest.mark.parametrize(("port", "believed"), [(22, False), (1023, False), (1024, True), (9999, True), (65535, True)])
+def test_service_of_the_system_is_no_endpoint(port: int, believed: bool) -> None:
+    found = read(answer(2500, port=port))
+    assert isinstance(found, MdnsAnswer)
+    assert bool(found.endpoints) is believed
+
+
 def test_questions_and_answers_about_other_services_are_no_exo() -> None:
     assert read(question()) is None, "another board asks"
     assert read(b"\1\2" + question()[2:]) == MdnsQuestion(), "a libp2p program that starts"

@@ -37,7 +37,10 @@ LONGEST = 9000
 _HEAD = struct.Struct("!6H")
 _QUESTION = struct.Struct("!2H")
 _RECORD = struct.Struct("!2HIH")
-_ADDRESS = re.compile(r"dnsaddr=(/ip4/(\d{1,3}(?:\.\d{1,3}){3})/tcp/\d{1,5}/p2p/[1-9A-HJ-NP-Za-km-z]{40,64})")
+# Nodes choose a free port: nobody makes a board connect to a service of the system.
+_ADDRESS = re.compile(
+    r"dnsaddr=(/ip4/(\d{1,3}(?:\.\d{1,3}){3})/tcp/(?:102[4-9]|10[3-9]\d|1[1-9]\d\d|[2-9]\d{3}|\d{5})/p2p/[1-9A-HJ-NP-Za-km-z]{40,64})"
+)
 
 
 _SET = 'Set namespace in [cluster] to "libp2p" to join it.'
