@@ -191,6 +191,18 @@ def test_snapshot_of_another_session_is_ignored() -> None:
     assert "RequestEventLog" in wire.kinds(effects + wire.tick(0.0))
 
 
+def test_state_of_another_node_is_not_believed_after_an_election() -> None:
+    """It may not have heard the result: with two masters, instances of ours were never seen again, nor deleted."""
+    wire = Wire()
+    wire.join()
+    session = {"master_node_id": "bb", "election_clock": 4}
+    wire.hear("election_messages", {"clock": 4, "seniority": 1, "proposed_session": session, "commands_seen": 0})
+    wire.tick(4)
+    answer = NodeAnswer(MASTER, wire.document.document(), openapi())
+    wire.do(lambda: wire.member.node_answered(answer, wire.now))
+    assert wire.member.view(wire.now).log_index == -1
+
+
 def test_publishing_waits_for_the_choice_of_cluster() -> None:
     wire = Wire()
     wire.member.may_publish = False
