@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.cli import main
+from simulator.encoder_file import SimEncoder
 from tests.cli.terminal import Terminal
 from tests.daemon.running import House
+from tests.daemon.test_sees import seeing
 from tests.simulated import Library
 
 NAME = "qwen3-0.6b-w8a8"
@@ -52,6 +54,16 @@ def test_bench_measures_prompts_turns_and_board_through_the_daemon(
 
     again = board_house.command("bench", NAME, "--json")
     assert json.loads(again.stdout)["load_seconds"] is None
+
+
+def test_bench_shows_a_model_that_sees_a_picture(board_house: House, make_model: Callable[..., Path]) -> None:
+    seeing(board_house, make_model, SimEncoder(run_seconds=0.05), prefill_tps=50000, decode_tps=2000)
+    board_house.start()
+    done = board_house.command("bench", "qwen2-vl", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = [row for row in json.loads(done.stdout)["rows"] if row["name"] == "picture"]
+    assert row["skipped"] == ""
+    assert 0.04 < row["encode_seconds"] < row["first_seconds"]
 
 
 @pytest.fixture
