@@ -264,7 +264,7 @@ class RkllmEngine(Engine):
         if job is None:
             return
         began = time.monotonic()
-        with suppress(RunError):
+        with suppress(ExoRkllmError):  # the run that follows meets a lost process, too
             done = await self.run(job)
             self._ledger.keep(hot)
             await self._prefixes.stashed(job, hot, done, time.monotonic() - began)
