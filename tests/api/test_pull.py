@@ -30,7 +30,7 @@ async def test_pull_streams_its_progress_and_ends_with_a_model(tmp_path: Path) -
 
         def parts(catalogue: Catalogue, **more: object) -> ApiContext:
             def fetch(name: str) -> AsyncGenerator[PullProgress, None]:
-                return pull(catalogue, PullTarget.parse(name), Access(hub.endpoint), soc="rk3588")
+                return pull(catalogue, PullTarget.of(name, "rk3588"), Access(hub.endpoint), soc="rk3588")
 
             return ApiContext(catalogue=catalogue, pull=fetch, **more)  # type: ignore[arg-type]
 
@@ -47,6 +47,11 @@ async def test_pull_streams_its_progress_and_ends_with_a_model(tmp_path: Path) -
                     pass
             with pytest.raises(ollama.ResponseError, match="of a name without an organisation"):
                 await client.pull("../../etc/passwd")
+            with pytest.raises(ollama.ResponseError, match="of a name without an organisation"):
+                await client.pull("llama3")
+            hub.repos["GatekeeperZA/Qwen3-1.7B-RKLLM-v1.2.3"] = hub.repos["org/Qwen2.5-0.5B"]
+            assert (await client.pull("qwen3:1.7b")).status == "success"
+            assert "qwen3-1.7b" in {entry.id for entry in server.catalogue.list()}
             await client.delete("qwen2.5-0.5b-instruct")
             assert "qwen2.5-0.5b-instruct" not in {entry.id for entry in server.catalogue.list()}
 
