@@ -190,6 +190,9 @@ class ClusterNode:
     def interfaces_changed(self) -> None:
         self._do(self.membership.interfaces_changed(self.search.interfaces.addresses(), self._now()))
 
+    def link_suspect(self) -> None:
+        self._reopen.set()
+
     def _announce(self, namespace: str) -> None:
         if self.membership.phase is Phase.OUT:
             return

@@ -198,6 +198,7 @@ async def test_auto_goes_over_to_the_other_exo_when_its_own_is_gone(lab: Lab) ->
     await ready(again)
 
 
+@pytest.mark.long
 async def test_libp2p_exo_of_another_namespace_is_named_and_left_for_a_zenoh_one(lab: Lab) -> None:
     pytest.importorskip("exo_libp2p", reason=NO_CRATE)
     await lab.exo(None, "--namespace", "lab", released=True)

@@ -47,6 +47,9 @@ class SearchListener(Protocol):
     def interfaces_changed(self) -> None:
         """Addresses of this machine came or went."""
 
+    def link_suspect(self) -> None:
+        """A cable is back: what was sent meanwhile waits for TCP's next attempt, which may be 20 s away."""
+
 
 class ClusterSearch:
     """Hears exo on both transports and stays with one of them while its link is up.
@@ -70,6 +73,7 @@ class ClusterSearch:
         self._timer: asyncio.TimerHandle | None = None
         self._is_chosen = self.is_named
         self._was_linked = False
+        self._usable: set[int] = set()  # interfaces, by index
         self._down_since: float | None = None  # None while the link is up
 
     def start(self) -> None:
@@ -242,5 +246,9 @@ class ClusterSearch:
         self._log.warning("%s %s", *sentence_of(hosts, self._why_not_libp2p))
 
     def _on_interfaces(self) -> None:
-        self.watch.use({entry.index for entry in self.interfaces.usable()})
+        usable = {entry.index for entry in self.interfaces.usable()}
+        is_back, self._usable = bool(usable - self._usable), usable
+        self.watch.use(usable)
         self._listener.interfaces_changed()
+        if is_back and self.transport is Transport.LIBP2P:
+            self._listener.link_suspect()
