@@ -13,7 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from exo_rkllm.backends.base import (
@@ -32,9 +32,11 @@ from exo_rkllm.chat.overflow import with_shares
 from exo_rkllm.chat.parser import ResponseParser
 from exo_rkllm.chat.prompt import Prompt
 from exo_rkllm.dispatch import events as on
+from exo_rkllm.dispatch.abandoned import AbandonedRuns
 from exo_rkllm.dispatch.affinity import conversation_keys, is_background
 from exo_rkllm.dispatch.decide import deadline, decide
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
+from exo_rkllm.dispatch.followers import Followers
 from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.life import EngineLife
 from exo_rkllm.dispatch.placement import placed
@@ -43,6 +45,7 @@ from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds
 from exo_rkllm.dispatch.status import DispatchOverview, DispatchStatus, PictureTally, dispatch_overview, dispatch_status
 from exo_rkllm.dispatch.stuck import StuckModel, stuck_models
+from exo_rkllm.dispatch.waiters import Waiters
 from exo_rkllm.errors import ContextOverflow, ExoRkllmError, PictureError, RunError, RunnerLost
 
 log = logging.getLogger(__name__)
@@ -82,17 +85,16 @@ class Dispatcher:
         self._pictures: dict[str, PictureTally] = {}
         self._models: dict[str, Model] = {}
         self._lives: dict[str, EngineLife] = {}
-        self._load_waiters: dict[str, list[asyncio.Future[None]]] = {}
-        self._unload_waiters: dict[str, list[asyncio.Future[bool]]] = {}
+        self._loading = Waiters[None]()
+        self._unloading = Waiters[bool]()
         self._events: deque[DispatchEvent] = deque()
         self._moved: set[str] = set()  # models whose waiting requests are to hear where they stand
         self._left: set[int] = set()  # tickets whose end the run loop has not heard of
         self._deciding = False
         self._timer: asyncio.TimerHandle | None = None
-        self._ending_runs: set[asyncio.Task[None]] = set()
+        self._abandoned = AbandonedRuns(self._post, self._engine)
         self._prompts = PromptMaker()
-        self._overview: DispatchOverview | None = None
-        self._watchers: set[asyncio.Event] = set()
+        self._followers = Followers(lambda: dispatch_overview(self._state))
 
     # ── one request ──────────────────────────────────────────────────────────────────────────────
 
@@ -184,9 +186,7 @@ class Dispatcher:
             # Before its place is free: the next request must not start on an engine that is dead.
             self._post(on.EngineLostEvent(name, active.error))
         if engine is not None and active.finish is None and active.error is None:
-            task = asyncio.get_running_loop().create_task(self._gone_once_settled(active, engine))
-            self._ending_runs.add(task)
-            task.add_done_callback(self._ending_runs.discard)
+            self._abandoned.add(active, engine)
         elif engine is not None:
             if not active.place_free:
                 self._free_place(active)
@@ -206,21 +206,6 @@ class Dispatcher:
         if report.usage.images or report.reason == PictureError.code:
             self._pictures[report.model] = self._pictures.get(report.model, PictureTally()).plus(report)
 
-    async def _gone_once_settled(self, active: ActiveRequest, engine: Engine) -> None:
-        """Its reader has left, and the NPU is another's only when the run has really ended (reference 2.8)."""
-        name = active.model.id
-        settling = asyncio.ensure_future(engine.settled(active.request.id))
-        try:
-            await asyncio.wait({settling}, timeout=engine.settle_seconds)
-            if not settling.done() and engine is self._engine(name):
-                sentence = f"{name} did not end an abandoned answer within {engine.settle_seconds:.0f} s."
-                self._post(on.EngineLostEvent(name, RunnerLost(sentence, "exo-rkllm logs")))
-        finally:
-            settling.cancel()
-            self._post(on.RequestGoneEvent(active.ticket, name))
-        if settling.done():
-            await settling
-
     async def render(self, request: GenerationRequest, model: Model, capabilities: Capabilities) -> Prompt:
         """The prompt of a request that a model with these capabilities would be given."""
         return await self._prompts.render(request, model, capabilities)
@@ -230,16 +215,14 @@ class Dispatcher:
     async def load(self, name: str, keep_alive: float | None = None, *, pin: bool = False) -> None:
         """Returns when the model is ready, or raises why it cannot be; a pinned one is never unloaded by itself."""
         model = self._find(name)
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._load_waiters.setdefault(model.id, []).append(waiter)
+        waiter = self._loading.add(model.id)
         self._post(on.LoadEvent(self._ticket(), model.id, self._current_needs(model), keep_alive, pin))
         await waiter
 
     async def unload(self, name: str) -> bool:
         """Lets what runs on it end, then frees it; False where it was not loaded, or somebody loads it meanwhile."""
         name = name if name in self._models else self._find(name).id
-        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._unload_waiters.setdefault(name, []).append(waiter)
+        waiter = self._unloading.add(name)
         self._post(on.UnloadEvent(name))
         return await waiter
 
@@ -288,44 +271,24 @@ class Dispatcher:
         """No new requests; what runs may end within so many seconds; then every engine is closed."""
         self._post(on.DrainEvent())
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._quiet(), timeout)
+            await asyncio.wait_for(self._followers.until(lambda now: not now.running), timeout)
         self._post(on.StopEvent())
         await asyncio.gather(*(life.over() for life in self._lives.values()))
-        ending = set(self._ending_runs)
-        for task in ending:
-            task.cancel()
-        if ending:
-            await asyncio.wait(ending)
+        await self._abandoned.cancel()
         await self._prompts.close()
-
-    async def _quiet(self) -> None:
-        async with aclosing(self.subscribe()) as changes:
-            async for status in changes:
-                if not status.running:
-                    return
 
     # ── what is to be seen ───────────────────────────────────────────────────────────────────────
 
-    async def subscribe(self, changed: asyncio.Event | None = None) -> AsyncGenerator[DispatchOverview, None]:
+    def subscribe(self, changed: asyncio.Event | None = None) -> AsyncGenerator[DispatchOverview, None]:
         """The overview now, and again after every change; changes that come faster than they are read are one.
 
         A caller that also follows something else brings the event, and sets it for that.
         """
-        changed = asyncio.Event() if changed is None else changed
-        self._watchers.add(changed)
-        try:
-            while True:
-                changed.clear()
-                yield self.overview()
-                await changed.wait()
-        finally:
-            self._watchers.discard(changed)
+        return self._followers.follow(asyncio.Event() if changed is None else changed)
 
     def overview(self) -> DispatchOverview:
         """The status as far as the run loop's own state tells it, made once for all who follow it."""
-        if self._overview is None:
-            self._overview = dispatch_overview(self._state)
-        return self._overview
+        return self._followers.overview()
 
     @property
     def running_tokens(self) -> int:
@@ -358,13 +321,11 @@ class Dispatcher:
         finally:
             self._deciding = False
         self._set_timer()
-        self._overview = None
         moved = {name for name, model in self._state.models.items() if model is not before.models.get(name)}
         if moved and not self._moved:
             asyncio.get_running_loop().call_soon(self._report_progress)
         self._moved |= moved
-        for watcher in self._watchers:
-            watcher.set()
+        self._followers.tell()
 
     def _carry_out(self, effect: DispatchEffect) -> None:
         match effect:
@@ -374,13 +335,12 @@ class Dispatcher:
             case on.RefuseEffect(ticket, error):
                 if ticket in self._requests:
                     self._requests[ticket].fail(error)
-                elif ticket in self._leases and not self._leases[ticket].granted.done():
-                    self._leases[ticket].granted.set_exception(copy_of(error))
+                elif ticket in self._leases:
+                    self._leases[ticket].refuse(copy_of(error))
             case on.GrantLeaseEffect(ticket):
                 self._leases[ticket].grant(time.monotonic())
             case on.ExpireLeaseEffect(ticket, ended):
-                lease = self._leases[ticket]
-                (lease.ended if ended else lease.expired).set()
+                self._leases[ticket].expire(ended=ended)
             case on.MeasureMemoryEffect(name):
                 sizes = {one: size for one in self._lives if (engine := self._engine(one)) and (size := engine.memory)}
                 self._post(on.MemoryMeasuredEvent(name, self._available(), sizes))
@@ -398,13 +358,9 @@ class Dispatcher:
                 if restart is not None:
                     self._observer.restarted(RestartReport(name, restart))
             case on.LoadSettledEffect(name, error):
-                for loading in self._load_waiters.pop(name, ()):
-                    if not loading.done():
-                        loading.set_result(None) if error is None else loading.set_exception(copy_of(error))
+                self._loading.settle(name, None, error)
             case on.UnloadSettledEffect(name, closed):
-                for unloading in self._unload_waiters.pop(name, ()):
-                    if not unloading.done():
-                        unloading.set_result(closed)
+                self._unloading.settle(name, closed)
 
     def _post_of_engine(self, event: DispatchEvent) -> None:
         if isinstance(event, on.EngineClosedEvent):

@@ -57,3 +57,11 @@ class NpuLease:
         self.since = now
         if not self.granted.done():
             self.granted.set_result(None)
+
+    def refuse(self, error: Exception) -> None:
+        if not self.granted.done():
+            self.granted.set_exception(error)
+
+    def expire(self, *, ended: bool) -> None:
+        """Its time is over, or, where it was told so before, its lease."""
+        (self.ended if ended else self.expired).set()

@@ -565,7 +565,7 @@ async def test_subscribers_hear_of_every_change_and_not_of_tokens() -> None:
     assert seen == [("loading", 0), ("ready", 1), ("ready", 0)]
     watcher.cancel()
     await asyncio.wait([watcher])
-    assert not theatre.dispatcher._watchers
+    assert not theatre.dispatcher._followers._changed
 
 
 async def test_error_of_a_failed_load_is_kept_until_the_model_is_ready() -> None:

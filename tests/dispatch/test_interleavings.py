@@ -162,7 +162,7 @@ class Interleavings(RuleBasedStateMachine):
             model.name: (model.state, len(model.running), len(model.waiting)) for model in dispatcher.status().models
         }
         assert states == dict.fromkeys(NAMES, ("cold", 0, 0))
-        assert not dispatcher._lives and not dispatcher._load_waiters and not dispatcher._unload_waiters
+        assert not dispatcher._lives and not dispatcher._loading._waiting and not dispatcher._unloading._waiting
         assert not dispatcher.status().lease.name and not dispatcher._leases
         await asyncio.wait_for(dispatcher.drain(1.0), PATIENCE)
         for engine in (engine for stage in self.theatre.stages.values() for engine in stage.engines):
