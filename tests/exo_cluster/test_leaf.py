@@ -191,7 +191,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize(("size", "room"), [pytest.param(1 << 20, 31, marks=pytest.mark.long), (10, ROOM_IN)])
+@pytest.mark.parametrize(("size", "room"), [pytest.param(1 << 20, 32, marks=pytest.mark.long), (10, ROOM_IN)])
 async def test_flood_that_nobody_takes_is_bounded(size: int, room: int) -> None:
     """By 32 MiB and by a number of messages; the rest is dropped."""
     command = (sys.executable, "-c", FLOOD, str(size))
