@@ -30,6 +30,7 @@ from exo_rkllm.backends.rkllm_limits import IMPORT_HINT, check_tokens, max_token
 from exo_rkllm.backends.rkllm_load import (
     OPTIONS,
     SAMPLING,
+    capabilities_of,
     check_file,
     choose_runtime,
     load_params,
@@ -162,16 +163,8 @@ class RkllmEngine(Engine):
         self._clears = "clear_kv" in features
         self._image_sizes = "image_sizes" in features
         self._sampling.per_run = "sampling_per_run" in features
-        self._capabilities = Capabilities(
-            chat=self._options["runtime_template"],
-            sampling=SAMPLING,
-            tools=not self._options["runtime_template"],
-            sampling_per_run=self._sampling.per_run,
-            hidden=True,
-            logits="logits" in features,
-            images=self.model.vision is not None and self._host.pictures is not None,
-            context=session_facts["context"],
-        )
+        sees = self.model.vision is not None and self._host.pictures is not None
+        self._capabilities = capabilities_of(session_facts, own_template=self._options["runtime_template"], sees=sees)
 
     @property
     def capabilities(self) -> Capabilities:

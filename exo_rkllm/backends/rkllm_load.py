@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from exo_rkllm.backends.base import Model, Sampling, Vision
+from exo_rkllm.backends.base import Capabilities, Model, Sampling, Vision
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.registry import EngineOption
 from exo_rkllm.errors import NotSupported, RuntimeMissing, UsageError
@@ -125,3 +125,18 @@ def image_tags(vision: Vision | None) -> dict[str, Any]:
     if vision is None:
         return {}
     return {"img_start": vision.start, "img_end": vision.end, "img_content": vision.content}
+
+
+def capabilities_of(session_facts: Mapping[str, Any], *, own_template: bool, sees: bool) -> Capabilities:
+    """What the loaded model takes; `own_template` is the one inside its file, which knows no tools."""
+    features = session_facts["supports"]
+    return Capabilities(
+        chat=own_template,
+        sampling=SAMPLING,
+        tools=not own_template,
+        sampling_per_run="sampling_per_run" in features,
+        hidden=True,
+        logits="logits" in features,
+        images=sees,
+        context=session_facts["context"],
+    )
