@@ -25,6 +25,8 @@ INSTALL = f"pip install {PACKAGE}"
 HELD_KEYWORDS = frozenset({"pattern", "patternProperties"})
 # A usual grammar is read within a millisecond, and a piece of an answer matched within 50 microseconds.
 SECONDS, PROCESSOR_SECONDS = 5.0, 2
+# A form that takes longer to read than this is refused; a request with any other body is answered by then, too.
+READ_SECONDS = 1.5
 MEMORY = 512 << 20
 # It takes some 30 MB: where no answer has a form for so long, its process ends.
 IDLE_SECONDS = 300.0
@@ -62,10 +64,10 @@ class MatcherHelper:
         await matcher.feed("")
         return matcher
 
-    async def call(self, *job: object) -> str:
+    async def call(self, *job: object, seconds: float) -> str:
         self._cancel()
         try:
-            return await self.helper.call(*job, seconds=SECONDS)
+            return await self.helper.call(*job, seconds=seconds)
         finally:
             self._cancel()
             self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.helper.close)
@@ -111,7 +113,8 @@ class Matcher:
 
     async def _ask(self, operation: str, structure: tuple[str, str] | None, before: int | str, text: str) -> str:
         try:
-            return await self._helper.call(operation, self._key, structure, before, text)
+            seconds = SECONDS if self._opened else READ_SECONDS
+            return await self._helper.call(operation, self._key, structure, before, text, seconds=seconds)
         except HelperLost as error:
             raise UsageError(
                 f"Holding the answer to its form was stopped: it {error}.", "Ask for a simpler form."

@@ -20,7 +20,7 @@ class Terminal:
         self._fd, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, b"\x18\x00\x50\x00\x00\x00\x00\x00")  # 24 lines of 80 columns
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "exo_rkllm", *argv],
+            ["env", "--default-signal=INT", sys.executable, "-m", "exo_rkllm", *argv],  # whoever started the tests
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -187,7 +187,7 @@ async def test_form_that_takes_too_long_is_refused_and_the_next_answer_is_not(
 ) -> None:
     async with talks() as talk:
         await talk.ask(ResponseFormat("schema", CITY), OSLO)
-        monkeypatch.setattr(matcher, "SECONDS", 0.0)
+        monkeypatch.setattr(matcher, "READ_SECONDS", 0.0)
         with pytest.raises(UsageError, match="was stopped: it took longer than 0 s"):
             await talk.ask(ResponseFormat("schema", CITY), OSLO)
         monkeypatch.undo()
