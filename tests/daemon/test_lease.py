@@ -35,7 +35,8 @@ class Neighbour:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(15.0)
         self.socket.connect(str(lease_path(house)))
-        self.socket.sendall(first_line)
+        with suppress(BrokenPipeError):  # one that is refused for their number may be so before it speaks
+            self.socket.sendall(first_line)
         self._lines = self.socket.makefile()
 
     def line(self) -> str:
