@@ -21,6 +21,7 @@ from typing import Any
 
 from exo_rkllm.backends.ledger import CachedRun
 from exo_rkllm.backends.prefix_plan import NO_PREFIXES, PrefixCosts, PrefixTally, SavedPrefix, TierName
+from exo_rkllm.files.durable import sync
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +81,14 @@ class PrefixStore:
 
     # ── saving ───────────────────────────────────────────────────────────────────────────────────
 
-    def part(self, size: int) -> Path | None:
-        """Where the library may write about so many bytes; None where there is no room for them."""
-        if not self._tiers or size > (tier := self._tiers[0]).budget:
+    def part(self, size: int, reading: Path | None = None) -> Path | None:
+        """Where the library may write about so many bytes; None where there is no room for them beside the file that it
+        is `reading`."""
+        if not self._tiers:
+            return None
+        tier = self._tiers[0]
+        busy = sum(one.size for one in self._saved.values() if one.path == reading and one.tier == tier.name)
+        if size + busy > tier.budget:
             return None
         self._evict(tier.name, tier.budget - size)
         try:
@@ -208,10 +214,7 @@ def _commit(part: Path, saved: SavedPrefix) -> SavedPrefix:
             return saved
         part.chmod(0o600)
         saved = saved._replace(size=size)
-        if saved.tier == "disk":
-            _sync(part)
-        part.replace(saved.path)
-        _write_note(saved)
+        _put(part, saved)
     except OSError as error:
         log.warning("A conversation could not be kept in %s: %s.", part.parent, error.strerror)
         _remove(part)
@@ -225,9 +228,7 @@ def _copied(saved: SavedPrefix, moved: SavedPrefix) -> bool:
     try:
         with saved.path.open("rb") as source, open(part, "wb", opener=_private) as target:
             shutil.copyfileobj(source, target, 1 << 20)
-        _sync(part)
-        part.replace(moved.path)
-        _write_note(moved)
+        _put(part, moved)
     except OSError as error:
         log.warning("A conversation could not be moved to %s: %s.", part.parent, error.strerror)
         _remove(part)
@@ -235,6 +236,13 @@ def _copied(saved: SavedPrefix, moved: SavedPrefix) -> bool:
     finally:
         _remove(saved.path)
     return True
+
+
+def _put(part: Path, saved: SavedPrefix) -> None:
+    if saved.tier == "disk":
+        sync(part)
+    part.replace(saved.path)
+    _write_note(saved)
 
 
 def _write_note(saved: SavedPrefix) -> None:
@@ -248,7 +256,7 @@ def _write_note(saved: SavedPrefix) -> None:
             os.fsync(file.fileno())
     part.replace(note)
     if saved.tier == "disk":
-        _sync(note.parent)
+        sync(note.parent)
 
 
 def _read(note: Path, tier: TierName) -> SavedPrefix | None:
@@ -269,14 +277,6 @@ def _remove(path: Path) -> None:
     for one in (path.with_suffix(NOTE), path):
         with contextlib.suppress(OSError):
             one.unlink()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _private(path: str, flags: int) -> int:

@@ -121,7 +121,8 @@ class EnginePrefixes:
         if self._store is None:
             return job
         self.forget()
-        self._part = self._store.part(self._store.costs(self._key(job.lora)).bytes(tokens))
+        reading = Path(job.load_prompt_cache) if job.load_prompt_cache else None
+        self._part = self._store.part(self._store.costs(self._key(job.lora)).bytes(tokens), reading)
         return job if self._part is None else replace(job, save_prompt_cache=str(self._part))
 
     # ── after a run ──────────────────────────────────────────────────────────────────────────────

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from exo_rkllm.catalogue.progress import PullProgress
-from exo_rkllm.errors import Busy, ExoRkllmError, ModelNotFound
+from exo_rkllm.errors import Busy, ExoRkllmError, ModelNotFound, PullError
+
+log = logging.getLogger(__name__)
 
 DownloadState: TypeAlias = Literal["running", "paused", "failed", "done"]
 # Rows that are kept; the oldest that is over makes way.
@@ -58,7 +61,8 @@ class Downloads:
         if target in self._tasks:
             return
         steps = self._pull(target)  # raises for what is no target
-        self._make_way()
+        if target not in self._rows:
+            self._make_way()
         before = self._rows.get(target, DownloadStatus(target, "running"))
         self._rows[target] = replace(before, state="running", error="", hint="")
         self._tasks[target] = asyncio.create_task(self._run(target, steps))
@@ -107,9 +111,15 @@ class Downloads:
                 async for step in steps:
                     self._take(target, step)
         except ExoRkllmError as error:
-            self._rows[target] = replace(self._rows[target], state="failed", error=error.sentence, hint=error.hint)
+            self._fail(target, error)
+        except Exception as surprise:
+            log.exception("A pull broke off.")
+            self._fail(target, PullError(f"The pull failed: {type(surprise).__name__}.", "exo-rkllm logs"))
         finally:
             self._tasks.pop(target, None)
+
+    def _fail(self, target: str, error: ExoRkllmError) -> None:
+        self._rows[target] = replace(self._rows[target], state="failed", error=error.sentence, hint=error.hint)
 
     def _take(self, target: str, step: PullProgress) -> None:
         row = replace(self._rows[target], text=step.text)

@@ -138,8 +138,8 @@ async def search(hub: Hub, words: str, room: BoardRoom, installed: Mapping[str, 
     items = list(_items(by_downloads, room.soc))
     items.sort(key=lambda item: bool(item.unfit))
     limit = asyncio.Semaphore(AT_ONCE)
-    sized = [_sized(hub, limit, item, room) if not item.unfit else _as_is(item) for item in items[:MOST_SIZES]]
-    items[:MOST_SIZES] = await asyncio.gather(*sized)
+    fitting = min(MOST_SIZES, sum(not item.unfit for item in items))
+    items[:fitting] = await asyncio.gather(*(_sized(hub, limit, item, room) for item in items[:fitting]))
     items.sort(key=lambda item: bool(item.unfit))
     return tuple(replace(item, id=installed.get(item.target, "")) for item in items[:MOST_ITEMS])
 
@@ -174,10 +174,6 @@ async def _sized(hub: Hub, limit: asyncio.Semaphore, item: GalleryItem, room: Bo
     parts = [listing.get(path) for path in (item.file, encoder_among(listing, item.file, item.repo))]
     size = sum(part.size or 0 for part in parts if part is not None)
     return replace(item, size=size, unfit=room.unfit(size), note=room.note(size))
-
-
-async def _as_is(item: GalleryItem) -> GalleryItem:
-    return item
 
 
 def installed_files(sources: Mapping[str, str]) -> dict[str, str]:

@@ -21,15 +21,6 @@ PULLS_KEPT = 7 * 24 * 3600.0
 RESERVE = 64 * 1024 * 1024  # bytes of the disk that stay free
 
 
-def sync(path: Path) -> None:
-    """Flush a file to disk before it is renamed into place, so that a power cut leaves no entry with an empty file."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextlib.contextmanager
 def writing(directory: Path) -> Iterator[None]:
     """Turn an OSError into a ConfigError that names the folder and the command that shows its owner."""

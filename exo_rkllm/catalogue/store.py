@@ -23,6 +23,7 @@ from exo_rkllm.catalogue.card import Card
 from exo_rkllm.catalogue.contributions import EMPTY, PluginContributions
 from exo_rkllm.catalogue.entry import Entry, Problem, read_entry
 from exo_rkllm.errors import CardError, ConfigError, ExoRkllmError, ModelExists, ModelNotFound
+from exo_rkllm.files.durable import sync
 from exo_rkllm.files.stamps import Stamp, stamp_of
 from exo_rkllm.privileges import give_up_root
 
@@ -223,8 +224,8 @@ class Catalogue:
         (stage / cards.FILE).write_text(text, encoding="utf-8")
         for path in stage.iterdir():
             if path.is_file():
-                staging.sync(path)
-        staging.sync(stage)
+                sync(path)
+        sync(stage)
         for hidden in stage.glob(".*"):
             hidden.unlink()  # the lock, and what a pull kept for resuming
         if replace and target.exists():
@@ -232,7 +233,7 @@ class Catalogue:
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
             stage.rename(target)
-            staging.sync(self.directory)
+            sync(self.directory)
             shutil.rmtree(old, ignore_errors=True)
         else:
             try:
@@ -241,7 +242,7 @@ class Catalogue:
                 raise ModelExists(
                     f"There is a model {id_!r} already.", f"exo-rkllm rm {id_}, or choose --name"
                 ) from None
-            staging.sync(self.directory)
+            sync(self.directory)
         listing = self.scan()
         for entry in (*listing.entries, *listing.aliases):
             if entry.id == id_:
@@ -261,7 +262,7 @@ class Catalogue:
             try:
                 new.write_text(text, encoding="utf-8")
                 new.chmod(stat.S_IMODE(path.stat().st_mode))
-                staging.sync(new)
+                sync(new)
                 new.replace(path)
             finally:
                 new.unlink(missing_ok=True)
@@ -284,7 +285,7 @@ class Catalogue:
         trash = self.directory / (staging.TRASH + secrets.token_hex(8))
         with staging.writing(self.directory):
             folder.rename(trash)
-            staging.sync(self.directory)
+            sync(self.directory)
         shutil.rmtree(trash, ignore_errors=True)
         if trash.exists():
             raise ConfigError(

@@ -25,7 +25,7 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli import place
 from exo_rkllm.cli.doctor import check_lines, configured_catalogue
-from exo_rkllm.cli.output import Paint, table, terminal_width, wrap
+from exo_rkllm.cli.output import Paint, table, terminal_width, wrap, write_report
 from exo_rkllm.cli.progress import blocks
 from exo_rkllm.client.answers import AnswerSource, DaemonSource
 from exo_rkllm.client.control import Client, DaemonStatus, NotInTheGroup, daemon_status, find
@@ -77,13 +77,12 @@ def main(args: argparse.Namespace) -> int:
         raise UsageError(f"There is no folder {args.share.absolute().parent}.", f"mkdir -p {args.share.parent}")
     with progress_bar() as show:
         report = asyncio.run(bench(args.model, args.root, show))
-    if args.share is not None:
-        args.share.write_text(page(report), encoding="utf-8")
     if args.json:
         print(json.dumps(report.plain(), indent=2))
     else:
         print(*text(report, Paint(sys.stdout), terminal_width(sys.stdout)), sep="\n")
     if args.share is not None:
+        write_report(args.share, page(report))
         print(f"\nThe page is {args.share}.", file=sys.stderr)
     return 0
 

@@ -11,9 +11,10 @@ import shutil
 import textwrap
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TextIO
 
-from exo_rkllm.errors import ExoRkllmError
+from exo_rkllm.errors import ExoRkllmError, UsageError
 
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "grey": 90, "bold": 1, "dim": 2}
 CLEAR = "\x1b[H\x1b[2J"
@@ -101,3 +102,11 @@ def time_since(moment: float) -> str:
 
 def time_until(moment: float) -> str:
     return duration(moment - time.time())
+
+
+def write_report(path: Path, text: str) -> None:
+    """What was measured is on the terminal already; raises a UsageError where the file cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.", "Name a file in a folder of yours.") from None

@@ -17,7 +17,7 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
 from exo_rkllm.cli import place
 from exo_rkllm.cli.doctor import check_lines, configured_catalogue
-from exo_rkllm.cli.output import Paint, terminal_width
+from exo_rkllm.cli.output import Paint, terminal_width, write_report
 from exo_rkllm.client.control import DaemonStatus, daemon_status
 from exo_rkllm.config import load
 from exo_rkllm.doctor import runtimes, selftest
@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
     now = time.time()
     report = args.output or Path(time.strftime("exo-rkllm-selftest-%Y%m%d-%H%M%S.md", time.localtime(now)))
     doctor = diagnose(look(os.environ, identity_for(None), service, configured_catalogue(), args.root, name or ""))
-    report.write_text(selftest.page(board, doctor, outcomes, lines, now), encoding="utf-8")
+    write_report(report, selftest.page(board, doctor, outcomes, lines, now))
     print(f"\nThe report is {report}: attach it to an issue.")
     return 1 if any(outcome.finding.level == "fail" for outcome in outcomes) else 0
 

@@ -1,1 +1,1 @@
-"""Files that change while they are in use: their stamps, and what the kernel tells of their folders."""
+"""Files: their stamps, what the kernel tells of their folders, and how they outlive a power cut."""

@@ -43,7 +43,7 @@ class Lead:
                 if tag in self._calls:
                     self.over = self.free = True
                     return text, ""
-                self._thinking, self._reasoning = True, self._reasoning
+                self._thinking = True
                 return self._think(text)
         if any(tag.startswith(said) for tag in tags) or (self._skips is FENCE and MAY_OPEN.fullmatch(self._pending)):
             return "", ""

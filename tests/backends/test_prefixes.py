@@ -211,6 +211,22 @@ def test_no_file_is_made_without_room_for_it(shelf: Shelf) -> None:
     run(work)
 
 
+def test_file_that_a_run_starts_from_is_not_evicted_for_the_one_that_it_writes(shelf: Shelf) -> None:
+    async def work() -> None:
+        store = shelf.store()
+        for text in "ab":
+            assert await shelf.put(store, text, 400)
+        [_, reading] = [one.path for one in store.of("key")]
+        store.touch(reading)
+        assert store.part(700, reading) is None
+        assert texts(store) == "ab", "nothing is given up for a file that has no room"
+        assert store.part(600, reading) is not None
+        await store.settled()
+        assert texts(store) == "b" and reading.exists()
+
+    run(work)
+
+
 def test_closed_store_saves_only_what_outlives_the_daemon(shelf: Shelf) -> None:
     async def work() -> None:
         store, without_disk = shelf.store(disk=700), shelf.store()

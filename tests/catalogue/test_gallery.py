@@ -225,6 +225,18 @@ async def test_failed_pull_says_why_and_can_be_started_again(pulls: Downloads, h
     await until(lambda: row(pulls).state == "done")
 
 
+async def test_pull_that_breaks_off_is_no_longer_under_way(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(target: str) -> AsyncGenerator[PullProgress, None]:
+        yield PullProgress("resolving", target)
+        raise ZeroDivisionError
+
+    downloads = Downloads(broken, lambda _target, _file: None)
+    downloads.start(TARGET)
+    await until(lambda: row(downloads).state == "failed")
+    assert (row(downloads).error, row(downloads).hint) == ("The pull failed: ZeroDivisionError.", "exo-rkllm logs")
+    assert "A pull broke off." in caplog.text
+
+
 async def test_rows_that_are_over_make_way_and_running_ones_do_not() -> None:
     ended = asyncio.Event()
 
@@ -238,6 +250,8 @@ async def test_rows_that_are_over_make_way_and_running_ones_do_not() -> None:
         pulls.start(f"a/{number}")
     with pytest.raises(Busy):
         pulls.start("a/more")
+    await pulls.pause("a/0")
+    pulls.start("a/0")  # needs no room: it has a row
     ended.set()
     await until(lambda: all(one.state == "done" for one in pulls.status()))
     pulls.start("a/more")

@@ -281,7 +281,7 @@ def test_a_sentence_about_a_card_names_it_once(catalogue: Catalogue, text: str) 
 CRASH = """
 import os, signal, sys
 from pathlib import Path
-from exo_rkllm.catalogue import staging, store
+from exo_rkllm.catalogue import store
 from exo_rkllm.catalogue.card import Card, Weights
 catalogue = store.Catalogue(Path(sys.argv[1]))
 moment = int(sys.argv[2])
@@ -295,7 +295,7 @@ def step(name, real):
     return counted
 Path.rename = step("rename", Path.rename)
 Path.unlink = step("unlink", Path.unlink)
-staging.sync = step("sync", staging.sync)
+store.sync = step("sync", store.sync)
 store.shutil.rmtree = step("rmtree", store.shutil.rmtree)
 with catalogue.stage() as stage:
     (stage / "w.rkllm").write_bytes(b"new")

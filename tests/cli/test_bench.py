@@ -95,6 +95,16 @@ def test_bench_without_daemon_prints_a_table_the_verdict_and_the_brake(
 
 
 @pytest.mark.usefixtures("alone")
+def test_page_that_cannot_be_written_loses_no_figure(
+    fast: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["bench", str(fast(file="poet.rkllm", max_context=1024)), "--share", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert "512 tokens" in out
+    assert f"exo-rkllm: {tmp_path} cannot be written: Is a directory.\n  try: " in err
+
+
+@pytest.mark.usefixtures("alone")
 def test_bench_shows_its_steps_and_ends_with_ctrl_c(
     make_model: Callable[..., Path], terminal: Callable[..., Terminal]
 ) -> None:
