@@ -137,6 +137,32 @@ async def test_only_who_may_control_has_the_buttons() -> None:
         assert tab.problems == []
 
 
+async def test_key_that_is_being_typed_outlives_what_the_daemon_says_meanwhile() -> None:
+    """Each status drew the dialog anew with the old key, and took away what had been typed."""
+    async with opened() as (_, tab):
+        await tab.until(LANES)
+        await tab.run("document.getElementById('open-key').click()")
+        await tab.run("document.getElementById('key').focus()")
+        await tab.type("ses")
+        heard = await tab.run("performance.now()")
+        await tab.until(f"performance.now() > {heard} + 2500")
+        await tab.type("ame")
+        await tab.press("Enter")
+        await tab.until("document.querySelectorAll('#model-list button[aria-label^=Load]').length === 5")
+
+
+async def test_question_whether_to_remove_does_not_call_the_keyboard_back() -> None:
+    async with opened() as (_, tab):
+        await use_key(tab, "sesame")
+        await tab.until("document.querySelector('[aria-label=\"Remove qwen\"]')")
+        await tab.run("document.querySelector('[aria-label=\"Remove qwen\"]').click()")
+        await tab.until("document.activeElement.innerText === 'Remove files'")
+        await tab.run("document.getElementById('open-key').focus()")
+        heard = await tab.run("performance.now()")
+        await tab.until(f"performance.now() > {heard} + 2500")
+        assert await tab.run("document.activeElement.id") == "open-key"
+
+
 async def test_off_loopback_the_page_asks_for_a_key() -> None:
     async with opened(settings=ApiServerSettings(keys=KEYS.keys, loopback=False)) as (_, tab):
         await tab.until("document.getElementById('key-box')?.open")

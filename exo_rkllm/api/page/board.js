@@ -1,6 +1,6 @@
 /* The board beside the chat: its cores and what they make, its readings, models, queue and cluster. */
 import { signal, useLayoutEffect, useRef, useSignal } from "./vendor/libs.js";
-import { html } from "./html.js";
+import { focus, html } from "./html.js";
 import { gigabytes, list, number, plural, span } from "./format.js";
 import { act, now, status } from "./daemon.js";
 import { openGallery, Pulls } from "./gallery.js";
@@ -147,7 +147,7 @@ function Model({ model }) {
       ${model.state === "loading" && html`<${Loading} model=${model} />`}</div>
     <span class=${`state ${busy ? "running" : reason && !live ? "failed" : model.state}`}>${words}</span>
     ${status.value.may.control && (asking.value ? html`<span class="acts" role="group" aria-label=${`Remove ${model.title} and its files?`}>
-      <button type="button" class="stop" ref=${(button) => button?.focus()} onclick=${() => act("/api/delete", { method: "DELETE", body: JSON.stringify({ model: model.name }) })}>Remove files</button>
+      <button type="button" class="stop" ref=${focus} onclick=${() => act("/api/delete", { method: "DELETE", body: JSON.stringify({ model: model.name }) })}>Remove files</button>
       <button type="button" class="quiet" onclick=${() => { asking.value = false; }}>Keep</button></span>`
     : html`<span class="acts"><button type="button" class="quiet" disabled=${model.state === "closing"} aria-label=${`${live ? "Unload" : "Load"} ${model.title}`}
       onclick=${() => act(`/v1/models/${encodeURIComponent(model.name)}/${verb}`)}>${live ? "Unload" : "Load"}</button>

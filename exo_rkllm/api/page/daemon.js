@@ -146,8 +146,8 @@ export async function follow() {
         batch(() => {
           status.value = value;
           now.value = value.time;
-          if (!value.draining) link.value = { state: "live" };
-          else if (link.value.state !== "stopping") link.value = { state: "stopping", since: new Date() };
+          const state = value.draining ? "stopping" : "live";
+          if (link.value.state !== state) link.value = value.draining ? { state, since: new Date() } : { state };
         });
       }
       if (!status.value?.draining) lost("The daemon has ended the connection.");

@@ -3,6 +3,10 @@ import { h, htm } from "./vendor/libs.js";
 
 export const html = htm.bind(h);
 
+/* For `ref`, once as the element comes: a function made in the template would be called at each drawing. */
+export const focus = (element) => element?.focus();
+export const select = (element) => element?.select();
+
 /* Also works off localhost without TLS, where browsers offer no clipboard. */
 export async function copy(text) {
   try {

@@ -50,7 +50,7 @@ export function KeyBox() {
     <p>Beyond this machine the daemon asks for a key. One with the right to control also loads and unloads models. It stays in this tab.</p>
     ${needed && problem.value && html`<p class="trouble" role="alert">${problem.value.text}</p>`}
     <label for="key">Key</label>
-    <input id="key" ref=${input} type="password" autocomplete="off" spellcheck="false" value=${apiKey.value} />
+    <input id="key" ref=${input} type="password" autocomplete="off" spellcheck="false" defaultValue=${apiKey.value} />
     <p class="buttons"><button type="button" id="key-drop" class="quiet" onclick=${() => { input.current.value = ""; input.current.form.requestSubmit(); }}>Forget</button><button type="submit">Use it</button></p>
   </form></dialog>`;
 }

@@ -1,6 +1,6 @@
 /* The list of conversations. */
 import { useRef, useSignal } from "./vendor/libs.js";
-import { download, html } from "./html.js";
+import { download, focus, html, select } from "./html.js";
 import { day } from "./format.js";
 import { asJson, asMarkdown, conversations, current, fileName, found, kept, isAnswered, remove, save, search, show, take, titleOf, touch, watch } from "./conversations.js";
 import { startNew } from "./chat.js";
@@ -22,11 +22,11 @@ function Item({ conversation }) {
   const pick = (act) => () => { close(); act(); };
   if (naming.value) {
     return html`<li><form class="rename" onsubmit=${rename} onfocusout=${(event) => event.currentTarget.requestSubmit()}>
-      <input name="title" aria-label="Name of the conversation" value=${title} ref=${(input) => input?.select()} onkeydown=${(event) => { if (event.key === "Escape") naming.value = false; }} /></form></li>`;
+      <input name="title" aria-label="Name of the conversation" defaultValue=${title} ref=${select} onkeydown=${(event) => { if (event.key === "Escape") naming.value = false; }} /></form></li>`;
   }
   if (asking.value) {
     return html`<li class="asking" role="group" aria-label=${`Delete ${title}?`}><span>Delete it?</span>
-      <button type="button" class="stop" ref=${(button) => button?.focus()} onclick=${() => remove(conversation)}>Delete</button>
+      <button type="button" class="stop" ref=${focus} onclick=${() => remove(conversation)}>Delete</button>
       <button type="button" class="quiet" onclick=${() => { asking.value = false; }}>Keep</button></li>`;
   }
   return html`<li class=${shown ? "shown" : ""}>
