@@ -405,6 +405,68 @@ ROWS = (
         ),
     ),
     Row(
+        "Kept conversations",
+        (
+            Panel(
+                "timeseries",
+                "Prompt tokens that were spared",
+                "In the NPU's cache from the turn before, or restored with a kept conversation.",
+                12,
+                7,
+                (
+                    Query(
+                        f"{rate('rkllm_cached_prompt_tokens_total', 'instance, model')}"
+                        f" - {rate('rkllm_restored_prompt_tokens_total', 'instance, model')}",
+                        "{{model}} cache {{instance}}",
+                    ),
+                    Query(
+                        rate("rkllm_restored_prompt_tokens_total", "instance, model"),
+                        "{{model}} restored {{instance}}",
+                    ),
+                ),
+                unit="none",
+                lowest=0,
+                stacked=True,
+            ),
+            Panel(
+                "timeseries",
+                "Saved, restored, evicted",
+                "Many evictions beside few restorations: the budget of [cache] is too small for the conversations.",
+                12,
+                7,
+                tuple(
+                    Query(
+                        f"increase(rkllm_conversations_{word}_total{{{MODEL}}}[{W}])",
+                        f"{{{{model}}}} {word} {{{{instance}}}}",
+                    )
+                    for word in ("saved", "restored", "evicted")
+                ),
+                lowest=0,
+            ),
+            Panel(
+                "timeseries",
+                "Conversations that are kept",
+                "Each is a file of the library's prompt cache.",
+                12,
+                7,
+                (Query(f"rkllm_conversations_kept{{{MODEL}}}", "{{model}} {{instance}}"),),
+                lowest=0,
+                stacked=True,
+            ),
+            Panel(
+                "timeseries",
+                "Room that these take",
+                "Memory and disk together, within the budget of [cache].",
+                12,
+                7,
+                (Query(f"rkllm_conversations_kept_bytes{{{MODEL}}}", "{{model}} {{instance}}"),),
+                unit="bytes",
+                lowest=0,
+                stacked=True,
+            ),
+        ),
+    ),
+    Row(
         "Cluster",
         (
             Panel(

@@ -81,7 +81,7 @@ def world(library: Library) -> Iterator[World]:
         for site in (good, bad):
             stack.enter_context(site.house.stack)
         good.board("rk3588-busy")
-        good.model("lamp", decode_tps=200.0, reply="A lamp. " * 20, npu_cores=1)
+        good.model("lamp", decode_tps=200.0, reply="A lamp. " * 20, npu_cores=1, prefill_base_ms=20, prefill_tps=1600)
         good.start()
         bad.board("orangepi-5-plus")
         bad.model("lamp", faults=("segv@token:2",), npu_cores=1)
@@ -92,7 +92,7 @@ def world(library: Library) -> Iterator[World]:
         stop = threading.Event()
         targets = [good.address, bad.address, stack.enter_context(metrics_server(member.registry(), accepted))]
         server = stack.enter_context(prometheus(folder, targets, RULES))
-        lives = (good.chat, lambda: fail(bad), lambda: act(member))
+        lives = (lambda: talk(good), lambda: fail(bad), lambda: act(member))
         workers = [threading.Thread(target=repeat, args=(life, stop)) for life in lives]
         for worker in workers:
             worker.start()
@@ -110,6 +110,12 @@ def world(library: Library) -> Iterator[World]:
 def repeat(life: Callable[[], object], stop: threading.Event) -> None:
     while not stop.is_set():
         life()
+
+
+def talk(site: Site) -> None:
+    """Two conversations in turn, each of which displaces the other."""
+    for name in ("lamp", "lantern"):
+        site.chat(text=" ".join(f"{name}{number}" for number in range(100)))
 
 
 def fail(site: Site) -> None:
@@ -140,6 +146,20 @@ ON_EVERY_BOARD = [name for name, expr in expressions().items() if name not in EL
 def test_real_daemon_fills_its_panels(where: str, world: World) -> None:
     expression = as_grafana_sends_it(expressions()[where], board=world.daemon)
     assert until(lambda: bool(world.prometheus.query(expression)), 10), expression
+
+
+KEPT = [panel["title"] for panel in panels() if "conversations" in str(panel["targets"])]
+
+
+@needs_prometheus
+@pytest.mark.parametrize("title", KEPT)
+def test_kept_conversations_move_the_panels_about_them(title: str, world: World) -> None:
+    """The real daemon answers two conversations in turn: one is saved, the other restored."""
+    [panel] = [panel for panel in panels() if panel["title"] == title]
+    for target in panel["targets"]:
+        if "evicted" not in target["expr"]:  # two fit the budget
+            above = f"({as_grafana_sends_it(target['expr'], board=world.daemon)}) > 0"
+            assert until(lambda above=above: bool(world.prometheus.query(above)), 10), above  # type: ignore[misc]  # mypy does not know the default's type
 
 
 @needs_prometheus
@@ -226,6 +246,7 @@ def test_dashboard_imports_into_any_grafana() -> None:
         "Boards",
         "NPU",
         "Serving",
+        "Kept conversations",
         "Cluster",
     ]
     numbers = [panel["id"] for panel in DASHBOARD["panels"]]
