@@ -1,12 +1,12 @@
 """Pulls that go on by themselves: begun, paused, resumed and cancelled by whoever may, and looked at by everybody.
 
+One runs at a time, since they share the network and the disk; the others wait in the order in which they were started.
 A paused pull keeps its part on disk, and starting it again goes on from there; a cancelled one leaves nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -18,7 +18,7 @@ from exo_rkllm.errors import Busy, ExoRkllmError, ModelNotFound, PullError
 
 log = logging.getLogger(__name__)
 
-DownloadState: TypeAlias = Literal["running", "paused", "failed", "done"]
+DownloadState: TypeAlias = Literal["waiting", "running", "paused", "failed", "done"]
 # Rows that are kept; the oldest that is over makes way.
 MOST = 20
 
@@ -51,39 +51,41 @@ class Downloads:
         self._discard = discard
         self._rows: dict[str, DownloadStatus] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._turn = asyncio.Lock()
 
     def status(self) -> tuple[DownloadStatus, ...]:
         """In the order in which they were begun."""
         return tuple(self._rows.values())
 
     def start(self, target: str) -> None:
-        """Begins or resumes it; one that runs already goes on."""
+        """Begins or resumes it as soon as it is its turn; one that waits or runs already goes on."""
         if target in self._tasks:
             return
         steps = self._pull(target)  # raises for what is no target
         if target not in self._rows:
             self._make_way()
-        before = self._rows.get(target, DownloadStatus(target, "running"))
-        self._rows[target] = replace(before, state="running", error="", hint="")
-        self._tasks[target] = asyncio.create_task(self._run(target, steps))
+        state: DownloadState = "waiting" if self._tasks else "running"
+        before = self._rows.get(target, DownloadStatus(target, state))
+        self._rows[target] = replace(before, state=state, error="", hint="")
+        task = self._tasks[target] = asyncio.create_task(self._run(target, steps))
+        task.add_done_callback(lambda _: self._tasks.pop(target))
 
     async def pause(self, target: str) -> None:
         self._row(target)
         await self._stop(target)
-        if self._rows[target].state == "running":
-            self._rows[target] = replace(self._rows[target], state="paused", text="paused")
+        if (row := self._rows.get(target)) and row.state in ("waiting", "running"):
+            self._rows[target] = replace(row, state="paused", text="paused")
 
     async def cancel(self, target: str) -> None:
         """Also takes a row away that is over."""
         self._row(target)
         await self._stop(target)
-        row = self._rows.pop(target)
-        if row.state != "done" and row.file:
+        row = self._rows.pop(target, None)
+        if row and row.state != "done" and row.file:
             await asyncio.to_thread(self._discard, target, row.file)
 
     async def close(self) -> None:
-        for target in list(self._tasks):
-            await self._stop(target)
+        await self._stop(*self._tasks)
 
     def _row(self, target: str) -> DownloadStatus:
         if target not in self._rows:
@@ -98,16 +100,17 @@ class Downloads:
             raise Busy(f"{MOST} pulls are under way.", "Wait for one of them, or cancel it.")
         del self._rows[over]
 
-    async def _stop(self, target: str) -> None:
-        task = self._tasks.pop(target, None)
-        if task is not None:
+    async def _stop(self, *targets: str) -> None:
+        tasks = [task for target in targets if (task := self._tasks.get(target))]
+        for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _run(self, target: str, steps: AsyncGenerator[PullProgress, None]) -> None:
         try:
-            async with aclosing(steps):
+            async with self._turn, aclosing(steps):
+                self._rows[target] = replace(self._rows[target], state="running")
                 async for step in steps:
                     self._take(target, step)
         except ExoRkllmError as error:
@@ -115,8 +118,6 @@ class Downloads:
         except Exception as surprise:
             log.exception("A pull broke off.")
             self._fail(target, PullError(f"The pull failed: {type(surprise).__name__}.", "exo-rkllm logs"))
-        finally:
-            self._tasks.pop(target, None)
 
     def _fail(self, target: str, error: ExoRkllmError) -> None:
         self._rows[target] = replace(self._rows[target], state="failed", error=error.sentence, hint=error.hint)

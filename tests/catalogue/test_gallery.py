@@ -237,6 +237,49 @@ async def test_pull_that_breaks_off_is_no_longer_under_way(caplog: pytest.LogCap
     assert "A pull broke off." in caplog.text
 
 
+async def test_one_pull_runs_at_a_time_and_the_others_wait_their_turn() -> None:
+    ends: dict[str, asyncio.Event] = {}
+
+    async def waits(target: str) -> AsyncGenerator[PullProgress, None]:
+        ends[target] = asyncio.Event()
+        try:
+            yield PullProgress("note", "", target)
+            await ends[target].wait()
+            yield PullProgress("done", "ready", id=target)
+        finally:
+            del ends[target]
+
+    def states() -> str:
+        assert len(ends) <= 1
+        return " ".join(f"{one.target}:{one.state}" for one in pulls.status())
+
+    async def become(wanted: str) -> None:
+        await until(lambda: states() == wanted)
+
+    pulls = Downloads(waits, lambda target, _file: discarded.append(target))
+    discarded: list[str] = []
+    for name in "abcd":
+        pulls.start(name)
+    pulls.start("c")  # it waits already
+    assert states() == "a:running b:waiting c:waiting d:waiting"
+    await until(lambda: "a" in ends)
+    await pulls.pause("a")
+    await become("a:paused b:running c:waiting d:waiting")
+    await pulls.pause("c")
+    pulls.start("a")
+    assert states() == "a:waiting b:running c:paused d:waiting"
+    await asyncio.gather(pulls.cancel("a"), pulls.cancel("a"))
+    assert discarded == ["a"]
+    ends["b"].set()
+    await become("b:done c:paused d:running")
+    pulls.start("c")
+    await pulls.cancel("d")
+    await become("b:done c:running")
+    pulls.start("e")
+    await pulls.close()
+    assert (states(), ends) == ("b:done c:running e:waiting", {})
+
+
 async def test_rows_that_are_over_make_way_and_running_ones_do_not() -> None:
     ended = asyncio.Event()
 
@@ -248,6 +291,7 @@ async def test_rows_that_are_over_make_way_and_running_ones_do_not() -> None:
     pulls = Downloads(waits, lambda _target, _file: None)
     for number in range(MOST):
         pulls.start(f"a/{number}")
+    assert [one.state for one in pulls.status()] == ["running"] + (MOST - 1) * ["waiting"]
     with pytest.raises(Busy):
         pulls.start("a/more")
     await pulls.pause("a/0")

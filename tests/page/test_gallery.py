@@ -23,6 +23,7 @@ LIST = "document.getElementById('model-list').innerText"
 FOUND = "document.getElementById('gallery-list').innerText"
 KEYS = f"{ADMIN} control\n{GUEST}\n"
 REPO, FILE = "maker/Tower-1B-RKLLM", "Tower-1B_w8a8_rk3588.rkllm"
+OTHER = "maker/Mast-1B-RKLLM"
 
 
 @asynccontextmanager
@@ -30,6 +31,7 @@ async def shop(house: House, make_model: Callable[..., Path], keys: str = KEYS) 
     async with LocalHub() as hub:
         weights = make_model(reply="hi", size=60 * CHUNK).read_bytes()
         hub.add(REPO, {FILE: large(weights)}, downloads=1200)
+        hub.add(OTHER, {"Mast-1B_w8a8_rk3588.rkllm": large(weights)}, downloads=7)
         hub.add("maker/Poet-7B-RK3576-RKLLM", {"Poet_RK3576_w4a16.rkllm": large(b"x")}, downloads=9)
         (house.folder / "api-keys").write_text(keys)
         daemon = await asyncio.to_thread(
@@ -66,7 +68,7 @@ async def test_model_is_found_pulled_paused_resumed_and_removed(
         text = await tab.run(FOUND)
         assert "fetched 1,200 times" in text and "4 MB" in text and "w8a8" in text
         assert "has files for RK3576 only, and this board is an RK3588" in text
-        assert "1 of 2 fit this board." in await tab.run("document.getElementById('gallery').innerText")
+        assert "2 of 3 fit this board." in await tab.run("document.getElementById('gallery').innerText")
         for width, height in ((1024, 600), (390, 844), (1280, 800)):
             await tab.look(width, height)
             box = await tab.run("document.getElementById('gallery').getBoundingClientRect().toJSON()")
@@ -75,9 +77,18 @@ async def test_model_is_found_pulled_paused_resumed_and_removed(
         hub.faults.pause = 0.05
         await press(tab, f"Pull {REPO}")
         await tab.until(f"{FOUND}.includes('pulling')")
+        await press(tab, f"Pull {OTHER}")
+        await tab.until(f"{FOUND}.includes('waiting')")
         await press(tab, "Close")
         name = REPO.partition("/")[2]
         await tab.until("document.querySelector('.pull progress')?.value > 0")
+        other = OTHER.partition("/")[2]
+        await press(tab, f"Pause {other}")
+        await tab.until(f"{LIST}.includes('paused')")
+        await press(tab, f"Resume {other}")
+        await tab.until(f"{LIST}.includes('waiting')")
+        await press(tab, f"Cancel {other}")
+        await tab.until(f"!{LIST}.includes('Mast')")
         await press(tab, f"Pause {name}")
         await tab.until(f"{LIST}.includes('paused')")
         sent = hub.sent

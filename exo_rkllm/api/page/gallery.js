@@ -35,7 +35,7 @@ function Pull({ pull }) {
   const name = target.split(":")[0].split("/").at(-1);
   const figures = state === "done" ? `${id} is ready` : list(
     total ? `${gigabytes(done)} of ${gigabytes(total)}` : state === "running" && text,
-    state === "paused" && "paused",
+    (state === "paused" || state === "waiting") && state,
     speed > 0 && `${gigabytes(speed)}/s`,
     speed > 0 && total > done && `${span((total - done) / speed)} left`,
   );
@@ -43,8 +43,8 @@ function Pull({ pull }) {
   return html`<li class="pull" data-target=${target}><div class="what"><p class="name">${name}</p><p class="meta">${figures}</p>
       ${state === "failed" && html`<p class="trouble">${error} ${hint}</p>`}
       ${failed.value?.model === target && html`<p class="trouble" role="alert">${failed.value.text}</p>`}
-      ${(state === "running" || state === "paused") && html`<progress aria-label=${`Pulling ${name}`} max="1" value=${total ? done / total : null}></progress>`}</div>
-    ${status.value.may.control && html`<span class="acts">${state === "running" ? button("Pause", "/pause") : state === "paused" ? button("Resume", "") : state === "failed" ? button("Retry", "") : ""}
+      ${["waiting", "running", "paused"].includes(state) && html`<progress aria-label=${`Pulling ${name}`} max="1" value=${total ? done / total : state === "running" ? null : 0}></progress>`}</div>
+    ${status.value.may.control && html`<span class="acts">${state === "running" || state === "waiting" ? button("Pause", "/pause") : state === "paused" ? button("Resume", "") : state === "failed" ? button("Retry", "") : ""}
       ${button(state === "done" ? "Dismiss" : "Cancel", "/cancel")}</span>`}
   </li>`;
 }
