@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,7 @@ from exo_rkllm.api.openai.tables import CHAT, TOKEN_IDS
 from exo_rkllm.api.response_format import ResponseFormat
 from exo_rkllm.backends.base import Capabilities, GenerationRequest, Usage
 from exo_rkllm.catalogue.entry import Entry
+from exo_rkllm.chat.chat_format import tokenizer_settings
 from exo_rkllm.errors import NotSupported
 from exo_rkllm.schema.specs import FieldError, FieldSpec, List, Switch, Text
 
@@ -86,9 +88,18 @@ async def detokenize(call: Call) -> web.StreamResponse:
     return json_response({"prompt": text, "content": text})
 
 
+async def tokenizer_info(call: Call) -> web.StreamResponse:
+    """What vLLM's clients render and count with, such as lm-evaluation-harness instead of a tokenizer of its own."""
+    entry = _entry(call)
+    known(entry, await call.context.tokenizers.count(entry, []))
+    settings = await asyncio.to_thread(tokenizer_settings, entry.folder)
+    template = {"chat_template": entry.chat_format().template.text}
+    return json_response({"tokenizer_class": "PreTrainedTokenizerFast", **settings, **template})
+
+
 def _entry(call: Call) -> Entry:
-    """The model that is named, or the only one there is: llama.cpp's clients name none."""
-    if name := call.values.get("model"):
+    """The model that is named, or the only one there is: llama.cpp's clients name none, and vLLM's."""
+    if name := call.values.get("model") or call.request.query.get("model"):
         return call.entry(name)
     entries = call.context.catalogue.list()
     if len(entries) != 1:
@@ -128,5 +139,6 @@ ENDPOINTS: tuple[Endpoint, ...] = tuple(
     for row in (
         Endpoint("POST", f"{path}/tokenize", tokenize, "Returns the token ids of a text.", body=TOKENIZE),
         Endpoint("POST", f"{path}/detokenize", detokenize, "Returns the text of token ids.", body=DETOKENIZE),
+        Endpoint("GET", f"{path}/tokenizer_info", tokenizer_info, "Returns a tokenizer's settings (`?model=`)."),
     )
 )

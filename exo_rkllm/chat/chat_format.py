@@ -189,6 +189,12 @@ def model_type(folder: Path) -> object:
     return _mapping(folder / "config.json").get("model_type")
 
 
+def tokenizer_settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, with each special token as its text. Empty without such a file."""
+    config = _mapping(folder / "tokenizer_config.json")
+    return {**config, **{name: _token(value) for name, value in config.items() if name.endswith("_token") and value}}
+
+
 def read_chat_format(
     folder: Path, model: str, settings: ChatSettings, family: Family, template: str = ""
 ) -> ChatFormat:

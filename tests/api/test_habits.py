@@ -279,10 +279,30 @@ async def test_text_becomes_tokens_and_text_again(server: World, prefix: str) ->
     assert status == 400 and "model is missing" in said["error"]["message"]
 
 
+async def test_tokenizer_info_is_the_models_own_settings_with_texts(server: World) -> None:
+    """vLLM's clients take `eos_token` for a text, and render with `chat_template`."""
+    async with server.http.get(f"{server.url}/tokenizer_info?model=qwen") as refused:
+        assert refused.status == 400 and "qwen has no tokenizer here" in await refused.text()
+    folder = server.folder / "qwen"
+    write_tokenizer(folder)
+    bare = await get(server, "/tokenizer_info?model=qwen")
+    assert bare["tokenizer_class"] == "PreTrainedTokenizerFast" and "<|im_start|>" in bare["chat_template"]
+    config = {"eos_token": {"content": "<|im_end|>"}, "bos_token": None, "add_bos_token": False, "tokenizer_class": "Q"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": "{{ messages }}"}))
+    assert await get(server, "/v1/tokenizer_info?model=qwen") == {
+        **config,
+        "eos_token": "<|im_end|>",
+        "chat_template": "{{ messages }}",
+    }
+    async with server.http.get(f"{server.url}/tokenizer_info") as refused:
+        assert refused.status == 400 and "model is missing" in await refused.text()
+
+
 async def test_only_model_needs_no_name() -> None:
     async with world(cards={"qwen": CARDS["qwen"]}) as server:
         write_tokenizer(server.folder / "qwen")
         assert (await post(server, "/tokenize", {"content": "a b"}))[1]["count"] == 2
+        assert "chat_template" in await get(server, "/tokenizer_info")
 
 
 # ── items ────────────────────────────────────────────────────────────────────────────────────────
