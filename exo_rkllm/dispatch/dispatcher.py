@@ -35,11 +35,13 @@ from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.abandoned import AbandonedRuns
 from exo_rkllm.dispatch.affinity import conversation_keys, is_background
 from exo_rkllm.dispatch.decide import deadline, decide
+from exo_rkllm.dispatch.departures import QueueDepartures
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
 from exo_rkllm.dispatch.followers import Followers
 from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.life import EngineLife
 from exo_rkllm.dispatch.placement import placed
+from exo_rkllm.dispatch.progress import QueueProgress
 from exo_rkllm.dispatch.prompts import EarlyPrompt, PromptMaker
 from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds
@@ -88,11 +90,11 @@ class Dispatcher:
         self._loading = Waiters[None]()
         self._unloading = Waiters[bool]()
         self._events: deque[DispatchEvent] = deque()
-        self._moved: set[str] = set()  # models whose waiting requests are to hear where they stand
-        self._left: set[int] = set()  # tickets whose end the run loop has not heard of
+        self._progress = QueueProgress(lambda: self._state, self._requests)
         self._deciding = False
         self._timer: asyncio.TimerHandle | None = None
         self._abandoned = AbandonedRuns(self._post, self._engine)
+        self._departures = QueueDepartures(self._post)
         self._prompts = PromptMaker()
         self._followers = Followers(lambda: dispatch_overview(self._state))
 
@@ -180,26 +182,17 @@ class Dispatcher:
         name, engine = active.model.id, active.engine
         report = active.report(time.monotonic())
         self._count(report)
-        extra = {"request": active.request.id, "model": name, "client": active.client}
-        log.info("%s", log_line(report), extra=extra)
-        if isinstance(active.error, RunnerLost) and engine is not None and engine is self._engine(name):
+        if engine is None:
+            self._departures.add(active, report)
+            return
+        log.info("%s", log_line(report), extra=active.log_fields)
+        if isinstance(active.error, RunnerLost) and engine is self._engine(name):
             # Before its place is free: the next request must not start on an engine that is dead.
             self._post(on.EngineLostEvent(name, active.error))
-        if engine is not None and active.finish is None and active.error is None:
+        if active.finish is None and active.error is None:
             self._abandoned.add(active, engine)
-        elif engine is not None:
-            if not active.place_free:
-                self._free_place(active)
-        else:
-            if not self._left:
-                asyncio.get_running_loop().call_soon(self._post_left)
-            self._left.add(active.ticket)
-
-    def _post_left(self) -> None:
-        """Before anything else is decided, or in the loop's next turn: however many clients leave at once."""
-        if self._left:
-            left, self._left = frozenset(self._left), set()
-            self._post(on.QueueLeftEvent(left))
+        elif not active.place_free:
+            self._free_place(active)
 
     def _count(self, report: AnswerReport) -> None:
         self._observer.answered(report)
@@ -307,7 +300,7 @@ class Dispatcher:
 
     def _post(self, event: DispatchEvent) -> None:
         """The only place where the state changes; what an effect brings about waits for its turn."""
-        self._post_left()
+        self._departures.flush()
         self._events.append(event)
         if self._deciding:
             return
@@ -321,10 +314,9 @@ class Dispatcher:
         finally:
             self._deciding = False
         self._set_timer()
-        moved = {name for name, model in self._state.models.items() if model is not before.models.get(name)}
-        if moved and not self._moved:
-            asyncio.get_running_loop().call_soon(self._report_progress)
-        self._moved |= moved
+        self._progress.moved(
+            [name for name, model in self._state.models.items() if model is not before.models.get(name)]
+        )
         self._followers.tell()
 
     def _carry_out(self, effect: DispatchEffect) -> None:
@@ -377,14 +369,6 @@ class Dispatcher:
         now = time.monotonic()
         if (due := deadline(self._state, now)) is not None:
             self._timer = asyncio.get_running_loop().call_later(due - now, self._post, on.TickEvent())
-
-    def _report_progress(self) -> None:
-        """To all who wait for a model that has changed, after what the changes themselves wanted done."""
-        moved, self._moved = self._moved, set()
-        for model in map(self._state.models.__getitem__, moved):
-            for ahead, entry in enumerate(model.queue.entries, len(model.running)):
-                if (active := self._requests.get(entry.ticket)) is not None:
-                    active.progress(Progress("loading") if model.phase == "loading" else Progress("queued", ahead))
 
     def _ticket(self) -> int:
         self._tickets += 1

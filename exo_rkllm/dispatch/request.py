@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Model, Progress, Timings, Usage
@@ -75,6 +76,10 @@ class ActiveRequest:
         queued = started_at - self.submitted_at - self.load_seconds + finish.timings.queued
         load = self.load_seconds + finish.timings.load
         self.finish = replace(finish, timings=replace(finish.timings, queued=queued, load=load))
+
+    @property
+    def log_fields(self) -> Mapping[str, str]:
+        return {"request": self.request.id, "model": self.model.id, "client": self.client}
 
     def report(self, now: float) -> AnswerReport:
         """What became of it, for whoever counts."""

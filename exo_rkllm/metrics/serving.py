@@ -93,7 +93,8 @@ class ServingMetrics:
         usage = event.usage
         prompt = usage.prompt if usage.counted else 0
         for name, tokens in zip(TOKENS, (prompt, usage.cached, usage.completion), strict=True):
-            self._count(name, tokens, model)
+            if tokens:  # the series are there since the model's load
+                self._count(name, tokens, model)
         if usage.images:
             self._count("rkllm_images_total", usage.images, model)
             self._count("rkllm_images_encoded_total", usage.encoded, model)
@@ -102,8 +103,8 @@ class ServingMetrics:
         self._observe("rkllm_queue_seconds", event.timings.queued, model)
         if event.first_token is not None:
             self._observe("rkllm_time_to_first_token_seconds", event.first_token, model)
-        if event.gaps is not None:
-            self._histogram("rkllm_inter_token_seconds", model).merge(event.gaps.counts, event.gaps.total)
+            if event.gaps is not None:
+                self._histogram("rkllm_inter_token_seconds", model).merge(event.gaps.counts, event.gaps.total)
         # Zero means that the engine does not know (Timings).
         if event.timings.prefill > 0:
             self._observe("rkllm_prefill_seconds", event.timings.prefill, model)

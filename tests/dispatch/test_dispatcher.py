@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
@@ -625,8 +626,11 @@ async def test_observer_hears_of_every_answer_load_and_crash() -> None:
     assert [load.error for load in seen.loads] == ["", "load_failed"]
 
 
-async def test_requests_that_leave_together_are_one_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_that_leave_together_are_one_decision_and_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """512 clients that left at once took the loop a second: each of them looked at all the others."""
+    caplog.set_level("INFO", "exo_rkllm.dispatch")
     theatre = Theatre("qwen", limits=DispatchLimits(reserve=0, queue=200, queue_per_client=200))
     theatre.stages["qwen"].pace = 0.01
     await theatre.dispatcher.load("qwen")
@@ -639,6 +643,7 @@ async def test_requests_that_leave_together_are_one_decision(monkeypatch: pytest
         return decide(state, event, now)
 
     monkeypatch.setattr(dispatcher_module, "decide", counted)
+    caplog.clear()
     for task in tasks[1:]:
         task.cancel()
     await asyncio.wait(tasks[1:])
@@ -646,6 +651,26 @@ async def test_requests_that_leave_together_are_one_decision(monkeypatch: pytest
     await asyncio.sleep(0)
     (left,) = events
     assert isinstance(left, QueueLeftEvent) and len(left.tickets) == 99
+    (line,) = caplog.messages
+    assert re.fullmatch(r"qwen: abort, 99 requests before their turn, after \d\.\d to \d\.\d s\.", line)
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_request_that_leaves_alone_has_a_line_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "exo_rkllm.dispatch")
+    theatre = Theatre("qwen")
+    theatre.stages["qwen"].pace = 0.01
+    await theatre.dispatcher.load("qwen")
+    tasks = [asyncio.ensure_future(theatre.answer("qwen", "a " * 50, client=f"{number}")) for number in range(3)]
+    await until(lambda: theatre.dispatcher.status().waiting == 2)
+    caplog.clear()
+    for task in tasks[1:]:
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(0)
+    assert all("qwen: abort, 0 tokens out in " in message for message in caplog.messages)
+    assert [record.__dict__["client"] for record in caplog.records] == ["1", "2"]
     tasks[0].cancel()
     await asyncio.wait(tasks)
 
