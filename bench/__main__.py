@@ -21,6 +21,7 @@ TABLES = (
     "callback",
     "parser",
     "render",
+    "load",
     "daemon",
     "board",
     "fair",

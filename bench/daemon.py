@@ -77,8 +77,9 @@ def one_round() -> dict[str, float]:
             time.sleep(IDLE)
             idle = used(process.pid) - alone
             Client(folder / "exo-rkllm/control.sock").post("/control/load", model="demo")
-            child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-            both = used(process.pid).rss + used(child).rss
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            (child,) = (pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "rkllm-model\n")
+            both = used(process.pid).rss + used(int(child)).rss
     return {
         "ready": ready,
         "alone": alone.rss / 1e6,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # imported where they are used: a command that only looks at 
     from exo_rkllm.dispatch.dispatcher import Dispatcher
     from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
     from exo_rkllm.runner.parent import LineSink
+    from exo_rkllm.runner.spare import SpareChild
     from exo_rkllm.vision.pictures import Pictures
 
 # What a load takes besides the file where no card says more (reference 3.2, an estimate).
@@ -91,6 +92,7 @@ class Node:
         self._report = report
         self._pictures: Pictures | None = None
         self.prefixes: PrefixStore | None = None  # a daemon keeps conversations, other processes are too short
+        self.spare: SpareChild | None = None  # for the same reason
         self.catalogue = Catalogue(models)
         self.catalogue.aliases = config.aliases
         self.use_plugins(loaded)
@@ -113,7 +115,9 @@ class Node:
         """What a load is given besides the model: libraries, platform and CPUs as they are now."""
         from exo_rkllm.backends.host import engine_host
 
-        return engine_host(self.config, self.search(), self._report, self._root, self.pictures, self.prefixes)
+        return engine_host(
+            self.config, self.search(), self._report, self._root, self.pictures, self.prefixes, self.spare
+        )
 
     def search(self) -> Search:
         """The vendor libraries that a load may use."""

@@ -6,6 +6,11 @@ import contextlib
 from pathlib import Path
 
 
+def holds_model(pid: int) -> bool:
+    """Whether a daemon's child has been told to load a model; its spare child has not been yet."""
+    return Path(f"/proc/{pid}/comm").read_text() == "rkllm-model\n"
+
+
 def children() -> dict[int, str]:
     """Their command lines by process id; empty for one that has ended and waits to be reaped."""
     found = {}

@@ -15,6 +15,7 @@ from exo_rkllm.config import Config
 from exo_rkllm.config.table import SamplingPolicy
 from exo_rkllm.runner.limits import RunnerLimits
 from exo_rkllm.runner.parent import LineSink
+from exo_rkllm.runner.spare import SpareChild
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.version import order
 from exo_rkllm.socs import default_cpus
@@ -41,6 +42,7 @@ class EngineHost:
     the loaded model's, where the runtime takes them at load only.
     `encoder_library` is librknnrt's path, None to look for it, `cores` are the NPU's, and `pictures` has been shown
     to the models of this process; without it no model sees. `prefixes` keeps conversations that others displace.
+    `spare` is a process that the next load may use.
     """
 
     report: LineSink
@@ -55,6 +57,7 @@ class EngineHost:
     cores: int = 0
     pictures: Callable[[], Pictures] | None = None
     prefixes: PrefixStore | None = None
+    spare: SpareChild | None = None
 
 
 def engine_host(
@@ -64,6 +67,7 @@ def engine_host(
     root: Path | None = None,
     pictures: Callable[[], Pictures] | None = None,
     prefixes: PrefixStore | None = None,
+    spare: SpareChild | None = None,
 ) -> EngineHost:
     """The board below `root`, else the configured one; a machine that is none leaves SoC and CPUs to the library.
 
@@ -78,6 +82,7 @@ def engine_host(
         encoder_library=Path(config.runtime.encoder_library) if config.runtime.encoder_library else None,
         pictures=pictures,
         prefixes=prefixes,
+        spare=spare,
     )
     board = detect(root)
     if (soc := board.soc) is None:

@@ -116,6 +116,7 @@ class RkllmEngine(Engine):
             preload=self.model.preload.after(self._host.native),
             environment=log_environment(release),
             vocabulary=self._vocabulary,
+            spare=self._host.spare,
         )
         self._runner, self._sampling.loaded, self._choice = runner, sampling, choice
         # A saved prompt is in the cache at once, and stays behind every one that is cleared.

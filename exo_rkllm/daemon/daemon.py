@@ -42,6 +42,7 @@ from exo_rkllm.errors import ConfigError, ExoRkllmError
 from exo_rkllm.log.ring import Ring
 from exo_rkllm.log.setup import set_level
 from exo_rkllm.metrics.serving import ServingMetrics
+from exo_rkllm.runner.spare import SpareChild
 from exo_rkllm.runtime import abi
 from exo_rkllm.runtime.locate import Search
 
@@ -87,6 +88,8 @@ class Daemon:
         self.hardware = Hardware(config, self._hardware_changed)
         self.node.prefixes = prefix_store(config, environment, lambda: available_memory(self.hardware.root))
         self._closing.callback(self.hardware.close)
+        self.node.spare = SpareChild()
+        self._closing.callback(self.node.spare.close)
         self.neighbours = NeighbourWatch(
             lambda: find_neighbours(self.hardware.root, self.hardware.watch.board, os.getpid())
         )
@@ -142,6 +145,11 @@ class Daemon:
         if self.config.board.performance:
             unit = self.hardware.root / SOCKET.relative_to("/")
             self._spawn(raise_clocks(self.dispatcher.subscribe(), Performance(unit)))
+
+    def prepare_first_load(self) -> None:
+        """Once the API answers: what the first model would wait for."""
+        if self.node.spare is not None and self.hardware.unavailable_reason is None:
+            self.node.spare.refill()
 
     def _cluster_node(self) -> ClusterNode | None:
         return cluster_node(

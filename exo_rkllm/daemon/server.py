@@ -95,6 +95,7 @@ class Server:
 
     async def main_loop(self) -> None:
         """Until a signal asks for the end."""
+        self._daemon.prepare_first_load()
         await self._daemon.cluster.start()
         await self._stop.wait()
         await self._daemon.cluster.stop()

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from exo_rkllm.errors import ExoRkllmError, NotSupported
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import RunnerJob, inputs_of, spec_of
-from exo_rkllm.runner.process import settle
+from exo_rkllm.runner.process import name_process, settle
 from exo_rkllm.runner.wire import TOKEN_HEAD, TOKEN_ID, Frame, FrameKind
 from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.ends import ends_beside
@@ -173,6 +173,8 @@ class Child:
 
     def _load(self, task: ChildCall) -> None:
         order = task.frame.json()
+        name_process("rkllm-model")
+        os.environ.update(order["environment"])
         if order["preload"] is not None:
             from exo_rkllm.runner.preload import Preload  # the rare model of a plugin pays for it, no other
 
@@ -274,4 +276,5 @@ class Child:
 def main(sock: int, box: int, parent: int, die_with_parent: int) -> None:
     """Called by the command line that `launch.start_child` builds, with descriptors that it inherited."""
     settle(parent, die_with_parent=bool(die_with_parent))
+    name_process("rkllm-spare")
     Child(socket.socket(fileno=sock), BlackBox(box)).serve()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import exo_rkllm
 from exo_rkllm.board import affinity
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunnerLost
 from exo_rkllm.runtime import failures
+from exo_rkllm.runtime.blackbox import BlackBox
 
 # A file that crashes with one version of the runtime works with another (board-facts 13).
 OTHER_RUNTIMES = "exo-rkllm selftest --runtimes {name} tries each installed runtime"
@@ -47,35 +50,51 @@ LANGUAGE_MODEL = ChildProgram("exo_rkllm.runner.child")
 ENCODER = ChildProgram("exo_rkllm.runner.encoder_child")
 
 
+@dataclass(frozen=True, slots=True)
+class ChildProcess:
+    """A started process, our end of its socketpair, and the black box that takes its output."""
+
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+    box: BlackBox
+
+    def discard(self) -> None:
+        """Ends a process that nobody has given work to."""
+        self.process.kill()
+        self.process.wait()
+        self.sock.close()
+        self.box.close()
+
+
 def start_child(
-    program: ChildProgram, name: str, sock: int, box: int, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
+    program: ChildProgram, name: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> ChildProcess:
     """A process that inherits two descriptors: its end of the socketpair, and the black box for its output.
 
-    `environment` goes over ours. Raises LoadError where no process can be had.
+    `environment` goes over ours. Raises LoadError where no process can be had; nothing is left open then.
     """
+    sock, theirs = socket.socketpair()
+    sock.setblocking(False)
+    box = BlackBox.create()
     # Bound to the thread that starts the child (prctl(2)), so only the thread that lives longest may ask for it.
     die_with_us = threading.current_thread() is threading.main_thread()
-    numbers = [sock, box, os.getpid(), int(die_with_us)]
+    numbers = [theirs.fileno(), box.fd, os.getpid(), int(die_with_us)]
+    flags = SITE_FLAGS if program.site else FLAGS
     try:
-        with affinity.for_child():
-            return subprocess.Popen(
-                [
-                    sys.executable,
-                    *(SITE_FLAGS if program.site else FLAGS),
-                    "-c",
-                    BOOT.format(program.module),
-                    *map(str, numbers),
-                    HOME,
-                ],
+        with theirs, affinity.for_child():
+            process = subprocess.Popen(
+                [sys.executable, *flags, "-c", BOOT.format(program.module), *map(str, numbers), HOME],
                 stdin=subprocess.DEVNULL,
-                stdout=box,
-                stderr=box,
-                pass_fds=(sock, box),
+                stdout=box.fd,
+                stderr=box.fd,
+                pass_fds=(theirs.fileno(), box.fd),
                 env={**os.environ, **environment},
             )
     except OSError as error:
+        sock.close()
+        box.close()
         raise LoadError(f"The process of {name} cannot be started: {error.strerror}.", "ulimit -a") from error
+    return ChildProcess(process, sock, box)
 
 
 def death_of(name: str, status: int, activity: str, lines: Sequence[str]) -> ExoRkllmError:

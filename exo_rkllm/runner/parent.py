@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -19,13 +18,21 @@ from typing import Any, TypeAlias
 from exo_rkllm.errors import ExoRkllmError, RunnerLost, from_code, unloaded
 from exo_rkllm.runner import wire
 from exo_rkllm.runner.jobs import ChildJob
-from exo_rkllm.runner.launch import LANGUAGE_MODEL, LOG_HINT, ChildProgram, death_of, resident_bytes, start_child
+from exo_rkllm.runner.launch import (
+    LANGUAGE_MODEL,
+    LOG_HINT,
+    ChildProcess,
+    ChildProgram,
+    death_of,
+    resident_bytes,
+    start_child,
+)
 from exo_rkllm.runner.limits import RunnerLimits
 from exo_rkllm.runner.outbox import Outbox
 from exo_rkllm.runner.preload import Preload
+from exo_rkllm.runner.spare import SpareChild
 from exo_rkllm.runner.stream import ArrayRows, MakeToken, RunDone, RunStarted, RunStream
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, FrameKind
-from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.values import LoadParams
 
 LineSink: TypeAlias = Callable[[Sequence[str]], None]
@@ -34,9 +41,8 @@ LineSink: TypeAlias = Callable[[Sequence[str]], None]
 class Runner:
     """One child with one loaded model, made by `start`. Once `lost` has returned, other calls raise its reason."""
 
-    def __init__(
-        self, program: ChildProgram, name: str, limits: RunnerLimits, report: LineSink, environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, child: ChildProcess, name: str, limits: RunnerLimits, report: LineSink) -> None:
+        self._process, self._sock, self._box = child.process, child.sock, child.box
         self._name = name
         self._limits = limits
         self._report = report
@@ -57,7 +63,10 @@ class Runner:
         self._abort_by: float | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._closing = False
-        self._spawn(program, environment)
+        self._outbox = Outbox(self._loop, self._sock)
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._sock, self._on_readable)
+        self._loop.add_reader(self._pidfd, self._on_exit)
 
     @classmethod
     async def start(
@@ -71,21 +80,28 @@ class Runner:
         preload: Preload = Preload(),
         environment: Mapping[str, str] = MappingProxyType({}),
         vocabulary: int = 0,
+        spare: SpareChild | None = None,
     ) -> tuple[Runner, Mapping[str, Any]]:
-        """A child with its model loaded, and the facts of its session. `environment` overrides the daemon's own, and
-        `vocabulary` is as in `ends_beside`.
+        """A child with its model loaded, and the facts of its session: `spare` where it has a process, else a new one.
+
+        `environment` is set in the child before it opens a library, and `vocabulary` is as in `ends_beside`.
 
         Raises what the child reports, or why it died; no process is left then.
         """
         order = {
             "library": str(library),
             "params": params.to_json(),
+            "environment": dict(environment),
             "preload": preload.order(),
             "vocabulary": vocabulary,
         }
-        return await cls.start_program(
-            LANGUAGE_MODEL, name, order, report=report, limits=limits, environment=environment
-        )
+        if spare is None:
+            return await cls.start_program(LANGUAGE_MODEL, name, order, report=report, limits=limits)
+        try:
+            child = spare.take() or start_child(LANGUAGE_MODEL, name)
+            return await cls._loaded(child, name, order, report, limits)
+        finally:
+            spare.refill()  # after the load, which needs the processor itself
 
     @classmethod
     async def start_program(
@@ -98,8 +114,14 @@ class Runner:
         limits: RunnerLimits,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> tuple[Runner, Mapping[str, Any]]:
-        """A child of any kind, and what it answers to its LOAD."""
-        runner = cls(program, name, limits, report, environment)
+        """A child of any kind, and what it answers to its LOAD. `environment` goes over the daemon's own."""
+        return await cls._loaded(start_child(program, name, environment), name, order, report, limits)
+
+    @classmethod
+    async def _loaded(
+        cls, child: ChildProcess, name: str, order: dict[str, Any], report: LineSink, limits: RunnerLimits
+    ) -> tuple[Runner, Mapping[str, Any]]:
+        runner = cls(child, name, limits, report)
         try:
             facts = await runner._ask(FrameKind.LOAD, order)
         except BaseException:
@@ -194,23 +216,6 @@ class Runner:
         return resident_bytes(self.pid)
 
     # ── the process ──────────────────────────────────────────────────────────────────────────────
-
-    def _spawn(self, program: ChildProgram, environment: Mapping[str, str]) -> None:
-        self._sock, theirs = socket.socketpair()
-        self._sock.setblocking(False)
-        self._box = BlackBox.create()
-        try:
-            self._process = start_child(program, self._name, theirs.fileno(), self._box.fd, environment)
-        except BaseException:
-            self._sock.close()
-            self._box.close()
-            raise
-        finally:
-            theirs.close()
-        self._outbox = Outbox(self._loop, self._sock)
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._loop.add_reader(self._sock, self._on_readable)
-        self._loop.add_reader(self._pidfd, self._on_exit)
 
     def _kill(self) -> None:
         if self._process.returncode is None:

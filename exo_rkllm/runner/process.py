@@ -18,7 +18,7 @@ from exo_rkllm.runner import wire
 from exo_rkllm.runner.wire import Frame, FrameKind
 from exo_rkllm.runtime.blackbox import BlackBox
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 # The vendor's own demo raises it to this: older libraries hold a descriptor a buffer (reference 4.4).
 OPEN_FILES = 102400
 # The kernel's out-of-memory killer takes the child that holds the weights, not the daemon that can say why.
@@ -113,3 +113,8 @@ def settle(parent: int, *, die_with_parent: bool) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:  # noqa: PTH123 - pathlib takes 1.2 MB
         score.write(OOM_SCORE)
+
+
+def name_process(name: str) -> None:
+    """What ps and top show; at most 15 letters. Called by the main thread, whose name it is."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())

@@ -18,6 +18,7 @@ from typing import Any
 
 from exo_rkllm.client.control import Client
 from exo_rkllm.errors import ExoRkllmError
+from tests.processes import holds_model
 
 REPOSITORY = Path(__file__).parent.parent.parent
 START = 20.0  # a machine that builds something else at the same time
@@ -143,11 +144,10 @@ class Daemon:
         return self.client.get("/control/status")
 
     def model_processes(self) -> list[int]:
-        """Its children, without the helper, which belongs to no model."""
+        """Its children, without the helper and the process that waits for a model, which belong to none."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        commands = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
-        return [child for child, command in commands.items() if b"exo_rkllm.helper" not in command]
+        return [int(child) for child in children if holds_model(int(child))]
 
     def model(self, name: str) -> dict[str, Any]:
         found: dict[str, Any] = {"state": "cold", "running": [], "waiting": [], "memory": 0}

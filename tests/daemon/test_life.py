@@ -190,12 +190,22 @@ def test_sockets_that_systemd_opened_are_used_and_left(house: House, tmp_path: P
     assert house.socket.exists()
 
 
+def test_first_model_is_loaded_by_a_process_that_waits(board_house: House, make_model: Callable[..., Path]) -> None:
+    board_house.simulated("qwen", make_model, reply="Hello")
+    daemon = board_house.start()
+    daemon.status()
+    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
+    assert len(children) == 1 and not daemon.model_processes()
+    assert daemon.answer("qwen", "Hello") == "Hello"
+    assert daemon.model_processes() == [int(children[0])]
+
+
 def test_stopped_daemon_leaves_no_child_and_no_socket(board_house: House, make_model: Callable[..., Path]) -> None:
     board_house.simulated("qwen", make_model, reply="Hello")
     daemon = board_house.start()
     assert daemon.answer("qwen", "Hi") == "Hello"
     children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-    assert len(children) == 2, "the model's process and the helper"
+    assert len(children) == 3, "the model's process, the one for the next model, and the helper"
     daemon.process.kill()
     daemon.wait()
     for child in children:

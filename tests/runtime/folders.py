@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exo_rkllm.runtime.locate import NAME, VERSIONS
+from tests.processes import holds_model
 from tests.simulated import Library
 
 
@@ -47,5 +48,4 @@ def children(pid: int) -> Iterator[int]:
 
 def mapped_releases(daemon: int) -> list[str]:
     """Those of all its models' processes."""
-    models = [pid for pid in children(daemon) if b"exo_rkllm.runner.child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    return sorted(map(mapped_release, models))
+    return sorted(map(mapped_release, filter(holds_model, children(daemon))))

@@ -174,7 +174,7 @@ def test_children_of_a_killed_daemon_do_not_stay(served: Served) -> None:
     assert answers(container)
     group = container.show(UNIT, "ControlGroup")
     processes = set(container.run(f"cat /sys/fs/cgroup{group}/cgroup.procs").split())
-    assert len(processes) == 3, "a daemon, the process of its model, and the one for chat templates"
+    assert len(processes) == 4, "a daemon, the processes of its model and of the next one, and that of chat templates"
     container.run(f"kill -KILL {container.show(UNIT, 'MainPID')}")
     container.until("an answer", lambda: answers(container))
     assert all(container.ask(f"kill -0 {pid}").code != 0 for pid in processes)

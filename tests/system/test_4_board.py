@@ -73,7 +73,7 @@ def test_the_runtime_is_taken_up_without_a_restart_and_answers(onboard: Onboard)
     owner.add_model(machine, options=FITS)
     assert "simulated model" in words(machine.run(owner.chat()))
     assert machine.show(UNIT, "MainPID") == pid
-    children = machine.run(f"pgrep --parent {pid} | head -n 1").strip()
+    children = machine.run(f"pgrep --parent {pid} rkllm-model").strip()
     assert RUNTIME in machine.run(f"cat /proc/{children}/maps")
 
 
