@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import zenoh
 
 from exo_rkllm.cluster.discovery import service
 from exo_rkllm.cluster.discovery.interfaces import Interfaces
@@ -26,6 +27,7 @@ from exo_rkllm.cluster.discovery.service import Discovery, new_nonce
 from exo_rkllm.cluster.discovery.state import AmbiguousClusters, DiscoveryState, Outcome, PacketSource
 from exo_rkllm.cluster.node import ClusterNode
 from exo_rkllm.cluster.serving import NodeDescription
+from exo_rkllm.cluster.session import local_node
 from exo_rkllm.cluster.session import zenoh_link as link
 from exo_rkllm.cluster.session.link import Alive, Linked, LinkFailed, TopicMessage
 from exo_rkllm.cluster.session.view import Phase
@@ -239,6 +241,35 @@ async def test_idle_link_does_not_tick(exo: Exo, tmp_path: Path) -> None:
         before = wakes_of_zenoh()
         await asyncio.sleep(0.8)
         assert wakes_of_zenoh() - before < 8
+
+
+async def test_idle_board_says_one_small_message_in_five_seconds(
+    exo: Exo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As somebody on the wire counts; by default five seconds are a fifth of one."""
+    pace, seconds = (local_node.SIGN_OF_LIFE, 60.0) if os.environ.get("TESTS_LONG") else (0.2, 1.0)
+    monkeypatch.setattr(local_node, "SIGN_OF_LIFE", pace)
+    async with board(tmp_path, settings(exo)) as made:
+        await in_phase(made, Phase.SERVING)
+        await heard(made)
+        (me,) = (node.id.encode() for node in made.view().nodes if node.me)
+        config = zenoh.Config()
+        config.insert_json5("mode", '"client"')
+        config.insert_json5("connect/endpoints", json.dumps([exo.endpoint]))
+        ours: list[bytes] = []
+
+        def count(sample: zenoh.Sample) -> None:
+            payload = sample.payload.to_bytes()
+            if me in payload or "local_events" not in str(sample.key_expr):  # exo tells of itself there
+                ours.append(payload)
+
+        with await asyncio.to_thread(zenoh.open, config) as listener:
+            for topic in ("local_events", "commands", "election_messages"):
+                listener.declare_subscriber(f"topics/{topic}", count)
+            await asyncio.sleep(seconds)
+    print(f"{len(ours)} messages in {seconds} s, the largest has {max(map(len, ours))} bytes")
+    assert seconds / pace / 2 <= len(ours) <= seconds / pace + 1
+    assert max(map(len, ours)) < 1000
 
 
 async def test_staying_out_and_coming_in(exo: Exo, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
