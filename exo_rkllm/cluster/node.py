@@ -30,7 +30,7 @@ from exo_rkllm.cluster.serving import BoardGauges, ModelServing, NodeDescription
 from exo_rkllm.cluster.session.libp2p_link import LibP2pLink
 from exo_rkllm.cluster.session.link import Alive, Link, Linked, LinkFailed, TopicMessage
 from exo_rkllm.cluster.session.membership import Membership
-from exo_rkllm.cluster.session.node_query import query_nodes
+from exo_rkllm.cluster.session.node_query import Inspection, NodeAnswer, query_nodes
 from exo_rkllm.cluster.session.publishing import MembershipSources
 from exo_rkllm.cluster.session.view import Announcement, ClusterView, Phase, unconfirmed
 from exo_rkllm.cluster.session.zenoh_link import ZenohLink
@@ -72,6 +72,7 @@ class ClusterNode:
         self._revision_of = revision
         self.node_id = self._identity.node_id()
         self.search = ClusterSearch(settings, self.node_id, self)
+        self._inspection = Inspection(settings.api_port)
         self.membership = self._new_membership()
         self._announcement: Announcement | None = None
         self._endpoints: tuple[str, ...] = ()
@@ -108,6 +109,7 @@ class ClusterNode:
             if handle is not None:
                 handle.cancel()
         self.search.close()
+        self._inspection.forget()
         running = list(self._tasks)
         for task in running:
             task.cancel()
@@ -157,6 +159,9 @@ class ClusterNode:
         self._link = self._zenoh_link() if is_zenoh else LibP2pLink(self.search.wanted.libp2p)
         self._linking = [self._spawn(work) for work in (self._keep_linked(), self._receive())]
 
+    def transport_likely(self, endpoints: tuple[str, ...]) -> None:
+        self._inspection.begin(endpoints)
+
     def transport_chosen(self) -> None:
         """Begin anew with the other transport: nothing of this membership means anything there."""
         self._on_link(up=False)
@@ -184,7 +189,10 @@ class ClusterNode:
         self._on_link(up=False)
 
     def endpoint_found(self, endpoint: str) -> None:
-        self._link.meet(endpoint)
+        if self._inspects and not self._link_is_up:
+            self._reopen.set()  # it is asked what it is before it is connected to
+        else:
+            self._link.meet(endpoint)
         self._has_endpoints.set()
 
     def interfaces_changed(self) -> None:
@@ -213,6 +221,9 @@ class ClusterNode:
             if not self._has_endpoints.is_set() or not endpoints:
                 self._has_endpoints.clear()
                 continue  # cleared again before this task ran
+            if self._inspects:
+                await self._inspection.end(endpoints)
+                endpoints = self.search.endpoints()
             self._reopen.clear()
             # zenoh spends its time on the first one, dead or not: each attempt begins with another one
             turn = failures % len(endpoints)
@@ -246,6 +257,8 @@ class ClusterNode:
         if up == self._link_is_up:
             return
         self._link_is_up = up
+        if not up:
+            self._inspection.forget()
         if self._relink is not None:
             self._relink.cancel()
             self._relink = None
@@ -268,8 +281,19 @@ class ClusterNode:
     async def _query_nodes(self, query: QueryNodesEffect) -> None:
         addresses = {**self.membership.local.replica.addresses(), **await self._link.addresses()}
         reachable = {node: tuple(filter(self._may_query, told)) for node, told in addresses.items()}
-        answer = await query_nodes(query, reachable, self.settings.api_port)
+        if self._inspects:
+            answer = await query_nodes(replace(query, openapi=False), reachable, self.settings.api_port)
+            document = self._inspection.document if query.openapi else None
+            if document is not None:
+                answer = replace(answer or NodeAnswer(query.nodes[0], None), openapi=document)
+        else:
+            answer = await query_nodes(query, reachable, self.settings.api_port)
         self._do(self.membership.node_answered(answer, self._now()))
+
+    @property
+    def _inspects(self) -> bool:
+        """Whether nodes are asked for their openapi.json before they are connected to."""
+        return self.search.transport is Transport.LIBP2P
 
     def _may_query(self, address: str) -> bool:
         """Nodes tell addresses of themselves. Beyond our networks they are used only if [cluster] names nodes there."""

@@ -442,6 +442,11 @@ async def ready(exo: Exo, number: int = 1, timeout: float = 10.0) -> float:
     return await until(enough, timeout)
 
 
+async def sees_both(exo: Exo) -> bool:
+    """Whether two nodes told of themselves in its log."""
+    return len((await exo.state())["lastSeen"]) >= 2
+
+
 def numbers(text: str) -> Iterator[int]:
     return (int(word.removeprefix("t")) for word in text.split())
 

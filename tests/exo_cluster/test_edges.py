@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import struct
@@ -32,7 +33,7 @@ from exo_rkllm.cluster.discovery.state import (
 from exo_rkllm.cluster.effects import QueryNodesEffect
 from exo_rkllm.cluster.identity import NodeIdentity
 from exo_rkllm.cluster.serving import Servable
-from exo_rkllm.cluster.session.node_query import query_nodes, urls
+from exo_rkllm.cluster.session.node_query import Inspection, query_nodes, urls
 from exo_rkllm.cluster.session.zenoh_link import addresses_in
 from exo_rkllm.cluster.wire import chunks, clean
 from exo_rkllm.cluster.wire.revisions import supported
@@ -303,12 +304,17 @@ async def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+LATE = "late"
+
+
 @contextlib.asynccontextmanager
 async def exo(paths: dict[str, Any]) -> AsyncIterator[int]:
     async def handle(request: web.Request) -> web.Response:
         if request.path not in paths:
             raise web.HTTPNotFound
         found = paths[request.path]
+        if found is LATE:
+            await asyncio.sleep(0.5)
         return web.Response(text=found) if isinstance(found, str) else web.json_response(found)
 
     app = web.Application()
@@ -339,6 +345,39 @@ async def test_query_returns_state_and_openapi(monkeypatch: pytest.MonkeyPatch) 
     found = await told(paths, monkeypatch)
     assert (found.node_id, found.state, found.openapi) == ("aa", {"a": 1}, {"b": 2})
     assert (await told(paths, monkeypatch, openapi=False)).openapi is None
+
+
+async def test_query_takes_a_state_that_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """exo's openapi.json does, so that it was not compared, and the state of a busy cluster."""
+    paths = {"/node_id": '"aa"', "/state": {"a": "x" * 2_000_000}, "/openapi.json": {"b": "y" * 300_000}}
+    found = await told(paths, monkeypatch)
+    assert (len(found.state["a"]), len(found.openapi["b"])) == (2_000_000, 300_000)
+
+
+async def test_query_gives_up_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exo_rkllm.cluster.session.node_query.LARGEST", 1000)
+    paths = {"/node_id": '"aa"', "/state": {"a": "x" * 2000}, "/openapi.json": {}}
+    assert await told(paths, monkeypatch) is None
+
+
+@pytest.mark.parametrize(("endpoint", "document"), [("aa", {"b": 2}), ("bb", None)])
+async def test_inspection_asks_the_node_of_the_endpoint(
+    endpoint: str, document: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with exo({"/node_id": '"aa"', "/state": {}, "/openapi.json": {"b": 2}}) as port:
+        for ours in (f"/ip4/127.0.0.9/tcp/50000/p2p/{endpoint}", "/ip4/127.0.0.8/tcp/50000/p2p/aa"):
+            inspection = Inspection(port)
+            await inspection.end((ours, f"/ip4/127.0.0.9/tcp/50000/p2p/{endpoint}"))
+            assert inspection.document == document
+            inspection.forget()
+            assert inspection.document is None
+
+
+async def test_openapi_json_that_is_late_costs_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exo_rkllm.cluster.session.node_query.TIMEOUT", 0.1)
+    paths = {"/node_id": '"aa"', "/state": {"a": 1}, "/openapi.json": LATE}
+    found = await told(paths, monkeypatch)
+    assert (found.state, found.openapi) == ({"a": 1}, None)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.exo_cluster import real
-from tests.exo_cluster.lab import Board, Chat, Exo, Lab, answered, chat, counted, fetch, ready, until
+from tests.exo_cluster.lab import Board, Chat, Exo, Lab, answered, chat, counted, fetch, ready, sees_both, until
 
 BOTH = pytest.mark.parametrize("lab", ["zenoh", "libp2p"], indirect=True)
 
@@ -23,10 +23,6 @@ async def pair(lab: Lab) -> tuple[Exo, Exo]:
     second = await lab.exo(None, "--name", "second", "--connect", link)
     await until(lambda: sees_both(second), 10)
     return first, second
-
-
-async def sees_both(exo: Exo) -> bool:
-    return len((await exo.state())["lastSeen"]) >= 2
 
 
 def fits(answer: Chat) -> bool:

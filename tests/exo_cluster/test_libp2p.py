@@ -15,7 +15,7 @@ from exo_rkllm.cluster.discovery import libp2p
 from exo_rkllm.cluster.discovery.libp2p import LibP2pWatch, MdnsAnswer, MdnsQuestion, question, read, sentence_of
 from exo_rkllm.cluster.discovery.transports import Transport, wanted
 from tests.exo_cluster.conftest import NO_CRATE
-from tests.exo_cluster.lab import Board, Host, Lab, chat, counted, ready, until
+from tests.exo_cluster.lab import Board, Host, Lab, chat, counted, ready, sees_both, until
 from tests.exo_cluster.standin.libp2p import answer
 
 PEER = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
@@ -219,3 +219,17 @@ async def test_namespace_names_the_older_exo(lab: Lab) -> None:
     board = await lab.board(None, "--namespace", "libp2p/lab")
     await until(lambda: phase_in(board, "libp2p/lab"), 10)
     assert (await board.view())["announcement"] is None
+
+
+async def test_exo_that_is_held_up_by_its_first_openapi_json_stays_master(lab: Lab) -> None:
+    """A connection begins an election, which a silent master loses: there were two of them, for half a minute."""
+    pytest.importorskip("exo_libp2p", reason=NO_CRATE)
+    words = ("--campaign", "0.6", "--pace", "0.05", "--writing", "1.2")
+    exos = await asyncio.gather(*(lab.exo(None, *words, released=True) for _ in range(2)))
+    for exo in exos:
+        await until(lambda exo=exo: sees_both(exo), 10)  # type: ignore[misc]
+    board = await lab.board(None, "--namespace", "libp2p")
+    for exo in exos:
+        await ready(exo)
+    assert (await board.view())["counters"]["sessions"] == 1
+    assert not any("two masters" in line.lower() or "silent" in line for line in board.said)

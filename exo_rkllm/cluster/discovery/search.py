@@ -25,6 +25,8 @@ from exo_rkllm.errors import ExoRkllmError
 
 # A link that is down for so long does not come back by itself.
 START_OVER = 12.0
+# Nodes of both transports answer a question within milliseconds; only then is one of them the only one.
+HESITATE = 0.1
 # Who has answered so lately is there, while questions are asked.
 RECENT_ZENOH, RECENT_LIBP2P = 5 * EVERY, 2.5 * SEARCH_EVERY
 
@@ -34,6 +36,9 @@ class SearchListener(Protocol):
 
     def endpoint_found(self, endpoint: str) -> None:
         """A node of the chosen transport."""
+
+    def transport_likely(self, endpoints: tuple[str, ...]) -> None:
+        """Only the other transport was heard until now, at these endpoints."""
 
     def transport_chosen(self) -> None:
         """`ClusterSearch.transport` is another one than before."""
@@ -71,6 +76,7 @@ class ClusterSearch:
         self._log = logging.getLogger("exo_rkllm.cluster")
         self._ambiguous: tuple[str, ...] = ()
         self._timer: asyncio.TimerHandle | None = None
+        self._likely: asyncio.TimerHandle | None = None
         self._is_chosen = self.is_named
         self._was_linked = False
         self._usable: set[int] = set()  # interfaces, by index
@@ -97,8 +103,9 @@ class ClusterSearch:
             self._timer = self._loop.call_later(DISCOVERY_WINDOW, self._look)
 
     def close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._likely):
+            if timer is not None:
+                timer.cancel()
         self.discovery.close()
         self.watch.close()
 
@@ -158,12 +165,19 @@ class ClusterSearch:
         left = self._down_since + patience - now
         if left > 0:
             self._timer = self._timer or self._loop.call_later(left, self._look)
+            if other is Transport.LIBP2P and self._likely is None:
+                self._likely = self._loop.call_later(HESITATE, self._tell_likely)
             return
         self.transport, self._was_linked, self._is_chosen, self._down_since = other, False, False, now
         if other is Transport.ZENOH:
             self.watch.forget()
         self._listener.transport_chosen()
         self._settle()
+
+    def _tell_likely(self) -> None:
+        self._likely = None
+        if not (self.transport is Transport.LIBP2P or self._was_linked or self._is_heard(self.transport)):
+            self._listener.transport_likely(self.watch.endpoints())
 
     def _look(self) -> None:
         self._timer = None

@@ -28,7 +28,7 @@ class Compatibility:
 
     def compare(self, answer: NodeAnswer) -> tuple[str, ...]:
         """All differences that a node's answer over HTTP shows."""
-        differences = list(drift.state_keys(self.revision, answer.state))
+        differences = [] if answer.state is None else list(drift.state_keys(self.revision, answer.state))
         if answer.openapi is not None:
             differences += drift.openapi(self.revision, answer.openapi)
             if not differences:

@@ -296,7 +296,7 @@ class Membership:
     def _snapshot(self, answer: NodeAnswer | None) -> int:
         """Start from `GET /state` where it is of this session; returns the first index that is still needed."""
         # after an election, another node than the master may not have heard its result, and tells of another session
-        if answer is None or (self._publisher.tally["sessions"] > 1 and answer.node_id != self.master):
+        if not (answer and answer.state) or (self._publisher.tally["sessions"] > 1 and answer.node_id != self.master):
             return 0
         try:
             state = decoding.state(self._compatibility.revision.table.shape("State", answer.state))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -63,7 +64,7 @@ def openapi(revision: Revision) -> Json:
 class Api:
     """`command` publishes a command; chunks come back through `chunk`, by the command's id."""
 
-    def __init__(self, node_id: str, revision: Revision, command: Callable[[Json], None]) -> None:
+    def __init__(self, node_id: str, revision: Revision, command: Callable[[Json], None], writing: float) -> None:
         self.node_id = node_id
         self.state = State()
         self.paused = asyncio.Event()
@@ -71,6 +72,7 @@ class Api:
         self.completed = 0
         self._revision = revision
         self._command = command
+        self._writing = writing
         self._queues: dict[str, asyncio.Queue[Json]] = {}
         self._sent_images: set[str] = set()
 
@@ -142,6 +144,8 @@ class Api:
         return web.json_response({key: value for key, value in self.state.document().items() if key in known})
 
     async def _openapi(self, _: web.Request) -> web.Response:
+        time.sleep(self._writing)  # as FastAPI does when it is asked first
+        self._writing = 0.0
         return web.json_response(openapi(self._revision))
 
     async def _models(self, _: web.Request) -> web.Response:

@@ -77,7 +77,7 @@ class Exo:
         self._router: EventRouter | None = None
         seniority = 1_000_000 if args.force_master else 0
         self._election = Election(self.id, self._ballot, self._elected, seniority=seniority, campaign=args.campaign)
-        self._api = Api(self.id, self.revision, self._order)
+        self._api = Api(self.id, self.revision, self._order, args.writing)
         self._origin = new_id()
         self._extra = {change.partition(".")[0]: change.partition(".")[2].split()[0] for change in args.add}
         self._cut = {change.partition(".")[0]: change.partition(".")[2] for change in args.drop}
@@ -257,7 +257,7 @@ class Exo:
                 if second % 10 == 1:
                     self._interfaces()
             second += 1
-            await asyncio.sleep(1)
+            await asyncio.sleep(self.args.pace)
 
     async def _plan(self) -> None:
         while True:
@@ -354,6 +354,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--force-master", action="store_true")
     parser.add_argument("--patience", type=float, default=30.0, help="seconds until a silent node is dead")
     parser.add_argument("--campaign", type=float, default=3.0, help="seconds of an election")
+    parser.add_argument("--pace", type=float, default=1.0, help="seconds between a worker's figures")
+    parser.add_argument("--writing", type=float, default=0.0, help="seconds that the first openapi.json takes")
     parser.add_argument("--plan", type=float, default=10.0, help="seconds between plans")
     parser.add_argument("--add", action="append", default=[], help="TYPE.field type: a field of a later commit")
     parser.add_argument("--drop", action="append", default=[], help="TYPE.field: a field that a later commit dropped")
