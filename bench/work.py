@@ -30,6 +30,8 @@ from exo_rkllm.backends.base import GenerationRequest, Piece
 from exo_rkllm.backends.dummy import DummyModel
 from exo_rkllm.catalogue.folder_watch import FolderWatch
 from exo_rkllm.catalogue.store import Catalogue
+from exo_rkllm.chat.families import FAMILIES
+from exo_rkllm.chat.rendering import render_template
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.runner.launch import FLAGS
@@ -121,6 +123,15 @@ def of_catalogue(folder: Path) -> dict[str, float]:
     return {f"finding one of {ENTRIES} models": find.instructions, f"a page, with {ENTRIES} models": page.instructions}
 
 
+def of_template() -> float:
+    """For each message of a long conversation, in the helper process."""
+    template, messages = FAMILIES["qwen3"].template, conversation(201, 116_000)
+    render_template("bench", template, (), messages, [], None)  # which compiles it
+    with counting() as work:
+        render_template("bench", template, (), messages, [], None)
+    return work.instructions / len(messages)
+
+
 async def of_crowd(count: int) -> float:
     """For each of so many waiting requests that leave at once."""
     loaded = Talking(DummyModel("bench"))
@@ -166,6 +177,7 @@ def measure() -> Mapping[str, float]:
         models(Path(name))
         found = asyncio.run(of_requests(Path(name))) | of_catalogue(Path(many))
     found |= {f"leaving, one of {count}": asyncio.run(of_crowd(count)) for count in (CROWD // 8, CROWD)}
+    found["a message, in a template"] = of_template()
     found["modules of a model's process"] = modules(FLAGS, "import exo_rkllm.runner.child")
     found["modules of the daemon"] = modules((), "import exo_rkllm.daemon.server")
     return {what: round(value, 1) for what, value in found.items()}

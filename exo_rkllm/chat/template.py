@@ -7,7 +7,6 @@ call, filter and printed value draws on one budget of steps, characters and seco
 
 from __future__ import annotations
 
-import contextvars
 import datetime
 import json
 import re
@@ -20,7 +19,7 @@ import jinja2
 import jinja2.ext
 from jinja2 import nodes
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Undefined
+from jinja2.runtime import Context, LoopContext, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
@@ -47,6 +46,10 @@ GLOBALS = ("dict", "namespace", "cycler", "joiner")
 # Methods of strings that make long ones out of short ones.
 WIDE_METHODS = {"center", "ljust", "rjust", "zfill", "expandtabs"}
 NEVER_METHODS = {"translate", "maketrans"}
+METHODS_OF_DICTS = frozenset(dir(dict))
+PLACES_IN_LOOPS = frozenset({"first", "last", "index", "index0", "length", "revindex", "revindex0"})
+# A filter's name that no template can write.
+TURN = "a turn of the meter"
 
 
 class Exhausted(Exception):
@@ -63,16 +66,14 @@ class Budget:
         self.characters = CHARACTERS
         self.deadline = time.process_time() + SECONDS
 
-    def step(self) -> None:
-        self.steps -= 1
-        if self.steps < 0 or (self.steps % 64 == 0 and time.process_time() > self.deadline):
-            raise Exhausted("it runs for too long")
-
     def spend(self, characters: int) -> None:
-        self.step()
+        """One step, and so many characters. Every value that a template prints comes by here."""
+        self.steps -= 1
         self.characters -= characters
         if self.characters < 0:
             raise Exhausted(f"it makes more than {CHARACTERS // 1024 // 1024} million characters")
+        if self.steps < 0 or (self.steps % 64 == 0 and time.process_time() > self.deadline):
+            raise Exhausted("it runs for too long")
 
 
 def _size(value: object) -> int:
@@ -98,11 +99,7 @@ class Generation(jinja2.ext.Extension):
 
 
 class Guarded(jinja2.ext.Extension):
-    """The functions that `Meter` puts into a template's tree."""
-
-    def turn(self, characters: int) -> str:
-        cast("Sandbox", self.environment).budget.spend(characters)
-        return ""
+    """The function that `Meter` puts into a template's tree for each `~`."""
 
     def concat(self, *parts: object) -> str:
         texts = [str(part) for part in parts]
@@ -111,14 +108,14 @@ class Guarded(jinja2.ext.Extension):
 
 
 class Meter(NodeTransformer):
-    """Puts a turn of the meter into every loop and macro, and `~` under it: Jinja itself lets neither be watched."""
+    """Puts a turn of the meter into every loop and macro, and `~` under it: Jinja itself lets neither be watched.
+
+    The turn is a filter, since the sandbox looks at each call of a function for longer than the rest of a turn takes.
+    """
 
     def _count_turn(self, body: list[nodes.Node]) -> nodes.Node:
         plain = sum(len(data.data) for node in body for data in node.find_all(nodes.TemplateData))
-        turn = nodes.Call(
-            nodes.ExtensionAttribute(Guarded.identifier, "turn"), [nodes.Const(plain + 1)], [], None, None
-        )
-        return nodes.ExprStmt(turn)
+        return nodes.ExprStmt(nodes.Filter(nodes.Const(plain + 1), TURN, [], [], None, None))
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - Jinja's naming
         self.generic_visit(node)
@@ -146,28 +143,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
             extensions=[Generation, Guarded, jinja2.ext.loopcontrols],
             finalize=self._finalize,
         )
-        self._budget: contextvars.ContextVar[Budget] = contextvars.ContextVar("budget")
+        self.budget = Budget()  # of the rendering that is under way: there is never a second one
         builtin = {name: self.filters[name] for name in FILTERS}
         self.filters.clear()
         self.filters.update({name: self._with_budget(name, one) for name, one in builtin.items()})
         self.filters["items"] = _items
+        self.filters[TURN] = self._turn
         self.filters["tojson"] = self._tojson
         allowed = {name: self.globals[name] for name in GLOBALS}
         self.globals.clear()
         self.globals.update(allowed)
         self.globals.update(range=self._range, raise_exception=_raise_exception, strftime_now=_strftime_now)
 
-    @property
-    def budget(self) -> Budget:
-        return self._budget.get()
-
-    def start_budget(self) -> contextvars.Token[Budget]:
-        return self._budget.set(Budget())
-
-    def end_budget(self, token: contextvars.Token[Budget]) -> None:
-        self._budget.reset(token)
-
     # ── what is watched ──────────────────────────────────────────────────────────────────────────
+
+    @jinja2.pass_context  # so that Jinja does not compute it while it compiles
+    def _turn(self, _context: Context, characters: int) -> None:
+        self.budget.spend(characters)
 
     def _finalize(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -210,6 +202,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise Exhausted("a format with a width over 999, or with a width that is computed")
 
     def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and attribute not in METHODS_OF_DICTS:  # what Jinja does after an exception
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if type(obj) is LoopContext and attribute in PLACES_IN_LOOPS:
+            return getattr(obj, attribute)
         self._check_attribute(obj, attribute)
         return super().getattr(obj, attribute)
 
@@ -223,7 +219,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             self._check_format(obj)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **keywords: Any) -> Any:
-        self.budget.step()
+        self.budget.spend(0)
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str):
             name = obj.__name__
@@ -236,6 +232,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+" and type(left) is str and type(right) is str:
+            self.budget.spend(len(left) + len(right))
+            return left + right
         if operator == "+":
             self.budget.spend(_size(left) + _size(right))
         elif operator == "*":
@@ -245,7 +244,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         elif operator == "%" and isinstance(left, str):
             self._check_format(left)
             if any(map(_wide, right if isinstance(right, tuple) else (right,))) and "c" not in left:
-                self.budget.step()
+                self.budget.spend(0)
         elif operator == "**" and isinstance(right, int) and abs(right) > BITS:
             raise Exhausted("a power that large")
         result = super().call_binop(context, operator, left, right)
@@ -302,7 +301,7 @@ class Template:
         self.source = source
         self.special = dict(special or {})
         self._sandbox = Sandbox()
-        token = self._sandbox.start_budget()
+        self._sandbox.budget = Budget()
         try:
             tree = self._sandbox.parse(source)
             # Jinja's own answer to this question compiles the template once more, which doubles the time.
@@ -314,13 +313,11 @@ class Template:
             ) from None
         except (RecursionError, Exhausted, ValueError, SyntaxError, MemoryError) as error:
             raise TemplateError(f"{self._title} cannot be read: {error}.", "Give the model another.") from None
-        finally:
-            self._sandbox.end_budget(token)
         self._compiled = jinja2.Template.from_code(self._sandbox, code, self._sandbox.globals)
 
     def render(self, **values: Any) -> str:
         """The prompt, or a `TemplateError` with what the template itself says against the conversation."""
-        token = self._sandbox.start_budget()
+        self._sandbox.budget = Budget()
         try:
             return self._compiled.render(**{**self.special, **values})
         except Exhausted as error:
@@ -333,8 +330,6 @@ class Template:
         except Exception as error:  # noqa: BLE001 - a stranger's program may raise anything
             reason = f"{type(error).__name__}: {error}"[:300]
             raise TemplateError(f"{self._title} fails: {reason.rstrip('.')}.") from None
-        finally:
-            self._sandbox.end_budget(token)
 
 
 @lru_cache(maxsize=TEMPLATES)
