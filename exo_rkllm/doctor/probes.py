@@ -232,7 +232,9 @@ PROBES: tuple[HardwareProbe, ...] = (
         "measured",
         "Whether a saved prompt spares its prefill, how long it takes to load, and whether it can be after an abort",
         f"{OWN}prompt-cache",
-        "It spares it (board-facts 2, A); after an abort the next run of 1.2.3 crashed, of others nobody says.",
+        "It spares it, as with keep_history 0 the file is matched by its beginning (board-facts 2, A): a library that "
+        "appended to it would read the prompt again. After an abort the next run of 1.2.3 crashed, of others nobody "
+        "says.",
         answer="`prompt_cache_spares` and `prompt_cache_after_abort` in selftest.json, by which the daemon keeps "
         "conversations that others displace.",
     ),
@@ -318,6 +320,23 @@ with loaded() as session:
         answer="Nothing reads it, as the cache is cleared after each such run. Attach the times to an issue.",
     ),
     HardwareProbe(
+        "cache-after-abort",
+        "by hand",
+        "Whether the cache that an abort leaves can be reused, which a repaired answer would gain by",
+        BINDING
+        + """
+with loaded(top_k=1) as session:
+    question = PromptInput("word " * 300 + "How many words were these?")
+    fresh, stats = ask(session, question, max_new_tokens=16)
+    session._forget = lambda: None  # which clears the cache
+    session.run(question, lambda text, token, waiting: (session.abort(), None)[1])
+    again, after = ask(session, question, max_new_tokens=16)
+print(fresh == again, stats.prefill_tokens, after.prefill_tokens)""",
+        "Nobody says. The same answer from fewer prompt tokens: it can be.",
+        answer="Nothing reads it: the cache is cleared after each abort, and a repair reads its prompt again. Attach "
+        "the line to an issue.",
+    ),
+    HardwareProbe(
         "embedding-cosine",
         "by hand",
         "How far the vectors of Qwen3-Embedding are from the original's",
@@ -354,6 +373,15 @@ with loaded() as session:
         answer="Nothing reads it: the daemon aborts and never pauses. Attach the answer to an issue.",
     ),
     HardwareProbe(
+        "hub",
+        "by hand",
+        "Whether the Hub is searched and the short names and the vendor's library lead where they should",
+        "exo-rkllm search qwen3\n"
+        "exo-rkllm pull qwen3:1.7b    # and each short name of docs/models.md; Ctrl-C once it tells the file\n"
+        "sudo exo-rkllm runtime --install latest",
+        "Conversions for this SoC with their sizes; each name's file; a library of the checksum that is known here.",
+    ),
+    HardwareProbe(
         "throttle",
         "by hand",
         "What a hot board does, as exo-rkllm top shows it",
@@ -361,39 +389,3 @@ with loaded() as session:
         "On RK3588 the NPU's limit drops to 800 MHz above 85 degrees and returns below 80 (npu-platform 3.6).",
     ),
 )
-
-
-HEAD = """\
-# Hardware checks
-
-These checks need a real board, so the tests of this repository cannot perform them. Each has its command. The checks
-marked *measured* or *command* are run by
-
-    exo-rkllm selftest --model NAME
-
-which writes a report to attach to an issue; as root, it includes what only root may read. The output of a command is
-compared with what is expected, and is part of the report. selftest opens no device itself, changes no setting, and
-leaves out serial numbers and addresses. Checks marked *by hand* are disruptive or require judgement.
-
-What end-token, logits-rows, temperature-zero, long-abort and prompt-cache find out stands in `selftest.json` beside
-the model's file, with the version of the vendor's library. Every load of the file reads it: answers end at the
-`end_tokens` there, also on a runtime that misses them. `exo-rkllm show NAME` tells all of it. In the service's models
-folder, selftest needs `sudo` to write it. The line *Answer* says where the answer to an open question is read.
-
-This page is generated from `exo_rkllm/doctor/probes.py`. Section numbers refer to the project's reference.
-
-"""
-
-
-def page() -> str:
-    """firmware_notes/hardware-checks.md."""
-    parts = [HEAD]
-    for probe in PROBES:
-        needs = " (root)" if probe.root else ""
-        command = "\n".join(f"    {line}" for line in probe.command.split("\n"))
-        answer = f"Answer: {probe.answer}\n\n" if probe.answer else ""
-        parts.append(
-            f"## {probe.key}\n\n{probe.question}. *{probe.kind}*{needs}\n\n{command}\n\n"
-            f"Expected: {probe.expect}\n\n{answer}"
-        )
-    return "".join(parts).rstrip() + "\n"

@@ -23,7 +23,7 @@ from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import Sources, find_sources
 from exo_rkllm.cli import main
 from exo_rkllm.config import load
-from exo_rkllm.doctor import measure, probes, selftest
+from exo_rkllm.doctor import measure, selftest
 from exo_rkllm.doctor.measure import Bench
 from exo_rkllm.doctor.probes import BINDING, PROBES, HardwareProbe
 from exo_rkllm.doctor.report import DoctorReport, Finding
@@ -34,6 +34,7 @@ from exo_rkllm.sampling import Sampling
 from simulator import encoder_file, tokenizer
 from simulator.encoder_file import SimEncoder
 from tests.simulated import Library, build
+from tools import hardware_checks
 
 Build = Callable[[str], Path]
 REPOSITORY = Path(__file__).parents[2]
@@ -305,7 +306,7 @@ def test_open_devices_of_a_process_are_named() -> None:
 
 def test_hardware_checks_page_matches_the_table() -> None:
     page = (REPOSITORY / "firmware_notes/hardware-checks.md").read_text()
-    assert page == probes.page(), "write exo_rkllm.doctor.probes.page() to firmware_notes/hardware-checks.md"
+    assert page == hardware_checks.page(), "python3 -m tools.hardware_checks"
 
 
 def test_probe_table_is_consistent() -> None:
