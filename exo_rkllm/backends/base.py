@@ -367,6 +367,14 @@ class Engine(ABC):
     async def abort(self, request_id: str) -> None:
         """End that run with reason `abort`; unknown ids are ignored, since a run may just have ended."""
 
+    def queue_ahead(self, request: GenerationRequest) -> bool:
+        """Have this request's run begin as soon as the present one ends; its `generate` follows, or `withdraw`. False
+        where the engine does not, or where something else is to be done before."""
+        return False
+
+    def withdraw(self, request_id: str) -> None:  # noqa: B027 - most engines have nothing ahead
+        """Take that run back; `settled` waits until it cannot begin any more, or has ended if it had begun."""
+
     # Seconds that `settled` may take; then the engine counts as lost. Longer than whatever the engine itself allows.
     settle_seconds = 60.0
 

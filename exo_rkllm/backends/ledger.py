@@ -108,11 +108,12 @@ class Ledger:
         """The run is over and has left this."""
         self._cache = cache
 
-    def least(self, prompt: str, *, follows: bool = False) -> int:
-        """How many tokens this prompt takes up at least, before its run: exactly, where that is known."""
+    def least(self, prompt: str, *, follows: bool = False, behind: CachedRun | None = None) -> int:
+        """How many tokens this prompt takes up at least, before its run: exactly, where that is known. `behind` is the
+        run that the cache will hold by then, where it is not over."""
         if not follows and (length := self._lengths.get(hash(prompt))) is not None:
             return length
-        last = self._cache or EMPTY
+        last = behind or self._cache or EMPTY
         shared = 0 if follows else last.shared_with(prompt)
         held = last.tokens if follows else last.tokens_within(shared)
         return held + len(prompt[shared:].encode(errors="replace")) // MOST_BYTES

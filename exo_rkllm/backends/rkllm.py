@@ -24,7 +24,9 @@ from exo_rkllm.backends.base import (
 )
 from exo_rkllm.backends.host import EngineHost, takes_domains
 from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger, cached_after
+from exo_rkllm.backends.prefix_plan import PrefixPlan
 from exo_rkllm.backends.registry import EngineSpec
+from exo_rkllm.backends.rkllm_ahead import OrderedRun, follows_at_once, goes_ahead
 from exo_rkllm.backends.rkllm_finish import GENERATED, finish_of, usage_of
 from exo_rkllm.backends.rkllm_limits import IMPORT_HINT, check_tokens, max_tokens_of, own_prompt
 from exo_rkllm.backends.rkllm_load import (
@@ -77,7 +79,9 @@ class RkllmEngine(Engine):
         self._load_lock = asyncio.Lock()
         self._reload_task: asyncio.Future[ExoRkllmError | None] | None = None
         self._capabilities = Capabilities()
-        self._numbers: dict[str, int] = {}
+        self._runs: dict[str, OrderedRun] = {}
+        self._ahead: OrderedRun | None = None  # before its turn
+        self._withdrawn: OrderedRun | None = None  # until the child has told whether it had begun
         self._vocabulary = 0  # how many token ids there are; 0 where the file does not say
         self._ledger = Ledger()
         self._prefixes = EnginePrefixes(host.prefixes, model.id)
@@ -192,6 +196,8 @@ class RkllmEngine(Engine):
             yield Ignored(ignored, "this runtime takes only when the model is loaded")
         # Dispatch gives one run at a time; others may not, and no load may come into a run.
         async with self._load_lock:
+            if self._ahead is not None and self._ahead.request != request.id:
+                self.withdraw(self._ahead.request)
             if self._sampling.reloads:
                 await self._settle_reload()
                 if (sampling := self._sampling.effective(request.sampling)) != self._sampling.loaded:
@@ -200,21 +206,24 @@ class RkllmEngine(Engine):
                     await self._reload(sampling)
                     load = time.monotonic() - began
             await self._settle_left_run()
-            job, measured = self._job(request)
-            shown = await self._sight().show(request.images) if request.images else None
-            job, arrays = (job, ()) if shown is None else shown.beside(job, sizes=self._image_sizes)
-            tokens = 0 if measured is None else self._ledger.least(measured)
-            hot = self._ledger.cache
-            plan = self._prefixes.plan(job, measured, tokens, hot, self._adapter, lasting=not request.background)
-            if plan.stash and hot is not None:
-                self._stash_task = asyncio.ensure_future(self._stash(hot))
-                await asyncio.shield(self._stash_task)
-            if plan.fresh:
-                yield Progress("loading")
-                began = time.monotonic()
-                await self._reload(self._sampling.loaded)
-                load += time.monotonic() - began
-            runner, job = self._loaded(), self._prefixes.applied(job, plan, tokens)
+            (ordered, self._ahead), shown = (self._ahead, None), None
+            if ordered is None:
+                job, measured = self._job(request)
+                shown = await self._sight().show(request.images) if request.images else None
+                job, arrays = (job, ()) if shown is None else shown.beside(job, sizes=self._image_sizes)
+                tokens = 0 if measured is None else self._ledger.least(measured)
+                hot = self._ledger.cache
+                plan = self._prefixes.plan(job, measured, tokens, hot, self._adapter, lasting=not request.background)
+                if plan.stash and hot is not None:
+                    self._stash_task = asyncio.ensure_future(self._stash(hot))
+                    await asyncio.shield(self._stash_task)
+                if plan.fresh:
+                    yield Progress("loading")
+                    began = time.monotonic()
+                    await self._reload(self._sampling.loaded)
+                    load += time.monotonic() - began
+                ordered = self._order(request, job, measured, tokens, plan, arrays)
+            job, measured, plan = ordered.job, ordered.measured, ordered.plan
             started = time.monotonic()
             answer: list[str] = []
             self._adapter = None
@@ -222,8 +231,9 @@ class RkllmEngine(Engine):
             self._ledger.begin(
                 cleared=cleared and not self._options["prompt_cache"], loaded=plan.restore and plan.restore.run
             )
-            number = self._numbers[request.id] = runner.number()
-            run = runner.run(number, job, Piece, arrays)
+            self._prefixes.begins(lasting=not request.background)
+            self._runs[request.id] = ordered
+            run = ordered.runner.answer(ordered.number, ordered.stream)
             done: RunDone | None = None
             try:
                 async for batch in run:
@@ -247,10 +257,53 @@ class RkllmEngine(Engine):
                             await self._prefixes.ended(job, plan, event, kept, finish.usage.cached, ran)
                             yield finish if shown is None else shown.counted(finish)
             finally:
-                del self._numbers[request.id]
+                del self._runs[request.id]
                 await run.aclose()
                 if done is None:
-                    self._left_run = (job, CachedRun(measured or "", tokens) if answer else EMPTY)
+                    self._left_run = (job, CachedRun(measured or "", ordered.tokens) if answer else EMPTY)
+
+    def _order(
+        self,
+        request: GenerationRequest,
+        job: RunnerJob,
+        measured: str | None,
+        tokens: int,
+        plan: PrefixPlan,
+        arrays: Sequence[memoryview] = (),
+    ) -> OrderedRun:
+        runner, job = self._loaded(), self._prefixes.applied(job, plan, tokens)
+        number = runner.number()
+        stream = runner.order(number, job, Piece, arrays)
+        return OrderedRun(request.id, runner, number, stream, job, measured, tokens, plan)
+
+    def queue_ahead(self, request: GenerationRequest) -> bool:
+        runner, present = self._runner, next(iter(self._runs.values()), None)
+        if runner is None or present is None or self._ahead or self._withdrawn or not runner.is_settled:
+            return False
+        if self._options["loras"] or self._keeps_history or self._sampling.reloads or not goes_ahead(request):
+            return False
+        try:
+            job, measured = self._job(request, present.read())
+        except ExoRkllmError:  # which its turn will bring to light
+            return False
+        tokens = 0 if measured is None else self._ledger.least(measured, behind=present.read())
+        plan = self._prefixes.plan(
+            job,
+            measured,
+            tokens,
+            present.left_behind(),
+            present.job.lora,
+            lasting=not request.background,
+            saves=bool(present.job.save_prompt_cache),
+        )
+        if follows_at_once(plan):
+            self._ahead = self._order(request, job, measured, tokens, plan)
+        return self._ahead is not None
+
+    def withdraw(self, request_id: str) -> None:
+        if self._ahead is not None and self._ahead.request == request_id:
+            self._withdrawn, self._ahead = self._ahead, None
+            self._withdrawn.runner.leave(self._withdrawn.number)
 
     async def _stash(self, hot: CachedRun) -> None:
         """Saves what is hot, by a run that nobody hears; a failure costs nothing but the prefix."""
@@ -262,6 +315,8 @@ class RkllmEngine(Engine):
             done = await self.run(job)
             self._ledger.keep(hot)
             await self._prefixes.stashed(job, hot, done, time.monotonic() - began)
+            return
+        self._prefixes.forget(job)
 
     async def run(self, job: RunnerJob) -> RunDone:
         """One run that nobody hears, between two answers; for measurements."""
@@ -280,6 +335,13 @@ class RkllmEngine(Engine):
         if self._left_run is not None:
             (job, run), self._left_run = self._left_run, None
             await self._prefixes.left(job, run)
+        if self._withdrawn is not None:
+            ordered, self._withdrawn = self._withdrawn, None
+            if ordered.runner.has_begun(ordered.number):
+                self._ledger.begin(cleared=False)  # nobody knows what the cache holds
+                await self._prefixes.left(ordered.job, EMPTY)
+            else:
+                self._prefixes.forget(ordered.job)
 
     def _sight(self) -> EngineVision:
         """What the model sees with; its modules are imported with the first picture."""
@@ -289,8 +351,8 @@ class RkllmEngine(Engine):
             self._vision = engine_vision(self.model, self._host)
         return self._vision
 
-    def _job(self, request: GenerationRequest) -> tuple[RunnerJob, str | None]:
-        """The request in the runner's terms, and the prompt as the ledger measures it.
+    def _job(self, request: GenerationRequest, behind: CachedRun | None = None) -> tuple[RunnerJob, str | None]:
+        """The request in the runner's terms, and the prompt as the ledger measures it, `behind` a run that is not over.
 
         Raises NotSupported or UsageError for what the runtime cannot do, and ContextOverflow.
         """
@@ -310,7 +372,9 @@ class RkllmEngine(Engine):
         measured = prompt
         if request.images:
             measured = self._sight().measured(prompt or "", request.images, several=self._image_sizes)
-        known = len(request.tokens or ()) if measured is None else self._ledger.least(measured, follows=follows)
+        known = len(request.tokens or ())
+        if measured is not None:
+            known = self._ledger.least(measured, follows=follows, behind=behind)
         job = RunnerJob(
             prompt=prompt,
             tokens=request.tokens,
@@ -347,10 +411,11 @@ class RkllmEngine(Engine):
         return self._runner
 
     async def abort(self, request_id: str) -> None:
-        if request_id in self._numbers:
-            self._loaded().abort(self._numbers[request_id])
+        if (ordered := self._runs.get(request_id)) is not None:
+            ordered.runner.abort(ordered.number)
 
     async def settled(self, request_id: str) -> None:
+        self.withdraw(request_id)  # where it left before its run was read
         if self._reload_task is not None:
             await asyncio.wait({self._reload_task})
         if self._runner is not None:
@@ -381,7 +446,7 @@ class RkllmEngine(Engine):
     async def _keep_hot(self) -> None:
         """Saves what is hot for the next load of the model."""
         hot = self._ledger.cache
-        if hot is not None and not self._numbers and not self._loaded().gone:
+        if hot is not None and not self._runs and not self._loaded().gone:
             plan = self._prefixes.plan(RunnerJob(), None, 0, hot, self._adapter, lasting=False, closing=True)
             if plan.stash:
                 await self._stash(hot)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exo_rkllm.backends.ledger import EMPTY, CachedRun
-from exo_rkllm.backends.prefix_plan import RECENT, PrefixPlan, PrefixSituation, plan, shared, superseded
+from exo_rkllm.backends.prefix_plan import RECENT, PrefixPlan, PrefixSituation, SavedPrefix, plan, shared, superseded
 from exo_rkllm.backends.prefix_store import PrefixStore, binding
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.stream import RunDone
@@ -56,7 +56,6 @@ class EnginePrefixes:
         self._process: PrefixProcess | None = None
         self._aborted = False  # some run of this process
         self._failures = 0
-        self._part: Path | None = None  # of a run that saves, until it has ended
         self._lasting = True  # whether what is hot will be continued
         self._background_at = -math.inf  # when a client last asked for itself, which displaces what is hot
 
@@ -76,33 +75,41 @@ class EnginePrefixes:
         *,
         lasting: bool,
         closing: bool = False,
+        saves: bool = False,
     ) -> PrefixPlan:
         """`hot` is what the cache holds, made with `adapter`; `tokens` is about the length of the prompt. A process
-        that is `closing` may be left with an aborted run."""
+        that is `closing` may be left with an aborted run; `saves`: the run that leaves `hot` writes its file itself."""
         store, process = self._store, self._process
         if store is None or process is None or self._failures >= MOST_FAILURES:
             return NOTHING
         text, now = job.output == "text" and prompt is not None and not job.arrays, time.monotonic()
-        if not lasting:
-            self._background_at = now
-        disposable, self._lasting = not self._lasting, lasting
         key = self._key(job.lora)
+        hot = None if hot == EMPTY or adapter is None or not self._lasting else hot
+        hot_saved = [] if adapter is None else store.of(self._key(adapter))
+        if saves and hot is not None:
+            hot_saved.append(SavedPrefix(Path(), "memory", 0, hot, key, self._model, now))
         situation = PrefixSituation(
             prompt=prompt or "" if text else "",
             tokens=tokens,
-            hot=None if hot == EMPTY or adapter is None or disposable else hot,
+            hot=hot,
             clears=job.clear_first,
             saved=store.of(key) if text else (),
-            hot_saved=store.of(self._key(adapter)) if adapter is not None else (),
+            hot_saved=hot_saved,
             now=now,
             room=process.context,
             lasting=lasting and text,
-            rivals=now - self._background_at < RECENT,
+            rivals=not lasting or now - self._background_at < RECENT,
             may_stash=process.limits_runs or closing,
             may_restore=process.after_abort or not self._aborted,
             reload=process.load_seconds or None,
         )
         return plan(situation, store.costs(key))
+
+    def begins(self, *, lasting: bool) -> None:
+        """A run displaces what is hot by something that somebody will continue, or not."""
+        self._lasting = lasting
+        if not lasting:
+            self._background_at = time.monotonic()
 
     def applied(self, job: RunnerJob, chosen: PrefixPlan, tokens: int) -> RunnerJob:
         """The job with what was planned for it."""
@@ -120,10 +127,9 @@ class EnginePrefixes:
     def _saving(self, job: RunnerJob, tokens: int) -> RunnerJob:
         if self._store is None:
             return job
-        self.forget()
         reading = Path(job.load_prompt_cache) if job.load_prompt_cache else None
-        self._part = self._store.part(self._store.costs(self._key(job.lora)).bytes(tokens), reading)
-        return job if self._part is None else replace(job, save_prompt_cache=str(self._part))
+        part = self._store.part(self._store.costs(self._key(job.lora)).bytes(tokens), reading)
+        return job if part is None else replace(job, save_prompt_cache=str(part))
 
     # ── after a run ──────────────────────────────────────────────────────────────────────────────
 
@@ -166,21 +172,24 @@ class EnginePrefixes:
     async def left(self, job: RunnerJob, run: CachedRun) -> None:
         """A run that nobody listened to any more is over: the library writes its file all the same."""
         self._aborted = True
-        if job.save_prompt_cache and self._part is not None and self._part.exists():
+        if self._has_written(job):
             await self._keep(job, run, 0.0)
-        self.forget()
+        else:
+            self.forget(job)
 
-    def forget(self) -> None:
+    def _has_written(self, job: RunnerJob) -> bool:
+        return bool(job.save_prompt_cache) and Path(job.save_prompt_cache).exists()
+
+    def forget(self, job: RunnerJob) -> None:
         """What an unfinished run may have written."""
-        if self._part is not None and self._store is not None:
-            self._store.discard(self._part)
-        self._part = None
+        if job.save_prompt_cache and self._store is not None:
+            self._store.discard(Path(job.save_prompt_cache))
 
     async def _keep(self, job: RunnerJob, run: CachedRun, seconds: float) -> None:
-        part, store = self._part, self._store
-        if part is None or store is None:
+        store = self._store
+        if store is None or not job.save_prompt_cache:
             return
-        self._part, key = None, self._key(job.lora)
+        part, key = Path(job.save_prompt_cache), self._key(job.lora)
         if not run.prompt_tokens:
             store.discard(part)
             return

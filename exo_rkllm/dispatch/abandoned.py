@@ -42,6 +42,6 @@ class AbandonedRuns:
                 self._post(on.EngineLostEvent(name, RunnerLost(sentence, "exo-rkllm logs")))
         finally:
             settling.cancel()
-            self._post(on.RequestGoneEvent(active.ticket, name))
+            self._post(on.RequestGoneEvent(active.ticket, name, active.run_seconds))
         if settling.done():
             await settling

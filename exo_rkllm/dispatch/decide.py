@@ -18,7 +18,7 @@ from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
 from exo_rkllm.dispatch.lease import LeaseState
 from exo_rkllm.dispatch.queue import FairQueue, QueueEntry
 from exo_rkllm.dispatch.state import DispatchState, ModelNeeds, ModelState, evolved
-from exo_rkllm.dispatch.turns import next_turn
+from exo_rkllm.dispatch.turns import following, next_turn
 from exo_rkllm.errors import Busy, ExoRkllmError, RunnerLost
 
 # Seconds before an engine that crashed is loaded again, for each crash without an answer in between; after the last
@@ -274,8 +274,11 @@ class Decision:
             queue, running = model.queue.start(entry.ticket), model.running | {entry.ticket}
             keep_alive = entry.keep_alive
             self.change(model.name, queue=queue, running=running, last_turn=runs, keep_alive_after_request=keep_alive)
+            if entry.ticket == model.ahead:
+                self.change(model.name, ahead=None)
             if not entry.background and entry.conversation:
                 self.change(model.name, hot=entry.conversation[-1])
+        self.look_ahead()
         for model in self.state.models.values():
             if self.state.idle_deadline(model) <= self.now:
                 self.close(model.name)
@@ -287,11 +290,25 @@ class Decision:
             if candidates:
                 self.effects.append(on.MeasureMemoryEffect(min(candidates, key=lambda model: model.claim).name))
 
+    def look_ahead(self) -> None:
+        """Which run each engine may have ready behind its present one."""
+        for model in self.state.models.values():
+            ahead = following(self.state, model)
+            if ahead == model.ahead:
+                continue
+            if model.ahead is not None:
+                self.effects.append(on.WithdrawEffect(model.ahead, model.name))
+            if ahead is not None:
+                self.effects.append(on.QueueAheadEffect(ahead, model.name))
+            self.change(model.name, ahead=ahead)
+
     def refuse_overdue(self) -> None:
+        """Except for a run that begins now without being told."""
         limit = self.state.limits.queue_seconds
         for model in self.state.models.values():
+            begins = None if model.running else model.ahead
             for entry in model.queue.entries:
-                if entry.since + limit <= self.now:
+                if entry.since + limit <= self.now and entry.ticket != begins:
                     sentence = f"The request waited {limit:.0f} s for {model.name}, which is the limit."
                     self.effects.append(on.RefuseEffect(entry.ticket, self.busy(model, sentence)))
                     self.change(model.name, queue=self.state.models[model.name].queue.leave({entry.ticket}))

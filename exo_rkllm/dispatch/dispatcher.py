@@ -34,6 +34,7 @@ from exo_rkllm.chat.prompt import Prompt
 from exo_rkllm.dispatch import events as on
 from exo_rkllm.dispatch.abandoned import AbandonedRuns
 from exo_rkllm.dispatch.affinity import conversation_keys, is_background
+from exo_rkllm.dispatch.ahead import RunsAhead
 from exo_rkllm.dispatch.decide import deadline, decide
 from exo_rkllm.dispatch.departures import QueueDepartures
 from exo_rkllm.dispatch.events import DispatchEffect, DispatchEvent
@@ -42,7 +43,7 @@ from exo_rkllm.dispatch.lease import NpuLease
 from exo_rkllm.dispatch.life import EngineLife
 from exo_rkllm.dispatch.placement import placed
 from exo_rkllm.dispatch.progress import QueueProgress
-from exo_rkllm.dispatch.prompts import EarlyPrompt, PromptMaker
+from exo_rkllm.dispatch.prompts import PromptMaker
 from exo_rkllm.dispatch.request import ActiveRequest, copy_of, log_line
 from exo_rkllm.dispatch.state import DispatchLimits, DispatchState, ModelNeeds
 from exo_rkllm.dispatch.status import DispatchOverview, DispatchStatus, PictureTally, dispatch_overview, dispatch_status
@@ -96,6 +97,7 @@ class Dispatcher:
         self._abandoned = AbandonedRuns(self._post, self._engine)
         self._departures = QueueDepartures(self._post)
         self._prompts = PromptMaker()
+        self._ahead = RunsAhead(self._prompts, lambda: self._state, self._requests, self._engine)
         self._followers = Followers(lambda: dispatch_overview(self._state))
 
     # ── one request ──────────────────────────────────────────────────────────────────────────────
@@ -119,7 +121,6 @@ class Dispatcher:
                 raise
         request = replace(request, background=is_background(request))
         active = ActiveRequest(self._ticket(), request, model, client, time.monotonic())
-        early: EarlyPrompt | None = None
         self._requests[active.ticket] = active
         try:
             needs, conversation = self._current_needs(model), conversation_keys(request)
@@ -127,11 +128,12 @@ class Dispatcher:
                 on.SubmitEvent(active.ticket, model.id, needs, client, keep_alive, request.background, conversation)
             )
             while isinstance(turn := await active.turn(), Progress):
-                if turn.stage == "queued" and turn.done <= 1 and (ready := self._engine(model.id)) is not None:
-                    early = early or self._prompts.early(request, model, ready)
+                if turn.stage == "queued" and turn.done <= 1:
+                    self._ahead.render(active)
                 yield turn
-            engine = turn
+            engine, early = turn, active.early
             prompt = await (self.render(request, model, engine.capabilities) if early is None else early.of(engine))
+            active.one_run = prompt.structure is None
             if active.error is not None:  # the engine went while the template ran
                 raise active.error
             for ignored in prompt.ignored:
@@ -151,12 +153,13 @@ class Dispatcher:
                     elif type(event) is Finish:
                         active.complete(event, time.monotonic())
                     else:
+                        self._ahead.queue(model.id)
                         yield event
             finally:
                 await stream.aclose()
             if active.finish is None:
                 raise RunError(f"The engine of {model.id} ended an answer without saying so.", "exo-rkllm logs")
-            self._free_place(active)
+            self._free_place(active, engine)
             await asyncio.sleep(0)  # the next run starts before this answer's end is written
             for last in parser.end(active.finish):
                 active.finish = last if type(last) is Finish else active.finish
@@ -167,14 +170,18 @@ class Dispatcher:
             active.error = active.error or copy_of(error)
             raise active.error from None
         finally:
-            if early is not None:
-                early.close()
+            if active.early is not None:
+                active.early.close()
             self._leave(active)
 
-    def _free_place(self, active: ActiveRequest) -> None:
-        """The engine has ended the answer, and may begin the next one."""
+    def _free_place(self, active: ActiveRequest, engine: Engine, *, left: bool = False) -> None:
+        """The engine has ended the answer, and may begin the next one; or it does as soon as what was `left` or
+        withdrawn is over."""
         active.place_free = True
-        self._post(on.RequestGoneEvent(active.ticket, active.model.id, active.run_seconds))
+        if self._ahead.settles(active.model.id) or left:
+            self._abandoned.add(active, engine)
+        else:
+            self._post(on.RequestGoneEvent(active.ticket, active.model.id, active.run_seconds))
 
     def _leave(self, active: ActiveRequest) -> None:
         """However it ended: its place is free at once, or once the engine has stopped what nobody reads any more."""
@@ -189,10 +196,8 @@ class Dispatcher:
         if isinstance(active.error, RunnerLost) and engine is self._engine(name):
             # Before its place is free: the next request must not start on an engine that is dead.
             self._post(on.EngineLostEvent(name, active.error))
-        if active.finish is None and active.error is None:
-            self._abandoned.add(active, engine)
-        elif not active.place_free:
-            self._free_place(active)
+        if not active.place_free:
+            self._free_place(active, engine, left=active.finish is None and active.error is None)
 
     def _count(self, report: AnswerReport) -> None:
         self._observer.answered(report)
@@ -322,8 +327,14 @@ class Dispatcher:
     def _carry_out(self, effect: DispatchEffect) -> None:
         match effect:
             case on.StartRunEffect(ticket, name):
+                self._ahead.started(name)
                 if (engine := self._engine(name)) is not None:  # which it is: runs start on engines that are ready
                     self._requests[ticket].start(engine, self._state.models[name], time.monotonic())
+            case on.QueueAheadEffect(ticket, name):
+                self._ahead.render(self._requests[ticket])
+                self._ahead.queue(name)
+            case on.WithdrawEffect(_, name):
+                self._ahead.withdraw(name)
             case on.RefuseEffect(ticket, error):
                 if ticket in self._requests:
                     self._requests[ticket].fail(error)

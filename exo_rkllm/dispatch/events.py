@@ -175,6 +175,23 @@ class StartRunEffect:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueAheadEffect:
+    """This request, which goes on waiting, is the model's next one: its engine may begin it when the present run ends.
+    StartRunEffect follows, or WithdrawEffect."""
+
+    ticket: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawEffect:
+    """It is the next one no longer: its run is taken back, and ended if it has begun."""
+
+    ticket: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class RefuseEffect:
     """Raise `error` to a request, or a lease, that waits."""
 
@@ -234,6 +251,8 @@ DispatchEffect: TypeAlias = (
     MeasureMemoryEffect
     | StartLoadEffect
     | StartRunEffect
+    | QueueAheadEffect
+    | WithdrawEffect
     | RefuseEffect
     | CloseEngineEffect
     | ReportLossEffect

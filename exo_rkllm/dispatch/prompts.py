@@ -27,26 +27,36 @@ FREE = frozenset({"none", "auto", ""})
 class EarlyPrompt:
     """The prompt of a request that is the next one, made while the answer before it is computed."""
 
-    def __init__(self, maker: PromptMaker, request: GenerationRequest, model: Model, engine: Engine) -> None:
+    def __init__(
+        self, maker: PromptMaker, request: GenerationRequest, model: Model, engine: Engine, made: Callable[[], None]
+    ) -> None:
+        """`made` is told once the prompt is there."""
         self._capabilities = engine.capabilities
         self._make: Callable[[Capabilities], Coroutine[Any, Any, Prompt]] = lambda able: maker.render(
             request, model, able
         )
         self._task = asyncio.get_running_loop().create_task(self._make(self._capabilities))
-        self._task.add_done_callback(_heard)
+        self._made = made
+        self._task.add_done_callback(self._heard)
 
     async def of(self, engine: Engine) -> Prompt:
         """For the engine that will answer, which may be another one by now."""
         return await (self._task if engine.capabilities == self._capabilities else self._make(engine.capabilities))
 
+    def made_for(self, engine: Engine) -> Prompt | None:
+        """The prompt, if it is there already and without an error, for an engine with these capabilities."""
+        task = self._task
+        made = task.done() and not task.cancelled() and task.exception() is None
+        return task.result() if made and engine.capabilities == self._capabilities else None
+
     def close(self) -> None:
         self._task.cancel()
 
-
-def _heard(task: asyncio.Task[Prompt]) -> None:
-    """Its error is the request's, if its turn comes. What else takes time with a long prompt is done by then."""
-    if not task.cancelled() and task.exception() is None:
-        hash(task.result().request.prompt)  # which the text remembers, and engines look its length up by
+    def _heard(self, task: asyncio.Task[Prompt]) -> None:
+        """Its error is the request's, if its turn comes. What else takes time with a long prompt is done by then."""
+        if not task.cancelled() and task.exception() is None:
+            hash(task.result().request.prompt)  # which the text remembers, and engines look its length up by
+            self._made()
 
 
 class PromptMaker:
@@ -64,8 +74,8 @@ class PromptMaker:
             guided = installed()
         return await render(request, model, capabilities, self.renderer.render, guided=guided)
 
-    def early(self, request: GenerationRequest, model: Model, engine: Engine) -> EarlyPrompt:
-        return EarlyPrompt(self, request, model, engine)
+    def early(self, request: GenerationRequest, model: Model, engine: Engine, made: Callable[[], None]) -> EarlyPrompt:
+        return EarlyPrompt(self, request, model, engine, made)
 
     def answer(self, engine: Engine, prompt: Prompt, parser: ResponseParser) -> AsyncGenerator[GenerationEvent, None]:
         """The engine's raw answer, which `parser` reads."""

@@ -6,11 +6,15 @@ import asyncio
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Model, Progress, Timings, Usage
 from exo_rkllm.backends.observer import AnswerReport, TokenGaps
 from exo_rkllm.dispatch.state import ModelState
 from exo_rkllm.errors import ExoRkllmError, RunError
+
+if TYPE_CHECKING:
+    from exo_rkllm.dispatch.prompts import EarlyPrompt
 
 
 def copy_of(error: ExoRkllmError) -> ExoRkllmError:
@@ -22,9 +26,9 @@ class ActiveRequest:
     """The run loop writes into it, its reader waits on it; no task stands between the two."""
 
     __slots__ = (
-        *("_latest_progress", "_new_progress", "_waiter", "client", "engine", "error", "finish", "first_token_at"),
-        *("gaps", "load_seconds", "model", "place_free", "request", "run_seconds", "started_at", "submitted_at"),
-        *("ticket", "tokens"),
+        *("_latest_progress", "_new_progress", "_waiter", "client", "early", "engine", "error", "finish"),
+        *("first_token_at", "gaps", "load_seconds", "model", "one_run", "place_free", "request", "run_seconds"),
+        *("started_at", "submitted_at", "ticket", "tokens"),
     )
 
     def __init__(self, ticket: int, request: GenerationRequest, model: Model, client: str, now: float) -> None:
@@ -41,6 +45,8 @@ class ActiveRequest:
         self.gaps = TokenGaps()
         self.engine: Engine | None = None
         self.finish: Finish | None = None
+        self.early: EarlyPrompt | None = None
+        self.one_run = False  # it is no more than one run of the engine's, without repairs
         self.place_free = False  # the run loop has heard that its run is over
         self.error: ExoRkllmError | None = None
         self._new_progress: Progress | None = None

@@ -74,6 +74,7 @@ class ModelState:
     unload_when_idle: bool = False
     last_used: float = 0.0
     hot: int | None = None  # the conversation of its latest run that was no background question
+    ahead: int | None = None  # who waits and will be next; the engine may hold that run ready
     last_turn: int = 0  # the number of its latest run, over all models
     domain: int | None = None
     memory: int = 0  # as measured; outlives unloading, since the next load will take as much

@@ -33,6 +33,15 @@ def next_turn(state: DispatchState) -> tuple[ModelState | None, QueueEntry] | No
     return None if first is None else first[1:]
 
 
+def following(state: DispatchState, model: ModelState) -> int | None:
+    """The ticket that will start when the model's only run ends, if nothing else happens until then; None where
+    another model or a lease takes the turn."""
+    if not model.queue or model.slots != 1 or len(model.running) != 1:
+        return None
+    turn = next_turn(state.change(model.name, running=frozenset()))
+    return turn[1].ticket if turn is not None and turn[0] is not None and turn[0].name == model.name else None
+
+
 def _head(state: DispatchState, model: ModelState) -> QueueEntry | None:
     """A model for whose end another one waits serves only who came before that one was wanted."""
     if model.phase != "ready" or model.unload_when_idle or len(model.running) >= model.slots:

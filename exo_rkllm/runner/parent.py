@@ -58,6 +58,7 @@ class Runner:
         self._left_runs: dict[int, asyncio.Event] = {}
         self._calls: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._number = 0
+        self._latest_run = 0  # that has begun
         self._last_read = self._loop.time()
         self._patience: float | None = None
         self._abort_by: float | None = None
@@ -136,13 +137,14 @@ class Runner:
         self._number += 1
         return self._number
 
-    async def run(
+    def run(
         self, number: int, job: ChildJob, make: MakeToken, arrays: Sequence[memoryview] = ()
     ) -> AsyncGenerator[Sequence[Any], None]:
-        """Batches of what is ready together: `make(text, token)`, RunStarted, ArrayRows, and RunDone as the very last.
+        """`order`, and what `answer` yields."""
+        return self.answer(number, self.order(number, job, make, arrays))
 
-        Raises the child's error, or the reason why the child is lost. Leaving early aborts the run.
-        """
+    def order(self, number: int, job: ChildJob, make: MakeToken, arrays: Sequence[memoryview] = ()) -> RunStream:
+        """Sends a run, which begins as soon as those before it have ended. `answer` reads it, or `leave` ends it."""
         self._check()
         run = RunStream(make, self._limits.prefill + job.length * self._limits.prefill_token)
         self._runs[number] = run
@@ -151,6 +153,13 @@ class Runner:
         payload, files = job.packed(arrays)
         fds = tuple(wire.memory_file(f"input-{number}", view) for view in files)
         self._outbox.post(wire.pack(FrameKind.RUN, number, payload), fds)
+        return run
+
+    async def answer(self, number: int, run: RunStream) -> AsyncGenerator[Sequence[Any], None]:
+        """Batches of what is ready together: `make(text, token)`, RunStarted, ArrayRows, and RunDone as the very last.
+
+        Raises the child's error, or the reason why the child is lost. Leaving early aborts the run.
+        """
         try:
             while True:
                 while run.events:
@@ -162,9 +171,13 @@ class Runner:
                     raise run.error
                 await run.wait()
         finally:
-            if self._runs.pop(number, None) is not None and not self._lost.done():
-                self._left_runs[number] = asyncio.Event()
-                self._abort(number, started=run.started)
+            self.leave(number)
+
+    def leave(self, number: int) -> None:
+        """Ends a run that nobody reads any more, whether it has begun or not; `settled` waits for its end."""
+        if (run := self._runs.pop(number, None)) is not None and not self._lost.done():
+            self._left_runs[number] = asyncio.Event()
+            self._abort(number, started=run.started)
 
     def abort(self, number: int) -> None:
         """Ends a run that is being iterated: its RunDone follows. An unknown number is ignored."""
@@ -182,6 +195,14 @@ class Runner:
         """Returns when the runs that were left early are over in the child, too: the hardware is free."""
         for over in list(self._left_runs.values()):
             await over.wait()
+
+    @property
+    def is_settled(self) -> bool:
+        return not self._left_runs
+
+    def has_begun(self, number: int) -> bool:
+        """Whether the child has told so of this run."""
+        return number <= self._latest_run
 
     async def call(self, function: str, /, **arguments: Any) -> Any:
         """The result of one of the session's functions in `child.CALLS`, called after the runs that wait already."""
@@ -371,6 +392,7 @@ class Runner:
         """`run` is None where its reader has left; the child's state is followed all the same."""
         event: Any
         if frame.kind is FrameKind.STARTED:
+            self._latest_run = frame.run
             self._expect(self._limits.prefill if run is None else run.prefill)
             event = RunStarted()
         elif frame.kind is FrameKind.ROWS:

@@ -252,3 +252,21 @@ def test_sampling_that_the_runtime_takes_at_load_only_is_ignored_refused_or_load
     )
     assert [model["state"] for model in daemon.status()["models"]] == ["ready"]
     assert "crash" not in daemon.text
+
+
+def test_next_answer_begins_without_the_daemon(board_house: House, make_model: Make) -> None:
+    """The model's process has its run, so the NPU does not wait while a busy daemon hears of the end."""
+    board_house.simulated("clock", make_model, template="none", clock=True, endless=True, decode_tps=100)
+    daemon = board_house.start()
+    daemon.answer("clock", "hi", max_tokens=1)
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(daemon.answer, "clock", name, max_tokens=50) for name in ("red", "green")]
+        daemon.wait_for(lambda status: any(model["waiting"] for model in status["models"]))
+        time.sleep(0.2)  # for its prompt
+        daemon.signal(signal.SIGSTOP)
+        time.sleep(0.6)
+        stopped_until = time.monotonic_ns()
+        daemon.signal(signal.SIGCONT)
+        clocks = [int(clock) for answer in answers for clock in answer.result(20).split()]
+    assert len(clocks) == 100
+    assert min(clocks[50:]) < stopped_until, "it began while the daemon was stopped"

@@ -58,6 +58,9 @@ class Stage:
     memory: int | None = 1000
     fails: list[BaseException] = field(default_factory=list)  # one for each coming initialize
     silent: bool = False  # end without a Finish
+    goes_ahead: bool = False  # takes a run before its turn
+    ahead: list[str] = field(default_factory=list)  # what was taken so
+    withdrawn: list[str] = field(default_factory=list)
     close: BaseException | None = None  # what closing raises
     settle: BaseException | None = None  # what waiting for the end of an abort raises
     engines: list[Puppet] = field(default_factory=list)
@@ -76,6 +79,7 @@ class Puppet(Engine):
         self.died: asyncio.Future[ExoRkllmError] = asyncio.get_running_loop().create_future()
         self.aborted: set[str] = set()
         self.leaving: dict[str, asyncio.Task[None]] = {}
+        self.begun: asyncio.Task[None] | None = None
         stage.engines.append(self)
 
     async def initialize(self) -> None:
@@ -127,11 +131,24 @@ class Puppet(Engine):
     async def abort(self, request_id: str) -> None:
         self.aborted.add(request_id)
 
+    def queue_ahead(self, request: GenerationRequest) -> bool:
+        if self.stage.goes_ahead:
+            self.stage.ahead.append(request.id)
+        return self.stage.goes_ahead
+
+    def withdraw(self, request_id: str) -> None:
+        """As if it had begun a moment before."""
+        self.stage.withdrawn.append(request_id)
+        self.stage.on_hardware += 1
+        self.begun = asyncio.get_running_loop().create_task(self._abort())
+
     async def settled(self, request_id: str) -> None:
         if self.stage.settle is not None:
             raise self.stage.settle
         if request_id in self.leaving:
             await self.leaving.pop(request_id)
+        if self.begun is not None:
+            await self.begun
 
     async def lost(self) -> ExoRkllmError:
         return await asyncio.shield(self.died)

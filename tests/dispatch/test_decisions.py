@@ -579,3 +579,69 @@ def test_evolved_value_is_what_replace_makes() -> None:
     assert model == ModelState("qwen", phase="ready")
     with pytest.raises(TypeError, match="ModelState has no phaze"):
         evolved(model, phaze="cold")
+
+
+# ── the run that follows ─────────────────────────────────────────────────────────────────────────
+
+
+def test_engine_may_have_the_next_run_ahead_and_it_is_the_one_that_starts() -> None:
+    world = board()
+    world.up(QWEN)
+    first, second, third = world.submit(QWEN, "a"), world.submit(QWEN, "a"), world.submit(QWEN, "a")
+    assert world.ahead == {QWEN: second}
+    world.finish(first)
+    assert (list(world.running), world.ahead) == ([second], {QWEN: third})
+    world.leave(third)
+    assert world.ahead == {}
+
+
+def test_better_request_takes_the_place_of_the_one_ahead() -> None:
+    world = board()
+    world.up(QWEN)
+    first, second, other = world.submit(QWEN, "a"), world.submit(QWEN, "a"), world.submit(QWEN, "b")
+    assert world.ahead == {QWEN: other}, "b's first comes before a's second"
+    world.leave(other)
+    assert world.ahead == {QWEN: second}
+    world.finish(first)
+    assert list(world.running) == [second]
+
+
+@pytest.mark.parametrize("what", ["lease", "model", "unload", "drain", "lost"])
+def test_run_ahead_is_withdrawn_where_something_else_comes_before_it(what: str) -> None:
+    world = board()
+    world.up(QWEN, GEMMA)
+    first, second = world.submit(QWEN, "a"), world.submit(QWEN, "a")
+    assert world.ahead == {QWEN: second}
+    if what == "lease":
+        world.ask_lease()
+    elif what == "model":
+        world.submit(GEMMA, "a")
+    elif what == "unload":
+        world.happen(on.UnloadEvent(QWEN))
+    elif what == "drain":
+        world.happen(on.DrainEvent())
+    else:
+        world.lost(QWEN, DIED)
+    assert world.ahead == {}
+    assert (second in world.waiting) == (what != "drain")
+    if first in world.running:
+        world.finish(first)
+    assert second not in world.running
+
+
+def test_engine_with_slots_has_nothing_ahead() -> None:
+    world = board()
+    world.slots = {QWEN: 2}
+    world.up(QWEN)
+    for _ in range(4):
+        world.submit(QWEN)
+    assert (len(world.running), world.ahead) == (2, {})
+
+
+def test_run_that_begins_by_itself_is_not_refused_at_that_moment() -> None:
+    world = board(queue_seconds=60.0)
+    world.up(QWEN)
+    first, second = world.submit(QWEN), world.submit(QWEN)
+    world.now += 60.0
+    world.finish(first)
+    assert list(world.running) == [second]

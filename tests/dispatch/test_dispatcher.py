@@ -22,6 +22,7 @@ from exo_rkllm.backends.base import (
     Model,
     Piece,
     Progress,
+    Structure,
 )
 from exo_rkllm.chat.prompt import Prompt
 from exo_rkllm.dispatch import dispatcher as dispatcher_module
@@ -761,8 +762,82 @@ async def test_prompt_that_was_made_for_another_engine_is_made_again(monkeypatch
     theatre = Theatre("qwen")
     await theatre.dispatcher.load("qwen")
     request = GenerationRequest(model="qwen", prompt="hi")
-    early = theatre.dispatcher._prompts.early(request, Card("qwen"), theatre.puppet("qwen"))
+    early = theatre.dispatcher._prompts.early(request, Card("qwen"), theatre.puppet("qwen"), lambda: None)
     first = await early.of(theatre.puppet("qwen"))
     assert await early.of(theatre.puppet("qwen")) is first
     monkeypatch.setattr(Puppet, "capabilities", property(lambda _puppet: Capabilities(chat=True, context=8192)))
     assert await early.of(theatre.puppet("qwen")) is not first
+
+
+async def test_next_run_is_handed_to_the_engine_before_its_turn() -> None:
+    theatre = Theatre("qwen")
+    stage = theatre.stages["qwen"]
+    stage.pace, stage.goes_ahead = 0.01, True
+    answers = [asyncio.ensure_future(theatre.answer("qwen", client=name)) for name in "abc"]
+    assert await asyncio.gather(*answers) == ["one two three"] * 3
+    assert stage.ahead == stage.started[1:]
+    assert not stage.withdrawn
+    await theatre.dispatcher.drain(0)
+
+
+async def test_lease_waits_for_a_run_that_was_taken_back() -> None:
+    """It may have begun a moment before."""
+    theatre = Theatre("qwen")
+    stage = theatre.stages["qwen"]
+    stage.pace, stage.goes_ahead, stage.abort_takes = 0.02, True, 0.1
+    answers = [asyncio.ensure_future(theatre.answer("qwen", client=name)) for name in "ab"]
+    await until(lambda: stage.ahead)
+    async with theatre.dispatcher.lease("frigate"):
+        assert (stage.withdrawn, stage.on_hardware, answers[0].done()) == (stage.ahead, 0, True)
+    assert await asyncio.gather(*answers) == ["one two three"] * 2
+    assert stage.most_on_hardware <= 2
+    await theatre.dispatcher.drain(0)
+
+
+async def test_client_that_leaves_takes_its_run_back_and_the_next_goes_on() -> None:
+    theatre = Theatre("qwen")
+    stage = theatre.stages["qwen"]
+    stage.pace, stage.goes_ahead = 0.02, True
+    first, leaving, last = (asyncio.ensure_future(theatre.answer("qwen", client=name)) for name in "abc")
+    await until(lambda: stage.ahead)
+    leaving.cancel()
+    assert [await first, await last] == ["one two three"] * 2
+    assert stage.withdrawn == stage.ahead[:1]
+    assert len(stage.started) == 2
+    await theatre.dispatcher.drain(0)
+
+
+async def test_crash_costs_the_run_ahead_nothing_but_time() -> None:
+    theatre = Theatre("qwen")
+    stage = theatre.stages["qwen"]
+    stage.pace, stage.goes_ahead = 0.02, True
+    first, second = (asyncio.ensure_future(theatre.answer("qwen", client=name)) for name in "ab")
+    await until(lambda: stage.ahead)
+    theatre.puppet("qwen").die()
+    with pytest.raises(RunnerLost):
+        await first
+    assert await second == "one two three"
+    assert len(stage.engines) == 2
+    await theatre.dispatcher.drain(0)
+
+
+async def test_answer_that_may_be_repaired_lets_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its other runs come before the next request's."""
+
+    async def held(
+        _maker: PromptMaker, request: GenerationRequest, _model: Model, _capabilities: Capabilities
+    ) -> Prompt:
+        return replace(Prompt.of(request), structure=Structure("json") if request.prompt == "held" else None)
+
+    monkeypatch.setattr(PromptMaker, "render", held)
+    monkeypatch.setattr(PromptMaker, "answer", lambda _maker, engine, prompt, _parser: engine.generate(prompt.request))
+    theatre = Theatre("qwen")
+    stage = theatre.stages["qwen"]
+    stage.pace, stage.goes_ahead = 0.02, True
+    words = ["held", "one two", "held"]
+    answers = [
+        asyncio.ensure_future(theatre.answer("qwen", word, client=word + str(n))) for n, word in enumerate(words)
+    ]
+    assert await asyncio.gather(*answers) == words
+    assert stage.ahead == []
+    await theatre.dispatcher.drain(0)

@@ -36,6 +36,7 @@ class World:
     log: list[str] = field(default_factory=list)
     starts: list[tuple[str, str]] = field(default_factory=list)  # model and client, in order
     clients: dict[int, str] = field(default_factory=dict)
+    ahead: dict[str, int] = field(default_factory=dict)  # model: the run that begins by itself
     lease: int | None = None
     leases_waiting: set[int] = field(default_factory=set)
     leases_granted: list[int] = field(default_factory=list)
@@ -130,8 +131,16 @@ class World:
             case on.StartRunEffect(ticket, model):
                 assert self.waiting.pop(ticket) == model, "started twice, or after it left"
                 assert self.engines[model] == "ready"
+                assert self.ahead.pop(model, ticket) == ticket, "another one has begun by itself"
                 self.running[ticket] = model
                 self.starts.append((model, self.clients[ticket]))
+            case on.QueueAheadEffect(ticket, model):
+                assert self.waiting[ticket] == model
+                assert model not in self.ahead, "one a model"
+                assert model in self.running.values()
+                self.ahead[model] = ticket
+            case on.WithdrawEffect(ticket, model):
+                assert self.ahead.pop(model) == ticket
             case on.RefuseEffect(ticket, error) if ticket in self.leases_waiting:
                 self.leases_waiting.remove(ticket)
                 self.refused[ticket] = error
@@ -139,6 +148,7 @@ class World:
                 self.leases_waiting.remove(ticket)
                 assert self.lease is None, "one lease at a time"
                 assert not [model for model in self.running.values() if self.needs[model].npu], "and nothing of ours"
+                assert not [model for model in self.ahead if self.needs[model].npu], "nor what begins by itself"
                 self.lease = ticket
                 self.leases_granted.append(ticket)
             case on.ExpireLeaseEffect(ticket, ended):
@@ -193,6 +203,10 @@ class World:
         assert len(on_npu) <= self.limits.npu_parallel, "the NPU computes for one model at a time"
         for model, count in Counter(self.running.values()).items():
             assert count <= self.slots.get(model, 1)
+        for model, ticket in self.ahead.items():
+            assert self.waiting[ticket] == model, "whoever is next waits until then"
+            assert self.engines[model] == "ready"
+            assert model in self.running.values()
         phases = {name: model.phase for name, model in self.state.models.items() if model.phase != "cold"}
         assert phases == self.engines
         self._check_domains()
