@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -49,6 +50,18 @@ async def test_configured_alias_answers_and_is_listed(server: World) -> None:
         assert "gpt-4o" in names and "lost" not in names
     assert (await get(server, "/v1/models/gpt-4o"))["id"] == "qwen"
     assert (await post(server, "/v1/chat/completions", ask(model="lost")))[0] == 404
+
+
+async def test_every_model_has_a_digest_that_ollamas_command_line_can_cut(server: World) -> None:
+    """`ollama list` and `ollama ps` print 12 signs of it, and panic where it is shorter."""
+    await post(server, "/api/chat", {"model": "qwen", "messages": HI, "stream": False})
+    listed = {one["name"]: one["digest"] for one in (await get(server, "/api/tags"))["models"]}
+    (loaded,) = (await get(server, "/api/ps"))["models"]
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in listed.values())
+    assert len(set(listed.values())) == len(listed) and loaded["digest"] == listed["qwen"]
+    write_tokenizer(server.folder / "qwen")
+    changed = {one["name"]: one["digest"] for one in (await get(server, "/api/tags"))["models"]}
+    assert {name for name in listed if listed[name] != changed[name]} == {"qwen"}
 
 
 async def test_model_of_an_aliases_name_is_meant_before_the_alias(server: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
@@ -16,6 +17,7 @@ from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.catalogue.progress import PullProgress, PullStage
 from exo_rkllm.dispatch.status import ModelStatus
 from exo_rkllm.errors import UsageError
+from exo_rkllm.files.stamps import stamp_of
 from exo_rkllm.schema.specs import FieldError
 
 # When a model is unloaded that stays for good.
@@ -179,9 +181,14 @@ def model_value(entry: Entry) -> dict[str, Any]:
         "model": entry.id,
         "modified_at": iso_time(datetime.fromtimestamp(common_fields.modified_seconds(entry), timezone.utc)),
         "size": weights.size if weights else 0,
-        "digest": weights.sha256 if weights else "",
+        "digest": (weights.sha256 if weights else "") or _digest(entry.id, *stamp_of(entry.path or entry.folder)),
         "details": _details(entry),
     }
+
+
+def _digest(*facts: str | int) -> str:
+    """Of a file whose SHA-256 nobody computed: clients cut it, and take a model with another one for changed."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _details(entry: Entry) -> dict[str, Any]:
@@ -204,7 +211,8 @@ def _parameter_size(name: str) -> str:
 
 def loaded_model_value(model: ModelStatus, entry: Entry | None) -> dict[str, Any]:
     expires = FAR_FUTURE if model.unload_at is None else datetime.fromtimestamp(model.unload_at, timezone.utc)
-    value = model_value(entry) if entry else {"name": model.name, "model": model.name, "digest": "", "details": {}}
+    unlisted = {"name": model.name, "model": model.name, "digest": _digest(model.name), "details": {}}
+    value = model_value(entry) if entry else unlisted
     value.pop("modified_at", None)
     return {
         **value,
