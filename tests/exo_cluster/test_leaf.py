@@ -256,6 +256,38 @@ async def test_hosts_that_speak_nonsense_break_nothing(peer: Peer) -> None:
         server.close()
 
 
+HOSTILE = TESTS.parent / "build/native/debug/examples/hostile"
+KINDS = (
+    *("noise", "lengths", "halves", "subscriptions", "topics", "empty_subscriptions", "empty_messages"),
+    *("empty_controls", "prunes", "have", "do_not_want"),
+)
+
+
+@pytest.mark.skipif(not HOSTILE.exists(), reason=NO_CRATE)
+async def test_nonsense_behind_a_right_handshake_costs_no_memory(peer: Peer) -> None:
+    """8 MiB of empty messages alone took 1.3 GB; a message of that size comes through as before."""
+    command = (str(HOSTILE), secret("v0.0.1").hex(), *KINDS)
+    hostile = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    assert hostile.stdout is not None
+    addresses = [(await hostile.stdout.readline()).decode().split()[1] for _ in KINDS]
+    before = peak = memory()
+    link = LibP2pLink("v0.0.1")
+    await link.open(addresses)
+    link.meet(await peer.address())
+    await receives(link, Linked(up=True), 20)
+    ends = asyncio.get_running_loop().time() + float(os.environ.get("TESTS_SECONDS", "0.5"))
+    while asyncio.get_running_loop().time() < ends:
+        peak = max(peak, memory())
+        await asyncio.sleep(0.01)
+    long = os.urandom(7 << 20)
+    peer.node.publish("global_events", long)
+    await receives(link, TopicMessage("global_events", long), 20)
+    await link.close()
+    hostile.kill()
+    await hostile.wait()
+    assert peak - before < 60 << 20
+
+
 def test_nothing_of_libp2p_is_loaded_with_the_cluster_room() -> None:
     program = "import sys, exo_rkllm.cluster.node; sys.exit('exo_libp2p' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=TESTS.parent, check=True)

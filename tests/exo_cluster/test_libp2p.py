@@ -170,6 +170,10 @@ async def phase_in(board: Board, namespace: str) -> bool:
     return (view["phase"], view["namespace"]) == ("serving", namespace)
 
 
+async def all_echoed(board: Board) -> bool:
+    return bool((await board.view())["unechoed"] == 0)
+
+
 async def test_auto_joins_the_newer_of_two_exos_and_says_so(lab: Lab) -> None:
     pytest.importorskip("exo_libp2p", reason=NO_CRATE)
     released, _ = await asyncio.gather(lab.exo(released=True), lab.exo())
@@ -192,6 +196,7 @@ async def test_auto_goes_over_to_the_other_exo_when_its_own_is_gone(lab: Lab) ->
     await ready(newer)
     assert (await chat(newer, "count 3")).text == counted(3)
     assert not any("and not joined" in line for line in board.said)
+    await until(lambda: all_echoed(board), 5)  # an exo that ends before it echoes an answer ended of it
     await newer.kill()
     again = await lab.exo(released.host, "--campaign", "0.2", released=True)
     await until(lambda: phase_in(board, "libp2p/v0.0.1"), 25)

@@ -3,6 +3,7 @@
 //! One `Node` is one thread. Events wait in a bounded queue; a socket, which Python's event loop watches, becomes
 //! readable when the first one comes and ends when the thread does. Nothing here calls into Python.
 
+mod guard;
 mod inbox;
 mod swarm;
 

@@ -7,15 +7,16 @@ use std::time::Duration;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::core::upgrade::Version;
 use libp2p::futures::StreamExt;
-use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, WhitelistSubscriptionFilter};
+use libp2p::gossipsub::{self, IdentTopic, MessageAcceptance, TopicHash, WhitelistSubscriptionFilter};
 use libp2p::multiaddr::Protocol;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, Swarm, SwarmBuilder, Transport, identity, noise, ping, tcp, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, Transport, identity, noise, ping, tcp, yamux};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::guard::Guarded;
 use crate::inbox::{Event, Inbox};
 
 /// exo's own numbers. A connection that is not there before the next attempt is given up.
@@ -28,7 +29,7 @@ const TOPICS: [&str; 5] = ["global_events", "local_events", "commands", "electio
 /// same moment have two connections.
 const PEERS: u32 = 16;
 const PER_PEER: u32 = 2;
-const STREAMS: usize = 64;
+const STREAMS: usize = 16;
 /// Addresses that are dialled, all at once: silent ones must not keep a living one waiting. One without an answer for
 /// two minutes is forgotten.
 const ADDRESSES: usize = 64;
@@ -58,11 +59,13 @@ fn behaviour(key: &identity::Keypair) -> Result<Behaviour, Box<dyn Error + Send 
         .with_max_pending_outgoing(Some(ADDRESSES as u32))
         .with_max_established(Some(PEERS * PER_PEER))
         .with_max_established_per_peer(Some(PER_PEER));
-    // Each message waits for a verdict before it is forwarded, and gets `Ignore`: so this node is a leaf.
+    // Each message waits for a verdict before it is forwarded, and gets `Ignore`: so this node is a leaf. It asks no
+    // peer for messages that it claims to have: exo's log repairs what is lost, and gossipsub never forgets a claim.
     let config = gossipsub::ConfigBuilder::default()
         .max_transmit_size(LONGEST)
         .validation_mode(gossipsub::ValidationMode::Strict)
         .validate_messages()
+        .max_ihave_messages(0)
         .duplicate_cache_time(KNOWN)
         .build()?;
     let topics = TOPICS.iter().map(|topic| IdentTopic::new(*topic).hash()).collect::<HashSet<_>>();
@@ -84,7 +87,8 @@ fn build(key: identity::Keypair, secret: [u8; 32]) -> Result<Swarm<Behaviour>, B
                 .and_then(move |socket, _| PnetConfig::new(PreSharedKey::new(secret)).handshake(socket))
                 .upgrade(Version::V1Lazy)
                 .authenticate(noise::Config::new(key)?)
-                .multiplex(streams))
+                .multiplex(streams)
+                .map(|(peer, connection), _| (peer, Guarded(connection))))
         })?
         .with_behaviour(behaviour)?
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE))
@@ -146,6 +150,7 @@ impl Addresses {
 struct Leaf<'a> {
     swarm: Swarm<Behaviour>,
     addresses: Addresses,
+    subscriptions: HashMap<PeerId, HashSet<TopicHash>>,
     inbox: &'a Inbox,
 }
 
@@ -198,6 +203,7 @@ impl Leaf<'_> {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, .. } => {
                 self.addresses.closed(&connection_id);
                 if num_established == 0 {
+                    self.subscriptions.remove(&peer_id);
                     self.inbox.put(Event::Down(peer_id));
                 }
             }
@@ -216,7 +222,10 @@ impl Leaf<'_> {
                 self.inbox.put(Event::Message(from, message.topic.into_string(), message.data));
             }
             gossipsub::Event::Subscribed { peer_id, topic } => {
-                self.inbox.put(Event::Subscribed(peer_id, topic.into_string()));
+                // Told once: a peer may repeat it as often as it likes.
+                if self.subscriptions.entry(peer_id).or_default().insert(topic.clone()) {
+                    self.inbox.put(Event::Subscribed(peer_id, topic.into_string()));
+                }
             }
             gossipsub::Event::GossipsubNotSupported { peer_id } => {
                 let _ = self.swarm.disconnect_peer_id(peer_id);
@@ -237,7 +246,8 @@ pub fn run(
 ) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut leaf = Leaf { swarm: build(key, secret)?, addresses: Addresses::default(), inbox };
+        let mut leaf =
+            Leaf { swarm: build(key, secret)?, addresses: Addresses::default(), subscriptions: HashMap::new(), inbox };
         for topic in topics {
             leaf.swarm.behaviour_mut().gossip.subscribe(&IdentTopic::new(topic))?;
         }
