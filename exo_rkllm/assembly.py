@@ -20,9 +20,8 @@ from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import Config
 from exo_rkllm.errors import ExoRkllmError
 from exo_rkllm.plugins import LoadedPlugins
-from exo_rkllm.runtime import locate, modelfile, selection
+from exo_rkllm.runtime import locate
 from exo_rkllm.runtime.locate import Search
-from exo_rkllm.runtime.selection import RuntimeChoice
 
 if TYPE_CHECKING:  # imported where they are used: a command that only looks at models loads and serves none
     from exo_rkllm.backends.host import EngineHost
@@ -32,6 +31,7 @@ if TYPE_CHECKING:  # imported where they are used: a command that only looks at 
     from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
     from exo_rkllm.runner.parent import LineSink
     from exo_rkllm.runner.spare import SpareChild
+    from exo_rkllm.runtime.selection import RuntimeChoice
     from exo_rkllm.vision.pictures import Pictures
 
 # What a load takes besides the file where no card says more (reference 3.2, an estimate).
@@ -134,6 +134,8 @@ class Node:
         """
         if model.path is None:
             return None
+        from exo_rkllm.runtime import modelfile, selection
+
         wanted = str(model.options.get(selection.OPTION, ""))
         return selection.choose(self.search(), modelfile.inspect(model.path), wanted)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 from aiohttp import web
 
@@ -24,13 +24,15 @@ from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.board.history import HistoryPoint
 from exo_rkllm.catalogue.downloads import Downloads
 from exo_rkllm.catalogue.entry import Entry
-from exo_rkllm.catalogue.gallery import GalleryItem
 from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.config import ApiSettings
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.schema.specs import FieldError, ObjectSpec
+
+if TYPE_CHECKING:
+    from exo_rkllm.catalogue.gallery import GalleryItem
 
 FIELD_PATH = re.compile(r"[A-Za-z0-9._-]{1,80}", re.ASCII)
 # More ignored fields than these are not listed in the header.

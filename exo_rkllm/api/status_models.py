@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.catalogue.card import Card
+from exo_rkllm.catalogue.choice import BoardRoom
 from exo_rkllm.catalogue.entry import Entry
-from exo_rkllm.catalogue.gallery import BoardRoom
 from exo_rkllm.dispatch.status import ModelStatus
 
 Values: TypeAlias = Mapping[str, JSON]

@@ -14,14 +14,14 @@ from exo_rkllm.board.driver import is_older
 from exo_rkllm.config import Config
 from exo_rkllm.config.table import SamplingPolicy
 from exo_rkllm.runner.limits import RunnerLimits
-from exo_rkllm.runner.parent import LineSink
-from exo_rkllm.runner.spare import SpareChild
 from exo_rkllm.runtime.locate import Search
 from exo_rkllm.runtime.version import order
 from exo_rkllm.socs import default_cpus
 
-if TYPE_CHECKING:  # imported with the first picture, and where conversations are kept
+if TYPE_CHECKING:  # imported with the first model or picture, and where conversations are kept
     from exo_rkllm.backends.prefix_store import PrefixStore
+    from exo_rkllm.runner.parent import LineSink
+    from exo_rkllm.runner.spare import SpareChild
     from exo_rkllm.vision.pictures import Pictures
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,13 @@ continuation of the last conversation reuses what it seems to.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from exo_rkllm.backends.base import Usage
-from exo_rkllm.runner.jobs import RunnerJob
-from exo_rkllm.runner.stream import RunDone
+
+if TYPE_CHECKING:
+    from exo_rkllm.runner.jobs import RunnerJob
+    from exo_rkllm.runner.stream import RunDone
 
 # Prompts whose lengths are remembered, by their hashes: a conversation has one more each turn.
 MOST_LENGTHS = 256

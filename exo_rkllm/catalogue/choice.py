@@ -13,6 +13,25 @@ ENDINGS = (".rkllm",)
 
 
 @dataclass(frozen=True, slots=True)
+class BoardRoom:
+    """What a model must fit: the SoC, and bytes of memory, all and free; empty and None where not known."""
+
+    soc: str = ""
+    memory: int | None = None
+    free: int | None = None
+
+    def unfit(self, size: int) -> str:
+        if self.memory is None or size <= self.memory:
+            return ""
+        return f"Its file has {size / 1e9:.1f} GB, and this board has {self.memory / 1e9:.1f} GB of memory."
+
+    def note(self, size: int) -> str:
+        if self.free is None or size <= self.free or self.unfit(size):
+            return ""
+        return f"It needs {size / 1e9:.1f} GB of memory, of which {self.free / 1e9:.1f} GB are free now."
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     file: str
     why: str

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from exo_rkllm import socs
 from exo_rkllm.catalogue import names
-from exo_rkllm.catalogue.choice import best_of, candidates, fits, made_for_others
+from exo_rkllm.catalogue.choice import BoardRoom, best_of, candidates, fits, made_for_others
 from exo_rkllm.catalogue.encoders import encoder_among
 from exo_rkllm.catalogue.hub import FoundRepository, Hub, repos
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound
@@ -68,25 +68,6 @@ class GalleryItem:
     unfit: str = ""
     note: str = ""
     id: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class BoardRoom:
-    """What a model must fit: the SoC, and bytes of memory, all and free; empty and None where not known."""
-
-    soc: str = ""
-    memory: int | None = None
-    free: int | None = None
-
-    def unfit(self, size: int) -> str:
-        if self.memory is None or size <= self.memory:
-            return ""
-        return f"Its file has {size / 1e9:.1f} GB, and this board has {self.memory / 1e9:.1f} GB of memory."
-
-    def note(self, size: int) -> str:
-        if self.free is None or size <= self.free or self.unfit(size):
-            return ""
-        return f"It needs {size / 1e9:.1f} GB of memory, of which {self.free / 1e9:.1f} GB are free now."
 
 
 def short_name(repo: str, soc: str) -> str:

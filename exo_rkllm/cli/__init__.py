@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -90,6 +89,8 @@ def verb_of(name: str) -> Verb:
     """Raises a UsageError that names the verb which was probably meant."""
     if verb := NAMES.get(name):
         return verb
+    import difflib
+
     close = difflib.get_close_matches(name, NAMES, n=1)
     hint = f"Did you mean exo-rkllm {close[0]}?" if close else "exo-rkllm help lists the verbs."
     raise UsageError(f"There is no verb {name[:40]!a}.", hint)

@@ -14,7 +14,8 @@ from pathlib import Path
 from exo_rkllm.board.counters import read_gauges
 from exo_rkllm.board.detect import detect
 from exo_rkllm.board.sources import find_sources
-from exo_rkllm.catalogue.gallery import BoardRoom, GalleryItem, installed_files, search
+from exo_rkllm.catalogue.choice import BoardRoom
+from exo_rkllm.catalogue.gallery import GalleryItem, installed_files, search
 from exo_rkllm.catalogue.hub import Access, Hub
 from exo_rkllm.cli import place
 from exo_rkllm.cli.output import Paint, size, table, terminal_width, wrap

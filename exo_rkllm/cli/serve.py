@@ -17,7 +17,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     config = load(os.environ, args.config)  # before the heavy imports, so that a mistake is reported at once
     gc.disable()  # until `Server.startup` is through: looking at all that is imported is a tenth of the start
-    from exo_rkllm.daemon.server import run
+    from exo_rkllm.daemon import certificates
+
+    with certificates.postponed():
+        from exo_rkllm.daemon.server import run
 
     run(config, os.environ, lambda: load(os.environ, args.config))
     return 0

@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, fields, is_dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from exo_rkllm import plugins
@@ -32,7 +33,7 @@ from exo_rkllm.catalogue.model_tokenizers import ModelTokenizers
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.cluster.identity import FOLDER
 from exo_rkllm.config import Config, places
-from exo_rkllm.daemon.cluster import UNNAMED, ClusterSwitch, cluster_node, may_join
+from exo_rkllm.daemon.cluster_switch import UNNAMED, ClusterSwitch, may_join
 from exo_rkllm.daemon.file_watch import Settling
 from exo_rkllm.daemon.hardware import Hardware, NpuWitness, available_memory, keep_off_fast_cores, limits, raise_clocks
 from exo_rkllm.daemon.keys import read_keys
@@ -42,7 +43,6 @@ from exo_rkllm.errors import ConfigError, ExoRkllmError
 from exo_rkllm.log.ring import Ring
 from exo_rkllm.log.setup import set_level
 from exo_rkllm.metrics.serving import ServingMetrics
-from exo_rkllm.runner.spare import SpareChild
 from exo_rkllm.runtime import abi
 from exo_rkllm.runtime.locate import Search
 
@@ -88,8 +88,6 @@ class Daemon:
         self.hardware = Hardware(config, self._hardware_changed)
         self.node.prefixes = prefix_store(config, environment, lambda: available_memory(self.hardware.root))
         self._closing.callback(self.hardware.close)
-        self.node.spare = SpareChild()
-        self._closing.callback(self.node.spare.close)
         self.neighbours = NeighbourWatch(
             lambda: find_neighbours(self.hardware.root, self.hardware.watch.board, os.getpid())
         )
@@ -147,11 +145,21 @@ class Daemon:
             self._spawn(raise_clocks(self.dispatcher.subscribe(), Performance(unit)))
 
     def prepare_first_load(self) -> None:
-        """Once the API answers: what the first model would wait for."""
-        if self.node.spare is not None and self.hardware.unavailable_reason is None:
+        """Begins with what the first model would wait for, once the API answers."""
+        self._spawn(self._prepare_first_load())
+
+    async def _prepare_first_load(self) -> None:
+        await asyncio.to_thread(import_module, "exo_rkllm.backends.rkllm")
+        from exo_rkllm.runner.spare import SpareChild
+
+        self.node.spare = SpareChild()
+        self._closing.callback(self.node.spare.close)
+        if self.hardware.unavailable_reason is None:
             self.node.spare.refill()
 
     def _cluster_node(self) -> ClusterNode | None:
+        from exo_rkllm.daemon.cluster import cluster_node
+
         return cluster_node(
             self.config,
             self._environment,
@@ -329,7 +337,8 @@ class Daemon:
 
     async def gallery(self, words: str) -> Sequence[GalleryItem]:
         """What the Hub has for this board."""
-        from exo_rkllm.catalogue.gallery import BoardRoom, installed_files, search
+        from exo_rkllm.catalogue.choice import BoardRoom
+        from exo_rkllm.catalogue.gallery import installed_files, search
         from exo_rkllm.catalogue.hub import Access, Hub
 
         reading, soc = read_gauges(self.hardware.watch.sources), self.hardware.board.soc

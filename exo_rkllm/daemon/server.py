@@ -22,7 +22,7 @@ from exo_rkllm import __version__
 from exo_rkllm.backends.base import JSON
 from exo_rkllm.config import Config
 from exo_rkllm.config.places import lease_socket
-from exo_rkllm.daemon import listen, web
+from exo_rkllm.daemon import certificates, listen, web
 from exo_rkllm.daemon.connections import ConnectionListener, Connections, watched
 from exo_rkllm.daemon.daemon import Daemon, headline
 from exo_rkllm.daemon.lease import LeaseServer
@@ -95,6 +95,7 @@ class Server:
 
     async def main_loop(self) -> None:
         """Until a signal asks for the end."""
+        certificates.load()
         self._daemon.prepare_first_load()
         await self._daemon.cluster.start()
         await self._stop.wait()

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from exo_rkllm.catalogue import gallery
+from exo_rkllm.catalogue.choice import BoardRoom
 from exo_rkllm.catalogue.downloads import MOST, Downloads, DownloadStatus
-from exo_rkllm.catalogue.gallery import SHORT_NAMES, BoardRoom, GalleryItem, installed_files, repository_of, search
+from exo_rkllm.catalogue.gallery import SHORT_NAMES, GalleryItem, installed_files, repository_of, search
 from exo_rkllm.catalogue.hub import Access, Hub
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.catalogue.pull import PullTarget, pull, stage_key

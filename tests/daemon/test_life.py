@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.running import House
+from tests.daemon.running import Daemon, House
 from tests.simulated import Library
 
 
@@ -193,22 +194,29 @@ def test_sockets_that_systemd_opened_are_used_and_left(house: House, tmp_path: P
 def test_first_model_is_loaded_by_a_process_that_waits(board_house: House, make_model: Callable[..., Path]) -> None:
     board_house.simulated("qwen", make_model, reply="Hello")
     daemon = board_house.start()
-    daemon.status()
-    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-    assert len(children) == 1 and not daemon.model_processes()
+    [waiting] = children(daemon, 1)
+    assert not daemon.model_processes()
     assert daemon.answer("qwen", "Hello") == "Hello"
-    assert daemon.model_processes() == [int(children[0])]
+    assert daemon.model_processes() == [waiting]
+
+
+def children(daemon: Daemon, count: int) -> list[int]:
+    """Once there are so many: the process that waits is started when the API answers already."""
+    path, end = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children"), time.monotonic() + 20
+    while len(found := path.read_text().split()) != count:
+        assert time.monotonic() < end, found
+        time.sleep(0.01)
+    return [*map(int, found)]
 
 
 def test_stopped_daemon_leaves_no_child_and_no_socket(board_house: House, make_model: Callable[..., Path]) -> None:
     board_house.simulated("qwen", make_model, reply="Hello")
     daemon = board_house.start()
     assert daemon.answer("qwen", "Hi") == "Hello"
-    children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
-    assert len(children) == 3, "the model's process, the one for the next model, and the helper"
+    processes = children(daemon, 3)  # the model's, the one for the next model, and the helper
     daemon.process.kill()
     daemon.wait()
-    for child in children:
+    for child in processes:
         for _ in range(200):
             try:
                 state = Path(f"/proc/{child}/stat").read_text()

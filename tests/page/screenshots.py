@@ -14,9 +14,9 @@ from typing import Any
 
 from exo_rkllm.api.context import ApiKey, ApiServerSettings
 from exo_rkllm.board.history import HistoryPoint
-from exo_rkllm.catalogue.choice import made_for_others
+from exo_rkllm.catalogue.choice import BoardRoom, made_for_others
 from exo_rkllm.catalogue.downloads import Downloads
-from exo_rkllm.catalogue.gallery import BoardRoom, GalleryItem
+from exo_rkllm.catalogue.gallery import GalleryItem
 from exo_rkllm.catalogue.progress import PullProgress
 from exo_rkllm.config import ApiSettings
 from tests.api.world import World, world

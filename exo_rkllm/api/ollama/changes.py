@@ -19,7 +19,6 @@ from exo_rkllm.api.streaming import open_stream
 from exo_rkllm.catalogue import modelfile
 from exo_rkllm.catalogue.deriving import Recipe, add_alias, check_source, derive
 from exo_rkllm.catalogue.entry import Entry
-from exo_rkllm.catalogue.gallery import is_short_name
 from exo_rkllm.errors import ExoRkllmError, ModelNotFound, NotSupported, UsageError
 from exo_rkllm.sampling import SAMPLING_NAMES
 
@@ -32,9 +31,11 @@ async def pull(call: Call) -> web.StreamResponse:
     name = translate.model_name(call.values, "ORG/REPO or ORG/REPO:FILE of the Hub.")
     if _is_here(call, name):
         return await _done(call)
+    from exo_rkllm.catalogue.gallery import is_short_name  # what fetches models is imported where one is fetched
+
     try:
         if not is_short_name(name):
-            from exo_rkllm.catalogue.pull import PullTarget  # what fetches models is imported where one is fetched
+            from exo_rkllm.catalogue.pull import PullTarget
 
             PullTarget.parse(name)
     except UsageError:
