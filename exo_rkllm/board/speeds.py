@@ -161,12 +161,13 @@ def expected_speed(soc: str, model: str, length: int = 0) -> tuple[float, str] |
     words = model.lower().replace("_", "-")
     rows = speeds()
     names = {name.split("/")[1] for name in rows if name.startswith(f"{soc}/")}
-    best = max((name for name in names if name in words), key=len, default=None)
+    best = max((name for name in names if name.replace("_", "-") in words), key=len, default=None)
     if best is None:
         return None
     quantizations = [name.split("/")[2] for name in rows if name.startswith(f"{soc}/{best}/")]
     hits = [one for one in quantizations if one != "image" and one.replace("_", "-") in words]
-    cell = f"{soc}/{best}/{max(hits, key=len)}" if hits else f"{soc}/{best}"
+    row = f"{soc}/{best}"
+    cell = f"{row}/{max(hits, key=len)}" if hits else row if row in rows else f"{row}/image"
     slope = 1 - MEASURED_SLOWDOWN * min(length, SLOWDOWN_TOKENS) / SLOWDOWN_TOKENS
     return rows[cell].decode_tps * slope, cell
 

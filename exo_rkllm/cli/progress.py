@@ -52,8 +52,8 @@ class Display:
         self._out = out
         self._moving = out.isatty()
         self._last_update = 0.0
-        self._starts: dict[str, tuple[float, int]] = {}
-        self._tenth = (-1, "")
+        self._starts: dict[tuple[str, str], tuple[float, int]] = {}
+        self._tenth = (-1, "", "")
         self._on_line = False
 
     def show(self, step: PullProgress) -> None:
@@ -62,7 +62,7 @@ class Display:
             self.clear()
             print(step.text, file=self._out, flush=True)
             return
-        start, done = self._starts.setdefault(step.stage, (now, step.done))
+        start, done = self._starts.setdefault((step.stage, step.text), (now, step.done))
         rate = (step.done - done) / (now - start) if now > start else 0.0
         if self._moving:
             if now - self._last_update >= EVERY_SECONDS or step.done == step.total:
@@ -70,7 +70,7 @@ class Display:
                 width = shutil.get_terminal_size().columns - 1
                 print(f"\r{line(step, rate, width)[:width]:<{width}}", end="", file=self._out, flush=True)
             return
-        tenth = (step.done * LINES_WITHOUT_TERMINAL // step.total, step.stage)
+        tenth = (step.done * LINES_WITHOUT_TERMINAL // step.total, step.stage, step.text)
         if tenth != self._tenth:
             self._tenth = tenth
             print(line(step, rate, 100), file=self._out, flush=True)

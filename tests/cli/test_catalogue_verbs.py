@@ -199,6 +199,16 @@ def test_progress_without_a_terminal_prints_a_line_per_tenth() -> None:
     assert len(lines) == 13
 
 
+def test_speed_of_a_smaller_second_file_counts_from_its_own_start() -> None:
+    """Its bytes are fewer than those that the first one began with, which made "-516732632 B/s"."""
+    out = io.StringIO()
+    display = progress.Display(out)
+    for file, total in (("weights", 2_000_000), ("encoder", 5000)):
+        for done in (total // 2, total):
+            display.show(PullProgress("verifying", file, done=done, total=total))
+    assert "-" not in out.getvalue()
+
+
 def test_progress_on_a_terminal_rewrites_one_line(served: LocalHub, models: Path) -> None:
     """A real terminal of 60 columns: the bar is rewritten in place and never wraps."""
     served.faults.pause = 0.001
