@@ -128,7 +128,7 @@ def _scanned_and_checked(
     table: ObjectSpec, raw: bytearray, *, strict: bool
 ) -> tuple[tuple[dict[str, Any], list[str]], int]:
     scan(raw)
-    body = parse(raw)
+    body = parse(raw, scanned=True)
     return _checked(table, body, strict=strict), memory_of(body)
 
 

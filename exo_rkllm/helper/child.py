@@ -7,6 +7,7 @@ socket, and ends when that closes.
 from __future__ import annotations
 
 import json
+import marshal
 import math
 import os
 import resource
@@ -65,7 +66,7 @@ def write(sock: int, kind: bytes, data: bytes) -> None:
 
 def answer(work: Callable[..., str], job: bytes) -> tuple[bytes, bytes]:
     try:
-        return TEXT, work(*json.loads(job)).encode()
+        return TEXT, work(*marshal.loads(job)).encode()  # noqa: S302 - only the daemon writes here
     except ExoRkllmError as error:
         return ERROR, json.dumps([error.code, error.sentence, error.hint]).encode()
     except (MemoryError, RecursionError):

@@ -6,11 +6,14 @@ import os
 import resource
 import signal
 import time
+from typing import Any
 
 from exo_rkllm.errors import TemplateError
 
 
-def do(what: str, argument: int = 0) -> str:
+def do(what: str, argument: Any = 0) -> str:
+    if what == "repr":
+        return repr(argument)
     if what == "sleep":
         time.sleep(argument)
     elif what == "spin":
@@ -21,7 +24,7 @@ def do(what: str, argument: int = 0) -> str:
     elif what == "memory":
         return str(len(bytearray(argument)))
     elif what == "long":
-        return "x" * argument
+        return "x" * int(argument)
     elif what == "refuse":
         raise TemplateError("It refuses.", "Ask otherwise.")
     elif what == "fail":

@@ -42,6 +42,21 @@ async def test_process_starts_with_the_first_job_and_stays(helper: Helper) -> No
     assert helper.pid == pid
 
 
+async def test_arguments_of_any_length_arrive_as_they_were(helper: Helper) -> None:
+    values = [None, True, -1, 1.5, ("a", {"content": ["x" * 500_000, "ä\U0001f600" * 200_000, "half: \ud800"[:5]]})]
+    assert await helper.call("repr", values, seconds=5) == repr(values)
+
+
+async def test_long_texts_take_no_fresh_memory_each_time(helper: Helper) -> None:
+    """Pages that the kernel has to clear cost a long prompt twice what is done with it."""
+    faults = []
+    for _ in range(6):
+        await helper.call("repr", "x" * 400_000, seconds=5)
+        stat = Path(f"/proc/{helper.pid}/stat").read_text()  # noqa: ASYNC240 - procfs does not wait
+        faults.append(int(stat.rpartition(")")[2].split()[7]))
+    assert faults[-1] - faults[-2] < 50, "one copy alone has 98 pages"
+
+
 async def test_job_past_its_deadline_is_killed_and_the_next_one_gets_a_new_process(helper: Helper) -> None:
     await helper.call("hello", seconds=5)
     pid, began = helper.pid, time.monotonic()
