@@ -54,10 +54,11 @@ CLOCK = re.compile(rb'"content": ?" ?([0-9]{6,})')
 
 
 def models(folder: Path) -> None:
-    for name, pace in (("burst", 0.0), ("paced", PACE), ("quick", QUICK)):
+    """`paced` and `brief` end by themselves, for servers that take no limit."""
+    for name, pace, tokens in (("burst", 0.0, 0), ("paced", PACE, PACED), ("quick", QUICK, 0), ("brief", 0.0, 2)):
         (folder / name).mkdir()
         words = SimModel(
-            reply="one two three four five", endless=True, clock=True, max_context=CONTEXT, decode_tps=pace
+            reply="word " * (tokens or 5), endless=not tokens, clock=True, max_context=CONTEXT, decode_tps=pace
         )
         write(folder / name / "bench.rkllm", words)
         card = f'id = "{name}"\ncontext = {CONTEXT}\n[weights]\nfile = "bench.rkllm"\n'
