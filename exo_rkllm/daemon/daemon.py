@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
@@ -150,6 +151,7 @@ class Daemon:
 
     async def _prepare_first_load(self) -> None:
         await asyncio.to_thread(import_module, "exo_rkllm.backends.rkllm")
+        gc.freeze()  # modules stay, as those that `Server.startup` freezes
         from exo_rkllm.runner.spare import SpareChild
 
         self.node.spare = SpareChild()

@@ -173,11 +173,18 @@ def test_children_of_a_killed_daemon_do_not_stay(served: Served) -> None:
     container = served.container
     assert answers(container)
     group = container.show(UNIT, "ControlGroup")
-    processes = set(container.run(f"cat /sys/fs/cgroup{group}/cgroup.procs").split())
-    assert len(processes) == 4, "a daemon, the processes of its model and of the next one, and that of chat templates"
+
+    def processes() -> set[str]:
+        return set(container.run(f"cat /sys/fs/cgroup{group}/cgroup.procs").split())
+
+    container.until(
+        "a daemon, the processes of its model and of the next one, and that of chat templates",
+        lambda: len(processes()) == 4,
+    )
+    before = processes()
     container.run(f"kill -KILL {container.show(UNIT, 'MainPID')}")
     container.until("an answer", lambda: answers(container))
-    assert all(container.ask(f"kill -0 {pid}").code != 0 for pid in processes)
+    assert all(container.ask(f"kill -0 {pid}").code != 0 for pid in before)
 
 
 def test_a_crash_loop_slows_down_and_never_gives_up(served: Served, release: Release) -> None:
