@@ -6,9 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from exo_rkllm.backends.adapters import Adapter, adapters_of
 from exo_rkllm.backends.base import (
     Array,
     Capabilities,
@@ -22,38 +21,26 @@ from exo_rkllm.backends.base import (
     Piece,
     Progress,
 )
-from exo_rkllm.backends.host import EngineHost, takes_domains
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger, cached_after
 from exo_rkllm.backends.prefix_plan import PrefixPlan
 from exo_rkllm.backends.registry import EngineSpec
 from exo_rkllm.backends.rkllm_ahead import OrderedRun, follows_at_once, goes_ahead
 from exo_rkllm.backends.rkllm_finish import GENERATED, finish_of, usage_of
 from exo_rkllm.backends.rkllm_limits import IMPORT_HINT, check_tokens, max_tokens_of, own_prompt
-from exo_rkllm.backends.rkllm_load import (
-    OPTIONS,
-    SAMPLING,
-    capabilities_of,
-    check_file,
-    choose_runtime,
-    load_params,
-    log_environment,
-)
-from exo_rkllm.backends.rkllm_prefixes import EnginePrefixes, prefix_process
+from exo_rkllm.backends.rkllm_load import OPTIONS, SAMPLING
+from exo_rkllm.backends.rkllm_prefixes import EnginePrefixes
+from exo_rkllm.backends.rkllm_process import NpuProcess
 from exo_rkllm.backends.rkllm_sampling import LoadedSampling
 from exo_rkllm.errors import (
     ExoRkllmError,
-    ModelFileError,
     NotSupported,
     RunError,
-    RunnerLost,
     unloaded,
 )
-from exo_rkllm.files.stamps import stamp_of
 from exo_rkllm.runner.jobs import RunnerJob
 from exo_rkllm.runner.parent import Runner
 from exo_rkllm.runner.stream import ArrayRows, RunDone, RunStarted
-from exo_rkllm.runtime import modelfile
-from exo_rkllm.runtime.selection import OPTION, RuntimeChoice
 
 if TYPE_CHECKING:
     from exo_rkllm.backends.rkllm_vision import EngineVision
@@ -70,71 +57,33 @@ class RkllmEngine(Engine):
         super().__init__(model)
         self._host = host
         self._options = SPEC.options_of(model)
-        if model.domain is not None:
-            self._options["base_domain_id"] = model.domain
         self._sampling = LoadedSampling(model, host.sampling)
-        self._runner: Runner | None = None
-        self._choice: RuntimeChoice | None = None
+        self._process = NpuProcess(model, host, self._options, self._sampling)
         # A load with another sampling: one at a time, between two runs, whoever leaves meanwhile.
         self._load_lock = asyncio.Lock()
         self._reload_task: asyncio.Future[ExoRkllmError | None] | None = None
-        self._capabilities = Capabilities()
         self._runs: dict[str, OrderedRun] = {}
         self._ahead: OrderedRun | None = None  # before its turn
         self._withdrawn: OrderedRun | None = None  # until the child has told whether it had begun
-        self._vocabulary = 0  # how many token ids there are; 0 where the file does not say
         self._ledger = Ledger()
         self._prefixes = EnginePrefixes(host.prefixes, model.id)
         self._stash_task: asyncio.Future[None] | None = None
         self._left_run: tuple[RunnerJob, CachedRun] | None = None  # what it had read
-        self._keeps_history = False
-        self._clears = True  # before 1.2.0 nothing can be cleared, since nothing is kept between two runs
         # Whose work the cache holds, where there are adapters; None while that is not known.
         self._adapter: str | None = self._options["lora"]
         # What the runtime's own history holds; grows only where its own template is used.
         self._history: tuple[Message, ...] = ()
         self._vision: EngineVision | None = None
-        self._image_sizes = False  # before 1.2.1b1: one picture a prompt, without its size
 
     async def initialize(self) -> None:
         await self._start(self._sampling.defaults)
 
     async def _start(self, sampling: Mapping[str, float]) -> None:
-        if self.model.path is None:
-            raise ModelFileError(f"{self.model.id} has no file.", f"exo-rkllm pull {self.model.id}")
-        facts = modelfile.inspect(self.model.path)
-        choice = choose_runtime(self.model.id, facts, self._options[OPTION], self._host)
-        release = choice.release
-        if self.model.domain is None and "base_domain_id" not in self.model.options:
-            self._options["base_domain_id"] = self._host.domain if takes_domains(release) else 0
-        check_file(facts, self._host.platform, release, self.model.context)
-        self._vocabulary = 0 if facts.vocab_size is None else facts.vocab_size.value
-        adapters = adapters_of(self.model.id, self.model.path.parent, self._options["loras"], self._options["lora"])
-        began = time.monotonic()
-        runner, session_facts = await Runner.start(
-            self.model.id,
-            choice.path,
-            load_params(self.model, facts, self._options, self._host, release, sampling),
-            report=self._host.report,
-            limits=self._host.limits,
-            preload=self.model.preload.after(self._host.native),
-            environment=log_environment(release),
-            vocabulary=self._vocabulary,
-            spare=self._host.spare,
-        )
-        self._runner, self._sampling.loaded, self._choice = runner, sampling, choice
+        prefixes = await self._process.start(sampling)
         # A saved prompt is in the cache at once, and stays behind every one that is cleared.
         self._ledger = Ledger(None if self._options["prompt_cache"] else EMPTY)
         self._adapter, self._history = self._options["lora"], ()
-        try:
-            await self._prepare(runner, session_facts, adapters)
-        except BaseException:
-            await runner.close()
-            raise
-        own = self.model.reuse and self._clears and not self._keeps_history and not self._options["prompt_cache"]
-        parts = (stamp_of(self.model.path), choice.release, choice.stamp, self._capabilities.context, adapters)
-        process = prefix_process(self.model.path, parts, session_facts, time.monotonic() - began)
-        self._prefixes.started(process if own else None)
+        self._prefixes.started(prefixes)
 
     async def _reload(self, sampling: Mapping[str, float]) -> None:
         self._reload_task = asyncio.ensure_future(self._reload_with(sampling))
@@ -155,40 +104,24 @@ class RkllmEngine(Engine):
         if self._reload_task is not None and (error := await asyncio.shield(self._reload_task)) is not None:
             raise error
 
-    async def _prepare(self, runner: Runner, session_facts: Mapping[str, Any], adapters: Sequence[Adapter]) -> None:
-        """Sets what is set once a model: our own template instead of the runtime's, adapters, a saved prompt."""
-        features = session_facts["supports"]
-        if "set_chat_template" in features and not self._options["runtime_template"]:
-            await runner.call("set_chat_template", system_prompt="", prefix="", postfix="")
-        for adapter in adapters:
-            await runner.call("load_lora", **adapter._asdict())
-        if self._options["prompt_cache"]:
-            await runner.call("load_prompt_cache", path=self._options["prompt_cache"])
-        self._keeps_history = self._options["runtime_template"] and "keep_history" in features
-        self._clears = "clear_kv" in features
-        self._image_sizes = "image_sizes" in features
-        self._sampling.per_run = "sampling_per_run" in features
-        sees = self.model.vision is not None and self._host.pictures is not None
-        self._capabilities = capabilities_of(session_facts, own_template=self._options["runtime_template"], sees=sees)
-
     @property
     def capabilities(self) -> Capabilities:
-        return self._capabilities
+        return self._process.capabilities
 
     @property
     def memory(self) -> int | None:
-        if self._runner is None or (memory := self._runner.memory) is None:
+        if self._process.runner is None or (memory := self._process.runner.memory) is None:
             return None
         return memory if self._vision is None else memory + self._vision.memory
 
     @property
     def runtime(self) -> tuple[str, str]:
-        return ("", "") if self._choice is None else (self._choice.release, self._choice.reason)
+        return ("", "") if self._process.choice is None else (self._process.choice.release, self._process.choice.reason)
 
     @property
     def pid(self) -> int | None:
         """The child's process id, for measurements and reports."""
-        return None if self._runner is None else self._runner.pid
+        return None if self._process.runner is None else self._process.runner.pid
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         submitted, load = time.monotonic(), 0.0
@@ -210,7 +143,7 @@ class RkllmEngine(Engine):
             if ordered is None:
                 job, measured = self._job(request)
                 shown = await self._sight().show(request.images) if request.images else None
-                job, arrays = (job, ()) if shown is None else shown.beside(job, sizes=self._image_sizes)
+                job, arrays = (job, ()) if shown is None else shown.beside(job, sizes=self._process.image_sizes)
                 tokens = 0 if measured is None else self._ledger.least(measured)
                 hot = self._ledger.cache
                 plan = self._prefixes.plan(job, measured, tokens, hot, self._adapter, lasting=not request.background)
@@ -227,7 +160,7 @@ class RkllmEngine(Engine):
             started = time.monotonic()
             answer: list[str] = []
             self._adapter = None
-            cleared = job.clear_first or job.output != "text" or not self._clears
+            cleared = job.clear_first or job.output != "text" or not self._process.clears
             self._ledger.begin(
                 cleared=cleared and not self._options["prompt_cache"], loaded=plan.restore and plan.restore.run
             )
@@ -277,10 +210,10 @@ class RkllmEngine(Engine):
         return OrderedRun(request.id, runner, number, stream, job, measured, tokens, plan)
 
     def queue_ahead(self, request: GenerationRequest) -> bool:
-        runner, present = self._runner, next(iter(self._runs.values()), None)
+        runner, present = self._process.runner, next(iter(self._runs.values()), None)
         if runner is None or present is None or self._ahead or self._withdrawn or not runner.is_settled:
             return False
-        if self._options["loras"] or self._keeps_history or self._sampling.reloads or not goes_ahead(request):
+        if self._options["loras"] or self._process.keeps_history or self._sampling.reloads or not goes_ahead(request):
             return False
         try:
             job, measured = self._job(request, present.read())
@@ -360,9 +293,9 @@ class RkllmEngine(Engine):
         if request.messages and (request.tools or any(message.images for message in request.messages)):
             what = "tools" if request.tools else "images"
             raise NotSupported(f"{self.model.id} takes no {what} without a chat template of ours.", IMPORT_HINT)
-        if request.output == "logits" and not self._capabilities.logits:
+        if request.output == "logits" and not self._process.capabilities.logits:
             raise NotSupported(f"{self.model.id} runs on a runtime without logits.", "Install runtime 1.2.0 or newer.")
-        check_tokens(self.model.id, request.tokens or (), self._vocabulary)
+        check_tokens(self.model.id, request.tokens or (), self._process.vocabulary)
         lora = request.lora or self._options["lora"]
         foreign = bool(self._options["loras"]) and lora != self._adapter
         follows = bool(self._history) and not foreign and request.messages[:-1] == self._history
@@ -371,7 +304,7 @@ class RkllmEngine(Engine):
             prompt = own_prompt(request, self.model.id, rendered=not self._options["runtime_template"], follows=follows)
         measured = prompt
         if request.images:
-            measured = self._sight().measured(prompt or "", request.images, several=self._image_sizes)
+            measured = self._sight().measured(prompt or "", request.images, several=self._process.image_sizes)
         known = len(request.tokens or ())
         if measured is not None:
             known = self._ledger.least(measured, follows=follows, behind=behind)
@@ -380,17 +313,17 @@ class RkllmEngine(Engine):
             tokens=request.tokens,
             output=request.output,
             rows=request.rows,
-            max_tokens=max_tokens_of(request, self.model.id, self._capabilities.context, known),
+            max_tokens=max_tokens_of(request, self.model.id, self._process.capabilities.context, known),
             sampling=self._sampling.of_run(request.sampling),
             lora=lora,
-            keep_history=self._keeps_history and bool(request.messages),
-            clear_first=not self.model.reuse or foreign or (self._keeps_history and not follows),
+            keep_history=self._process.keeps_history and bool(request.messages),
+            clear_first=not self.model.reuse or foreign or (self._process.keeps_history and not follows),
         )
         return job, measured
 
     def _remember(self, request: GenerationRequest, answer: str, done: RunDone) -> None:
         """Keeps the messages that the runtime's own history holds after this run."""
-        if done.stopped or not request.messages or not self._keeps_history:
+        if done.stopped or not request.messages or not self._process.keeps_history:
             self._history = ()
         else:
             self._history = (*request.messages, Message("assistant", answer))
@@ -400,15 +333,13 @@ class RkllmEngine(Engine):
     ) -> Finish:
         usage = usage_of(job, prompt, done, self._ledger)
         if GENERATED in done.figures:  # it ran
-            empty = EMPTY if self._clears and not self._options["prompt_cache"] else None
+            empty = EMPTY if self._process.clears and not self._options["prompt_cache"] else None
             self._ledger.keep(cached_after(job, prompt, done, usage, answer, empty))
             self._adapter = job.lora
-        return finish_of(done, usage, self._capabilities.context, queued, load)
+        return finish_of(done, usage, self._process.capabilities.context, queued, load)
 
     def _loaded(self) -> Runner:
-        if self._runner is None:
-            raise RunnerLost(f"{self.model.id} is not loaded.", "Load it first: exo-rkllm load NAME")
-        return self._runner
+        return self._process.loaded()
 
     async def abort(self, request_id: str) -> None:
         if (ordered := self._runs.get(request_id)) is not None:
@@ -418,7 +349,7 @@ class RkllmEngine(Engine):
         self.withdraw(request_id)  # where it left before its run was read
         if self._reload_task is not None:
             await asyncio.wait({self._reload_task})
-        if self._runner is not None:
+        if self._process.runner is not None:
             await self._settle_left_run()
         if self._vision is not None:
             await self._vision.settled()
@@ -429,7 +360,7 @@ class RkllmEngine(Engine):
             runner = self._loaded()
             error = await runner.lost()
             failed = None if self._reload_task is None else await asyncio.shield(self._reload_task)
-            if failed is not None or runner is self._runner:
+            if failed is not None or runner is self._process.runner:
                 return failed or error
 
     async def close(self) -> None:
@@ -438,10 +369,10 @@ class RkllmEngine(Engine):
             await asyncio.wait({self._reload_task})
         if self._vision is not None:
             await self._vision.close()
-        if self._runner is not None:
+        if self._process.runner is not None:
             with suppress(ExoRkllmError, asyncio.TimeoutError):
                 await asyncio.wait_for(self._keep_hot(), KEEP_SECONDS)
-            await self._runner.close()
+            await self._process.runner.close()
 
     async def _keep_hot(self) -> None:
         """Saves what is hot for the next load of the model."""

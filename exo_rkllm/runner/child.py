@@ -222,8 +222,8 @@ class Child:
                 session.clear_kv()
         finally:
             stopped = listener.end(run)
-        self._send_log()
-        self._send_json(FrameKind.DONE, run, {**stats.to_json(), **restored, "stopped": stopped})
+        done = wire.pack_json(FrameKind.DONE, run, {**stats.to_json(), **restored, "stopped": stopped})
+        self._send(self._log_frame() + done)
 
     def _restore(self, session: Session, job: RunnerJob) -> dict[str, float]:
         """How long loading the job's saved prompt took; empty where it failed, and the cache is as empty."""
@@ -263,8 +263,12 @@ class Child:
         return self._session
 
     def _send_log(self) -> None:
-        if lines := self._box.new_lines():
-            self._send_json(FrameKind.LOG, 0, {"lines": lines})
+        self._send(self._log_frame())
+
+    def _log_frame(self) -> bytes:
+        """What the library has said since; nothing where it has not."""
+        lines = self._box.new_lines()
+        return wire.pack_json(FrameKind.LOG, 0, {"lines": lines}) if lines else b""
 
     def _send_json(self, kind: FrameKind, run: int, value: dict[str, Any]) -> None:
         self._send(wire.pack_json(kind, run, value))

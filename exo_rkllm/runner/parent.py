@@ -30,6 +30,7 @@ from exo_rkllm.runner.launch import (
 from exo_rkllm.runner.limits import RunnerLimits
 from exo_rkllm.runner.outbox import Outbox
 from exo_rkllm.runner.preload import Preload
+from exo_rkllm.runner.silence import Silence
 from exo_rkllm.runner.spare import SpareChild
 from exo_rkllm.runner.stream import ArrayRows, MakeToken, RunDone, RunStarted, RunStream
 from exo_rkllm.runner.wire import TOKEN_ID, Frame, FrameKind
@@ -59,10 +60,7 @@ class Runner:
         self._calls: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
         self._number = 0
         self._latest_run = 0  # that has begun
-        self._last_read = self._loop.time()
-        self._patience: float | None = None
-        self._abort_by: float | None = None
-        self._watchdog: asyncio.TimerHandle | None = None
+        self._silence = Silence(self._loop, limits.abort, self._on_hung)
         self._closing = False
         self._outbox = Outbox(self._loop, self._sock)
         self._pidfd = os.pidfd_open(self._process.pid)
@@ -187,9 +185,7 @@ class Runner:
     def _abort(self, number: int, *, started: bool) -> None:
         self._outbox.post(wire.pack(FrameKind.ABORT, number))
         if started:
-            patience = max(self._limits.abort, self._patience or 0.0)
-            self._abort_by = self._loop.time() + patience
-            self._watch(self._abort_by)
+            self._silence.expect_end()
 
     async def settled(self) -> None:
         """Returns when the runs that were left early are over in the child, too: the hardware is free."""
@@ -267,9 +263,7 @@ class Runner:
         """Fails every waiting caller. The first reason stands for all later calls."""
         if not self._lost.done():
             self._lost.set_result(error)
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
+        self._silence.close()
         for run in self._runs.values():
             run.end(self._lost.result())
         for number in list(self._left_runs):
@@ -286,34 +280,8 @@ class Runner:
         if self._lost.done():
             raise self._lost.result()
 
-    # ── silence ──────────────────────────────────────────────────────────────────────────────────
-
-    def _expect(self, patience: float | None) -> None:
-        """From now on the child may be silent for so many seconds; None while it has nothing to send."""
-        self._patience = patience
-        if patience is not None:
-            self._last_read = self._loop.time()
-            self._watch(self._last_read + patience)
-
-    def _watch(self, when: float) -> None:
-        """Wakes at `when` or before. One timer, moved only when it fires: a token costs an assignment, not a timer."""
-        if self._watchdog is None or when < self._watchdog.when():
-            if self._watchdog is not None:
-                self._watchdog.cancel()
-            self._watchdog = self._loop.call_at(when, self._on_silence)
-
-    def _on_silence(self) -> None:
-        self._watchdog = None
-        if self._abort_by is not None:
-            due, what, limit = self._abort_by, "did not stop when told to", self._limits.abort
-        elif self._patience is not None:
-            due, what, limit = self._last_read + self._patience, "said nothing", self._patience
-        else:
-            return
-        if due > self._loop.time():
-            self._watch(due)
-            return
-        self._fail(RunnerLost(f"The process of {self._name} {what} for {limit:g} s and was ended.", LOG_HINT, "hang"))
+    def _on_hung(self, what: str, seconds: float) -> None:
+        self._fail(RunnerLost(f"The process of {self._name} {what} for {seconds:g} s and was ended.", LOG_HINT, "hang"))
         self._kill()
 
     # ── the stream ───────────────────────────────────────────────────────────────────────────────
@@ -323,8 +291,8 @@ class Runner:
         number = self.number()
         answer: asyncio.Future[Mapping[str, Any]] = self._loop.create_future()
         self._calls[number] = answer
-        if self._patience is None:
-            self._expect(self._limits.load)
+        if self._silence.patience is None:
+            self._silence.expect(self._limits.load)
         self._outbox.post(wire.pack_json(kind, number, value))
         try:
             return await answer
@@ -353,7 +321,7 @@ class Runner:
                 data = self._sock.recv(wire.CHUNK)
         except ConnectionError:
             return False
-        self._last_read = time.monotonic()
+        self._silence.heard = time.monotonic()
         if (sole := self._frames.sole_token(data)) is not None:
             self._on_token(*sole)
             return True
@@ -368,8 +336,8 @@ class Runner:
     def _on_token(self, number: int, token: int, data: bytes) -> None:
         if (run := self._runs.get(number)) is not None:
             run.token(token, data)
-            if self._patience != self._limits.token:
-                self._expect(self._limits.token)
+            if self._silence.patience != self._limits.token:
+                self._silence.expect(self._limits.token)
 
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind is FrameKind.LOG:
@@ -380,7 +348,7 @@ class Runner:
             self._on_run_frame(self._runs.get(frame.run), frame)
 
     def _on_answer(self, call: asyncio.Future[Mapping[str, Any]], frame: Frame) -> None:
-        self._expect(None)
+        self._silence.expect(None)
         if call.done():
             return
         if frame.kind is FrameKind.FAILED:
@@ -393,18 +361,18 @@ class Runner:
         event: Any
         if frame.kind is FrameKind.STARTED:
             self._latest_run = frame.run
-            self._expect(self._limits.prefill if run is None else run.prefill)
+            self._silence.expect(self._limits.prefill if run is None else run.prefill)
             event = RunStarted()
         elif frame.kind is FrameKind.ROWS:
             if not self._fds:
                 raise wire.ProtocolError("rows without their memory file")
             event = ArrayRows.mapped(self._fds.popleft(), **frame.json())
         else:
-            self._abort_by = None
+            self._silence.ended()
             self._runs.pop(frame.run, None)
             self._array_runs.discard(frame.run)
             self._release(frame.run)
-            self._expect(self._limits.token if self._runs or self._left_runs else None)
+            self._silence.expect(self._limits.token if self._runs or self._left_runs else None)
             value = frame.json()
             event = from_code(**value) if frame.kind is FrameKind.FAILED else RunDone(value, bool(value.get("stopped")))
         if run is None:

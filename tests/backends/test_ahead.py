@@ -141,8 +141,7 @@ async def test_lost_process_fails_the_run_that_it_had_ahead(opened: Opened, make
         present = await begun(engine, asks(LONG))
         follower = asks(NEXT)
         assert engine.queue_ahead(follower)
-        assert engine._runner is not None
-        engine._runner._kill()
+        engine._loaded()._kill()
         with pytest.raises(RunnerLost):
             await rest(present)
         with pytest.raises(RunnerLost):

@@ -185,15 +185,15 @@ async def test_prompt_cache_that_spares_nothing_is_told(
     measured_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], says: str
 ) -> None:
     if not fields:
-        monkeypatch.setattr("exo_rkllm.runner.parent.Runner.run", _without_restores(Runner.run))
+        monkeypatch.setattr("exo_rkllm.runner.parent.Runner.order", _without_restores(Runner.order))
     finding, answers = await measured_of("prompt-cache", **fields)
     assert (finding.level, answers["prompt_cache_spares"]) == ("warn", False)
     assert says in finding.fact
 
 
-def _without_restores(run: Callable[..., Any]) -> Callable[..., Any]:
+def _without_restores(order: Callable[..., Any]) -> Callable[..., Any]:
     def without(self: Runner, number: int, job: Any, *more: Any) -> Any:
-        return run(self, number, replace(job, load_prompt_cache=""), *more)
+        return order(self, number, replace(job, load_prompt_cache=""), *more)
 
     return without
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from exo_rkllm.backends.rkllm_load import image_tags
 from exo_rkllm.config import load
 from exo_rkllm.runner.jobs import ChildJob
 from exo_rkllm.runner.parent import Runner
+from exo_rkllm.runner.stream import RunStream
 from exo_rkllm.vision.tags import TAGS
 from simulator import encoder_file
 from simulator.encoder_file import SimEncoder
@@ -108,15 +109,13 @@ async def test_floats_that_reach_the_runtime_are_the_vendors_for_every_family_an
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given: list[Any] = []
-    run = Runner.run
+    order = Runner.order
 
-    def recorded(
-        self: Runner, number: int, job: ChildJob, make: Any, arrays: Sequence[memoryview] = ()
-    ) -> AsyncGenerator[Sequence[Any], None]:
+    def recorded(self: Runner, number: int, job: ChildJob, make: Any, arrays: Sequence[memoryview] = ()) -> RunStream:
         given.extend(np.frombuffer(one, np.float32).copy() for one in arrays if job.output == "text")
-        return run(self, number, job, make, arrays)
+        return order(self, number, job, make, arrays)
 
-    monkeypatch.setattr(Runner, "run", recorded)
+    monkeypatch.setattr(Runner, "order", recorded)
     kinds = pictures()
     assert not LONG or len(kinds) >= 50
     for at, (side, patch, width, outputs) in enumerate(SHAPES):
