@@ -190,13 +190,15 @@ async def test_auto_goes_over_to_the_other_exo_when_its_own_is_gone(lab: Lab) ->
     released = await lab.exo(None, "--campaign", "0.2", released=True)
     board = await lab.board(None, "--start-over", "1")
     await until(lambda: phase_in(board, "libp2p/v0.0.1"), 10)
+    await ready(released)
+    await until(lambda: all_echoed(board), 5)  # an exo that ends before it echoes a message ended of it
     await released.kill()
     newer = await lab.exo(released.host, "--campaign", "0.2")
     await until(lambda: phase_in(board, "0.3.70"), 25)
     await ready(newer)
     assert (await chat(newer, "count 3")).text == counted(3)
     assert not any("and not joined" in line for line in board.said)
-    await until(lambda: all_echoed(board), 5)  # an exo that ends before it echoes an answer ended of it
+    await until(lambda: all_echoed(board), 5)
     await newer.kill()
     again = await lab.exo(released.host, "--campaign", "0.2", released=True)
     await until(lambda: phase_in(board, "libp2p/v0.0.1"), 25)
