@@ -169,7 +169,8 @@ async def test_off_loopback_the_page_asks_for_a_key() -> None:
         assert "Orange Pi" not in await tab.text()
         await tab.run("document.getElementById('key').value = 'wrong'")
         await tab.press("Enter")
-        await tab.until("document.getElementById('key-box').innerText.includes('does not know this key')")
+        refused = "document.getElementById('key-box').innerText.includes('does not know this key')"
+        await tab.until(f"document.getElementById('key-box').open && {refused}")  # it is drawn before it opens
         await tab.run("document.getElementById('key').value = 'guest'")
         await tab.press("Enter")
         await tab.until(LANES)
