@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -37,7 +38,11 @@ CALLS = frozenset({
 
 
 class ChildCall(NamedTuple):
+    """`order` is what the frame says; of a run it is the job and what goes into the model, which the listener reads
+    while the run before it computes."""
+
     frame: Frame
+    order: Any
     fds: list[int]
 
 
@@ -84,6 +89,14 @@ class Listener(threading.Thread):
         os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
+        """A fault in here ends the process, as one of the main thread does: nobody would answer any more."""
+        try:
+            self._follow()
+        except BaseException:  # noqa: BLE001 - whatever it is
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+
+    def _follow(self) -> None:
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -100,20 +113,24 @@ class Listener(threading.Thread):
     def _listen(self) -> bool:
         """Reads once; False when the daemon is gone, sent what is no frame, or said BYE."""
         try:
-            data, fds = wire.receive(self._sock)
+            data, received = wire.receive(self._sock)
             frames = self._frames.feed(data)
         except (OSError, wire.ProtocolError):
             return False
-        self._fds += fds
+        self._fds += received
         for frame in frames:
             if frame.kind is FrameKind.BYE:
                 return False
             if frame.kind is FrameKind.ABORT:
                 self.stop(frame.run)
                 continue
-            count = frame.json().get("fds", 0) if frame.kind is FrameKind.RUN else 0
-            taken, self._fds = self._fds[:count], self._fds[count:]
-            self.inbox.put(ChildCall(frame, taken))
+            order: Any = frame.json()
+            fds: list[int] = []
+            if frame.kind is FrameKind.RUN:
+                fds, self._fds = self._fds[: order["fds"]], self._fds[order["fds"] :]
+                job = RunnerJob.from_json(order)
+                order = (job, inputs_of(job, fds))
+            self.inbox.put(ChildCall(frame, order, fds))
         return bool(data)
 
     def _abort(self) -> bool:
@@ -130,7 +147,7 @@ class Listener(threading.Thread):
     def _leave(self) -> None:
         """Lets the main thread free the model, and ends the process where it hangs in the library; a load that nobody
         waits for any more is not waited for."""
-        self.inbox.put(ChildCall(Frame(FrameKind.BYE, 0, b""), []))
+        self.inbox.put(ChildCall(Frame(FrameKind.BYE, 0, b""), {}, []))
         with self._lock:
             self._stops.add(self._running)
         ends = time.monotonic() + (GOODBYE_SECONDS if self.has_model else 0.0)
@@ -150,29 +167,36 @@ class Child:
 
     def serve(self) -> None:
         self._listener.start()
-        handlers: dict[FrameKind, Callable[[ChildCall], None]] = {
-            FrameKind.LOAD: self._load,
-            FrameKind.RUN: self._run,
-            FrameKind.CALL: self._call,
-        }
         try:
-            while (task := self._listener.inbox.get()).frame.kind is not FrameKind.BYE:
-                try:
-                    handlers[task.frame.kind](task)
-                except ExoRkllmError as error:
-                    self._send_log()
-                    self._send(wire.pack_failure(task.frame.run, error))
-                finally:
-                    for fd in task.fds:
-                        os.close(fd)
+            while self._serve(self._listener.inbox.get()):
+                pass
         except (BrokenPipeError, ConnectionResetError):
             pass  # the daemon is gone: nobody is left to answer
         finally:
             if self._session is not None:
                 self._session.close()
 
+    def _serve(self, task: ChildCall) -> bool:
+        """False for BYE. Nothing of the task is kept while the next one is waited for."""
+        handlers: dict[FrameKind, Callable[[ChildCall], None]] = {
+            FrameKind.LOAD: self._load,
+            FrameKind.RUN: self._run,
+            FrameKind.CALL: self._call,
+        }
+        if task.frame.kind is FrameKind.BYE:
+            return False
+        try:
+            handlers[task.frame.kind](task)
+        except ExoRkllmError as error:
+            self._send_log()
+            self._send(wire.pack_failure(task.frame.run, error))
+        finally:
+            for fd in task.fds:
+                os.close(fd)
+        return True
+
     def _load(self, task: ChildCall) -> None:
-        order = task.frame.json()
+        order = task.order
         name_process("rkllm-model")
         os.environ.update(order["environment"])
         if order["preload"] is not None:
@@ -189,7 +213,7 @@ class Child:
 
     def _run(self, task: ChildCall) -> None:
         session, listener, run = self._loaded(), self._listener, task.frame.run
-        job = RunnerJob.from_json(task.frame.json())
+        job, inputs = task.order
         if not listener.begin(run, session):
             self._send_json(FrameKind.DONE, run, {"stopped": True})
             return
@@ -214,9 +238,7 @@ class Child:
                 self._has_prompt_cache = False
             if job.load_prompt_cache:
                 restored = self._restore(session, job)
-            stats = session.run(
-                inputs_of(job, task.fds), on_token, spec_of(job), self._on_rows(run, job.rows) if vectors else None
-            )
+            stats = session.run(inputs, on_token, spec_of(job), self._on_rows(run, job.rows) if vectors else None)
             if clears and vectors:
                 # Without it such runs slowed down from 0.3 to 26 s within hours (rkllama PR 139, RK3588).
                 session.clear_kv()
@@ -250,7 +272,7 @@ class Child:
         return on_rows
 
     def _call(self, task: ChildCall) -> None:
-        order = task.frame.json()
+        order = task.order
         if order["name"] not in CALLS:
             raise NotSupported(f"A model's process has no call {order['name']!r}.")
         result = getattr(self._loaded(), order["name"])(**order["arguments"])

@@ -24,6 +24,7 @@ from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.errors import ExoRkllmError, LoadError, RunError, RunnerLost
 from exo_rkllm.runner import wire
+from exo_rkllm.runner.launch import LANGUAGE_MODEL, start_child
 from exo_rkllm.runner.limits import RunnerLimits
 from exo_rkllm.runner.wire import FrameKind
 from exo_rkllm.runtime.locate import only
@@ -198,6 +199,16 @@ async def test_garbage_in_the_stream_ends_the_child(host: EngineHost, make_model
     with pytest.raises(RunnerLost, match="sent a frame of kind"):
         await waiting
     await engine.close()
+
+
+def test_order_that_cannot_be_read_ends_the_child_with_the_reason() -> None:
+    """Its listener reads it, whose end would leave a process that hears nothing."""
+    child = start_child(LANGUAGE_MODEL, "a model")
+    child.sock.setblocking(True)
+    child.sock.sendall(wire.pack_json(FrameKind.RUN, 1, {"fds": 0}))
+    assert child.process.wait(20) == 1
+    assert any("KeyError: 'prompt'" in line for line in child.box.new_lines())
+    child.discard()
 
 
 def talk_nonsense(pid: int) -> None:
