@@ -10,12 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from bench.daemon import daemon
+from bench.daemon import address, client, daemon
 from bench.syscalls import opened
 from bench.table import Row, show
 from bench.usage import used
 from exo_rkllm.board.files import WAKING
-from exo_rkllm.client.control import Client
 
 SCRAPES = 100
 ROUNDS = 5
@@ -27,10 +26,6 @@ IDLE = 60.0
 # A scrape counts as somebody who watches for five seconds.
 UNWATCHED = 7.0
 HEADERS = {"Accept": "application/openmetrics-text;version=1.0.0"}
-
-
-def client(folder: Path) -> Client:
-    return Client(folder / "exo-rkllm/control.sock")
 
 
 class Scraper:
@@ -58,7 +53,7 @@ def answer(folder: Path, models: int) -> None:
 def scrapes(profile: str) -> list[Row]:
     """The HTTP request is part of it, as the daemon pays for that, too."""
     with TemporaryDirectory() as name, daemon(Path(name), profile) as (process, _):
-        scraper = Scraper(client(Path(name)).get("/control/status")["listening"][0])
+        scraper = Scraper(address(Path(name)))
         if profile == BOARDS[0]:
             answer(Path(name), MODELS)
         scraper.scrape()

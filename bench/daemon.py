@@ -29,7 +29,11 @@ HELLO = SimModel(reply="Hello")
 
 @contextmanager
 def daemon(
-    folder: Path, profile: str = "orangepi-5-plus", demo: SimModel = HELLO, **settings: str
+    folder: Path,
+    profile: str = "orangepi-5-plus",
+    demo: SimModel = HELLO,
+    module: str = "exo_rkllm",
+    **settings: str,
 ) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
     """One on a simulated board with the model `demo`, and the seconds that it took to say READY=1."""
     board = boards.write(profile, folder / "board")
@@ -57,9 +61,7 @@ def daemon(
         manager.bind(environment["NOTIFY_SOCKET"])
         manager.settimeout(60)
         began = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "exo_rkllm", "serve"], env=environment, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([sys.executable, "-m", module, "serve"], env=environment, stderr=subprocess.DEVNULL)
         try:
             while manager.recv(4096) != b"READY=1":
                 pass
@@ -72,6 +74,20 @@ def daemon(
             process.wait()
 
 
+def client(folder: Path) -> Client:
+    """Of the control socket of the daemon in that folder."""
+    return Client(folder / "exo-rkllm/control.sock")
+
+
+def address(folder: Path) -> str:
+    """Where the daemon in that folder listens."""
+    return str(client(folder).get("/control/status")["listening"][0])
+
+
+def port(folder: Path) -> int:
+    return int(address(folder).rpartition(":")[2])
+
+
 def one_round() -> dict[str, float]:
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -80,7 +96,7 @@ def one_round() -> dict[str, float]:
             alone = used(process.pid)
             time.sleep(IDLE)
             idle = used(process.pid) - alone
-            Client(folder / "exo-rkllm/control.sock").post("/control/load", model="demo")
+            client(folder).post("/control/load", model="demo")
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             (child,) = (pid for pid in children if Path(f"/proc/{pid}/comm").read_text() == "rkllm-model\n")
             both = used(process.pid).rss + used(int(child)).rss

@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from pathlib import Path
-
 from bench import http
+from exo_rkllm import cli
 from exo_rkllm.api.streaming import StreamWatchdog
 
 
 def main() -> None:
-    http.compare("direct writes and aiohttp's", ("aiohttp's", "bench.direct_write"), ("direct", "bench.http"))
+    http.compare("direct writes and aiohttp's", ("aiohttp's", "bench.direct_write"), ("direct", "exo_rkllm"))
 
 
 if __name__ == "__main__":  # the served side with aiohttp's write
     StreamWatchdog.direct_write = lambda self, response: lambda data: False  # type: ignore[method-assign]
-    asyncio.run(http.serve(Path(sys.argv[1])))
+    raise SystemExit(cli.main())

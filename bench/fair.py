@@ -14,9 +14,8 @@ from typing import Any
 
 import aiohttp
 
-from bench.daemon import daemon
+from bench.daemon import address, client, daemon
 from bench.table import Row, show
-from exo_rkllm.client.control import Client
 from simulator.model_file import SimModel
 
 CLIENTS = 32
@@ -77,11 +76,10 @@ def crowds() -> Iterator[Heard]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         with daemon(folder, demo=WORDS, EXO_RKLLM_DISPATCH_QUEUE="64"):
-            client = Client(folder / "exo-rkllm/control.sock")
-            client.post("/control/load", model="demo")
-            address = client.get("/control/status")["listening"][0]
+            client(folder).post("/control/load", model="demo")
+            served = address(folder)
             for _ in range(TIMES):
-                yield asyncio.run(crowd(address))
+                yield asyncio.run(crowd(served))
 
 
 def p99(values: list[float]) -> float:

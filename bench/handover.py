@@ -18,11 +18,10 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.daemon import daemon
+from bench.daemon import client, daemon, port
 from bench.http import CLOCK
 from bench.rig import LIBRARY, board
 from bench.table import Row, show
-from exo_rkllm.client.control import Client
 from exo_rkllm.runtime.blackbox import BlackBox
 from exo_rkllm.runtime.session import Library, LoadParams, PromptInput, RunSpec, Session
 from simulator.model_file import SimModel, write
@@ -128,14 +127,13 @@ def main() -> None:
         with daemon(folder, demo=WORDS) as (_, _):
             card = folder / "models/demo/model.toml"
             card.write_text(card.read_text().replace("2048", str(CONTEXT)))
-            client = Client(folder / "exo-rkllm/control.sock")
-            client.post("/control/load", model="demo")
-            port = int(client.get("/control/status")["listening"][0].rpartition(":")[2])
+            client(folder).post("/control/load", model="demo")
+            served = port(folder)
             for what, messages in HISTORIES.items():
-                rows.append(Row(f"{what}: from an answer to the next", "ms", gaps(port, messages), "0.5"))
+                rows.append(Row(f"{what}: from an answer to the next", "ms", gaps(served, messages), "0.5"))
                 characters = sum(len(message["content"]) for message in messages)
                 rows.append(Row("  the floor's", "ms", bare(Path(other) / f"{len(rows)}", characters)))
-                rows.append(Row("  from the request to the first token", "ms", before_prefill(port, messages)))
+                rows.append(Row("  from the request to the first token", "ms", before_prefill(served, messages)))
     show("Between two answers", rows)
 
 

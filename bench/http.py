@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,24 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
-from aiohttp import web
-
 from bench.awake import awake
-from bench.rig import LIBRARY, board
+from bench.daemon import daemon, port
 from bench.rounds import STAMP, Round, since, stamp
 from bench.syscalls import counted
 from bench.table import Row, show
 from bench.usage import Used, used
-from exo_rkllm.api.application import application
-from exo_rkllm.api.context import ApiContext
-from exo_rkllm.backends.base import Engine, Model
-from exo_rkllm.backends.dummy import DummyEngine
-from exo_rkllm.backends.host import EngineHost
-from exo_rkllm.backends.rkllm import RkllmEngine
-from exo_rkllm.catalogue.store import Catalogue
-from exo_rkllm.dispatch.dispatcher import Dispatcher
-from exo_rkllm.dispatch.state import ModelNeeds
-from exo_rkllm.runtime.locate import only
 from simulator.model_file import SimModel, write
 
 ROUNDS = 3
@@ -44,13 +29,14 @@ QUICK = 100.0
 # Enough that the last one, which comes with the end of the answer, is not the 99th percentile.
 PACED = 120
 FIRSTS = 40
+SILENCE = 5.0
 CONTEXT = 1 << 20
 PATH = "/v1/chat/completions"
 # A token's text, whatever spaces a server puts into its JSON.
 CLOCK = re.compile(rb'"content": ?" ?([0-9]{6,})')
 
 
-# ── the served side, a process of its own ────────────────────────────────────────────────────────
+# ── the served side, a daemon ────────────────────────────────────────────────────────────────────
 
 
 def models(folder: Path) -> None:
@@ -65,28 +51,6 @@ def models(folder: Path) -> None:
         (folder / name / "model.toml").write_text(card)
     (folder / "dummy").mkdir()
     (folder / "dummy" / "model.toml").write_text(f'id = "dummy"\nengine = "dummy"\ncontext = {CONTEXT}\n')
-
-
-def make(model: Model) -> Engine:
-    host = EngineHost(lambda _lines: None, only(LIBRARY))
-    return DummyEngine(model) if model.engine == "dummy" else RkllmEngine(model, host)
-
-
-async def serve(folder: Path) -> None:
-    catalogue = Catalogue(folder)
-    dispatcher = Dispatcher(
-        find=catalogue.resolve,
-        engine=make,
-        needs=lambda model: ModelNeeds(),
-        available=lambda: 1 << 40,
-    )
-    runner = web.AppRunner(application(ApiContext(dispatcher, catalogue)), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    print(runner.addresses[0][1], flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    await dispatcher.drain(0)
-    await runner.cleanup()
 
 
 # ── the measuring side ───────────────────────────────────────────────────────────────────────────
@@ -117,21 +81,18 @@ class Connection:
 
 
 @contextmanager
-def served(module: str = "bench.http") -> Iterator[tuple[int, Connection]]:
-    with TemporaryDirectory() as root, TemporaryDirectory() as folder:
-        board(Path(root))
-        models(Path(folder))
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout and process.stdin
-        connection = Connection(int(process.stdout.readline()))
-        try:
-            yield process.pid, connection
-        finally:
-            connection.socket.close()
-            process.stdin.close()
-            process.wait(20)
+def served(module: str = "exo_rkllm") -> Iterator[tuple[int, Connection]]:
+    """The daemon with the models above; `module` is the one that starts it."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "models").mkdir()
+        models(folder / "models")
+        with daemon(folder, module=module) as (process, _):
+            connection = Connection(port(folder))
+            try:
+                yield process.pid, connection
+            finally:
+                connection.socket.close()
 
 
 def children(pid: int) -> list[int]:
@@ -268,13 +229,19 @@ def hand_on(listener: socket.socket, ours: socket.socket) -> NoReturn:
 
 def first() -> list[Row]:
     """From a request's first byte to its answer's, with nothing to compute."""
-    delays = []
     with served() as (_, connection):
-        for _ in range(FIRSTS):
+
+        def delay(silence: float = 0.0) -> float:
+            time.sleep(silence)
             began = time.monotonic()
             times = [time.monotonic() for _ in connection.ask("dummy", "hi", 1)]
-            delays.append((times[0] - began) * 1e3)
-    return [Row("request to first byte, dummy engine", "ms", delays[1:], "3")]
+            return (times[0] - began) * 1e3
+
+        delay()
+        return [
+            Row("request to first byte, dummy engine", "ms", [delay() for _ in range(FIRSTS)], "3"),
+            Row(f"  after {SILENCE:g} s of silence", "ms", [delay(SILENCE) for _ in range(ROUNDS)]),
+        ]
 
 
 # ── two served sides beside one another ──────────────────────────────────────────────────────────
@@ -312,7 +279,3 @@ def main() -> None:
     show(f"HTTP stream at {PACE:g} tokens/s", [*paced(), *first()])
     with awake():
         show(f"the same at {PACE:g} tokens/s, on processors that are kept awake", [*paced(), *first()])
-
-
-if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1])))

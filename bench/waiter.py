@@ -7,13 +7,12 @@ table showed that it saves less than a tenth of what a token costs.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Generator
 from contextvars import Context
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from bench import http
+from exo_rkllm import cli
 from exo_rkllm.runner import parent
 from exo_rkllm.runner.stream import MakeToken, RunStream
 
@@ -63,9 +62,9 @@ class InlineStream(RunStream):
 
 
 def main() -> None:
-    http.compare("plain future and inline waiter", ("plain future", "bench.http"), ("inline waiter", "bench.waiter"))
+    http.compare("plain future and inline waiter", ("plain future", "exo_rkllm"), ("inline waiter", "bench.waiter"))
 
 
 if __name__ == "__main__":  # the served side with the inline waiter
     setattr(parent, "RunStream", InlineStream)  # noqa: B010 - mypy takes no other class
-    asyncio.run(http.serve(Path(sys.argv[1])))
+    raise SystemExit(cli.main())

@@ -21,13 +21,15 @@ from aiohttp import web
 
 from bench.dispatch import Talking
 from bench.handover import conversation
-from bench.http import Connection, make, models
-from bench.rig import board
+from bench.http import Connection, models
+from bench.rig import LIBRARY, board
 from exo_rkllm.api.application import application
 from exo_rkllm.api.context import ApiContext
 from exo_rkllm.api.status_models import ModelRows, differences
-from exo_rkllm.backends.base import GenerationRequest, Piece
+from exo_rkllm.backends.base import GenerationRequest, Model, Piece
 from exo_rkllm.backends.dummy import DummyModel
+from exo_rkllm.backends.host import EngineHost
+from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.catalogue.folder_watch import FolderWatch
 from exo_rkllm.catalogue.store import Catalogue
 from exo_rkllm.chat.families import FAMILIES
@@ -35,6 +37,7 @@ from exo_rkllm.chat.rendering import render_template
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import DispatchLimits, ModelNeeds
 from exo_rkllm.runner.launch import FLAGS
+from exo_rkllm.runtime.locate import only
 
 FEW, MANY = 10, 30
 ROUNDS = 3
@@ -70,9 +73,14 @@ def counting() -> Iterator[Work]:
         sys.settrace(before)
 
 
+def make(model: Model) -> RkllmEngine:
+    return RkllmEngine(model, EngineHost(lambda _lines: None, only(LIBRARY)))
+
+
 async def of_requests(folder: Path) -> dict[str, float]:
     """In the daemon's own thread, of streams over HTTP from a simulated library; the client is another thread."""
     catalogue = Catalogue(folder)
+    catalogue.watch = FolderWatch(folder, lambda: None)
     dispatcher = Dispatcher(
         find=catalogue.resolve, engine=make, needs=lambda model: ModelNeeds(), available=lambda: 1 << 40
     )
@@ -97,6 +105,7 @@ async def of_requests(folder: Path) -> dict[str, float]:
     connection.socket.close()
     await dispatcher.drain(0)
     await runner.cleanup()
+    catalogue.watch.close()
     return {"a token": token, "a request": few - FEW * token, "a request of 201 messages": long - FEW * token}
 
 
