@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -56,7 +56,7 @@ class Sampling:
 
     def explicit(self) -> dict[str, Any]:
         """What is set, by its name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        return {name: value for name in SPECS if (value := getattr(self, name)) is not None}
 
     def over(self, defaults: Sampling) -> Sampling:
         """These settings, and the defaults for what is not set."""

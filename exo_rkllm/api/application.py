@@ -14,7 +14,7 @@ from aiohttp import web
 from exo_rkllm.api import anthropic, faults, gallery, ollama, openai, openapi, page, rerank, responses, status, tokens
 from exo_rkllm.api.access import check_api_key, check_right, check_site, common_headers, is_unix
 from exo_rkllm.api.bodies import HeldBody
-from exo_rkllm.api.body import is_large, memory_of, parse, read_body, scan
+from exo_rkllm.api.body import is_large, memory_of, parse, read_body
 from exo_rkllm.api.context import ApiContext, Call, Endpoint
 from exo_rkllm.api.encoding import json_response
 from exo_rkllm.api.fetching import fetch_images
@@ -119,16 +119,14 @@ async def _with_body(call: Call, table: ObjectSpec, raw: bytearray, held: HeldBo
     if not is_large(raw):
         values, ignored = _checked(table, parse(raw), strict=strict)
         return replace(call, values=values, ignored=ignored)
-    (values, ignored), memory = await call.context.bodies.compute(_scanned_and_checked, table, raw, strict=strict)
+    (values, ignored), memory = await call.context.bodies.compute(_measured, table, raw, strict=strict)
     held.resize(memory)
     return replace(call, values=values, ignored=ignored, large=True)
 
 
-def _scanned_and_checked(
-    table: ObjectSpec, raw: bytearray, *, strict: bool
-) -> tuple[tuple[dict[str, Any], list[str]], int]:
-    scan(raw)
-    body = parse(raw, scanned=True)
+def _measured(table: ObjectSpec, raw: bytearray, *, strict: bool) -> tuple[tuple[dict[str, Any], list[str]], int]:
+    """What the body says, and how many bytes of memory that takes."""
+    body = parse(raw)
     return _checked(table, body, strict=strict), memory_of(body)
 
 

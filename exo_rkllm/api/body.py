@@ -36,6 +36,8 @@ NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 DIGITS = bytes(ord("0") if sign in b"0123456789+-.eE" else ord(" ") for sign in range(256))
 # Behind a backslash it is no JSON, and must not become some.
 WIDE = re.compile(rb"(?<!\\)[\xf0-\xf4][\x80-\xbf]{3}")
+# Escapes that stand for half of a surrogate pair, or for the end of a C string.
+DUBIOUS = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
@@ -105,14 +107,13 @@ def _too_much(what: str, count: int, most: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body holds {count} {what}, {most} are allowed.", "Send less at once.")
 
 
-def parse(raw: bytes | bytearray, *, scanned: bool = False) -> Any:
+def parse(raw: bytes | bytearray) -> Any:
     """Strict JSON: no NaN, no half characters, no NUL, which would cut a prompt inside the vendor's library.
 
-    A bytearray is empty afterwards: its memory is needed for what is made of it. `scanned`: `scan` has taken it.
+    A bytearray is empty afterwards: its memory is needed for what is made of it.
     """
-    # Escapes may stand for half a surrogate pair, or for the end of a C string. One sign is found faster than two.
-    escapes = b"\\" in raw and b"\\u" in raw
-    deep = not scanned and raw.count(b"{") + raw.count(b"[") > DEEPEST
+    scan(raw)
+    dubious = b"\\" in raw and DUBIOUS.search(raw) is not None  # one sign is found faster than a pattern
     try:
         text = _without_wide(raw).decode("utf-8")
         if isinstance(raw, bytearray):
@@ -122,8 +123,8 @@ def parse(raw: bytes | bytearray, *, scanned: bool = False) -> Any:
         raise FieldError("", f"The body is not UTF-8 (byte {error.start}).", "Send JSON as UTF-8.") from None
     except (ValueError, RecursionError) as error:
         raise FieldError("", f"The body is not JSON: {_reason(error)}.", "Send one JSON object.") from None
-    if escapes or deep:
-        _check_values(value, 0)
+    if dubious:
+        _check_values(value)
     return value
 
 
@@ -175,18 +176,16 @@ def _finite(digits: str) -> float:
     return value
 
 
-def _check_values(value: Any, depth: int) -> None:
-    if depth > DEEPEST:
-        raise FieldError("", f"The body is nested more than {DEEPEST} levels deep.")
+def _check_values(value: Any) -> None:
     if isinstance(value, str):
         _check_text(value)
     elif isinstance(value, dict):
         for key, item in value.items():
             _check_text(key)
-            _check_values(item, depth + 1)
+            _check_values(item)
     elif isinstance(value, list):
         for item in value:
-            _check_values(item, depth + 1)
+            _check_values(item)
 
 
 def _check_text(text: str) -> None:

@@ -119,7 +119,8 @@ class Dispatcher:
             except ExoRkllmError as error:
                 self._count(AnswerReport(model.id, error.code, time.monotonic() - began))
                 raise
-        request = replace(request, background=is_background(request))
+        if is_background(request):
+            request = replace(request, background=True)
         active = ActiveRequest(self._ticket(), request, model, client, time.monotonic())
         self._requests[active.ticket] = active
         try:

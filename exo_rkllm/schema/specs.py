@@ -335,11 +335,11 @@ class ObjectSpec:
             raise FieldError(place, f"There is no {self.noun} {place}.", nearest(unknown[0], names(self.fields)))
         checked: dict[str, Any] = {}
         for field in self.fields:
-            place = _inside(where, field.name)
             member = value.get(field.name)
             if member is not None:
-                checked[field.name] = field.check(member, place)
+                checked[field.name] = field.check(member, _inside(where, field.name))
             elif field.required:
+                place = _inside(where, field.name)
                 raise FieldError(place, f"{place} is missing.", field.about or f"Add {place}.")
         return checked
 

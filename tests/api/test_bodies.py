@@ -100,6 +100,19 @@ def test_wide_characters_of_a_large_body_stay_what_they_are(texts: list[str]) ->
             parse('["\U0001f600\U0001f600"]'.encode())
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.text("au\\\0\ud83d\ude00\udfff\u4e2d\U0001f600", max_size=8), st.booleans())
+def test_no_escape_makes_half_a_character_or_an_end(text: str, as_name: bool) -> None:
+    raw = json.dumps({text: 1} if as_name else [text]).encode()
+    meant = json.loads(raw)  # two halves in a row are one character
+    (read,) = meant
+    if "\0" in read or any("\ud800" <= sign <= "\udfff" for sign in read):
+        with pytest.raises(FieldError):
+            parse(raw)
+    else:
+        assert parse(raw) == meant
+
+
 # ── budgets ──────────────────────────────────────────────────────────────────────────────────────
 
 
