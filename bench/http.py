@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,7 @@ PACE = 20.0
 QUICK = 100.0
 # Enough that the last one, which comes with the end of the answer, is not the 99th percentile.
 PACED = 120
+WARM = 20
 FIRSTS = 40
 SILENCE = 5.0
 CONTEXT = 1 << 20
@@ -164,16 +165,20 @@ def paced() -> list[Row]:
 
 
 def of_server(pid: int, connection: Connection, model: str) -> Round:
-    before = family(pid)
-    delays = list(arrivals(connection.ask(model, "hi", PACED)))
-    return Round.of(delays, family(pid) - before)
+    return of_tokens(arrivals(connection.ask(model, "hi", PACED)), lambda: family(pid))
 
 
 def of_floor(helpers: Iterable[int], direct: socket.socket) -> Round:
-    before = sum_of(helpers)
     direct.sendall(b"go")
-    delays = [since(direct) for _ in range(PACED)]
-    return Round.of(delays, sum_of(helpers) - before)
+    return of_tokens((since(direct) for _ in range(PACED)), lambda: sum_of(helpers))
+
+
+def of_tokens(delays: Iterator[float], spent: Callable[[], Used]) -> Round:
+    """Without the first ones: on a machine that was silent before, they pay for the silence."""
+    for _ in range(WARM):
+        next(delays)
+    before = spent()
+    return Round.of(list(delays), spent() - before)
 
 
 def arrivals(stream: Iterator[bytes]) -> Iterator[float]:
