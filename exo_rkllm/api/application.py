@@ -14,7 +14,7 @@ from aiohttp import web
 from exo_rkllm.api import anthropic, faults, gallery, ollama, openai, openapi, page, rerank, responses, status, tokens
 from exo_rkllm.api.access import check_api_key, check_right, check_site, common_headers, is_unix
 from exo_rkllm.api.bodies import HeldBody
-from exo_rkllm.api.body import is_large, memory_of, parse, read_body
+from exo_rkllm.api.body import is_large, memory_of, parse, read_body, scan
 from exo_rkllm.api.context import ApiContext, Call, Endpoint
 from exo_rkllm.api.encoding import json_response
 from exo_rkllm.api.fetching import fetch_images
@@ -126,6 +126,7 @@ async def _with_body(call: Call, table: ObjectSpec, raw: bytearray, held: HeldBo
 
 def _measured(table: ObjectSpec, raw: bytearray, *, strict: bool) -> tuple[tuple[dict[str, Any], list[str]], int]:
     """What the body says, and how many bytes of memory that takes."""
+    scan(raw)
     body = parse(raw)
     return _checked(table, body, strict=strict), memory_of(body)
 

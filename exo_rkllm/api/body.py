@@ -28,9 +28,11 @@ MOST_NAMES = 10_000
 MOST_VALUES = 50_000
 LONGEST_NUMBER = 100
 MOST_WIDE = 250_000
-# A body of more bytes, or of more signs that may be structure, is taken apart beside the loop.
+# A body of more bytes is taken apart beside the loop, and so is one of more values and names, or of so many quotes that
+# looking for these takes long itself.
 LARGE = 256 * 1024
 MUCH = 2000
+QUOTES = 4 * MUCH
 
 NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 DIGITS = bytes(ord("0") if sign in b"0123456789+-.eE" else ord(" ") for sign in range(256))
@@ -71,12 +73,12 @@ async def _received(request: web.Request, largest: int, held: HeldBody) -> bytea
 
 
 def is_large(raw: bytes | bytearray) -> bool:
-    """Whether taking the body apart, and what follows, may take longer than a loop should wait."""
-    return len(raw) > LARGE or sum(map(raw.count, (b"{", b"[", b":", b","))) > MUCH
+    """Whether taking the body apart, and what follows, may take longer than a loop should wait. `scan` may refuse."""
+    return len(raw) > LARGE or raw.count(b'"') > QUOTES or scan(raw) > MUCH
 
 
-def scan(raw: bytes | bytearray) -> None:
-    """Refuses a body of more than the limits above, by what stands outside its strings.
+def scan(raw: bytes | bytearray) -> int:
+    """How many values and names a body holds, by what stands outside its strings; refuses more than the limits above.
 
     What is no JSON may be counted wrongly from its first mistake on, which is where `json.loads` stops.
     """
@@ -101,6 +103,7 @@ def scan(raw: bytes | bytearray) -> None:
         raise _too_much("values", values, MOST_VALUES)
     if b"0" * (LONGEST_NUMBER + 1) in outside.translate(DIGITS):
         raise FieldError("", f"The body holds a number of more than {LONGEST_NUMBER} digits.", "Send it as a string.")
+    return names - opened + values
 
 
 def _too_much(what: str, count: int, most: int) -> BodyTooLarge:
@@ -108,11 +111,11 @@ def _too_much(what: str, count: int, most: int) -> BodyTooLarge:
 
 
 def parse(raw: bytes | bytearray) -> Any:
-    """Strict JSON: no NaN, no half characters, no NUL, which would cut a prompt inside the vendor's library.
+    """Strict JSON that `scan` has taken: no NaN, no half characters, no NUL, which would cut a prompt inside the
+    vendor's library.
 
     A bytearray is empty afterwards: its memory is needed for what is made of it.
     """
-    scan(raw)
     dubious = b"\\" in raw and DUBIOUS.search(raw) is not None  # one sign is found faster than a pattern
     try:
         text = _without_wide(raw).decode("utf-8")

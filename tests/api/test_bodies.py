@@ -73,9 +73,19 @@ def test_limits_of_a_body_have_a_sentence(raw: bytes, what: str) -> None:
 
 def test_a_text_may_hold_any_number_of_signs() -> None:
     for raw in (b'["' + rb"\"{[:,\\" * 200_000 + b'"]', b'["' + b"1" * 1000 + b"{[:," * 50_000 + b'"]'):
-        scan(raw)
-        assert is_large(raw)
+        assert scan(raw) == 2
         assert parse(raw)
+
+
+def test_what_is_large_is_told_by_what_stands_outside_the_texts() -> None:
+    prose = "It is about 384,400 km away, on average: {far} [enough]. " * 12
+    history = [{"role": "user", "content": prose}] * 201
+    assert not is_large(json.dumps(ask(history)).encode())
+    assert is_large(json.dumps(ask(history[:1] * 600)).encode())
+    assert is_large(b'["' + rb"\"" * 8_000 + b'"]')
+    assert is_large(b'["' + b"x" * 300_000 + b'"]')
+    with pytest.raises(FieldError, match="nested"):
+        is_large(b"[" * 65 + b"]" * 65)
 
 
 def test_bytes_are_given_back_and_memory_is_measured() -> None:
