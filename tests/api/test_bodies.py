@@ -79,9 +79,12 @@ def test_a_text_may_hold_any_number_of_signs() -> None:
 
 def test_what_is_large_is_told_by_what_stands_outside_the_texts() -> None:
     prose = "It is about 384,400 km away, on average: {far} [enough]. " * 12
-    history = [{"role": "user", "content": prose}] * 201
-    assert not is_large(json.dumps(ask(history)).encode())
-    assert is_large(json.dumps(ask(history[:1] * 600)).encode())
+
+    def history(length: int) -> bytes:
+        return json.dumps({**ask(), "messages": [{"role": "user", "content": prose}] * length}).encode()
+
+    assert not is_large(history(201))
+    assert is_large(history(600))
     assert is_large(b'["' + rb"\"" * 8_000 + b'"]')
     assert is_large(b'["' + b"x" * 300_000 + b'"]')
     with pytest.raises(FieldError, match="nested"):
