@@ -13,6 +13,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -165,6 +166,7 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description="Serve a model on a simulated board.")
     arguments.add_argument("--once", action="store_true", help="exit after the answer")
     once = arguments.parse_args().once
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its daemon ends with it, as at Ctrl-C
     folder = Path(tempfile.mkdtemp(prefix="exo-rkllm-"))  # a Unix socket's path has 107 bytes at most
     try:
         settings = prepare(folder)
