@@ -22,13 +22,11 @@ from exo_rkllm.runtime.selection import OPTION, RuntimeChoice
 class NpuProcess:
     """`runner` is None until `start`, which may be called again once that one is closed. `options` are the card's."""
 
-    def __init__(self, model: Model, host: EngineHost, options: dict[str, Any], sampling: LoadedSampling) -> None:
+    def __init__(self, model: Model, host: EngineHost, options: Mapping[str, Any], sampling: LoadedSampling) -> None:
         self._model = model
         self._host = host
         self._options = options
         self._sampling = sampling
-        if model.domain is not None:
-            options["base_domain_id"] = model.domain
         self.runner: Runner | None = None
         self.choice: RuntimeChoice | None = None
         self.capabilities = Capabilities()
@@ -42,6 +40,14 @@ class NpuProcess:
             raise RunnerLost(f"{self._model.id} is not loaded.", "Load it first: exo-rkllm load NAME")
         return self.runner
 
+    def _domain(self, release: str) -> int:
+        """The NPU's address window: dispatch's choice, else the card's, else the board's."""
+        if self._model.domain is not None:
+            return self._model.domain
+        if "base_domain_id" in self._model.options:
+            return int(self._options["base_domain_id"])
+        return self._host.domain if takes_domains(release) else 0
+
     async def start(self, sampling: Mapping[str, float]) -> PrefixProcess | None:
         """Loads the model with this sampling, and tells what can be kept of its conversations; None for nothing."""
         model, host, options = self._model, self._host, self._options
@@ -50,8 +56,6 @@ class NpuProcess:
         facts = modelfile.inspect(model.path)
         choice = choose_runtime(model.id, facts, options[OPTION], host)
         release = choice.release
-        if model.domain is None and "base_domain_id" not in model.options:
-            options["base_domain_id"] = host.domain if takes_domains(release) else 0
         check_file(facts, host.platform, release, model.context)
         self.vocabulary = 0 if facts.vocab_size is None else facts.vocab_size.value
         adapters = adapters_of(model.id, model.path.parent, options["loras"], options["lora"])
@@ -59,7 +63,7 @@ class NpuProcess:
         runner, session_facts = await Runner.start(
             model.id,
             choice.path,
-            load_params(model, facts, options, host, release, sampling),
+            load_params(model, facts, {**options, "base_domain_id": self._domain(release)}, host, release, sampling),
             report=host.report,
             limits=host.limits,
             preload=model.preload.after(host.native),

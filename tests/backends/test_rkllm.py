@@ -25,8 +25,6 @@ from exo_rkllm.backends.host import EngineHost, engine_host
 from exo_rkllm.backends.rkllm import SPEC, RkllmEngine
 from exo_rkllm.backends.rkllm_load import load_params
 from exo_rkllm.board.detect import detect
-from exo_rkllm.catalogue.card import parse
-from exo_rkllm.catalogue.entry import Entry
 from exo_rkllm.config import load
 from exo_rkllm.dispatch.placement import placed
 from exo_rkllm.errors import (
@@ -71,10 +69,14 @@ def test_unknown_option_or_wrong_type_is_refused(options: Mapping[str, JSON], sa
         RkllmEngine(Card(Path("some.rkllm"), options), EngineHost(lambda _: None))
 
 
-def test_domain_that_dispatch_chose_goes_before_the_cards(tmp_path: Path) -> None:
-    card = Entry(tmp_path, parse('id = "m"\n[weights]\nfile = "m.rkllm"\n[options]\nn_keep = 7'))
-    engine = RkllmEngine(placed(card, 2), EngineHost(lambda _: None))
-    assert (engine._options["base_domain_id"], engine._options["n_keep"], engine.model.id) == (2, 7, "m")
+async def test_domain_that_dispatch_chose_goes_before_the_cards(
+    library: Library, board_root: Path, make_model: Callable[..., Path]
+) -> None:
+    """The card's own one is full: with it, the model would not load."""
+    card = Card(make_model(full_domains=(0,)), {"base_domain_id": 0})
+    engine = RkllmEngine(placed(card, 2), EngineHost(lambda _: None, only(library("1.2.3"))))
+    await engine.initialize()
+    await engine.close()
     assert card.domain is None, "the catalogue's entry stays as it is"
 
 
