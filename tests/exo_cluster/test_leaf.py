@@ -234,26 +234,44 @@ async def abrupt(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
     writer.write(os.urandom(24))
 
 
-async def test_hosts_that_speak_nonsense_break_nothing(peer: Peer) -> None:
-    async def serve(behave: Behaviour) -> tuple[asyncio.Server, str]:
+@contextlib.asynccontextmanager
+async def hosts(*behaviours: Behaviour) -> AsyncIterator[list[str]]:
+    """The addresses of so many that accept a connection and behave so."""
+
+    async def serve(behave: Behaviour) -> asyncio.Server:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
                 await behave(reader, writer)
             writer.close()
 
-        server = await asyncio.start_server(answer, "127.0.0.1")
-        return server, f"/ip4/127.0.0.1/tcp/{server.sockets[0].getsockname()[1]}"
+        return await asyncio.start_server(answer, "127.0.0.1")
 
-    servers = [await serve(behave) for behave in (silent, garbage, abrupt) for _ in range(20)]
-    link = LibP2pLink("v0.0.1")
-    await link.open([address for _, address in servers])
-    link.meet(await peer.address())
-    await receives(link, Linked(up=True), 20)
-    assert link.send("commands", b"still here")
-    await peer.hears("commands", b"still here")
-    await link.close()
-    for server, _ in servers:
+    servers = [await serve(behave) for behave in behaviours]
+    yield [f"/ip4/127.0.0.1/tcp/{server.sockets[0].getsockname()[1]}" for server in servers]
+    for server in servers:
         server.close()
+
+
+async def test_hosts_that_speak_nonsense_break_nothing(peer: Peer) -> None:
+    async with hosts(*[silent, garbage, abrupt] * 20) as addresses:
+        link = LibP2pLink("v0.0.1")
+        await link.open(addresses)
+        link.meet(await peer.address())
+        await receives(link, Linked(up=True), 20)
+        assert link.send("commands", b"still here")
+        await peer.hears("commands", b"still here")
+        await link.close()
+
+
+async def test_silent_hosts_keep_no_living_one_waiting(peer: Peer) -> None:
+    """One that has not answered yet was dialled again, and the second attempt took another's place."""
+    async with hosts(*[silent] * 60) as addresses:
+        link = LibP2pLink("v0.0.1")
+        await link.open(addresses)
+        await asyncio.sleep(0.1)
+        link.meet(await peer.address())
+        await receives(link, Linked(up=True), 4)
+        await link.close()
 
 
 HOSTILE = TESTS.parent / "build/native/debug/examples/hostile"

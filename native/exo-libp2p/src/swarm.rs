@@ -97,12 +97,11 @@ fn build(key: identity::Keypair, secret: [u8; 32]) -> Result<Swarm<Behaviour>, B
     Ok(swarm)
 }
 
-/// Addresses that are to be connected to: how often each was tried in vain, and who is there.
+/// Addresses that are to be connected to: how often each was tried in vain, and which connections were tried or opened.
 #[derive(Default)]
 struct Addresses {
     failures: HashMap<Multiaddr, u32>,
     dialled: HashMap<ConnectionId, Multiaddr>,
-    connected: HashMap<Multiaddr, usize>,
 }
 
 impl Addresses {
@@ -114,9 +113,10 @@ impl Addresses {
         room
     }
 
-    /// Those without a connection.
+    /// Those without a connection that no attempt is under way to: a second one would take the place of another's.
     fn missing(&self) -> Vec<Multiaddr> {
-        self.failures.keys().filter(|address| !self.connected.contains_key(*address)).cloned().collect()
+        let busy = self.dialled.values().collect::<HashSet<_>>();
+        self.failures.keys().filter(|address| !busy.contains(*address)).cloned().collect()
     }
 
     fn failed(&mut self, id: &ConnectionId) {
@@ -132,18 +132,11 @@ impl Addresses {
     fn opened(&mut self, id: &ConnectionId) {
         if let Some(address) = self.dialled.get(id) {
             self.failures.insert(address.clone(), 0);
-            *self.connected.entry(address.clone()).or_default() += 1;
         }
     }
 
     fn closed(&mut self, id: &ConnectionId) {
-        let Some(address) = self.dialled.remove(id) else { return };
-        if let Some(count) = self.connected.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                self.connected.remove(&address);
-            }
-        }
+        self.dialled.remove(id);
     }
 }
 
@@ -175,7 +168,7 @@ impl Leaf<'_> {
                 let _ = self.swarm.behaviour_mut().gossip.publish(IdentTopic::new(topic), payload);
             }
             Command::Dial(address) => {
-                if self.addresses.add(address.clone()) && !self.addresses.connected.contains_key(&address) {
+                if self.addresses.add(address.clone()) && self.addresses.missing().contains(&address) {
                     self.dial(address);
                 }
             }
