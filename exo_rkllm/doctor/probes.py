@@ -337,6 +337,15 @@ print(fresh == again, stats.prefill_tokens, after.prefill_tokens)""",
         "the line to an issue.",
     ),
     HardwareProbe(
+        "daemon-cost",
+        "by hand",
+        "How long the daemon takes to be ready, and what it adds to a token on these cores",
+        "sudo systemctl restart exo-rkllm; "
+        "systemctl show exo-rkllm -p ExecMainStartTimestampMonotonic,ActiveEnterTimestampMonotonic\n"
+        "cd CHECKOUT && .venv/bin/python -m bench http",
+        "Ready 1.05 to 1.6 s after it began on a Cortex-A55, by estimate; the ratios of docs/performance.md, by guess.",
+    ),
+    HardwareProbe(
         "embedding-cosine",
         "by hand",
         "How far the vectors of Qwen3-Embedding are from the original's",
