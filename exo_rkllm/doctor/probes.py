@@ -343,7 +343,7 @@ print(fresh == again, stats.prefill_tokens, after.prefill_tokens)""",
         "sudo systemctl restart exo-rkllm; "
         "systemctl show exo-rkllm -p ExecMainStartTimestampMonotonic,ActiveEnterTimestampMonotonic\n"
         "cd CHECKOUT && .venv/bin/python -m bench http",
-        "Ready 1.05 to 1.6 s after it began on a Cortex-A55, by estimate; the ratios of docs/performance.md, by guess.",
+        "By estimate ready after 1.05 to 1.6 s on a Cortex-A55; docs/performance.md has a virtual machine's ratios.",
     ),
     HardwareProbe(
         "embedding-cosine",
