@@ -16,7 +16,7 @@ TABLES = (
     "dispatch",
     "http",
     "direct_write",
-    "waiter",
+    "shortcut",
     "start",
     "callback",
     "parser",

@@ -209,9 +209,21 @@ async def _read(
     keep_alive: float | None,
 ) -> None:
     """Puts even defects into the stream once it has begun, since its status was sent long ago."""
+
+    def deliver(piece: Piece) -> bool:
+        try:
+            text = encoder.piece(piece)
+        except Exception:  # noqa: BLE001 - the same piece comes by the iterator then, whose reader tells of it
+            return False
+        if text:
+            buffer.put_at_once(text)
+        return True
+
     try:
         for request in requests:
-            events = call.context.dispatcher.generate(request, client=call.caller.client, keep_alive=keep_alive)
+            events = call.context.dispatcher.generate(
+                request, client=call.caller.client, keep_alive=keep_alive, deliver=deliver
+            )
             finish = None
             async with aclosing(events):
                 async for event in events:
@@ -260,6 +272,12 @@ class StreamBuffer:
         if not self._due and self._waiter is not None:
             self._due = True
             self._loop.call_soon(self._deliver)
+
+    def put_at_once(self, text: str) -> None:
+        """For what came alone."""
+        self.has_begun = True
+        self._parts.append(text)
+        self._deliver()
 
     def _deliver(self) -> None:
         self._due = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -238,6 +238,7 @@ class Finish:
     end_token: int | None = None  # the id that ended it, where one did and the engine says so
 
 
+TakePiece: TypeAlias = Callable[[Piece], bool]
 GenerationEvent: TypeAlias = Piece | Array | Progress | Ignored | Logprobs | Finish
 
 
@@ -362,6 +363,10 @@ class Engine(ABC):
     @abstractmethod
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
         """Pieces as they come, then one Finish; failures raise an `ExoRkllmError`."""
+
+    def shortcut(self, request_id: str, take: TakePiece) -> None:  # noqa: B027 - what no engine has to do
+        """From now on a piece of that run may be given to `take` while the reader of `generate` waits for the next one.
+        It is yielded only where `take` returns False. An engine that does without yields every piece."""
 
     @abstractmethod
     async def abort(self, request_id: str) -> None:

@@ -20,6 +20,7 @@ from exo_rkllm.backends.base import (
     Model,
     Piece,
     Progress,
+    TakePiece,
 )
 from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.ledger import EMPTY, CachedRun, Ledger, cached_after
@@ -158,7 +159,6 @@ class RkllmEngine(Engine):
                 ordered = self._order(request, job, measured, tokens, plan, arrays)
             job, measured, plan = ordered.job, ordered.measured, ordered.plan
             started = time.monotonic()
-            answer: list[str] = []
             self._adapter = None
             cleared = job.clear_first or job.output != "text" or not self._process.clears
             self._ledger.begin(
@@ -172,7 +172,6 @@ class RkllmEngine(Engine):
                 async for batch in run:
                     for event in batch:
                         if isinstance(event, Piece):
-                            answer.append(event.text)
                             yield event
                         elif isinstance(event, RunStarted):
                             started = time.monotonic()
@@ -181,7 +180,7 @@ class RkllmEngine(Engine):
                             yield Array(request.output, event.rows, event.width, event.data)
                         else:
                             done = event
-                            text, ran = "".join(answer), time.monotonic() - started
+                            text, ran = "".join(ordered.stream.texts), time.monotonic() - started
                             self._remember(request, text, event)
                             finish = self._finish(job, measured, event, text, started - submitted - load, load)
                             kept = self._ledger.cache
@@ -193,7 +192,7 @@ class RkllmEngine(Engine):
                 del self._runs[request.id]
                 await run.aclose()
                 if done is None:
-                    self._left_run = (job, CachedRun(measured or "", ordered.tokens) if answer else EMPTY)
+                    self._left_run = (job, CachedRun(measured or "", ordered.tokens) if ordered.stream.texts else EMPTY)
 
     def _order(
         self,
@@ -340,6 +339,10 @@ class RkllmEngine(Engine):
 
     def _loaded(self) -> Runner:
         return self._process.loaded()
+
+    def shortcut(self, request_id: str, take: TakePiece) -> None:
+        if (ordered := self._runs.get(request_id)) is not None:
+            ordered.stream.take = take
 
     async def abort(self, request_id: str) -> None:
         if (ordered := self._runs.get(request_id)) is not None:

@@ -128,9 +128,7 @@ class ResponseParser:
 
     def feed(self, piece: Piece) -> Sequence[Piece]:
         """What is certain by now; text that may still become a tag or a stop string stays inside."""
-        if self._plain and self._triggers.isdisjoint(piece.text):
-            if self._thinking:
-                piece.kind = "thinking"
+        if self.passes(piece):
             return (piece,)
         if piece.kind != "answer":
             return (*self._flush(), piece)  # an engine that chats has read it already
@@ -145,6 +143,14 @@ class ResponseParser:
             pass
         self._plain = not self._buffer and not self._skip and self._state in ("answer", "thinking")
         return out
+
+    def passes(self, piece: Piece) -> bool:
+        """Whether it goes through as it is, which has then been noted; `feed` gives nothing else for it."""
+        if self._plain and self._triggers.isdisjoint(piece.text):
+            if self._thinking:
+                piece.kind = "thinking"
+            return True
+        return False
 
     def end(self, finish: Finish) -> Sequence[GenerationEvent]:
         """What was held back, then the finish with its real reason."""

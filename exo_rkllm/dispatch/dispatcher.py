@@ -25,6 +25,7 @@ from exo_rkllm.backends.base import (
     Model,
     Piece,
     Progress,
+    TakePiece,
 )
 from exo_rkllm.backends.observer import AnswerReport, NullObserver, Observer, RestartReport
 from exo_rkllm.backends.prefix_plan import PrefixTally
@@ -103,13 +104,19 @@ class Dispatcher:
     # ── one request ──────────────────────────────────────────────────────────────────────────────
 
     async def generate(
-        self, request: GenerationRequest, *, client: str = "", keep_alive: float | None = None
+        self,
+        request: GenerationRequest,
+        *,
+        client: str = "",
+        keep_alive: float | None = None,
+        deliver: TakePiece | None = None,
     ) -> AsyncGenerator[GenerationEvent, None]:
         """Progress while it waits, the pieces, one Finish; a refusal is raised before any piece is yielded.
 
         `client` is whom the queue is fair to. `keep_alive` is how many seconds the model stays afterwards (0: not at
         all, negative: for ever). Closing the iterator ends this request only, wherever it is. Read it without waiting
-        for a slow client of your own: the next request starts when the engine has ended this one.
+        for a slow client of your own: the next request starts when the engine has ended this one. `deliver` may be
+        given a piece while you wait for it, and returns False where it is to be yielded instead.
         """
         model = self._find(request.model)
         if self._prepare is not None and any(message.images for message in request.messages):
@@ -146,6 +153,8 @@ class Dispatcher:
                     if type(event) is Piece:
                         if parser.stopped:
                             continue  # what the engine still says until it heard of it
+                        if active.first_token_at is None and deliver is not None and active.one_run:
+                            engine.shortcut(request.id, active.shortcut(parser, deliver))
                         active.count_token(time.monotonic())
                         for piece in parser.feed(event):
                             yield piece

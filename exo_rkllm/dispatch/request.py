@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Model, Progress, Timings, Usage
+from exo_rkllm.backends.base import (
+    Engine,
+    Finish,
+    GenerationRequest,
+    Model,
+    Piece,
+    Progress,
+    TakePiece,
+    Timings,
+    Usage,
+)
 from exo_rkllm.backends.observer import AnswerReport, TokenGaps
 from exo_rkllm.dispatch.state import ModelState
 from exo_rkllm.errors import ExoRkllmError, RunError
 
 if TYPE_CHECKING:
+    from exo_rkllm.chat.parser import ResponseParser
     from exo_rkllm.dispatch.prompts import EarlyPrompt
 
 
@@ -74,6 +86,17 @@ class ActiveRequest:
         if self.first_token_at is None:
             self.first_token_at = now
         self.gaps.tick(now)
+
+    def shortcut(self, parser: ResponseParser, deliver: TakePiece) -> TakePiece:
+        """What an engine may give a piece to that needs no more than to be handed on."""
+
+        def take(piece: Piece) -> bool:
+            if not parser.passes(piece) or not deliver(piece):
+                return False
+            self.count_token(time.monotonic())
+            return True
+
+        return take
 
     def complete(self, finish: Finish, now: float) -> None:
         """The engine's Finish with the time that was spent before the engine heard of the request."""

@@ -323,7 +323,7 @@ class Runner:
             return False
         self._silence.heard = time.monotonic()
         if (sole := self._frames.sole_token(data)) is not None:
-            self._on_token(*sole)
+            self._on_token(*sole, alone=True)
             return True
         for frame in self._frames.feed(data):
             if frame.kind is FrameKind.TOKEN:
@@ -333,9 +333,9 @@ class Runner:
                 self._on_frame(frame)
         return bool(data)
 
-    def _on_token(self, number: int, token: int, data: bytes) -> None:
+    def _on_token(self, number: int, token: int, data: bytes, *, alone: bool = False) -> None:
         if (run := self._runs.get(number)) is not None:
-            run.token(token, data)
+            run.token(token, data, alone=alone)
             if self._silence.patience != self._limits.token:
                 self._silence.expect(self._limits.token)
 

@@ -47,3 +47,29 @@ async def test_connection_with_room_is_written_directly() -> None:
     buffer.close()
     await writer
     assert direct == [b"ab"] and b"".join(written) == b"cd"  # nothing twice, and in its order
+
+
+async def test_what_comes_alone_is_written_at_once_behind_what_waits() -> None:
+    buffer, written, direct = StreamBuffer(), list[bytes](), list[bytes]()
+    room = True
+
+    def write(data: bytes) -> bool:
+        if room:
+            direct.append(data)
+        return room
+
+    writer = asyncio.create_task(taken(buffer, written))
+    await asyncio.sleep(0)
+    buffer.direct_write = write
+    buffer.put_at_once("a")
+    assert direct == [b"a"], "no turn of the loop in between"
+    buffer.put("b")
+    buffer.put_at_once("c")
+    assert direct == [b"a", b"bc"]
+    room = False
+    buffer.put_at_once("d")
+    room = True
+    buffer.put_at_once("e")  # the writer is awake, and has it
+    buffer.close()
+    await writer
+    assert direct == [b"a", b"bc"] and b"".join(written) == b"de"
