@@ -82,7 +82,8 @@ async def test_thoughts_are_folded_and_opened_by_a_press() -> None:
 async def test_markdown_becomes_nodes_and_markup_of_the_model_stays_text() -> None:
     async with opened(answers={"show": MARKDOWN}) as (_, tab):
         await ask(tab, "show", "qwen")
-        await tab.until(f"{DONE} && document.querySelector('.katex') && document.querySelector('.hljs-keyword')")
+        formulas = "document.querySelectorAll('.katex').length === 2"  # each becomes one by itself
+        await tab.until(f"{DONE} && {formulas} && document.querySelector('.hljs-keyword')")
         seen = await tab.run("""({
             bold: document.querySelector('.markdown strong').textContent,
             markup: document.querySelector('.markdown i'),
