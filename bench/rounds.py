@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ def since(sender: socket.socket) -> float:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+    """By nearest rank."""
+    return sorted(values)[max(0, math.ceil(len(values) * share) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
