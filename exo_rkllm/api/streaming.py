@@ -274,7 +274,7 @@ class StreamBuffer:
             self._loop.call_soon(self._deliver)
 
     def put_at_once(self, text: str) -> None:
-        """For what came alone."""
+        """For what came alone: nothing else would join it in the turn of the loop that `put` waits."""
         self.has_begun = True
         self._parts.append(text)
         self._deliver()

@@ -145,7 +145,7 @@ class ResponseParser:
         return out
 
     def passes(self, piece: Piece) -> bool:
-        """Whether it goes through as it is, which has then been noted; `feed` gives nothing else for it."""
+        """Whether it is certain by itself, and nothing waits before it: `feed` gives it alone, with its kind."""
         if self._plain and self._triggers.isdisjoint(piece.text):
             if self._thinking:
                 piece.kind = "thinking"

@@ -8,13 +8,16 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from pathlib import Path
 from typing import Any
 
-from exo_rkllm.backends.base import Finish, GenerationRequest, Piece, Progress
-from exo_rkllm.backends.dummy import DummyModel
+from exo_rkllm.backends.base import Engine, Finish, GenerationRequest, Model, Piece, Progress
+from exo_rkllm.backends.dummy import DummyEngine, DummyModel
+from exo_rkllm.backends.host import EngineHost
 from exo_rkllm.backends.rkllm import RkllmEngine
 from exo_rkllm.backends.rkllm_file import RkllmFile
 from exo_rkllm.dispatch.dispatcher import Dispatcher
 from exo_rkllm.dispatch.state import ModelNeeds
 from exo_rkllm.runner.stream import RunDone, RunStream
+from exo_rkllm.runtime.locate import only
+from tests.simulated import Library
 
 Opened = Callable[..., AbstractAsyncContextManager[RkllmEngine]]
 Made = Callable[..., Path]
@@ -25,10 +28,8 @@ def piece_of(text: str, token: int) -> Piece:
     return Piece(text, token)
 
 
-# ── the stream of one run ────────────────────────────────────────────────────────────────────────
-
-
-async def test_token_is_offered_only_to_a_reader_that_waits() -> None:
+def shortened() -> tuple[RunStream, list[str]]:
+    """A stream whose tokens are taken, and the texts that were."""
     stream, taken = RunStream(piece_of, 1.0), list[str]()
 
     def take(piece: Piece) -> bool:
@@ -36,6 +37,14 @@ async def test_token_is_offered_only_to_a_reader_that_waits() -> None:
         return True
 
     stream.take = take
+    return stream, taken
+
+
+# ── the stream of one run ────────────────────────────────────────────────────────────────────────
+
+
+async def test_token_is_offered_only_to_a_reader_that_waits() -> None:
+    stream, taken = shortened()
     stream.token(1, b"a", alone=True)  # nobody waits yet
     assert (taken, [event.text for event in stream.events]) == ([], ["a"])
     stream.events.clear()
@@ -51,13 +60,7 @@ async def test_token_is_offered_only_to_a_reader_that_waits() -> None:
 
 
 async def test_parts_of_a_character_are_put_together_whoever_takes_them() -> None:
-    stream, taken = RunStream(piece_of, 1.0), list[str]()
-
-    def take(piece: Piece) -> bool:
-        taken.append(piece.text)
-        return True
-
-    stream.take = take
+    stream, taken = shortened()
     reader = asyncio.create_task(stream.wait())
     await asyncio.sleep(0)
     for part in (b"\xf0\x9f", b"\x98\x80", b"!", b"\xe2\x82"):
@@ -69,13 +72,12 @@ async def test_parts_of_a_character_are_put_together_whoever_takes_them() -> Non
 
 
 async def test_reader_that_was_cancelled_is_offered_nothing() -> None:
-    stream = RunStream(piece_of, 1.0)
-    stream.take = lambda piece: True
+    stream, taken = shortened()
     reader = asyncio.create_task(stream.wait())
     await asyncio.sleep(0)
     reader.cancel()
     stream.token(1, b"a", alone=True)
-    assert [event.text for event in stream.events] == ["a"]
+    assert [event.text for event in stream.events] == ["a"] and not taken
     await asyncio.wait([reader])
 
 
@@ -132,14 +134,8 @@ async def test_shortcut_of_a_run_that_is_over_is_ignored(opened: Opened, make_mo
 # ── the dispatcher ───────────────────────────────────────────────────────────────────────────────
 
 
-def serving(path: Path, host: Any) -> Dispatcher:
-    model = RkllmFile(path)
-    return Dispatcher(
-        find=lambda _: model,
-        engine=lambda one: RkllmEngine(one, host),
-        needs=lambda _: ModelNeeds(),
-        available=lambda: 1 << 40,
-    )
+def serving(model: Model, engine: Callable[[Model], Engine]) -> Dispatcher:
+    return Dispatcher(find=lambda _: model, engine=engine, needs=lambda _: ModelNeeds(), available=lambda: 1 << 40)
 
 
 async def delivered(dispatcher: Dispatcher, *, takes: bool = True, **fields: Any) -> tuple[str, str, Finish]:
@@ -162,26 +158,23 @@ async def delivered(dispatcher: Dispatcher, *, takes: bool = True, **fields: Any
     return "".join(heard).strip(), "".join(alone), finish
 
 
-async def test_dispatcher_delivers_counts_and_still_sees_stops(opened: Opened, make_model: Made) -> None:
-    path = make_model(reply="{user}", template="none", decode_tps=100.0)
-    async with opened(path) as engine:
-        dispatcher = serving(path, engine._host)
-        whole, alone, finish = await delivered(dispatcher)
-        assert whole == WORDS and alone and finish.reason == "stop"
-        tokens = finish.usage.completion
-        assert (await delivered(dispatcher, takes=False))[2].usage.completion == tokens
-        short, alone, finish = await delivered(dispatcher, stop=("w9",))
-        assert short == WORDS.partition("w9")[0].strip() and finish.stop == "w9"
-        await dispatcher.drain(0)
+async def test_dispatcher_delivers_counts_and_still_sees_stops(
+    library: Library, board_root: Path, make_model: Made
+) -> None:
+    host = EngineHost(lambda _: None, only(library("1.3.0")))
+    model = RkllmFile(make_model(reply="{user}", template="none", decode_tps=100.0))
+    dispatcher = serving(model, lambda one: RkllmEngine(one, host))
+    whole, alone, finish = await delivered(dispatcher)
+    assert whole == WORDS and alone and finish.reason == "stop"
+    tokens = finish.usage.completion
+    assert (await delivered(dispatcher, takes=False))[2].usage.completion == tokens
+    short, alone, finish = await delivered(dispatcher, stop=("w9",))
+    assert short == WORDS.partition("w9")[0].strip() and finish.stop == "w9"
+    await dispatcher.drain(0)
 
 
 async def test_engine_that_does_without_yields_everything() -> None:
-    from exo_rkllm.backends.dummy import DummyEngine
-
-    model = DummyModel("d")
-    dispatcher = Dispatcher(
-        find=lambda _: model, engine=DummyEngine, needs=lambda _: ModelNeeds(), available=lambda: 1 << 40
-    )
+    dispatcher = serving(DummyModel("d"), DummyEngine)
     whole, alone, _ = await delivered(dispatcher)
     assert whole and not alone
     await dispatcher.drain(0)
